@@ -1,0 +1,40 @@
+//! Every capacity, bound and window of the data path, in one place.
+//!
+//! A bound here is a promise to the kernel's verifier and to the operator: loops, tables and the bytes that are looked
+//! into are all limited by a constant of this file.
+
+/// Layout version of everything that is pinned or mapped; part of the pin path. Bump on any change of a shared type.
+pub const SCHEMA_VERSION: u32 = 1;
+
+/// VLAN tags that are walked (IEEE 802.1ad: one service tag and one customer tag).
+pub const MAX_VLAN_TAGS: u32 = 2;
+/// MPLS labels that are walked (RFC 3032); deeper stacks are a counted reason.
+pub const MAX_MPLS_LABELS: u32 = 4;
+/// IPv6 extension headers that are walked (RFC 8200 section 4.1 names six kinds, each at most once or twice).
+pub const MAX_IPV6_EXTENSIONS: u32 = 6;
+/// No header may start beyond this offset of a frame, in bytes; keeps packet offsets small for the verifier.
+pub const MAX_HEADER_OFFSET: usize = 1023;
+
+/// Bytes of a payload that may be looked into (an HTTP tracker announce shows `info_hash=` within about 300). Power of two.
+pub const WINDOW: usize = 512;
+/// Bytes kept from the end of a payload, for signatures with a fixed tail.
+pub const TAIL: usize = 8;
+/// Payload packets looked into per direction of a flow; 99.6 % of P2P flows show themselves within 4.
+pub const INSPECTED_PER_DIRECTION: u8 = 8;
+
+/// Flows in one set of the flow cache: their tags and words fill exactly one 64-byte cache line.
+pub const WAYS: usize = 4;
+/// A flow without packets for this long, in seconds, may be replaced whatever its verdict.
+pub const IDLE_SECONDS: u16 = 60;
+/// Packets in a flow counter at which it is folded into its tally: far below what 24 bits hold, so that adders on many
+/// CPUs cannot overflow it meanwhile. 2^22 packets of at most 65,575 bytes stay below 2^40 bytes.
+pub const FOLD_PACKETS: u64 = 1 << 22;
+
+/// Default number of flows in the flow cache.
+pub const DEFAULT_FLOWS: u32 = 1 << 19;
+/// Default number of tallies, one per subscriber block, protocol and confidence.
+pub const DEFAULT_TALLIES: u32 = 1 << 18;
+/// Address pools that can be configured.
+pub const MAX_POOLS: u32 = 1024;
+/// Interfaces that can be counted separately; further ones share the last index.
+pub const MAX_INTERFACES: usize = 32;

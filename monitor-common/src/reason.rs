@@ -1,0 +1,43 @@
+//! Why a frame was not counted as IP traffic. Numbers index a BPF map: append only, never renumber.
+
+macro_rules! reasons {
+    ($($(#[$doc:meta])* $name:ident = $number:literal, $label:literal;)*) => {
+        /// A reason to skip a frame. Each is a label value of `peertally_skipped_packets_total`.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        #[repr(u8)]
+        pub enum Reason { $($(#[$doc])* $name = $number,)* }
+
+        impl Reason {
+            /// Every reason, in number order.
+            pub const ALL: &'static [Reason] = &[$(Reason::$name,)*];
+
+            /// The label value used in metrics and output.
+            #[must_use]
+            pub const fn label(self) -> &'static str {
+                match self { $(Reason::$name => $label,)* }
+            }
+        }
+    };
+}
+
+reasons! {
+    /// The frame ends before its link-layer headers do.
+    ShortFrame = 0, "short_frame";
+    /// The link layer carries something other than IPv4 or IPv6 (ARP, LLDP, PPP control, ...).
+    NotIp = 1, "not_ip";
+    /// More than two VLAN tags.
+    VlanDepth = 2, "vlan_depth";
+    /// More than four MPLS labels.
+    MplsDepth = 3, "mpls_depth";
+    /// A PPPoE session header with a wrong version, type or code (RFC 2516 section 4).
+    BadPppoe = 4, "bad_pppoe";
+    /// The IP version field does not agree with the link layer.
+    BadIpVersion = 5, "bad_ip_version";
+    /// The frame ends before the IP header does.
+    ShortIp = 6, "short_ip";
+    /// An IPv4 header length below 20 bytes, or above the total length (RFC 791 section 3.1).
+    BadIpLength = 7, "bad_ip_length";
+}
+
+/// Number of reasons a table indexed by reason needs; room to append.
+pub const REASON_SLOTS: usize = 32;

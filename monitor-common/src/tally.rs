@@ -1,0 +1,122 @@
+//! Tallies: what is counted per (subscriber block, protocol, confidence). The contract of design section 3.
+
+use crate::cell::Cell;
+
+/// What a tally counts about: one subscriber block, one protocol, one confidence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(C)]
+pub struct TallyKey {
+    /// First address of the subscriber's block, network order; IPv4 as `::ffff:a.b.c.d` (RFC 4291 section 2.5.5.2).
+    pub address: [u8; 16],
+    /// Realm: separates equal addresses on different lines (VLAN, VRF); 0 is the only realm so far.
+    pub realm: u32,
+    /// Length of the block in bits, out of 128 (an IPv4 /32 is 128).
+    pub prefix_len: u8,
+    /// [`crate::protocol::Protocol`] number.
+    pub protocol: u8,
+    /// [`crate::protocol::Confidence`] number.
+    pub confidence: u8,
+    /// Explicit padding, zero.
+    pub reserved: u8,
+}
+
+const _: () = assert!(core::mem::size_of::<TallyKey>() == 24);
+
+impl TallyKey {
+    /// The key of the catch-all tally, which takes what a full table refuses.
+    pub const CATCH_ALL: Self =
+        Self { address: [0; 16], realm: u32::MAX, prefix_len: 0, protocol: 0, confidence: 0, reserved: 0 };
+}
+
+/// One tally in the mapped array. Counters only grow.
+#[derive(Debug, Default)]
+#[repr(C)]
+pub struct Tally {
+    /// IP packets the subscriber sent.
+    pub packets_up: Cell,
+    /// IP bytes the subscriber sent.
+    pub bytes_up: Cell,
+    /// IP packets the subscriber received.
+    pub packets_down: Cell,
+    /// IP bytes the subscriber received.
+    pub bytes_down: Cell,
+    /// Flows whose verdict this is.
+    pub flows: Cell,
+    /// Time of the last fold into this tally, coarse monotonic seconds.
+    pub last_seen_s: Cell,
+}
+
+const _: () = assert!(core::mem::size_of::<Tally>() == 48);
+
+/// The counters of a [`Tally`] as plain numbers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Flows whose verdict this is.
+    pub flows: u64,
+    /// IP packets the subscriber sent.
+    pub packets_up: u64,
+    /// IP bytes the subscriber sent.
+    pub bytes_up: u64,
+    /// IP packets the subscriber received.
+    pub packets_down: u64,
+    /// IP bytes the subscriber received.
+    pub bytes_down: u64,
+}
+
+impl Tally {
+    /// A copy of the counters; each is read once, so they may be some packets apart.
+    #[must_use]
+    pub fn totals(&self) -> Totals {
+        Totals {
+            flows: self.flows.load(),
+            packets_up: self.packets_up.load(),
+            bytes_up: self.bytes_up.load(),
+            packets_down: self.packets_down.load(),
+            bytes_down: self.bytes_down.load(),
+        }
+    }
+}
+
+/// Node-level counters of one (interface, direction, protocol, confidence). Each packet counts in exactly one of them.
+#[derive(Debug, Default)]
+#[repr(C)]
+pub struct NodeTally {
+    /// IP packets.
+    pub packets: Cell,
+    /// IP bytes.
+    pub bytes: Cell,
+    /// Flows whose first packet came in this direction over this interface.
+    pub flows: Cell,
+}
+
+const _: () = assert!(core::mem::size_of::<NodeTally>() == 24);
+
+/// Direction of a packet as the subscriber pools define it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Direction {
+    /// From a subscriber to the outside.
+    Up = 0,
+    /// From the outside to a subscriber.
+    Down = 1,
+    /// From one subscriber to another: credited to both.
+    Local = 2,
+    /// Neither end is a subscriber: counted, never inspected.
+    Transit = 3,
+}
+
+impl Direction {
+    /// Every direction, in number order.
+    pub const ALL: &'static [Direction] = &[Self::Up, Self::Down, Self::Local, Self::Transit];
+
+    /// The label value used in metrics.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Up => "up",
+            Self::Down => "down",
+            Self::Local => "local",
+            Self::Transit => "transit",
+        }
+    }
+}

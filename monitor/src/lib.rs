@@ -1,0 +1,3 @@
+//! The Peertally agent: drains the XDP program's tallies into metrics, thresholds and hooks.
+
+pub mod snapshot;

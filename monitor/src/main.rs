@@ -1,0 +1,2 @@
+//! The Peertally agent.
+fn main() {}

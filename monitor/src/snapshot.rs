@@ -1,0 +1,104 @@
+//! What one drain of the kernel's maps found: the value that metrics, thresholds and the control socket work from.
+//!
+//! Produced by the drain task only; everybody else holds an `Arc<Snapshot>` and never touches a map.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
+
+use monitor_common::{
+    protocol::Verdict,
+    reason::Reason,
+    tally::{Direction, TallyKey, Totals},
+};
+
+/// One drain.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    /// Wall-clock time of the drain.
+    pub taken_at: SystemTime,
+    /// Monotonic time of the drain, for its age.
+    pub taken: Instant,
+    /// Time since the drain before; zero for the first.
+    pub interval: Duration,
+    /// How long the drain took.
+    pub drain_duration: Duration,
+    /// Key of each tally, by slot. Slot 0 is [`TallyKey::CATCH_ALL`].
+    pub keys: Arc<Vec<TallyKey>>,
+    /// Cumulative counters of each tally, by slot; same length as `keys`. They never go down, restarts included.
+    pub totals: Vec<Totals>,
+    /// Tallies that moved since the drain before, by slot, in slot order.
+    pub changes: Vec<Change>,
+    /// Node-level counters that are not zero.
+    pub node: Vec<NodeRow>,
+    /// Frames that were not counted as IP, by reason; every reason is listed.
+    pub skipped: Vec<(Reason, u64)>,
+    /// Kernel-side events (evictions, refusals, races), by label; every event is listed.
+    pub events: Vec<(&'static str, u64)>,
+    /// Fill of each table.
+    pub tables: Vec<TableUse>,
+    /// IP packets and bytes of flows still under inspection: counted, not yet under a protocol.
+    pub pending: Pending,
+    /// Where the program is attached.
+    pub attachments: Vec<Attachment>,
+}
+
+/// How far a tally moved between two drains.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// Index into [`Snapshot::keys`].
+    pub slot: u32,
+    /// Counters since the drain before.
+    pub delta: Totals,
+}
+
+/// Node-level counters of one interface, direction and verdict.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeRow {
+    /// Interface name.
+    pub interface: Arc<str>,
+    /// Direction as the pools define it.
+    pub direction: Direction,
+    /// Protocol and confidence.
+    pub verdict: Verdict,
+    /// IP packets.
+    pub packets: u64,
+    /// IP bytes.
+    pub bytes: u64,
+    /// Flows whose first packet came this way.
+    pub flows: u64,
+}
+
+/// Fill of one table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TableUse {
+    /// Table name: `flows`, `tallies`, `pools`.
+    pub name: &'static str,
+    /// Entries in use.
+    pub entries: u64,
+    /// Entries it can hold.
+    pub capacity: u64,
+}
+
+/// Traffic of flows still under inspection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pending {
+    /// Flows.
+    pub flows: u64,
+    /// IP packets.
+    pub packets: u64,
+    /// IP bytes.
+    pub bytes: u64,
+}
+
+/// Where and how the program is attached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Attachment {
+    /// Interface name.
+    pub interface: Arc<str>,
+    /// `access` or `core`.
+    pub role: &'static str,
+    /// XDP mode read back from the kernel: `native` or `generic`.
+    pub mode: &'static str,
+}
