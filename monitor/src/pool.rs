@@ -1,0 +1,166 @@
+//! Subscriber pools as they are written on the command line and in the configuration: `PREFIX[/ASSIGN]`.
+//!
+//! A pool is a prefix whose blocks of `ASSIGN` bits each belong to one subscriber (design section 3).
+
+use std::{fmt, net::IpAddr, str::FromStr};
+
+/// Block length of one IPv4 subscriber when none is given.
+pub const DEFAULT_ASSIGN_IPV4: u8 = 32;
+/// Block length of one IPv6 subscriber when none is given (RIPE-690 section 4.2).
+pub const DEFAULT_ASSIGN_IPV6: u8 = 56;
+
+/// A prefix, and the block length that one subscriber gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Pool {
+    /// First address of the prefix; bits beyond `prefix_len` are zero.
+    pub address: IpAddr,
+    /// Length of the prefix, out of 32 or 128.
+    pub prefix_len: u8,
+    /// Length of one subscriber's block, at least `prefix_len`.
+    pub assign_len: u8,
+}
+
+/// Why a pool could not be read.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PoolError {
+    /// Not `ADDRESS/LENGTH[/ASSIGN]`.
+    #[error("`{0}` is not PREFIX[/ASSIGN]; write for example 10.0.0.0/8/32 or 2001:db8::/32/56")]
+    Shape(String),
+    /// The address does not parse.
+    #[error("`{0}` is not an IPv4 or IPv6 address")]
+    Address(String),
+    /// A length does not parse, or is longer than the address.
+    #[error("`{length}` is not a prefix length from 0 to {max}")]
+    Length {
+        /// What was typed.
+        length: String,
+        /// Bits of the address family.
+        max: u8,
+    },
+    /// A block longer than its pool.
+    #[error("a subscriber's block (/{assign_len}) cannot be larger than its pool (/{prefix_len})")]
+    Assign {
+        /// Block length.
+        assign_len: u8,
+        /// Prefix length.
+        prefix_len: u8,
+    },
+    /// Bits behind the prefix are set.
+    #[error("`{given}` has bits set behind its prefix; write {network}/{prefix_len}")]
+    HostBits {
+        /// What was typed.
+        given: String,
+        /// The network it lies in.
+        network: IpAddr,
+        /// Its length.
+        prefix_len: u8,
+    },
+}
+
+impl FromStr for Pool {
+    type Err = PoolError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let mut parts = text.split('/');
+        let (Some(address), Some(prefix), assign, None) = (parts.next(), parts.next(), parts.next(), parts.next())
+        else {
+            return Err(PoolError::Shape(text.to_owned()));
+        };
+        let address: IpAddr = address.parse().map_err(|_| PoolError::Address(address.to_owned()))?;
+        let (max, default_assign) = match address {
+            IpAddr::V4(_) => (32, DEFAULT_ASSIGN_IPV4),
+            IpAddr::V6(_) => (128, DEFAULT_ASSIGN_IPV6),
+        };
+        let prefix_len = length(prefix, max)?;
+        let assign_len = match assign {
+            Some(assign) => length(assign, max)?,
+            None => default_assign.max(prefix_len),
+        };
+        if assign_len < prefix_len {
+            return Err(PoolError::Assign { assign_len, prefix_len });
+        }
+        let network = truncate(address, prefix_len);
+        if network != address {
+            return Err(PoolError::HostBits { given: text.to_owned(), network, prefix_len });
+        }
+        Ok(Self { address, prefix_len, assign_len })
+    }
+}
+
+impl fmt::Display for Pool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}/{}", self.address, self.prefix_len, self.assign_len)
+    }
+}
+
+/// A prefix length of at most `max` bits; digits only, since `u8::from_str` takes a sign.
+fn length(text: &str, max: u8) -> Result<u8, PoolError> {
+    text.parse()
+        .ok()
+        .filter(|length| *length <= max && text.bytes().all(|byte| byte.is_ascii_digit()))
+        .ok_or_else(|| PoolError::Length { length: text.to_owned(), max })
+}
+
+/// The first address of the block of `prefix_len` bits that holds `address`.
+fn truncate(address: IpAddr, prefix_len: u8) -> IpAddr {
+    match address {
+        IpAddr::V4(v4) => {
+            let mask = u32::MAX.checked_shl(32 - u32::from(prefix_len)).unwrap_or(0);
+            IpAddr::V4((v4.to_bits() & mask).into())
+        }
+        IpAddr::V6(v6) => {
+            let mask = u128::MAX.checked_shl(128 - u32::from(prefix_len)).unwrap_or(0);
+            IpAddr::V6((v6.to_bits() & mask).into())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn reads_both_families_with_and_without_a_block_length() {
+        for (text, shown) in [
+            ("10.0.0.0/8/32", "10.0.0.0/8/32"),
+            ("10.0.0.0/8", "10.0.0.0/8/32"),
+            ("100.64.0.0/10/24", "100.64.0.0/10/24"),
+            ("0.0.0.0/0", "0.0.0.0/0/32"),
+            ("2001:db8::/32/56", "2001:db8::/32/56"),
+            ("2001:db8::/32", "2001:db8::/32/56"),
+            ("2001:db8::/64", "2001:db8::/64/64"),
+            ("::/0/64", "::/0/64"),
+        ] {
+            assert_eq!(text.parse::<Pool>().map(|pool| pool.to_string()), Ok(shown.to_owned()), "{text}");
+        }
+    }
+
+    #[test]
+    fn says_what_is_wrong() {
+        for (text, part) in [
+            ("10.0.0.0", "PREFIX[/ASSIGN]"),
+            ("10.0.0.0/8/32/1", "PREFIX[/ASSIGN]"),
+            ("", "PREFIX[/ASSIGN]"),
+            ("ten/8", "not an IPv4 or IPv6 address"),
+            ("10.0.0.0/33", "0 to 32"),
+            ("10.0.0.0/+8", "0 to 32"),
+            ("2001:db8::/32/129", "0 to 128"),
+            ("10.0.0.0/8/7", "cannot be larger"),
+            ("10.0.0.1/8", "write 10.0.0.0/8"),
+        ] {
+            let message = text.parse::<Pool>().expect_err(text).to_string();
+            assert!(message.contains(part), "{text}: {message}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn text_never_panics_and_what_is_read_reads_again(text in "[0-9a-f:./+ -]{0,40}") {
+            if let Ok(pool) = text.parse::<Pool>() {
+                prop_assert_eq!(pool.to_string().parse::<Pool>(), Ok(pool));
+            }
+        }
+    }
+}

@@ -1,0 +1,61 @@
+//! The command line of `peertally replay` (the contract of design section 8).
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+
+use crate::pool::Pool;
+
+/// Count the P2P protocol traffic of captures, as the XDP program would have counted it.
+///
+/// Captures are read in the order given, as one stream of packets: pcap and pcapng, also compressed with gzip, with
+/// Ethernet, raw IP, Linux cooked, loopback, PPP or Cisco HDLC frames. `-` reads standard input.
+#[derive(Args, Clone, Debug)]
+pub struct ReplayArgs {
+    /// Addresses that are subscribers, and the block length each gets (default /32 for IPv4, /56 for IPv6). Repeatable.
+    /// Without it every address is a subscriber: /32 for IPv4, /64 for IPv6.
+    #[arg(long, value_name = "PREFIX[/ASSIGN]")]
+    pub subscribers: Vec<Pool>,
+    /// What counts: the XDP program in the kernel's test runner, or the same source in user space.
+    /// Default: `kernel` with the rights to load it, else `host`.
+    #[arg(long, value_enum)]
+    pub engine: Option<EngineKind>,
+    /// List each flow.
+    #[arg(long)]
+    pub flows: bool,
+    /// Output format.
+    #[arg(long, value_enum, default_value_t = Format::Table)]
+    pub format: Format,
+    /// Captures to read; `-` is standard input.
+    #[arg(required = true, value_name = "CAPTURE")]
+    pub captures: Vec<PathBuf>,
+}
+
+/// What runs the data path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum EngineKind {
+    /// The loaded XDP program, fed by the kernel's test runner. Needs root (`CAP_BPF` and `CAP_NET_ADMIN`).
+    Kernel,
+    /// The same source in user space. Needs no rights.
+    Host,
+}
+
+impl EngineKind {
+    /// The value of the `engine` field.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Kernel => "kernel",
+            Self::Host => "host",
+        }
+    }
+}
+
+/// How the result is printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// Columns for people.
+    Table,
+    /// One JSON object.
+    Json,
+}
