@@ -1,2 +1,28 @@
-//! Developer commands: `cargo xtask VERB`.
-fn main() {}
+//! `cargo xtask VERB`: reads the command line and hands over to the verb's own file.
+//! Does nothing itself; exit code 0 means that everything the verb promised has happened.
+
+use clap::{Parser, Subcommand};
+use xtask::{build_ebpf, setup};
+
+/// Developer commands of Peertally.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", arg_required_else_help = true)]
+struct Arguments {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Build the eBPF object and its provenance; the only builder there is
+    BuildEbpf(build_ebpf::Arguments),
+    /// Install what the other verbs need
+    Setup(setup::Arguments),
+}
+
+fn main() -> anyhow::Result<()> {
+    match Arguments::parse().verb {
+        Verb::BuildEbpf(arguments) => build_ebpf::run(&arguments),
+        Verb::Setup(arguments) => setup::run(&arguments),
+    }
+}

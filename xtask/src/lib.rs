@@ -1,0 +1,11 @@
+//! What the developer commands share, as a library so that tests can use the same code.
+//!
+//! One verb a file. A verb starts with [`setup::ensure`], prints what it does and what it skips, and returns an error
+//! when anything it promised did not happen.
+
+pub mod build_ebpf;
+pub mod command;
+pub mod provenance;
+pub mod setup;
+pub mod toolchain;
+pub mod workspace;

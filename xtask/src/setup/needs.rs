@@ -1,0 +1,164 @@
+//! The table of what each verb needs. Names are Debian 12's.
+
+use std::process::Command;
+
+use anyhow::{Context as _, Result};
+
+use crate::command::{find, output, run};
+
+/// What a verb needs to be installed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Need {
+    /// Building the BPF object
+    Ebpf,
+    /// Booting other kernels
+    Kernels,
+    /// Network namespaces and the tools that tests compare with
+    Tests,
+    /// The demonstration's real clients
+    Demo,
+    /// The P2P clients of the lab
+    Lab,
+    /// The licence, source and advisory check
+    Deny,
+}
+
+/// A Debian package.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Package {
+    /// Its name in Debian 12.
+    pub(super) name: &'static str,
+    /// A program that proves it is there, for systems other than Debian.
+    pub(super) probe: Option<&'static str>,
+    /// What it is needed for.
+    pub(super) why: &'static str,
+}
+
+/// A tool that cargo compiles.
+#[derive(Debug)]
+pub(super) struct CargoTool {
+    /// The program and the crate.
+    pub(super) program: &'static str,
+    /// The exact version.
+    pub(super) version: &'static str,
+    /// Arguments to `cargo install`.
+    arguments: &'static [&'static str],
+    /// Environment of `cargo install`.
+    environment: &'static [(&'static str, &'static str)],
+    /// Debian packages needed to compile it.
+    pub(super) packages: &'static [Package],
+    /// What it is needed for.
+    pub(super) why: &'static str,
+}
+
+const fn package(name: &'static str, probe: &'static str, why: &'static str) -> Package {
+    Package { name, probe: if probe.is_empty() { None } else { Some(probe) }, why }
+}
+
+const LLVM: &[Package] = &[
+    package("llvm-22-dev", "/usr/lib/llvm-22/bin/llvm-config", "bpf-linker is linked with LLVM 22"),
+    package("build-essential", "cc", "compiling bpf-linker"),
+    package("zlib1g-dev", "", "LLVM's libraries need it"),
+];
+
+const EBPF: &[Package] = &[
+    package("rustc-web", "", "a compiler whose LLVM fits bpf-linker's"),
+    package("libstd-rust-web-dev-bpf", "", "core for the BPF target"),
+    package("llvm-22", "/usr/lib/llvm-22/bin/llvm-strip", "llvm-strip"),
+];
+
+const BPF_LINKER: CargoTool = CargoTool {
+    program: "bpf-linker",
+    version: "0.13.0",
+    arguments: &["--no-default-features", "--features", "llvm-22"],
+    environment: &[("LLVM_PREFIX", "/usr/lib/llvm-22")],
+    packages: LLVM,
+    why: "links BPF objects",
+};
+
+const CARGO_DENY: CargoTool = CargoTool {
+    program: "cargo-deny",
+    version: "0.19.0",
+    arguments: &["--no-default-features"],
+    environment: &[],
+    packages: &[],
+    why: "checks licences, sources and known vulnerabilities of dependencies",
+};
+
+const KERNELS: &[Package] = &[
+    package("qemu-system-x86", "qemu-system-x86_64", "boots the kernels"),
+    package("busybox-static", "busybox", "the guest's user space"),
+    package("cpio", "cpio", "packs the guest's file system"),
+    package("xz-utils", "xz", "unpacks kernel modules"),
+];
+
+const NETWORK: &[Package] = &[
+    package("iproute2", "ip", "network namespaces and veth pairs"),
+    package("ethtool", "ethtool", "interface counters and offloads"),
+    package("iputils-ping", "ping", "reachability in namespaces"),
+    package("procps", "sysctl", "forwarding in namespaces"),
+];
+
+const TESTS: &[Package] = &[
+    package("iproute2", "ip", "network namespaces and veth pairs"),
+    package("ethtool", "ethtool", "interface counters and offloads"),
+    package("iputils-ping", "ping", "reachability in namespaces"),
+    package("procps", "sysctl", "forwarding in namespaces"),
+    package("prometheus", "prometheus", "a real scrape, and promtool's check of the metrics"),
+    package("curl", "curl", "ordinary web traffic"),
+];
+
+impl Need {
+    /// Every need.
+    pub const ALL: &[Self] = &[Self::Ebpf, Self::Kernels, Self::Tests, Self::Demo, Self::Lab, Self::Deny];
+
+    /// The word of `--with`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Ebpf => "ebpf",
+            Self::Kernels => "kernels",
+            Self::Tests => "tests",
+            Self::Demo => "demo",
+            Self::Lab => "lab",
+            Self::Deny => "deny",
+        }
+    }
+
+    pub(super) fn packages(self) -> &'static [Package] {
+        match self {
+            Self::Ebpf => EBPF,
+            Self::Kernels => KERNELS,
+            Self::Tests => TESTS,
+            Self::Demo | Self::Lab => NETWORK,
+            Self::Deny => &[],
+        }
+    }
+
+    pub(super) fn tools(self) -> &'static [CargoTool] {
+        match self {
+            Self::Ebpf => &[BPF_LINKER],
+            Self::Deny => &[CARGO_DENY],
+            Self::Kernels | Self::Tests | Self::Demo | Self::Lab => &[],
+        }
+    }
+}
+
+impl CargoTool {
+    /// Installed in that very version.
+    pub(super) fn is_installed(&self) -> bool {
+        find(self.program)
+            .and_then(|path| output(Command::new(path).arg("--version")).ok())
+            .is_some_and(|text| text.split_whitespace().any(|word| word == self.version))
+    }
+
+    pub(super) fn install(&self) -> Result<()> {
+        let mut command = Command::new("cargo");
+        command.args(["install", self.program, "--version", self.version, "--locked", "--force"]).args(self.arguments);
+        // The outer cargo's settings are for the workspace, not for a tool.
+        for name in ["CARGO_TARGET_DIR", "CARGO_ENCODED_RUSTFLAGS", "RUSTFLAGS", "RUSTC", "RUSTC_BOOTSTRAP"] {
+            command.env_remove(name);
+        }
+        command.envs(self.environment.iter().copied());
+        run(&mut command).with_context(|| format!("cannot install {} {}", self.program, self.version))
+    }
+}
