@@ -1,5 +1,6 @@
 //! The Peertally agent: drains the XDP program's tallies into metrics, thresholds and hooks.
 
+pub mod capture;
 pub mod exit;
 pub mod pool;
 pub mod replay;
