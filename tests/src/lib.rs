@@ -1,1 +1,3 @@
 //! Tests that need more than one crate, the kernel, a namespace or a real peer.
+
+pub mod lab;

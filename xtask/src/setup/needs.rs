@@ -92,21 +92,26 @@ const KERNELS: &[Package] = &[
     package("xz-utils", "xz", "unpacks kernel modules"),
 ];
 
-const NETWORK: &[Package] = &[
+const DEMO: &[Package] = &[
     package("iproute2", "ip", "network namespaces and veth pairs"),
-    package("ethtool", "ethtool", "interface counters and offloads"),
-    package("iputils-ping", "ping", "reachability in namespaces"),
-    package("procps", "sysctl", "forwarding in namespaces"),
-];
-
-const TESTS: &[Package] = &[
-    package("iproute2", "ip", "network namespaces and veth pairs"),
-    package("ethtool", "ethtool", "interface counters and offloads"),
-    package("iputils-ping", "ping", "reachability in namespaces"),
-    package("procps", "sysctl", "forwarding in namespaces"),
-    package("prometheus", "prometheus", "a real scrape, and promtool's check of the metrics"),
+    package("ethtool", "ethtool", "segmentation offloads of the veth pairs"),
+    package("transmission-daemon", "transmission-daemon", "a BitTorrent client"),
+    package("transmission-cli", "transmission-create", "makes torrents, drives the client"),
+    package("opentracker", "opentracker", "a BitTorrent tracker"),
+    package("nginx-light", "nginx", "an ordinary web server"),
+    package("openssl", "openssl", "the web server's certificate"),
     package("curl", "curl", "ordinary web traffic"),
 ];
+
+const LAB: &[Package] = &[
+    package("aria2", "aria2c", "a BitTorrent client"),
+    package("python3-libtorrent", "", "BitTorrent over uTP, and DHT"),
+    package("amule-daemon", "amuled", "an eDonkey client"),
+    package("amule-utils", "amulecmd", "drives the eDonkey client"),
+    package("tcpdump", "tcpdump", "an independent count of packets"),
+];
+
+const TESTS: &[Package] = &[package("prometheus", "prometheus", "a real scrape, and promtool's check of the metrics")];
 
 impl Need {
     /// Every need.
@@ -124,14 +129,17 @@ impl Need {
         }
     }
 
-    pub(super) fn packages(self) -> &'static [Package] {
-        match self {
-            Self::Ebpf => EBPF,
-            Self::Kernels => KERNELS,
-            Self::Tests => TESTS,
-            Self::Demo | Self::Lab => NETWORK,
+    /// The tables of what it needs.
+    pub(super) fn packages(self) -> impl Iterator<Item = &'static Package> {
+        let tables: &[&[Package]] = match self {
+            Self::Ebpf => &[EBPF],
+            Self::Kernels => &[KERNELS],
+            Self::Tests => &[DEMO, LAB, TESTS],
+            Self::Demo => &[DEMO],
+            Self::Lab => &[DEMO, LAB],
             Self::Deny => &[],
-        }
+        };
+        tables.iter().copied().flatten()
     }
 
     pub(super) fn tools(self) -> &'static [CargoTool] {

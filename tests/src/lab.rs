@@ -1,0 +1,246 @@
+//! Network laboratory: a router between subscribers and an "internet", all in namespaces of their own, with real clients.
+//!
+//! ```text
+//! s1 eth0 --- acc1 +--------+
+//! s2 eth0 --- acc2 | router | core0 --- eth0 internet
+//! sN eth0 --- accN +--------+
+//! ```
+//!
+//! Subscriber i has 100.64.i.2 and 2001:db8:i::2, the internet 198.51.100.2 and 2001:db8:ffff::2; the router is `.1` and
+//! `::1` on each link. Segmentation offloads are off, so that what an interface counts is what a wire would carry.
+//!
+//! Never touches the network of the machine itself, never kills a process that the laboratory did not start, and leaves
+//! nothing behind: dropping a [`Lab`] removes it, a guard process removes it when its owner is killed, and a new
+//! laboratory sweeps what dead owners left. Nothing here waits for a fixed time: see [`wait_for`].
+
+mod counters;
+mod guard;
+mod http;
+mod netns;
+mod process;
+mod require;
+mod torrent;
+mod wait;
+mod web;
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    net::{Ipv4Addr, Ipv6Addr},
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    process::Command,
+    sync::atomic::{AtomicU32, Ordering},
+    time::Duration,
+};
+
+use anyhow::{Context, Result, ensure};
+
+pub use self::{
+    counters::{Counters, IpCount, IpReference},
+    http::{HttpServer, Request, http_get},
+    netns::Namespace,
+    process::{Process, output, run},
+    require::{STRICT_VARIABLE, require, strict},
+    torrent::{Aria2, Reported, TRACKER_PORT, Tracker, Transfer, Transmission, make_torrent},
+    wait::{wait_for, wait_for_some},
+    web::{DnsServer, WebServer, fetch},
+};
+use self::{guard::Guard, netns::Link};
+
+/// Prefix of every name the laboratory gives: `pt-<pid>-<number>-<role>`.
+const PREFIX: &str = "pt";
+/// Pools that hold the subscribers, in the form that `--subscribers` takes.
+pub const POOLS: [&str; 2] = ["100.64.0.0/16/32", "2001:db8::/36/64"];
+/// The router's interface towards the internet.
+pub const CORE: &str = "core0";
+/// Address of the internet host.
+pub const INTERNET_V4: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 2);
+/// Address of the internet host.
+pub const INTERNET_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0xffff, 0, 0, 0, 0, 2);
+
+/// Laboratories of this process so far: tests run in threads, and each has its own.
+static COUNT: AtomicU32 = AtomicU32::new(0);
+
+/// A laboratory; dropping it removes everything it made.
+#[derive(Debug)]
+pub struct Lab {
+    name: String,
+    directory: PathBuf,
+    bpf: PathBuf,
+    router: Namespace,
+    internet: Namespace,
+    subscribers: Vec<Namespace>,
+    guard: Option<Guard>,
+}
+
+impl Lab {
+    /// Builds a laboratory with `subscribers` subscribers (at most 200).
+    ///
+    /// # Errors
+    /// Missing rights or tools; whatever was made so far is removed.
+    pub fn new(subscribers: u8) -> Result<Self> {
+        ensure!(subscribers <= 200, "a laboratory has at most 200 subscribers");
+        guard::sweep(PREFIX);
+        let name = format!("{PREFIX}-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let directory = guard::directory(&name);
+        let bpf = directory.join("bpf");
+        let namespace = |role: &str| Namespace::new(format!("{name}-{role}"));
+        let router = namespace("rtr");
+        let internet = namespace("net");
+        let subscribers: Vec<_> = (1..=subscribers).map(|i| namespace(&format!("s{i}"))).collect();
+        let guard = Guard::start(
+            &name,
+            subscribers.iter().chain([&router, &internet]).map(Namespace::name).map(str::to_owned).collect(),
+        )?;
+        let lab = Self { name, directory, bpf, router, internet, subscribers, guard: Some(guard) };
+        lab.build()?;
+        Ok(lab)
+    }
+
+    fn build(&self) -> Result<()> {
+        fs::create_dir(&self.directory).with_context(|| format!("create {}", self.directory.display()))?;
+        // The tracker drops its rights and must still be able to enter.
+        fs::set_permissions(&self.directory, fs::Permissions::from_mode(0o755))?;
+        fs::create_dir(&self.bpf)?;
+        run(Command::new("mount").args(["-t", "bpf", "bpf"]).arg(&self.bpf))?;
+        for namespace in self.subscribers.iter().chain([&self.router, &self.internet]) {
+            namespace.create()?;
+        }
+        for (index, subscriber) in self.subscribers.iter().enumerate() {
+            let number = u8::try_from(index + 1)?;
+            netns::connect(&Link {
+                router: &self.router,
+                router_interface: &access(usize::from(number)),
+                host: subscriber,
+                network_v4: [100, 64, number],
+                network_v6: [0x2001, 0xdb8, u16::from(number), 0],
+                mac: number,
+            })?;
+        }
+        netns::connect(&Link {
+            router: &self.router,
+            router_interface: CORE,
+            host: &self.internet,
+            network_v4: [198, 51, 100],
+            network_v6: [0x2001, 0xdb8, 0xffff, 0],
+            mac: 0xff,
+        })?;
+        self.router.write_sysctl("net/ipv4/ip_forward", "1")?;
+        self.router.write_sysctl("net/ipv6/conf/all/forwarding", "1")?;
+        self.settle()
+    }
+
+    /// Waits until the interfaces are silent: joining groups and announcing addresses is over.
+    ///
+    /// # Errors
+    /// They never fall silent.
+    pub fn settle(&self) -> Result<()> {
+        let mut last = BTreeMap::new();
+        let mut unchanged = 0;
+        wait_for("silent interfaces", Duration::from_secs(30), Duration::from_millis(100), || {
+            let now = self.router.counters()?;
+            unchanged = if now == last { unchanged + 1 } else { 0 };
+            last = now;
+            Ok(unchanged >= 10)
+        })
+    }
+
+    /// Name of this laboratory: `pt-<pid>-<number>`.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Scratch folder; removed with the laboratory.
+    #[must_use]
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// A BPF file system of this laboratory alone, for pins.
+    #[must_use]
+    pub fn bpf(&self) -> &Path {
+        &self.bpf
+    }
+
+    /// Makes a folder in the scratch folder.
+    ///
+    /// # Errors
+    /// The file system's.
+    pub fn subdirectory(&self, name: &str) -> Result<PathBuf> {
+        let path = self.directory.join(name);
+        fs::create_dir_all(&path).with_context(|| format!("create {}", path.display()))?;
+        Ok(path)
+    }
+
+    /// The router's namespace.
+    #[must_use]
+    pub fn router(&self) -> &Namespace {
+        &self.router
+    }
+
+    /// The internet's namespace.
+    #[must_use]
+    pub fn internet(&self) -> &Namespace {
+        &self.internet
+    }
+
+    /// Subscriber `number`, from 1.
+    ///
+    /// # Panics
+    /// There is no such subscriber.
+    #[must_use]
+    pub fn subscriber(&self, number: usize) -> &Namespace {
+        &self.subscribers[number - 1]
+    }
+
+    /// `NAME:ROLE` of every monitored router interface, as `--interface` takes them.
+    #[must_use]
+    pub fn interfaces(&self) -> Vec<String> {
+        let access = (1..=self.subscribers.len()).map(|number| format!("{}:access", access(number)));
+        access.chain([format!("{CORE}:core")]).collect()
+    }
+
+    /// Removes the laboratory and says whether anything is left.
+    ///
+    /// # Errors
+    /// Names what could not be removed.
+    pub fn close(mut self) -> Result<()> {
+        self.remove()
+    }
+
+    fn remove(&mut self) -> Result<()> {
+        let Some(guard) = self.guard.take() else { return Ok(()) };
+        let namespaces: Vec<_> = self.subscribers.iter().chain([&self.router, &self.internet]).collect();
+        let left = guard::remove(&self.directory, namespaces.iter().map(|namespace| namespace.name()));
+        guard.dismiss();
+        left
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        if let Err(error) = self.remove() {
+            eprintln!("laboratory {} was not removed entirely: {error:#}", self.name);
+        }
+    }
+}
+
+/// The router's interface towards subscriber `number`.
+#[must_use]
+pub fn access(number: usize) -> String {
+    format!("acc{number}")
+}
+
+/// IPv4 address of subscriber `number`.
+#[must_use]
+pub fn subscriber_v4(number: u8) -> Ipv4Addr {
+    Ipv4Addr::new(100, 64, number, 2)
+}
+
+/// IPv6 address of subscriber `number`.
+#[must_use]
+pub fn subscriber_v6(number: u8) -> Ipv6Addr {
+    Ipv6Addr::new(0x2001, 0xdb8, u16::from(number), 0, 0, 0, 0, 2)
+}

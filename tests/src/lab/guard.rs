@@ -1,0 +1,178 @@
+//! Removing a laboratory, whatever becomes of its owner.
+//!
+//! The guard is a shell that waits for the end of its standard input: the kernel closes that when the owner ends, by
+//! SIGKILL too. It then does what [`remove`] does. What even the guard could not remove, [`sweep`] does later.
+
+use std::{
+    collections::BTreeMap,
+    env, fs,
+    io::Write,
+    os::unix::process::CommandExt,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+
+use anyhow::{Context, Result, ensure};
+use rustix::process::{Pid, Signal, kill_process};
+
+use super::{
+    netns::RUN,
+    process::{output, run},
+    wait::wait_for,
+};
+
+/// Arguments: scratch folder, namespaces. A line on standard input dismisses the guard.
+const SCRIPT: &str = r#"
+trap '' INT TERM HUP
+read -r dismissed && exit 0
+directory=$1; shift
+for namespace; do
+  for process in $(ip netns pids "$namespace" 2>/dev/null); do kill -KILL "$process"; done
+  ip netns delete "$namespace" 2>/dev/null
+done
+umount "$directory/bpf" 2>/dev/null
+rm -rf --one-file-system "$directory"
+"#;
+
+/// Prefix of scratch folders, before the laboratory's name.
+const DIRECTORY_PREFIX: &str = "peertally-lab-";
+
+/// A waiting guard.
+#[derive(Debug)]
+pub(super) struct Guard(Child);
+
+impl Guard {
+    /// Starts the guard of the laboratory `name`; it outlives Ctrl-C, being in a process group of its own.
+    pub(super) fn start(name: &str, namespaces: Vec<String>) -> Result<Self> {
+        let child = Command::new("/bin/sh")
+            .args(["-c", SCRIPT, name])
+            .arg(directory(name))
+            .args(namespaces)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .process_group(0)
+            .spawn()
+            .context("start the laboratory's guard")?;
+        Ok(Self(child))
+    }
+
+    /// Sends the guard home without doing anything.
+    pub(super) fn dismiss(mut self) {
+        if let Some(mut stdin) = self.0.stdin.take() {
+            // If the guard is gone there is nobody to dismiss.
+            stdin.write_all(b"dismissed\n").ok();
+        }
+        self.0.wait().ok();
+    }
+}
+
+/// The scratch folder of the laboratory `name`.
+pub(super) fn directory(name: &str) -> PathBuf {
+    env::temp_dir().join(format!("{DIRECTORY_PREFIX}{name}"))
+}
+
+/// Kills what runs in the namespaces, deletes them, and the scratch folder with its BPF file system.
+///
+/// # Errors
+/// Names what is left.
+pub(super) fn remove<'a>(directory: &Path, namespaces: impl Iterator<Item = &'a str>) -> Result<()> {
+    let mut left = Vec::new();
+    for namespace in namespaces.filter(|namespace| Path::new(RUN).join(namespace).exists()) {
+        if let Err(error) = remove_namespace(namespace) {
+            left.push(format!("{error:#}"));
+        }
+    }
+    if directory.exists() {
+        let bpf = directory.join("bpf");
+        if is_mount(&bpf)
+            && let Err(error) = run(Command::new("umount").arg(&bpf))
+        {
+            left.push(format!("{error:#}"));
+        } else if let Err(error) = fs::remove_dir_all(directory) {
+            left.push(format!("{}: {error}", directory.display()));
+        }
+    }
+    ensure!(left.is_empty(), "left: {}", left.join("; "));
+    Ok(())
+}
+
+fn remove_namespace(namespace: &str) -> Result<()> {
+    wait_for(
+        &format!("end of the processes in {namespace}"),
+        Duration::from_secs(10),
+        Duration::from_millis(20),
+        || {
+            let pids = processes(namespace)?;
+            for pid in &pids {
+                // An error means that it ended meanwhile.
+                kill_process(*pid, Signal::KILL).ok();
+            }
+            Ok(pids.is_empty())
+        },
+    )?;
+    run(Command::new("ip").args(["netns", "delete", namespace]))
+}
+
+/// Processes inside a namespace. Only the laboratory starts any there.
+fn processes(namespace: &str) -> Result<Vec<Pid>> {
+    let listed = output(Command::new("ip").args(["netns", "pids", namespace]))?;
+    let text = String::from_utf8_lossy(&listed.stdout).into_owned();
+    let own = i32::try_from(std::process::id())?;
+    Ok(text
+        .lines()
+        .filter_map(|line| line.trim().parse().ok())
+        .filter(|pid| *pid != own)
+        .filter_map(Pid::from_raw)
+        .collect())
+}
+
+fn is_mount(path: &Path) -> bool {
+    fs::read_to_string("/proc/self/mounts")
+        .is_ok_and(|mounts| mounts.lines().any(|line| line.split(' ').nth(1) == path.to_str()))
+}
+
+/// Removes what owners that no longer live left behind, as far as it can: a guard may be at it at the same time.
+pub(super) fn sweep(prefix: &str) {
+    let mut dead: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for namespace in names(Path::new(RUN)) {
+        let mut parts = namespace.rsplitn(2, '-');
+        if let (Some(_role), Some(laboratory)) = (parts.next(), parts.next())
+            && is_dead(laboratory, prefix)
+        {
+            dead.entry(laboratory.to_owned()).or_default().push(namespace.clone());
+        }
+    }
+    for folder in names(&env::temp_dir()) {
+        if let Some(laboratory) = folder.strip_prefix(DIRECTORY_PREFIX)
+            && is_dead(laboratory, prefix)
+        {
+            dead.entry(laboratory.to_owned()).or_default();
+        }
+    }
+    for (laboratory, namespaces) in dead {
+        if let Err(error) = remove(&directory(&laboratory), namespaces.iter().map(String::as_str)) {
+            eprintln!("laboratory {laboratory} of a dead process: {error:#}");
+        }
+    }
+}
+
+/// Whether `laboratory` is the name of one (`<prefix>-<pid>-<number>`) whose owner no longer lives.
+fn is_dead(laboratory: &str, prefix: &str) -> bool {
+    let parts: Vec<_> = laboratory.split('-').collect();
+    let [head, pid, number] = parts[..] else { return false };
+    head == prefix
+        && number.parse::<u32>().is_ok()
+        && pid.parse::<u32>().is_ok()
+        && !Path::new("/proc").join(pid).exists()
+}
+
+fn names(folder: &Path) -> Vec<String> {
+    fs::read_dir(folder)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|entry| entry.file_name().into_string().ok())
+        .collect()
+}

@@ -1,0 +1,156 @@
+//! Network namespaces of the laboratory, and the links between them.
+//!
+//! Commands enter with `nsenter`, which changes the network namespace only: `ip netns exec` would also hide `/sys/fs/bpf`.
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, File},
+    net::{Ipv4Addr, Ipv6Addr},
+    path::PathBuf,
+    process::Command,
+    thread,
+};
+
+use anyhow::{Context, Result, anyhow};
+use rustix::{
+    fd::AsFd,
+    thread::{LinkNameSpaceType, move_into_link_name_space},
+};
+
+use super::{
+    counters::{self, Counters},
+    process::run,
+};
+
+/// Where iproute2 binds named namespaces (ip-netns(8)).
+pub(super) const RUN: &str = "/run/netns";
+
+/// A named network namespace. It is removed by the laboratory that owns it.
+#[derive(Debug)]
+pub struct Namespace {
+    name: String,
+}
+
+impl Namespace {
+    pub(super) fn new(name: String) -> Self {
+        Self { name }
+    }
+
+    pub(super) fn create(&self) -> Result<()> {
+        run(Command::new("ip").args(["netns", "add", &self.name]))?;
+        self.ip("link set lo up")
+    }
+
+    /// Name, as `ip netns` shows it.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// File that stands for the namespace.
+    #[must_use]
+    pub fn path(&self) -> PathBuf {
+        PathBuf::from(RUN).join(&self.name)
+    }
+
+    /// A command that runs inside: it has the process id of the program itself, and the machine's mounts.
+    #[must_use]
+    pub fn command(&self, program: &str) -> Command {
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--net={}", self.path().display())).arg(program);
+        command
+    }
+
+    /// Runs `ip` inside with arguments separated by blanks.
+    ///
+    /// # Errors
+    /// What `ip` says.
+    pub fn ip(&self, arguments: &str) -> Result<()> {
+        run(Command::new("ip").args(["-n", &self.name]).args(arguments.split(' ')))
+    }
+
+    /// Runs `work` on a thread inside: sockets it makes belong to the namespace for their whole life.
+    ///
+    /// # Errors
+    /// The namespace cannot be entered, or `work` fails or panics.
+    pub fn inside<T: Send>(&self, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+        let path = self.path();
+        thread::scope(|scope| {
+            scope
+                .spawn(|| {
+                    let file = File::open(&path).with_context(|| format!("open {}", path.display()))?;
+                    move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network))
+                        .with_context(|| format!("enter {}", path.display()))?;
+                    work()
+                })
+                .join()
+                .map_err(|_| anyhow!("work inside {} panicked", self.name))?
+        })
+    }
+
+    /// Writes a value below `/proc/sys` inside.
+    ///
+    /// # Errors
+    /// The kernel has no such key, or refuses the value.
+    pub fn write_sysctl(&self, key: &str, value: &str) -> Result<()> {
+        self.inside(|| fs::write(format!("/proc/sys/{key}"), value).with_context(|| format!("set {key} to {value}")))
+    }
+
+    /// Counters of every interface inside.
+    ///
+    /// # Errors
+    /// The kernel's table cannot be read.
+    pub fn counters(&self) -> Result<BTreeMap<String, Counters>> {
+        self.inside(counters::read)
+    }
+}
+
+/// A link to make between the router and a host.
+pub(super) struct Link<'a> {
+    pub(super) router: &'a Namespace,
+    pub(super) router_interface: &'a str,
+    pub(super) host: &'a Namespace,
+    /// The /24 of the link; the router is .1, the host .2.
+    pub(super) network_v4: [u8; 3],
+    /// The /64 of the link; the router is ::1, the host ::2.
+    pub(super) network_v6: [u16; 4],
+    /// Byte that tells the link's hardware addresses from those of others.
+    pub(super) mac: u8,
+}
+
+/// Makes the link: addresses, routes and neighbours are static, so that an idle link carries nothing.
+pub(super) fn connect(link: &Link<'_>) -> Result<()> {
+    let Link { router, router_interface: side, host, .. } = link;
+    let [a, b, c] = link.network_v4;
+    let [p, q, r, s] = link.network_v6;
+    let address = |number: u8| (Ipv4Addr::new(a, b, c, number), Ipv6Addr::new(p, q, r, s, 0, 0, 0, number.into()));
+    let mac = |number: u8| format!("02:00:00:00:{:02x}:{number:02x}", link.mac);
+    let (router_name, host_name) = (router.name(), host.name());
+    run(Command::new("ip").args(
+        format!(
+            "link add {side} netns {router_name} address {} type veth peer name eth0 netns {host_name} address {}",
+            mac(1),
+            mac(2)
+        )
+        .split(' '),
+    ))?;
+    for (namespace, interface, own, other) in [(router, *side, 1, 2), (host, "eth0", 2, 1)] {
+        let (own_v4, own_v6) = address(own);
+        let (other_v4, other_v6) = address(other);
+        // No router solicitations and no second multicast report: an idle link is silent.
+        namespace.write_sysctl(&format!("net/ipv6/conf/{interface}/router_solicitations"), "0")?;
+        namespace.write_sysctl(&format!("net/ipv6/conf/{interface}/mldv2_unsolicited_report_interval"), "10")?;
+        namespace.ip(&format!("addr add {own_v4}/24 dev {interface}"))?;
+        namespace.ip(&format!("addr add {own_v6}/64 dev {interface} nodad"))?;
+        run(namespace
+            .command("ethtool")
+            .args(["-K", interface, "tso", "off", "gso", "off", "gro", "off", "tx", "off"]))?;
+        namespace.ip(&format!("link set {interface} up"))?;
+        for neighbour in [other_v4.to_string(), other_v6.to_string()] {
+            namespace.ip(&format!("neigh replace {neighbour} lladdr {} nud permanent dev {interface}", mac(other)))?;
+        }
+    }
+    let (gateway_v4, gateway_v6) = address(1);
+    host.ip(&format!("route add default via {gateway_v4}"))?;
+    host.ip(&format!("route add default via {gateway_v6}"))
+}

@@ -1,0 +1,47 @@
+//! What a laboratory needs of the machine; a test without it skips loudly, and fails in strict mode.
+
+use std::{env, io::Write, path::Path};
+
+use rustix::process::geteuid;
+
+/// Set to 1, a skip is a failure.
+pub const STRICT_VARIABLE: &str = "PEERTALLY_STRICT";
+
+/// Whether a skip is a failure.
+#[must_use]
+pub fn strict() -> bool {
+    env::var(STRICT_VARIABLE).is_ok_and(|value| value == "1")
+}
+
+/// Whether the test `name` can run: with root, and with `programs` on the path. Otherwise it says so on standard error,
+/// past the test harness, in a line that starts with `SKIP`.
+///
+/// # Panics
+/// Something is missing in strict mode.
+#[must_use]
+pub fn require(name: &str, programs: &[&str]) -> bool {
+    let laboratory = ["ip", "nsenter", "ethtool", "mount"];
+    let missing: Vec<_> = laboratory
+        .iter()
+        .chain(programs)
+        .filter(|program| !on_path(program))
+        .map(|program| (*program).to_owned())
+        .collect();
+    let reason = if !geteuid().is_root() {
+        "needs root".to_owned()
+    } else if !missing.is_empty() {
+        format!("needs {} (`cargo xtask setup` installs them)", missing.join(", "))
+    } else {
+        return true;
+    };
+    assert!(!strict(), "{name}: {reason}, and {STRICT_VARIABLE}=1 forbids skipping");
+    writeln!(std::io::stderr(), "SKIP {name}: {reason}").ok();
+    false
+}
+
+fn on_path(program: &str) -> bool {
+    let path = env::var_os("PATH").unwrap_or_default();
+    env::split_paths(&path)
+        .chain(["/usr/sbin", "/sbin"].map(Into::into))
+        .any(|folder| Path::new(&folder).join(program).is_file())
+}

@@ -1,0 +1,82 @@
+//! The laboratory itself: transfers of real clients arrive without any agent, and nothing is left behind.
+
+use std::{fs, path::Path, time::Duration};
+
+use anyhow::{Result, ensure};
+use peertally_tests::lab::{
+    self, Aria2, DnsServer, INTERNET_V4, INTERNET_V6, IpReference, Lab, TRACKER_PORT, Tracker, Transmission, WebServer,
+};
+
+const MEGABYTE: usize = 1 << 20;
+
+#[test]
+fn removes_itself() -> Result<()> {
+    if !lab::require("removes_itself", &[]) {
+        return Ok(());
+    }
+    let lab = Lab::new(1)?;
+    let (name, directory) = (lab.name().to_owned(), lab.directory().to_owned());
+    lab.close()?;
+    ensure!(!directory.exists(), "{} is left", directory.display());
+    for role in ["rtr", "net", "s1"] {
+        ensure!(!Path::new("/run/netns").join(format!("{name}-{role}")).exists(), "{name}-{role} is left");
+    }
+    let mounts = fs::read_to_string("/proc/self/mounts")?;
+    ensure!(!mounts.contains(&format!("{name}/bpf")), "a mount is left");
+    Ok(())
+}
+
+#[test]
+fn ordinary_traffic_passes() -> Result<()> {
+    if !lab::require("ordinary_traffic_passes", &["nginx", "openssl", "curl", "tcpdump"]) {
+        return Ok(());
+    }
+    let lab = Lab::new(2)?;
+    let _web = WebServer::start(&lab, MEGABYTE)?;
+    let dns = DnsServer::start(lab.internet(), INTERNET_V4)?;
+    let before = lab.router().counters()?;
+    let reference = IpReference::start(lab.internet(), lab.directory())?;
+    for number in [1, 2] {
+        let subscriber = lab.subscriber(number);
+        ensure!(dns.look_up(subscriber, "www.example.org")? == INTERNET_V4);
+        for url in [format!("http://{INTERNET_V4}/file"), format!("https://[{INTERNET_V6}]/file")] {
+            ensure!(lab::fetch(subscriber, &url)? == MEGABYTE as u64, "{url} is incomplete");
+        }
+    }
+    lab.settle()?;
+    let count = reference.stop()?;
+    let after = lab.router().counters()?;
+    let core =
+        (after["core0"].rx_packets - before["core0"].rx_packets, after["core0"].rx_bytes - before["core0"].rx_bytes);
+    ensure!(core.0 == count.packets + count.other, "frames: {core:?} by the interface, {count:?} by tcpdump");
+    // Without XDP a veth counts the 14 bytes of the Ethernet header.
+    ensure!(count.other == 0 && core.1 == count.bytes + 14 * count.packets, "bytes: {core:?}, {count:?}");
+    lab.close()
+}
+
+#[test]
+fn torrents_arrive() -> Result<()> {
+    if !lab::require(
+        "torrents_arrive",
+        &["transmission-daemon", "transmission-create", "opentracker", "aria2c", "curl"],
+    ) {
+        return Ok(());
+    }
+    let lab = Lab::new(2)?;
+    let announce = format!("http://{INTERNET_V4}:{TRACKER_PORT}/announce");
+    let transfer = lab::make_torrent(&lab, "http", 8 * MEGABYTE, &announce)?;
+    let _tracker = Tracker::start(&lab, &[&transfer])?;
+    let seeder = Transmission::start(&lab, lab.internet(), &transfer.seed, &["--no-utp", "-O"])?;
+    seeder.add(&transfer)?;
+    let downloads = lab.subdirectory("downloads-transmission")?;
+    let mut leecher = Transmission::start(&lab, lab.subscriber(1), &downloads, &["--no-utp", "-O"])?;
+    leecher.add(&transfer)?;
+    let downloads = lab.subdirectory("downloads-aria2")?;
+    let mut aria2 = Aria2::start(&lab, lab.subscriber(2), &transfer, &downloads, &["--enable-dht=false"])?;
+    aria2.wait_complete(&transfer, Duration::from_secs(60))?;
+    leecher.wait_complete(Duration::from_secs(60))?;
+    ensure!(leecher.has(&transfer)?, "Transmission's copy differs");
+    ensure!(leecher.reported()?.received >= transfer.bytes, "{:?}", leecher.reported()?);
+    drop((leecher, seeder, aria2));
+    lab.close()
+}
