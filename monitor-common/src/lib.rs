@@ -1,15 +1,21 @@
 //! Header walk, classification and flow accounting, shared by the XDP program and the host.
 //!
 //! Nothing here does I/O, reads a clock, allocates or logs. The kernel's packet memory and maps are reached through two
-//! small traits, [`packet::Packet`] and `store::Store`; tests, replay and fuzzers implement them over plain memory.
+//! small traits, [`packet::Packet`] and [`store::Store`]; tests, replay and fuzzers implement them over plain memory.
 #![cfg_attr(not(test), no_std)]
 #![cfg_attr(target_arch = "bpf", feature(core_intrinsics), allow(internal_features))]
 
 pub mod cell;
 pub mod classify;
+pub mod engine;
+pub mod flow;
+pub mod key;
 pub mod limits;
+pub mod packet;
 pub mod payload;
 pub mod protocol;
 pub mod reason;
 pub mod signatures;
+pub mod store;
 pub mod tally;
+pub mod walk;

@@ -15,12 +15,20 @@ pub const MAX_IPV6_EXTENSIONS: u32 = 6;
 /// No header may start beyond this offset of a frame, in bytes; keeps packet offsets small for the verifier.
 pub const MAX_HEADER_OFFSET: usize = 1023;
 
+/// No single read of a header may start beyond this offset, in bytes: header start plus the longest header.
+pub const MAX_READ_OFFSET: usize = MAX_HEADER_OFFSET + 64;
+
 /// Bytes of a payload that may be looked into (an HTTP tracker announce shows `info_hash=` within about 300). Power of two.
 pub const WINDOW: usize = 512;
 /// Bytes kept from the end of a payload, for signatures with a fixed tail.
 pub const TAIL: usize = 8;
 /// Payload packets looked into per direction of a flow; 99.6 % of P2P flows show themselves within 4.
 pub const INSPECTED_PER_DIRECTION: u8 = 8;
+
+/// Packets of one direction without any payload after which a flow is no longer waited for.
+pub const PENDING_PACKETS: u64 = 64;
+/// A flow under inspection without packets for this long, in seconds, ends as unclassified at the next drain.
+pub const PENDING_IDLE_SECONDS: u16 = 15;
 
 /// Flows in one set of the flow cache: their tags and words fill exactly one 64-byte cache line.
 pub const WAYS: usize = 4;

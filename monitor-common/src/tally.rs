@@ -1,6 +1,6 @@
 //! Tallies: what is counted per (subscriber block, protocol, confidence). The contract of design section 3.
 
-use crate::cell::Cell;
+use crate::{cell::Cell, key::Address};
 
 /// What a tally counts about: one subscriber block, one protocol, one confidence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -26,6 +26,51 @@ impl TallyKey {
     /// The key of the catch-all tally, which takes what a full table refuses.
     pub const CATCH_ALL: Self =
         Self { address: [0; 16], realm: u32::MAX, prefix_len: 0, protocol: 0, confidence: 0, reserved: 0 };
+}
+
+/// A tally key where the agent reads it: three words, the last of them written last and 0 while the slot is unused.
+#[derive(Debug, Default)]
+#[repr(C)]
+pub struct SlotKey {
+    high: Cell,
+    low: Cell,
+    meta: Cell,
+}
+
+const _: () = assert!(core::mem::size_of::<SlotKey>() == 24);
+
+impl SlotKey {
+    /// Writes a key, or takes the slot out of use.
+    #[inline(always)]
+    pub fn write(&self, key: Option<&TallyKey>) {
+        let Some(key) = key else {
+            self.meta.store(0);
+            return;
+        };
+        let address = Address::v6(key.address);
+        self.high.store(address.high);
+        self.low.store(address.low);
+        let meta = (u64::from(key.realm) << 32)
+            | (u64::from(key.prefix_len) << 24)
+            | (u64::from(key.protocol) << 16)
+            | (u64::from(key.confidence) << 8)
+            | 1;
+        self.meta.swap(meta);
+    }
+
+    /// The key, if the slot is in use.
+    #[must_use]
+    pub fn read(&self) -> Option<TallyKey> {
+        let meta = self.meta.load();
+        (meta & 1 == 1).then(|| TallyKey {
+            address: Address { high: self.high.load(), low: self.low.load() }.bytes(),
+            realm: (meta >> 32) as u32,
+            prefix_len: (meta >> 24) as u8,
+            protocol: (meta >> 16) as u8,
+            confidence: (meta >> 8) as u8,
+            reserved: 0,
+        })
+    }
 }
 
 /// One tally in the mapped array. Counters only grow.

@@ -1,20 +1,11 @@
-//! The XDP program. Placeholder while the data path is being written: passes everything.
+//! The XDP program: context in, `XDP_PASS` out, whatever happens.
+//!
+//! Only glue lives here: [`packet`](bpf::packet) gives the shared code access to the frame, [`tables`](bpf::tables) to the maps.
+//! What can be tested without a kernel is in `monitor-common`. On the host this crate is an empty program.
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
 
 #[cfg(target_arch = "bpf")]
-mod bpf {
-    use aya_ebpf::{bindings::xdp_action, macros::xdp, programs::XdpContext};
-
-    #[xdp(frags)]
-    pub fn peertally(_context: XdpContext) -> u32 {
-        xdp_action::XDP_PASS
-    }
-
-    #[panic_handler]
-    fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
-        loop {}
-    }
-}
+mod bpf;
 
 #[cfg(not(target_arch = "bpf"))]
 fn main() {}

@@ -4,6 +4,8 @@
 
 use std::{fmt, net::IpAddr, str::FromStr};
 
+use monitor_common::key::Address;
+
 /// Block length of one IPv4 subscriber when none is given.
 pub const DEFAULT_ASSIGN_IPV4: u8 = 32;
 /// Block length of one IPv6 subscriber when none is given (RIPE-690 section 4.2).
@@ -84,6 +86,17 @@ impl FromStr for Pool {
             return Err(PoolError::HostBits { given: text.to_owned(), network, prefix_len });
         }
         Ok(Self { address, prefix_len, assign_len })
+    }
+}
+
+impl Pool {
+    /// The prefix as the data path keys it: address with IPv4 mapped into IPv6, prefix length and block length out of 128.
+    #[must_use]
+    pub fn mapped(&self) -> (Address, u8, u8) {
+        match self.address {
+            IpAddr::V4(v4) => (Address::v4(v4.to_bits()), self.prefix_len + 96, self.assign_len + 96),
+            IpAddr::V6(v6) => (Address::v6(v6.octets()), self.prefix_len, self.assign_len),
+        }
     }
 }
 

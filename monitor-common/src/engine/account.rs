@@ -1,0 +1,226 @@
+//! Where counts go: from a flow's counters into tallies, and straight into tallies for packets without a flow.
+
+use super::{Passage, counter_index, subscribers};
+use crate::{
+    cell::Cell,
+    flow::{ColdFlow, ColdSet, Ends, FlowSet, NO_SLOT, State, Word, pack, pack_slots, unpack, unpack_slots},
+    limits::WAYS,
+    protocol::{Confidence, Protocol, Verdict},
+    store::{Disposition, Event, Ledger, Settings, Store, node_index},
+    tally::{Direction, TallyKey},
+};
+
+/// Direction of a packet of a flow.
+#[inline(always)]
+const fn direction(ends: Ends, from_lower: bool) -> Direction {
+    match (ends, from_lower) {
+        (Ends::Both, _) => Direction::Local,
+        (Ends::Lower, true) | (Ends::Higher, false) => Direction::Up,
+        (Ends::Lower, false) | (Ends::Higher, true) => Direction::Down,
+    }
+}
+
+/// The slot of a tally key, made if need be; the catch-all when the table is full.
+#[inline(never)]
+pub(super) fn slot_of<S: Store>(store: &S, settings: &Settings, key: &TallyKey) -> u32 {
+    if let Some(slot) = store.find_slot(key) {
+        return slot;
+    }
+    if settings.next_slot.load() >= settings.slots {
+        store.count_event(Event::TallyRefused);
+        return 0;
+    }
+    let slot = settings.next_slot.fetch_add(1);
+    if slot >= settings.slots {
+        store.count_event(Event::TallyRefused);
+        return 0;
+    }
+    let slot = slot as u32;
+    // The key first: whoever finds the slot in the index finds its key written.
+    store.write_slot_key(slot, Some(key));
+    if store.enter_slot(key, slot) {
+        return slot;
+    }
+    store.write_slot_key(slot, None);
+    if let Some(found) = store.find_slot(key) {
+        store.count_event(Event::TallyRaced);
+        return found;
+    }
+    store.count_event(Event::TallyRefused);
+    0
+}
+
+/// Adds to a subscriber's tally.
+#[inline(always)]
+fn credit<S: Ledger>(store: &S, slot: u32, up: (u64, u64), down: (u64, u64), now_s: u64) {
+    let Some(tally) = store.tally(slot) else {
+        store.count_event(Event::Lost);
+        return;
+    };
+    tally.packets_up.add(up.0);
+    tally.bytes_up.add(up.1);
+    tally.packets_down.add(down.0);
+    tally.bytes_down.add(down.1);
+    tally.last_seen_s.store(now_s);
+}
+
+/// Adds to the tallies of both ends of a flow.
+#[inline(never)]
+pub(super) fn credit_ends<S: Ledger>(store: &S, slots: u64, forth: u64, back: u64, now_s: u64) {
+    let (lower, higher) = unpack_slots(slots);
+    let (forth, back) = (unpack(forth), unpack(back));
+    if lower != NO_SLOT {
+        credit(store, lower, forth, back, now_s);
+    }
+    if higher != NO_SLOT {
+        credit(store, higher, back, forth, now_s);
+    }
+}
+
+/// Counts one flow for the tallies of both ends.
+#[inline(always)]
+pub(super) fn count_flow<S: Ledger>(store: &S, slots: u64) {
+    let (lower, higher) = unpack_slots(slots);
+    if lower != NO_SLOT
+        && let Some(tally) = store.tally(lower)
+    {
+        tally.flows.add(1);
+    }
+    if higher != NO_SLOT
+        && let Some(tally) = store.tally(higher)
+    {
+        tally.flows.add(1);
+    }
+}
+
+/// Adds to a node-level tally.
+#[inline(always)]
+fn credit_node<S: Ledger>(
+    store: &S,
+    interface: u16,
+    direction: Direction,
+    verdict: (u8, u8),
+    counts: (u64, u64),
+    flows: u64,
+) {
+    let index = node_index(store.interface_number(interface), direction, verdict.0, verdict.1);
+    let Some(node) = store.node(index) else {
+        store.count_event(Event::Lost);
+        return;
+    };
+    node.packets.add(counts.0);
+    node.bytes.add(counts.1);
+    node.flows.add(flows);
+}
+
+/// Counts one flow at node level, in the direction of its first packet.
+#[inline(always)]
+pub(super) fn count_node_flow<S: Ledger>(store: &S, word: Word, verdict: (u8, u8)) {
+    let first = word.first_from_lower();
+    credit_node(store, word.interface(first), direction(word.ends(), first), verdict, (0, 0), 1);
+}
+
+/// Moves a flow's counters into its tallies. Safe at any time: each count is swapped out exactly once.
+#[inline(never)]
+pub(super) fn fold<S: Store>(store: &S, passage: &Passage<'_>, way: usize, word: Word) {
+    let forth = passage.set.counters[counter_index(way, true)].swap(0);
+    let back = passage.set.counters[counter_index(way, false)].swap(0);
+    if forth | back == 0 {
+        return;
+    }
+    let slots = passage.cold.flows[way & (WAYS - 1)].slots.load();
+    credit_ends(store, slots, forth, back, passage.now_s);
+    let verdict = (word.protocol_number(), word.confidence_number());
+    if forth != 0 {
+        credit_node(store, word.interface(true), direction(word.ends(), true), verdict, unpack(forth), 0);
+    }
+    if back != 0 {
+        credit_node(store, word.interface(false), direction(word.ends(), false), verdict, unpack(back), 0);
+    }
+}
+
+/// Ends a flow whose way the caller has locked: folds its counters, and counts it as unclassified if it had no verdict yet.
+#[inline(always)]
+pub(super) fn end_flow<S: Store>(store: &S, passage: &Passage<'_>, way: usize, word: Word) {
+    if word.state() == State::Inspecting {
+        count_flow(store, passage.cold.flows[way & (WAYS - 1)].slots.load());
+        count_node_flow(store, word, (Protocol::Unclassified as u8, Confidence::None as u8));
+    }
+    fold(store, passage, way, word);
+}
+
+/// Makes a verdict final, then counts the flow for it: by the one CPU whose compare-and-swap succeeds.
+#[inline(never)]
+pub(super) fn publish<S: Ledger>(store: &S, cell: &Cell, cold: &ColdFlow, verdict: Verdict) {
+    let slots = cold.slots.load();
+    let mut attempt = 0;
+    // Others only refresh the last-seen second meanwhile, once a second each: this cannot fail eight times.
+    while attempt < 8 {
+        let word = Word(cell.load());
+        if word.state() != State::Inspecting {
+            return;
+        }
+        if cell.replace(word.0, word.settled(verdict).0) {
+            count_flow(store, slots);
+            count_node_flow(store, word, (verdict.protocol as u8, verdict.confidence as u8));
+            return;
+        }
+        attempt += 1;
+    }
+    store.count_event(Event::Lost);
+}
+
+/// Settles a flow under inspection as unclassified if it has been idle for `idle_s` seconds; whether it is still pending.
+///
+/// For the drain and for the end of a replay: short flows never reach a verdict by themselves.
+pub fn settle_idle<S: Ledger>(store: &S, set: &FlowSet, cold: &ColdSet, way: usize, now_s: u64, idle_s: u16) -> bool {
+    let way = way & (WAYS - 1);
+    let word = Word(set.words[way].load());
+    if word.state() != State::Inspecting {
+        return false;
+    }
+    let age = (now_s as u16).wrapping_sub(word.second());
+    // An age of half the range or more means a packet came after `now_s` was read.
+    if word.protocol_number() != 0 || age < idle_s || age >= 0x8000 {
+        return true;
+    }
+    publish(store, &set.words[way], &cold.flows[way], Verdict::UNCLASSIFIED);
+    false
+}
+
+/// Counts a packet whose ends are no subscribers.
+#[inline(always)]
+pub(super) fn transit<S: Store>(store: &S, passage: &Passage<'_>) -> Disposition {
+    store.count_event(Event::Transit);
+    let counts = (1, u64::from(passage.headers.ip_bytes));
+    let verdict = Verdict::UNCLASSIFIED;
+    let numbers = if passage.headers.fragment != 0 { Verdict::FRAGMENT } else { verdict };
+    credit_node(
+        store,
+        passage.interface,
+        Direction::Transit,
+        (numbers.protocol as u8, numbers.confidence as u8),
+        counts,
+        0,
+    );
+    Disposition::Transit
+}
+
+/// Counts a packet straight into its subscribers' unclassified tallies: the set had no way to give.
+#[inline(never)]
+pub(super) fn direct<S: Store>(store: &S, passage: &Passage<'_>) -> Disposition {
+    let Some(ends) = subscribers::locate(store, passage.headers) else {
+        return transit(store, passage);
+    };
+    let verdict = if passage.headers.fragment != 0 { Verdict::FRAGMENT } else { Verdict::UNCLASSIFIED };
+    let slots = pack_slots(
+        ends.slot(store, passage.settings, true, verdict),
+        ends.slot(store, passage.settings, false, verdict),
+    );
+    let counts = pack(1, u64::from(passage.headers.ip_bytes));
+    let (forth, back) = if passage.from_lower { (counts, 0) } else { (0, counts) };
+    credit_ends(store, slots, forth, back, passage.now_s);
+    let numbers = (verdict.protocol as u8, verdict.confidence as u8);
+    credit_node(store, passage.interface, direction(ends.which(), passage.from_lower), numbers, unpack(counts), 0);
+    Disposition::Direct
+}

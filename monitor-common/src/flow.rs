@@ -1,0 +1,288 @@
+//! The flow cache: a set-associative table whose sets fill two adjacent cache lines.
+//!
+//! The first line of a [`FlowSet`] holds four tags and four words, which is all a lookup reads; the second holds the counters
+//! of the same four flows. One packet of a settled flow therefore touches one set and no tally: its counters are folded into
+//! the subscriber's tally when the flow is replaced, restarted or near overflow, and the agent adds what is still in the cache
+//! when it drains. What only a flow's first packets need lives in a [`ColdSet`] with the same index.
+//!
+//! Who may write what:
+//! * a way is claimed, settled, restarted or released by compare-and-swap on its word, so one CPU wins;
+//! * counters are only added to, or swapped for zero by the CPU that folds them: nothing is lost or counted twice;
+//! * the cold entry is written by the claimer before the word leaves [`State::Locked`]; later only inspection state changes.
+
+use crate::{
+    cell::Cell,
+    limits::WAYS,
+    protocol::{Confidence, Protocol, Verdict},
+};
+
+/// Tags, words and packed counters of four flows.
+#[repr(C, align(128))]
+#[derive(Default)]
+pub struct FlowSet {
+    /// Keyed hash of each flow's key; 0 when the way was never used.
+    pub tags: [Cell; WAYS],
+    /// [`Word`] of each flow.
+    pub words: [Cell; WAYS],
+    /// Packed counters ([`pack`]) of each flow: `2 * way` for lower to higher endpoint, `2 * way + 1` for the other direction.
+    pub counters: [Cell; 2 * WAYS],
+}
+
+const _: () = assert!(core::mem::size_of::<FlowSet>() == 128);
+
+/// What the slow path and the drain need to know of a flow.
+#[repr(C)]
+#[derive(Default)]
+pub struct ColdFlow {
+    /// Tally slots: lower endpoint in the low 32 bits, higher endpoint in the high 32; [`NO_SLOT`] for no subscriber.
+    pub slots: Cell,
+    /// A value a signature keeps for a later packet ([`crate::payload::FlowState::memo`]).
+    pub memo: Cell,
+    /// [`Progress`] of the inspection.
+    pub progress: Cell,
+    /// Counts claims of this way: two readings that agree bracket one flow.
+    pub generation: Cell,
+}
+
+/// Cold parts of the flows of one set.
+#[repr(C, align(128))]
+#[derive(Default)]
+pub struct ColdSet {
+    /// One per way.
+    pub flows: [ColdFlow; WAYS],
+}
+
+const _: () = assert!(core::mem::size_of::<ColdSet>() == 128);
+
+/// The slot number that means "this end is no subscriber".
+pub const NO_SLOT: u32 = u32::MAX;
+
+/// What a way holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum State {
+    /// Nothing.
+    Empty = 0,
+    /// One CPU is changing it; others count elsewhere.
+    Locked = 1,
+    /// A flow under inspection: its counters belong to the verdict to come.
+    Inspecting = 2,
+    /// A flow with its final verdict.
+    Settled = 3,
+}
+
+/// The word of a way: bits 0..16 last-seen second, 16..18 state, 18..24 protocol, 24..27 confidence, 27 first packet's
+/// direction, 28..30 direction class, 32..48 interface of lower-to-higher packets, 48..64 interface of the others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Word(pub u64);
+
+/// Which ends of a flow are subscribers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Ends {
+    /// The numerically lower endpoint only.
+    Lower = 0,
+    /// The numerically higher endpoint only.
+    Higher = 1,
+    /// Both.
+    Both = 2,
+}
+
+const EPOCH_MASK: u64 = 0xffff;
+const STATE_SHIFT: u32 = 16;
+const PROTOCOL_SHIFT: u32 = 18;
+const CONFIDENCE_SHIFT: u32 = 24;
+const FIRST_SHIFT: u32 = 27;
+const ENDS_SHIFT: u32 = 28;
+const INTERFACE_SHIFT: u32 = 32;
+
+impl Word {
+    /// The word of a way that one CPU is changing.
+    pub const LOCKED: Self = Self((State::Locked as u64) << STATE_SHIFT);
+    /// The word of an unused way.
+    pub const EMPTY: Self = Self(0);
+
+    /// The word of a new flow.
+    #[inline(always)]
+    #[must_use]
+    pub fn inspecting(second: u16, first_from_lower: bool, ends: Ends, interface: u16) -> Self {
+        let interface = u64::from(interface);
+        Self(
+            u64::from(second)
+                | ((State::Inspecting as u64) << STATE_SHIFT)
+                | (u64::from(first_from_lower) << FIRST_SHIFT)
+                | ((ends as u64) << ENDS_SHIFT)
+                | (interface << INTERFACE_SHIFT)
+                | (interface << (INTERFACE_SHIFT + 16)),
+        )
+    }
+
+    /// The same flow with its final verdict.
+    #[inline(always)]
+    #[must_use]
+    pub const fn settled(self, verdict: Verdict) -> Self {
+        let cleared = self.0 & !(0x7ff << STATE_SHIFT);
+        Self(
+            cleared
+                | ((State::Settled as u64) << STATE_SHIFT)
+                | ((verdict.protocol as u64) << PROTOCOL_SHIFT)
+                | ((verdict.confidence as u64) << CONFIDENCE_SHIFT),
+        )
+    }
+
+    /// The same flow, still under inspection, with its verdict being written by the caller: nobody else may settle or replace it.
+    #[inline(always)]
+    #[must_use]
+    pub const fn claimed_by(self, verdict: Verdict) -> Self {
+        Self(
+            (self.0 & !(0x1ff << PROTOCOL_SHIFT))
+                | ((verdict.protocol as u64) << PROTOCOL_SHIFT)
+                | ((verdict.confidence as u64) << CONFIDENCE_SHIFT),
+        )
+    }
+
+    /// The same flow, seen at `second` with a packet of this direction on `interface`.
+    #[inline(always)]
+    #[must_use]
+    pub const fn seen(self, second: u16, from_lower: bool, interface: u16) -> Self {
+        let shift = if from_lower { INTERFACE_SHIFT } else { INTERFACE_SHIFT + 16 };
+        let kept = self.0 & !EPOCH_MASK & !(0xffff << shift);
+        Self(kept | second as u64 | ((interface as u64) << shift))
+    }
+
+    /// Whether a settled flow's packet needs nothing but its counter: same second, same interface as the packet before.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_current(self, second: u16, from_lower: bool, interface: u16) -> bool {
+        let shift = if from_lower { INTERFACE_SHIFT } else { INTERFACE_SHIFT + 16 };
+        let wanted = second as u64 | ((State::Settled as u64) << STATE_SHIFT) | ((interface as u64) << shift);
+        let mask = EPOCH_MASK | (3 << STATE_SHIFT) | (0xffff << shift);
+        (self.0 ^ wanted) & mask == 0
+    }
+
+    /// What the way holds.
+    #[inline(always)]
+    #[must_use]
+    pub const fn state(self) -> State {
+        match (self.0 >> STATE_SHIFT) & 3 {
+            0 => State::Empty,
+            1 => State::Locked,
+            2 => State::Inspecting,
+            _ => State::Settled,
+        }
+    }
+
+    /// Low 16 bits of the second in which the flow was last seen.
+    #[inline(always)]
+    #[must_use]
+    pub const fn second(self) -> u16 {
+        (self.0 & EPOCH_MASK) as u16
+    }
+
+    /// Protocol number of a settled flow; 0 (unclassified) before.
+    #[inline(always)]
+    #[must_use]
+    pub const fn protocol_number(self) -> u8 {
+        ((self.0 >> PROTOCOL_SHIFT) & 0x3f) as u8
+    }
+
+    /// Confidence number of a settled flow; 0 (none) before.
+    #[inline(always)]
+    #[must_use]
+    pub const fn confidence_number(self) -> u8 {
+        ((self.0 >> CONFIDENCE_SHIFT) & 7) as u8
+    }
+
+    /// The verdict so far; `None` if the numbers are not ones this build knows.
+    #[must_use]
+    pub fn verdict(self) -> Option<Verdict> {
+        Some(Verdict {
+            protocol: Protocol::from_number(self.protocol_number())?,
+            confidence: Confidence::from_number(self.confidence_number())?,
+        })
+    }
+
+    /// Whether the flow's first packet came from the lower endpoint.
+    #[inline(always)]
+    #[must_use]
+    pub const fn first_from_lower(self) -> bool {
+        (self.0 >> FIRST_SHIFT) & 1 == 1
+    }
+
+    /// Which ends are subscribers.
+    #[inline(always)]
+    #[must_use]
+    pub const fn ends(self) -> Ends {
+        match (self.0 >> ENDS_SHIFT) & 3 {
+            0 => Ends::Lower,
+            1 => Ends::Higher,
+            _ => Ends::Both,
+        }
+    }
+
+    /// Interface (low 16 bits of its index) of the latest packet of a direction.
+    #[inline(always)]
+    #[must_use]
+    pub const fn interface(self, from_lower: bool) -> u16 {
+        let shift = if from_lower { INTERFACE_SHIFT } else { INTERFACE_SHIFT + 16 };
+        (self.0 >> shift) as u16
+    }
+}
+
+const BYTES_BITS: u32 = 40;
+const BYTES_MASK: u64 = (1 << BYTES_BITS) - 1;
+
+/// A flow counter of `packets` (24 bits) and `bytes` (40 bits), so that one atomic addition counts a packet.
+#[inline(always)]
+#[must_use]
+pub const fn pack(packets: u64, bytes: u64) -> u64 {
+    (packets << BYTES_BITS) | bytes
+}
+
+/// Packets and bytes of a packed counter.
+#[inline(always)]
+#[must_use]
+pub const fn unpack(counter: u64) -> (u64, u64) {
+    (counter >> BYTES_BITS, counter & BYTES_MASK)
+}
+
+/// How far the inspection of a flow has come: payload packets looked into per direction, and the signatures' marks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// Payload packets looked into, lower to higher endpoint.
+    pub inspected_lower: u8,
+    /// Payload packets looked into, higher to lower endpoint.
+    pub inspected_higher: u8,
+    /// [`crate::payload::FlowState::marks`].
+    pub marks: u32,
+}
+
+impl Progress {
+    /// The packed form.
+    #[inline(always)]
+    #[must_use]
+    pub const fn to_bits(self) -> u64 {
+        self.inspected_lower as u64 | ((self.inspected_higher as u64) << 8) | ((self.marks as u64) << 32)
+    }
+
+    /// From the packed form.
+    #[inline(always)]
+    #[must_use]
+    pub const fn from_bits(bits: u64) -> Self {
+        Self { inspected_lower: bits as u8, inspected_higher: (bits >> 8) as u8, marks: (bits >> 32) as u32 }
+    }
+}
+
+/// Both slots of a flow in one word.
+#[inline(always)]
+#[must_use]
+pub const fn pack_slots(lower: u32, higher: u32) -> u64 {
+    lower as u64 | ((higher as u64) << 32)
+}
+
+/// Slots of the lower and the higher endpoint.
+#[inline(always)]
+#[must_use]
+pub const fn unpack_slots(slots: u64) -> (u32, u32) {
+    (slots as u32, (slots >> 32) as u32)
+}

@@ -1,0 +1,75 @@
+//! The only way to packet bytes: a length, bounded fixed-size reads, and one copy of the payload's first bytes.
+//!
+//! The XDP program implements [`Packet`] over `data`/`data_end` of the kernel's `struct xdp_md`; replay, tests and fuzzers use
+//! [`Frame`] over a slice. Every read is bounds-tested by the implementation; nothing hands out slices of packet memory.
+
+use crate::{
+    limits::{MAX_READ_OFFSET, TAIL, WINDOW},
+    payload::Payload,
+};
+
+/// One received frame, starting at its Ethernet header.
+pub trait Packet {
+    /// Bytes of the frame that can be read.
+    fn readable(&self) -> usize;
+
+    /// Bytes the frame had on the wire: more than [`Self::readable`] for multi-buffer frames and truncated captures.
+    fn wire_len(&self) -> usize;
+
+    /// The `N` bytes at `offset`, or `None` when they are not all readable or `offset` is beyond [`MAX_READ_OFFSET`].
+    fn read<const N: usize>(&self, offset: usize) -> Option<[u8; N]>;
+
+    /// Copies the bytes at `offset` into the payload's window and tail.
+    ///
+    /// `payload.len` holds the length the headers claim; the copy is bounded by it, by the window and by what the frame held.
+    /// Sets `payload.captured` and zero-fills what the frame did not hold.
+    fn copy_payload(&self, offset: usize, payload: &mut Payload);
+}
+
+/// A frame in plain memory.
+#[derive(Clone, Copy, Debug)]
+pub struct Frame<'a> {
+    bytes: &'a [u8],
+    wire_len: usize,
+}
+
+impl<'a> Frame<'a> {
+    /// A frame of which `bytes` were captured and that had `wire_len` bytes on the wire.
+    #[must_use]
+    pub fn new(bytes: &'a [u8], wire_len: usize) -> Self {
+        Self { bytes, wire_len: wire_len.max(bytes.len()) }
+    }
+}
+
+impl Packet for Frame<'_> {
+    fn readable(&self) -> usize {
+        self.bytes.len()
+    }
+
+    fn wire_len(&self) -> usize {
+        self.wire_len
+    }
+
+    fn read<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
+        if offset > MAX_READ_OFFSET {
+            return None;
+        }
+        self.bytes.get(offset..)?.first_chunk::<N>().copied()
+    }
+
+    fn copy_payload(&self, offset: usize, payload: &mut Payload) {
+        let held = self.bytes.get(offset..).unwrap_or_default();
+        let claimed = payload.len as usize;
+        let bytes = &held[..held.len().min(claimed)];
+        let captured = bytes.len().min(WINDOW);
+        payload.window = [0; WINDOW];
+        payload.window[..captured].copy_from_slice(&bytes[..captured]);
+        payload.captured = captured as u32;
+        payload.tail = [0; TAIL];
+        if bytes.len() == claimed
+            && let Some(tail) = bytes.last_chunk::<TAIL>()
+        {
+            payload.tail = *tail;
+        }
+    }
+}

@@ -1,0 +1,192 @@
+//! The tables the engine works on: BPF maps in the kernel, plain memory on the host, mapped memory in the agent.
+
+use crate::{
+    cell::Cell,
+    flow::{ColdSet, FlowSet},
+    key::{Address, Seed},
+    payload::Payload,
+    protocol::{CONFIDENCE_SLOTS, PROTOCOL_SLOTS, Verdict},
+    reason::Reason,
+    tally::{Direction, NodeTally, Tally, TallyKey},
+};
+
+/// What the agent tells the program, and the clock both keep: the only entry of the `SETTINGS` map.
+#[derive(Debug, Default)]
+#[repr(C, align(64))]
+pub struct Settings {
+    /// Secret of the flow hash.
+    pub seed: Seed,
+    /// Number of flow sets minus one; the number is a power of two.
+    pub set_mask: u64,
+    /// Coarse time in seconds; moved on by the program's slow path and by the agent.
+    pub clock_s: Cell,
+    /// Slots handed out so far; slot 0 is the catch-all.
+    pub next_slot: Cell,
+    /// Slots there are.
+    pub slots: u64,
+    /// [`Inspection`] number.
+    pub inspection: u64,
+}
+
+const _: () = assert!(core::mem::size_of::<Settings>() == 64);
+
+/// How deep a packet may be looked into (design section 6).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u64)]
+pub enum Inspection {
+    /// Addresses, ports and sizes only.
+    Headers = 0,
+    /// Also protocol framing in the first payload bytes.
+    Framing = 1,
+}
+
+macro_rules! events {
+    ($($(#[$doc:meta])* $name:ident = $number:literal, $label:literal;)*) => {
+        /// Something rare that an operator wants counted. Numbers index a BPF map: append only, never renumber.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[repr(u8)]
+        pub enum Event { $($(#[$doc])* $name = $number,)* }
+
+        impl Event {
+            /// Every event, in number order.
+            pub const ALL: &'static [Event] = &[$(Event::$name,)*];
+
+            /// The label value used in metrics.
+            #[must_use]
+            pub const fn label(self) -> &'static str {
+                match self { $(Event::$name => $label,)* }
+            }
+        }
+    };
+}
+
+events! {
+    /// A flow entered the cache.
+    FlowNew = 0, "flow_new";
+    /// A TCP SYN restarted a flow that was in the cache.
+    FlowRestarted = 1, "flow_restarted";
+    /// An idle flow was replaced.
+    EvictedIdle = 2, "evicted_idle";
+    /// A flow without a P2P verdict was replaced while active, because its set was full.
+    EvictedUnclassified = 3, "evicted_unclassified";
+    /// A new flow found its set full of active P2P flows; its packets count as unclassified.
+    FlowRefused = 4, "flow_refused";
+    /// A packet met a way that another CPU was changing; it counts as unclassified.
+    FlowBusy = 5, "flow_busy";
+    /// The tally table was full: the traffic counts under the catch-all tally.
+    TallyRefused = 6, "tally_refused";
+    /// Two CPUs made the same tally at once; one slot stays unused.
+    TallyRaced = 7, "tally_raced";
+    /// A flow counter was folded because it neared its capacity.
+    FoldedOverflow = 8, "folded_overflow";
+    /// A table lookup that cannot fail did: traffic was not counted. Always 0 unless there is a bug.
+    Lost = 9, "lost";
+    /// A packet between two addresses that are no subscribers.
+    Transit = 10, "transit";
+}
+
+/// Number of events a table indexed by event needs; room to append.
+pub const EVENT_SLOTS: usize = 32;
+
+/// What happened to one packet, for replay and tests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Disposition {
+    /// Not counted as IP; the reason says why.
+    Skipped(Reason) = 0,
+    /// Counted as transit.
+    Transit = 1,
+    /// Counted in a flow that was in the cache.
+    Hit(Verdict) = 2,
+    /// Counted in a flow that this packet opened.
+    New(Verdict) = 3,
+    /// Counted in a flow that this packet restarted.
+    Restarted(Verdict) = 4,
+    /// Counted straight into the tallies, as unclassified.
+    Direct = 5,
+}
+
+impl Disposition {
+    /// The form in which the program reports it: number, then reason or protocol, then confidence.
+    #[must_use]
+    #[inline(always)]
+    pub const fn to_bits(self) -> u64 {
+        let (number, detail, confidence) = match self {
+            Self::Skipped(reason) => (0, reason as u64, 0),
+            Self::Transit => (1, 0, 0),
+            Self::Hit(verdict) => (2, verdict.protocol as u64, verdict.confidence as u64),
+            Self::New(verdict) => (3, verdict.protocol as u64, verdict.confidence as u64),
+            Self::Restarted(verdict) => (4, verdict.protocol as u64, verdict.confidence as u64),
+            Self::Direct => (5, 0, 0),
+        };
+        number | (detail << 8) | (confidence << 16)
+    }
+
+    /// From the reported form; `None` for numbers this build does not know.
+    #[must_use]
+    pub fn from_bits(bits: u64) -> Option<Self> {
+        use crate::protocol::{Confidence, Protocol};
+        let verdict = || {
+            Some(Verdict {
+                protocol: Protocol::from_number((bits >> 8) as u8)?,
+                confidence: Confidence::from_number((bits >> 16) as u8)?,
+            })
+        };
+        Some(match bits as u8 {
+            0 => Self::Skipped(*Reason::ALL.iter().find(|reason| **reason as u8 == (bits >> 8) as u8)?),
+            1 => Self::Transit,
+            2 => Self::Hit(verdict()?),
+            3 => Self::New(verdict()?),
+            4 => Self::Restarted(verdict()?),
+            5 => Self::Direct,
+            _ => return None,
+        })
+    }
+}
+
+/// The tables that counts end in.
+pub trait Ledger {
+    /// The tally of a slot.
+    fn tally(&self, slot: u32) -> Option<&Tally>;
+    /// The node-level tally at [`node_index`].
+    fn node(&self, index: u32) -> Option<&NodeTally>;
+    /// Number of an interface among the monitored ones.
+    fn interface_number(&self, interface: u16) -> u32;
+    /// Counts an event.
+    fn count_event(&self, event: Event);
+}
+
+/// All tables of the data path. Lookups answer `None` only where a kernel map lookup may.
+pub trait Store: Ledger {
+    /// Four flows.
+    fn flow_set(&self, index: u32) -> Option<&FlowSet>;
+    /// Their cold parts.
+    fn cold_set(&self, index: u32) -> Option<&ColdSet>;
+    /// Length in bits (out of 128) of the block that one subscriber gets in the pool that holds `address`.
+    fn pool(&self, address: Address) -> Option<u8>;
+    /// Slot of a tally key.
+    fn find_slot(&self, key: &TallyKey) -> Option<u32>;
+    /// Enters a key with its slot; whether it was not there before.
+    fn enter_slot(&self, key: &TallyKey, slot: u32) -> bool;
+    /// Writes the key of a slot, where the agent reads it; `None` takes the slot out of use.
+    fn write_slot_key(&self, slot: u32, key: Option<&TallyKey>);
+    /// Counts a skipped frame.
+    fn count_skip(&self, reason: Reason);
+    /// Coarse time in seconds.
+    fn now_s(&self, settings: &Settings) -> u64;
+    /// Lends the scratch payload of this CPU.
+    fn with_payload<R>(&self, work: impl FnOnce(&mut Payload) -> R) -> Option<R>;
+    /// Told what happened to each packet; does nothing in production.
+    fn note(&self, disposition: Disposition);
+}
+
+/// Entries of the node table per interface.
+pub const NODE_ENTRIES_PER_INTERFACE: usize = 4 * CONFIDENCE_SLOTS * PROTOCOL_SLOTS;
+
+/// Index of the node-level tally of an interface number, direction and verdict numbers.
+#[inline(always)]
+#[must_use]
+pub const fn node_index(interface_number: u32, direction: Direction, protocol: u8, confidence: u8) -> u32 {
+    ((interface_number * 4 + direction as u32) * CONFIDENCE_SLOTS as u32 + confidence as u32) * PROTOCOL_SLOTS as u32
+        + protocol as u32
+}

@@ -1,0 +1,159 @@
+//! The header walk: from an Ethernet frame to addresses, ports and the place of the payload.
+//!
+//! Never trusts a length: every IP length is bounded by what the frame had on the wire, every transport length by its IP
+//! packet. What is no IP packet ends as a numbered [`Reason`]; what is an IP packet is always counted, even when its
+//! transport header cannot be read (then as a flow without ports).
+
+use crate::{
+    key::{Address, FlowKey},
+    packet::Packet,
+    reason::Reason,
+};
+
+mod link;
+mod network;
+mod transport;
+mod tunnel;
+
+/// IP protocol numbers the walk knows (IANA "Protocol Numbers").
+pub mod ip_protocol {
+    /// IPv6 hop-by-hop options.
+    pub const HOP_BY_HOP: u8 = 0;
+    /// IPv4 in IP (RFC 2003).
+    pub const IPV4: u8 = 4;
+    /// TCP.
+    pub const TCP: u8 = 6;
+    /// UDP.
+    pub const UDP: u8 = 17;
+    /// IPv6 in IP (RFC 4213).
+    pub const IPV6: u8 = 41;
+    /// IPv6 routing header.
+    pub const ROUTING: u8 = 43;
+    /// IPv6 fragment header.
+    pub const FRAGMENT: u8 = 44;
+    /// GRE (RFC 2784).
+    pub const GRE: u8 = 47;
+    /// Authentication header (RFC 4302).
+    pub const AH: u8 = 51;
+    /// IPv6 no next header.
+    pub const NO_NEXT: u8 = 59;
+    /// IPv6 destination options.
+    pub const DESTINATION: u8 = 60;
+    /// IPv6 mobility header (RFC 6275).
+    pub const MOBILITY: u8 = 135;
+}
+
+/// TCP flag bits (RFC 9293 section 3.1).
+pub mod tcp_flag {
+    /// Synchronise.
+    pub const SYN: u8 = 0x02;
+    /// Acknowledgement.
+    pub const ACK: u8 = 0x10;
+}
+
+/// What the walk found in a frame that carries an IP packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Headers {
+    /// Sender of the innermost walked IP packet.
+    pub source: Address,
+    /// Receiver of the innermost walked IP packet.
+    pub destination: Address,
+    /// Sender of the outermost IP packet; equal to `source` outside tunnels.
+    pub outer_source: Address,
+    /// Receiver of the outermost IP packet.
+    pub outer_destination: Address,
+    /// Digest of the outer addresses; 0 outside tunnels.
+    pub tunnel: u64,
+    /// IP bytes of the outermost packet, bounded by the wire.
+    pub ip_bytes: u32,
+    /// Offset of the transport payload in the frame.
+    pub payload_offset: u32,
+    /// Length of the transport payload in bytes; 0 when there is none or its header cannot be read.
+    pub payload_len: u32,
+    /// Source port, 0 without ports.
+    pub source_port: u16,
+    /// Destination port, 0 without ports.
+    pub destination_port: u16,
+    /// IP protocol number of the innermost walked packet.
+    pub protocol: u8,
+    /// TCP flags, 0 for other protocols.
+    pub tcp_flags: u8,
+    /// 1 for a fragment that is not the first.
+    pub fragment: u8,
+}
+
+impl Headers {
+    /// The flow's key, and whether this packet comes from its lower endpoint.
+    #[inline(always)]
+    #[must_use]
+    pub fn flow_key(&self) -> (FlowKey, bool) {
+        let from_lower = if self.source.high != self.destination.high {
+            self.source.high < self.destination.high
+        } else if self.source.low != self.destination.low {
+            self.source.low < self.destination.low
+        } else {
+            self.source_port <= self.destination_port
+        };
+        let (lower, higher, lower_port, higher_port) = if from_lower {
+            (self.source, self.destination, self.source_port, self.destination_port)
+        } else {
+            (self.destination, self.source, self.destination_port, self.source_port)
+        };
+        let key = FlowKey {
+            lower,
+            higher,
+            lower_port,
+            higher_port,
+            protocol: self.protocol,
+            fragment: self.fragment,
+            tunnel: self.tunnel,
+        };
+        (key, from_lower)
+    }
+
+    /// Whether this packet opens a TCP connection: SYN without ACK.
+    #[inline(always)]
+    #[must_use]
+    pub const fn opens_connection(&self) -> bool {
+        self.tcp_flags & (tcp_flag::SYN | tcp_flag::ACK) == tcp_flag::SYN
+    }
+}
+
+/// Walks a frame.
+///
+/// # Errors
+/// The reason why the frame carries no countable IP packet.
+#[inline(always)]
+pub fn walk<P: Packet>(packet: &P) -> Result<Headers, Reason> {
+    let link = link::walk(packet)?;
+    let outer = if link.version == 4 {
+        network::ipv4(packet, link.offset, packet.readable(), true)
+    } else {
+        network::ipv6(packet, link.offset, packet.readable(), true)
+    }?;
+    let mut headers = Headers {
+        source: outer.source,
+        destination: outer.destination,
+        outer_source: outer.source,
+        outer_destination: outer.destination,
+        tunnel: 0,
+        ip_bytes: (outer.end - link.offset) as u32,
+        payload_offset: 0,
+        payload_len: 0,
+        source_port: 0,
+        destination_port: 0,
+        protocol: outer.protocol,
+        tcp_flags: 0,
+        fragment: outer.fragment,
+    };
+    if outer.fragment == 0 {
+        transport::walk(packet, outer.offset, outer.end, &mut headers);
+        if tunnel::may_start(&headers) {
+            // A copy, so that the headers of ordinary packets can stay in registers.
+            let mut inner = headers;
+            tunnel::walk(packet, outer.offset, outer.end, &mut inner);
+            headers = inner;
+        }
+    }
+    Ok(headers)
+}

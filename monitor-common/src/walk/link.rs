@@ -1,0 +1,102 @@
+//! Link layer: Ethernet II, up to two VLAN tags (802.1Q, 802.1ad), PPPoE sessions (RFC 2516), MPLS labels (RFC 3032).
+
+use crate::{
+    limits::{MAX_MPLS_LABELS, MAX_VLAN_TAGS},
+    packet::Packet,
+    reason::Reason,
+};
+
+/// Ethertypes (IEEE registry).
+mod ethertype {
+    pub(super) const IPV4: u16 = 0x0800;
+    pub(super) const IPV6: u16 = 0x86dd;
+    pub(super) const VLAN: u16 = 0x8100;
+    pub(super) const SERVICE_VLAN: u16 = 0x88a8;
+    pub(super) const QINQ_LEGACY: u16 = 0x9100;
+    pub(super) const MPLS: u16 = 0x8847;
+    pub(super) const MPLS_MULTICAST: u16 = 0x8848;
+    pub(super) const PPPOE_SESSION: u16 = 0x8864;
+}
+
+/// PPP protocol numbers (RFC 1661; IPv6: RFC 5072).
+mod ppp {
+    pub(super) const IPV4: u16 = 0x0021;
+    pub(super) const IPV6: u16 = 0x0057;
+}
+
+/// Bytes of an Ethernet II header.
+const ETHERNET_LEN: usize = 14;
+
+/// Where the IP header starts and what the link layer says it is.
+pub(super) struct Link {
+    /// Offset of the IP header.
+    pub(super) offset: usize,
+    /// 4 or 6.
+    pub(super) version: u8,
+}
+
+#[inline(always)]
+const fn is_vlan(ethertype: u16) -> bool {
+    matches!(ethertype, ethertype::VLAN | ethertype::SERVICE_VLAN | ethertype::QINQ_LEGACY)
+}
+
+#[inline(always)]
+pub(super) fn walk<P: Packet>(packet: &P) -> Result<Link, Reason> {
+    let mut ethertype = u16::from_be_bytes(packet.read::<2>(ETHERNET_LEN - 2).ok_or(Reason::ShortFrame)?);
+    let mut offset = ETHERNET_LEN;
+    if ethertype == ethertype::IPV4 {
+        return Ok(Link { offset, version: 4 });
+    }
+    if ethertype == ethertype::IPV6 {
+        return Ok(Link { offset, version: 6 });
+    }
+    let mut tags = 0;
+    while tags < MAX_VLAN_TAGS && is_vlan(ethertype) {
+        ethertype = u16::from_be_bytes(packet.read::<2>(offset + 2).ok_or(Reason::ShortFrame)?);
+        offset += 4;
+        tags += 1;
+    }
+    match ethertype {
+        ethertype::IPV4 => Ok(Link { offset, version: 4 }),
+        ethertype::IPV6 => Ok(Link { offset, version: 6 }),
+        ethertype::PPPOE_SESSION => pppoe(packet, offset),
+        ethertype::MPLS | ethertype::MPLS_MULTICAST => mpls(packet, offset),
+        _ if is_vlan(ethertype) => Err(Reason::VlanDepth),
+        _ => Err(Reason::NotIp),
+    }
+}
+
+/// RFC 2516 section 4: version 1, type 1, code 0 for session data; then a PPP protocol number.
+#[inline(always)]
+fn pppoe<P: Packet>(packet: &P, offset: usize) -> Result<Link, Reason> {
+    let [version_type, code, _, _, _, _, high, low] = packet.read::<8>(offset).ok_or(Reason::ShortFrame)?;
+    if version_type != 0x11 || code != 0 {
+        return Err(Reason::BadPppoe);
+    }
+    match u16::from_be_bytes([high, low]) {
+        ppp::IPV4 => Ok(Link { offset: offset + 8, version: 4 }),
+        ppp::IPV6 => Ok(Link { offset: offset + 8, version: 6 }),
+        _ => Err(Reason::NotIp),
+    }
+}
+
+/// RFC 3032: labels until the bottom-of-stack bit; the IP version nibble tells what follows (RFC 4928 section 3).
+#[inline(always)]
+fn mpls<P: Packet>(packet: &P, start: usize) -> Result<Link, Reason> {
+    let mut offset = start;
+    let mut labels = 0;
+    while labels < MAX_MPLS_LABELS {
+        let [_, _, bottom, _] = packet.read::<4>(offset).ok_or(Reason::ShortFrame)?;
+        offset += 4;
+        labels += 1;
+        if bottom & 1 == 1 {
+            let [first] = packet.read::<1>(offset).ok_or(Reason::ShortFrame)?;
+            return match first >> 4 {
+                4 => Ok(Link { offset, version: 4 }),
+                6 => Ok(Link { offset, version: 6 }),
+                _ => Err(Reason::NotIp),
+            };
+        }
+    }
+    Err(Reason::MplsDepth)
+}

@@ -1,0 +1,49 @@
+//! Transport layer: ports, TCP flags and the place of the payload (TCP: RFC 9293, UDP: RFC 768).
+
+use super::{Headers, ip_protocol};
+use crate::{limits::MAX_HEADER_OFFSET, packet::Packet};
+
+/// Bytes of a TCP header without options.
+const TCP_LEN: usize = 20;
+/// Bytes of a UDP header.
+const UDP_LEN: usize = 8;
+
+/// Fills in ports, flags and payload of the transport header at `offset`, inside an IP packet that ends at `end`.
+///
+/// What the IP packet does not hold is not read: padding behind it never turns into ports.
+#[inline(always)]
+pub(super) fn walk<P: Packet>(packet: &P, offset: usize, end: usize, headers: &mut Headers) {
+    if offset > MAX_HEADER_OFFSET || offset + UDP_LEN > end {
+        return;
+    }
+    if headers.protocol == ip_protocol::TCP {
+        if let Some([a, b, c, d]) = packet.read::<4>(offset) {
+            headers.source_port = u16::from_be_bytes([a, b]);
+            headers.destination_port = u16::from_be_bytes([c, d]);
+        }
+        let Some([data_offset, flags]) = packet.read::<2>(offset + 12) else { return };
+        let header_len = usize::from(data_offset >> 4) * 4;
+        let payload = offset + header_len;
+        if offset + TCP_LEN > end {
+            return;
+        }
+        headers.tcp_flags = flags;
+        if header_len >= TCP_LEN && payload < end {
+            headers.payload_offset = payload as u32;
+            headers.payload_len = (end - payload) as u32;
+        }
+    } else if headers.protocol == ip_protocol::UDP
+        && let Some([a, b, c, d, e, f, _, _]) = packet.read::<UDP_LEN>(offset)
+    {
+        headers.source_port = u16::from_be_bytes([a, b]);
+        headers.destination_port = u16::from_be_bytes([c, d]);
+        let claimed = usize::from(u16::from_be_bytes([e, f]));
+        let held = end - offset;
+        // A UDP length of 0 is a jumbogram (RFC 2675) or segmentation offload: then the IP length counts.
+        let length = if claimed == 0 || claimed > held { held } else { claimed };
+        if length > UDP_LEN {
+            headers.payload_offset = (offset + UDP_LEN) as u32;
+            headers.payload_len = (length - UDP_LEN) as u32;
+        }
+    }
+}

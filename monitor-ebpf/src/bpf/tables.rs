@@ -1,0 +1,174 @@
+//! The BPF maps, and the shared code's view of them.
+//!
+//! Array maps are memory-mapped by the agent (`BPF_F_MMAPABLE`): draining a million tallies takes no system call.
+//! Capacities here are the smallest that load; the agent sets the real ones.
+
+use aya_ebpf::{
+    Global,
+    bindings::{BPF_F_MMAPABLE, BPF_F_RDONLY_PROG, BPF_NOEXIST},
+    helpers::generated::bpf_ktime_get_coarse_ns,
+    macros::map,
+    maps::{Array, HashMap, LpmTrie, PerCpuArray, lpm_trie::Key},
+};
+use monitor_common::{
+    cell::Cell,
+    flow::{ColdSet, FlowSet},
+    key::Address,
+    limits::{MAX_INTERFACES, MAX_POOLS},
+    payload::Payload,
+    reason::{REASON_SLOTS, Reason},
+    store::{Disposition, EVENT_SLOTS, Event, Ledger, NODE_ENTRIES_PER_INTERFACE, Settings, Store},
+    tally::{NodeTally, SlotKey, Tally, TallyKey},
+};
+
+#[map]
+static SETTINGS: Array<Settings> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+#[map]
+static FLOWS: Array<FlowSet> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+#[map]
+static COLD_FLOWS: Array<ColdSet> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+#[map]
+static TALLIES: Array<Tally> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+#[map]
+static TALLY_KEYS: Array<SlotKey> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+#[map]
+static TALLY_SLOTS: HashMap<TallyKey, u32> = HashMap::with_max_entries(1, 0);
+#[map]
+static NODE: Array<NodeTally> =
+    Array::with_max_entries((MAX_INTERFACES * NODE_ENTRIES_PER_INTERFACE) as u32, BPF_F_MMAPABLE);
+#[map]
+static INTERFACES: HashMap<u32, u32> = HashMap::with_max_entries(MAX_INTERFACES as u32, BPF_F_RDONLY_PROG);
+#[map]
+static POOLS: LpmTrie<[u8; 16], u32> = LpmTrie::with_max_entries(MAX_POOLS, 0);
+#[map]
+static SKIPS: PerCpuArray<u64> = PerCpuArray::with_max_entries(REASON_SLOTS as u32, 0);
+#[map]
+static EVENTS: PerCpuArray<u64> = PerCpuArray::with_max_entries(EVENT_SLOTS as u32, 0);
+#[map]
+static SCRATCH: PerCpuArray<Payload> = PerCpuArray::with_max_entries(1, 0);
+/// Entry 0: wire length of the frame being replayed; entry 1: what became of it.
+#[map]
+static REPLAY: Array<Cell> = Array::with_max_entries(2, BPF_F_MMAPABLE);
+
+/// 1 in a program that replays captures through the test runner; the verifier removes the code behind a 0.
+#[unsafe(no_mangle)]
+static REPLAYING: Global<u8> = Global::new(0);
+
+/// The settings, which are there as soon as the maps are.
+#[inline(always)]
+pub(super) fn settings() -> Option<&'static Settings> {
+    SETTINGS.get(0)
+}
+
+/// Wire length of a replayed frame; `None` in a program that is attached.
+#[inline(always)]
+pub(super) fn replayed_wire_len() -> Option<usize> {
+    if REPLAYING.load() == 0 {
+        return None;
+    }
+    REPLAY.get(0).map(|cell| cell.load() as usize)
+}
+
+/// All maps.
+pub(super) struct Maps;
+
+impl Ledger for Maps {
+    #[inline(always)]
+    fn tally(&self, slot: u32) -> Option<&Tally> {
+        TALLIES.get(slot)
+    }
+
+    #[inline(always)]
+    fn node(&self, index: u32) -> Option<&NodeTally> {
+        NODE.get(index)
+    }
+
+    #[inline(always)]
+    fn interface_number(&self, interface: u16) -> u32 {
+        // SAFETY: only the agent writes this map, before it attaches the program.
+        unsafe { INTERFACES.get(u32::from(interface)) }.copied().unwrap_or(MAX_INTERFACES as u32 - 1)
+    }
+
+    #[inline(always)]
+    fn count_event(&self, event: Event) {
+        if let Some(counter) = EVENTS.get_ptr_mut(event as u32) {
+            // SAFETY: a per-CPU value; nothing else writes it while this program runs on the CPU.
+            unsafe { *counter += 1 };
+        }
+    }
+}
+
+impl Store for Maps {
+    #[inline(always)]
+    fn flow_set(&self, index: u32) -> Option<&FlowSet> {
+        FLOWS.get(index)
+    }
+
+    #[inline(always)]
+    fn cold_set(&self, index: u32) -> Option<&ColdSet> {
+        COLD_FLOWS.get(index)
+    }
+
+    #[inline(always)]
+    fn pool(&self, address: Address) -> Option<u8> {
+        POOLS.get(Key::new(128, address.bytes())).map(|prefix_len| *prefix_len as u8)
+    }
+
+    #[inline(always)]
+    fn find_slot(&self, key: &TallyKey) -> Option<u32> {
+        // SAFETY: entries are only ever added; a slot number is read in one load.
+        unsafe { TALLY_SLOTS.get(key) }.copied()
+    }
+
+    #[inline(always)]
+    fn enter_slot(&self, key: &TallyKey, slot: u32) -> bool {
+        TALLY_SLOTS.insert(key, slot, u64::from(BPF_NOEXIST)).is_ok()
+    }
+
+    #[inline(always)]
+    fn write_slot_key(&self, slot: u32, key: Option<&TallyKey>) {
+        match TALLY_KEYS.get(slot) {
+            Some(cell) => cell.write(key),
+            None => self.count_event(Event::Lost),
+        }
+    }
+
+    #[inline(always)]
+    fn count_skip(&self, reason: Reason) {
+        if let Some(counter) = SKIPS.get_ptr_mut(reason as u32) {
+            // SAFETY: as in `count_event`.
+            unsafe { *counter += 1 };
+        }
+    }
+
+    #[inline(always)]
+    fn now_s(&self, settings: &Settings) -> u64 {
+        let clock = settings.clock_s.load();
+        if REPLAYING.load() != 0 {
+            return clock;
+        }
+        // SAFETY: a helper without arguments.
+        let now = unsafe { bpf_ktime_get_coarse_ns() } / 1_000_000_000;
+        if now != clock {
+            settings.clock_s.store(now);
+        }
+        now
+    }
+
+    #[inline(always)]
+    fn with_payload<R>(&self, work: impl FnOnce(&mut Payload) -> R) -> Option<R> {
+        let payload = SCRATCH.get_ptr_mut(0)?;
+        // SAFETY: per-CPU scratch; XDP programs are not re-entered on a CPU, and `work` is the only borrower.
+        Some(work(unsafe { &mut *payload }))
+    }
+
+    #[inline(always)]
+    fn note(&self, disposition: Disposition) {
+        if REPLAYING.load() == 0 {
+            return;
+        }
+        if let Some(cell) = REPLAY.get(1) {
+            cell.store(disposition.to_bits());
+        }
+    }
+}

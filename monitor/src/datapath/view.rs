@@ -1,0 +1,202 @@
+//! The tables of the data path as slices, and the reading of them that a drain is made of.
+//!
+//! Order matters: tallies are read before the flow cache. A flow that is folded in between is then missing once rather than
+//! counted twice, and the next reading has it; callers keep the higher of two readings, so nothing exported goes down.
+
+use std::cell::Cell as Local;
+
+use monitor_common::{
+    engine::settle_idle,
+    flow::{ColdSet, Ends, FlowSet, NO_SLOT, State, Word, unpack, unpack_slots},
+    limits::{MAX_INTERFACES, WAYS},
+    store::{Event, Ledger, NODE_ENTRIES_PER_INTERFACE, Settings, node_index},
+    tally::{Direction, NodeTally, SlotKey, Tally, Totals},
+};
+
+use crate::snapshot::Pending;
+
+/// All tables that are read without a system call.
+#[derive(Clone, Copy)]
+pub struct View<'a> {
+    /// Settings and clock.
+    pub settings: &'a Settings,
+    /// The flow cache.
+    pub flows: &'a [FlowSet],
+    /// Cold parts of the flow cache, same indices.
+    pub cold: &'a [ColdSet],
+    /// Tallies by slot.
+    pub tallies: &'a [Tally],
+    /// Their keys.
+    pub keys: &'a [SlotKey],
+    /// Node-level tallies.
+    pub node: &'a [NodeTally],
+    /// Numbers of the monitored interfaces, by the low 16 bits of their index.
+    pub interfaces: &'a [(u16, u32)],
+}
+
+/// Cumulative node-level counters of one index of the node table.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct NodeCounts {
+    /// IP packets.
+    pub packets: u64,
+    /// IP bytes.
+    pub bytes: u64,
+    /// Flows.
+    pub flows: u64,
+}
+
+/// What one reading found.
+#[derive(Clone, Debug, Default)]
+pub struct Reading {
+    /// Counters by slot, flows still in the cache included.
+    pub totals: Vec<Totals>,
+    /// Counters by node index.
+    pub node: Vec<NodeCounts>,
+    /// Ways in use.
+    pub flows: u64,
+    /// Flows still under inspection; their traffic is in no other number.
+    pub pending: Pending,
+    /// Verdict writes that failed; always 0 unless there is a bug.
+    pub lost: u64,
+}
+
+/// The tallies as [`settle_idle`] needs them.
+struct Books<'a> {
+    view: View<'a>,
+    lost: Local<u64>,
+}
+
+impl Ledger for Books<'_> {
+    fn tally(&self, slot: u32) -> Option<&Tally> {
+        self.view.tallies.get(slot as usize)
+    }
+
+    fn node(&self, index: u32) -> Option<&NodeTally> {
+        self.view.node.get(index as usize)
+    }
+
+    fn interface_number(&self, interface: u16) -> u32 {
+        self.view.interface_number(interface)
+    }
+
+    fn count_event(&self, _event: Event) {
+        self.lost.set(self.lost.get() + 1);
+    }
+}
+
+impl View<'_> {
+    /// Slots that have been handed out.
+    #[must_use]
+    pub fn slots_in_use(&self) -> usize {
+        usize::try_from(self.settings.next_slot.load())
+            .map_or(self.tallies.len(), |slots| slots.min(self.tallies.len()))
+    }
+
+    fn interface_number(&self, interface: u16) -> u32 {
+        let found = self.interfaces.iter().find(|(index, _)| *index == interface);
+        found.map_or(MAX_INTERFACES as u32 - 1, |(_, number)| *number)
+    }
+
+    /// Settles flows idle for `idle_s` seconds, then reads every counter.
+    #[must_use]
+    pub fn read(&self, idle_s: u16) -> Reading {
+        let mut reading = Reading::default();
+        self.settle(idle_s, &mut reading);
+        let slots = self.slots_in_use();
+        reading.totals.extend(self.tallies[..slots].iter().map(Tally::totals));
+        reading.node.extend(self.node.iter().map(|node| NodeCounts {
+            packets: node.packets.load(),
+            bytes: node.bytes.load(),
+            flows: node.flows.load(),
+        }));
+        for (set, cold) in self.flows.iter().zip(self.cold) {
+            for way in 0..WAYS {
+                self.read_flow(set, cold, way, &mut reading);
+            }
+        }
+        reading
+    }
+
+    fn settle(&self, idle_s: u16, reading: &mut Reading) {
+        let books = Books { view: *self, lost: Local::new(0) };
+        let now_s = self.settings.clock_s.load();
+        for (set, cold) in self.flows.iter().zip(self.cold) {
+            for way in 0..WAYS {
+                if Word(set.words[way].load()).state() == State::Inspecting {
+                    settle_idle(&books, set, cold, way, now_s, idle_s);
+                }
+            }
+        }
+        reading.lost = books.lost.get();
+    }
+
+    /// Adds what one flow in the cache has counted to the totals of its subscribers.
+    fn read_flow(&self, set: &FlowSet, cold: &ColdSet, way: usize, reading: &mut Reading) {
+        let word = Word(set.words[way].load());
+        if matches!(word.state(), State::Empty | State::Locked) {
+            return;
+        }
+        reading.flows += 1;
+        let generation = cold.flows[way].generation.load();
+        let slots = cold.flows[way].slots.load();
+        let forth = unpack(set.counters[2 * way].load());
+        let back = unpack(set.counters[2 * way + 1].load());
+        let after = Word(set.words[way].load());
+        let same_verdict = after.state() == word.state()
+            && after.protocol_number() == word.protocol_number()
+            && after.confidence_number() == word.confidence_number();
+        if !same_verdict || cold.flows[way].generation.load() != generation {
+            // Replaced or settled meanwhile: the next reading has it.
+            return;
+        }
+        if word.state() == State::Inspecting {
+            reading.pending.flows += 1;
+            reading.pending.packets += forth.0 + back.0;
+            reading.pending.bytes += forth.1 + back.1;
+            return;
+        }
+        let (lower, higher) = unpack_slots(slots);
+        add(&mut reading.totals, lower, forth, back);
+        add(&mut reading.totals, higher, back, forth);
+        for (from_lower, counts) in [(true, forth), (false, back)] {
+            let direction = match (word.ends(), from_lower) {
+                (Ends::Both, _) => Direction::Local,
+                (Ends::Lower, true) | (Ends::Higher, false) => Direction::Up,
+                (Ends::Lower, false) | (Ends::Higher, true) => Direction::Down,
+            };
+            let interface = self.interface_number(word.interface(from_lower));
+            let index = node_index(interface, direction, word.protocol_number(), word.confidence_number());
+            if let Some(node) = reading.node.get_mut(index as usize) {
+                node.packets += counts.0;
+                node.bytes += counts.1;
+            }
+        }
+    }
+}
+
+fn add(totals: &mut Vec<Totals>, slot: u32, up: (u64, u64), down: (u64, u64)) {
+    if slot == NO_SLOT {
+        return;
+    }
+    let slot = slot as usize;
+    if slot >= totals.len() {
+        // Handed out since the tallies were read.
+        totals.resize(slot + 1, Totals::default());
+    }
+    let totals = &mut totals[slot];
+    totals.packets_up += up.0;
+    totals.bytes_up += up.1;
+    totals.packets_down += down.0;
+    totals.bytes_down += down.1;
+}
+
+/// Interface number, direction, protocol number and confidence number of a node index.
+#[must_use]
+pub fn node_index_parts(index: usize) -> (usize, Direction, u8, u8) {
+    use monitor_common::protocol::{CONFIDENCE_SLOTS, PROTOCOL_SLOTS};
+    let interface = index / NODE_ENTRIES_PER_INTERFACE;
+    let protocol = index % PROTOCOL_SLOTS;
+    let confidence = index / PROTOCOL_SLOTS % CONFIDENCE_SLOTS;
+    let direction = Direction::ALL[index / PROTOCOL_SLOTS / CONFIDENCE_SLOTS % Direction::ALL.len()];
+    (interface, direction, protocol as u8, confidence as u8)
+}
