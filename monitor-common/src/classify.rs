@@ -6,7 +6,7 @@
 use crate::{
     payload::{FlowState, Payload, Transport},
     protocol::{Protocol, Verdict},
-    signatures::bittorrent,
+    signatures::{bittorrent, edonkey, gnutella, gnutella2, kademlia},
 };
 
 /// Tries each signature in turn; expands to straight-line code, since the verifier and LLVM like no function tables.
@@ -25,11 +25,17 @@ pub fn classify(transport: Transport, payload: &Payload, state: &mut FlowState) 
         Transport::Tcp => {
             first_match!(payload, state;
                 bittorrent::tcp => Protocol::BitTorrent,
+                edonkey::tcp => Protocol::EDonkey,
+                gnutella::tcp => Protocol::Gnutella,
             );
         }
         Transport::Udp => {
             first_match!(payload, state;
                 bittorrent::udp => Protocol::BitTorrent,
+                edonkey::udp => Protocol::EDonkey,
+                kademlia::udp => Protocol::Kademlia,
+                gnutella::udp => Protocol::Gnutella,
+                gnutella2::udp => Protocol::Gnutella2,
             );
         }
     }

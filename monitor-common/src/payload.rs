@@ -15,8 +15,10 @@ pub enum Transport {
 }
 
 /// The first bytes of one packet's transport payload, and what the headers said about it.
+///
+/// Aligned to 8 bytes, so that the window can be read as words: the BPF target splits unaligned loads into single bytes.
 #[derive(Clone, Debug)]
-#[repr(C)]
+#[repr(C, align(8))]
 pub struct Payload {
     /// The first bytes of the payload, zero-filled.
     pub window: [u8; WINDOW],
@@ -33,6 +35,9 @@ pub struct Payload {
     /// 1 when the packet came from the flow's numerically lower endpoint: the direction, for state across packets.
     pub from_lower: u32,
 }
+
+const _: () = assert!(core::mem::offset_of!(Payload, window) == 0);
+const _: () = assert!(core::mem::align_of::<Payload>() == 8 && WINDOW.is_power_of_two());
 
 impl Payload {
     /// An empty payload.
@@ -73,52 +78,85 @@ impl Payload {
         self.window[offset & (WINDOW - 1)]
     }
 
-    /// Big-endian 16-bit integer at `offset`.
+    /// The aligned word number `index` of the window; the index wraps like an offset.
     #[inline(always)]
-    #[must_use]
-    pub fn be16(&self, offset: usize) -> u16 {
-        u16::from_be_bytes([self.byte(offset), self.byte(offset + 1)])
+    fn word(&self, index: usize) -> u64 {
+        // SAFETY: `window` is the first field of a type aligned to 8 bytes (asserted above), so it is a valid, aligned
+        // array of `WINDOW / 8` words; every bit pattern is a valid `u64`.
+        let words = unsafe { &*(&raw const self.window).cast::<[u64; WINDOW / 8]>() };
+        u64::from_le(words[index & (WINDOW / 8 - 1)])
     }
 
-    /// Big-endian 32-bit integer at `offset`.
+    /// Little-endian 64-bit integer at `offset`: one or two word loads, however `offset` is aligned.
     #[inline(always)]
     #[must_use]
-    pub fn be32(&self, offset: usize) -> u32 {
-        u32::from_be_bytes([self.byte(offset), self.byte(offset + 1), self.byte(offset + 2), self.byte(offset + 3)])
-    }
-
-    /// Big-endian 64-bit integer at `offset`.
-    #[inline(always)]
-    #[must_use]
-    pub fn be64(&self, offset: usize) -> u64 {
-        (u64::from(self.be32(offset)) << 32) | u64::from(self.be32(offset + 4))
-    }
-
-    /// Little-endian 16-bit integer at `offset`.
-    #[inline(always)]
-    #[must_use]
-    pub fn le16(&self, offset: usize) -> u16 {
-        self.be16(offset).swap_bytes()
+    pub fn le64(&self, offset: usize) -> u64 {
+        let shift = (offset & 7) * 8;
+        // Shifting twice keeps each shift below 64 when the offset is aligned.
+        (self.word(offset >> 3) >> shift) | ((self.word((offset >> 3) + 1) << 1) << (63 - shift))
     }
 
     /// Little-endian 32-bit integer at `offset`.
     #[inline(always)]
     #[must_use]
     pub fn le32(&self, offset: usize) -> u32 {
-        self.be32(offset).swap_bytes()
+        self.le64(offset) as u32
     }
 
-    /// Whether the payload holds `literal` at the constant `offset`, inside what the frame held.
+    /// Little-endian 16-bit integer at `offset`.
+    #[inline(always)]
+    #[must_use]
+    pub fn le16(&self, offset: usize) -> u16 {
+        self.le64(offset) as u16
+    }
+
+    /// Big-endian 64-bit integer at `offset`.
+    #[inline(always)]
+    #[must_use]
+    pub fn be64(&self, offset: usize) -> u64 {
+        self.le64(offset).swap_bytes()
+    }
+
+    /// Big-endian 32-bit integer at `offset`.
+    #[inline(always)]
+    #[must_use]
+    pub fn be32(&self, offset: usize) -> u32 {
+        self.le32(offset).swap_bytes()
+    }
+
+    /// Big-endian 16-bit integer at `offset`.
+    #[inline(always)]
+    #[must_use]
+    pub fn be16(&self, offset: usize) -> u16 {
+        self.le16(offset).swap_bytes()
+    }
+
+    /// Whether the payload holds `literal` at `offset`, inside what the frame held.
     #[inline(always)]
     #[must_use]
     pub fn has<const N: usize>(&self, offset: usize, literal: &[u8; N]) -> bool {
-        let mut equal = (self.captured as usize) >= offset + N;
-        let mut index = 0;
-        while index < N {
-            equal &= self.byte(offset + index) == literal[index];
-            index += 1;
+        let mut difference = 0;
+        let mut start = 0;
+        while start < N {
+            let (mut wanted, mut mask) = (0, 0);
+            let mut index = 0;
+            while index < 8 && start + index < N {
+                wanted |= (literal[start + index] as u64) << (8 * index);
+                mask |= 0xff << (8 * index);
+                index += 1;
+            }
+            difference |= (self.le64(offset + start) ^ wanted) & mask;
+            start += 8;
         }
-        equal
+        // What the frame did not hold is zero, so a literal with a last byte other than zero needs no length test.
+        difference == 0 && (literal[N - 1] != 0 || self.captured as usize >= offset + N)
+    }
+
+    /// Whether neither port is below 1024: peers choose theirs, services (DNS, NTP, SNMP, RPC, ...) do not.
+    #[inline(always)]
+    #[must_use]
+    pub fn high_ports(&self) -> bool {
+        (self.source_port >= 1024) & (self.destination_port >= 1024)
     }
 }
 
@@ -126,7 +164,8 @@ impl Payload {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct FlowState {
-    /// A value a signature keeps for a later packet (for uTP: connection id and sequence number).
+    /// Values a signature keeps for a later packet. TCP: progress of split literals (`signatures/split.rs`). UDP: what the
+    /// latest request said, of the kind that [`marks`] names.
     pub memo: u64,
     /// Bits a signature sets for a later packet; each is declared in [`marks`]. TCP and UDP flows never share one.
     pub marks: u32,
@@ -134,18 +173,44 @@ pub struct FlowState {
     pub reserved: u32,
 }
 
+impl FlowState {
+    /// Keeps `memo` for a packet from the other side, in place of what was kept before.
+    #[inline(always)]
+    pub fn ask(&mut self, payload: &Payload, kind: u32, memo: u64) {
+        self.memo = memo;
+        self.marks =
+            (self.marks & !marks::MEMO) | kind | if payload.from_lower != 0 { marks::MEMO_FROM_LOWER } else { 0 };
+    }
+
+    /// Whether `memo` holds a value of this kind that came from the other side than this payload.
+    #[inline(always)]
+    #[must_use]
+    pub fn asked(&self, payload: &Payload, kind: u32) -> bool {
+        let from_lower = self.marks & marks::MEMO_FROM_LOWER != 0;
+        (self.marks & kind != 0) & (from_lower != (payload.from_lower != 0))
+    }
+
+    /// Sets `mark`; whether it was set already. For signatures that need to be seen twice in a flow.
+    #[inline(always)]
+    pub fn seen_before(&mut self, mark: u32) -> bool {
+        let before = self.marks & mark != 0;
+        self.marks |= mark;
+        before
+    }
+}
+
 /// The bits of [`FlowState::marks`], declared in one place so that two signatures never share one by accident.
 pub mod marks {
-    /// TCP: the lower endpoint's latest payload was the single byte 0x13.
-    pub const LONE_13_FROM_LOWER: u32 = 1 << 0;
-    /// TCP: the higher endpoint's latest payload was the single byte 0x13.
-    pub const LONE_13_FROM_HIGHER: u32 = 1 << 1;
-    /// UDP: a uTP SYN was seen; `memo` holds its connection id and sequence number.
-    pub const UTP_SYN: u32 = 1 << 0;
-    /// UDP: the SYN above came from the lower endpoint.
-    pub const UTP_SYN_FROM_LOWER: u32 = 1 << 1;
-    /// UDP: a tracker connect request was seen (BEP 15).
-    pub const TRACKER_CONNECT: u32 = 1 << 2;
-    /// UDP: a short Kad message was seen that needs a second hit.
-    pub const KAD_SHORT: u32 = 1 << 3;
+    /// UDP: the kept value came from the lower endpoint.
+    pub const MEMO_FROM_LOWER: u32 = 1 << 0;
+    /// UDP: the kept value is a uTP SYN's connection id and sequence number (BEP 29).
+    pub const MEMO_UTP_SYN: u32 = 1 << 1;
+    /// UDP: the kept value is a tracker request's action and transaction id (BEP 15).
+    pub const MEMO_TRACKER: u32 = 1 << 2;
+    /// UDP: every bit that says what is kept.
+    pub const MEMO: u32 = MEMO_FROM_LOWER | MEMO_UTP_SYN | MEMO_TRACKER;
+    /// UDP: a Kad message was seen whose bytes alone prove too little.
+    pub const KAD_WEAK: u32 = 1 << 3;
+    /// UDP: an eDonkey or eMule message was seen whose bytes alone prove too little.
+    pub const EDONKEY_WEAK: u32 = 1 << 4;
 }

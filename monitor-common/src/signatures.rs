@@ -1,3 +1,15 @@
 //! One file per protocol, one shape: what is matched with its source, the guard against look-alikes, tests beside it.
+//!
+//! A signature function runs in the kernel on every inspected packet. So it rejects on the first few bytes or the length
+//! before anything else, reads through [`crate::payload::Payload`]'s wrapping accessors only, and loops to constants only.
 
 pub mod bittorrent;
+pub mod edonkey;
+pub mod gnutella;
+pub mod gnutella2;
+pub mod kademlia;
+
+mod split;
+#[cfg(test)]
+mod testing;
+mod text;

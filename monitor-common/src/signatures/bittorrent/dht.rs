@@ -1,0 +1,89 @@
+//! BitTorrent DHT (BEP 5, BEP 32, BEP 42, BEP 43, BEP 51): bencoded dictionaries over UDP.
+//!
+//! Matched: the sorted forms that begin with the sender's id, `d1:ad2:id20:` and `d1:rd2:id20:`, the latter also behind the
+//! `ip` key of BEP 42; and other dictionaries that begin with a one-letter key of BEP 5 and end in `1:y1:` and a known
+//! message type. The guard is the literal itself; bencoded data that is not DHT has neither head nor tail.
+
+use crate::payload::Payload;
+
+/// Whether this datagram is a DHT message.
+#[inline(always)]
+pub(super) fn message(payload: &Payload) -> bool {
+    let head = payload.le32(0);
+    let one_letter = head & 0x00ff_ffff == u32::from_le_bytes(*b"d1:\0");
+    let address = head == u32::from_le_bytes(*b"d2:i");
+    if !(one_letter | address) {
+        return false;
+    }
+    if one_letter & (payload.has(4, b"d2:id20:")) {
+        let kind = (head >> 24) as u8;
+        return (kind == b'a') | (kind == b'r');
+    }
+    if address {
+        let ipv4 = payload.has(4, b"p6:") & payload.has(13, b"1:rd2:id20:");
+        let ipv6 = payload.has(4, b"p18:") & payload.has(26, b"1:rd2:id20:");
+        if ipv4 | ipv6 {
+            return true;
+        }
+    }
+    tail(payload) & (address & payload.has(4, b"p") | known_key((head >> 24) as u8))
+}
+
+/// Whether the datagram ends in the key `y` with a message type of BEP 5, as sorted dictionaries do.
+#[inline(always)]
+fn tail(payload: &Payload) -> bool {
+    let tail = u64::from_be_bytes(payload.tail);
+    let kind = (tail >> 8) as u8;
+    let framed = (tail ^ u64::from_be_bytes(*b"\x001:y1:\0e")) & 0x00ff_ffff_ffff_00ff == 0;
+    framed & ((kind == b'q') | (kind == b'r') | (kind == b'e'))
+}
+
+/// Whether a dictionary of BEP 5 may begin with this key: arguments, response, error, query, transaction, version, type.
+#[inline(always)]
+fn known_key(key: u8) -> bool {
+    (key == b'a') | (key == b'r') | (key == b'e') | (key == b'q') | (key == b't') | (key == b'v') | (key == b'y')
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::{
+        protocol::{Confidence, Protocol},
+        signatures::testing::{Label, every_bit_counts, every_byte_counts, udp},
+    };
+
+    const SIGNATURE: Label = Some((Protocol::BitTorrent, Confidence::Signature));
+
+    #[test]
+    fn the_messages_of_the_beps_match() {
+        for message in [
+            b"d1:ad2:id20:abcdefghij0123456789e1:q4:ping1:t2:aa1:y1:qe".as_slice(),
+            b"d1:rd2:id20:mnopqrstuvwxyz123456e1:t2:aa1:y1:re",
+            b"d1:eli201e23:A Generic Error Ocurrede1:t2:aa1:y1:ee",
+            b"d2:ip6:\x01\x02\x03\x04\x1a\xe11:rd2:id20:mnopqrstuvwxyz123456e1:t2:aa1:y1:re",
+            b"d2:ip18:0123456789abcdef\x1a\xe11:rd2:id20:mnopqrstuvwxyz123456e1:t2:aa1:y1:re",
+            b"d1:t2:aa1:y1:q1:q4:ping1:ad2:id20:abcdefghij0123456789e1:y1:qe",
+        ] {
+            assert_eq!(udp(message), SIGNATURE, "{}", String::from_utf8_lossy(message));
+        }
+    }
+
+    #[test]
+    fn every_byte_of_the_literal_counts() {
+        let cut = b"d1:ad2:id20:abcdefghij0123456789e1:q9:get_peers";
+        every_bit_counts(cut, 0..12, |bytes| udp(bytes));
+        every_byte_counts(&cut[..12], |bytes| udp(bytes));
+    }
+
+    #[test]
+    fn other_bencoded_data_does_not_match() {
+        for message in [
+            b"d8:announce40:http://tracker.example.org/announce".as_slice(),
+            b"d1:xd2:id20:abcdefghij0123456789e1:t2:aa1:y1:qe",
+            b"d1:t2:aa1:y1:xe",
+            b"d3:fooi1ee",
+            b"xx d1:ad2:id20:abcdefghij0123456789e1:q4:ping",
+        ] {
+            assert_eq!(udp(message), None, "{}", String::from_utf8_lossy(message));
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! HTTP trackers (BEP 3, BEP 7, BEP 23, BEP 48) and web seeds (BEP 17): GET requests whose query names an info hash.
+//!
+//! Matched: a request target whose path holds "announce" or "scrape" and whose query has the parameter `info_hash`; the
+//! fixed "/webseed?info_hash="; and BitComet's "/data?fid=", 40 hexadecimal digits, "&size=".
+//!
+//! Guard: both words, in their places within the request target. A page about announces, or a body or header that
+//! mentions an info hash, has one of them at most.
+
+use crate::payload::Payload;
+
+/// Bytes of the request that are looked into: clients put `info_hash` first or behind a passkey.
+const SCANNED: usize = 300;
+
+/// Whether this segment begins a tracker or web seed request.
+#[inline(always)]
+pub(super) fn tracker(payload: &Payload) -> bool {
+    if payload.le32(0) != u32::from_le_bytes(*b"GET ") {
+        return false;
+    }
+    if payload.has(4, b"/webseed?info_hash=") | (payload.has(4, b"/data?fid=") & payload.has(54, b"&size=")) {
+        return true;
+    }
+    // A target in absolute form (RFC 9112 section 3.2.2) is what a proxy is asked.
+    ((payload.byte(4) == b'/') | payload.has(4, b"http://")) && scan(payload)
+}
+
+/// The sign bit is clear exactly when `word` is zero. Unlike a comparison it needs no branch, so the verifier sees one path.
+#[inline(always)]
+fn unequal(word: u64) -> u64 {
+    word | word.wrapping_neg()
+}
+
+/// One pass over the request target with the latest 16 bytes in two words; ends at the blank behind it, or at the query of
+/// a path without tracker word.
+#[inline(never)]
+fn scan(payload: &Payload) -> bool {
+    // The sign bit of each is clear once its word was seen.
+    let (mut path, mut hash, mut query) = (u64::MAX, u64::MAX, u64::MAX);
+    let (mut recent, mut older) = (0u64, 0u64);
+    let mut index = 5;
+    while index < SCANNED {
+        let byte = payload.byte(index) as u64;
+        if byte <= 0x20 {
+            break;
+        }
+        older = older << 8 | recent >> 56;
+        recent = recent << 8 | byte;
+        query &= unequal(byte ^ b'?' as u64);
+        let announce = unequal(recent ^ u64::from_be_bytes(*b"announce"));
+        let scrape = unequal((recent ^ u64::from_be_bytes(*b"\0\0scrape")) & 0xffff_ffff_ffff);
+        path &= (announce & scrape) | !query;
+        if (path & !query) >> 63 != 0 {
+            break;
+        }
+        let name =
+            (recent ^ u64::from_be_bytes(*b"fo_hash=")) | ((older ^ u64::from_be_bytes(*b"\0\0\0\0\0\0in")) & 0xffff);
+        hash &= unequal(name) | query;
+        index += 1;
+    }
+    (path | hash) >> 63 == 0
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::{
+        protocol::{Confidence, Protocol},
+        signatures::testing::{Label, every_bit_counts, tcp},
+    };
+
+    const SIGNATURE: Label = Some((Protocol::BitTorrent, Confidence::Signature));
+
+    #[test]
+    fn tracker_and_web_seed_requests_match() {
+        let bitcomet =
+            format!("GET /data?fid={}&size=1048576 HTTP/1.1\r\n", "0123456789abcdef0123456789abcdef01234567");
+        let late = format!(
+            "GET /announce.php?passkey={}&peer_id=-TR3000-abcdefghijkl&info_hash=%12 HTTP/1.1\r\n",
+            "a".repeat(120)
+        );
+        for request in [
+            "GET /announce?info_hash=%124Vx%9A%BC&peer_id=-TR3000-abcdefghijkl&port=51413 HTTP/1.1\r\n",
+            "GET /0123456789abcdef/announce?compact=1&info_hash=%124Vx HTTP/1.0\r\n",
+            "GET /scrape?info_hash=aaaaaaaaaaaaaaaaaaaa&info_hash=bbbbbbbbbbbbbbbbbbbb HTTP/1.1\r\n",
+            "GET /scrape.php?passkey=1&info_hash=aaaaaaaaaaaaaaaaaaaa HTTP/1.1\r\n",
+            "GET http://tracker.example.org:6969/announce?info_hash=%124Vx HTTP/1.1\r\n",
+            "GET /webseed?info_hash=%124Vx&piece=3 HTTP/1.1\r\n",
+            &bitcomet,
+            &late,
+        ] {
+            assert_eq!(tcp(request), SIGNATURE, "{request}");
+        }
+        every_bit_counts(b"GET /announce?info_hash=%12", 0..24, |bytes| tcp(bytes));
+    }
+
+    #[test]
+    fn pages_about_trackers_do_not_match() {
+        for request in [
+            "GET /announce HTTP/1.1\r\nHost: example.org\r\n\r\n",
+            "GET /announce?id=3 HTTP/1.1\r\nReferer: http://example.org/?info_hash=1\r\n\r\n",
+            "GET /search?q=announce&info_hash=1 HTTP/1.1\r\n",
+            "GET /wiki/info_hash=announce HTTP/1.1\r\n",
+            "GET /torrents?info_hash=%12 HTTP/1.1\r\n",
+            "GET /data?fid=17&size=3 HTTP/1.1\r\n",
+            "POST /announce?info_hash=%12 HTTP/1.1\r\n",
+            "GET /announce?info-hash=%12 HTTP/1.1\r\n",
+        ] {
+            assert_eq!(tcp(request), None, "{request}");
+        }
+    }
+}

@@ -1,0 +1,136 @@
+//! uTP, the transport that BitTorrent runs over UDP (BEP 29; libutp).
+//!
+//! Matched: a SYN and the STATE packet that answers it with the same connection id and acknowledges its sequence number;
+//! and a DATA packet that carries the peer wire handshake. Each side's header must be consistent in itself: known type and
+//! version 1, an extension chain that ends inside the datagram, exact lengths.
+//!
+//! Guard: a DATA header alone is only nine fixed bits, which STUN, DHCPv6 and games share; it never counts.
+
+use crate::{
+    payload::{FlowState, Payload, marks},
+    protocol::Confidence,
+};
+
+/// Type ST_DATA and version 1.
+const DATA: u8 = 0x01;
+/// Type ST_STATE and version 1.
+const STATE: u8 = 0x21;
+/// Type ST_SYN and version 1.
+const SYN: u8 = 0x41;
+/// Header without extensions, in bytes.
+const HEADER: u32 = 20;
+/// Highest extension number in use: 1 selective ACK, 2 extension bits, 3 close reason (libutp).
+const MAX_EXTENSION: u32 = 3;
+
+/// The verdict of a datagram, with what the flow's SYN said.
+#[inline(always)]
+pub(super) fn udp(payload: &Payload, state: &mut FlowState) -> Option<Confidence> {
+    let kind = payload.byte(0);
+    if (kind & 0x9f != DATA) | (payload.len < HEADER) | (payload.byte(1) as u32 > MAX_EXTENSION) {
+        return None;
+    }
+    header(payload, state, kind)
+}
+
+/// The part of [`udp`] behind its gate, which few datagrams pass.
+#[inline(never)]
+fn header(payload: &Payload, state: &mut FlowState, kind: u8) -> Option<Confidence> {
+    let mut extension = payload.byte(1) as u32;
+    let mut length = HEADER;
+    let mut index = 0;
+    while index < MAX_EXTENSION {
+        if extension == 0 {
+            break;
+        }
+        extension = payload.byte(length as usize) as u32;
+        length += 2 + payload.byte(length as usize + 1) as u32;
+        index += 1;
+    }
+    if (extension != 0) | (length > payload.len) {
+        return None;
+    }
+    let connection = payload.be16(2) as u64;
+    if kind == DATA {
+        return payload.has(length as usize, b"\x13BitTorrent protocol").then_some(Confidence::Signature);
+    }
+    if length != payload.len {
+        return None;
+    }
+    if kind == SYN {
+        if (connection != 0) & (payload.be32(4) != 0) & (payload.be32(8) == 0) {
+            state.ask(payload, marks::MEMO_UTP_SYN, connection << 16 | payload.be16(16) as u64);
+        }
+        return None;
+    }
+    let answered = (kind == STATE)
+        & state.asked(payload, marks::MEMO_UTP_SYN)
+        & (state.memo == connection << 16 | payload.be16(18) as u64);
+    answered.then_some(Confidence::Structural)
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::{
+        protocol::{Confidence, Protocol},
+        signatures::testing::{Flow, Label, hex, udp},
+    };
+
+    const STRUCTURAL: Label = Some((Protocol::BitTorrent, Confidence::Structural));
+    const SYN: &str = "4100 6d0a 4f2b1c9e 00000000 00000000 9f31 0000";
+    const LIBUTP_SYN: &str = "4102 6d0a 4f2b1c9e 00000000 00100000 9f31 0000 0008 0000000000000000";
+    const STATE: &str = "2100 6d0a 1c9e4f2b 00001f40 00100000 1234 9f31";
+
+    #[test]
+    fn a_syn_and_its_answer_are_structural() {
+        for syn in [SYN, LIBUTP_SYN] {
+            let mut flow = Flow::udp();
+            assert_eq!(flow.ask(hex(syn)), None);
+            assert_eq!(flow.answer(hex(STATE)), STRUCTURAL);
+            let mut flow = Flow::udp();
+            assert_eq!(flow.answer(hex(syn)), None);
+            assert_eq!(flow.ask(hex(STATE)), STRUCTURAL, "either side may open");
+        }
+    }
+
+    #[test]
+    fn an_answer_that_does_not_agree_is_not_one() {
+        for state in [
+            "2100 6d0b 1c9e4f2b 00001f40 00100000 1234 9f31",
+            "2100 6d0a 1c9e4f2b 00001f40 00100000 1234 9f32",
+            "2100 6d0a 1c9e4f2b 00001f40 00100000 1234 9f31 00",
+            "2101 6d0a 1c9e4f2b 00001f40 00100000 1234 9f31",
+            "3100 6d0a 1c9e4f2b 00001f40 00100000 1234 9f31",
+        ] {
+            let mut flow = Flow::udp();
+            assert_eq!(flow.ask(hex(SYN)), None);
+            assert_eq!(flow.answer(hex(state)), None, "{state}");
+        }
+        let mut flow = Flow::udp();
+        assert_eq!(flow.ask(hex(SYN)), None);
+        assert_eq!(flow.ask(hex(STATE)), None, "an answer comes from the other side");
+        assert_eq!(Flow::udp().answer(hex(STATE)), None, "an answer needs a question");
+    }
+
+    #[test]
+    fn data_counts_with_a_handshake_only() {
+        let data = hex("0100 6d0b 4f2b1c9e 00001f40 00000000 9f32 1234");
+        let handshake = [&data, b"\x13BitTorrent protocol".as_slice(), &[0; 48]].concat();
+        assert_eq!(udp(&handshake), Some((Protocol::BitTorrent, Confidence::Signature)));
+        let selective = hex("0101 6d0b 4f2b1c9e 00001f40 00000000 9f32 1234 0004 00000001");
+        let handshake = [&selective, b"\x13BitTorrent protocol".as_slice(), &[0; 48]].concat();
+        assert_eq!(udp(&handshake), Some((Protocol::BitTorrent, Confidence::Signature)));
+        assert_eq!(udp(&data), None);
+        assert_eq!(udp([&data, b"\x13BitTorrent protocoI".as_slice()].concat()), None);
+    }
+
+    #[test]
+    fn stun_and_dhcpv6_do_not_match() {
+        let stun = hex("0101 000c 2112a442 b7e7a701bc34d686fa87dfae 0020 0008 0001a147e112a643");
+        let solicit = hex("01 10d7e2 0001 000a 00030001 0004233f5b21 0006 0004 00170018 0008 0002 0000");
+        for frame in [stun, solicit] {
+            let mut flow = Flow::udp();
+            assert_eq!(flow.ask(&frame), None);
+            assert_eq!(flow.answer(&frame), None);
+        }
+    }
+}
