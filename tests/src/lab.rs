@@ -16,6 +16,7 @@
 mod counters;
 mod guard;
 mod http;
+mod mounts;
 mod netns;
 mod process;
 mod require;
@@ -46,7 +47,7 @@ pub use self::{
     wait::{wait_for, wait_for_some},
     web::{DnsServer, WebServer, fetch},
 };
-use self::{guard::Guard, netns::Link};
+use self::{guard::Guard, mounts::Mounts, netns::Link};
 
 /// Prefix of every name the laboratory gives: `pt-<pid>-<number>-<role>`.
 const PREFIX: &str = "pt";
@@ -67,10 +68,10 @@ static COUNT: AtomicU32 = AtomicU32::new(0);
 pub struct Lab {
     name: String,
     directory: PathBuf,
-    bpf: PathBuf,
     router: Namespace,
     internet: Namespace,
     subscribers: Vec<Namespace>,
+    mounts: Option<Mounts>,
     guard: Option<Guard>,
 }
 
@@ -84,7 +85,6 @@ impl Lab {
         guard::sweep(PREFIX);
         let name = format!("{PREFIX}-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         let directory = guard::directory(&name);
-        let bpf = directory.join("bpf");
         let namespace = |role: &str| Namespace::new(format!("{name}-{role}"));
         let router = namespace("rtr");
         let internet = namespace("net");
@@ -93,8 +93,9 @@ impl Lab {
             &name,
             subscribers.iter().chain([&router, &internet]).map(Namespace::name).map(str::to_owned).collect(),
         )?;
-        let lab = Self { name, directory, bpf, router, internet, subscribers, guard: Some(guard) };
+        let mut lab = Self { name, directory, router, internet, subscribers, mounts: None, guard: Some(guard) };
         lab.build()?;
+        lab.mounts = Some(Mounts::new(&lab.router)?);
         Ok(lab)
     }
 
@@ -102,8 +103,6 @@ impl Lab {
         fs::create_dir(&self.directory).with_context(|| format!("create {}", self.directory.display()))?;
         // The tracker drops its rights and must still be able to enter.
         fs::set_permissions(&self.directory, fs::Permissions::from_mode(0o755))?;
-        fs::create_dir(&self.bpf)?;
-        run(Command::new("mount").args(["-t", "bpf", "bpf"]).arg(&self.bpf))?;
         for namespace in self.subscribers.iter().chain([&self.router, &self.internet]) {
             namespace.create()?;
         }
@@ -158,10 +157,13 @@ impl Lab {
         &self.directory
     }
 
-    /// A BPF file system of this laboratory alone, for pins.
+    /// A command on the router as the agent sees it: with the router's `/sys` and a BPF file system of its own.
+    ///
+    /// # Panics
+    /// Never: a laboratory without mounts is not given out.
     #[must_use]
-    pub fn bpf(&self) -> &Path {
-        &self.bpf
+    pub fn router_command(&self, program: &str) -> Command {
+        self.mounts.as_ref().expect("a built laboratory has mounts").command(&self.router, program)
     }
 
     /// Makes a folder in the scratch folder.
@@ -213,6 +215,7 @@ impl Lab {
     fn remove(&mut self) -> Result<()> {
         let Some(guard) = self.guard.take() else { return Ok(()) };
         let namespaces: Vec<_> = self.subscribers.iter().chain([&self.router, &self.internet]).collect();
+        drop(self.mounts.take());
         let left = guard::remove(&self.directory, namespaces.iter().map(|namespace| namespace.name()));
         guard.dismiss();
         left

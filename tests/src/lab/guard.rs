@@ -6,7 +6,7 @@
 use std::{
     collections::BTreeMap,
     env, fs,
-    io::Write,
+    io::{self, Write},
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -31,7 +31,6 @@ for namespace; do
   for process in $(ip netns pids "$namespace" 2>/dev/null); do kill -KILL "$process"; done
   ip netns delete "$namespace" 2>/dev/null
 done
-umount "$directory/bpf" 2>/dev/null
 rm -rf --one-file-system "$directory"
 "#;
 
@@ -73,7 +72,7 @@ pub(super) fn directory(name: &str) -> PathBuf {
     env::temp_dir().join(format!("{DIRECTORY_PREFIX}{name}"))
 }
 
-/// Kills what runs in the namespaces, deletes them, and the scratch folder with its BPF file system.
+/// Kills what runs in the namespaces, deletes them, and the scratch folder.
 ///
 /// # Errors
 /// Names what is left.
@@ -84,15 +83,10 @@ pub(super) fn remove<'a>(directory: &Path, namespaces: impl Iterator<Item = &'a 
             left.push(format!("{error:#}"));
         }
     }
-    if directory.exists() {
-        let bpf = directory.join("bpf");
-        if is_mount(&bpf)
-            && let Err(error) = run(Command::new("umount").arg(&bpf))
-        {
-            left.push(format!("{error:#}"));
-        } else if let Err(error) = fs::remove_dir_all(directory) {
-            left.push(format!("{}: {error}", directory.display()));
-        }
+    if let Err(error) = fs::remove_dir_all(directory)
+        && error.kind() != io::ErrorKind::NotFound
+    {
+        left.push(format!("{}: {error}", directory.display()));
     }
     ensure!(left.is_empty(), "left: {}", left.join("; "));
     Ok(())
@@ -126,11 +120,6 @@ fn processes(namespace: &str) -> Result<Vec<Pid>> {
         .filter(|pid| *pid != own)
         .filter_map(Pid::from_raw)
         .collect())
-}
-
-fn is_mount(path: &Path) -> bool {
-    fs::read_to_string("/proc/self/mounts")
-        .is_ok_and(|mounts| mounts.lines().any(|line| line.split(' ').nth(1) == path.to_str()))
 }
 
 /// Removes what owners that no longer live left behind, as far as it can: a guard may be at it at the same time.

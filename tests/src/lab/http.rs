@@ -36,8 +36,9 @@ pub fn http_get(namespace: &Namespace, address: SocketAddr, path: &str) -> Resul
         stream.set_read_timeout(Some(TIMEOUT))?;
         // HTTP/1.0: the body ends with the connection, never in chunks.
         write!(stream, "GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n")?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).with_context(|| format!("read from {address}"))?;
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).with_context(|| format!("read from {address}"))?;
+        let answer = String::from_utf8_lossy(&answer);
         let (head, body) = answer.split_once("\r\n\r\n").context("an HTTP answer")?;
         let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).context("an HTTP status")?;
         Ok((status, body.to_owned()))

@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    net::{Ipv4Addr, SocketAddr, TcpStream},
     path::{Path, PathBuf},
     process::Command,
     time::Duration,
@@ -11,6 +12,7 @@ use anyhow::{Context, Result, ensure};
 
 use super::{
     Lab,
+    http::http_get,
     netns::Namespace,
     process::{Process, output, run},
     wait::wait_for,
@@ -98,9 +100,25 @@ impl Tracker {
         let mut process = Process::spawn("opentracker", &directory, &mut command)?;
         wait_for("tracker", Duration::from_secs(20), Duration::from_millis(50), || {
             process.ensure_running()?;
-            lab.internet().inside(|| Ok(std::net::TcpStream::connect(("127.0.0.1", TRACKER_PORT)).is_ok()))
+            lab.internet().inside(|| Ok(TcpStream::connect(("127.0.0.1", TRACKER_PORT)).is_ok()))
         })?;
         Ok(Self { process })
+    }
+
+    /// Waits until it knows somebody who has all of `transfer`: a leecher that asks then finds it at once.
+    ///
+    /// # Errors
+    /// Nobody announces it.
+    pub fn wait_seeded(&mut self, lab: &Lab, transfer: &Transfer) -> Result<()> {
+        let hash = transfer.info_hash()?;
+        let escaped: String =
+            hash.as_bytes().chunks(2).map(|pair| format!("%{}", String::from_utf8_lossy(pair))).collect();
+        let tracker = SocketAddr::from((Ipv4Addr::LOCALHOST, TRACKER_PORT));
+        wait_for("announce of a seeder", Duration::from_secs(60), Duration::from_millis(200), || {
+            self.process.ensure_running()?;
+            let (_status, answer) = http_get(lab.internet(), tracker, &format!("/scrape?info_hash={escaped}"))?;
+            Ok(answer.contains("8:completei") && !answer.contains("8:completei0e"))
+        })
     }
 
     /// What it wrote.

@@ -111,7 +111,10 @@ const LAB: &[Package] = &[
     package("tcpdump", "tcpdump", "an independent count of packets"),
 ];
 
-const TESTS: &[Package] = &[package("prometheus", "prometheus", "a real scrape, and promtool's check of the metrics")];
+const TESTS: &[Package] = &[
+    package("prometheus", "prometheus", "a real scrape, and promtool's check of the metrics"),
+    package("xdp-tools", "xdp-filter", "an XDP program that is not ours"),
+];
 
 impl Need {
     /// Every need.
