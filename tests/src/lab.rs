@@ -13,9 +13,11 @@
 //! nothing behind: dropping a [`Lab`] removes it, a guard process removes it when its owner is killed, and a new
 //! laboratory sweeps what dead owners left. Nothing here waits for a fixed time: see [`wait_for`].
 
+mod agent;
 mod counters;
 mod guard;
 mod http;
+mod metrics;
 mod mounts;
 mod netns;
 mod process;
@@ -38,13 +40,15 @@ use std::{
 use anyhow::{Context, Result, ensure};
 
 pub use self::{
+    agent::{AGENT_VARIABLE, Agent, LISTEN, configuration, executable},
     counters::{Counters, IpCount, IpReference},
     http::{HttpServer, Request, http_get},
+    metrics::{Metrics, Sample},
     netns::Namespace,
     process::{Process, output, run},
     require::{STRICT_VARIABLE, require, strict},
     torrent::{Aria2, Reported, TRACKER_PORT, Tracker, Transfer, Transmission, make_torrent},
-    wait::{wait_for, wait_for_some},
+    wait::{interrupt, wait_for, wait_for_some},
     web::{DnsServer, WebServer, fetch},
 };
 use self::{guard::Guard, mounts::Mounts, netns::Link};

@@ -1,0 +1,143 @@
+//! The agent on the laboratory's router, and what it says about itself.
+
+use std::{
+    env, fs,
+    net::{Ipv4Addr, SocketAddr},
+    path::{Path, PathBuf},
+    process::Command,
+    sync::OnceLock,
+    time::Duration,
+};
+
+use anyhow::{Context, Result, anyhow, ensure};
+
+use super::{
+    Lab, POOLS,
+    http::http_get,
+    metrics::Metrics,
+    process::{Process, output},
+    wait::wait_for,
+};
+
+/// Names the agent's executable; without it, tests build the one of their own profile.
+pub const AGENT_VARIABLE: &str = "PEERTALLY_BIN";
+/// Where an agent of a laboratory listens, inside the router.
+pub const LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9847);
+
+/// An agent that monitors every interface of the router that leads to a host.
+#[derive(Debug)]
+pub struct Agent<'a> {
+    lab: &'a Lab,
+    process: Process,
+}
+
+impl<'a> Agent<'a> {
+    /// Starts `executable` with the laboratory's interfaces and pools, and the rest of the configuration in `toml`;
+    /// returns when it is ready: attached natively, and its counters read once.
+    ///
+    /// # Errors
+    /// It ends, or is not ready in time.
+    pub fn start(lab: &'a Lab, executable: &Path, toml: &str) -> Result<Self> {
+        let file = configuration(lab, toml)?;
+        let mut command = lab.router_command(executable.to_str().context("a path in UTF-8")?);
+        command.args(["run", "--config"]).arg(&file);
+        let mut agent = Self { lab, process: Process::spawn("peertally", lab.directory(), &mut command)? };
+        wait_for("ready agent", Duration::from_secs(60), Duration::from_millis(50), || {
+            agent.process.ensure_running()?;
+            Ok(agent.get("/readyz").is_ok_and(|(status, _)| status == 200))
+        })
+        .with_context(|| agent.process.log())?;
+        Ok(agent)
+    }
+
+    /// The process.
+    pub fn process(&mut self) -> &mut Process {
+        &mut self.process
+    }
+
+    /// Fetches a path from it: status and body.
+    ///
+    /// # Errors
+    /// It does not answer.
+    pub fn get(&self, path: &str) -> Result<(u16, String)> {
+        http_get(self.lab.router(), LISTEN, path)
+    }
+
+    /// Its metrics, of the node and of every subscriber.
+    ///
+    /// # Errors
+    /// It does not answer with metrics.
+    pub fn metrics(&self) -> Result<Metrics> {
+        let (status, body) = self.get("/metrics")?;
+        ensure!(status == 200, "/metrics answers {status}: {body}");
+        Metrics::parse(&body)
+    }
+}
+
+/// Writes a configuration for the laboratory, followed by `toml`. State and sockets are in its folder.
+///
+/// # Errors
+/// The file system's.
+pub fn configuration(lab: &Lab, toml: &str) -> Result<PathBuf> {
+    let state = lab.subdirectory("state")?;
+    let mut text = format!(
+        "listen = \"{LISTEN}\"\nstate_dir = {state:?}\ncontrol_socket = {:?}\nnode = \"laboratory\"\n",
+        lab.directory().join("control.sock")
+    );
+    // Keys of the caller come first: TOML has them before any table.
+    let (keys, tables) = match toml.find("\n[") {
+        Some(table) => toml.split_at(table),
+        None if toml.starts_with('[') => ("", toml),
+        None => (toml, ""),
+    };
+    text += keys;
+    for interface in lab.interfaces() {
+        let (name, role) = interface.split_once(':').context("an interface with its role")?;
+        text += &format!("\n[[interfaces]]\nname = \"{name}\"\nrole = \"{role}\"\n");
+    }
+    for pool in POOLS {
+        let (prefix, assign) = pool.rsplit_once('/').context("a pool with its block length")?;
+        text += &format!("\n[[subscribers.pools]]\nprefix = \"{prefix}\"\nassign = {assign}\n");
+    }
+    text += "\n";
+    text += tables;
+    let file = lab.directory().join("peertally.toml");
+    fs::write(&file, text).with_context(|| format!("write {}", file.display()))?;
+    Ok(file)
+}
+
+/// The agent's executable: the one that [`AGENT_VARIABLE`] names, else one built now in the profile and target folder of
+/// the calling test.
+///
+/// # Errors
+/// It cannot be built.
+pub fn executable() -> Result<PathBuf> {
+    static BUILT: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    BUILT.get_or_init(|| build().map_err(|error| format!("{error:#}"))).clone().map_err(|error| anyhow!(error))
+}
+
+fn build() -> Result<PathBuf> {
+    if let Some(path) = env::var_os(AGENT_VARIABLE) {
+        return Ok(PathBuf::from(path));
+    }
+    // A test is <target>/<profile>/deps/<test>.
+    let test = env::current_exe()?;
+    let folder = test.ancestors().nth(2).context("a test below a target folder")?;
+    let target = folder.parent().context("a profile below a target folder")?;
+    let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.current_dir(env!("CARGO_MANIFEST_DIR")).args([
+        "build",
+        "--quiet",
+        "--package",
+        "monitor",
+        "--bin",
+        "peertally",
+    ]);
+    command.arg("--target-dir").arg(target);
+    if folder.ends_with("release") {
+        command.arg("--release");
+    }
+    let built = output(&mut command)?;
+    ensure!(built.status.success(), "the agent does not build: {}", String::from_utf8_lossy(&built.stderr));
+    Ok(folder.join("peertally"))
+}
