@@ -32,15 +32,15 @@ pub const MAX_PACKET_BYTES: usize = 262_144;
 /// Bytes kept free before a packet, so that a synthetic Ethernet header fits without moving the packet.
 const HEADROOM: usize = link::ETHERNET_LEN;
 
-/// One captured frame, starting at its Ethernet header.
+/// One captured frame, starting at its Ethernet header. It may be shorter than one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Frame<'a> {
     /// Nanoseconds since 1970-01-01 UTC; 0 when the capture holds no time.
     pub timestamp_ns: u64,
-    /// As many bytes as the frame had on the wire; what the capture does not hold is zero.
+    /// The bytes that were captured.
     pub bytes: &'a [u8],
-    /// How many of `bytes` the capture holds.
-    pub captured: usize,
+    /// Bytes the frame had on the wire, never fewer than were captured.
+    pub wire_len: usize,
 }
 
 /// What a capture holds at one place.
@@ -112,7 +112,7 @@ impl Capture {
             None
         };
         let format = format.ok_or_else(|| CaptureError::NotACapture { first: magic[..got].to_vec() })?;
-        Ok(Self { source, format, buffer: Vec::new(), packets: 0, failed: false })
+        Ok(Self { source, format, buffer: vec![0; HEADROOM], packets: 0, failed: false })
     }
 
     /// The next packet, or `None` at the end.
@@ -149,23 +149,13 @@ impl Capture {
         let Some(framed) = link::reframe(record.link_type, &mut self.buffer, record.captured.clone()) else {
             return Item::UnsupportedLinkType(record.link_type);
         };
-        // The wire had at least what was captured; a claim beyond any real frame is a lie.
-        let wire_len = if framed.is_empty() {
-            0
-        } else {
-            let claimed = record.original_len.min(MAX_PACKET_BYTES);
-            (claimed + framed.len()).saturating_sub(record.captured.len()).max(framed.len())
+        // A claim beyond any real frame is a lie. A frame shorter than its own link-layer header has no length of its own.
+        let claimed = record.original_len.min(MAX_PACKET_BYTES);
+        let wire_len = match framed.len() {
+            0 => 0,
+            captured => (claimed + captured).saturating_sub(record.captured.len()).max(captured),
         };
-        let end = framed.start + wire_len;
-        if self.buffer.len() < end {
-            self.buffer.resize(end, 0);
-        }
-        self.buffer[framed.end..end].fill(0);
-        Item::Frame(Frame {
-            timestamp_ns: record.timestamp_ns,
-            bytes: &self.buffer[framed.start..end],
-            captured: framed.len(),
-        })
+        Item::Frame(Frame { timestamp_ns: record.timestamp_ns, bytes: &self.buffer[framed], wire_len })
     }
 }
 

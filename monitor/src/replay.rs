@@ -4,16 +4,143 @@
 //! attaching it to an interface.
 
 pub mod args;
+mod clock;
+mod driver;
+pub mod engine;
+mod flows;
+mod host;
+pub mod report;
+mod table;
 
-use std::process::ExitCode;
+use std::{
+    ffi::OsStr,
+    fs::{self, File},
+    io::{self, BufWriter, Write},
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
-use args::ReplayArgs;
+use args::{EngineKind, Format, ReplayArgs};
+use driver::Driver;
+use engine::{EngineError, ReplayEngine};
+use report::Report;
 
-use crate::exit::Exit;
+use crate::{capture::CaptureError, exit::Exit, pool::Pool};
+
+/// Pools of a replay without `--subscribers`: every address is a subscriber.
+const EVERY_ADDRESS: [&str; 2] = ["0.0.0.0/0/32", "::/0/64"];
+
+/// Why a replay gave no result at all.
+#[derive(Debug, thiserror::Error)]
+pub enum ReplayError {
+    /// A capture cannot be opened.
+    #[error("cannot open {}: {source}; check the path and its permissions", path.display())]
+    Open {
+        /// What was asked for.
+        path: PathBuf,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
+    /// Standard input was named twice.
+    #[error("standard input (`-`) can be read only once")]
+    StandardInputTwice,
+    /// The engine failed.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// The result cannot be written.
+    #[error("cannot write the result: {0}")]
+    Output(#[source] io::Error),
+}
+
+impl ReplayError {
+    fn exit(&self) -> Exit {
+        match self {
+            Self::Open { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => Exit::Rights,
+            Self::Open { .. } | Self::StandardInputTwice => Exit::Usage,
+            Self::Engine(error) => error.exit(),
+            Self::Output(_) => Exit::Unavailable,
+        }
+    }
+}
 
 /// Runs the subcommand and reports what happened as an exit code.
 #[must_use]
-pub fn main(_args: &ReplayArgs) -> ExitCode {
-    eprintln!("peertally replay: no engine is built in yet");
-    Exit::Unavailable.into()
+pub fn main(args: &ReplayArgs) -> ExitCode {
+    match run(args, &mut BufWriter::new(io::stdout().lock())) {
+        Ok(damaged) => {
+            for (path, error) in &damaged {
+                eprintln!("peertally replay: {}: {error}", path.display());
+            }
+            if damaged.is_empty() { Exit::Ok } else { Exit::Data }
+        }
+        // The reader of a pipe had enough.
+        Err(ReplayError::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => Exit::Ok,
+        Err(error) => {
+            eprintln!("peertally replay: {error}");
+            error.exit()
+        }
+    }
+    .into()
+}
+
+/// Replays the captures and prints the result; hands back the captures that could not be read to their end.
+fn run(args: &ReplayArgs, out: &mut impl Write) -> Result<Vec<(PathBuf, CaptureError)>, ReplayError> {
+    check_captures(&args.captures)?;
+    let mut driver = Driver::new(open_engine(args)?, args.flows);
+    let mut damaged = Vec::new();
+    for path in &args.captures {
+        if let Some(error) = driver.capture(path)? {
+            damaged.push((path.clone(), error));
+        }
+    }
+    print(&driver.finish()?, args.format, out).map_err(ReplayError::Output)?;
+    Ok(damaged)
+}
+
+/// Finds mistyped names before anything is counted.
+fn check_captures(captures: &[PathBuf]) -> Result<(), ReplayError> {
+    let is_standard_input = |path: &Path| path.as_os_str() == OsStr::new("-");
+    if captures.iter().filter(|path| is_standard_input(path)).count() > 1 {
+        return Err(ReplayError::StandardInputTwice);
+    }
+    for path in captures.iter().filter(|path| !is_standard_input(path)) {
+        // Only regular files are opened for the test: a named pipe can be opened once.
+        let tested = fs::metadata(path).and_then(|metadata| match metadata.file_type() {
+            kind if kind.is_dir() => Err(io::ErrorKind::IsADirectory.into()),
+            kind if kind.is_file() => File::open(path).map(drop),
+            _ => Ok(()),
+        });
+        tested.map_err(|source| ReplayError::Open { path: path.clone(), source })?;
+    }
+    Ok(())
+}
+
+/// The engine that was asked for; without a wish the kernel's, unless the rights to load it are missing.
+fn open_engine(args: &ReplayArgs) -> Result<Box<dyn ReplayEngine>, EngineError> {
+    let every_address = || EVERY_ADDRESS.iter().filter_map(|pool| pool.parse().ok()).collect();
+    let pools: Vec<Pool> = if args.subscribers.is_empty() { every_address() } else { args.subscribers.clone() };
+    match args.engine {
+        Some(EngineKind::Host) => Ok(host::open(&pools)),
+        Some(EngineKind::Kernel) => kernel(&pools),
+        None => match kernel(&pools) {
+            Err(EngineError::Rights(_)) => Ok(host::open(&pools)),
+            other => other,
+        },
+    }
+}
+
+fn kernel(_pools: &[Pool]) -> Result<Box<dyn ReplayEngine>, EngineError> {
+    Err(EngineError::Kernel("no engine is built in yet".to_owned()))
+}
+
+fn print(report: &Report, format: Format, out: &mut impl Write) -> io::Result<()> {
+    match format {
+        Format::Table => table::write(report, out)?,
+        Format::Json => {
+            serde_json::to_writer_pretty(&mut *out, report)?;
+            writeln!(out)?;
+        }
+    }
+    out.flush()
 }

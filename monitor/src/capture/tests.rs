@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// What a capture gave: frames as (timestamp, bytes, captured), unsupported link types, and the error at its end.
+/// What a capture gave: frames as (timestamp, bytes, wire length), unsupported link types, and the error at its end.
 #[derive(Debug, Default)]
 struct Outcome {
     frames: Vec<(u64, Vec<u8>, usize)>,
@@ -24,7 +24,7 @@ fn drain(reader: impl Read + 'static) -> Outcome {
     loop {
         match capture.next_item() {
             Ok(Some(Item::Frame(frame))) => {
-                outcome.frames.push((frame.timestamp_ns, frame.bytes.to_vec(), frame.captured));
+                outcome.frames.push((frame.timestamp_ns, frame.bytes.to_vec(), frame.wire_len));
             }
             Ok(Some(Item::UnsupportedLinkType(link_type))) => outcome.unsupported.push(link_type),
             Ok(None) => break,
@@ -153,7 +153,7 @@ fn sample_pcapng() -> Vec<u8> {
 
 #[test]
 fn reads_every_pcap_variant() {
-    let expected = [&ETHERNET[..], &[0; 10]].concat();
+    let expected = ETHERNET.to_vec();
     for order in [Order::Little, Order::Big] {
         for (magic, minor, nanoseconds) in [
             (0xa1b2_c3d4, 4, 5_000_007_000),
@@ -164,7 +164,7 @@ fn reads_every_pcap_variant() {
         ] {
             let bytes = pcap(order, magic, minor, 1, &[&ETHERNET, &ETHERNET]);
             let outcome = drain_bytes(&bytes);
-            assert_eq!(outcome.frames, [(nanoseconds, expected.clone(), 20), (nanoseconds, expected.clone(), 20)]);
+            assert_eq!(outcome.frames, [(nanoseconds, expected.clone(), 30), (nanoseconds, expected.clone(), 30)]);
             assert!(outcome.error.is_none(), "{:?}", outcome.error);
         }
     }
@@ -173,8 +173,10 @@ fn reads_every_pcap_variant() {
 #[test]
 fn reads_every_pcapng_packet_block() {
     let outcome = drain_bytes(&sample_pcapng());
-    let cut = [&ETHERNET[..], &[0; 10]].concat();
-    assert_eq!(outcome.frames, [(2_000_003_000, cut, 20), (9_000, ETHERNET.to_vec(), 20), (0, ETHERNET.to_vec(), 20)]);
+    assert_eq!(
+        outcome.frames,
+        [(2_000_003_000, ETHERNET.to_vec(), 30), (9_000, ETHERNET.to_vec(), 20), (0, ETHERNET.to_vec(), 20)]
+    );
     assert!(outcome.error.is_none(), "{:?}", outcome.error);
 }
 
@@ -225,7 +227,7 @@ fn a_simple_packet_ends_at_the_snapshot_length() {
     .concat();
     let outcome = drain_bytes(&bytes);
     assert_eq!(outcome.frames.len(), 1);
-    assert_eq!((outcome.frames[0].1.len(), outcome.frames[0].2), (60, 18));
+    assert_eq!((outcome.frames[0].1.len(), outcome.frames[0].2), (18, 60));
 }
 
 #[test]
@@ -263,9 +265,8 @@ fn other_link_types_become_ethernet() {
         let mut expected = vec![0; 12];
         expected.extend(ethertype.to_be_bytes());
         expected.extend(*payload);
-        let captured = expected.len();
-        expected.extend([0; 10]);
-        assert_eq!(outcome.frames, [(5_000_007_000, expected, captured)], "link type {link_type}, {packet:02x?}");
+        let wire_len = expected.len() + 10;
+        assert_eq!(outcome.frames, [(5_000_007_000, expected, wire_len)], "link type {link_type}, {packet:02x?}");
     }
 }
 
@@ -276,6 +277,14 @@ fn a_packet_shorter_than_its_link_header_is_an_empty_frame() {
             let outcome = drain_bytes(&pcap(Order::Little, 0xa1b2_c3d4, 4, link_type, &[&vec![0; length]]));
             assert_eq!(outcome.frames, [(5_000_007_000, Vec::new(), 0)], "link type {link_type}, {length} bytes");
         }
+    }
+}
+
+#[test]
+fn a_bare_ip_packet_without_bytes_is_an_ethernet_header() {
+    for link_type in [101, 12, 14, 228, 229, 51] {
+        let outcome = drain_bytes(&pcap(Order::Little, 0xa1b2_c3d4, 4, link_type, &[&[]]));
+        assert_eq!((outcome.frames[0].1.len(), outcome.frames[0].2), (14, 24), "link type {link_type}");
     }
 }
 
@@ -398,8 +407,8 @@ proptest! {
             bytes[index] = byte;
         }
         bytes.truncate(cut.index(bytes.len()) + 1);
-        for (_, frame, captured) in drain_bytes(&bytes).frames {
-            prop_assert!(captured <= frame.len() && frame.len() <= MAX_PACKET_BYTES + HEADROOM);
+        for (_, frame, wire_len) in drain_bytes(&bytes).frames {
+            prop_assert!(frame.len() <= wire_len && wire_len <= MAX_PACKET_BYTES + HEADROOM);
         }
     }
 

@@ -97,7 +97,7 @@ impl View<'_> {
         found.map_or(MAX_INTERFACES as u32 - 1, |(_, number)| *number)
     }
 
-    /// Settles flows idle for `idle_s` seconds, then reads every counter.
+    /// Settles flows idle for `idle_s` seconds (0: every flow), then reads every counter.
     #[must_use]
     pub fn read(&self, idle_s: u16) -> Reading {
         let mut reading = Reading::default();
@@ -122,7 +122,10 @@ impl View<'_> {
         let now_s = self.settings.clock_s.load();
         for (set, cold) in self.flows.iter().zip(self.cold) {
             for way in 0..WAYS {
-                if Word(set.words[way].load()).state() == State::Inspecting {
+                let word = Word(set.words[way].load());
+                if word.state() == State::Inspecting {
+                    // Words keep 16 bits of the second: a flow idle for more than nine hours looks as if it were new.
+                    let now_s = if idle_s == 0 { u64::from(word.second()) } else { now_s };
                     settle_idle(&books, set, cold, way, now_s, idle_s);
                 }
             }

@@ -1,0 +1,77 @@
+//! Feeds captures to an engine and gathers the result.
+
+use std::path::Path;
+
+use monitor_common::{packet, walk::walk};
+
+use super::{
+    clock::Clock,
+    engine::{EngineError, ReplayEngine},
+    flows::Flows,
+    report::Report,
+};
+use crate::capture::{Capture, CaptureError, Frame, Item};
+
+/// Bytes of a frame that engines get. The kernel's test runner, like a driver, splits longer frames into buffers of which
+/// the program reads the first, 3,520 bytes with pages of 4 KiB (`bpf_prog_test_run_xdp` in net/bpf/test_run.c). Both
+/// engines see as much; lengths come from the wire length.
+const FIRST_BUFFER_BYTES: usize = 3_072;
+
+/// A replay under way.
+pub(super) struct Driver {
+    engine: Box<dyn ReplayEngine>,
+    clock: Clock,
+    flows: Option<Flows>,
+    unsupported: u64,
+    captures: usize,
+}
+
+impl Driver {
+    /// A replay that counts with `engine`, and keeps flow rows if asked.
+    pub(super) fn new(engine: Box<dyn ReplayEngine>, flows: bool) -> Self {
+        Self { engine, clock: Clock::default(), flows: flows.then(Flows::default), unsupported: 0, captures: 0 }
+    }
+
+    /// Counts a capture. Damage is handed back, after everything before it was counted.
+    pub(super) fn capture(&mut self, path: &Path) -> Result<Option<CaptureError>, EngineError> {
+        match Capture::open(path) {
+            Ok(mut capture) => self.packets(&mut capture),
+            Err(error) => {
+                self.captures += 1;
+                Ok(Some(error))
+            }
+        }
+    }
+
+    /// Counts every packet that can be read.
+    pub(super) fn packets(&mut self, capture: &mut Capture) -> Result<Option<CaptureError>, EngineError> {
+        self.captures += 1;
+        self.clock.begin_capture();
+        loop {
+            let frame = match capture.next_item() {
+                Ok(Some(Item::Frame(frame))) => frame,
+                Ok(Some(Item::UnsupportedLinkType(_))) => {
+                    self.unsupported += 1;
+                    continue;
+                }
+                Ok(None) => return Ok(None),
+                Err(error) => return Ok(Some(error)),
+            };
+            let now_s = self.clock.second_of(frame.timestamp_ns);
+            let frame = Frame { bytes: &frame.bytes[..frame.bytes.len().min(FIRST_BUFFER_BYTES)], ..frame };
+            let disposition = self.engine.packet(&frame, now_s)?;
+            if let Some(flows) = &mut self.flows
+                && let Ok(headers) = walk(&packet::Frame::new(frame.bytes, frame.wire_len))
+            {
+                flows.add(&headers, disposition);
+            }
+        }
+    }
+
+    /// Ends the replay.
+    pub(super) fn finish(self) -> Result<Report, EngineError> {
+        let engine = self.engine.kind().label();
+        let totals = self.engine.finish()?;
+        Ok(Report::new(engine, self.captures, &totals, self.unsupported, self.flows.map(Flows::into_rows)))
+    }
+}

@@ -1,0 +1,106 @@
+//! The seam between the replay driver and what counts: the kernel's program, or the same source in user space.
+//!
+//! The driver reads captures and keeps flow rows; an engine gets every frame in order and owns all counters.
+
+use std::io;
+
+use monitor_common::{
+    protocol::{Confidence, Protocol, Verdict},
+    reason::Reason,
+    store::Disposition,
+    tally::{Direction, TallyKey, Totals},
+};
+
+use super::args::EngineKind;
+use crate::{
+    capture::Frame,
+    datapath::view::{View, node_index_parts},
+    exit::Exit,
+};
+
+/// Something that counts frames as the XDP program does.
+pub trait ReplayEngine {
+    /// Which engine this is.
+    fn kind(&self) -> EngineKind;
+
+    /// Counts one frame at `now_s`, a coarse clock in seconds that never runs backwards.
+    ///
+    /// The frame may be shorter than an Ethernet header, and shorter than it was on the wire.
+    ///
+    /// # Errors
+    /// The kernel refused the frame.
+    fn packet(&mut self, frame: &Frame<'_>, now_s: u64) -> Result<Disposition, EngineError>;
+
+    /// Settles every flow and hands over the counters.
+    ///
+    /// # Errors
+    /// The kernel's tables could not be read.
+    fn finish(self: Box<Self>) -> Result<EngineTotals, EngineError>;
+}
+
+/// Every counter of an engine at the end of a replay.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct EngineTotals {
+    /// Node-level counters. Each IP packet is in exactly one of them.
+    pub node: Vec<NodeTotals>,
+    /// Subscribers' counters.
+    pub tallies: Vec<(TallyKey, Totals)>,
+    /// Frames that were not counted as IP, by reason.
+    pub skipped: Vec<(Reason, u64)>,
+}
+
+impl EngineTotals {
+    /// Settles every flow, then reads the tables.
+    #[must_use]
+    pub fn read(view: &View<'_>, skipped: Vec<(Reason, u64)>) -> Self {
+        let reading = view.read(0);
+        let node = reading.node.iter().enumerate().filter_map(|(index, counts)| {
+            let (_, direction, protocol, confidence) = node_index_parts(index);
+            // The engine writes no numbers that this build does not know.
+            let verdict = Verdict {
+                protocol: Protocol::from_number(protocol)?,
+                confidence: Confidence::from_number(confidence)?,
+            };
+            Some(NodeTotals { direction, verdict, flows: counts.flows, packets: counts.packets, bytes: counts.bytes })
+        });
+        let tallies = view.keys.iter().zip(&reading.totals).filter_map(|(key, totals)| Some((key.read()?, *totals)));
+        Self { node: node.collect(), tallies: tallies.collect(), skipped }
+    }
+}
+
+/// Node-level counters of one direction and verdict.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NodeTotals {
+    /// Direction as the pools define it.
+    pub direction: Direction,
+    /// Protocol and confidence.
+    pub verdict: Verdict,
+    /// Flows with this verdict.
+    pub flows: u64,
+    /// IP packets.
+    pub packets: u64,
+    /// IP bytes.
+    pub bytes: u64,
+}
+
+/// Why an engine cannot count.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// The rights to load BPF programs are missing.
+    #[error("loading the XDP program needs root (CAP_BPF and CAP_NET_ADMIN): {0}; run as root, or use --engine host")]
+    Rights(#[source] io::Error),
+    /// The kernel cannot run the program.
+    #[error("the kernel cannot run the XDP program: {0}; use --engine host")]
+    Kernel(String),
+}
+
+impl EngineError {
+    /// The exit code of a replay that ends with this error.
+    #[must_use]
+    pub fn exit(&self) -> Exit {
+        match self {
+            Self::Rights(_) => Exit::Rights,
+            Self::Kernel(_) => Exit::Unavailable,
+        }
+    }
+}

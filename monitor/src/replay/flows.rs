@@ -1,0 +1,84 @@
+//! Flow rows of a replay: who talked to whom, how much, and what the engine made of it.
+//!
+//! Memory grows with the number of flows, not of packets. A flow that the engine restarts (TCP SYN on known ports) or opens
+//! anew (after its place was taken) gets a row of its own, so that rows add up to the engine's totals per protocol.
+
+use std::collections::HashMap;
+
+use monitor_common::{
+    key::{Address, FlowKey},
+    protocol::Verdict,
+    store::Disposition,
+    walk::Headers,
+};
+
+/// One row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Flow {
+    /// IP protocol number.
+    pub(super) protocol_number: u8,
+    /// Sender of the first packet.
+    pub(super) a: Address,
+    /// Its port; 0 for protocols without ports.
+    pub(super) a_port: u16,
+    /// Receiver of the first packet.
+    pub(super) b: Address,
+    /// Its port.
+    pub(super) b_port: u16,
+    /// The latest verdict.
+    pub(super) verdict: Verdict,
+    /// IP packets of both directions.
+    pub(super) packets: u64,
+    /// IP bytes of both directions.
+    pub(super) bytes: u64,
+}
+
+/// All rows so far.
+#[derive(Debug, Default)]
+pub(super) struct Flows {
+    rows: Vec<Flow>,
+    /// The row that a key's next packet adds to. Packets counted without a flow have rows of their own (`false`).
+    current: HashMap<(FlowKey, bool), usize>,
+}
+
+impl Flows {
+    /// Adds a packet.
+    pub(super) fn add(&mut self, headers: &Headers, disposition: Disposition) {
+        let (verdict, in_flow, opens) = match disposition {
+            Disposition::Skipped(_) => return,
+            Disposition::Hit(verdict) => (verdict, true, false),
+            Disposition::New(verdict) | Disposition::Restarted(verdict) => (verdict, true, true),
+            Disposition::Transit | Disposition::Direct => {
+                let verdict = if headers.fragment != 0 { Verdict::FRAGMENT } else { Verdict::UNCLASSIFIED };
+                (verdict, false, false)
+            }
+        };
+        let (key, _) = headers.flow_key();
+        let next = self.rows.len();
+        let index = self.current.entry((key, in_flow)).or_insert(next);
+        if opens {
+            *index = next;
+        }
+        if *index == next {
+            self.rows.push(Flow {
+                protocol_number: headers.protocol,
+                a: headers.source,
+                a_port: headers.source_port,
+                b: headers.destination,
+                b_port: headers.destination_port,
+                verdict,
+                packets: 0,
+                bytes: 0,
+            });
+        }
+        let row = &mut self.rows[*index];
+        row.verdict = verdict;
+        row.packets += 1;
+        row.bytes += u64::from(headers.ip_bytes);
+    }
+
+    /// The rows, in the order in which their flows began.
+    pub(super) fn into_rows(self) -> Vec<Flow> {
+        self.rows
+    }
+}

@@ -1,0 +1,342 @@
+//! The result of a replay, in the shape that `--format json` prints (the contract of design section 8).
+//!
+//! Rows are sorted by everything that names them, so that two runs compare with `diff`.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv6Addr},
+};
+
+use monitor_common::{
+    protocol::{Confidence, Protocol, Verdict},
+    tally::{TallyKey, Totals},
+    walk::ip_protocol,
+};
+use serde::Serialize;
+
+use super::{engine::EngineTotals, flows::Flow};
+
+/// The whole result.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Report {
+    /// `kernel` or `host`.
+    pub engine: &'static str,
+    /// Captures read.
+    pub captures: usize,
+    /// IP packets.
+    pub packets: u64,
+    /// IP bytes.
+    pub bytes: u64,
+    /// Frames not counted as IP, by reason.
+    pub skipped: Vec<SkippedRow>,
+    /// Traffic by protocol and confidence; adds up to `packets` and `bytes`.
+    pub protocols: Vec<ProtocolRow>,
+    /// Traffic by subscriber, protocol and confidence.
+    pub subscribers: Vec<SubscriberRow>,
+    /// Traffic by flow, when asked for; adds up to `packets` and `bytes`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub flows: Option<Vec<FlowRow>>,
+}
+
+/// Frames not counted as IP for one reason.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct SkippedRow {
+    /// Label of the reason.
+    pub reason: &'static str,
+    /// Frames.
+    pub packets: u64,
+}
+
+/// Traffic of one protocol and confidence.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct ProtocolRow {
+    /// Label of the protocol.
+    pub protocol: &'static str,
+    /// Label of the confidence.
+    pub confidence: &'static str,
+    /// Flows.
+    pub flows: u64,
+    /// IP packets.
+    pub packets: u64,
+    /// IP bytes.
+    pub bytes: u64,
+}
+
+/// Traffic of one subscriber, protocol and confidence.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct SubscriberRow {
+    /// Name of the realm; empty for the default one.
+    pub realm: String,
+    /// The subscriber's block, or [`CATCH_ALL`].
+    pub subscriber: String,
+    /// Label of the protocol.
+    pub protocol: &'static str,
+    /// Label of the confidence.
+    pub confidence: &'static str,
+    /// Flows.
+    pub flows: u64,
+    /// IP packets sent by the subscriber.
+    pub packets_up: u64,
+    /// IP bytes sent by the subscriber.
+    pub bytes_up: u64,
+    /// IP packets received by the subscriber.
+    pub packets_down: u64,
+    /// IP bytes received by the subscriber.
+    pub bytes_down: u64,
+}
+
+/// Traffic of one flow.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct FlowRow {
+    /// `tcp`, `udp`, another protocol's name, or its number as `ip-253`.
+    pub l4: String,
+    /// Sender of the first packet.
+    pub a: IpAddr,
+    /// Its port; 0 for protocols other than tcp and udp.
+    pub a_port: u16,
+    /// Receiver of the first packet.
+    pub b: IpAddr,
+    /// Its port.
+    pub b_port: u16,
+    /// Label of the protocol.
+    pub protocol: &'static str,
+    /// Label of the confidence.
+    pub confidence: &'static str,
+    /// IP packets of both directions.
+    pub packets: u64,
+    /// IP bytes of both directions.
+    pub bytes: u64,
+}
+
+/// What stands for the subscriber of traffic that a full table refused.
+pub const CATCH_ALL: &str = "catch-all";
+/// Label of packets whose link type cannot be turned into Ethernet frames.
+pub const UNSUPPORTED_LINK_TYPE: &str = "unsupported_link_type";
+
+impl Report {
+    /// Puts the engine's counters and the driver's rows in order.
+    #[must_use]
+    pub(super) fn new(
+        engine: &'static str,
+        captures: usize,
+        totals: &EngineTotals,
+        unsupported: u64,
+        flows: Option<Vec<Flow>>,
+    ) -> Self {
+        let mut skipped: Vec<SkippedRow> = totals
+            .skipped
+            .iter()
+            .map(|(reason, packets)| SkippedRow { reason: reason.label(), packets: *packets })
+            .chain([SkippedRow { reason: UNSUPPORTED_LINK_TYPE, packets: unsupported }])
+            .filter(|row| row.packets != 0)
+            .collect();
+        skipped.sort();
+        Self {
+            engine,
+            captures,
+            packets: totals.node.iter().map(|node| node.packets).sum(),
+            bytes: totals.node.iter().map(|node| node.bytes).sum(),
+            skipped,
+            protocols: protocols(totals),
+            subscribers: subscribers(&totals.tallies),
+            flows: flows.map(flow_rows),
+        }
+    }
+}
+
+fn protocols(totals: &EngineTotals) -> Vec<ProtocolRow> {
+    let mut sums: BTreeMap<(&str, &str), (u64, u64, u64)> = BTreeMap::new();
+    for node in &totals.node {
+        let sum = sums.entry(labels(node.verdict)).or_default();
+        sum.0 += node.flows;
+        sum.1 += node.packets;
+        sum.2 += node.bytes;
+    }
+    sums.into_iter()
+        .filter(|(_, sum)| *sum != (0, 0, 0))
+        .map(|((protocol, confidence), (flows, packets, bytes))| ProtocolRow {
+            protocol,
+            confidence,
+            flows,
+            packets,
+            bytes,
+        })
+        .collect()
+}
+
+fn subscribers(tallies: &[(TallyKey, Totals)]) -> Vec<SubscriberRow> {
+    let mut sums: BTreeMap<(u32, [u8; 16], u8, &str, &str), Totals> = BTreeMap::new();
+    for (key, totals) in tallies {
+        // Numbers of a newer build cannot be named: they still count, as unclassified.
+        let verdict = Protocol::from_number(key.protocol)
+            .zip(Confidence::from_number(key.confidence))
+            .map_or(Verdict::UNCLASSIFIED, |(protocol, confidence)| Verdict { protocol, confidence });
+        let (protocol, confidence) = labels(verdict);
+        let sum = sums.entry((key.realm, key.address, key.prefix_len, protocol, confidence)).or_default();
+        sum.flows += totals.flows;
+        sum.packets_up += totals.packets_up;
+        sum.bytes_up += totals.bytes_up;
+        sum.packets_down += totals.packets_down;
+        sum.bytes_down += totals.bytes_down;
+    }
+    sums.into_iter()
+        .filter(|(_, sum)| *sum != Totals::default())
+        .map(|((realm, address, prefix_len, protocol, confidence), sum)| {
+            let catch_all = realm == TallyKey::CATCH_ALL.realm;
+            SubscriberRow {
+                realm: if catch_all || realm == 0 { String::new() } else { realm.to_string() },
+                subscriber: if catch_all { CATCH_ALL.to_owned() } else { block(address, prefix_len) },
+                protocol,
+                confidence,
+                flows: sum.flows,
+                packets_up: sum.packets_up,
+                bytes_up: sum.bytes_up,
+                packets_down: sum.packets_down,
+                bytes_down: sum.bytes_down,
+            }
+        })
+        .collect()
+}
+
+fn flow_rows(mut flows: Vec<Flow>) -> Vec<FlowRow> {
+    flows.sort_by_key(|flow| {
+        let names = (flow.protocol_number, flow.a, flow.a_port, flow.b, flow.b_port);
+        (names, labels(flow.verdict), flow.packets, flow.bytes)
+    });
+    flows
+        .into_iter()
+        .map(|flow| {
+            let (protocol, confidence) = labels(flow.verdict);
+            FlowRow {
+                l4: l4_name(flow.protocol_number),
+                a: ip(flow.a.bytes()),
+                a_port: flow.a_port,
+                b: ip(flow.b.bytes()),
+                b_port: flow.b_port,
+                protocol,
+                confidence,
+                packets: flow.packets,
+                bytes: flow.bytes,
+            }
+        })
+        .collect()
+}
+
+fn labels(verdict: Verdict) -> (&'static str, &'static str) {
+    (verdict.protocol.label(), verdict.confidence.label())
+}
+
+/// An address as people write it: IPv4 without its IPv6 mapping.
+fn ip(address: [u8; 16]) -> IpAddr {
+    Ipv6Addr::from(address).to_canonical()
+}
+
+/// A subscriber's block as people write it.
+fn block(address: [u8; 16], prefix_len: u8) -> String {
+    match ip(address) {
+        // Mapped IPv4 blocks are inside ::ffff:0:0/96.
+        address @ IpAddr::V4(_) if prefix_len >= 96 => format!("{address}/{}", prefix_len - 96),
+        _ => format!("{}/{prefix_len}", Ipv6Addr::from(address)),
+    }
+}
+
+/// Name of an IP protocol, as `/etc/protocols` has it.
+fn l4_name(number: u8) -> String {
+    match number {
+        ip_protocol::TCP => "tcp",
+        ip_protocol::UDP => "udp",
+        1 => "icmp",
+        2 => "igmp",
+        ip_protocol::IPV4 => "ipencap",
+        ip_protocol::IPV6 => "ipv6",
+        ip_protocol::GRE => "gre",
+        50 => "esp",
+        ip_protocol::AH => "ah",
+        58 => "ipv6-icmp",
+        89 => "ospf",
+        103 => "pim",
+        112 => "vrrp",
+        132 => "sctp",
+        _ => return format!("ip-{number}"),
+    }
+    .to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use monitor_common::{key::Address, reason::Reason, tally::Direction};
+
+    use super::*;
+    use crate::replay::engine::NodeTotals;
+
+    fn key(address: [u8; 16], prefix_len: u8) -> TallyKey {
+        TallyKey {
+            address,
+            realm: 0,
+            prefix_len,
+            protocol: Protocol::BitTorrent as u8,
+            confidence: Confidence::Signature as u8,
+            reserved: 0,
+        }
+    }
+
+    /// The example of design section 8, to the letter.
+    #[test]
+    fn json_has_the_shape_of_the_contract() {
+        let verdict = Verdict { protocol: Protocol::BitTorrent, confidence: Confidence::Signature };
+        let node = |direction, packets, bytes, flows| NodeTotals { direction, verdict, flows, packets, bytes };
+        let totals = EngineTotals {
+            node: vec![node(Direction::Up, 40, 50_000, 2), node(Direction::Down, 40, 20_000, 0)],
+            tallies: vec![(
+                key(Address::v4(0x0a00_0001).bytes(), 128),
+                Totals { flows: 2, packets_up: 40, bytes_up: 50_000, packets_down: 40, bytes_down: 20_000 },
+            )],
+            skipped: vec![(Reason::NotIp, 3), (Reason::ShortFrame, 0)],
+        };
+        let flow = Flow {
+            protocol_number: 6,
+            a: Address::v4(0x0a00_0001),
+            a_port: 51_413,
+            b: Address::v4(0x0a00_0002),
+            b_port: 6_881,
+            verdict,
+            packets: 60,
+            bytes: 60_000,
+        };
+        let report = Report::new("host", 1, &totals, 0, Some(vec![flow]));
+        let expected = serde_json::json!({
+            "engine": "host", "captures": 1, "packets": 80, "bytes": 70_000,
+            "skipped": [{"reason": "not_ip", "packets": 3}],
+            "protocols": [{"protocol": "bittorrent", "confidence": "signature", "flows": 2, "packets": 80, "bytes": 70_000}],
+            "subscribers": [{"realm": "", "subscriber": "10.0.0.1/32", "protocol": "bittorrent",
+                "confidence": "signature", "flows": 2, "packets_up": 40, "bytes_up": 50_000, "packets_down": 40,
+                "bytes_down": 20_000}],
+            "flows": [{"l4": "tcp", "a": "10.0.0.1", "a_port": 51_413, "b": "10.0.0.2", "b_port": 6_881,
+                "protocol": "bittorrent", "confidence": "signature", "packets": 60, "bytes": 60_000}],
+        });
+        assert_eq!(serde_json::to_value(&report).expect("plain data"), expected);
+        let without = Report::new("host", 1, &totals, 2, None);
+        let value = serde_json::to_value(&without).expect("plain data");
+        assert!(value.get("flows").is_none());
+        assert_eq!(value["skipped"][1]["reason"], UNSUPPORTED_LINK_TYPE);
+    }
+
+    #[test]
+    fn blocks_are_written_as_people_write_them() {
+        let v6 = "2001:db8:1::".parse::<Ipv6Addr>().expect("an address").octets();
+        assert_eq!(block(v6, 56), "2001:db8:1::/56");
+        assert_eq!(block(Address::v4(0x6440_0000).bytes(), 120), "100.64.0.0/24");
+        assert_eq!(block([0; 16], 64), "::/64");
+        let rows = subscribers(&[
+            (TallyKey::CATCH_ALL, Totals { flows: 1, ..Totals::default() }),
+            (key(v6, 56), Totals::default()),
+        ]);
+        assert_eq!(rows.len(), 1, "empty rows are left out");
+        assert_eq!((rows[0].subscriber.as_str(), rows[0].protocol), (CATCH_ALL, "unclassified"));
+    }
+
+    #[test]
+    fn protocols_have_names_or_numbers() {
+        assert_eq!([6, 17, 58, 253].map(l4_name), ["tcp", "udp", "ipv6-icmp", "ip-253"]);
+    }
+}
