@@ -48,7 +48,7 @@ fn settled<S: Store>(headers: &Headers, store: &S, settings: &Settings, interfac
         Some(way) => way,
         None => return false,
     };
-    let word = Word(set.words[way].load());
+    let word = Word(set.words[way & (WAYS - 1)].load());
     let counter = &set.counters[counter_index(way, from_lower)];
     if !word.is_current(settings.clock_s.load() as u16, from_lower, interface)
         || headers.opens_connection()
@@ -124,7 +124,7 @@ enum Entry {
 #[inline(always)]
 fn enter<S: Store>(store: &S, passage: &Passage<'_>) -> Result<(usize, Entry), Disposition> {
     if let Some(way) = cache::find(passage.set, passage.tag) {
-        let word = Word(passage.set.words[way].load());
+        let word = Word(passage.set.words[way & (WAYS - 1)].load());
         if matches!(word.state(), State::Empty | State::Locked) {
             store.count_event(Event::FlowBusy);
             return Err(account::direct(store, passage));
@@ -156,7 +156,7 @@ fn enter<S: Store>(store: &S, passage: &Passage<'_>) -> Result<(usize, Entry), D
 /// Adds the packet to its flow's counter; keeps the flow's last-seen second and interface current.
 #[inline(always)]
 fn count<S: Store>(store: &S, passage: &Passage<'_>, way: usize) {
-    let cell = &passage.set.words[way];
+    let cell = &passage.set.words[way & (WAYS - 1)];
     let word = Word(cell.load());
     if word.state() == State::Settled {
         let counted = unpack(passage.set.counters[counter_index(way, passage.from_lower)].load()).0;

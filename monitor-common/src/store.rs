@@ -7,7 +7,7 @@ use crate::{
     payload::Payload,
     protocol::{CONFIDENCE_SLOTS, PROTOCOL_SLOTS, Verdict},
     reason::Reason,
-    tally::{Direction, NodeTally, Tally, TallyKey},
+    tally::{Direction, KeyWords, NodeTally, Tally},
 };
 
 /// What the agent tells the program, and the clock both keep: the only entry of the `SETTINGS` map.
@@ -165,11 +165,11 @@ pub trait Store: Ledger {
     /// Length in bits (out of 128) of the block that one subscriber gets in the pool that holds `address`.
     fn pool(&self, address: Address) -> Option<u8>;
     /// Slot of a tally key.
-    fn find_slot(&self, key: &TallyKey) -> Option<u32>;
+    fn find_slot(&self, key: &KeyWords) -> Option<u32>;
     /// Enters a key with its slot; whether it was not there before.
-    fn enter_slot(&self, key: &TallyKey, slot: u32) -> bool;
+    fn enter_slot(&self, key: &KeyWords, slot: u32) -> bool;
     /// Writes the key of a slot, where the agent reads it; `None` takes the slot out of use.
-    fn write_slot_key(&self, slot: u32, key: Option<&TallyKey>);
+    fn write_slot_key(&self, slot: u32, key: Option<&KeyWords>);
     /// Counts a skipped frame.
     fn count_skip(&self, reason: Reason);
     /// Coarse time in seconds.

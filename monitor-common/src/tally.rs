@@ -1,6 +1,6 @@
 //! Tallies: what is counted per (subscriber block, protocol, confidence). The contract of design section 3.
 
-use crate::{cell::Cell, key::Address};
+use crate::{cell::Cell, key::Address, protocol::Verdict};
 
 /// What a tally counts about: one subscriber block, one protocol, one confidence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -28,6 +28,48 @@ impl TallyKey {
         Self { address: [0; 16], realm: u32::MAX, prefix_len: 0, protocol: 0, confidence: 0, reserved: 0 };
 }
 
+/// A [`TallyKey`] as three words: the form the kernel's maps hold, built with aligned 64-bit stores only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(C)]
+pub struct KeyWords {
+    /// First half of the block's address, host order.
+    pub high: u64,
+    /// Second half.
+    pub low: u64,
+    /// Realm in bits 32..64, block length 24..32, protocol 16..24, confidence 8..16; bit 0 is always set.
+    pub meta: u64,
+}
+
+impl KeyWords {
+    /// The key of a block, protocol and confidence.
+    #[inline(always)]
+    #[must_use]
+    pub const fn new(block: Address, realm: u32, prefix_len: u8, verdict: Verdict) -> Self {
+        let meta = ((realm as u64) << 32)
+            | ((prefix_len as u64) << 24)
+            | ((verdict.protocol as u64) << 16)
+            | ((verdict.confidence as u64) << 8)
+            | 1;
+        Self { high: block.high, low: block.low, meta }
+    }
+
+    /// The key of the catch-all tally.
+    pub const CATCH_ALL: Self = Self::new(Address { high: 0, low: 0 }, u32::MAX, 0, Verdict::UNCLASSIFIED);
+}
+
+impl From<KeyWords> for TallyKey {
+    fn from(words: KeyWords) -> Self {
+        Self {
+            address: Address { high: words.high, low: words.low }.bytes(),
+            realm: (words.meta >> 32) as u32,
+            prefix_len: (words.meta >> 24) as u8,
+            protocol: (words.meta >> 16) as u8,
+            confidence: (words.meta >> 8) as u8,
+            reserved: 0,
+        }
+    }
+}
+
 /// A tally key where the agent reads it: three words, the last of them written last and 0 while the slot is unused.
 #[derive(Debug, Default)]
 #[repr(C)]
@@ -42,34 +84,21 @@ const _: () = assert!(core::mem::size_of::<SlotKey>() == 24);
 impl SlotKey {
     /// Writes a key, or takes the slot out of use.
     #[inline(always)]
-    pub fn write(&self, key: Option<&TallyKey>) {
+    pub fn write(&self, key: Option<&KeyWords>) {
         let Some(key) = key else {
             self.meta.store(0);
             return;
         };
-        let address = Address::v6(key.address);
-        self.high.store(address.high);
-        self.low.store(address.low);
-        let meta = (u64::from(key.realm) << 32)
-            | (u64::from(key.prefix_len) << 24)
-            | (u64::from(key.protocol) << 16)
-            | (u64::from(key.confidence) << 8)
-            | 1;
-        self.meta.swap(meta);
+        self.high.store(key.high);
+        self.low.store(key.low);
+        self.meta.swap(key.meta);
     }
 
     /// The key, if the slot is in use.
     #[must_use]
     pub fn read(&self) -> Option<TallyKey> {
         let meta = self.meta.load();
-        (meta & 1 == 1).then(|| TallyKey {
-            address: Address { high: self.high.load(), low: self.low.load() }.bytes(),
-            realm: (meta >> 32) as u32,
-            prefix_len: (meta >> 24) as u8,
-            protocol: (meta >> 16) as u8,
-            confidence: (meta >> 8) as u8,
-            reserved: 0,
-        })
+        (meta & 1 == 1).then(|| KeyWords { high: self.high.load(), low: self.low.load(), meta }.into())
     }
 }
 

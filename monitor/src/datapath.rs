@@ -7,4 +7,7 @@
 //! * [`test_run`]: the object driven by the kernel's test runner, for `replay --engine kernel` and tests.
 
 pub mod host;
+pub mod mapped;
+pub mod object;
+pub mod test_run;
 pub mod view;

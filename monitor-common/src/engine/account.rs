@@ -7,7 +7,7 @@ use crate::{
     limits::WAYS,
     protocol::{Confidence, Protocol, Verdict},
     store::{Disposition, Event, Ledger, Settings, Store, node_index},
-    tally::{Direction, TallyKey},
+    tally::{Direction, KeyWords},
 };
 
 /// Direction of a packet of a flow.
@@ -22,7 +22,7 @@ const fn direction(ends: Ends, from_lower: bool) -> Direction {
 
 /// The slot of a tally key, made if need be; the catch-all when the table is full.
 #[inline(never)]
-pub(super) fn slot_of<S: Store>(store: &S, settings: &Settings, key: &TallyKey) -> u32 {
+pub(super) fn slot_of<S: Store>(store: &S, settings: &Settings, key: &KeyWords) -> u32 {
     if let Some(slot) = store.find_slot(key) {
         return slot;
     }
@@ -175,7 +175,7 @@ pub(super) fn publish<S: Ledger>(store: &S, cell: &Cell, cold: &ColdFlow, verdic
 /// For the drain and for the end of a replay: short flows never reach a verdict by themselves.
 pub fn settle_idle<S: Ledger>(store: &S, set: &FlowSet, cold: &ColdSet, way: usize, now_s: u64, idle_s: u16) -> bool {
     let way = way & (WAYS - 1);
-    let word = Word(set.words[way].load());
+    let word = Word(set.words[way & (WAYS - 1)].load());
     if word.state() != State::Inspecting {
         return false;
     }
@@ -184,7 +184,7 @@ pub fn settle_idle<S: Ledger>(store: &S, set: &FlowSet, cold: &ColdSet, way: usi
     if word.protocol_number() != 0 || age < idle_s || age >= 0x8000 {
         return true;
     }
-    publish(store, &set.words[way], &cold.flows[way], Verdict::UNCLASSIFIED);
+    publish(store, &set.words[way & (WAYS - 1)], &cold.flows[way], Verdict::UNCLASSIFIED);
     false
 }
 

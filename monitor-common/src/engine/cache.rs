@@ -66,7 +66,7 @@ pub(super) fn claim<S: Store>(store: &S, passage: &Passage<'_>, ends: &Ends) -> 
     let mut best_word = Word::EMPTY;
     let mut way = 0;
     while way < WAYS {
-        let word = Word(passage.set.words[way].load());
+        let word = Word(passage.set.words[way & (WAYS - 1)].load());
         let value = willingness(word, passage.now_s);
         if value > best {
             best = value;
@@ -100,7 +100,7 @@ pub(super) fn claim<S: Store>(store: &S, passage: &Passage<'_>, ends: &Ends) -> 
 #[inline(never)]
 pub(super) fn take<S: Store>(store: &S, passage: &Passage<'_>, way: usize, word: Word, ends: &Ends) -> bool {
     let way = way & (WAYS - 1);
-    let cell = &passage.set.words[way];
+    let cell = &passage.set.words[way & (WAYS - 1)];
     if !cell.replace(word.0, Word::LOCKED.0) {
         return false;
     }
@@ -116,7 +116,7 @@ pub(super) fn take<S: Store>(store: &S, passage: &Passage<'_>, way: usize, word:
         ends.slot(store, passage.settings, false, Verdict::UNCLASSIFIED),
     ));
     // A full barrier: of two CPUs that enter the same flow at once, at least one sees the other's tag.
-    passage.set.tags[way].swap(passage.tag);
+    passage.set.tags[way & (WAYS - 1)].swap(passage.tag);
     let mut twin = false;
     let mut other = 0;
     while other < WAYS {
@@ -124,7 +124,7 @@ pub(super) fn take<S: Store>(store: &S, passage: &Passage<'_>, way: usize, word:
         other += 1;
     }
     if twin {
-        passage.set.tags[way].store(0);
+        passage.set.tags[way & (WAYS - 1)].store(0);
         cell.store(Word::EMPTY.0);
         return false;
     }

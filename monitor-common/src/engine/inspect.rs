@@ -15,7 +15,7 @@ use crate::{
 /// Inspects a counted packet if its flow is still under inspection; answers the flow's verdict so far.
 #[inline(always)]
 pub(super) fn packet<P: Packet, S: Store>(packet: &P, store: &S, passage: &Passage<'_>, way: usize) -> Verdict {
-    let word = Word(passage.set.words[way].load());
+    let word = Word(passage.set.words[way & (WAYS - 1)].load());
     if word.state() != State::Inspecting || word.protocol_number() != 0 {
         return verdict_of(word);
     }
@@ -79,7 +79,7 @@ fn look<P: Packet, S: Store>(packet: &P, store: &S, passage: &Passage<'_>, way: 
 #[inline(never)]
 fn settle<S: Store>(store: &S, passage: &Passage<'_>, way: usize, verdict: Verdict) {
     let way = way & (WAYS - 1);
-    let cell = &passage.set.words[way];
+    let cell = &passage.set.words[way & (WAYS - 1)];
     let word = Word(cell.load());
     if word.state() != State::Inspecting || word.protocol_number() != 0 {
         return;

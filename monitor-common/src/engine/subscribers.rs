@@ -6,7 +6,7 @@ use crate::{
     key::Address,
     protocol::Verdict,
     store::{Settings, Store},
-    tally::TallyKey,
+    tally::KeyWords,
     walk::Headers,
 };
 
@@ -72,14 +72,7 @@ impl Ends {
         if prefix_len == NO_POOL {
             return NO_SLOT;
         }
-        let key = TallyKey {
-            address: address.block(prefix_len).bytes(),
-            realm: 0,
-            prefix_len,
-            protocol: verdict.protocol as u8,
-            confidence: verdict.confidence as u8,
-            reserved: 0,
-        };
+        let key = KeyWords::new(address.block(prefix_len), 0, prefix_len, verdict);
         account::slot_of(store, settings, &key)
     }
 }

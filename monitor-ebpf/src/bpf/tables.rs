@@ -18,7 +18,7 @@ use monitor_common::{
     payload::Payload,
     reason::{REASON_SLOTS, Reason},
     store::{Disposition, EVENT_SLOTS, Event, Ledger, NODE_ENTRIES_PER_INTERFACE, Settings, Store},
-    tally::{NodeTally, SlotKey, Tally, TallyKey},
+    tally::{KeyWords, NodeTally, SlotKey, Tally},
 };
 
 #[map]
@@ -32,7 +32,7 @@ static TALLIES: Array<Tally> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 #[map]
 static TALLY_KEYS: Array<SlotKey> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 #[map]
-static TALLY_SLOTS: HashMap<TallyKey, u32> = HashMap::with_max_entries(1, 0);
+static TALLY_SLOTS: HashMap<KeyWords, u32> = HashMap::with_max_entries(1, 0);
 #[map]
 static NODE: Array<NodeTally> =
     Array::with_max_entries((MAX_INTERFACES * NODE_ENTRIES_PER_INTERFACE) as u32, BPF_F_MMAPABLE);
@@ -67,6 +67,15 @@ pub(super) fn replayed_wire_len() -> Option<usize> {
         return None;
     }
     REPLAY.get(0).map(|cell| cell.load() as usize)
+}
+
+/// A trie key whose address is aligned, as the verifier wants all 64-bit stores to the stack to be.
+#[repr(C)]
+struct PaddedKey {
+    padding: u32,
+    prefix_len: u32,
+    high: u64,
+    low: u64,
 }
 
 /// All maps.
@@ -111,22 +120,25 @@ impl Store for Maps {
 
     #[inline(always)]
     fn pool(&self, address: Address) -> Option<u8> {
-        POOLS.get(Key::new(128, address.bytes())).map(|prefix_len| *prefix_len as u8)
+        let key = PaddedKey { padding: 0, prefix_len: 128, high: address.high.to_be(), low: address.low.to_be() };
+        // SAFETY: from `prefix_len` on, the bytes are those of `Key<[u8; 16]>`, which needs no alignment.
+        let key = unsafe { &*core::ptr::from_ref(&key).cast::<u8>().add(4).cast::<Key<[u8; 16]>>() };
+        POOLS.get(key).map(|prefix_len| *prefix_len as u8)
     }
 
     #[inline(always)]
-    fn find_slot(&self, key: &TallyKey) -> Option<u32> {
+    fn find_slot(&self, key: &KeyWords) -> Option<u32> {
         // SAFETY: entries are only ever added; a slot number is read in one load.
         unsafe { TALLY_SLOTS.get(key) }.copied()
     }
 
     #[inline(always)]
-    fn enter_slot(&self, key: &TallyKey, slot: u32) -> bool {
+    fn enter_slot(&self, key: &KeyWords, slot: u32) -> bool {
         TALLY_SLOTS.insert(key, slot, u64::from(BPF_NOEXIST)).is_ok()
     }
 
     #[inline(always)]
-    fn write_slot_key(&self, slot: u32, key: Option<&TallyKey>) {
+    fn write_slot_key(&self, slot: u32, key: Option<&KeyWords>) {
         match TALLY_KEYS.get(slot) {
             Some(cell) => cell.write(key),
             None => self.count_event(Event::Lost),

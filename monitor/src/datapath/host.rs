@@ -14,7 +14,7 @@ use monitor_common::{
     payload::Payload,
     reason::{REASON_SLOTS, Reason},
     store::{Disposition, EVENT_SLOTS, Event, Inspection, Ledger, NODE_ENTRIES_PER_INTERFACE, Settings, Store},
-    tally::{NodeTally, SlotKey, Tally, TallyKey},
+    tally::{KeyWords, NodeTally, SlotKey, Tally},
 };
 
 use super::view::View;
@@ -45,7 +45,7 @@ pub struct HostDataPath {
     tallies: Box<[Tally]>,
     keys: Box<[SlotKey]>,
     node: Box<[NodeTally]>,
-    slots: RefCell<HashMap<TallyKey, u32>>,
+    slots: RefCell<HashMap<KeyWords, u32>>,
     pools: Vec<(Address, u8, u8)>,
     skips: [Local<u64>; REASON_SLOTS],
     events: [Local<u64>; EVENT_SLOTS],
@@ -64,7 +64,7 @@ impl HostDataPath {
         let sets = sizes.sets() as usize;
         let tallies = sizes.tallies.max(1) as usize;
         let keys: Box<[SlotKey]> = zeroed(tallies);
-        keys[0].write(Some(&TallyKey::CATCH_ALL));
+        keys[0].write(Some(&KeyWords::CATCH_ALL));
         let mut pools: Vec<_> = pools.iter().map(Pool::mapped).collect();
         // Longest prefix first: the first match is the best.
         pools.sort_by_key(|(_, prefix_len, _)| std::cmp::Reverse(*prefix_len));
@@ -159,15 +159,15 @@ impl Store for HostDataPath {
         found.map(|(_, _, block_len)| *block_len)
     }
 
-    fn find_slot(&self, key: &TallyKey) -> Option<u32> {
+    fn find_slot(&self, key: &KeyWords) -> Option<u32> {
         self.slots.borrow().get(key).copied()
     }
 
-    fn enter_slot(&self, key: &TallyKey, slot: u32) -> bool {
+    fn enter_slot(&self, key: &KeyWords, slot: u32) -> bool {
         self.slots.borrow_mut().insert(*key, slot).is_none()
     }
 
-    fn write_slot_key(&self, slot: u32, key: Option<&TallyKey>) {
+    fn write_slot_key(&self, slot: u32, key: Option<&KeyWords>) {
         match self.keys.get(slot as usize) {
             Some(cell) => cell.write(key),
             None => self.count_event(Event::Lost),

@@ -1,0 +1,335 @@
+//! The BPF object: loading it with the configured table sizes, filling its settings, and its maps.
+//!
+//! The object is built by `cargo xtask build-ebpf` and committed, so that the agent builds on stable Rust alone.
+
+use std::{io, path::PathBuf};
+
+use aya::{
+    Ebpf, EbpfError, EbpfLoader,
+    maps::{HashMap, LpmTrie, Map, MapError, PerCpuArray, lpm_trie::Key},
+    programs::{ProgramError, Xdp},
+};
+use monitor_common::{
+    flow::{ColdSet, FlowSet},
+    key::Seed,
+    reason::Reason,
+    store::{Event, Inspection, Settings},
+    tally::{KeyWords, NodeTally, SlotKey, Tally},
+};
+
+use super::{host::TableSizes, mapped::MappedArray, view::View};
+use crate::pool::Pool;
+
+/// The object's bytes.
+pub static OBJECT: &[u8] = aya::include_bytes_aligned!("../../ebpf/peertally.bpf.o");
+/// The XDP program's name in the object.
+pub const PROGRAM: &str = "peertally";
+
+/// The maps, by their names in the object.
+pub const MAPS: &[&str] = &[
+    "SETTINGS",
+    "FLOWS",
+    "COLD_FLOWS",
+    "TALLIES",
+    "TALLY_KEYS",
+    "TALLY_SLOTS",
+    "NODE",
+    "INTERFACES",
+    "POOLS",
+    "SKIPS",
+    "EVENTS",
+    "SCRATCH",
+    "REPLAY",
+];
+
+/// What can go wrong with the object and its maps.
+#[derive(Debug, thiserror::Error)]
+pub enum ObjectError {
+    /// The kernel refused the object or one of its maps.
+    #[error("cannot load the XDP program: {source}. {}", next_step(.source))]
+    Load {
+        /// What the loader says.
+        #[source]
+        source: EbpfError,
+    },
+    /// The verifier refused the program.
+    #[error("the kernel's verifier refused the XDP program: {source}")]
+    Verifier {
+        /// What the verifier says.
+        #[source]
+        source: Box<ProgramError>,
+    },
+    /// The object has no such program.
+    #[error("the object holds no XDP program named {PROGRAM}; rebuild it with `cargo xtask build-ebpf`")]
+    ProgramMissing,
+    /// The object has no such map.
+    #[error("the object holds no map {name} of the expected type; rebuild it with `cargo xtask build-ebpf`")]
+    MapMissing {
+        /// Map name.
+        name: &'static str,
+    },
+    /// A map has another shape than this build expects.
+    #[error(
+        "map {name} has {found}, which this version does not expect; run `peertally detach --purge` and start again"
+    )]
+    MapShape {
+        /// Map name.
+        name: &'static str,
+        /// What differs.
+        found: String,
+    },
+    /// A map operation failed.
+    #[error("map {name}: {source}")]
+    Map {
+        /// Map name.
+        name: &'static str,
+        /// What the kernel says.
+        #[source]
+        source: MapError,
+    },
+    /// A map could not be mapped into memory.
+    #[error("cannot map {name} into memory: {source}")]
+    Mapping {
+        /// Map name.
+        name: &'static str,
+        /// What the kernel says.
+        #[source]
+        source: io::Error,
+    },
+    /// No random numbers for the hash seed.
+    #[error("no random numbers for the flow hash: {0}")]
+    Random(getrandom::Error),
+    /// The test runner failed.
+    #[error("the kernel's test runner refused a frame of {bytes} bytes: {source}")]
+    TestRun {
+        /// Length of the frame.
+        bytes: usize,
+        /// What the kernel says.
+        #[source]
+        source: Box<ProgramError>,
+    },
+}
+
+impl ObjectError {
+    /// Whether missing rights are the cause.
+    #[must_use]
+    pub fn is_missing_rights(&self) -> bool {
+        let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(self);
+        while let Some(error) = cause {
+            if let Some(io) = error.downcast_ref::<io::Error>() {
+                return io.kind() == io::ErrorKind::PermissionDenied;
+            }
+            cause = error.source();
+        }
+        false
+    }
+}
+
+fn next_step(_error: &EbpfError) -> &'static str {
+    "Peertally needs root (or CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON), Linux 6.1 or newer, and room for its tables"
+}
+
+/// What the object is loaded with.
+#[derive(Clone, Debug)]
+pub struct LoadOptions {
+    /// Table sizes.
+    pub sizes: TableSizes,
+    /// Subscriber pools.
+    pub pools: Vec<Pool>,
+    /// Depth of inspection.
+    pub inspection: Inspection,
+    /// Hash seed; `None` draws a random one. Ignored when the settings were pinned before.
+    pub seed: Option<Seed>,
+    /// Whether frames come from the test runner, with the clock and wire lengths of a capture.
+    pub replaying: bool,
+    /// Where maps are pinned, or found pinned.
+    pub pin_folder: Option<PathBuf>,
+    /// Level of kernel-side log messages, 0 for none (aya-log's levels: 1 error to 5 trace).
+    pub log_level: u8,
+    /// Indices of the monitored interfaces, by number.
+    pub interfaces: Vec<u32>,
+}
+
+/// The loaded object.
+pub struct LoadedObject {
+    ebpf: Ebpf,
+    settings: MappedArray<Settings>,
+    flows: MappedArray<FlowSet>,
+    cold: MappedArray<ColdSet>,
+    tallies: MappedArray<Tally>,
+    keys: MappedArray<SlotKey>,
+    node: MappedArray<NodeTally>,
+    interfaces: Vec<(u16, u32)>,
+}
+
+impl LoadedObject {
+    /// Loads the object and its program; attaches nothing.
+    ///
+    /// # Errors
+    /// When the kernel refuses the maps or the program, or pinned maps do not fit.
+    pub fn load(options: &LoadOptions) -> Result<Self, ObjectError> {
+        let replaying = u8::from(options.replaying);
+        let mut loader = EbpfLoader::new();
+        loader
+            .map_max_entries("FLOWS", options.sizes.sets())
+            .map_max_entries("COLD_FLOWS", options.sizes.sets())
+            .map_max_entries("TALLIES", options.sizes.tallies)
+            .map_max_entries("TALLY_KEYS", options.sizes.tallies)
+            .map_max_entries("TALLY_SLOTS", options.sizes.tallies)
+            .override_global("REPLAYING", &replaying, true)
+            .override_global("AYA_LOG_LEVEL", &options.log_level, false);
+        if let Some(folder) = &options.pin_folder {
+            for name in MAPS {
+                loader.map_pin_path(name, folder.join(name));
+            }
+        }
+        let mut ebpf = loader.load(OBJECT).map_err(|source| ObjectError::Load { source })?;
+        let mut settings: MappedArray<Settings> = mapped(&ebpf, "SETTINGS")?;
+        let mut object = {
+            let keys: MappedArray<SlotKey> = mapped(&ebpf, "TALLY_KEYS")?;
+            initialise(&mut settings, &keys, options)?;
+            Self {
+                flows: mapped(&ebpf, "FLOWS")?,
+                cold: mapped(&ebpf, "COLD_FLOWS")?,
+                tallies: mapped(&ebpf, "TALLIES")?,
+                node: mapped(&ebpf, "NODE")?,
+                settings,
+                keys,
+                interfaces: Vec::new(),
+                ebpf: {
+                    xdp(&mut ebpf)?.load().map_err(|source| ObjectError::Verifier { source: Box::new(source) })?;
+                    ebpf
+                },
+            }
+        };
+        object.write_pools(&options.pools)?;
+        object.write_interfaces(&options.interfaces)?;
+        Ok(object)
+    }
+
+    /// The XDP program.
+    ///
+    /// # Errors
+    /// When the object does not hold it.
+    pub fn program(&mut self) -> Result<&mut Xdp, ObjectError> {
+        xdp(&mut self.ebpf)
+    }
+
+    /// The object, for its log and other maps.
+    pub fn ebpf(&mut self) -> &mut Ebpf {
+        &mut self.ebpf
+    }
+
+    /// A map of the object.
+    ///
+    /// # Errors
+    /// When the object does not hold it.
+    pub fn map(&self, name: &'static str) -> Result<&Map, ObjectError> {
+        self.ebpf.map(name).ok_or(ObjectError::MapMissing { name })
+    }
+
+    /// The tables.
+    #[must_use]
+    pub fn view(&self) -> View<'_> {
+        View {
+            settings: &self.settings.values()[0],
+            flows: self.flows.values(),
+            cold: self.cold.values(),
+            tallies: self.tallies.values(),
+            keys: self.keys.values(),
+            node: self.node.values(),
+            interfaces: &self.interfaces,
+        }
+    }
+
+    /// Frames skipped, by reason, summed over CPUs.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    pub fn skipped(&self) -> Result<Vec<(Reason, u64)>, ObjectError> {
+        Reason::ALL.iter().map(|reason| Ok((*reason, self.per_cpu_sum("SKIPS", *reason as u32)?))).collect()
+    }
+
+    /// Events, by kind, summed over CPUs.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    pub fn events(&self) -> Result<Vec<(Event, u64)>, ObjectError> {
+        Event::ALL.iter().map(|event| Ok((*event, self.per_cpu_sum("EVENTS", *event as u32)?))).collect()
+    }
+
+    fn per_cpu_sum(&self, name: &'static str, index: u32) -> Result<u64, ObjectError> {
+        let error = |source| ObjectError::Map { name, source };
+        let array: PerCpuArray<_, u64> = self.map(name)?.try_into().map_err(error)?;
+        Ok(array.get(&index, 0).map_err(error)?.iter().sum())
+    }
+
+    fn write_pools(&mut self, pools: &[Pool]) -> Result<(), ObjectError> {
+        let name = "POOLS";
+        let error = |source| ObjectError::Map { name, source };
+        let map = self.ebpf.map_mut(name).ok_or(ObjectError::MapMissing { name })?;
+        let mut trie: LpmTrie<_, [u8; 16], u32> = map.try_into().map_err(error)?;
+        let wanted: Vec<_> = pools.iter().map(Pool::mapped).collect();
+        let stale: Vec<_> = trie.keys().filter_map(Result::ok).collect();
+        for (address, prefix_len, block_len) in &wanted {
+            let key = Key::new(u32::from(*prefix_len), address.bytes());
+            trie.insert(&key, u32::from(*block_len), 0).map_err(error)?;
+        }
+        for key in stale {
+            let (prefix_len, data) = (key.prefix_len(), key.data());
+            if !wanted.iter().any(|(address, len, _)| u32::from(*len) == prefix_len && address.bytes() == data) {
+                trie.remove(&key).map_err(error)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn write_interfaces(&mut self, indices: &[u32]) -> Result<(), ObjectError> {
+        let name = "INTERFACES";
+        let error = |source| ObjectError::Map { name, source };
+        let map = self.ebpf.map_mut(name).ok_or(ObjectError::MapMissing { name })?;
+        let mut numbers: HashMap<_, u32, u32> = map.try_into().map_err(error)?;
+        self.interfaces.clear();
+        for (number, index) in indices.iter().enumerate() {
+            let (low, number) = (*index as u16, number as u32);
+            numbers.insert(u32::from(low), number, 0).map_err(error)?;
+            self.interfaces.push((low, number));
+        }
+        Ok(())
+    }
+}
+
+fn xdp(ebpf: &mut Ebpf) -> Result<&mut Xdp, ObjectError> {
+    let program = ebpf.program_mut(PROGRAM).ok_or(ObjectError::ProgramMissing)?;
+    program.try_into().map_err(|_| ObjectError::ProgramMissing)
+}
+
+fn mapped<T: super::mapped::Shared>(ebpf: &Ebpf, name: &'static str) -> Result<MappedArray<T>, ObjectError> {
+    MappedArray::new(name, ebpf.map(name).ok_or(ObjectError::MapMissing { name })?)
+}
+
+/// Fills the settings of fresh maps; of pinned maps only what the configuration may change.
+fn initialise(
+    settings: &mut MappedArray<Settings>,
+    keys: &MappedArray<SlotKey>,
+    options: &LoadOptions,
+) -> Result<(), ObjectError> {
+    let settings = &mut settings.values_mut()[0];
+    let fresh = settings.slots == 0;
+    settings.inspection = options.inspection as u64;
+    if !fresh {
+        return Ok(());
+    }
+    settings.seed = match options.seed {
+        Some(seed) => seed,
+        None => {
+            let random = || getrandom::u64().map_err(ObjectError::Random);
+            Seed::from_random([random()?, random()?, random()?])
+        }
+    };
+    settings.set_mask = u64::from(options.sizes.sets()) - 1;
+    settings.slots = u64::from(options.sizes.tallies);
+    settings.next_slot.store(1);
+    keys.values()[0].write(Some(&KeyWords::CATCH_ALL));
+    Ok(())
+}

@@ -1,0 +1,88 @@
+//! The loaded program driven frame by frame through the kernel's test runner (`BPF_PROG_TEST_RUN`).
+//!
+//! For `replay --engine kernel` and tests: nothing is attached, time and wire lengths come from the capture.
+
+use aya::{TestRun as _, TestRunOptions};
+use monitor_common::{
+    cell::Cell,
+    reason::Reason,
+    store::{Disposition, Event},
+};
+
+use super::{
+    mapped::MappedArray,
+    object::{LoadOptions, LoadedObject, ObjectError},
+    view::View,
+};
+
+/// Shortest frame the test runner takes: an Ethernet header (net/bpf/test_run.c, `bpf_prog_test_run_xdp`).
+const SHORTEST_FRAME: usize = 14;
+
+/// The data path in the kernel, fed by hand.
+pub struct TestRunner {
+    object: LoadedObject,
+    replay: MappedArray<Cell>,
+    /// Frames too short for the test runner; the program would have skipped them as such.
+    short_frames: u64,
+}
+
+impl TestRunner {
+    /// Loads the object for replay.
+    ///
+    /// # Errors
+    /// As [`LoadedObject::load`].
+    pub fn new(options: &LoadOptions) -> Result<Self, ObjectError> {
+        let object = LoadedObject::load(&LoadOptions { replaying: true, ..options.clone() })?;
+        let replay = MappedArray::new("REPLAY", object.map("REPLAY")?)?;
+        Ok(Self { object, replay, short_frames: 0 })
+    }
+
+    /// Counts one frame of which `bytes` were captured, at `now_s` seconds.
+    ///
+    /// # Errors
+    /// When the kernel refuses the frame.
+    pub fn frame(&mut self, bytes: &[u8], wire_len: usize, now_s: u64) -> Result<Disposition, ObjectError> {
+        if bytes.len() < SHORTEST_FRAME {
+            self.short_frames += 1;
+            return Ok(Disposition::Skipped(Reason::ShortFrame));
+        }
+        self.object.view().settings.clock_s.store(now_s);
+        let cells = self.replay.values();
+        cells[0].store(wire_len.max(bytes.len()) as u64);
+        cells[1].store(Disposition::Direct.to_bits());
+        let options = TestRunOptions { data_in: Some(bytes), ..TestRunOptions::new() };
+        self.object
+            .program()?
+            .test_run(options)
+            .map_err(|source| ObjectError::TestRun { bytes: bytes.len(), source: Box::new(source) })?;
+        Ok(Disposition::from_bits(self.replay.values()[1].load()).unwrap_or(Disposition::Direct))
+    }
+
+    /// The tables.
+    #[must_use]
+    pub fn view(&self) -> View<'_> {
+        self.object.view()
+    }
+
+    /// Frames skipped, by reason.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    pub fn skipped(&self) -> Result<Vec<(Reason, u64)>, ObjectError> {
+        let mut skipped = self.object.skipped()?;
+        for (reason, frames) in &mut skipped {
+            if *reason == Reason::ShortFrame {
+                *frames += self.short_frames;
+            }
+        }
+        Ok(skipped)
+    }
+
+    /// Events, by kind.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    pub fn events(&self) -> Result<Vec<(Event, u64)>, ObjectError> {
+        self.object.events()
+    }
+}
