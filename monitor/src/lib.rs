@@ -1,8 +1,14 @@
 //! The Peertally agent: drains the XDP program's tallies into metrics, thresholds and hooks.
 
 pub mod capture;
+pub mod check;
+pub mod cli;
+pub mod config;
 pub mod datapath;
 pub mod exit;
+pub mod hooks;
+pub mod policy;
 pub mod pool;
 pub mod replay;
 pub mod snapshot;
+pub mod subscriber;

@@ -2,21 +2,13 @@
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
-use peertally::{exit::Exit, replay};
-
-/// Counts P2P protocol traffic per subscriber in the kernel; never touches, delays or blocks a packet.
-#[derive(Parser)]
-#[command(name = "peertally", version)]
-struct Cli {
-    #[command(subcommand)]
-    command: Command,
-}
-
-#[derive(Subcommand)]
-enum Command {
-    Replay(replay::args::ReplayArgs),
-}
+use clap::Parser;
+use peertally::{
+    check,
+    cli::{Cli, Command},
+    exit::Exit,
+    replay,
+};
 
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
@@ -28,6 +20,19 @@ fn main() -> ExitCode {
         }
     };
     match cli.command {
+        Command::CheckConfig { file } => match check::check(&file) {
+            Ok(summary) => {
+                print!("{summary}");
+                Exit::Ok.into()
+            }
+            Err(error) => fail(&error, error.exit()),
+        },
         Command::Replay(args) => replay::main(&args),
     }
+}
+
+/// Says why nothing was done.
+fn fail(error: &dyn std::error::Error, exit: Exit) -> ExitCode {
+    eprintln!("peertally: {error}");
+    exit.into()
 }

@@ -1,0 +1,70 @@
+//! `peertally check-config`: reads a configuration as `run` would, and says what it would do.
+
+use std::{fmt::Write, path::Path};
+
+use crate::{
+    config::{self, ConfigError, Overrides, Resolved},
+    hooks::Target,
+};
+
+/// Checks `file` and returns what to print.
+///
+/// # Errors
+/// [`ConfigError`] with every problem found.
+pub fn check(file: &Path) -> Result<String, ConfigError> {
+    config::load(Some(file), &Overrides::default()).map(|resolved| summary(file, &resolved))
+}
+
+/// What a configuration would do, for people.
+#[must_use]
+pub fn summary(file: &Path, resolved: &Resolved) -> String {
+    let mut out = format!("{}: valid\n", file.display());
+    let mut line = |name: &str, value: String| {
+        let _infallible = writeln!(out, "  {name:<12} {value}");
+    };
+    let interfaces: Vec<String> =
+        resolved.interfaces.iter().map(|each| format!("{} ({})", each.name, each.role.label())).collect();
+    line("interfaces", or_none(&interfaces, "none here: give --interface to `run`"));
+    line("attach", resolved.xdp_mode.label().to_owned());
+    line("subscribers", or_none(&resolved.pools.iter().map(ToString::to_string).collect::<Vec<_>>(), "none"));
+    line("inspection", resolved.inspection.label().to_owned());
+    line("capacity", format!("{} flows, {} tallies", resolved.flows, resolved.tallies));
+    line("drain", format!("every {}", humantime::format_duration(resolved.drain_interval)));
+    line("listen", format!("http://{}/metrics", resolved.listen));
+    for policy in &resolved.policies {
+        let protocols: Vec<&str> = policy.protocols.iter().map(|protocol| protocol.label()).collect();
+        let hooks: Vec<&str> = policy.hooks.iter().map(|hook| &*resolved.hooks[*hook].name).collect();
+        let allow = if policy.allow.is_empty() { String::new() } else { format!(", {} allowed", policy.allow.len()) };
+        line(
+            "policy",
+            format!(
+                "{}: {} {} of {} at {} or better within {}, then quiet for {}{allow} -> {}",
+                policy.name,
+                policy.threshold,
+                policy.metric.label(),
+                protocols.join(" + "),
+                policy.min_confidence.label(),
+                humantime::format_duration(policy.window),
+                humantime::format_duration(policy.cool_down),
+                if hooks.is_empty() { "counted and logged only".to_owned() } else { hooks.join(", ") },
+            ),
+        );
+    }
+    for hook in &resolved.hooks {
+        let target = match &hook.target {
+            Target::Exec { program, .. } => format!("exec {}", program.display()),
+            Target::Webhook(endpoint) => format!("POST {}", endpoint.shown()),
+        };
+        let used = resolved
+            .policies
+            .iter()
+            .any(|policy| policy.hooks.iter().any(|each| resolved.hooks[*each].name == hook.name));
+        let unused = if used { "" } else { " (no policy calls it)" };
+        line("hook", format!("{}: {target}, subscriber as {}{unused}", hook.name, hook.subscriber.label()));
+    }
+    out
+}
+
+fn or_none(items: &[String], none: &str) -> String {
+    if items.is_empty() { none.to_owned() } else { items.join(", ") }
+}

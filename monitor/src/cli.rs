@@ -1,0 +1,69 @@
+//! The command line (the contract of design section 8). Only commands that do their work are here.
+
+use std::{net::SocketAddr, path::PathBuf};
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::{
+    config::{Interface, Overrides, choices::XdpMode},
+    pool::Pool,
+    replay::args::ReplayArgs,
+};
+
+/// Counts P2P protocol traffic per subscriber in the kernel; never touches, delays or blocks a packet.
+///
+/// Exit codes: 0 done, 64 bad usage or configuration, 65 damaged capture, 69 the kernel or an interface cannot do it,
+/// 70 a bug, 77 missing rights.
+#[derive(Debug, Parser)]
+#[command(name = "peertally", version)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The subcommands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Check a configuration file and say what it would do. Attaches nothing.
+    CheckConfig {
+        /// The file.
+        file: PathBuf,
+    },
+    /// Count the P2P protocol traffic of captures, as the XDP program would have counted it.
+    Replay(ReplayArgs),
+}
+
+/// The flags of `peertally run`.
+#[derive(Args, Clone, Debug)]
+pub struct RunArgs {
+    /// Configuration file. Default: /etc/peertally/peertally.toml if it exists.
+    #[arg(long, value_name = "FILE", env = "PEERTALLY_CONFIG")]
+    pub config: Option<PathBuf>,
+    /// Interface to attach to, and the side it faces (default access). Repeatable; replaces the file's interfaces.
+    #[arg(long = "interface", value_name = "NAME[:access|core]", env = "PEERTALLY_INTERFACES", value_delimiter = ',')]
+    pub interfaces: Vec<Interface>,
+    /// Addresses that are subscribers, and the block each gets (default /32 for IPv4, /56 for IPv6). Repeatable;
+    /// replaces the file's pools.
+    #[arg(long, value_name = "PREFIX[/ASSIGN]", env = "PEERTALLY_SUBSCRIBERS", value_delimiter = ',')]
+    pub subscribers: Vec<Pool>,
+    /// How to attach. Default: native.
+    #[arg(long, value_name = "MODE", env = "PEERTALLY_XDP_MODE")]
+    pub xdp_mode: Option<XdpMode>,
+    /// Address and port of metrics and health. Default: 127.0.0.1:9847.
+    #[arg(long, value_name = "ADDR", env = "PEERTALLY_LISTEN")]
+    pub listen: Option<SocketAddr>,
+}
+
+impl RunArgs {
+    /// What the flags change about the configuration.
+    #[must_use]
+    pub fn overrides(&self) -> Overrides {
+        Overrides {
+            interfaces: self.interfaces.clone(),
+            pools: self.subscribers.clone(),
+            xdp_mode: self.xdp_mode,
+            listen: self.listen,
+        }
+    }
+}

@@ -1,0 +1,131 @@
+//! The configuration: a TOML file, overlaid by environment and flags, checked and turned into what will be done.
+//!
+//! `raw` holds what was typed, `resolved` what will be done; nothing here opens a socket, touches the kernel or creates
+//! a file. A mistake is reported with file, line, the value and the next step, all mistakes of a file at once.
+
+pub mod bounds;
+pub mod choices;
+pub mod locate;
+pub mod raw;
+#[cfg(test)]
+mod reference;
+pub mod resolve;
+pub mod values;
+
+use std::{
+    fmt, io,
+    path::{Path, PathBuf},
+};
+
+pub use resolve::{Interface, Overrides, Resolved};
+
+use crate::exit::Exit;
+
+/// Read by `run` without `--config`, if it exists.
+pub const DEFAULT_PATH: &str = "/etc/peertally/peertally.toml";
+
+/// Why there is no usable configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("cannot read the configuration {}: {source}; {}", path.display(), read_hint(source))]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// Keys or values that cannot be used.
+    #[error("{}", Listed(.0))]
+    Invalid(Vec<Problem>),
+}
+
+impl ConfigError {
+    /// The exit code of this error.
+    #[must_use]
+    pub fn exit(&self) -> Exit {
+        match self {
+            Self::Read { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => Exit::Rights,
+            Self::Read { .. } | Self::Invalid(_) => Exit::Usage,
+        }
+    }
+}
+
+/// One mistake in a configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// The file and, where known, the line; `None` for a flag or an environment variable.
+    pub place: Option<(PathBuf, Option<usize>)>,
+    /// The key, as a path: `policies[0].window`. Empty if the file could not be read as TOML.
+    pub key: String,
+    /// What is wrong and what to write instead.
+    pub message: String,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.place {
+            Some((file, Some(line))) => write!(f, "{}:{line}: ", file.display())?,
+            Some((file, None)) => write!(f, "{}: ", file.display())?,
+            None => {}
+        }
+        if !self.key.is_empty() {
+            write!(f, "{}: ", self.key)?;
+        }
+        f.write_str(&self.message)
+    }
+}
+
+/// Problems, one a line.
+struct Listed<'a>(&'a [Problem]);
+
+impl fmt::Display for Listed<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, problem) in self.0.iter().enumerate() {
+            if index > 0 {
+                f.write_str("\n")?;
+            }
+            write!(f, "{problem}")?;
+        }
+        Ok(())
+    }
+}
+
+fn read_hint(source: &io::Error) -> &'static str {
+    match source.kind() {
+        io::ErrorKind::NotFound => {
+            "create it, name another with --config FILE, or leave --config away to run with defaults"
+        }
+        io::ErrorKind::PermissionDenied => "run as root, or make the file readable for this user",
+        io::ErrorKind::InvalidData => "the file must be UTF-8 text",
+        _ => "check the path",
+    }
+}
+
+/// Reads `file` (or the default path if it exists, or nothing), overlays `overrides` and checks the result.
+///
+/// # Errors
+/// [`ConfigError`] with every problem found.
+pub fn load(file: Option<&Path>, overrides: &Overrides) -> Result<Resolved, ConfigError> {
+    let default = Path::new(DEFAULT_PATH);
+    let path = file.or_else(|| default.exists().then_some(default));
+    let Some(path) = path else {
+        return resolve::resolve(&raw::Raw::default(), overrides, &locate::Locator::none());
+    };
+    let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+    parse(path, &text, overrides)
+}
+
+/// As [`load`], for text already read; `path` is where it came from.
+///
+/// # Errors
+/// [`ConfigError::Invalid`] with every problem found.
+pub fn parse(path: &Path, text: &str, overrides: &Overrides) -> Result<Resolved, ConfigError> {
+    let locator = locate::Locator::new(path, text);
+    let raw: raw::Raw = toml::from_str(text).map_err(|error| ConfigError::Invalid(vec![locator.problem_of(&error)]))?;
+    resolve::resolve(&raw, overrides, &locator)
+}
+
+#[cfg(test)]
+mod tests;

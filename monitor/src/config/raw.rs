@@ -1,0 +1,274 @@
+//! The configuration file as typed. Every key, its text in the reference, and its default are defined here, once.
+
+use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
+
+use serde::Deserialize;
+
+use super::{
+    choices::{
+        Inspection, KernelLog, LogFormat, LogLevel, Metric, OnExit, PolicyDirection, Role, SubscriberForm, XdpMode,
+    },
+    values::{Prefix, Quantity, Span},
+};
+
+/// A configuration file.
+#[derive(Clone, Debug, Deserialize)]
+#[cfg_attr(test, derive(serde::Serialize, schemars::JsonSchema))]
+#[serde(deny_unknown_fields, default)]
+pub struct Raw {
+    /// Interfaces to attach to: every one that carries subscribers' traffic, on the access and on the core side.
+    /// Attach to the parent of VLAN subinterfaces.
+    pub interfaces: Vec<RawInterface>,
+    /// Which addresses are subscribers.
+    pub subscribers: Subscribers,
+    /// How the XDP program is attached.
+    pub xdp_mode: XdpMode,
+    /// Address and port of metrics and health.
+    pub listen: SocketAddr,
+    /// How deep packets are looked into. `headers` finds no P2P protocol. `watchlist` is not available in this version.
+    pub inspection: Inspection,
+    /// Sizes of the kernel's tables.
+    pub capacity: Capacity,
+    /// Time between two readings of the kernel's tables. Policies and metrics move at this pace.
+    pub drain_interval: Span,
+    /// What is exported.
+    pub metrics: Metrics,
+    /// Name of this node in events. Default: the host name.
+    pub node: Option<String>,
+    /// Directory of what must survive a restart.
+    pub state_dir: PathBuf,
+    /// Unix socket that `peertally status` asks.
+    pub control_socket: PathBuf,
+    /// File with the 32-byte key of the subscriber pseudonyms. It is created on the first start; who has it can link
+    /// pseudonyms to addresses. Default: `pseudonym.key` in `state_dir`.
+    pub pseudonym_key_file: Option<PathBuf>,
+    /// What happens to the attached program when the agent ends. Traffic passes either way.
+    pub on_exit: OnExit,
+    /// Time that deliveries under way get when the agent ends.
+    pub shutdown_grace: Span,
+    /// Log of the agent.
+    pub log: Log,
+    /// Addresses no policy ever fires on.
+    pub allow: Vec<Prefix>,
+    /// Thresholds.
+    pub policies: Vec<RawPolicy>,
+    /// What policies call.
+    pub hooks: Vec<RawHook>,
+}
+
+impl Default for Raw {
+    fn default() -> Self {
+        Self {
+            interfaces: Vec::new(),
+            subscribers: Subscribers::default(),
+            xdp_mode: XdpMode::Native,
+            listen: SocketAddr::from(([127, 0, 0, 1], 9847)),
+            inspection: Inspection::Framing,
+            capacity: Capacity::default(),
+            drain_interval: Span(Duration::from_secs(10)),
+            metrics: Metrics::default(),
+            node: None,
+            state_dir: PathBuf::from("/var/lib/peertally"),
+            control_socket: PathBuf::from("/run/peertally/control.sock"),
+            pseudonym_key_file: None,
+            on_exit: OnExit::Leave,
+            shutdown_grace: Span(Duration::from_secs(5)),
+            log: Log::default(),
+            allow: Vec::new(),
+            policies: Vec::new(),
+            hooks: Vec::new(),
+        }
+    }
+}
+
+/// One interface.
+#[derive(Clone, Debug, Deserialize)]
+#[cfg_attr(test, derive(serde::Serialize, schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub struct RawInterface {
+    /// Name, as `ip link` shows it.
+    pub name: String,
+    /// Which side it faces. For people and metrics; direction comes from the addresses.
+    #[serde(default = "access")]
+    pub role: Role,
+}
+
+fn access() -> Role {
+    Role::Access
+}
+
+/// Which addresses are subscribers.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[cfg_attr(test, derive(serde::Serialize, schemars::JsonSchema))]
+#[serde(deny_unknown_fields, default)]
+pub struct Subscribers {
+    /// Address pools. Default: the private ranges of RFC 1918, the shared range of RFC 6598 and `fd00::/8` (RFC 4193).
+    pub pools: Vec<RawPool>,
+}
+
+/// One address pool.
+#[derive(Clone, Debug, Deserialize)]
+#[cfg_attr(test, derive(serde::Serialize, schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub struct RawPool {
+    /// The pool, such as `100.64.0.0/10`.
+    pub prefix: Prefix,
+    /// Prefix length of the block that one subscriber gets. Default: 32 for IPv4, 56 for IPv6.
+    #[serde(default)]
+    pub assign: Option<u8>,
+}
+
+/// Sizes of the kernel's tables. Memory is reserved at the start: 64 bytes a flow, 64 bytes a tally.
+#[derive(Clone, Debug, Deserialize)]
+#[cfg_attr(test, derive(serde::Serialize, schemars::JsonSchema))]
+#[serde(deny_unknown_fields, default)]
+pub struct Capacity {
+    /// Flows remembered at a time; rounded up to a power of two.
+    pub flows: u32,
+    /// Tallies, one per subscriber block, protocol and confidence.
+    pub tallies: u32,
+}
+
+impl Default for Capacity {
+    fn default() -> Self {
+        Self { flows: monitor_common::limits::DEFAULT_FLOWS, tallies: monitor_common::limits::DEFAULT_TALLIES }
+    }
+}
+
+/// What is exported.
+#[derive(Clone, Debug, Deserialize)]
+#[cfg_attr(test, derive(serde::Serialize, schemars::JsonSchema))]
+#[serde(deny_unknown_fields, default)]
+pub struct Metrics {
+    /// Subscribers with most P2P bytes that `/metrics` shows under a pseudonym. A subscriber enters at this rank and
+    /// leaves at twice this rank. 0: none.
+    pub top_k: u32,
+    /// Whether `/metrics/subscribers` exists: every subscriber, under a pseudonym.
+    pub subscribers: bool,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self { top_k: 50, subscribers: false }
+    }
+}
+
+/// Log of the agent, on standard error.
+#[derive(Clone, Debug, Deserialize)]
+#[cfg_attr(test, derive(serde::Serialize, schemars::JsonSchema))]
+#[serde(deny_unknown_fields, default)]
+pub struct Log {
+    /// How lines are written.
+    pub format: LogFormat,
+    /// The least important line that is written.
+    pub level: LogLevel,
+    /// Messages of the XDP program about rare events.
+    pub kernel_log: KernelLog,
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self { format: LogFormat::Text, level: LogLevel::Info, kernel_log: KernelLog::Off }
+    }
+}
+
+/// A threshold on one subscriber's traffic.
+#[derive(Clone, Debug, Deserialize)]
+#[cfg_attr(test, derive(serde::Serialize, schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub struct RawPolicy {
+    /// Name in events and metrics; letters, digits, `-`, `_` and `.`.
+    pub name: String,
+    /// Protocols that count together. Default: every P2P protocol but `libp2p`, which must be named.
+    #[serde(default)]
+    pub protocols: Vec<String>,
+    /// The weakest verdict that counts: `heuristic`, `association`, `structural` or `signature`.
+    #[serde(default = "structural")]
+    pub min_confidence: String,
+    /// What is measured.
+    #[serde(default = "bytes")]
+    pub metric: Metric,
+    /// Whose packets are measured. `flows` have no direction: leave it away.
+    #[serde(default = "both")]
+    pub direction: PolicyDirection,
+    /// The policy fires when the window holds at least this much: a whole number, or bytes with a unit (`"10 GiB"`).
+    pub threshold: Quantity,
+    /// Length of the sliding window; at least `drain_interval`.
+    pub window: Span,
+    /// Time after firing during which the policy does not fire again for the same subscriber.
+    #[serde(default = "one_hour")]
+    pub cool_down: Span,
+    /// Addresses this policy does not fire on, beside the common allow list.
+    #[serde(default)]
+    pub allow: Vec<Prefix>,
+    /// Names of the hooks to call. Empty: events are only counted and logged.
+    #[serde(default)]
+    pub hooks: Vec<String>,
+}
+
+fn structural() -> String {
+    "structural".to_owned()
+}
+fn bytes() -> Metric {
+    Metric::Bytes
+}
+fn both() -> PolicyDirection {
+    PolicyDirection::Both
+}
+fn one_hour() -> Span {
+    Span(Duration::from_secs(3600))
+}
+
+/// Something to call when a policy fires: exactly one of `exec` and `webhook`.
+#[derive(Clone, Debug, Deserialize)]
+#[cfg_attr(test, derive(serde::Serialize, schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub struct RawHook {
+    /// Name in policies and metrics; letters, digits, `-`, `_` and `.`.
+    pub name: String,
+    /// Program with its arguments. It gets the event as JSON on standard input, no shell, and an empty environment but
+    /// for `PATH`, `PEERTALLY_EVENT_ID` and `PEERTALLY_POLICY`.
+    #[serde(default)]
+    pub exec: Option<Vec<String>>,
+    /// URL that gets the event as JSON by HTTP POST.
+    #[serde(default)]
+    pub webhook: Option<String>,
+    /// Headers added to the request, such as `Authorization`.
+    #[serde(default)]
+    pub headers: BTreeMap<String, String>,
+    /// PEM file with further certificate authorities to trust.
+    #[serde(default)]
+    pub ca_file: Option<PathBuf>,
+    /// How the subscriber is named. Default: `both` for `exec`, which acts on this node, and `pseudonym` for `webhook`,
+    /// so that no address leaves the node unless the operator says so.
+    #[serde(default)]
+    pub subscriber: Option<SubscriberForm>,
+    /// Time one attempt may take; then the program's process group is killed, or the request given up.
+    #[serde(default = "ten_seconds")]
+    pub timeout: Span,
+    /// Attempts after the first. Default: 0 for `exec`, 5 for `webhook`.
+    #[serde(default)]
+    pub retries: Option<u32>,
+    /// Wait before the second attempt; it doubles with each attempt up to five minutes, with jitter.
+    #[serde(default = "one_second")]
+    pub retry_delay: Span,
+    /// Events that may wait; further ones are dropped and counted.
+    #[serde(default = "queue")]
+    pub queue: u32,
+    /// Deliveries at a time.
+    #[serde(default = "concurrency")]
+    pub concurrency: u32,
+}
+
+fn ten_seconds() -> Span {
+    Span(Duration::from_secs(10))
+}
+fn one_second() -> Span {
+    Span(Duration::from_secs(1))
+}
+fn queue() -> u32 {
+    1000
+}
+fn concurrency() -> u32 {
+    4
+}

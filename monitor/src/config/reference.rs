@@ -1,0 +1,244 @@
+//! Generates `docs/configuration.md` and `monitor/peertally.example.toml` from the configuration types, and checks that
+//! the committed ones are current. `UPDATE_DOCS=1 cargo test -p monitor` writes them.
+
+use std::{fmt::Write, path::PathBuf};
+
+use schemars::generate::SchemaSettings;
+use serde_json::{Map, Value};
+
+use super::{bounds::Bounds, raw::Raw};
+
+/// Values for the example file where the default says too little. Read as TOML by the test below.
+const EXAMPLES: &[(&str, &str)] = &[
+    ("node", "\"edge-1\""),
+    ("pseudonym_key_file", "\"/var/lib/peertally/pseudonym.key\""),
+    ("allow", "[\"192.0.2.10\", \"2001:db8:1::/48\"]"),
+    ("interfaces[].name", "\"eth0\""),
+    ("subscribers.pools[].prefix", "\"100.64.0.0/10\""),
+    ("subscribers.pools[].assign", "32"),
+    ("policies[].name", "\"heavy-p2p\""),
+    ("policies[].protocols", "[\"bittorrent\", \"edonkey\"]"),
+    ("policies[].threshold", "\"10 GiB\""),
+    ("policies[].window", "\"1h\""),
+    ("policies[].hooks", "[\"tell\"]"),
+    ("hooks[].name", "\"tell\""),
+    ("hooks[].exec", "[\"/usr/local/bin/tell-abuse-desk\", \"--quiet\"]"),
+    ("hooks[].subscriber", "\"both\""),
+    ("hooks[].retries", "0"),
+];
+
+/// Keys the example leaves out because they exclude another one.
+const LEFT_OUT: &[&str] = &["hooks[].webhook", "hooks[].headers", "hooks[].ca_file"];
+
+struct Key {
+    path: String,
+    name: String,
+    kind: String,
+    default: Option<Value>,
+    required: bool,
+    text: String,
+    children: Vec<Key>,
+    repeated: bool,
+}
+
+fn keys(schema: &Map<String, Value>, prefix: &str) -> Vec<Key> {
+    let required: Vec<&str> = list(schema.get("required")).filter_map(Value::as_str).collect();
+    let properties = schema.get("properties").and_then(Value::as_object).into_iter().flatten();
+    properties
+        .map(|(name, property)| {
+            let property = property.as_object().expect("a property is a schema");
+            let path = if prefix.is_empty() { name.clone() } else { format!("{prefix}.{name}") };
+            let items =
+                property.get("items").and_then(Value::as_object).filter(|items| items.contains_key("properties"));
+            let repeated = items.is_some();
+            let inner = items.unwrap_or(property);
+            let inner_path = if repeated { format!("{path}[]") } else { path.clone() };
+            let text = property.get("description").and_then(Value::as_str).unwrap_or_default();
+            assert!(!text.is_empty(), "{path} has no documentation");
+            Key {
+                kind: kind(property),
+                default: property.get("default").filter(|value| !value.is_null()).cloned(),
+                required: required.contains(&name.as_str()),
+                text: text.split_whitespace().collect::<Vec<_>>().join(" "),
+                children: keys(inner, &inner_path),
+                path,
+                name: name.clone(),
+                repeated,
+            }
+        })
+        .collect()
+}
+
+fn list(value: Option<&Value>) -> impl Iterator<Item = &Value> {
+    value.and_then(Value::as_array).into_iter().flatten()
+}
+
+fn kind(property: &Map<String, Value>) -> String {
+    let words: Vec<String> = list(property.get("oneOf"))
+        .filter_map(|choice| Some(format!("`{}`", choice.get("const")?.as_str()?)))
+        .collect();
+    if !words.is_empty() {
+        return words.join(", ");
+    }
+    if let Some(choice) = list(property.get("anyOf")).find_map(Value::as_object) {
+        return kind(choice);
+    }
+    let name = match property.get("type") {
+        Some(Value::String(name)) => name.as_str(),
+        Some(Value::Array(names)) => names.iter().filter_map(Value::as_str).find(|name| *name != "null").unwrap_or("?"),
+        _ => panic!("a key without a type: {property:?}"),
+    };
+    match (name, property.get("items").and_then(Value::as_object)) {
+        ("array", Some(items)) if items.contains_key("properties") => "tables".to_owned(),
+        ("array", Some(items)) => format!("list of {}", kind(items)),
+        ("object", _) if property.contains_key("properties") => "table".to_owned(),
+        ("object", _) => "table of strings".to_owned(),
+        (name, _) => name.to_owned(),
+    }
+}
+
+fn root() -> Vec<Key> {
+    let generator = SchemaSettings::draft2020_12().with(|settings| settings.inline_subschemas = true).into_generator();
+    let schema = generator.into_root_schema_for::<Raw>();
+    keys(schema.as_object().expect("an object"), "")
+}
+
+fn toml_of(value: &Value) -> String {
+    value.to_string()
+}
+
+fn reference() -> String {
+    let mut out = String::from(
+        "# Configuration\n\n\
+         Generated from the types in `monitor/src/config/raw.rs` by `UPDATE_DOCS=1 cargo test -p monitor`; a test fails when it is not current.\n\n\
+         `peertally run` reads the file given with `--config` or `PEERTALLY_CONFIG`, else `/etc/peertally/peertally.toml` if it exists, else it runs\n\
+         with the defaults. A flag wins over the environment, the environment over the file, the file over the default:\n\n\
+         | key | flag | environment |\n|---|---|---|\n\
+         | | `--config FILE` | `PEERTALLY_CONFIG` |\n\
+         | `interfaces` | `--interface NAME[:access\\|core]` | `PEERTALLY_INTERFACES` (comma-separated) |\n\
+         | `subscribers.pools` | `--subscribers PREFIX[/ASSIGN]` | `PEERTALLY_SUBSCRIBERS` (comma-separated) |\n\
+         | `xdp_mode` | `--xdp-mode MODE` | `PEERTALLY_XDP_MODE` |\n\
+         | `listen` | `--listen ADDR` | `PEERTALLY_LISTEN` |\n\n\
+         `peertally check-config FILE` checks a file and attaches nothing. An unknown key is an error. Durations are written `10s`, `5m`, `1h 30m`,\n\
+         `7days`; amounts of bytes `500 MB` (10^6) or `10 GiB` (2^30). `monitor/peertally.example.toml` has every key.\n",
+    );
+    let keys = root();
+    table(&mut out, "Top level", "", &keys);
+    sections(&mut out, &keys);
+    out
+}
+
+fn sections(out: &mut String, keys: &[Key]) {
+    for key in keys.iter().filter(|key| !key.children.is_empty()) {
+        let title = if key.repeated { format!("`[[{}]]`", key.path) } else { format!("`[{}]`", key.path) };
+        table(out, &title, &key.text, &key.children);
+        sections(out, &key.children);
+    }
+}
+
+fn table(out: &mut String, title: &str, text: &str, keys: &[Key]) {
+    let _infallible = write!(out, "\n## {title}\n\n");
+    if !text.is_empty() {
+        let _infallible = write!(out, "{text}\n\n");
+    }
+    out.push_str("| key | type | default | range | meaning |\n|---|---|---|---|---|\n");
+    for key in keys {
+        let default = match &key.default {
+            _ if key.required => "required".to_owned(),
+            Some(Value::Array(items)) if items.is_empty() => "none".to_owned(),
+            Some(Value::Object(_)) | None => String::new(),
+            Some(value) => format!("`{}`", toml_of(value)),
+        };
+        let range = Bounds::of(&key.path).map(ToString::to_string).unwrap_or_default();
+        let _infallible = writeln!(out, "| `{}` | {} | {default} | {range} | {} |", key.name, key.kind, key.text);
+    }
+}
+
+fn example() -> String {
+    let mut out = String::from(
+        "## Peertally configuration: every key with its default or an example. Generated from the types in\n\
+         ## monitor/src/config/raw.rs; docs/configuration.md explains each key. Remove a `#` to set a key, then check with\n\
+         ## `peertally check-config FILE`.\n",
+    );
+    example_of(&mut out, &root());
+    out
+}
+
+/// Plain keys first: in TOML what follows a table belongs to it.
+fn example_of(out: &mut String, keys: &[Key]) {
+    for key in keys.iter().filter(|key| key.children.is_empty() && !LEFT_OUT.contains(&key.path.as_str())) {
+        out.push('\n');
+        comment(out, &key.text);
+        let set = EXAMPLES.iter().find(|(path, _)| *path == key.path).map(|(_, value)| (*value).to_owned());
+        let value = set
+            .or_else(|| key.default.as_ref().map(toml_of))
+            .unwrap_or_else(|| panic!("{} needs an example", key.path));
+        let _infallible = writeln!(out, "#{} = {value}", key.name);
+    }
+    for key in keys.iter().filter(|key| !key.children.is_empty()) {
+        out.push('\n');
+        comment(out, &key.text);
+        let path = key.path.replace("[]", "");
+        let _infallible = if key.repeated { writeln!(out, "#[[{path}]]") } else { writeln!(out, "#[{path}]") };
+        example_of(out, &key.children);
+    }
+}
+
+fn comment(out: &mut String, text: &str) {
+    let mut line = String::from("##");
+    for word in text.split(' ') {
+        if line.len() + word.len() > 110 {
+            out.push_str(&line);
+            line = String::from("\n##");
+        }
+        line.push(' ');
+        line.push_str(word);
+    }
+    out.push_str(&line);
+    out.push('\n');
+}
+
+/// Compares a committed file with what is generated, or writes it.
+pub(crate) fn assert_current(path: &str, generated: &str) {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..").join(path);
+    if std::env::var_os("UPDATE_DOCS").is_some() {
+        std::fs::create_dir_all(path.parent().expect("a folder")).expect("folder made");
+        std::fs::write(&path, generated).expect("written");
+    }
+    let committed = std::fs::read_to_string(&path).unwrap_or_default();
+    assert!(committed == generated, "{} is not current: run UPDATE_DOCS=1 cargo test -p monitor", path.display());
+}
+
+#[test]
+fn the_reference_is_current() {
+    assert_current("docs/configuration.md", &reference());
+}
+
+#[test]
+fn the_example_is_current_and_valid() {
+    let example = example();
+    assert_current("monitor/peertally.example.toml", &example);
+    let path = std::path::Path::new("peertally.example.toml");
+    super::parse(path, &example, &super::Overrides::default()).expect("the example as shipped is valid");
+    let uncommented: String = example
+        .lines()
+        .map(|line| line.strip_prefix('#').filter(|rest| !rest.starts_with('#')).unwrap_or(line))
+        .map(|line| format!("{line}\n"))
+        .collect();
+    super::parse(path, &uncommented, &super::Overrides::default()).expect("the example with every key set is valid");
+}
+
+#[test]
+fn every_bound_belongs_to_a_key() {
+    fn paths(keys: &[Key], all: &mut Vec<String>) {
+        for key in keys {
+            all.push(key.path.clone());
+            paths(&key.children, all);
+        }
+    }
+    let mut all = Vec::new();
+    paths(&root(), &mut all);
+    for bounds in super::bounds::BOUNDS {
+        assert!(all.iter().any(|path| path == bounds.key), "{} is no key", bounds.key);
+    }
+}

@@ -1,0 +1,313 @@
+//! From what was typed to what will be done: overlays, ranges, references between keys.
+
+use std::{
+    collections::HashSet,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    str::FromStr,
+    sync::Arc,
+    time::Duration,
+};
+
+use super::{
+    ConfigError, Problem,
+    bounds::Bounds,
+    choices::{Inspection, OnExit, Role, XdpMode},
+    locate::Locator,
+    raw::{Log, Raw, RawPool},
+};
+use crate::{
+    hooks::HookConfig,
+    policy::Policy,
+    pool::{DEFAULT_ASSIGN_IPV4, DEFAULT_ASSIGN_IPV6, Pool},
+};
+
+mod hooks;
+mod policies;
+
+/// What will be done. See [`super::raw`] for what each part means.
+#[derive(Clone, Debug)]
+pub struct Resolved {
+    /// The file it came from, if any.
+    pub source: Option<PathBuf>,
+    /// Name of this node in events.
+    pub node: Arc<str>,
+    /// Interfaces to attach to; may be empty, which [`Resolved::require_interfaces`] refuses.
+    pub interfaces: Vec<Interface>,
+    /// Subscriber pools, no prefix twice.
+    pub pools: Vec<Pool>,
+    /// Attach mode.
+    pub xdp_mode: XdpMode,
+    /// Address of metrics and health.
+    pub listen: SocketAddr,
+    /// Inspection depth.
+    pub inspection: Inspection,
+    /// Flows of the flow cache, a power of two.
+    pub flows: u32,
+    /// Tallies.
+    pub tallies: u32,
+    /// Time between drains.
+    pub drain_interval: Duration,
+    /// Rank at which a subscriber is exported; 0 for none.
+    pub top_k: usize,
+    /// Whether `/metrics/subscribers` exists.
+    pub subscriber_metrics: bool,
+    /// Directory of what must survive a restart.
+    pub state_dir: PathBuf,
+    /// Unix socket of the control interface.
+    pub control_socket: PathBuf,
+    /// Key of the pseudonyms.
+    pub pseudonym_key_file: PathBuf,
+    /// What happens to the attached program at the end.
+    pub on_exit: OnExit,
+    /// Time for deliveries under way at the end.
+    pub shutdown_grace: Duration,
+    /// Log settings.
+    pub log: Log,
+    /// Policies.
+    pub policies: Vec<Policy>,
+    /// Hooks.
+    pub hooks: Vec<HookConfig>,
+}
+
+/// An interface to attach to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Interface {
+    /// Name.
+    pub name: String,
+    /// Which side it faces.
+    pub role: Role,
+}
+
+impl FromStr for Interface {
+    type Err = String;
+
+    /// `NAME[:access|core]`.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (name, role) = match text.rsplit_once(':') {
+            None => (text, Role::Access),
+            Some((name, "access")) => (name, Role::Access),
+            Some((name, "core")) => (name, Role::Core),
+            Some((_, role)) => return Err(format!("`{role}` is not a role; write NAME:access or NAME:core")),
+        };
+        interface_name(name)?;
+        Ok(Self { name: name.to_owned(), role })
+    }
+}
+
+/// What flags and the environment say; each replaces the key of the file.
+#[derive(Clone, Debug, Default)]
+pub struct Overrides {
+    /// `--interface`.
+    pub interfaces: Vec<Interface>,
+    /// `--subscribers`.
+    pub pools: Vec<Pool>,
+    /// `--xdp-mode`.
+    pub xdp_mode: Option<XdpMode>,
+    /// `--listen`.
+    pub listen: Option<SocketAddr>,
+}
+
+impl Resolved {
+    /// Refuses a configuration that names no interface: `run` has nothing to attach to.
+    ///
+    /// # Errors
+    /// The problem, with what to add.
+    pub fn require_interfaces(&self) -> Result<(), ConfigError> {
+        if !self.interfaces.is_empty() {
+            return Ok(());
+        }
+        Err(ConfigError::Invalid(vec![Problem {
+            place: self.source.clone().map(|file| (file, None)),
+            key: "interfaces".to_owned(),
+            message: "no interface is given; add --interface NAME (see `ip link`) or an [[interfaces]] entry"
+                .to_owned(),
+        }]))
+    }
+}
+
+/// Collects problems while values are read.
+struct Checker<'a> {
+    locator: &'a Locator<'a>,
+    problems: Vec<Problem>,
+}
+
+impl Checker<'_> {
+    fn problem(&mut self, path: &str, message: impl Into<String>) {
+        self.problems.push(self.locator.problem(path, message));
+    }
+
+    /// Checks a number against the range of its key.
+    fn number(&mut self, path: &str, value: u64) -> u64 {
+        if let Some(bounds) = Bounds::of(path).filter(|bounds| !bounds.holds(value)) {
+            self.problem(path, format!("{value} is out of range; allowed: {bounds}"));
+        }
+        value
+    }
+
+    /// Checks a time against the range of its key.
+    fn span(&mut self, path: &str, value: Duration) -> Duration {
+        let ms = u64::try_from(value.as_millis()).unwrap_or(u64::MAX);
+        if let Some(bounds) = Bounds::of(path).filter(|bounds| !bounds.holds(ms)) {
+            self.problem(path, format!("{} is out of range; allowed: {bounds}", humantime::format_duration(value)));
+        }
+        value
+    }
+
+    /// Checks a name that becomes a label value, and that no other entry has it.
+    fn name(&mut self, path: &str, name: &str, seen: &mut HashSet<String>) -> Arc<str> {
+        let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+        if name.is_empty() || name.len() > 64 || !name.chars().all(good) {
+            self.problem(path, format!("`{name}` is not a name; use 1 to 64 letters, digits, `-`, `_` and `.`"));
+        } else if !seen.insert(name.to_owned()) {
+            self.problem(path, format!("`{name}` is used twice; give each entry its own name"));
+        }
+        name.into()
+    }
+
+    /// Checks that a path does not depend on the directory the agent was started in.
+    fn absolute(&mut self, path: &str, value: &Path) -> PathBuf {
+        if !value.is_absolute() {
+            self.problem(path, format!("`{}` is not an absolute path; start it with `/`", value.display()));
+        }
+        value.to_owned()
+    }
+}
+
+/// Checks everything; see [`super::load`].
+pub(super) fn resolve(raw: &Raw, overrides: &Overrides, locator: &Locator<'_>) -> Result<Resolved, ConfigError> {
+    let mut check = Checker { locator, problems: Vec::new() };
+    let interfaces = interfaces(raw, overrides, &mut check);
+    let pools = pools(raw, overrides, &mut check);
+    if raw.inspection == Inspection::Watchlist {
+        check.problem("inspection", "`watchlist` is not available in this version; use `framing` or `headers`");
+    }
+    let flows = check.number("capacity.flows", raw.capacity.flows.into());
+    let tallies = check.number("capacity.tallies", raw.capacity.tallies.into());
+    let drain_interval = check.span("drain_interval", raw.drain_interval.0);
+    let top_k = check.number("metrics.top_k", raw.metrics.top_k.into());
+    let shutdown_grace = check.span("shutdown_grace", raw.shutdown_grace.0);
+    let state_dir = check.absolute("state_dir", &raw.state_dir);
+    let control_socket = check.absolute("control_socket", &raw.control_socket);
+    let pseudonym_key_file = match &raw.pseudonym_key_file {
+        Some(file) => check.absolute("pseudonym_key_file", file),
+        None => state_dir.join("pseudonym.key"),
+    };
+    let node = raw.node.clone().unwrap_or_else(host_name);
+    if node.is_empty() || node.len() > 255 || node.chars().any(char::is_control) {
+        check.problem("node", "a node name has 1 to 255 printable characters");
+    }
+    let hooks = hooks::resolve(raw, &mut check);
+    let policies = policies::resolve(raw, &mut check);
+    if !check.problems.is_empty() {
+        return Err(ConfigError::Invalid(check.problems));
+    }
+    Ok(Resolved {
+        source: locator.path().map(Path::to_owned),
+        node: node.into(),
+        interfaces,
+        pools,
+        xdp_mode: overrides.xdp_mode.unwrap_or(raw.xdp_mode),
+        listen: overrides.listen.unwrap_or(raw.listen),
+        inspection: raw.inspection,
+        flows: (flows as u32).next_power_of_two(),
+        tallies: tallies as u32,
+        drain_interval,
+        top_k: top_k as usize,
+        subscriber_metrics: raw.metrics.subscribers,
+        state_dir,
+        control_socket,
+        pseudonym_key_file,
+        on_exit: raw.on_exit,
+        shutdown_grace,
+        log: raw.log.clone(),
+        policies,
+        hooks,
+    })
+}
+
+/// A name Linux accepts (`dev_valid_name` of `net/core/dev.c`: below `IFNAMSIZ`, no `/`, `:` or space).
+fn interface_name(name: &str) -> Result<(), String> {
+    let bad = |c: char| c == '/' || c == ':' || c.is_whitespace() || c.is_control();
+    if name.is_empty() || name.len() > 15 || matches!(name, "." | "..") || name.chars().any(bad) {
+        return Err(format!("`{name}` is not an interface name; see `ip link`"));
+    }
+    Ok(())
+}
+
+fn interfaces(raw: &Raw, overrides: &Overrides, check: &mut Checker<'_>) -> Vec<Interface> {
+    let mut seen = HashSet::new();
+    let from_flags = !overrides.interfaces.is_empty();
+    let interfaces = if from_flags {
+        overrides.interfaces.clone()
+    } else {
+        raw.interfaces.iter().map(|each| Interface { name: each.name.clone(), role: each.role }).collect()
+    };
+    for (index, interface) in interfaces.iter().enumerate() {
+        let path = if from_flags { "--interface".to_owned() } else { format!("interfaces[{index}].name") };
+        if let Err(message) = interface_name(&interface.name) {
+            check.problem(&path, message);
+        } else if !seen.insert(interface.name.clone()) {
+            check.problem(&path, format!("`{}` is given twice; name each interface once", interface.name));
+        }
+    }
+    let limit = monitor_common::limits::MAX_INTERFACES;
+    if interfaces.len() > limit {
+        check.problem(
+            "interfaces",
+            format!("{} interfaces are more than the {limit} that can be told apart", interfaces.len()),
+        );
+    }
+    interfaces
+}
+
+fn pools(raw: &Raw, overrides: &Overrides, check: &mut Checker<'_>) -> Vec<Pool> {
+    let mut seen = HashSet::new();
+    let mut pools = Vec::new();
+    let typed = &raw.subscribers.pools;
+    if overrides.pools.is_empty() && typed.is_empty() {
+        return default_pools();
+    }
+    if overrides.pools.is_empty() {
+        for (index, pool) in typed.iter().enumerate() {
+            match pool_of(pool) {
+                Ok(pool) => pools.push((format!("subscribers.pools[{index}].prefix"), pool)),
+                Err(message) => check.problem(&format!("subscribers.pools[{index}].assign"), message),
+            }
+        }
+    } else {
+        pools.extend(overrides.pools.iter().map(|pool| ("--subscribers".to_owned(), *pool)));
+    }
+    for (path, pool) in &pools {
+        if !seen.insert((pool.address, pool.prefix_len)) {
+            check.problem(path, format!("the pool {}/{} is given twice", pool.address, pool.prefix_len));
+        }
+    }
+    let limit = monitor_common::limits::MAX_POOLS as usize;
+    if pools.len() > limit {
+        check
+            .problem("subscribers.pools", format!("{} pools are more than the {limit} that are possible", pools.len()));
+    }
+    pools.into_iter().map(|(_, pool)| pool).collect()
+}
+
+fn pool_of(raw: &RawPool) -> Result<Pool, String> {
+    let prefix = raw.prefix.0;
+    let default = if prefix.addr().is_ipv4() { DEFAULT_ASSIGN_IPV4 } else { DEFAULT_ASSIGN_IPV6 };
+    let assign = raw.assign.unwrap_or(default.max(prefix.prefix_len()));
+    format!("{prefix}/{assign}").parse::<Pool>().map_err(|error| error.to_string())
+}
+
+/// Private and shared addresses: what a node without a configuration may take for its subscribers.
+fn default_pools() -> Vec<Pool> {
+    ["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "fd00::/8"]
+        .iter()
+        .map(|text| text.parse().expect("the default pools are well-formed"))
+        .collect()
+}
+
+/// The host name the kernel knows; events need some name even where none is set.
+fn host_name() -> String {
+    let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    if name.is_empty() { "localhost".to_owned() } else { name }
+}

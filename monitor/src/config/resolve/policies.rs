@@ -1,0 +1,105 @@
+//! Checks the policies of a configuration.
+
+use std::collections::HashSet;
+
+use monitor_common::protocol::{Confidence, Protocol};
+
+use super::Checker;
+use crate::{
+    config::{
+        choices::{Metric, PolicyDirection},
+        locate::closest,
+        raw::{Raw, RawPolicy},
+    },
+    policy::{Policy, ProtocolSet},
+};
+
+pub(super) fn resolve(raw: &Raw, check: &mut Checker<'_>) -> Vec<Policy> {
+    let mut seen = HashSet::new();
+    raw.policies.iter().enumerate().map(|(index, policy)| one(index, policy, raw, &mut seen, check)).collect()
+}
+
+fn one(index: usize, typed: &RawPolicy, raw: &Raw, seen: &mut HashSet<String>, check: &mut Checker<'_>) -> Policy {
+    let at = |key: &str| format!("policies[{index}].{key}");
+    let name = check.name(&at("name"), &typed.name, seen);
+    let window = check.span(&at("window"), typed.window.0);
+    if window < raw.drain_interval.0 {
+        let interval = humantime::format_duration(raw.drain_interval.0);
+        check.problem(
+            &at("window"),
+            format!("a window cannot be shorter than drain_interval ({interval}); lengthen it, or drain more often"),
+        );
+    }
+    if typed.threshold.in_bytes && typed.metric != Metric::Bytes {
+        check.problem(
+            &at("threshold"),
+            format!("the policy counts {}, not bytes; write a plain number", typed.metric.label()),
+        );
+    }
+    if typed.metric == Metric::Flows && typed.direction != PolicyDirection::Both {
+        check.problem(&at("direction"), "flows have no direction; leave the key away, or measure bytes or packets");
+    }
+    let hooks = typed
+        .hooks
+        .iter()
+        .enumerate()
+        .filter_map(|(hook, name)| {
+            let found = raw.hooks.iter().position(|each| each.name == *name);
+            if found.is_none() {
+                let known = raw.hooks.iter().map(|each| each.name.as_str());
+                let hint = closest(name, known)
+                    .map_or("add a [[hooks]] entry".to_owned(), |near| format!("did you mean `{near}`?"));
+                check.problem(&at(&format!("hooks[{hook}]")), format!("there is no hook `{name}`; {hint}"));
+            }
+            found
+        })
+        .collect();
+    Policy {
+        name,
+        protocols: protocols(index, typed, check),
+        min_confidence: confidence(index, typed, check),
+        metric: typed.metric,
+        direction: typed.direction,
+        threshold: check.number(&at("threshold"), typed.threshold.amount),
+        window,
+        cool_down: check.span(&at("cool_down"), typed.cool_down.0),
+        allow: raw.allow.iter().chain(&typed.allow).map(|prefix| prefix.0).collect(),
+        hooks,
+    }
+}
+
+fn protocols(index: usize, typed: &RawPolicy, check: &mut Checker<'_>) -> ProtocolSet {
+    if typed.protocols.is_empty() {
+        return ProtocolSet::default_policy();
+    }
+    let mut set = ProtocolSet::EMPTY;
+    for (position, name) in typed.protocols.iter().enumerate() {
+        let path = format!("policies[{index}].protocols[{position}]");
+        let known = Protocol::ALL.iter().copied().find(|protocol| protocol.label() == name);
+        match known {
+            Some(Protocol::Unclassified | Protocol::Fragment) => {
+                check.problem(&path, format!("`{name}` is not a P2P protocol; a policy cannot act on it"));
+            }
+            Some(protocol) => set.insert(protocol),
+            None => {
+                let labels = || Protocol::ALL.iter().skip(2).map(|protocol| protocol.label());
+                let hint = closest(name, labels()).map_or_else(
+                    || format!("known: {}", labels().collect::<Vec<_>>().join(", ")),
+                    |near| format!("did you mean `{near}`?"),
+                );
+                check.problem(&path, format!("there is no protocol `{name}`; {hint}"));
+            }
+        }
+    }
+    set
+}
+
+fn confidence(index: usize, typed: &RawPolicy, check: &mut Checker<'_>) -> Confidence {
+    let tiers = || Confidence::ALL.iter().copied().filter(|tier| *tier != Confidence::None);
+    tiers().find(|tier| tier.label() == typed.min_confidence).unwrap_or_else(|| {
+        let known: Vec<&str> = tiers().map(Confidence::label).collect();
+        let message = format!("`{}` is not a confidence; use one of {}", typed.min_confidence, known.join(", "));
+        check.problem(&format!("policies[{index}].min_confidence"), message);
+        Confidence::Signature
+    })
+}

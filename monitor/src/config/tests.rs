@@ -1,0 +1,187 @@
+//! What a configuration may say, and what is said about mistakes.
+
+use std::path::Path;
+
+use proptest::prelude::*;
+
+use super::{
+    ConfigError, Overrides, Resolved,
+    choices::{Role, SubscriberForm, XdpMode},
+    load, parse,
+};
+use crate::exit::Exit;
+
+fn read(text: &str) -> Result<Resolved, ConfigError> {
+    parse(Path::new("p.toml"), text, &Overrides::default())
+}
+
+fn message(text: &str) -> String {
+    read(text).expect_err(text).to_string()
+}
+
+#[test]
+fn an_empty_file_is_the_defaults() {
+    let resolved = read("").expect("defaults");
+    assert_eq!(resolved.listen.to_string(), "127.0.0.1:9847");
+    assert_eq!(resolved.drain_interval.as_secs(), 10);
+    assert_eq!(resolved.top_k, 50);
+    assert!(resolved.flows.is_power_of_two());
+    assert_eq!(resolved.pools.len(), 5);
+    assert!(resolved.policies.is_empty());
+    assert!(resolved.require_interfaces().expect_err("none").to_string().contains("--interface NAME"));
+}
+
+#[test]
+fn a_whole_file_resolves() {
+    let resolved = read(
+        r#"
+        xdp_mode = "auto"
+        allow = ["192.0.2.1"]
+        interfaces = [{ name = "eth0" }, { name = "eth1", role = "core" }]
+        [[subscribers.pools]]
+        prefix = "2001:db8::/32"
+        [[policies]]
+        name = "heavy"
+        threshold = "1 GiB"
+        window = "1h"
+        allow = ["198.51.100.0/24"]
+        hooks = ["post", "run"]
+        [[policies]]
+        name = "many-flows"
+        protocols = ["bittorrent"]
+        min_confidence = "association"
+        metric = "flows"
+        threshold = 500
+        window = "10s"
+        [[hooks]]
+        name = "run"
+        exec = ["/bin/true", "-x"]
+        [[hooks]]
+        name = "post"
+        webhook = "https://abuse.example.net/events"
+        headers = { Authorization = "Bearer x" }
+        "#,
+    )
+    .expect("valid");
+    assert_eq!(resolved.interfaces[1].role, Role::Core);
+    assert_eq!(resolved.pools[0].to_string(), "2001:db8::/32/56");
+    assert_eq!(resolved.policies[0].threshold, 1 << 30);
+    assert_eq!(resolved.policies[0].hooks, [1, 0]);
+    assert_eq!(resolved.policies[0].allow.len(), 2);
+    assert_eq!(resolved.policies[1].allow.len(), 1);
+    assert_eq!(resolved.hooks[0].subscriber, SubscriberForm::Both);
+    assert_eq!(resolved.hooks[1].subscriber, SubscriberForm::Pseudonym);
+    assert_eq!((resolved.hooks[0].retries, resolved.hooks[1].retries), (0, 5));
+    let shown = format!("{resolved:?}");
+    assert!(!shown.contains("Bearer"), "a secret is shown: {shown}");
+}
+
+#[test]
+fn the_default_policy_never_has_what_is_not_p2p_or_libp2p() {
+    let policy = "[[policies]]\nname = \"p\"\nthreshold = 1\nwindow = \"1m\"\n";
+    let resolved = read(policy).expect("valid");
+    let labels: Vec<&str> = resolved.policies[0].protocols.iter().map(|protocol| protocol.label()).collect();
+    assert!(labels.contains(&"bittorrent") && labels.contains(&"gnutella"));
+    for label in ["unclassified", "fragment", "libp2p"] {
+        assert!(!labels.contains(&label), "{label}");
+    }
+}
+
+#[test]
+fn flags_win_over_the_file() {
+    let overrides = Overrides {
+        interfaces: vec!["eth9:core".parse().expect("interface")],
+        pools: vec!["10.0.0.0/8".parse().expect("pool")],
+        xdp_mode: Some(XdpMode::Generic),
+        listen: Some("[::1]:1".parse().expect("address")),
+    };
+    let text = "xdp_mode = \"native\"\nlisten = \"127.0.0.1:2\"\ninterfaces = [{ name = \"eth0\" }]\n";
+    let resolved = parse(Path::new("p.toml"), text, &overrides).expect("valid");
+    assert_eq!(resolved.interfaces.len(), 1);
+    assert_eq!(resolved.interfaces[0].name, "eth9");
+    assert_eq!(resolved.xdp_mode, XdpMode::Generic);
+    assert_eq!(resolved.listen.port(), 1);
+    assert_eq!(resolved.pools.len(), 1);
+}
+
+#[test]
+fn mistakes_name_the_line_and_the_next_step() {
+    let policy = "[[policies]]\nname = \"p\"\nthreshold = 1\n";
+    let hook = "[[hooks]]\nname = \"h\"\n";
+    for (text, parts) in [
+        (
+            "\ndrain_intervall = \"1s\"\n".to_owned(),
+            vec!["p.toml:2", "drain_intervall", "did you mean `drain_interval`"],
+        ),
+        ("listen = \"nowhere\"".to_owned(), vec!["p.toml:1", "socket address"]),
+        ("listen = \n".to_owned(), vec!["p.toml:1"]),
+        ("xdp_mode = \"nativ\"".to_owned(), vec!["p.toml:1", "did you mean `native`"]),
+        ("\n\ndrain_interval = \"10 parsecs\"".to_owned(), vec!["p.toml:3", "write for example"]),
+        ("drain_interval = 10".to_owned(), vec!["p.toml:1", "a time with its unit"]),
+        ("drain_interval = \"1ms\"".to_owned(), vec!["p.toml:1: drain_interval", "100ms to 1h"]),
+        ("inspection = \"watchlist\"".to_owned(), vec!["p.toml:1: inspection", "not available", "framing"]),
+        ("[capacity]\nflows = 5".to_owned(), vec!["p.toml:2: capacity.flows", "1024 to"]),
+        ("state_dir = \"var\"".to_owned(), vec!["state_dir", "absolute"]),
+        ("interfaces = [{ name = \"a/b\" }]".to_owned(), vec!["interfaces[0].name", "ip link"]),
+        (
+            "interfaces = [{ name = \"a\" },\n{ name = \"a\" }]".to_owned(),
+            vec!["p.toml:2: interfaces[1]", "given twice"],
+        ),
+        ("[[subscribers.pools]]\nprefix = \"10.0.0.1/8\"".to_owned(), vec!["p.toml:2", "write 10.0.0.0/8"]),
+        ("[[subscribers.pools]]\nprefix = \"10.0.0.0/8\"\nassign = 4".to_owned(), vec!["p.toml:3", "cannot be larger"]),
+        (format!("{policy}window = \"1s\""), vec!["p.toml:4: policies[0].window", "shorter than drain_interval"]),
+        (
+            format!("{policy}window = \"1m\"\nprotocols = [\"bitorrent\"]"),
+            vec!["p.toml:5", "did you mean `bittorrent`"],
+        ),
+        (format!("{policy}window = \"1m\"\nprotocols = [\"unclassified\"]"), vec!["not a P2P protocol"]),
+        (format!("{policy}window = \"1m\"\nmin_confidence = \"none\""), vec!["p.toml:5", "heuristic"]),
+        (format!("{policy}window = \"1m\"\nhooks = [\"nobody\"]"), vec!["p.toml:5", "[[hooks]]"]),
+        (format!("{policy}window = \"1m\"\nmetric = \"flows\"\ndirection = \"up\""), vec!["p.toml:6", "no direction"]),
+        (
+            "[[policies]]\nname = \"p q\"\nthreshold = \"1 GB\"\nmetric = \"packets\"\nwindow = \"1m\"".to_owned(),
+            vec!["p.toml:2", "not a name", "p.toml:3", "plain number"],
+        ),
+        ("[[policies]]\nname = \"p\"\nthreshold = \"1 furlong\"".to_owned(), vec!["p.toml:3", "GiB"]),
+        ("[[policies]]\nname = \"p\"\nwindow = \"1m\"".to_owned(), vec!["p.toml:1", "threshold"]),
+        (format!("{policy}window = \"1m\"\n{policy}window = \"1m\""), vec!["p.toml:6: policies[1].name", "used twice"]),
+        (hook.to_owned(), vec!["p.toml:2: hooks[0].name", "exec ="]),
+        (format!("{hook}exec = [\"true\"]"), vec!["p.toml:3", "absolute"]),
+        (format!("{hook}exec = []"), vec!["empty"]),
+        (format!("{hook}exec = [\"/bin/true\"]\nwebhook = \"http://x\""), vec!["p.toml:4", "two hooks"]),
+        (format!("{hook}webhook = \"ftp://x\""), vec!["p.toml:3", "https://"]),
+        (format!("{hook}webhook = \"https://u:p@x/\""), vec!["password"]),
+        (format!("{hook}webhook = \"https://x/\"\nheaders = {{ \"a b\" = \"c\" }}"), vec!["header name"]),
+    ] {
+        let shown = message(&text);
+        for part in parts {
+            assert!(shown.contains(part), "{text}\nsays: {shown}\nwithout: {part}");
+        }
+    }
+}
+
+#[test]
+fn all_mistakes_are_reported_at_once() {
+    let shown = message("state_dir = \"a\"\ncontrol_socket = \"b\"\n[capacity]\nflows = 1\n");
+    assert_eq!(shown.lines().count(), 3, "{shown}");
+}
+
+#[test]
+fn files_that_cannot_be_read_have_a_next_step_and_a_code() {
+    let missing = load(Some(Path::new("/nonexistent/p.toml")), &Overrides::default()).expect_err("missing");
+    assert_eq!(missing.exit(), Exit::Usage);
+    assert!(missing.to_string().contains("--config FILE"), "{missing}");
+    let directory = load(Some(Path::new("/")), &Overrides::default()).expect_err("a directory");
+    assert_eq!(directory.exit(), Exit::Usage);
+    let denied = ConfigError::Read { path: "x".into(), source: std::io::ErrorKind::PermissionDenied.into() };
+    assert_eq!(denied.exit(), Exit::Rights);
+}
+
+proptest! {
+    #[test]
+    fn any_text_is_read_or_refused_with_a_message(text in "[a-z_\\[\\]={}\". 0-9\n]{0,200}") {
+        if let Err(error) = read(&text) {
+            prop_assert!(!error.to_string().is_empty());
+        }
+    }
+}

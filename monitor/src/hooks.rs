@@ -1,0 +1,209 @@
+//! Hooks: what is called when a policy fires.
+//!
+//! Each hook has its own bounded queue and its own workers, so one that hangs or fails delays no other, no drain and no
+//! packet. Every event handed in ends in exactly one count: delivered, failed by reason, or dropped by reason.
+
+mod backoff;
+mod delivery;
+pub mod exec;
+pub mod stats;
+#[cfg(test)]
+mod tests;
+pub mod webhook;
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use tokio::{sync::mpsc, task::JoinHandle};
+
+pub use stats::{HookReport, HookStats};
+
+use self::{delivery::Hook, stats::Ticket};
+use crate::{config::choices::SubscriberForm, policy::Event};
+
+/// A hook as configured.
+#[derive(Clone, Debug)]
+pub struct HookConfig {
+    /// Name in policies and metrics.
+    pub name: Arc<str>,
+    /// What is called.
+    pub target: Target,
+    /// How the subscriber is named.
+    pub subscriber: SubscriberForm,
+    /// Time of one attempt.
+    pub timeout: Duration,
+    /// Attempts after the first.
+    pub retries: u32,
+    /// Wait before the second attempt.
+    pub retry_delay: Duration,
+    /// Events that may wait.
+    pub queue: usize,
+    /// Deliveries at a time.
+    pub concurrency: usize,
+}
+
+/// What a hook calls.
+#[derive(Clone, Debug)]
+pub enum Target {
+    /// A program, without a shell.
+    Exec {
+        /// Absolute path.
+        program: PathBuf,
+        /// Arguments.
+        arguments: Vec<String>,
+    },
+    /// An HTTP endpoint.
+    Webhook(webhook::Endpoint),
+}
+
+/// Why an attempt failed. Each is a label value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(usize)]
+pub enum FailureReason {
+    /// The program could not be started.
+    Spawn,
+    /// The program ended with a status other than 0.
+    ExitStatus,
+    /// The program was ended by a signal.
+    Signal,
+    /// The attempt took too long.
+    Timeout,
+    /// No connection: name, route, refused, TLS.
+    Connect,
+    /// The server said no: a status below 500 other than success, 408 or 429.
+    Rejected,
+    /// The server could not: 5xx, 408 or 429.
+    Server,
+    /// Reading or writing failed midway.
+    Io,
+}
+
+impl FailureReason {
+    /// Every reason.
+    pub const ALL: [Self; 8] = [
+        Self::Spawn,
+        Self::ExitStatus,
+        Self::Signal,
+        Self::Timeout,
+        Self::Connect,
+        Self::Rejected,
+        Self::Server,
+        Self::Io,
+    ];
+
+    /// The label value.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Spawn => "spawn",
+            Self::ExitStatus => "exit_status",
+            Self::Signal => "signal",
+            Self::Timeout => "timeout",
+            Self::Connect => "connect",
+            Self::Rejected => "rejected",
+            Self::Server => "server",
+            Self::Io => "io",
+        }
+    }
+}
+
+/// A failed attempt.
+#[derive(Clone, Debug)]
+pub struct Failure {
+    /// Why.
+    pub reason: FailureReason,
+    /// For the log: what happened, never a secret.
+    pub detail: String,
+    /// Least wait the other side asked for.
+    pub retry_after: Option<Duration>,
+}
+
+impl Failure {
+    fn new(reason: FailureReason, detail: impl Into<String>) -> Self {
+        Self { reason, detail: detail.into(), retry_after: None }
+    }
+}
+
+/// Why hooks cannot be set up.
+#[derive(Debug, thiserror::Error)]
+#[error("hook `{hook}`: {message}")]
+pub struct HookError {
+    /// Name of the hook.
+    pub hook: Arc<str>,
+    /// What is wrong and what to do.
+    pub message: String,
+}
+
+/// One event for one hook.
+struct Job {
+    event: Arc<Event>,
+    ticket: Ticket,
+}
+
+/// Owns the queues and workers of all hooks.
+#[derive(Debug)]
+pub struct Dispatcher {
+    queues: Vec<mpsc::Sender<Job>>,
+    workers: Vec<JoinHandle<()>>,
+    stats: Vec<Arc<HookStats>>,
+}
+
+impl Dispatcher {
+    /// Starts the workers of each hook on the current runtime.
+    ///
+    /// # Errors
+    /// [`HookError`] if a hook's certificate authorities cannot be read.
+    pub fn start(configs: &[HookConfig]) -> Result<Self, HookError> {
+        let mut dispatcher = Self { queues: Vec::new(), workers: Vec::new(), stats: Vec::new() };
+        let hooks: Vec<Hook> = configs.iter().map(Hook::new).collect::<Result<_, _>>()?;
+        for hook in hooks {
+            let stats = Arc::clone(hook.stats());
+            let (sender, receiver) = mpsc::channel(hook.queue());
+            dispatcher.queues.push(sender);
+            dispatcher.stats.push(stats);
+            dispatcher.workers.push(tokio::spawn(delivery::work(Arc::new(hook), receiver)));
+        }
+        Ok(dispatcher)
+    }
+
+    /// Hands an event to a hook; never waits. A full queue drops the event and counts it.
+    pub fn send(&self, hook: usize, event: &Arc<Event>) {
+        let (Some(queue), Some(stats)) = (self.queues.get(hook), self.stats.get(hook)) else { return };
+        match queue.try_reserve() {
+            Ok(place) => place.send(Job { event: Arc::clone(event), ticket: stats.open() }),
+            Err(_) => {
+                stats.refuse();
+                tracing::warn!(hook = &*stats.name, event = %event.id, "the hook's queue is full; the event is dropped");
+            }
+        }
+    }
+
+    /// What metrics and the control socket read.
+    #[must_use]
+    pub fn stats(&self) -> &[Arc<HookStats>] {
+        &self.stats
+    }
+
+    /// Lets waiting deliveries run for at most `grace`, then ends them; what was not delivered counts as dropped.
+    pub async fn finish(self, grace: Duration) {
+        drop(self.queues);
+        let mut workers = self.workers;
+        let all = async {
+            for worker in &mut workers {
+                // A worker only ends early by a panic, which its tickets have counted.
+                let _ended = worker.await;
+            }
+        };
+        if tokio::time::timeout(grace, all).await.is_err() {
+            let open: usize = self.stats.iter().map(|stats| stats.report().waiting()).sum();
+            tracing::warn!(open, "the agent ends before all hooks were delivered; the rest is dropped");
+            for worker in &workers {
+                worker.abort();
+            }
+            for worker in workers {
+                if !worker.is_finished() {
+                    let _aborted = worker.await;
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,193 @@
+//! Posts an event as JSON to an HTTP endpoint. No redirects, no proxy from the environment: the request goes to the URL
+//! that the operator named and nowhere else. Header values are secrets: never logged.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::Once,
+    time::Duration,
+};
+
+use reqwest::{
+    StatusCode, Url,
+    header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER},
+    redirect,
+};
+
+use super::{Failure, FailureReason};
+
+/// Bytes of an answer kept for the log.
+const KEPT_ANSWER: usize = 512;
+/// Header with the event's id, for a receiver that must act once on an event that arrives twice.
+pub const EVENT_ID_HEADER: &str = "x-peertally-event-id";
+/// The same under the name of the IETF draft `draft-ietf-httpapi-idempotency-key-header`.
+const IDEMPOTENCY_HEADER: &str = "idempotency-key";
+
+/// Where to post.
+#[derive(Clone)]
+pub struct Endpoint {
+    url: Url,
+    headers: HeaderMap,
+    ca_file: Option<PathBuf>,
+}
+
+impl std::fmt::Debug for Endpoint {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Endpoint").field("url", &self.shown()).finish_non_exhaustive()
+    }
+}
+
+/// Why an endpoint cannot be used.
+#[derive(Debug)]
+pub struct EndpointProblem {
+    /// The header that is wrong; `None` if it is the URL.
+    pub key: Option<String>,
+    /// What is wrong and what to write.
+    pub message: String,
+}
+
+impl Endpoint {
+    /// Checks a URL and its headers.
+    ///
+    /// # Errors
+    /// [`EndpointProblem`] naming what cannot be used.
+    pub fn new(url: &str, headers: &BTreeMap<String, String>, ca_file: Option<&Path>) -> Result<Self, EndpointProblem> {
+        let wrong = |message: String| EndpointProblem { key: None, message };
+        let parsed = Url::parse(url).map_err(|error| {
+            wrong(format!("this is not a URL ({error}); write for example https://abuse.example.net/events"))
+        })?;
+        if !matches!(parsed.scheme(), "http" | "https") || parsed.host_str().is_none_or(str::is_empty) {
+            return Err(wrong("a webhook URL starts with https:// or http:// and names a host".to_owned()));
+        }
+        if !parsed.username().is_empty() || parsed.password().is_some() {
+            return Err(wrong(
+                "a URL with a password ends up in logs; put it into `headers` as Authorization".to_owned(),
+            ));
+        }
+        let mut map = HeaderMap::new();
+        for (name, value) in headers {
+            let problem = |message: &str| EndpointProblem { key: Some(name.clone()), message: message.to_owned() };
+            let header = HeaderName::try_from(name.as_str()).map_err(|_| problem("this is not a header name"))?;
+            if header == CONTENT_TYPE || header == EVENT_ID_HEADER || header == IDEMPOTENCY_HEADER {
+                return Err(problem("this header is set by the agent"));
+            }
+            let mut value =
+                HeaderValue::try_from(value.as_str()).map_err(|_| problem("this value cannot be sent in a header"))?;
+            value.set_sensitive(true);
+            map.insert(header, value);
+        }
+        Ok(Self { url: parsed, headers: map, ca_file: ca_file.map(Path::to_owned) })
+    }
+
+    /// The URL without query and fragment, which may hold secrets.
+    #[must_use]
+    pub fn shown(&self) -> String {
+        let mut url = self.url.clone();
+        url.set_query(None);
+        url.set_fragment(None);
+        url.to_string()
+    }
+}
+
+/// A connection pool for one endpoint.
+#[derive(Debug)]
+pub struct Client(reqwest::Client);
+
+impl Client {
+    /// Prepares TLS and connections; connects to nothing.
+    ///
+    /// # Errors
+    /// What is wrong with the certificate authorities.
+    pub fn new(endpoint: &Endpoint) -> Result<Self, String> {
+        static PROVIDER: Once = Once::new();
+        PROVIDER.call_once(|| {
+            // Fails only if one is installed already, which serves as well.
+            let _installed = rustls::crypto::ring::default_provider().install_default();
+        });
+        let mut builder = reqwest::Client::builder()
+            .user_agent(concat!("peertally/", env!("CARGO_PKG_VERSION")))
+            .redirect(redirect::Policy::none())
+            .no_proxy()
+            .pool_max_idle_per_host(1);
+        if endpoint.url.scheme() == "http" {
+            // No certificate is needed, so a machine without any is fine.
+            builder = builder.tls_certs_only([]);
+        } else if let Some(file) = &endpoint.ca_file {
+            let pem =
+                std::fs::read(file).map_err(|error| format!("cannot read ca_file {}: {error}", file.display()))?;
+            let certificates = reqwest::Certificate::from_pem_bundle(&pem)
+                .map_err(|error| format!("ca_file {} holds no PEM certificates: {error}", file.display()))?;
+            builder = builder.tls_certs_merge(certificates);
+        }
+        builder.build().map(Self).map_err(|error| {
+            format!("cannot prepare TLS: {}; install ca-certificates, or name a `ca_file`", chain(&error))
+        })
+    }
+
+    /// Posts once.
+    ///
+    /// # Errors
+    /// [`Failure`] unless the answer is 2xx in time.
+    pub async fn post(&self, endpoint: &Endpoint, id: &str, body: &[u8], limit: Duration) -> Result<(), Failure> {
+        let request = self
+            .0
+            .post(endpoint.url.clone())
+            .headers(endpoint.headers.clone())
+            .header(CONTENT_TYPE, "application/json")
+            .header(EVENT_ID_HEADER, id)
+            .header(IDEMPOTENCY_HEADER, id)
+            .timeout(limit)
+            .body(body.to_vec());
+        let mut answer = request.send().await.map_err(|error| failure(&error))?;
+        let status = answer.status();
+        if status.is_success() {
+            return Ok(());
+        }
+        let retry_after = answer.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
+        let mut kept = Vec::new();
+        while let Ok(Some(chunk)) = answer.chunk().await {
+            kept.extend_from_slice(&chunk[..chunk.len().min(KEPT_ANSWER - kept.len())]);
+            if kept.len() >= KEPT_ANSWER {
+                break;
+            }
+        }
+        let text = String::from_utf8_lossy(&kept).escape_debug().to_string();
+        Err(Failure {
+            reason: reason(status),
+            detail: format!("{status}: \"{text}\""),
+            retry_after: retry_after.map(Duration::from_secs),
+        })
+    }
+}
+
+/// What a status other than success means for a retry.
+fn reason(status: StatusCode) -> FailureReason {
+    match status {
+        StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS => FailureReason::Server,
+        status if status.is_server_error() => FailureReason::Server,
+        _ => FailureReason::Rejected,
+    }
+}
+
+fn failure(error: &reqwest::Error) -> Failure {
+    let reason = if error.is_timeout() {
+        FailureReason::Timeout
+    } else if error.is_connect() {
+        FailureReason::Connect
+    } else {
+        FailureReason::Io
+    };
+    Failure::new(reason, chain(error))
+}
+
+/// An error with its causes. The URL is left out: its query may hold a secret.
+fn chain(error: &reqwest::Error) -> String {
+    use std::error::Error;
+    let mut causes = Vec::new();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        causes.push(cause.to_string());
+        source = cause.source();
+    }
+    if causes.is_empty() { "the request failed".to_owned() } else { causes.join(": ") }
+}

@@ -1,0 +1,158 @@
+//! The event that hooks get: what fired, on whom, and what was measured.
+//!
+//! It never holds content identifiers (info hashes, names, search words): the agent has none. It says "P2P protocol
+//! traffic" and nothing about what was transferred.
+
+use std::{sync::Arc, time::SystemTime};
+
+use serde::Serialize;
+use uuid::Uuid;
+
+use super::{Policy, engine::Firing};
+use crate::{
+    config::choices::{Inspection, SubscriberForm},
+    subscriber::{Pseudonyms, Subscriber},
+};
+
+/// Version of the JSON form. Keys may be added under the same number.
+pub const EVENT_VERSION: u32 = 1;
+
+/// One event.
+#[derive(Clone, Debug)]
+pub struct Event {
+    /// Unique and ordered by time (UUID version 7, RFC 9562). Stays the same over all attempts and hooks.
+    pub id: Uuid,
+    /// When it fired.
+    pub time: SystemTime,
+    /// Name of the node.
+    pub node: Arc<str>,
+    /// Inspection depth in force.
+    pub inspection: Inspection,
+    /// The policy.
+    pub policy: Arc<Policy>,
+    /// The subscriber block.
+    pub subscriber: Subscriber,
+    /// Its pseudonym.
+    pub pseudonym: String,
+    /// What was measured.
+    pub firing: Firing,
+}
+
+impl Event {
+    /// The event of a firing.
+    #[must_use]
+    pub fn new(
+        firing: Firing,
+        policy: &Arc<Policy>,
+        subscriber: Subscriber,
+        pseudonyms: &Pseudonyms,
+        node: &Arc<str>,
+        inspection: Inspection,
+    ) -> Self {
+        Self {
+            id: Uuid::now_v7(),
+            time: firing.window_end,
+            node: Arc::clone(node),
+            inspection,
+            policy: Arc::clone(policy),
+            pseudonym: pseudonyms.of(&subscriber),
+            subscriber,
+            firing,
+        }
+    }
+
+    /// The JSON form, with the subscriber named as `form` says.
+    #[must_use]
+    pub fn to_json(&self, form: SubscriberForm) -> Vec<u8> {
+        let with_block = form != SubscriberForm::Pseudonym;
+        let with_pseudonym = form != SubscriberForm::Block;
+        let part = |(verdict, value): &(monitor_common::protocol::Verdict, u64)| Part {
+            protocol: verdict.protocol.label(),
+            confidence: verdict.confidence.label(),
+            value: *value,
+        };
+        let weakest = self.firing.parts.iter().map(|(verdict, _)| verdict.confidence).min();
+        let body = Body {
+            version: EVENT_VERSION,
+            id: self.id.to_string(),
+            time: rfc3339(self.time),
+            node: &self.node,
+            policy: &self.policy.name,
+            summary: format!(
+                "P2P protocol traffic of one subscriber reached the threshold of policy {}",
+                self.policy.name
+            ),
+            subscriber: Who {
+                pseudonym: with_pseudonym.then_some(self.pseudonym.as_str()),
+                block: with_block.then(|| self.subscriber.block().to_string()),
+                realm: (with_block && self.subscriber.realm != 0).then_some(self.subscriber.realm),
+            },
+            metric: self.policy.metric.label(),
+            direction: self.policy.direction.label(),
+            value: self.firing.value,
+            threshold: self.policy.threshold,
+            confidence: weakest.unwrap_or(self.policy.min_confidence).label(),
+            min_confidence: self.policy.min_confidence.label(),
+            protocols: self.firing.parts.iter().map(part).collect(),
+            window: Window {
+                start: rfc3339(self.firing.window_start),
+                end: rfc3339(self.firing.window_end),
+                seconds: self.policy.window.as_secs_f64(),
+            },
+            inspection: self.inspection.label(),
+        };
+        serde_json::to_vec(&body).expect("strings, numbers and lists always serialise")
+    }
+}
+
+/// A time as RFC 3339 writes it. A clock before 1970 shows as 1970: the formatter has no form for it.
+fn rfc3339(time: SystemTime) -> String {
+    humantime::format_rfc3339_millis(time.max(SystemTime::UNIX_EPOCH)).to_string()
+}
+
+#[derive(Serialize)]
+struct Body<'a> {
+    version: u32,
+    id: String,
+    time: String,
+    node: &'a str,
+    policy: &'a str,
+    summary: String,
+    subscriber: Who<'a>,
+    metric: &'static str,
+    direction: &'static str,
+    value: u64,
+    threshold: u64,
+    /// The weakest verdict that contributed.
+    confidence: &'static str,
+    min_confidence: &'static str,
+    protocols: Vec<Part>,
+    window: Window,
+    inspection: &'static str,
+}
+
+#[derive(Serialize)]
+struct Who<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pseudonym: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    block: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    realm: Option<u32>,
+}
+
+#[derive(Serialize)]
+struct Part {
+    protocol: &'static str,
+    confidence: &'static str,
+    value: u64,
+}
+
+#[derive(Serialize)]
+struct Window {
+    /// When the oldest traffic that counts may have passed.
+    start: String,
+    end: String,
+    /// Length the policy asks for.
+    seconds: f64,
+}
