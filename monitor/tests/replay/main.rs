@@ -1,0 +1,7 @@
+//! `peertally replay` as people run it: output, exit codes, totals that add up, memory that stays bounded.
+
+mod corpus;
+mod counting;
+mod memory;
+mod support;
+mod usage;
