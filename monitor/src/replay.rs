@@ -9,6 +9,7 @@ mod driver;
 pub mod engine;
 mod flows;
 mod host;
+mod kernel;
 pub mod report;
 mod table;
 
@@ -122,16 +123,12 @@ fn open_engine(args: &ReplayArgs) -> Result<Box<dyn ReplayEngine>, EngineError> 
     let pools: Vec<Pool> = if args.subscribers.is_empty() { every_address() } else { args.subscribers.clone() };
     match args.engine {
         Some(EngineKind::Host) => Ok(host::open(&pools)),
-        Some(EngineKind::Kernel) => kernel(&pools),
-        None => match kernel(&pools) {
+        Some(EngineKind::Kernel) => kernel::open(&pools),
+        None => match kernel::open(&pools) {
             Err(EngineError::Rights(_)) => Ok(host::open(&pools)),
             other => other,
         },
     }
-}
-
-fn kernel(_pools: &[Pool]) -> Result<Box<dyn ReplayEngine>, EngineError> {
-    Err(EngineError::Kernel("no engine is built in yet".to_owned()))
 }
 
 fn print(report: &Report, format: Format, out: &mut impl Write) -> io::Result<()> {

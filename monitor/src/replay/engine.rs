@@ -2,8 +2,6 @@
 //!
 //! The driver reads captures and keeps flow rows; an engine gets every frame in order and owns all counters.
 
-use std::io;
-
 use monitor_common::{
     protocol::{Confidence, Protocol, Verdict},
     reason::Reason,
@@ -14,7 +12,10 @@ use monitor_common::{
 use super::args::EngineKind;
 use crate::{
     capture::Frame,
-    datapath::view::{View, node_index_parts},
+    datapath::{
+        object::ObjectError,
+        view::{View, node_index_parts},
+    },
     exit::Exit,
 };
 
@@ -88,10 +89,10 @@ pub struct NodeTotals {
 pub enum EngineError {
     /// The rights to load BPF programs are missing.
     #[error("loading the XDP program needs root (CAP_BPF and CAP_NET_ADMIN): {0}; run as root, or use --engine host")]
-    Rights(#[source] io::Error),
+    Rights(#[source] ObjectError),
     /// The kernel cannot run the program.
-    #[error("the kernel cannot run the XDP program: {0}; use --engine host")]
-    Kernel(String),
+    #[error("{0}; or use --engine host, which needs no kernel support")]
+    Kernel(#[source] ObjectError),
 }
 
 impl EngineError {

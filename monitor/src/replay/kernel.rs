@@ -1,0 +1,60 @@
+//! The kernel engine: the loaded XDP program, fed by the kernel's test runner and attached to nothing.
+
+use monitor_common::store::{Disposition, Inspection};
+
+use super::{
+    args::EngineKind,
+    engine::{EngineError, EngineTotals, ReplayEngine},
+    host::{SEED, SIZES},
+};
+use crate::{
+    capture::Frame,
+    datapath::{
+        object::{LoadOptions, ObjectError},
+        test_run::TestRunner,
+    },
+    pool::Pool,
+};
+
+/// Index of the interface that the test runner's frames come in on: the loopback interface.
+const LOOPBACK_INDEX: u32 = 1;
+
+struct Kernel(TestRunner);
+
+/// Loads the program.
+///
+/// # Errors
+/// Rights are missing, or the kernel cannot run it.
+pub(super) fn open(pools: &[Pool]) -> Result<Box<dyn ReplayEngine>, EngineError> {
+    let options = LoadOptions {
+        sizes: SIZES,
+        pools: pools.to_vec(),
+        inspection: Inspection::Framing,
+        seed: Some(SEED),
+        replaying: true,
+        pin_folder: None,
+        log_level: 0,
+        interfaces: vec![LOOPBACK_INDEX],
+    };
+    Ok(Box::new(Kernel(TestRunner::new(&options)?)))
+}
+
+impl ReplayEngine for Kernel {
+    fn kind(&self) -> EngineKind {
+        EngineKind::Kernel
+    }
+
+    fn packet(&mut self, frame: &Frame<'_>, now_s: u64) -> Result<Disposition, EngineError> {
+        Ok(self.0.frame(frame.bytes, frame.wire_len, now_s)?)
+    }
+
+    fn finish(self: Box<Self>) -> Result<EngineTotals, EngineError> {
+        Ok(EngineTotals::read(&self.0.view(), self.0.skipped()?))
+    }
+}
+
+impl From<ObjectError> for EngineError {
+    fn from(error: ObjectError) -> Self {
+        if error.is_missing_rights() { Self::Rights(error) } else { Self::Kernel(error) }
+    }
+}
