@@ -1,8 +1,11 @@
 //! Running other programs: shows the command, keeps the reason when it fails.
 //! Never goes through a shell, so no argument needs quoting.
 
+use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 
@@ -64,4 +67,100 @@ pub fn cargo_home() -> PathBuf {
     std::env::var_os("CARGO_HOME")
         .map(PathBuf::from)
         .unwrap_or_else(|| PathBuf::from(std::env::var_os("HOME").unwrap_or_else(|| "/root".into())).join(".cargo"))
+}
+
+/// Runs a command for at most `limit`, hands every line of its standard output to `line`, and prints it.
+///
+/// # Errors
+/// When it cannot be started, does not end with status 0, or is still running at the limit; then it and all its
+/// descendants are killed.
+pub fn stream(command: &mut Command, limit: Duration, mut line: impl FnMut(&str)) -> Result<()> {
+    println!("  $ {}", shown(command));
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("cannot start `{}`", shown(command)))?;
+    let output = child.stdout.take().context("standard output was piped")?;
+    let (sender, lines) = mpsc::channel();
+    std::thread::spawn(move || {
+        let mut reader = BufReader::new(output);
+        let mut bytes = Vec::new();
+        while reader.read_until(b'\n', &mut bytes).is_ok_and(|read| read > 0) {
+            let text = String::from_utf8_lossy(&bytes).trim_end().to_owned();
+            if sender.send(text).is_err() {
+                return;
+            }
+            bytes.clear();
+        }
+    });
+    let end = Instant::now() + limit;
+    loop {
+        match lines.recv_timeout(end.saturating_duration_since(Instant::now())) {
+            Ok(text) => {
+                println!("{text}");
+                line(&text);
+            }
+            Err(mpsc::RecvTimeoutError::Disconnected) => break,
+            Err(mpsc::RecvTimeoutError::Timeout) => {
+                kill_tree(child.id());
+                let _status = child.wait().context("cannot wait for a killed process")?;
+                bail!("`{}` was still running after {} s and was killed", shown(command), limit.as_secs());
+            }
+        }
+    }
+    let status = child.wait().with_context(|| format!("cannot wait for `{}`", shown(command)))?;
+    if !status.success() {
+        bail!("`{}` failed: {status}", shown(command));
+    }
+    Ok(())
+}
+
+/// Kills a process that this program started, with all its descendants. Reads the parents from `/proc/PID/stat` (proc(5)).
+fn kill_tree(root: u32) {
+    let mut parents = Vec::new();
+    for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let Some(process) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
+        let stat = std::fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
+        // The command name is in brackets and may hold spaces and brackets itself.
+        let parent = stat.rsplit(')').next().and_then(|rest| rest.split_whitespace().nth(1)?.parse::<u32>().ok());
+        if let Some(parent) = parent {
+            parents.push((process, parent));
+        }
+    }
+    let mut tree = vec![root];
+    let mut next = 0;
+    while let Some(&parent) = tree.get(next) {
+        tree.extend(parents.iter().filter(|(_, of)| *of == parent).map(|(process, _)| *process));
+        next += 1;
+    }
+    let killed = Command::new("kill").arg("-KILL").args(tree.iter().map(u32::to_string)).status();
+    if let Err(error) = killed {
+        eprintln!("cannot run kill: {error}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stream_hands_on_lines_and_status() {
+        let mut seen = Vec::new();
+        stream(Command::new("printf").arg("a\\nb\\n"), Duration::from_secs(20), |line| seen.push(line.to_owned()))
+            .expect("printf works");
+        assert_eq!(seen, ["a", "b"]);
+        let error = stream(&mut Command::new("false"), Duration::from_secs(20), |_| {}).expect_err("status 1");
+        assert!(error.to_string().contains("exit status: 1"), "{error}");
+    }
+
+    #[test]
+    fn stream_kills_a_tree_at_its_limit() {
+        let started = Instant::now();
+        let mut command = Command::new("sh");
+        command.args(["-c", "sleep 60 & sleep 60"]);
+        let error = stream(&mut command, Duration::from_millis(200), |_| {}).expect_err("killed");
+        assert!(error.to_string().contains("was killed"), "{error}");
+        assert!(started.elapsed() < Duration::from_secs(30));
+    }
 }

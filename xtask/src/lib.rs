@@ -5,7 +5,9 @@
 
 pub mod build_ebpf;
 pub mod command;
+pub mod kernels;
 pub mod provenance;
 pub mod setup;
+pub mod test;
 pub mod toolchain;
 pub mod workspace;

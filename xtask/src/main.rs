@@ -2,7 +2,7 @@
 //! Does nothing itself; exit code 0 means that everything the verb promised has happened.
 
 use clap::{Parser, Subcommand};
-use xtask::{build_ebpf, setup};
+use xtask::{build_ebpf, kernels, setup, test};
 
 /// Developer commands of Peertally.
 #[derive(Debug, Parser)]
@@ -16,13 +16,19 @@ struct Arguments {
 enum Verb {
     /// Build the eBPF object and its provenance; the only builder there is
     BuildEbpf(build_ebpf::Arguments),
+    /// Boot the kernels that are supported and try the object in each
+    Kernels(kernels::Arguments),
     /// Install what the other verbs need
     Setup(setup::Arguments),
+    /// Run every test there is
+    Test(test::Arguments),
 }
 
 fn main() -> anyhow::Result<()> {
     match Arguments::parse().verb {
         Verb::BuildEbpf(arguments) => build_ebpf::run(&arguments),
+        Verb::Kernels(arguments) => kernels::run(&arguments),
         Verb::Setup(arguments) => setup::run(&arguments),
+        Verb::Test(arguments) => test::run(&arguments),
     }
 }

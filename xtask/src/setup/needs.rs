@@ -78,7 +78,7 @@ const BPF_LINKER: CargoTool = CargoTool {
 
 const CARGO_DENY: CargoTool = CargoTool {
     program: "cargo-deny",
-    version: "0.19.0",
+    version: "0.20.2",
     arguments: &["--no-default-features"],
     environment: &[],
     packages: &[],

@@ -1,0 +1,146 @@
+//! `cargo xtask test`: every test there is, in lanes, with one summary at the end.
+//!
+//! A lane that fails does not stop the others, but fails the whole. Tests run in strict mode (`PEERTALLY_STRICT=1`): what
+//! would be skipped on a developer's machine for want of rights or tools is a failure here. A lane of tests that ran none
+//! is a failure, too. What is left out on purpose is printed with the reason.
+
+mod lanes;
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+
+use crate::setup;
+pub use lanes::Lane;
+
+/// What `test` takes.
+#[derive(Debug, Default, clap::Args)]
+pub struct Arguments {
+    /// Only these lanes
+    #[arg(long, value_name = "LANE", value_delimiter = ',')]
+    pub lane: Vec<Lane>,
+    /// All but these lanes
+    #[arg(long, value_name = "LANE", value_delimiter = ',', conflicts_with = "lane")]
+    pub skip: Vec<Lane>,
+}
+
+/// What a lane found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Outcome {
+    /// Tests that passed; a lane without single tests counts as one.
+    pub passed: u64,
+    /// Tests that failed.
+    pub failed: u64,
+    /// Tests that were not run, by cargo's count.
+    pub skipped: u64,
+    /// What was left out and why.
+    pub notes: Vec<String>,
+}
+
+impl Outcome {
+    /// A lane that is one check.
+    pub fn one() -> Self {
+        Self { passed: 1, ..Self::default() }
+    }
+
+    /// Adds up cargo's closing lines: `test result: ok. 3 passed; 0 failed; 1 ignored; 0 measured; 2 filtered out; ..`,
+    /// and takes lines of tests that say `SKIPPED: ..`.
+    pub fn read(&mut self, line: &str) {
+        if let Some(reason) = line.trim().strip_prefix("SKIPPED: ") {
+            self.notes.push(format!("skipped: {reason}"));
+            return;
+        }
+        let Some(rest) = line.strip_prefix("test result: ") else { return };
+        for part in rest.split([';', '.']) {
+            let words: Vec<&str> = part.split_whitespace().collect();
+            let [count, what] = words.as_slice() else { continue };
+            let Ok(count) = count.parse::<u64>() else { continue };
+            match *what {
+                "passed" => self.passed += count,
+                "failed" => self.failed += count,
+                "ignored" => self.skipped += count,
+                _ => {}
+            }
+        }
+    }
+}
+
+/// Runs the lanes.
+///
+/// # Errors
+/// When a lane fails.
+pub fn run(arguments: &Arguments) -> Result<()> {
+    let lanes: Vec<Lane> = Lane::ALL
+        .iter()
+        .copied()
+        .filter(|lane| arguments.lane.is_empty() || arguments.lane.contains(lane))
+        .filter(|lane| !arguments.skip.contains(lane))
+        .collect();
+    let needs: Vec<_> = lanes.iter().flat_map(|lane| lane.needs()).copied().collect();
+    setup::ensure(&needs)?;
+    for lane in Lane::ALL.iter().filter(|lane| !lanes.contains(lane)) {
+        println!("test: lane {} is left out: not asked for", lane.name());
+    }
+    let mut rows = Vec::new();
+    let started = Instant::now();
+    for (index, lane) in lanes.iter().enumerate() {
+        println!("\n=== {}/{} {}: {} ===", index + 1, lanes.len(), lane.name(), lane.about());
+        let start = Instant::now();
+        let mut outcome = Outcome::default();
+        let error = lane.run(&mut outcome).err();
+        if let Some(error) = &error {
+            println!("lane {} FAILED: {error:#}", lane.name());
+            outcome.failed = outcome.failed.max(1);
+        }
+        rows.push((*lane, outcome, start.elapsed()));
+    }
+    summary(&rows, started.elapsed())
+}
+
+fn summary(rows: &[(Lane, Outcome, Duration)], elapsed: Duration) -> Result<()> {
+    println!("\n=== summary ===");
+    let mut total = Outcome::default();
+    for (lane, outcome, time) in rows {
+        let verdict = if outcome.failed == 0 { "ok" } else { "FAILED" };
+        println!(
+            "{:12} {verdict:6} {:5} passed {:4} failed {:4} skipped {:6.0} s",
+            lane.name(),
+            outcome.passed,
+            outcome.failed,
+            outcome.skipped,
+            time.as_secs_f32()
+        );
+        for note in &outcome.notes {
+            println!("{:12} {note}", "");
+        }
+        total.passed += outcome.passed;
+        total.failed += outcome.failed;
+        total.skipped += outcome.skipped;
+    }
+    println!("all lanes: {:.1} minutes\n", elapsed.as_secs_f32() / 60.0);
+    println!("{} passed, {} failed, {} skipped", total.passed, total.failed, total.skipped);
+    if total.failed > 0 {
+        bail!("{} lanes failed", rows.iter().filter(|(_, outcome, _)| outcome.failed > 0).count());
+    }
+    if total.passed == 0 {
+        bail!("no test ran");
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cargo_closing_lines_are_added_up() {
+        let mut outcome = Outcome::default();
+        outcome.read("test result: ok. 3 passed; 0 failed; 1 ignored; 0 measured; 2 filtered out; finished in 0.01s");
+        outcome
+            .read("test result: FAILED. 1 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out; finished in 1.00s");
+        outcome.read("test x ... ok");
+        outcome.read("SKIPPED: no network");
+        assert_eq!((outcome.passed, outcome.failed, outcome.skipped), (4, 2, 1));
+        assert_eq!(outcome.notes, ["skipped: no network"]);
+    }
+}

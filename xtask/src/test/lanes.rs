@@ -1,0 +1,151 @@
+//! The lanes of `cargo xtask test`: what each runs, needs and may take. Adding one is an entry here.
+
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+
+use super::Outcome;
+use crate::command::{shown, stream};
+use crate::setup::Need;
+use crate::workspace::root;
+use crate::{build_ebpf, kernels};
+
+/// One lane.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Lane {
+    /// Formatting
+    Format,
+    /// Compiler and clippy warnings
+    Lints,
+    /// Documentation warnings
+    Docs,
+    /// Dependencies: licences, sources, bans
+    Deny,
+    /// The committed eBPF object against its sources
+    Object,
+    /// Unit, property, differential, kernel and namespace tests
+    Tests,
+    /// The object in other kernels
+    Kernels,
+}
+
+/// Limit of a lane that only compiles.
+const COMPILING: Duration = Duration::from_secs(15 * 60);
+
+/// Limit of all tests of the workspace, their compilation included.
+const TESTING: Duration = Duration::from_secs(30 * 60);
+
+impl Lane {
+    /// Every lane, cheap ones first.
+    pub const ALL: &[Self] =
+        &[Self::Format, Self::Lints, Self::Docs, Self::Deny, Self::Object, Self::Tests, Self::Kernels];
+
+    /// The word of `--lane`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Format => "format",
+            Self::Lints => "lints",
+            Self::Docs => "docs",
+            Self::Deny => "deny",
+            Self::Object => "object",
+            Self::Tests => "tests",
+            Self::Kernels => "kernels",
+        }
+    }
+
+    pub(super) fn about(self) -> &'static str {
+        match self {
+            Self::Format => "every file is formatted",
+            Self::Lints => "no warning of the compiler or of clippy",
+            Self::Docs => "the documentation builds without warnings",
+            Self::Deny => "licences, sources and bans of dependencies",
+            Self::Object => "the eBPF object is what its sources give, byte for byte",
+            Self::Tests => "all tests of the workspace, strict",
+            Self::Kernels => "the eBPF object on the oldest and on newer kernels",
+        }
+    }
+
+    pub(super) fn needs(self) -> &'static [Need] {
+        match self {
+            Self::Format | Self::Lints | Self::Docs => &[],
+            Self::Deny => &[Need::Deny],
+            Self::Object => &[Need::Ebpf],
+            Self::Tests => &[Need::Tests, Need::Demo, Need::Lab],
+            Self::Kernels => &[Need::Kernels],
+        }
+    }
+
+    pub(super) fn run(self, outcome: &mut Outcome) -> Result<()> {
+        match self {
+            Self::Format => check(outcome, cargo(&["fmt", "--all", "--check"]), COMPILING),
+            Self::Lints => {
+                let arguments = ["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"];
+                check(outcome, cargo(&arguments), COMPILING)
+            }
+            Self::Docs => {
+                let mut command = cargo(&["doc", "--workspace", "--no-deps", "--locked", "--document-private-items"]);
+                command.env("RUSTDOCFLAGS", "-D warnings");
+                check(outcome, command, COMPILING)
+            }
+            Self::Deny => deny(outcome),
+            Self::Object => {
+                build_ebpf::run(&build_ebpf::Arguments { check: true, force: false })?;
+                *outcome = Outcome::one();
+                Ok(())
+            }
+            Self::Tests => tests(outcome),
+            Self::Kernels => {
+                kernels::run(&kernels::Arguments::default())?;
+                *outcome = Outcome::one();
+                Ok(())
+            }
+        }
+    }
+}
+
+/// The cargo that runs this program, in the repository.
+fn cargo(arguments: &[&str]) -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.current_dir(root()).args(arguments);
+    command
+}
+
+fn check(outcome: &mut Outcome, mut command: Command, limit: Duration) -> Result<()> {
+    stream(&mut command, limit, |_| {})?;
+    *outcome = Outcome::one();
+    Ok(())
+}
+
+/// The advisory database is a repository of its own, which not every machine can reach: then that part is left out.
+fn deny(outcome: &mut Outcome) -> Result<()> {
+    check(outcome, cargo(&["deny", "--locked", "check", "bans", "licenses", "sources"]), COMPILING)?;
+    let mut advisories = cargo(&["deny", "--locked", "check", "advisories"]);
+    println!("  $ {}", shown(&advisories));
+    let ended = advisories.stdin(Stdio::null()).output().context("cannot start cargo deny")?;
+    let said = String::from_utf8_lossy(&ended.stderr);
+    if ended.status.success() {
+        outcome.passed += 1;
+    } else if ["failed to fetch advisory database", "failed to load advisory database"]
+        .iter()
+        .any(|text| said.contains(text))
+    {
+        outcome.notes.push("left out: known vulnerabilities (the advisory database cannot be reached)".to_owned());
+    } else {
+        bail!("cargo deny check advisories: {}\n{said}", ended.status);
+    }
+    Ok(())
+}
+
+fn tests(outcome: &mut Outcome) -> Result<()> {
+    let mut command = cargo(&["test", "--workspace", "--locked", "--no-fail-fast"]);
+    command.env("PEERTALLY_STRICT", "1");
+    let result = stream(&mut command, TESTING, |line| outcome.read(line));
+    if outcome.passed + outcome.failed == 0 {
+        bail!(
+            "no test ran: {}",
+            result.err().map_or_else(|| "cargo said nothing".to_owned(), |error| error.to_string())
+        );
+    }
+    result
+}
