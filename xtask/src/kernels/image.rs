@@ -34,7 +34,8 @@ pub(super) fn unpacked(series: &str, package: &str) -> Result<Image> {
         }
         fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
         println!("kernels: fetching {image}");
-        run(apt().args(["download", &image]).current_dir(&folder))?;
+        // As root, apt would fetch as a user of its own, who may not write here.
+        run(apt().args(["-o", "APT::Sandbox::User=root", "download", &image]).current_dir(&folder))?;
         let archive = find(&folder, |name| name.ends_with(".deb")).context("apt-get left no package file")?;
         let partial = folder.join("partial");
         run(Command::new("dpkg-deb").arg("--extract").arg(&archive).arg(&partial))?;
