@@ -150,6 +150,7 @@ fn build(
     let stripped = target.join(format!("{}.stripped", object.bin));
     run_command(Command::new(&toolchain.strip).arg("-g").arg(&linked).arg("-o").arg(&stripped))?;
     let bytes = fs::read(&stripped).with_context(|| format!("cannot read {}", stripped.display()))?;
+    refuse_panics(&bytes, &linked)?;
     let name = Path::new(object.path).file_name().and_then(|name| name.to_str()).unwrap_or(object.bin);
     let provenance = Provenance {
         object: name.to_owned(),
@@ -163,6 +164,21 @@ fn build(
         flags: recorded,
     };
     Ok((bytes, provenance))
+}
+
+/// A panic has nowhere to go in the kernel, and the verifier refuses its endless loop without saying where it came from.
+fn refuse_panics(object: &[u8], linked: &Path) -> Result<()> {
+    let text = String::from_utf8_lossy(object);
+    let symbols: Vec<&str> =
+        text.split('\0').filter(|name| name.starts_with("_RN") && name.contains("9panicking")).collect();
+    if symbols.is_empty() {
+        return Ok(());
+    }
+    bail!(
+        "the object can panic ({}): find the calls into .text.unlikely with `llvm-objdump -drl {}`",
+        symbols.join(", "),
+        linked.display()
+    )
 }
 
 /// Compiler flags: as passed, and as recorded (without paths of this machine).

@@ -1,82 +1,80 @@
-//! Tries the shipped object in the kernel it runs on; the first and only program of the kernel lane's guests.
+//! Tries the shipped object in the kernel it runs on; the only program of the kernel lane's guests.
 //!
-//! Loads every program through aya, attaches natively on a veth pair, runs the packet table through the kernel's test
-//! runner, and prints what the lane reads: `INSTRUCTIONS PROGRAM COUNT` and one `KERNEL RELEASE: ok, ..` line.
+//! Loads it as the agent does, runs the packet table through the kernel's test runner in both modes, attaches natively to a
+//! veth pair and sees a real packet counted. Prints what the lane reads: `INSTRUCTIONS PROGRAM COUNT` and, only when all of
+//! that went well, one `KERNEL RELEASE: ok, ..` line.
+
+use std::net::{Ipv4Addr, UdpSocket};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
-use aya::{
-    Ebpf, EbpfLoader,
-    programs::{Program, TestRun as _, TestRunOptions, Xdp, XdpMode},
-};
+use aya::programs::XdpMode;
 use clap::Parser;
-
-/// The object that the agent embeds.
-static OBJECT: &[u8] = aya::include_bytes_aligned!("../../../monitor/ebpf/peertally.bpf.o");
-
-/// `XDP_PASS` of `enum xdp_action` in the kernel's `include/uapi/linux/bpf.h`.
-const XDP_PASS: u32 = 2;
+use monitor_common::flow::unpack;
+use peertally::datapath::{
+    object::{LoadOptions, LoadedObject, PROGRAM},
+    test_run::TestRunner,
+};
+use peertally_tests::packet_table::{load_options, run};
 
 /// What the probe is told.
 #[derive(Debug, Parser)]
 struct Arguments {
-    /// One end of a veth pair to attach to; attaching is left out when not given
-    #[arg(long)]
-    interface: Option<String>,
-    /// The other end
-    #[arg(long, requires = "interface")]
-    peer: Option<String>,
+    /// Both ends of a veth pair to attach to; attaching is left out when not given
+    #[arg(long, value_delimiter = ',')]
+    attach: Vec<String>,
+    /// Address of the first end, in a /24 whose broadcasts leave through it
+    #[arg(long, requires = "attach")]
+    address: Option<Ipv4Addr>,
 }
 
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
     let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").context("cannot read the kernel's release")?;
     let release = release.trim();
-    let mut object = EbpfLoader::new().load(OBJECT).context("cannot load the object")?;
-    let instructions = load(&mut object)?;
-    if let Some(interface) = &arguments.interface {
-        let program = xdp(&mut object)?;
-        for name in [Some(interface), arguments.peer.as_ref()].into_iter().flatten() {
-            program.attach(name, XdpMode::Driver).with_context(|| format!("cannot attach natively to {name}"))?;
-        }
-        println!("attached natively to {interface}");
+    let mut object = LoadedObject::load(&load_options())?;
+    let instructions = instructions(&mut object)?;
+    println!("INSTRUCTIONS {PROGRAM} {instructions}");
+    let mut packets = run(&mut object)?;
+    println!("packet table as attached: ok");
+    packets += run(&mut TestRunner::new(&LoadOptions { replaying: true, ..load_options() })?)?;
+    println!("packet table replaying: ok");
+    for name in &arguments.attach {
+        let attached = object.program()?.attach(name, XdpMode::Driver);
+        attached.with_context(|| format!("cannot attach natively to {name}"))?;
+        println!("attached natively to {name}");
     }
-    let packets = run(xdp(&mut object)?)?;
+    if let Some(address) = arguments.address {
+        sees_real_traffic(&object, address)?;
+        println!("counts what comes in");
+        packets += 1;
+    }
     println!("KERNEL {release}: ok, {packets} packets, {instructions} verified instructions");
     Ok(())
 }
 
-fn load(object: &mut Ebpf) -> Result<u64> {
-    let mut total = 0;
-    for (name, program) in object.programs_mut() {
-        let Program::Xdp(program) = program else { bail!("{name} is no XDP program") };
-        program.load().with_context(|| format!("the kernel refuses {name}"))?;
-        let count = program.info().context("no program information")?.verified_instruction_count();
-        let count = count.context("the kernel does not tell verified instructions")?;
-        println!("INSTRUCTIONS {name} {count}");
-        total += u64::from(count);
-    }
-    Ok(total)
+fn instructions(object: &mut LoadedObject) -> Result<u32> {
+    let info = object.program()?.info().context("no information about the program")?;
+    info.verified_instruction_count().context("the kernel does not tell verified instructions (Linux 5.16)")
 }
 
-fn xdp(object: &mut Ebpf) -> Result<&mut Xdp> {
-    object
-        .program_mut("peertally")
-        .context("the object has no program peertally")?
-        .try_into()
-        .context("not an XDP program")
-}
-
-/// Frames from the shortest to the longest that the test runner takes; every verdict must be XDP_PASS.
-fn run(program: &Xdp) -> Result<usize> {
-    let mut packets = 0;
-    for length in [14, 15, 60, 64, 1514, 4000, 9014, 66_000] {
-        let frame = vec![0; length];
-        let options = TestRunOptions { data_in: Some(&frame), ..TestRunOptions::default() };
-        let result = program.test_run(options).with_context(|| format!("cannot run a frame of {length} bytes"))?;
-        if result.return_value != XDP_PASS {
-            bail!("a frame of {length} bytes got verdict {}, not XDP_PASS", result.return_value);
+/// Broadcasts a datagram and waits until the other end's program has counted it.
+fn sees_real_traffic(object: &LoadedObject, address: Ipv4Addr) -> Result<()> {
+    let counted = || -> u64 {
+        let sets = object.view().flows;
+        sets.iter().flat_map(|set| set.counters.iter().map(|cell| unpack(cell.load()).0)).sum()
+    };
+    let before = counted();
+    let [a, b, c, _] = address.octets();
+    let socket = UdpSocket::bind((address, 40_000)).with_context(|| format!("cannot bind to {address}"))?;
+    socket.set_broadcast(true).context("cannot broadcast")?;
+    socket.send_to(&[0x55; 64], (Ipv4Addr::new(a, b, c, 255), 40_001)).context("cannot send")?;
+    let started = Instant::now();
+    while counted() == before {
+        if started.elapsed() > Duration::from_secs(20) {
+            bail!("the attached program did not count a packet that came in");
         }
-        packets += 1;
+        std::thread::sleep(Duration::from_millis(20));
     }
-    Ok(packets)
+    Ok(())
 }

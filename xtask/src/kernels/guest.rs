@@ -29,8 +29,9 @@ const INIT: &str = "#!/bin/busybox sh
 /bin/busybox insmod /veth.ko
 /bin/busybox ip link set lo up
 /bin/busybox ip link add name pt0 type veth
+/bin/busybox ip addr add 10.0.0.1/24 broadcast 10.0.0.255 dev pt0
 for name in pt0 veth0; do /bin/busybox ip link set $name up; done
-RUST_BACKTRACE=1 /probe --interface pt0 --peer veth0
+/probe --attach pt0,veth0 --address 10.0.0.1
 echo PROBE ENDED $?
 /bin/busybox poweroff -f
 ";

@@ -1,0 +1,180 @@
+//! The packet table: frames with what must become of each, run through the host engine and through the kernel alike.
+//!
+//! Expectations are written from the standards and design section 3, not from the walk's code. A case names the whole
+//! 5-tuple (the flow's tag proves it), the direction, the IP bytes and the protocol, or the reason to skip.
+
+mod cases;
+pub mod drive;
+mod frames;
+
+use std::net::IpAddr;
+
+use anyhow::{Context as _, Result, bail};
+use monitor_common::{
+    key::{Address, FlowKey, Seed, tunnel_digest},
+    protocol::Protocol,
+    reason::Reason,
+    store::Inspection,
+    tally::Direction,
+};
+use peertally::{
+    datapath::{host::TableSizes, object::LoadOptions},
+    pool::Pool,
+};
+
+use drive::{Engine, Observed, observe};
+
+/// One frame and what must become of it.
+#[derive(Clone, Debug)]
+pub struct Case {
+    /// What is special about the frame.
+    pub name: &'static str,
+    /// The frame from its Ethernet header on, without the frame check sequence.
+    pub frame: Vec<u8>,
+    /// What must become of it.
+    pub expected: Expected,
+}
+
+/// What must become of a frame.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Expected {
+    /// Counted under a reason, nowhere else.
+    Skipped(Reason),
+    /// Counted in a flow, nowhere else.
+    Flow(Flow),
+    /// Counted as transit with these IP bytes, nowhere else.
+    Transit(u64),
+}
+
+/// A flow, and what one frame adds to it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Flow {
+    /// Sender and its port.
+    pub source: (IpAddr, u16),
+    /// Receiver and its port.
+    pub destination: (IpAddr, u16),
+    /// IP protocol number.
+    pub l4: u8,
+    /// A fragment that is not the first.
+    pub fragment: bool,
+    /// Outer addresses of a tunnel.
+    pub tunnel: Option<(IpAddr, IpAddr)>,
+    /// Direction as the pools define it.
+    pub direction: Direction,
+    /// IP bytes that the frame adds.
+    pub bytes: u64,
+    /// Protocol of the flow after this frame.
+    pub protocol: Protocol,
+}
+
+/// All cases.
+#[must_use]
+pub fn cases() -> Vec<Case> {
+    cases::all()
+}
+
+/// Secret of the flow hash in these tests; fixed, so that flows can be told by their tags.
+pub const SEED: Seed = Seed::from_random([0x1234_5678_9abc_def0, 0x0fed_cba9_8765_4321, 0x5555_aaaa_3333_cccc]);
+
+/// How an engine is set up for the table: small tables, `10.0.0.0/8/32` and `2001:db8::/32/56` as subscribers.
+///
+/// # Panics
+/// Never: the pools are constants.
+#[must_use]
+pub fn load_options() -> LoadOptions {
+    LoadOptions {
+        sizes: TableSizes { flows: 1024, tallies: 1024 },
+        pools: ["10.0.0.0/8/32", "2001:db8::/32/56"].map(|pool| pool.parse::<Pool>().expect("a valid pool")).into(),
+        inspection: Inspection::Framing,
+        seed: Some(SEED),
+        replaying: false,
+        pin_folder: None,
+        log_level: 0,
+        interfaces: vec![1],
+    }
+}
+
+/// Runs the whole table through an engine and returns the number of frames.
+///
+/// # Errors
+/// With every case that went wrong.
+pub fn run(engine: &mut impl Engine) -> Result<usize> {
+    let cases = cases();
+    let mut wrong = Vec::new();
+    for case in &cases {
+        let result = observe(engine, &case.frame).and_then(|observed| case.expected.compare(&observed));
+        if let Err(error) = result {
+            wrong.push(format!("{}: {error:#}", case.name));
+        }
+    }
+    if wrong.is_empty() {
+        return Ok(cases.len());
+    }
+    bail!("{} of {} cases of engine `{}` are wrong:\n  {}", wrong.len(), cases.len(), engine.name(), wrong.join("\n  "))
+}
+
+impl Expected {
+    /// Compares with what an engine did.
+    ///
+    /// # Errors
+    /// When they differ.
+    pub fn compare(&self, observed: &Observed) -> Result<()> {
+        let wanted = match self {
+            Self::Skipped(reason) => Observed::Skipped(*reason),
+            Self::Transit(bytes) => Observed::Transit { bytes: *bytes },
+            Self::Flow(flow) => Observed::Flow {
+                tag: flow.key().tag(&SEED),
+                direction: flow.direction,
+                protocol: flow.protocol as u8,
+                bytes: flow.bytes,
+            },
+        };
+        if *observed != wanted {
+            bail!("observed {observed:?}, expected {wanted:?} for {self:?}");
+        }
+        Ok(())
+    }
+}
+
+impl Flow {
+    /// The canonical key: the numerically lower endpoint first.
+    fn key(&self) -> FlowKey {
+        let ends = [self.source, self.destination].map(|(address, port)| (address_of(address), port));
+        let [lower, higher] = if ends[0] <= ends[1] { ends } else { [ends[1], ends[0]] };
+        FlowKey {
+            lower: lower.0,
+            higher: higher.0,
+            lower_port: lower.1,
+            higher_port: higher.1,
+            protocol: self.l4,
+            fragment: u8::from(self.fragment),
+            tunnel: self.tunnel.map_or(0, |(a, b)| tunnel_digest(address_of(a), address_of(b))),
+        }
+    }
+}
+
+fn address_of(address: IpAddr) -> Address {
+    match address {
+        IpAddr::V4(address) => Address::v4(address.to_bits()),
+        IpAddr::V6(address) => Address::v6(address.octets()),
+    }
+}
+
+/// Whether the kernel can be asked at all: a test that needs it skips loudly without rights, and fails in strict mode.
+///
+/// # Errors
+/// In strict mode (`PEERTALLY_STRICT=1`) without rights.
+pub fn may_use_kernel(test: &str) -> Result<bool> {
+    let id = std::fs::read_to_string("/proc/self/status").context("cannot read /proc/self/status")?;
+    // CapEff, bit 39: CAP_BPF (capabilities(7)).
+    let effective = id.lines().find_map(|line| line.strip_prefix("CapEff:")).map(str::trim).unwrap_or("0");
+    let has = u64::from_str_radix(effective, 16).is_ok_and(|bits| bits >> 39 & 1 == 1);
+    if has {
+        return Ok(true);
+    }
+    if std::env::var_os("PEERTALLY_STRICT").is_some_and(|value| value == "1") {
+        bail!("{test} needs CAP_BPF: run as root");
+    }
+    println!("SKIPPED: {test}: needs CAP_BPF, run as root");
+    Ok(false)
+}
