@@ -15,8 +15,10 @@
 
 mod agent;
 mod counters;
+mod edonkey;
 mod guard;
 mod http;
+mod libtorrent;
 mod metrics;
 mod mounts;
 mod netns;
@@ -42,7 +44,9 @@ use anyhow::{Context, Result, ensure};
 pub use self::{
     agent::{AGENT_VARIABLE, Agent, LISTEN, configuration, executable},
     counters::{Counters, IpCount, IpReference},
+    edonkey::{Amule, EdonkeyServer},
     http::{HttpServer, Request, http_get},
+    libtorrent::{LIBTORRENT_PORT, Libtorrent},
     metrics::{Metrics, Sample},
     netns::Namespace,
     process::{Process, output, run},

@@ -4,7 +4,8 @@ use std::{fs, path::Path, time::Duration};
 
 use anyhow::{Result, ensure};
 use peertally_tests::lab::{
-    self, Aria2, DnsServer, INTERNET_V4, INTERNET_V6, IpReference, Lab, TRACKER_PORT, Tracker, Transmission, WebServer,
+    self, Amule, Aria2, DnsServer, EdonkeyServer, INTERNET_V4, INTERNET_V6, IpReference, LIBTORRENT_PORT, Lab,
+    Libtorrent, TRACKER_PORT, Tracker, Transmission, WebServer,
 };
 
 const MEGABYTE: usize = 1 << 20;
@@ -106,5 +107,40 @@ fn native_xdp_sees_every_frame() -> Result<()> {
         core == (count.packets, count.bytes) && count.other == 0,
         "{core:?} by the interface, {count:?} by tcpdump"
     );
+    lab.close()
+}
+
+#[test]
+fn libtorrent_finds_its_peer_by_dht_and_transfers_by_utp() -> Result<()> {
+    let name = "libtorrent_finds_its_peer_by_dht_and_transfers_by_utp";
+    if !lab::require(name, &["transmission-create", "/usr/lib/python3/dist-packages/libtorrent.egg-info"]) {
+        return Ok(());
+    }
+    let lab = Lab::new(1)?;
+    let transfer = lab::make_torrent(&lab, "utp", 4 * MEGABYTE, "http://192.0.2.1/announce")?;
+    let node = format!("{INTERNET_V4}:{LIBTORRENT_PORT}");
+    let utp_only = ["enable_outgoing_tcp=False", "enable_incoming_tcp=False", "enable_dht=True", "--trackerless"];
+    let mut seeder = Libtorrent::start(&lab, lab.internet(), &transfer, &transfer.seed, &utp_only)?;
+    seeder.wait_complete(&transfer, Duration::from_secs(30))?;
+    let downloads = lab.subdirectory("downloads")?;
+    let options = [&utp_only[..], &["--node", &node]].concat();
+    let mut leecher = Libtorrent::start(&lab, lab.subscriber(1), &transfer, &downloads, &options)?;
+    leecher.wait_complete(&transfer, Duration::from_secs(90))?;
+    ensure!(leecher.reported()?.received > transfer.bytes, "{:?}", leecher.reported()?);
+    lab.close()
+}
+
+#[test]
+fn amule_transfers() -> Result<()> {
+    if !lab::require("amule_transfers", &["amuled", "amulecmd", "openssl"]) {
+        return Ok(());
+    }
+    let lab = Lab::new(1)?;
+    let _server = EdonkeyServer::start(lab.internet())?;
+    let seeder = Amule::start(&lab, lab.internet(), INTERNET_V4, 150_000)?;
+    let mut leecher = Amule::start(&lab, lab.subscriber(1), INTERNET_V4, 0)?;
+    leecher.download(&seeder.link(INTERNET_V4)?)?;
+    leecher.wait_complete(&seeder, Duration::from_secs(120))?;
+    drop((leecher, seeder));
     lab.close()
 }

@@ -39,7 +39,11 @@ pub fn require(name: &str, programs: &[&str]) -> bool {
     false
 }
 
+/// A program on the path, or anything that exists if it is named by an absolute path.
 fn on_path(program: &str) -> bool {
+    if program.starts_with('/') {
+        return Path::new(program).exists();
+    }
     let path = env::var_os("PATH").unwrap_or_default();
     env::split_paths(&path)
         .chain(["/usr/sbin", "/sbin"].map(Into::into))

@@ -1,0 +1,92 @@
+//! libtorrent sessions (`python3-libtorrent`): uTP and DHT, and totals that include headers.
+
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::{Context, Result};
+
+use super::{
+    Lab,
+    netns::Namespace,
+    process::Process,
+    torrent::{Reported, Transfer},
+    wait::{wait_for, wait_for_some},
+};
+
+/// The script that holds the session.
+const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/lab/libtorrent_peer.py");
+/// Debian's interpreter: another one on the path would not find Debian's module.
+const PYTHON: &str = "/usr/bin/python3";
+/// Port of every session; each has a namespace of its own.
+pub const LIBTORRENT_PORT: u16 = 6881;
+
+/// A libtorrent session.
+#[derive(Debug)]
+pub struct Libtorrent {
+    process: Process,
+    downloads: PathBuf,
+}
+
+impl Libtorrent {
+    /// Starts one that transfers `transfer` to or from `downloads`, with `options` of the script.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub fn start(
+        lab: &Lab,
+        namespace: &Namespace,
+        transfer: &Transfer,
+        downloads: &Path,
+        options: &[&str],
+    ) -> Result<Self> {
+        let name = format!("libtorrent-{}", namespace.name());
+        let mut command = namespace.command(PYTHON);
+        command.arg(SCRIPT).arg(&transfer.torrent).arg(downloads).arg(LIBTORRENT_PORT.to_string()).args(options);
+        let process = Process::spawn(&name, lab.directory(), &mut command)?;
+        let mut session = Self { process, downloads: downloads.to_owned() };
+        wait_for("libtorrent", Duration::from_secs(30), Duration::from_millis(100), || {
+            session.process.ensure_running()?;
+            Ok(session.last().is_ok())
+        })?;
+        Ok(session)
+    }
+
+    /// Waits until the session has, or a seeder has checked, the whole file.
+    ///
+    /// # Errors
+    /// It does not within `timeout`.
+    pub fn wait_complete(&mut self, transfer: &Transfer, timeout: Duration) -> Result<()> {
+        wait_for("complete file", timeout, Duration::from_millis(200), || {
+            self.process.ensure_running()?;
+            Ok(self.last()?["complete"] == true && transfer.arrived(&self.downloads)?)
+        })
+        .with_context(|| self.process.log())
+    }
+
+    /// Bytes it says it received and sent, with libtorrent's estimate of IP, TCP and UDP headers. Waits until the
+    /// numbers rest: they lag behind the transfer.
+    ///
+    /// # Errors
+    /// They never rest.
+    pub fn reported(&self) -> Result<Reported> {
+        let mut last = None;
+        wait_for_some("resting totals of libtorrent", Duration::from_secs(60), Duration::from_secs(3), || {
+            let values = self.last()?;
+            let number = |name: &str| values[name].as_u64().with_context(|| name.to_owned());
+            let now = Reported { received: number("received")?, sent: number("sent")? };
+            let resting = last == Some(now);
+            last = Some(now);
+            Ok(resting.then_some(now))
+        })
+    }
+
+    fn last(&self) -> Result<serde_json::Value> {
+        let log = self.process.log();
+        // The line after the last line feed may be half written.
+        let (whole, _rest) = log.rsplit_once('\n').context("a line of libtorrent's session")?;
+        let line = whole.lines().next_back().context("a line of libtorrent's session")?;
+        serde_json::from_str(line).with_context(|| format!("libtorrent's line `{line}`"))
+    }
+}
