@@ -22,11 +22,14 @@ mod libtorrent;
 mod metrics;
 mod mounts;
 mod netns;
+mod peer;
 mod process;
+mod prometheus;
 mod require;
 mod torrent;
 mod wait;
 mod web;
+mod xdp;
 
 use std::{
     collections::BTreeMap,
@@ -42,18 +45,21 @@ use std::{
 use anyhow::{Context, Result, ensure};
 
 pub use self::{
-    agent::{AGENT_VARIABLE, Agent, LISTEN, configuration, executable},
+    agent::{AGENT_VARIABLE, Agent, LISTEN, NodeTotals, SubscriberRow, configuration, executable},
     counters::{Counters, IpCount, IpReference},
     edonkey::{Amule, EdonkeyServer},
     http::{HttpServer, Request, http_get},
     libtorrent::{LIBTORRENT_PORT, Libtorrent},
     metrics::{Metrics, Sample},
     netns::Namespace,
+    peer::{bittorrent_exchange, plain_exchange},
     process::{Process, output, run},
+    prometheus::{Prometheus, promtool_check},
     require::{STRICT_VARIABLE, require, strict},
     torrent::{Aria2, Reported, TRACKER_PORT, Tracker, Transfer, Transmission, make_torrent},
     wait::{interrupt, wait_for, wait_for_some},
     web::{DnsServer, WebServer, fetch},
+    xdp::{Xdp, xdp},
 };
 use self::{guard::Guard, mounts::Mounts, netns::Link};
 

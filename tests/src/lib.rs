@@ -1,4 +1,5 @@
 //! Tests that need more than one crate, the kernel, a namespace or a real peer.
 
 pub mod lab;
+#[cfg(feature = "kernel")]
 pub mod packet_table;

@@ -16,6 +16,7 @@ use super::{
     http::http_get,
     metrics::Metrics,
     process::{Process, output},
+    subscriber_v4,
     wait::wait_for,
 };
 
@@ -50,6 +51,16 @@ impl<'a> Agent<'a> {
         Ok(agent)
     }
 
+    /// Starts an agent that is expected to refuse, and gives its exit code and its words.
+    ///
+    /// # Errors
+    /// It does not end, or by a signal.
+    pub fn refusal(lab: &Lab, command: &mut Command) -> Result<(i32, String)> {
+        let mut process = Process::spawn("refusal", lab.directory(), command)?;
+        let status = process.wait(Duration::from_secs(30)).with_context(|| process.log())?;
+        Ok((status.code().context("an exit code")?, process.log()))
+    }
+
     /// The process.
     pub fn process(&mut self) -> &mut Process {
         &mut self.process
@@ -72,6 +83,74 @@ impl<'a> Agent<'a> {
         ensure!(status == 200, "/metrics answers {status}: {body}");
         Metrics::parse(&body)
     }
+
+    /// What it counted on all interfaces.
+    ///
+    /// # Errors
+    /// It does not answer.
+    pub fn node_totals(&self) -> Result<NodeTotals> {
+        let metrics = self.metrics()?;
+        Ok(NodeTotals {
+            packets: metrics.sum("peertally_packets_total", &[]),
+            bytes: metrics.sum("peertally_bytes_total", &[]),
+            skipped: metrics.sum("peertally_skipped_packets_total", &[]),
+        })
+    }
+
+    /// Every tally of every subscriber.
+    ///
+    /// # Errors
+    /// It does not answer.
+    pub fn subscribers(&self) -> Result<Vec<SubscriberRow>> {
+        anyhow::bail!("this agent does not export subscribers")
+    }
+}
+
+/// One tally, as the agent exports it.
+#[derive(Clone, Debug, serde::Deserialize)]
+pub struct SubscriberRow {
+    /// Address block.
+    pub subscriber: String,
+    /// Protocol.
+    pub protocol: String,
+    /// Confidence.
+    pub confidence: String,
+    /// Flows.
+    pub flows: u64,
+    /// IP packets from the subscriber.
+    pub packets_up: u64,
+    /// IP bytes from the subscriber.
+    pub bytes_up: u64,
+    /// IP packets to the subscriber.
+    pub packets_down: u64,
+    /// IP bytes to the subscriber.
+    pub bytes_down: u64,
+}
+
+impl SubscriberRow {
+    /// Whether it is a tally of subscriber `number` of the laboratory.
+    #[must_use]
+    pub fn is_of(&self, number: u8) -> bool {
+        let own = [format!("{}/32", subscriber_v4(number)), format!("2001:db8:{number:x}::/64")];
+        own.contains(&self.subscriber)
+    }
+
+    /// Whether it is a P2P protocol.
+    #[must_use]
+    pub fn is_p2p(&self) -> bool {
+        !["unclassified", "fragment"].contains(&self.protocol.as_str())
+    }
+}
+
+/// What the agent counted on all interfaces.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct NodeTotals {
+    /// IP packets.
+    pub packets: u64,
+    /// IP bytes.
+    pub bytes: u64,
+    /// Frames that were not counted as IP.
+    pub skipped: u64,
 }
 
 /// Writes a configuration for the laboratory, followed by `toml`. State and sockets are in its folder.

@@ -164,6 +164,14 @@ impl<'a> Transmission<'a> {
         self.remote(&["-a", torrent]).map(drop)
     }
 
+    /// Limits the rate at which it downloads, in kB/s.
+    ///
+    /// # Errors
+    /// Transmission refuses it.
+    pub fn limit_download(&self, rate: &str) -> Result<()> {
+        self.remote(&["-d", rate]).map(drop)
+    }
+
     /// Waits until it says that it has all of the file.
     ///
     /// # Errors

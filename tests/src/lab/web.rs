@@ -84,7 +84,7 @@ pub fn fetch(namespace: &Namespace, url: &str) -> Result<u64> {
 }
 
 /// A name server on the internet host that gives every name the same address (RFC 1035).
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct DnsServer {
     address: SocketAddr,
 }
