@@ -5,6 +5,7 @@
 
 pub mod build_ebpf;
 pub mod command;
+pub mod demo;
 pub mod kernels;
 pub mod provenance;
 pub mod setup;

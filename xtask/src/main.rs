@@ -2,7 +2,7 @@
 //! Does nothing itself; exit code 0 means that everything the verb promised has happened.
 
 use clap::{Parser, Subcommand};
-use xtask::{build_ebpf, kernels, setup, test};
+use xtask::{build_ebpf, demo, kernels, setup, test};
 
 /// Developer commands of Peertally.
 #[derive(Debug, Parser)]
@@ -16,6 +16,8 @@ struct Arguments {
 enum Verb {
     /// Build the eBPF object and its provenance; the only builder there is
     BuildEbpf(build_ebpf::Arguments),
+    /// Watch real clients between namespaces: the main job, end to end, in two minutes
+    Demo(demo::Arguments),
     /// Boot the kernels that are supported and try the object in each
     Kernels(kernels::Arguments),
     /// Install what the other verbs need
@@ -27,6 +29,7 @@ enum Verb {
 fn main() -> anyhow::Result<()> {
     match Arguments::parse().verb {
         Verb::BuildEbpf(arguments) => build_ebpf::run(&arguments),
+        Verb::Demo(arguments) => demo::run(&arguments),
         Verb::Kernels(arguments) => kernels::run(&arguments),
         Verb::Setup(arguments) => setup::run(&arguments),
         Verb::Test(arguments) => test::run(&arguments),

@@ -1,0 +1,151 @@
+//! `cargo xtask demo`: the main job on real traffic, from an empty machine to a result a person can read.
+//!
+//! Three subscribers, a router and an internet, each in a network namespace. `peertally run` watches the router while
+//! real clients transfer a file by BitTorrent beside ordinary web traffic. Touches nothing of the machine's own network
+//! and removes what it made, also on Ctrl-C. Fails when BitTorrent was not seen, when ordinary traffic was labelled,
+//! when the counts do not agree with the kernel's and the clients' own, or when anything is left behind.
+
+mod cast;
+mod live;
+mod report;
+mod verdict;
+
+use std::{
+    io::Write as _,
+    path::PathBuf,
+    process::Command,
+    sync::atomic::Ordering,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use peertally_tests::lab::{self, Agent, HttpServer, LISTEN, Lab};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+
+use crate::{
+    command::run as run_command,
+    setup::{self, Need},
+    workspace,
+};
+use cast::Cast;
+
+/// Longest time from the start of the transfers to the report.
+const LONGEST: Duration = Duration::from_secs(75);
+/// Shortest, so that there is something to watch.
+const SHORTEST: Duration = Duration::from_secs(12);
+/// IP bytes of P2P protocol traffic within a minute at which the demonstration's policy fires.
+const THRESHOLD_MEGABYTES: u64 = 10;
+
+/// What `demo` takes.
+#[derive(Debug, clap::Args)]
+pub struct Arguments {
+    /// Use this `peertally` instead of building one
+    #[arg(long, value_name = "FILE")]
+    pub binary: Option<PathBuf>,
+}
+
+/// Runs the demonstration.
+///
+/// # Errors
+/// Whatever keeps it from its promise; the message says what that is.
+pub fn run(arguments: &Arguments) -> Result<()> {
+    let interrupted = lab::interrupt();
+    for signal in [SIGINT, SIGTERM, SIGHUP] {
+        // The second signal does not wait for the orderly way: the laboratory's guard removes what is left.
+        signal_hook::flag::register_conditional_shutdown(signal, 130, interrupted.clone())?;
+        signal_hook::flag::register(signal, interrupted.clone())?;
+    }
+    ensure!(
+        rustix::process::geteuid().is_root(),
+        "the demonstration makes network namespaces and loads an XDP program, and needs root: run `sudo -E cargo xtask demo`"
+    );
+    step(1, "Install what is missing");
+    setup::ensure(&[Need::Demo])?;
+    step(2, "Build peertally (release)");
+    let binary = match &arguments.binary {
+        Some(binary) => binary.canonicalize().with_context(|| format!("find {}", binary.display()))?,
+        None => build()?,
+    };
+    step(3, "Make the network: three subscribers, a router, an internet");
+    let lab = Lab::new(3)?;
+    println!("  namespaces {0}-s1, {0}-s2, {0}-s3, {0}-rtr, {0}-net; nothing outside them is touched", lab.name());
+    let shown = show(&lab, &binary);
+    if let Err(error) = &shown {
+        println!("\nSTOPPED: {error:#}");
+    }
+    step(6, "Clean up");
+    lab.close().context("clean up")?;
+    println!("  processes ended, namespaces, XDP programs and scratch files removed");
+    if interrupted.load(Ordering::Relaxed) {
+        bail!("interrupted; everything was removed");
+    }
+    shown
+}
+
+fn step(number: u8, text: &str) {
+    println!("\n[{number}/6] {text}");
+}
+
+fn build() -> Result<PathBuf> {
+    let mut command = Command::new("cargo");
+    command.current_dir(workspace::root()).args(["build", "--release", "--package", "monitor", "--bin", "peertally"]);
+    run_command(&mut command)?;
+    Ok(workspace::target().join("release/peertally"))
+}
+
+/// The demonstration proper, in a network that the caller removes.
+fn show(lab: &Lab, binary: &std::path::Path) -> Result<()> {
+    step(4, "Start the cast");
+    let mut cast = Cast::assemble(lab)?;
+    let event_file = lab.directory().join("event.json");
+    let webhook = HttpServer::start(lab.router(), ([127, 0, 0, 1], 0).into(), |_| Some(204))?;
+    let configuration = format!(
+        r#"drain_interval = "1s"
+on_exit = "detach"
+
+[metrics]
+subscribers = true
+
+[[policies]]
+name = "demo"
+protocols = ["bittorrent"]
+metric = "bytes"
+threshold = "{THRESHOLD_MEGABYTES} MB"
+window = "1m"
+hooks = ["to-file", "to-web"]
+
+[[hooks]]
+name = "to-file"
+exec = ["/usr/bin/tee", "-a", {event_file:?}]
+
+[[hooks]]
+name = "to-web"
+webhook = "http://{}/p2p"
+"#,
+        webhook.address()
+    );
+    let mut agent = Agent::start(lab, binary, &configuration)?;
+    let before = lab.router().counters()?;
+    println!("  router     peertally run, native XDP on {}", lab.interfaces().join(", "));
+    step(5, "Watch: two subscribers transfer a file by BitTorrent, two browse the web");
+    let start = Instant::now();
+    cast.play(|cast| {
+        let mut screen = live::Screen::new();
+        lab::wait_for("complete transfers and an event", LONGEST, Duration::from_secs(1), || {
+            agent.process().ensure_running()?;
+            let subscribers = agent.subscribers()?;
+            let events = webhook.requests().len();
+            screen.show(start.elapsed(), &subscribers, cast, events);
+            std::io::stdout().flush()?;
+            Ok(start.elapsed() >= SHORTEST && events > 0 && event_file.exists() && cast.complete()?)
+        })
+    })?;
+    let reported = cast.leave()?;
+    let result = report::gather(lab, &agent, &before, reported, &event_file, &webhook)?;
+    report::print(&result);
+    println!("  /metrics   was at http://{LISTEN}/metrics on the router; the first lines of what it said last:");
+    report::print_metrics(&agent)?;
+    let status = agent.process().terminate(Duration::from_secs(20))?;
+    ensure!(status.success(), "the agent did not end well ({status}): {}", agent.process().log());
+    verdict::give(&verdict::findings(&result))
+}
