@@ -1,6 +1,8 @@
 //! `cargo xtask VERB`: reads the command line and hands over to the verb's own file.
 //! Does nothing itself; exit code 0 means that everything the verb promised has happened.
 
+use std::process::ExitCode;
+
 use clap::{Parser, Subcommand};
 use xtask::{build_ebpf, demo, kernels, setup, test};
 
@@ -26,7 +28,17 @@ enum Verb {
     Test(test::Arguments),
 }
 
-fn main() -> anyhow::Result<()> {
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> anyhow::Result<()> {
     match Arguments::parse().verb {
         Verb::BuildEbpf(arguments) => build_ebpf::run(&arguments),
         Verb::Demo(arguments) => demo::run(&arguments),

@@ -51,7 +51,7 @@ pub struct EdonkeyServer {
 }
 
 impl EdonkeyServer {
-    /// Listens on port [`SERVER_PORT`] inside `namespace`, until that and this process end.
+    /// Listens on port `SERVER_PORT` inside `namespace`, until that and this process end.
     ///
     /// # Errors
     /// The port is in use.

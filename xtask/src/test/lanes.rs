@@ -24,6 +24,8 @@ pub enum Lane {
     Deny,
     /// The committed eBPF object against its sources
     Object,
+    /// The demonstration
+    Demo,
     /// Unit, property, differential, kernel and namespace tests
     Tests,
     /// The object in other kernels
@@ -39,7 +41,7 @@ const TESTING: Duration = Duration::from_secs(30 * 60);
 impl Lane {
     /// Every lane, cheap ones first.
     pub const ALL: &[Self] =
-        &[Self::Format, Self::Lints, Self::Docs, Self::Deny, Self::Object, Self::Tests, Self::Kernels];
+        &[Self::Format, Self::Lints, Self::Docs, Self::Deny, Self::Object, Self::Kernels, Self::Demo, Self::Tests];
 
     /// The word of `--lane`.
     pub fn name(self) -> &'static str {
@@ -49,6 +51,7 @@ impl Lane {
             Self::Docs => "docs",
             Self::Deny => "deny",
             Self::Object => "object",
+            Self::Demo => "demo",
             Self::Tests => "tests",
             Self::Kernels => "kernels",
         }
@@ -61,6 +64,7 @@ impl Lane {
             Self::Docs => "the documentation builds without warnings",
             Self::Deny => "licences, sources and bans of dependencies",
             Self::Object => "the eBPF object is what its sources give, byte for byte",
+            Self::Demo => "`cargo xtask demo`, as a person starts it",
             Self::Tests => "all tests of the workspace, strict",
             Self::Kernels => "the eBPF object on the oldest and on newer kernels",
         }
@@ -71,7 +75,8 @@ impl Lane {
             Self::Format | Self::Lints | Self::Docs => &[],
             Self::Deny => &[Need::Deny],
             Self::Object => &[Need::Ebpf],
-            Self::Tests => &[Need::Tests, Need::Demo, Need::Lab],
+            Self::Demo => &[Need::Demo],
+            Self::Tests => &[Need::Tests],
             Self::Kernels => &[Need::Kernels],
         }
     }
@@ -94,6 +99,7 @@ impl Lane {
                 *outcome = Outcome::one();
                 Ok(())
             }
+            Self::Demo => check(outcome, cargo(&["xtask", "demo"]), TESTING),
             Self::Tests => tests(outcome),
             Self::Kernels => {
                 kernels::run(&kernels::Arguments::default())?;
