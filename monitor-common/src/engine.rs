@@ -6,36 +6,47 @@
 //! * the path of a settled flow reads one set, adds one counter and touches no clock, pool or tally.
 
 use crate::{
-    flow::{ColdSet, FlowSet, State, Word, pack, unpack},
+    flow::{Word, pack, unpack},
     key::FlowKey,
     limits::{FOLD_PACKETS, WAYS},
     packet::Packet,
-    protocol::Verdict,
-    store::{Disposition, Event, Settings, Store},
-    walk::{Headers, walk},
+    store::{Event, Note, Settings, Store},
+    walk::{self, Headers},
 };
 
 mod account;
 mod cache;
 mod inspect;
 mod subscribers;
+mod work;
 
 pub use account::settle_idle;
+pub use work::{Scratch, Work};
 
 /// Counts one frame that came in on the interface with index `interface` (its low 16 bits).
 #[inline(always)]
 pub fn process<P: Packet, S: Store>(packet: &P, store: &S, settings: &Settings, interface: u16) {
-    let headers = match walk(packet) {
-        Ok(headers) => headers,
-        Err(reason) => {
-            store.count_skip(reason);
-            store.note(Disposition::Skipped(reason));
-            return;
-        }
+    let current = match walk::plain(packet) {
+        Some(headers) => settled(&headers, store, settings, interface),
+        None => unusual(packet, store, settings, interface),
     };
-    if !settled(&headers, store, settings, interface) {
+    if !current {
         slow(packet, store, settings, interface);
     }
+}
+
+/// As [`settled`], for frames that take the full walk; `true` also for a frame that is skipped.
+#[inline(never)]
+fn unusual<P: Packet, S: Store>(packet: &P, store: &S, settings: &Settings, interface: u16) -> bool {
+    let done = store.with_scratch(|scratch| match walk::full(packet, &mut scratch.work.headers) {
+        Ok(()) => settled(&scratch.work.headers, store, settings, interface),
+        Err(reason) => {
+            store.count_skip(reason);
+            store.note(Note::skipped(reason));
+            true
+        }
+    });
+    done.unwrap_or(false)
 }
 
 /// Counts a packet of a settled flow that needs nothing but its counter; whether this was one.
@@ -44,10 +55,7 @@ fn settled<S: Store>(headers: &Headers, store: &S, settings: &Settings, interfac
     let (key, from_lower) = headers.flow_key();
     let tag = key.tag(&settings.seed);
     let Some(set) = store.flow_set(FlowKey::set_index(tag, settings.set_mask)) else { return false };
-    let way = match cache::find(set, tag) {
-        Some(way) => way,
-        None => return false,
-    };
+    let Some(way) = cache::find(set, tag) else { return false };
     let word = Word(set.words[way & (WAYS - 1)].load());
     let counter = &set.counters[counter_index(way, from_lower)];
     if !word.is_current(settings.clock_s.load() as u16, from_lower, interface)
@@ -57,9 +65,7 @@ fn settled<S: Store>(headers: &Headers, store: &S, settings: &Settings, interfac
         return false;
     }
     counter.add(pack(1, u64::from(headers.ip_bytes)));
-    if let Some(verdict) = word.verdict() {
-        store.note(Disposition::Hit(verdict));
-    }
+    store.note(Note::flow(work::Entry::KNOWN.0, word.protocol_number(), word.confidence_number()));
     true
 }
 
@@ -69,117 +75,41 @@ const fn counter_index(way: usize, from_lower: bool) -> usize {
     (2 * way + (!from_lower) as usize) & (2 * WAYS - 1)
 }
 
-/// One packet on its way through the slow path.
-struct Passage<'a> {
-    headers: &'a Headers,
-    set: &'a FlowSet,
-    cold: &'a ColdSet,
-    settings: &'a Settings,
-    tag: u64,
-    /// Coarse time in seconds.
-    now_s: u64,
-    /// Low 16 bits of the interface index.
-    interface: u16,
-    from_lower: bool,
-}
-
-/// Everything but a settled flow's ordinary packet. Walks the headers again, so that they need no memory on the fast path.
+/// Everything but a settled flow's ordinary packet, step by step.
+///
+/// Each step is a function of its own that takes what it needs from [`Work`], in per-CPU memory. The verifier forgets what it
+/// knew of a value that went through a map, so it verifies each step once, and not once for each way to reach it.
 #[inline(never)]
 fn slow<P: Packet, S: Store>(packet: &P, store: &S, settings: &Settings, interface: u16) {
-    let Ok(headers) = walk(packet) else { return };
-    let (key, from_lower) = headers.flow_key();
-    let tag = key.tag(&settings.seed);
-    let set_index = FlowKey::set_index(tag, settings.set_mask);
-    let (Some(set), Some(cold)) = (store.flow_set(set_index), store.cold_set(set_index)) else {
-        store.count_event(Event::Lost);
+    if !step(store, |work| work.begin(packet, store, settings, interface)) {
         return;
-    };
-    let now_s = store.now_s(settings);
-    let passage = Passage { headers: &headers, set, cold, settings, tag, now_s, interface, from_lower };
-    let (way, entry) = match enter(store, &passage) {
-        Ok(entered) => entered,
-        Err(disposition) => {
-            store.note(disposition);
+    }
+    if !step(store, |work| cache::look_up(store, work)) {
+        if !step(store, |work| subscribers::locate(store, work)) {
+            step(store, |work| account::transit(store, work));
             return;
         }
-    };
-    count(store, &passage, way);
-    let verdict = inspect::packet(packet, store, &passage, way);
-    store.note(match entry {
-        Entry::Known => Disposition::Hit(verdict),
-        Entry::New => Disposition::New(verdict),
-        Entry::Restarted => Disposition::Restarted(verdict),
-    });
+        if !step(store, |work| cache::choose(store, work)) || !step(store, |work| cache::take(store, settings, work)) {
+            step(store, |work| account::direct(store, settings, work));
+            return;
+        }
+    }
+    if !step(store, |work| account::count(store, work)) {
+        return;
+    }
+    if store.with_scratch(|scratch| inspect::look(packet, settings, store, scratch)) == Some(true) {
+        step(store, |work| inspect::conclude(store, settings, work));
+    }
 }
 
-/// How a packet came to its flow.
-#[derive(Clone, Copy)]
-enum Entry {
-    Known,
-    New,
-    Restarted,
-}
-
-/// The way of the packet's flow, claimed if need be; or how the packet was counted without one.
+/// Runs one step on this CPU's work.
 #[inline(always)]
-fn enter<S: Store>(store: &S, passage: &Passage<'_>) -> Result<(usize, Entry), Disposition> {
-    if let Some(way) = cache::find(passage.set, passage.tag) {
-        let word = Word(passage.set.words[way & (WAYS - 1)].load());
-        if matches!(word.state(), State::Empty | State::Locked) {
-            store.count_event(Event::FlowBusy);
-            return Err(account::direct(store, passage));
-        }
-        if !(passage.headers.opens_connection() && cache::has_payload_history(passage.cold, way, word)) {
-            return Ok((way, Entry::Known));
-        }
-        // A SYN on a flow that already carried payload: the ports are in use again, the old verdict must not be inherited.
-        let Some(ends) = subscribers::locate(store, passage.headers) else {
-            return Err(account::transit(store, passage));
-        };
-        return if cache::take(store, passage, way, word, &ends) {
-            store.count_event(Event::FlowRestarted);
-            Ok((way, Entry::Restarted))
-        } else {
-            store.count_event(Event::FlowBusy);
-            Err(account::direct(store, passage))
-        };
-    }
-    let Some(ends) = subscribers::locate(store, passage.headers) else {
-        return Err(account::transit(store, passage));
-    };
-    match cache::claim(store, passage, &ends) {
-        Some(way) => Ok((way, Entry::New)),
-        None => Err(account::direct(store, passage)),
-    }
-}
-
-/// Adds the packet to its flow's counter; keeps the flow's last-seen second and interface current.
-#[inline(always)]
-fn count<S: Store>(store: &S, passage: &Passage<'_>, way: usize) {
-    let cell = &passage.set.words[way & (WAYS - 1)];
-    let word = Word(cell.load());
-    if word.state() == State::Settled {
-        let counted = unpack(passage.set.counters[counter_index(way, passage.from_lower)].load()).0;
-        if counted >= FOLD_PACKETS || word.interface(passage.from_lower) != passage.interface {
-            // What was counted so far belongs to the interface it came in on.
-            account::fold(store, passage, way, word);
-            if counted >= FOLD_PACKETS {
-                store.count_event(Event::FoldedOverflow);
-            }
+fn step<S: Store>(store: &S, step: impl FnOnce(&mut Work) -> bool) -> bool {
+    match store.with_scratch(|scratch| step(&mut scratch.work)) {
+        Some(answer) => answer,
+        None => {
+            store.count_event(Event::Lost);
+            false
         }
     }
-    if matches!(word.state(), State::Settled | State::Inspecting) {
-        let seen = word.seen(passage.now_s as u16, passage.from_lower, passage.interface);
-        if seen != word {
-            // Another CPU may have been first: then its word is as good, the next packet tries again.
-            cell.replace(word.0, seen.0);
-        }
-    }
-    passage.set.counters[counter_index(way, passage.from_lower)].add(pack(1, u64::from(passage.headers.ip_bytes)));
-}
-
-/// The verdict of a way as it is now.
-#[inline(always)]
-fn verdict_of(word: Word) -> Verdict {
-    word.verdict().unwrap_or(Verdict::UNCLASSIFIED)
 }

@@ -120,24 +120,24 @@ impl Word {
     /// The same flow with its final verdict.
     #[inline(always)]
     #[must_use]
-    pub const fn settled(self, verdict: Verdict) -> Self {
+    pub const fn settled(self, protocol: u8, confidence: u8) -> Self {
         let cleared = self.0 & !(0x7ff << STATE_SHIFT);
         Self(
             cleared
                 | ((State::Settled as u64) << STATE_SHIFT)
-                | ((verdict.protocol as u64) << PROTOCOL_SHIFT)
-                | ((verdict.confidence as u64) << CONFIDENCE_SHIFT),
+                | ((protocol as u64) << PROTOCOL_SHIFT)
+                | ((confidence as u64) << CONFIDENCE_SHIFT),
         )
     }
 
     /// The same flow, still under inspection, with its verdict being written by the caller: nobody else may settle or replace it.
     #[inline(always)]
     #[must_use]
-    pub const fn claimed_by(self, verdict: Verdict) -> Self {
+    pub const fn claimed_by(self, protocol: u8, confidence: u8) -> Self {
         Self(
             (self.0 & !(0x1ff << PROTOCOL_SHIFT))
-                | ((verdict.protocol as u64) << PROTOCOL_SHIFT)
-                | ((verdict.confidence as u64) << CONFIDENCE_SHIFT),
+                | ((protocol as u64) << PROTOCOL_SHIFT)
+                | ((confidence as u64) << CONFIDENCE_SHIFT),
         )
     }
 

@@ -19,6 +19,13 @@ pub trait Packet {
     /// The `N` bytes at `offset`, or `None` when they are not all readable or `offset` is beyond [`MAX_READ_OFFSET`].
     fn read<const N: usize>(&self, offset: usize) -> Option<[u8; N]>;
 
+    /// The same value. In the kernel the verifier forgets what it knew of it, so that code which follows is verified once for
+    /// all values and not once for each way to come to one. The caller tests the bounds it needs again.
+    #[inline(always)]
+    fn forget(&self, value: usize) -> usize {
+        value
+    }
+
     /// Copies the bytes at `offset` into the payload's window and tail.
     ///
     /// `payload.len` holds the length the headers claim; the copy is bounded by it, by the window and by what the frame held.

@@ -2,10 +2,10 @@
 
 use crate::{
     cell::Cell,
+    engine::Scratch,
     flow::{ColdSet, FlowSet},
     key::{Address, Seed},
-    payload::Payload,
-    protocol::{CONFIDENCE_SLOTS, PROTOCOL_SLOTS, Verdict},
+    protocol::{CONFIDENCE_SLOTS, Confidence, PROTOCOL_SLOTS, Protocol, Verdict},
     reason::Reason,
     tally::{Direction, KeyWords, NodeTally, Tally},
 };
@@ -90,55 +90,61 @@ pub const EVENT_SLOTS: usize = 32;
 
 /// What happened to one packet, for replay and tests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
 pub enum Disposition {
     /// Not counted as IP; the reason says why.
-    Skipped(Reason) = 0,
+    Skipped(Reason),
     /// Counted as transit.
-    Transit = 1,
+    Transit,
     /// Counted in a flow that was in the cache.
-    Hit(Verdict) = 2,
+    Hit(Verdict),
     /// Counted in a flow that this packet opened.
-    New(Verdict) = 3,
+    New(Verdict),
     /// Counted in a flow that this packet restarted.
-    Restarted(Verdict) = 4,
+    Restarted(Verdict),
     /// Counted straight into the tallies, as unclassified.
-    Direct = 5,
+    Direct,
 }
 
-impl Disposition {
-    /// The form in which the program reports it: number, then reason or protocol, then confidence.
-    #[must_use]
+/// A [`Disposition`] as the program reports it: number, then reason or protocol number, then confidence number, a byte each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(transparent)]
+pub struct Note(pub u64);
+
+impl Note {
+    /// Counted as transit.
+    pub const TRANSIT: Self = Self(1);
+    /// Counted straight into the tallies.
+    pub const DIRECT: Self = Self(5);
+
+    /// Not counted as IP.
     #[inline(always)]
-    pub const fn to_bits(self) -> u64 {
-        let (number, detail, confidence) = match self {
-            Self::Skipped(reason) => (0, reason as u64, 0),
-            Self::Transit => (1, 0, 0),
-            Self::Hit(verdict) => (2, verdict.protocol as u64, verdict.confidence as u64),
-            Self::New(verdict) => (3, verdict.protocol as u64, verdict.confidence as u64),
-            Self::Restarted(verdict) => (4, verdict.protocol as u64, verdict.confidence as u64),
-            Self::Direct => (5, 0, 0),
-        };
-        number | (detail << 8) | (confidence << 16)
+    #[must_use]
+    pub const fn skipped(reason: Reason) -> Self {
+        Self((reason as u64) << 8)
     }
 
-    /// From the reported form; `None` for numbers this build does not know.
+    /// Counted in a flow: `entry` is 0 for a known, 1 for a new, 2 for a restarted one.
+    #[inline(always)]
     #[must_use]
-    pub fn from_bits(bits: u64) -> Option<Self> {
-        use crate::protocol::{Confidence, Protocol};
+    pub const fn flow(entry: u32, protocol: u8, confidence: u8) -> Self {
+        Self((2 + entry as u64) | ((protocol as u64) << 8) | ((confidence as u64) << 16))
+    }
+}
+
+impl From<Note> for Option<Disposition> {
+    /// `None` for numbers that this build does not know.
+    fn from(Note(bits): Note) -> Self {
+        let (number, detail, confidence) = (bits as u8, (bits >> 8) as u8, (bits >> 16) as u8);
         let verdict = || {
-            Some(Verdict {
-                protocol: Protocol::from_number((bits >> 8) as u8)?,
-                confidence: Confidence::from_number((bits >> 16) as u8)?,
-            })
+            Some(Verdict { protocol: Protocol::from_number(detail)?, confidence: Confidence::from_number(confidence)? })
         };
-        Some(match bits as u8 {
-            0 => Self::Skipped(*Reason::ALL.iter().find(|reason| **reason as u8 == (bits >> 8) as u8)?),
-            1 => Self::Transit,
-            2 => Self::Hit(verdict()?),
-            3 => Self::New(verdict()?),
-            4 => Self::Restarted(verdict()?),
-            5 => Self::Direct,
+        Some(match number {
+            0 => Disposition::Skipped(*Reason::ALL.iter().find(|reason| **reason as u8 == detail)?),
+            1 => Disposition::Transit,
+            2 => Disposition::Hit(verdict()?),
+            3 => Disposition::New(verdict()?),
+            4 => Disposition::Restarted(verdict()?),
+            5 => Disposition::Direct,
             _ => return None,
         })
     }
@@ -174,10 +180,10 @@ pub trait Store: Ledger {
     fn count_skip(&self, reason: Reason);
     /// Coarse time in seconds.
     fn now_s(&self, settings: &Settings) -> u64;
-    /// Lends the scratch payload of this CPU.
-    fn with_payload<R>(&self, work: impl FnOnce(&mut Payload) -> R) -> Option<R>;
+    /// Lends the scratch memory of this CPU.
+    fn with_scratch<R>(&self, work: impl FnOnce(&mut Scratch) -> R) -> Option<R>;
     /// Told what happened to each packet; does nothing in production.
-    fn note(&self, disposition: Disposition);
+    fn note(&self, note: Note);
 }
 
 /// Entries of the node table per interface.

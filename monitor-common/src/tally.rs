@@ -1,6 +1,6 @@
 //! Tallies: what is counted per (subscriber block, protocol, confidence). The contract of design section 3.
 
-use crate::{cell::Cell, key::Address, protocol::Verdict};
+use crate::{cell::Cell, key::Address};
 
 /// What a tally counts about: one subscriber block, one protocol, one confidence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -44,17 +44,17 @@ impl KeyWords {
     /// The key of a block, protocol and confidence.
     #[inline(always)]
     #[must_use]
-    pub const fn new(block: Address, realm: u32, prefix_len: u8, verdict: Verdict) -> Self {
+    pub const fn new(block: Address, realm: u32, prefix_len: u8, protocol: u8, confidence: u8) -> Self {
         let meta = ((realm as u64) << 32)
             | ((prefix_len as u64) << 24)
-            | ((verdict.protocol as u64) << 16)
-            | ((verdict.confidence as u64) << 8)
+            | ((protocol as u64) << 16)
+            | ((confidence as u64) << 8)
             | 1;
         Self { high: block.high, low: block.low, meta }
     }
 
     /// The key of the catch-all tally.
-    pub const CATCH_ALL: Self = Self::new(Address { high: 0, low: 0 }, u32::MAX, 0, Verdict::UNCLASSIFIED);
+    pub const CATCH_ALL: Self = Self::new(Address { high: 0, low: 0 }, u32::MAX, 0, 0, 0);
 }
 
 impl From<KeyWords> for TallyKey {

@@ -6,6 +6,7 @@
 
 use crate::{
     key::{Address, FlowKey},
+    limits::MAX_HEADER_OFFSET,
     packet::Packet,
     reason::Reason,
 };
@@ -53,6 +54,7 @@ pub mod tcp_flag {
 
 /// What the walk found in a frame that carries an IP packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
 pub struct Headers {
     /// Sender of the innermost walked IP packet.
     pub source: Address,
@@ -83,6 +85,43 @@ pub struct Headers {
 }
 
 impl Headers {
+    /// Headers of an IP packet that starts at `start`, without ports.
+    #[inline(always)]
+    fn of(network: &network::Network, start: usize) -> Self {
+        Self {
+            source: network.source,
+            destination: network.destination,
+            outer_source: network.source,
+            outer_destination: network.destination,
+            tunnel: 0,
+            ip_bytes: (network.end - start) as u32,
+            payload_offset: 0,
+            payload_len: 0,
+            source_port: 0,
+            destination_port: 0,
+            protocol: network.protocol,
+            tcp_flags: 0,
+            fragment: network.fragment,
+        }
+    }
+
+    /// No packet.
+    pub(crate) const EMPTY: Self = Self {
+        source: Address { high: 0, low: 0 },
+        destination: Address { high: 0, low: 0 },
+        outer_source: Address { high: 0, low: 0 },
+        outer_destination: Address { high: 0, low: 0 },
+        tunnel: 0,
+        ip_bytes: 0,
+        payload_offset: 0,
+        payload_len: 0,
+        source_port: 0,
+        destination_port: 0,
+        protocol: 0,
+        tcp_flags: 0,
+        fragment: 0,
+    };
+
     /// The flow's key, and whether this packet comes from its lower endpoint.
     #[inline(always)]
     #[must_use]
@@ -119,41 +158,56 @@ impl Headers {
     }
 }
 
-/// Walks a frame.
+/// Headers of the commonest frames: untagged Ethernet, IPv4 without options or IPv6 without extension headers, no fragment,
+/// no tunnel. `None` for all others, which [`full`] takes.
+#[inline(always)]
+pub fn plain<P: Packet>(packet: &P) -> Option<Headers> {
+    let network = match link::plain_version(packet)? {
+        4 => network::ipv4(packet, link::ETHERNET_LEN, packet.readable(), true).ok()?,
+        _ => network::ipv6(packet, link::ETHERNET_LEN, packet.readable(), true).ok()?,
+    };
+    if network.fragment != 0 || !network.is_plain(link::ETHERNET_LEN) {
+        return None;
+    }
+    let mut headers = Headers::of(&network, link::ETHERNET_LEN);
+    transport::walk(packet, network.offset, network.end, &mut headers);
+    (!tunnel::may_start(&headers)).then_some(headers)
+}
+
+/// Walks any frame.
 ///
 /// # Errors
 /// The reason why the frame carries no countable IP packet.
-#[inline(always)]
-pub fn walk<P: Packet>(packet: &P) -> Result<Headers, Reason> {
+#[inline(never)]
+pub fn full<P: Packet>(packet: &P, headers: &mut Headers) -> Result<(), Reason> {
     let link = link::walk(packet)?;
-    let outer = if link.version == 4 {
-        network::ipv4(packet, link.offset, packet.readable(), true)
+    let start = packet.forget(link.offset);
+    if start > MAX_HEADER_OFFSET {
+        return Err(Reason::ShortIp);
+    }
+    let mut outer = if link.version == 4 {
+        network::ipv4(packet, start, packet.readable(), true)
     } else {
-        network::ipv6(packet, link.offset, packet.readable(), true)
+        network::ipv6(packet, start, packet.readable(), true)
     }?;
-    let mut headers = Headers {
-        source: outer.source,
-        destination: outer.destination,
-        outer_source: outer.source,
-        outer_destination: outer.destination,
-        tunnel: 0,
-        ip_bytes: (outer.end - link.offset) as u32,
-        payload_offset: 0,
-        payload_len: 0,
-        source_port: 0,
-        destination_port: 0,
-        protocol: outer.protocol,
-        tcp_flags: 0,
-        fragment: outer.fragment,
-    };
+    network::extensions(packet, &mut outer);
+    *headers = Headers::of(&outer, start);
     if outer.fragment == 0 {
-        transport::walk(packet, outer.offset, outer.end, &mut headers);
-        if tunnel::may_start(&headers) {
-            // A copy, so that the headers of ordinary packets can stay in registers.
-            let mut inner = headers;
-            tunnel::walk(packet, outer.offset, outer.end, &mut inner);
-            headers = inner;
+        let offset = packet.forget(outer.offset);
+        transport::walk(packet, offset, outer.end, headers);
+        if tunnel::may_start(headers) {
+            tunnel::walk(packet, offset, outer.end, headers);
         }
     }
+    Ok(())
+}
+
+/// Walks any frame, for the host.
+///
+/// # Errors
+/// The reason why the frame carries no countable IP packet.
+pub fn walk<P: Packet>(packet: &P) -> Result<Headers, Reason> {
+    let mut headers = Headers::EMPTY;
+    full(packet, &mut headers)?;
     Ok(headers)
 }

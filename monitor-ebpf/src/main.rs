@@ -2,7 +2,7 @@
 //!
 //! Only glue lives here: [`packet`](bpf::packet) gives the shared code access to the frame, [`tables`](bpf::tables) to the maps.
 //! What can be tested without a kernel is in `monitor-common`. On the host this crate is an empty program.
-#![cfg_attr(target_arch = "bpf", no_std, no_main)]
+#![cfg_attr(target_arch = "bpf", no_std, no_main, feature(asm_experimental_arch))]
 
 #[cfg(target_arch = "bpf")]
 mod bpf;

@@ -191,6 +191,8 @@ fn flags(toolchain: &Toolchain, workspace: &Path, target: &Path) -> Result<(Vec<
         // The kernel allows unaligned loads where the processor does (x86-64, arm64); byte-wise loads cost the hot path.
         "-Ctarget-feature=+allows-misaligned-mem-access",
         "-Clink-arg=--btf",
+        // Merged stores may straddle an eight-byte boundary of the stack, which the verifier refuses.
+        "-Clink-arg=--llvm-args=-combiner-store-merging=false",
     ]
     .map(str::to_owned)
     .into();

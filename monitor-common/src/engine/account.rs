@@ -1,12 +1,12 @@
 //! Where counts go: from a flow's counters into tallies, and straight into tallies for packets without a flow.
 
-use super::{Passage, counter_index, subscribers};
+use super::{counter_index, subscribers, work::Work};
 use crate::{
     cell::Cell,
     flow::{ColdFlow, ColdSet, Ends, FlowSet, NO_SLOT, State, Word, pack, pack_slots, unpack, unpack_slots},
-    limits::WAYS,
+    limits::{FOLD_PACKETS, WAYS},
     protocol::{Confidence, Protocol, Verdict},
-    store::{Disposition, Event, Ledger, Settings, Store, node_index},
+    store::{Event, Ledger, Note, Settings, Store, node_index},
     tally::{Direction, KeyWords},
 };
 
@@ -122,14 +122,13 @@ pub(super) fn count_node_flow<S: Ledger>(store: &S, word: Word, verdict: (u8, u8
 
 /// Moves a flow's counters into its tallies. Safe at any time: each count is swapped out exactly once.
 #[inline(never)]
-pub(super) fn fold<S: Store>(store: &S, passage: &Passage<'_>, way: usize, word: Word) {
-    let forth = passage.set.counters[counter_index(way, true)].swap(0);
-    let back = passage.set.counters[counter_index(way, false)].swap(0);
+fn fold<S: Ledger>(store: &S, set: &FlowSet, slots: u64, way: usize, word: Word, now_s: u64) {
+    let forth = set.counters[counter_index(way, true)].swap(0);
+    let back = set.counters[counter_index(way, false)].swap(0);
     if forth | back == 0 {
         return;
     }
-    let slots = passage.cold.flows[way & (WAYS - 1)].slots.load();
-    credit_ends(store, slots, forth, back, passage.now_s);
+    credit_ends(store, slots, forth, back, now_s);
     let verdict = (word.protocol_number(), word.confidence_number());
     if forth != 0 {
         credit_node(store, word.interface(true), direction(word.ends(), true), verdict, unpack(forth), 0);
@@ -141,17 +140,56 @@ pub(super) fn fold<S: Store>(store: &S, passage: &Passage<'_>, way: usize, word:
 
 /// Ends a flow whose way the caller has locked: folds its counters, and counts it as unclassified if it had no verdict yet.
 #[inline(always)]
-pub(super) fn end_flow<S: Store>(store: &S, passage: &Passage<'_>, way: usize, word: Word) {
+pub(super) fn end_flow<S: Ledger>(store: &S, set: &FlowSet, cold: &ColdFlow, way: usize, word: Word, now_s: u64) {
+    let slots = cold.slots.load();
     if word.state() == State::Inspecting {
-        count_flow(store, passage.cold.flows[way & (WAYS - 1)].slots.load());
+        count_flow(store, slots);
         count_node_flow(store, word, (Protocol::Unclassified as u8, Confidence::None as u8));
     }
-    fold(store, passage, way, word);
+    fold(store, set, slots, way, word, now_s);
+}
+
+/// Adds the packet to its flow's counter and keeps the flow's last-seen second and interface current; whether the flow is
+/// under inspection.
+#[inline(never)]
+pub(super) fn count<S: Store>(store: &S, work: &mut Work) -> bool {
+    let way = work.way as usize & (WAYS - 1);
+    let (Some(set), Some(cold)) = (store.flow_set(work.set_index), store.cold_set(work.set_index)) else {
+        return false;
+    };
+    let (cell, from_lower) = (&set.words[way], work.is_from_lower());
+    let counter = &set.counters[counter_index(way, from_lower)];
+    let word = Word(cell.load());
+    let settled = word.state() == State::Settled;
+    if settled {
+        let near_overflow = unpack(counter.load()).0 >= FOLD_PACKETS;
+        if near_overflow {
+            store.count_event(Event::FoldedOverflow);
+        }
+        // What was counted so far belongs to the interface it came in on.
+        if near_overflow || word.interface(from_lower) != work.interface as u16 {
+            fold(store, set, cold.flows[way].slots.load(), way, word, work.now_s);
+        }
+    }
+    let inspecting = word.state() == State::Inspecting;
+    if settled || inspecting {
+        let seen = word.seen(work.now_s as u16, from_lower, work.interface as u16);
+        if seen != word {
+            // Another CPU may have been first: then its word is as good, and the next packet tries again.
+            cell.replace(word.0, seen.0);
+        }
+    }
+    counter.add(pack(1, u64::from(work.headers.ip_bytes)));
+    if inspecting && word.protocol_number() == 0 {
+        return true;
+    }
+    store.note(work.note(word.protocol_number(), word.confidence_number()));
+    false
 }
 
 /// Makes a verdict final, then counts the flow for it: by the one CPU whose compare-and-swap succeeds.
 #[inline(never)]
-pub(super) fn publish<S: Ledger>(store: &S, cell: &Cell, cold: &ColdFlow, verdict: Verdict) {
+pub(super) fn publish<S: Ledger>(store: &S, cell: &Cell, cold: &ColdFlow, protocol: u8, confidence: u8) {
     let slots = cold.slots.load();
     let mut attempt = 0;
     // Others only refresh the last-seen second meanwhile, once a second each: this cannot fail eight times.
@@ -160,9 +198,9 @@ pub(super) fn publish<S: Ledger>(store: &S, cell: &Cell, cold: &ColdFlow, verdic
         if word.state() != State::Inspecting {
             return;
         }
-        if cell.replace(word.0, word.settled(verdict).0) {
+        if cell.replace(word.0, word.settled(protocol, confidence).0) {
             count_flow(store, slots);
-            count_node_flow(store, word, (verdict.protocol as u8, verdict.confidence as u8));
+            count_node_flow(store, word, (protocol, confidence));
             return;
         }
         attempt += 1;
@@ -184,43 +222,38 @@ pub fn settle_idle<S: Ledger>(store: &S, set: &FlowSet, cold: &ColdSet, way: usi
     if word.protocol_number() != 0 || age < idle_s || age >= 0x8000 {
         return true;
     }
-    publish(store, &set.words[way & (WAYS - 1)], &cold.flows[way], Verdict::UNCLASSIFIED);
+    publish(store, &set.words[way], &cold.flows[way], Protocol::Unclassified as u8, Confidence::None as u8);
     false
 }
 
-/// Counts a packet whose ends are no subscribers.
+/// Protocol and confidence numbers of a packet that is counted without a flow.
 #[inline(always)]
-pub(super) fn transit<S: Store>(store: &S, passage: &Passage<'_>) -> Disposition {
-    store.count_event(Event::Transit);
-    let counts = (1, u64::from(passage.headers.ip_bytes));
-    let verdict = Verdict::UNCLASSIFIED;
-    let numbers = if passage.headers.fragment != 0 { Verdict::FRAGMENT } else { verdict };
-    credit_node(
-        store,
-        passage.interface,
-        Direction::Transit,
-        (numbers.protocol as u8, numbers.confidence as u8),
-        counts,
-        0,
-    );
-    Disposition::Transit
+fn flowless_verdict(work: &Work) -> (u8, u8) {
+    let verdict = if work.headers.fragment != 0 { Verdict::FRAGMENT } else { Verdict::UNCLASSIFIED };
+    (verdict.protocol as u8, verdict.confidence as u8)
 }
 
-/// Counts a packet straight into its subscribers' unclassified tallies: the set had no way to give.
+/// Counts a packet whose ends are no subscribers.
 #[inline(never)]
-pub(super) fn direct<S: Store>(store: &S, passage: &Passage<'_>) -> Disposition {
-    let Some(ends) = subscribers::locate(store, passage.headers) else {
-        return transit(store, passage);
-    };
-    let verdict = if passage.headers.fragment != 0 { Verdict::FRAGMENT } else { Verdict::UNCLASSIFIED };
-    let slots = pack_slots(
-        ends.slot(store, passage.settings, true, verdict),
-        ends.slot(store, passage.settings, false, verdict),
-    );
-    let counts = pack(1, u64::from(passage.headers.ip_bytes));
-    let (forth, back) = if passage.from_lower { (counts, 0) } else { (0, counts) };
-    credit_ends(store, slots, forth, back, passage.now_s);
-    let numbers = (verdict.protocol as u8, verdict.confidence as u8);
-    credit_node(store, passage.interface, direction(ends.which(), passage.from_lower), numbers, unpack(counts), 0);
-    Disposition::Direct
+pub(super) fn transit<S: Store>(store: &S, work: &mut Work) -> bool {
+    store.count_event(Event::Transit);
+    let counts = (1, u64::from(work.headers.ip_bytes));
+    credit_node(store, work.interface as u16, Direction::Transit, flowless_verdict(work), counts, 0);
+    store.note(Note::TRANSIT);
+    true
+}
+
+/// Counts a located packet straight into its subscribers' tallies: the set had no way to give.
+#[inline(never)]
+pub(super) fn direct<S: Store>(store: &S, settings: &Settings, work: &mut Work) -> bool {
+    let verdict = flowless_verdict(work);
+    let lower = subscribers::slot(store, settings, work, 0, verdict);
+    let higher = subscribers::slot(store, settings, work, 1, verdict);
+    let counts = pack(1, u64::from(work.headers.ip_bytes));
+    let (forth, back) = if work.is_from_lower() { (counts, 0) } else { (0, counts) };
+    credit_ends(store, pack_slots(lower, higher), forth, back, work.now_s);
+    let direction = direction(subscribers::which(work), work.is_from_lower());
+    credit_node(store, work.interface as u16, direction, verdict, unpack(counts), 0);
+    store.note(Note::DIRECT);
+    true
 }

@@ -1,12 +1,15 @@
-//! Finding, claiming and replacing flows in a set.
+//! Finding, choosing and taking over ways of a set.
 
-use super::{Passage, account, subscribers::Ends};
+use super::{account, subscribers, work::Entry, work::Work};
 use crate::{
-    flow::{ColdSet, FlowSet, Progress, State, Word, pack_slots},
+    flow::{FlowSet, Progress, State, Word, pack_slots},
     limits::{IDLE_SECONDS, WAYS},
-    protocol::{Protocol, Verdict},
-    store::{Event, Store},
+    protocol::{Confidence, Protocol},
+    store::{Event, Settings, Store},
 };
+
+/// Protocol and confidence numbers of a flow without a verdict.
+const NONE: (u8, u8) = (Protocol::Unclassified as u8, Confidence::None as u8);
 
 /// The way whose tag is `tag`.
 #[inline(always)]
@@ -24,11 +27,31 @@ pub(super) fn find(set: &FlowSet, tag: u64) -> Option<usize> {
     }
 }
 
-/// Whether the flow was settled or had payload looked into: then a SYN is a new connection, not a repeated first packet.
-#[inline(always)]
-pub(super) fn has_payload_history(cold: &ColdSet, way: usize, word: Word) -> bool {
-    let progress = Progress::from_bits(cold.flows[way & (WAYS - 1)].progress.load());
-    word.state() == State::Settled || progress.inspected_lower | progress.inspected_higher != 0
+/// Looks the flow up; whether it is in the cache and can go on as it is. Fills in `way`, `word` and `entry`.
+#[inline(never)]
+pub(super) fn look_up<S: Store>(store: &S, work: &mut Work) -> bool {
+    work.entry = Entry::NEW;
+    let (Some(set), Some(cold)) = (store.flow_set(work.set_index), store.cold_set(work.set_index)) else {
+        return false;
+    };
+    let Some(way) = find(set, work.tag) else { return false };
+    let way = way & (WAYS - 1);
+    let word = Word(set.words[way].load());
+    work.way = way as u32;
+    work.word = word.0;
+    if matches!(word.state(), State::Empty | State::Locked) {
+        return false;
+    }
+    // A SYN on a flow that was settled or carried payload: the ports are in use again, and the old verdict must not be
+    // inherited. A repeated first SYN is no restart.
+    let progress = Progress::from_bits(cold.flows[way].progress.load());
+    let used = word.state() == State::Settled || (progress.inspected_lower | progress.inspected_higher) != 0;
+    if work.headers.opens_connection() && used {
+        work.entry = Entry::RESTARTED;
+        return false;
+    }
+    work.entry = Entry::KNOWN;
+    true
 }
 
 /// How willingly a way is given up: 0 never, otherwise the higher the better.
@@ -37,20 +60,20 @@ fn willingness(word: Word, now_s: u64) -> u32 {
     let age = u32::from((now_s as u16).wrapping_sub(word.second()));
     let idle = age >= u32::from(IDLE_SECONDS);
     match word.state() {
-        State::Empty => u32::MAX,
+        State::Empty => FREE,
         State::Locked => 0,
         // A verdict is being written: the way is as good as locked.
         State::Inspecting if word.protocol_number() != 0 => 0,
         State::Inspecting | State::Settled if word.protocol_number() <= Protocol::Fragment as u8 => {
             if idle {
-                0x0010_0000 + age
+                2 * IDLE + age
             } else {
                 1 + age
             }
         }
         State::Inspecting | State::Settled => {
             if idle {
-                0x0008_0000 + age
+                IDLE + age
             } else {
                 0
             }
@@ -58,77 +81,88 @@ fn willingness(word: Word, now_s: u64) -> u32 {
     }
 }
 
-/// Claims a way for a new flow; `None` (and a counted event) when the set has none to give.
-#[inline(always)]
-pub(super) fn claim<S: Store>(store: &S, passage: &Passage<'_>, ends: &Ends) -> Option<usize> {
+/// Willingness of an empty way.
+const FREE: u32 = u32::MAX;
+/// Willingness of an idle flow is at least this; ages have 16 bits.
+const IDLE: u32 = 0x10_0000;
+
+/// Chooses a way for the packet's new flow; `false` (and a counted event) when the set has none to give.
+#[inline(never)]
+pub(super) fn choose<S: Store>(store: &S, work: &mut Work) -> bool {
+    if work.entry == Entry::RESTARTED {
+        store.count_event(Event::FlowRestarted);
+        return true;
+    }
+    let Some(set) = store.flow_set(work.set_index) else { return false };
+    if find(set, work.tag).is_some() {
+        // Another CPU is making or ending this very flow.
+        store.count_event(Event::FlowBusy);
+        return false;
+    }
     let mut best = 0;
-    let mut best_way = 0;
-    let mut best_word = Word::EMPTY;
     let mut way = 0;
     while way < WAYS {
-        let word = Word(passage.set.words[way & (WAYS - 1)].load());
-        let value = willingness(word, passage.now_s);
+        let word = Word(set.words[way].load());
+        let value = willingness(word, work.now_s);
         if value > best {
             best = value;
-            best_way = way;
-            best_word = word;
+            work.way = way as u32;
+            work.word = word.0;
         }
         way += 1;
     }
     if best == 0 {
         store.count_event(Event::FlowRefused);
-        return None;
+        return false;
     }
-    if !take(store, passage, best_way, best_word, ends) {
-        store.count_event(Event::FlowBusy);
-        return None;
+    store.count_event(Event::FlowNew);
+    if best != FREE {
+        store.count_event(if best >= IDLE { Event::EvictedIdle } else { Event::EvictedUnclassified });
     }
-    store.count_event(match best {
-        u32::MAX => Event::FlowNew,
-        0x0008_0000.. => Event::EvictedIdle,
-        _ => Event::EvictedUnclassified,
-    });
-    if best != u32::MAX {
-        store.count_event(Event::FlowNew);
-    }
-    Some(best_way)
+    true
 }
 
-/// Takes a way over for the packet's flow: locks it, folds what it counted, and writes the new flow.
+/// Takes the chosen way over for the packet's flow: locks it, folds what it counted, and writes the new flow.
 ///
 /// `false` when another CPU was first, with the way or with the flow.
 #[inline(never)]
-pub(super) fn take<S: Store>(store: &S, passage: &Passage<'_>, way: usize, word: Word, ends: &Ends) -> bool {
-    let way = way & (WAYS - 1);
-    let cell = &passage.set.words[way & (WAYS - 1)];
+pub(super) fn take<S: Store>(store: &S, settings: &Settings, work: &mut Work) -> bool {
+    let way = work.way as usize & (WAYS - 1);
+    let (Some(set), Some(cold)) = (store.flow_set(work.set_index), store.cold_set(work.set_index)) else {
+        return false;
+    };
+    let cell = &set.words[way];
+    let word = Word(work.word);
     if !cell.replace(word.0, Word::LOCKED.0) {
+        store.count_event(Event::FlowBusy);
         return false;
     }
+    let cold = &cold.flows[way];
     if word.state() != State::Empty {
-        account::end_flow(store, passage, way, word);
+        account::end_flow(store, set, cold, way, word, work.now_s);
     }
-    let cold = &passage.cold.flows[way];
     cold.generation.add(1);
     cold.memo.store(0);
     cold.progress.store(Progress::default().to_bits());
-    cold.slots.store(pack_slots(
-        ends.slot(store, passage.settings, true, Verdict::UNCLASSIFIED),
-        ends.slot(store, passage.settings, false, Verdict::UNCLASSIFIED),
-    ));
-    // A full barrier: of two CPUs that enter the same flow at once, at least one sees the other's tag.
-    passage.set.tags[way & (WAYS - 1)].swap(passage.tag);
-    let mut twin = false;
+    let lower = subscribers::slot(store, settings, work, 0, NONE);
+    let higher = subscribers::slot(store, settings, work, 1, NONE);
+    cold.slots.store(pack_slots(lower, higher));
+    // A full barrier: of two CPUs that enter the same flow at once, at least one sees the other's tag and gives way.
+    set.tags[way].swap(work.tag);
+    let mut seen = 0;
     let mut other = 0;
     while other < WAYS {
-        twin |= other != way && passage.set.tags[other].load() == passage.tag;
+        seen += u32::from(set.tags[other].load() == work.tag);
         other += 1;
     }
-    if twin {
-        passage.set.tags[way & (WAYS - 1)].store(0);
+    if seen > 1 {
+        set.tags[way].store(0);
         cell.store(Word::EMPTY.0);
+        store.count_event(Event::FlowBusy);
         return false;
     }
-    let fresh = Word::inspecting(passage.now_s as u16, passage.from_lower, ends.which(), passage.interface);
+    let which = subscribers::which(work);
+    let fresh = Word::inspecting(work.now_s as u16, work.is_from_lower(), which, work.interface as u16);
     cell.swap(fresh.0);
     true
 }

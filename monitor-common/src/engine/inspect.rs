@@ -1,65 +1,74 @@
 //! Looking into a flow's first payload packets, and settling it.
 
-use super::{Passage, account, subscribers, verdict_of};
+use super::{Scratch, account, subscribers, work::Work};
 use crate::{
     classify::classify,
     flow::{Progress, State, Word, pack_slots, unpack},
     limits::{INSPECTED_PER_DIRECTION, PENDING_PACKETS, WAYS},
     packet::Packet,
     payload::{FlowState, Transport},
-    protocol::Verdict,
-    store::{Inspection, Store},
+    protocol::{Protocol, Verdict},
+    store::{Event, Inspection, Settings, Store},
     walk::ip_protocol,
 };
 
-/// Inspects a counted packet if its flow is still under inspection; answers the flow's verdict so far.
-#[inline(always)]
-pub(super) fn packet<P: Packet, S: Store>(packet: &P, store: &S, passage: &Passage<'_>, way: usize) -> Verdict {
-    let word = Word(passage.set.words[way & (WAYS - 1)].load());
-    if word.state() != State::Inspecting || word.protocol_number() != 0 {
-        return verdict_of(word);
+/// Looks at the packet; whether it brings the flow's final verdict, which is then in the work.
+#[inline(never)]
+pub(super) fn look<P: Packet, S: Store>(packet: &P, settings: &Settings, store: &S, scratch: &mut Scratch) -> bool {
+    match verdict_of_packet(packet, settings, store, scratch) {
+        Some(verdict) => {
+            scratch.work.protocol = verdict.protocol as u32;
+            scratch.work.confidence = verdict.confidence as u32;
+            true
+        }
+        None => {
+            store.note(scratch.work.note(0, 0));
+            false
+        }
     }
-    let Some(verdict) = look(packet, store, passage, way) else { return Verdict::UNCLASSIFIED };
-    settle(store, passage, way, verdict);
-    verdict
 }
 
-/// The final verdict of the flow, if this packet brings one.
 #[inline(always)]
-fn look<P: Packet, S: Store>(packet: &P, store: &S, passage: &Passage<'_>, way: usize) -> Option<Verdict> {
-    let headers = passage.headers;
-    if headers.fragment != 0 {
+fn verdict_of_packet<P: Packet, S: Store>(
+    packet: &P,
+    settings: &Settings,
+    store: &S,
+    scratch: &mut Scratch,
+) -> Option<Verdict> {
+    let work = &scratch.work;
+    if work.headers.fragment != 0 {
         return Some(Verdict::FRAGMENT);
     }
-    let transport = match headers.protocol {
+    let transport = match work.headers.protocol {
         ip_protocol::TCP => Transport::Tcp,
         ip_protocol::UDP => Transport::Udp,
         _ => return Some(Verdict::UNCLASSIFIED),
     };
-    if passage.settings.inspection == Inspection::Headers as u64 {
+    if settings.inspection == Inspection::Headers as u64 {
         return Some(Verdict::UNCLASSIFIED);
     }
-    if headers.payload_len == 0 {
-        let counters = &passage.set.counters;
-        let index = super::counter_index(way, passage.from_lower);
+    let from_lower = work.from_lower != 0;
+    let way = work.way as usize & (WAYS - 1);
+    if work.headers.payload_len == 0 {
+        let Some(set) = store.flow_set(work.set_index) else { return None };
+        let counted = unpack(set.counters[super::counter_index(way, from_lower)].load()).0;
         // Acknowledgements only: no use waiting for a payload for ever.
-        return (unpack(counters[index].load()).0 >= PENDING_PACKETS).then_some(Verdict::UNCLASSIFIED);
+        return (counted >= PENDING_PACKETS).then_some(Verdict::UNCLASSIFIED);
     }
-    let cold = &passage.cold.flows[way & (WAYS - 1)];
+    let Some(cold) = store.cold_set(work.set_index) else { return None };
+    let cold = &cold.flows[way];
     let mut progress = Progress::from_bits(cold.progress.load());
     let mut state = FlowState { memo: cold.memo.load(), marks: progress.marks, reserved: 0 };
-    let found = store.with_payload(|payload| {
-        payload.len = headers.payload_len;
-        payload.source_port = headers.source_port;
-        payload.destination_port = headers.destination_port;
-        payload.from_lower = u32::from(passage.from_lower);
-        packet.copy_payload(headers.payload_offset as usize, payload);
-        classify(transport, payload, &mut state)
-    });
-    if let Some(Some(verdict)) = found {
+    let payload = &mut scratch.payload;
+    payload.len = work.headers.payload_len;
+    payload.source_port = work.headers.source_port;
+    payload.destination_port = work.headers.destination_port;
+    payload.from_lower = work.from_lower;
+    packet.copy_payload(work.headers.payload_offset as usize, payload);
+    if let Some(verdict) = classify(transport, payload, &mut state) {
         return Some(verdict);
     }
-    let inspected = if passage.from_lower {
+    let inspected = if from_lower {
         progress.inspected_lower += 1;
         progress.inspected_lower
     } else {
@@ -77,23 +86,30 @@ fn look<P: Packet, S: Store>(packet: &P, store: &S, passage: &Passage<'_>, way: 
 
 /// Writes a flow's final verdict, once: the first CPU to mark the word wins.
 #[inline(never)]
-fn settle<S: Store>(store: &S, passage: &Passage<'_>, way: usize, verdict: Verdict) {
-    let way = way & (WAYS - 1);
-    let cell = &passage.set.words[way & (WAYS - 1)];
+pub(super) fn conclude<S: Store>(store: &S, settings: &Settings, work: &mut Work) -> bool {
+    let (protocol, confidence) = (work.protocol as u8, work.confidence as u8);
+    let way = work.way as usize & (WAYS - 1);
+    let (Some(set), Some(cold)) = (store.flow_set(work.set_index), store.cold_set(work.set_index)) else {
+        store.count_event(Event::Lost);
+        return false;
+    };
+    let (cell, cold) = (&set.words[way], &cold.flows[way]);
+    store.note(work.note(protocol, confidence));
     let word = Word(cell.load());
     if word.state() != State::Inspecting || word.protocol_number() != 0 {
-        return;
+        return false;
     }
-    let cold = &passage.cold.flows[way];
-    if verdict.protocol != crate::protocol::Protocol::Unclassified {
-        if !cell.replace(word.0, word.claimed_by(verdict).0) {
-            return;
+    if protocol != Protocol::Unclassified as u8 {
+        if !cell.replace(word.0, word.claimed_by(protocol, confidence).0) {
+            return false;
         }
-        let Some(ends) = subscribers::locate(store, passage.headers) else { return };
-        cold.slots.store(pack_slots(
-            ends.slot(store, passage.settings, true, verdict),
-            ends.slot(store, passage.settings, false, verdict),
-        ));
+        // New pools may have been loaded since the flow began; without a subscriber its tallies stay the ones it has.
+        if subscribers::locate(store, work) {
+            let lower = subscribers::slot(store, settings, work, 0, (protocol, confidence));
+            let higher = subscribers::slot(store, settings, work, 1, (protocol, confidence));
+            cold.slots.store(pack_slots(lower, higher));
+        }
     }
-    account::publish(store, cell, cold, verdict);
+    account::publish(store, cell, cold, protocol, confidence);
+    true
 }

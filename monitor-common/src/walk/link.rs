@@ -25,7 +25,7 @@ mod ppp {
 }
 
 /// Bytes of an Ethernet II header.
-const ETHERNET_LEN: usize = 14;
+pub(super) const ETHERNET_LEN: usize = 14;
 
 /// Where the IP header starts and what the link layer says it is.
 pub(super) struct Link {
@@ -40,16 +40,21 @@ const fn is_vlan(ethertype: u16) -> bool {
     matches!(ethertype, ethertype::VLAN | ethertype::SERVICE_VLAN | ethertype::QINQ_LEGACY)
 }
 
+/// The IP version of an untagged frame; `None` for anything else.
+#[inline(always)]
+pub(super) fn plain_version<P: Packet>(packet: &P) -> Option<u8> {
+    match u16::from_be_bytes(packet.read::<2>(ETHERNET_LEN - 2)?) {
+        ethertype::IPV4 => Some(4),
+        ethertype::IPV6 => Some(6),
+        _ => None,
+    }
+}
+
+/// Walks the link layer of any frame.
 #[inline(always)]
 pub(super) fn walk<P: Packet>(packet: &P) -> Result<Link, Reason> {
     let mut ethertype = u16::from_be_bytes(packet.read::<2>(ETHERNET_LEN - 2).ok_or(Reason::ShortFrame)?);
     let mut offset = ETHERNET_LEN;
-    if ethertype == ethertype::IPV4 {
-        return Ok(Link { offset, version: 4 });
-    }
-    if ethertype == ethertype::IPV6 {
-        return Ok(Link { offset, version: 6 });
-    }
     let mut tags = 0;
     while tags < MAX_VLAN_TAGS && is_vlan(ethertype) {
         ethertype = u16::from_be_bytes(packet.read::<2>(offset + 2).ok_or(Reason::ShortFrame)?);

@@ -18,6 +18,8 @@ const FRAGMENT_OFFSET: u16 = 0x1fff;
 /// One IP header.
 #[derive(Clone, Copy)]
 pub(super) struct Network {
+    /// 4 or 6.
+    version: u8,
     pub(super) source: Address,
     pub(super) destination: Address,
     /// Offset of what follows the header (and extension headers).
@@ -27,6 +29,14 @@ pub(super) struct Network {
     pub(super) protocol: u8,
     /// 1 for a fragment that is not the first.
     pub(super) fragment: u8,
+}
+
+impl Network {
+    /// Whether the header that starts at `start` has no options and no extension headers.
+    #[inline(always)]
+    pub(super) const fn is_plain(&self, start: usize) -> bool {
+        if self.version == 4 { self.offset == start + IPV4_LEN } else { !is_extension(self.protocol) }
+    }
 }
 
 /// The end of an IP packet that claims `length` bytes from `offset`.
@@ -63,6 +73,7 @@ pub(super) fn ipv4<P: Packet>(packet: &P, offset: usize, limit: usize, outermost
     }
     let fragment_field = u16::from_be_bytes([header[6], header[7]]);
     Ok(Network {
+        version: 4,
         source: Address::v4(u32::from_be_bytes([header[12], header[13], header[14], header[15]])),
         destination: Address::v4(u32::from_be_bytes([header[16], header[17], header[18], header[19]])),
         offset: offset + header_len,
@@ -72,6 +83,7 @@ pub(super) fn ipv4<P: Packet>(packet: &P, offset: usize, limit: usize, outermost
     })
 }
 
+/// The fixed IPv6 header; [`extensions`] steps over what follows.
 #[inline(always)]
 pub(super) fn ipv6<P: Packet>(packet: &P, offset: usize, limit: usize, outermost: bool) -> Result<Network, Reason> {
     if offset > MAX_HEADER_OFFSET {
@@ -90,11 +102,7 @@ pub(super) fn ipv6<P: Packet>(packet: &P, offset: usize, limit: usize, outermost
     if end < offset + IPV6_LEN {
         return Err(Reason::ShortIp);
     }
-    let mut network = Network { source, destination, offset: offset + IPV6_LEN, end, protocol: next, fragment: 0 };
-    if is_extension(next) {
-        extensions(packet, &mut network);
-    }
-    Ok(network)
+    Ok(Network { version: 6, source, destination, offset: offset + IPV6_LEN, end, protocol: next, fragment: 0 })
 }
 
 /// Extension headers the walk steps over (RFC 8200 section 4, RFC 4302, RFC 6275).
@@ -114,7 +122,10 @@ const fn is_extension(next: u8) -> bool {
 /// Steps over extension headers, at most [`MAX_IPV6_EXTENSIONS`]. A chain that is longer, or that the frame does not hold,
 /// stops where it is: the packet then counts as a flow without ports.
 #[inline(always)]
-fn extensions<P: Packet>(packet: &P, network: &mut Network) {
+pub(super) fn extensions<P: Packet>(packet: &P, network: &mut Network) {
+    if network.version != 6 {
+        return;
+    }
     let mut walked = 0;
     while walked < MAX_IPV6_EXTENSIONS {
         if !is_extension(network.protocol) || network.offset + 8 > network.end || network.offset > MAX_HEADER_OFFSET {
@@ -123,11 +134,12 @@ fn extensions<P: Packet>(packet: &P, network: &mut Network) {
         let Some([next, length, high, low, _, _, _, _]) = packet.read::<8>(network.offset) else { return };
         let current = network.protocol;
         let units = usize::from(length);
-        network.offset += match current {
+        let length = match current {
             ip_protocol::FRAGMENT => 8,
             ip_protocol::AH => (units + 2) * 4,
             _ => (units + 1) * 8,
         };
+        network.offset = packet.forget(network.offset + length);
         network.protocol = next;
         if current == ip_protocol::FRAGMENT && u16::from_be_bytes([high, low]) & 0xfff8 != 0 {
             network.fragment = 1;

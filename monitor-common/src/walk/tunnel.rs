@@ -35,6 +35,7 @@ pub(super) fn walk<P: Packet>(packet: &P, offset: usize, end: usize, headers: &m
         _ => Some(offset),
     };
     let Some(start) = start else { return };
+    let start = packet.forget(start);
     if start > MAX_HEADER_OFFSET {
         return;
     }
@@ -44,7 +45,8 @@ pub(super) fn walk<P: Packet>(packet: &P, offset: usize, end: usize, headers: &m
         6 => network::ipv6(packet, start, end, false),
         _ => Err(Reason::NotIp),
     };
-    let Ok(inner) = inner else { return };
+    let Ok(mut inner) = inner else { return };
+    network::extensions(packet, &mut inner);
     headers.tunnel = tunnel_digest(headers.outer_source, headers.outer_destination);
     headers.source = inner.source;
     headers.destination = inner.destination;
@@ -55,7 +57,7 @@ pub(super) fn walk<P: Packet>(packet: &P, offset: usize, end: usize, headers: &m
     headers.payload_len = 0;
     headers.tcp_flags = 0;
     if inner.fragment == 0 {
-        transport::walk(packet, inner.offset, inner.end, headers);
+        transport::walk(packet, packet.forget(inner.offset), inner.end, headers);
     }
 }
 
@@ -90,13 +92,17 @@ fn gtpu<P: Packet>(packet: &P, offset: usize) -> Option<usize> {
     }
     let mut walked = 0;
     while walked < MAX_GTPU_EXTENSIONS && next != 0 {
-        // Length in units of four bytes, the next type in the last byte (section 5.2.1).
-        let [units] = packet.read::<1>(inner)?;
-        if units == 0 || inner > MAX_HEADER_OFFSET {
+        if inner > MAX_HEADER_OFFSET {
             return None;
         }
-        inner += usize::from(units) * 4;
-        [next] = packet.read::<1>(inner - 1)?;
+        // Length in units of four bytes, the next type in the last byte (section 5.2.1).
+        let [units] = packet.read::<1>(inner)?;
+        if units == 0 {
+            return None;
+        }
+        inner = packet.forget(inner + usize::from(units) * 4);
+        // Never before the extension's own start, whatever the verifier has forgotten.
+        [next] = packet.read::<1>(inner.max(1) - 1)?;
         walked += 1;
     }
     (next == 0).then_some(inner)

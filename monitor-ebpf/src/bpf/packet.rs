@@ -1,5 +1,7 @@
 //! The one accessor that owns all packet pointers.
 
+use core::arch::asm;
+
 use aya_ebpf::{
     helpers::generated::{bpf_xdp_get_buff_len, bpf_xdp_load_bytes},
     programs::XdpContext,
@@ -30,6 +32,31 @@ impl<'a> XdpPacket<'a> {
         unsafe { (*self.context.ctx).ingress_ifindex as u16 }
     }
 
+    /// Start of the first buffer.
+    ///
+    /// Loaded by hand: the compiler takes the 32-bit field for a number and may truncate it again later, after the verifier's
+    /// rewrite has made a 64-bit packet pointer of it.
+    #[inline(always)]
+    fn start(&self) -> usize {
+        let start: usize;
+        // SAFETY: reads the field `data` of the context, which the verifier turns into the packet pointer.
+        unsafe {
+            asm!("{0} = *(u32 *)({1} + 0)", out(reg) start, in(reg) self.context.ctx, options(pure, readonly, nostack));
+        }
+        start
+    }
+
+    /// End of the first buffer.
+    #[inline(always)]
+    fn end(&self) -> usize {
+        let end: usize;
+        // SAFETY: as in `start`, for the field `data_end`.
+        unsafe {
+            asm!("{0} = *(u32 *)({1} + 4)", out(reg) end, in(reg) self.context.ctx, options(pure, readonly, nostack));
+        }
+        end
+    }
+
     /// Bytes of the frame in all its buffers.
     #[inline(always)]
     fn buffer_len(&self) -> usize {
@@ -41,7 +68,7 @@ impl<'a> XdpPacket<'a> {
 impl Packet for XdpPacket<'_> {
     #[inline(always)]
     fn readable(&self) -> usize {
-        self.context.data_end() - self.context.data()
+        self.end() - self.start()
     }
 
     #[inline(always)]
@@ -54,12 +81,31 @@ impl Packet for XdpPacket<'_> {
 
     #[inline(always)]
     fn read<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
-        let start = self.context.data();
-        if offset > MAX_READ_OFFSET || start + offset + N > self.context.data_end() {
+        if offset > MAX_READ_OFFSET {
+            return None;
+        }
+        let mut at = self.start();
+        // SAFETY: an addition. Done by hand, it keeps the compiler from computing the tested and the read address apart: the
+        // verifier must see the test on the very register that is read through.
+        unsafe { asm!("{0} += {1}", inout(reg) at, in(reg) offset, options(pure, nomem, nostack)) };
+        if at + N > self.end() {
             return None;
         }
         // SAFETY: the test above keeps the read inside the first buffer; the verifier proves it again.
-        Some(unsafe { ((start + offset) as *const [u8; N]).read_unaligned() })
+        Some(unsafe { (at as *const [u8; N]).read_unaligned() })
+    }
+
+    #[inline(always)]
+    fn forget(&self, value: usize) -> usize {
+        // The verifier tracks a value through the stack only if it is read back as it was written.
+        let mut word = 0_u64;
+        let start = (&raw mut word).cast::<u16>();
+        // SAFETY: both halves and the 32-bit read are inside the aligned word.
+        unsafe {
+            start.write_volatile(value as u16);
+            start.add(1).write_volatile((value >> 16) as u16);
+            start.cast::<u32>().read_volatile() as usize
+        }
     }
 
     #[inline(always)]
@@ -75,7 +121,8 @@ impl Packet for XdpPacket<'_> {
         let claimed = payload.len as usize;
         let available = if claimed < held { claimed } else { held };
         let wanted = if available < WINDOW { available } else { WINDOW };
-        // Said again for the verifier, which must see both bounds right before the call.
+        // The compiler knows both bounds; the verifier must see them tested, so hide what is known.
+        let wanted = core::hint::black_box(wanted);
         if wanted == 0 || wanted > WINDOW {
             return;
         }

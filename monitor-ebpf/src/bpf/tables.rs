@@ -12,12 +12,12 @@ use aya_ebpf::{
 };
 use monitor_common::{
     cell::Cell,
+    engine::Scratch,
     flow::{ColdSet, FlowSet},
     key::Address,
     limits::{MAX_INTERFACES, MAX_POOLS},
-    payload::Payload,
     reason::{REASON_SLOTS, Reason},
-    store::{Disposition, EVENT_SLOTS, Event, Ledger, NODE_ENTRIES_PER_INTERFACE, Settings, Store},
+    store::{EVENT_SLOTS, Event, Ledger, NODE_ENTRIES_PER_INTERFACE, Note, Settings, Store},
     tally::{KeyWords, NodeTally, SlotKey, Tally},
 };
 
@@ -45,7 +45,7 @@ static SKIPS: PerCpuArray<u64> = PerCpuArray::with_max_entries(REASON_SLOTS as u
 #[map]
 static EVENTS: PerCpuArray<u64> = PerCpuArray::with_max_entries(EVENT_SLOTS as u32, 0);
 #[map]
-static SCRATCH: PerCpuArray<Payload> = PerCpuArray::with_max_entries(1, 0);
+static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
 /// Entry 0: wire length of the frame being replayed; entry 1: what became of it.
 #[map]
 static REPLAY: Array<Cell> = Array::with_max_entries(2, BPF_F_MMAPABLE);
@@ -168,19 +168,19 @@ impl Store for Maps {
     }
 
     #[inline(always)]
-    fn with_payload<R>(&self, work: impl FnOnce(&mut Payload) -> R) -> Option<R> {
-        let payload = SCRATCH.get_ptr_mut(0)?;
+    fn with_scratch<R>(&self, work: impl FnOnce(&mut Scratch) -> R) -> Option<R> {
+        let scratch = SCRATCH.get_ptr_mut(0)?;
         // SAFETY: per-CPU scratch; XDP programs are not re-entered on a CPU, and `work` is the only borrower.
-        Some(work(unsafe { &mut *payload }))
+        Some(work(unsafe { &mut *scratch }))
     }
 
     #[inline(always)]
-    fn note(&self, disposition: Disposition) {
+    fn note(&self, note: Note) {
         if REPLAYING.load() == 0 {
             return;
         }
         if let Some(cell) = REPLAY.get(1) {
-            cell.store(disposition.to_bits());
+            cell.store(note.0);
         }
     }
 }

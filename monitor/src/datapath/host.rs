@@ -6,14 +6,13 @@ use std::{
 };
 
 use monitor_common::{
-    engine::process,
+    engine::{Scratch, process},
     flow::{ColdSet, FlowSet},
     key::{Address, Seed},
     limits::{MAX_INTERFACES, WAYS},
     packet::Frame,
-    payload::Payload,
     reason::{REASON_SLOTS, Reason},
-    store::{Disposition, EVENT_SLOTS, Event, Inspection, Ledger, NODE_ENTRIES_PER_INTERFACE, Settings, Store},
+    store::{Disposition, EVENT_SLOTS, Event, Inspection, Ledger, NODE_ENTRIES_PER_INTERFACE, Note, Settings, Store},
     tally::{KeyWords, NodeTally, SlotKey, Tally},
 };
 
@@ -49,7 +48,7 @@ pub struct HostDataPath {
     pools: Vec<(Address, u8, u8)>,
     skips: [Local<u64>; REASON_SLOTS],
     events: [Local<u64>; EVENT_SLOTS],
-    scratch: RefCell<Payload>,
+    scratch: RefCell<Scratch>,
     last: Local<Option<Disposition>>,
 }
 
@@ -86,7 +85,7 @@ impl HostDataPath {
             pools,
             skips: [const { Local::new(0) }; REASON_SLOTS],
             events: [const { Local::new(0) }; EVENT_SLOTS],
-            scratch: RefCell::new(Payload::empty()),
+            scratch: RefCell::new(Scratch::empty()),
             last: Local::new(None),
         }
     }
@@ -183,11 +182,11 @@ impl Store for HostDataPath {
         settings.clock_s.load()
     }
 
-    fn with_payload<R>(&self, work: impl FnOnce(&mut Payload) -> R) -> Option<R> {
+    fn with_scratch<R>(&self, work: impl FnOnce(&mut Scratch) -> R) -> Option<R> {
         Some(work(&mut self.scratch.borrow_mut()))
     }
 
-    fn note(&self, disposition: Disposition) {
-        self.last.set(Some(disposition));
+    fn note(&self, note: Note) {
+        self.last.set(note.into());
     }
 }

@@ -6,7 +6,7 @@ use aya::{TestRun as _, TestRunOptions};
 use monitor_common::{
     cell::Cell,
     reason::Reason,
-    store::{Disposition, Event},
+    store::{Disposition, Event, Note},
 };
 
 use super::{
@@ -49,13 +49,14 @@ impl TestRunner {
         self.object.view().settings.clock_s.store(now_s);
         let cells = self.replay.values();
         cells[0].store(wire_len.max(bytes.len()) as u64);
-        cells[1].store(Disposition::Direct.to_bits());
+        cells[1].store(Note::DIRECT.0);
         let options = TestRunOptions { data_in: Some(bytes), ..TestRunOptions::new() };
         self.object
             .program()?
             .test_run(options)
             .map_err(|source| ObjectError::TestRun { bytes: bytes.len(), source: Box::new(source) })?;
-        Ok(Disposition::from_bits(self.replay.values()[1].load()).unwrap_or(Disposition::Direct))
+        let disposition: Option<Disposition> = Note(self.replay.values()[1].load()).into();
+        Ok(disposition.unwrap_or(Disposition::Direct))
     }
 
     /// The tables.
