@@ -6,6 +6,8 @@ pub mod cli;
 pub mod config;
 pub mod datapath;
 pub mod exit;
+#[cfg(test)]
+mod fake;
 pub mod hooks;
 pub mod policy;
 pub mod pool;

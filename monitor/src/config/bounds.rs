@@ -27,6 +27,8 @@ pub struct Bounds {
 const SECOND: u64 = 1_000;
 const HOUR: u64 = 3_600 * SECOND;
 const DAY: u64 = 24 * HOUR;
+/// The greatest integer of TOML; the policy engine keeps `u64::MAX` for "no threshold".
+const UNLIMITED: u64 = i64::MAX as u64;
 
 /// Every bounded key.
 pub const BOUNDS: &[Bounds] = &[
@@ -35,7 +37,7 @@ pub const BOUNDS: &[Bounds] = &[
     // Below 100 ms a drain of a million tallies would take a large part of a core; above an hour windows mean little.
     span("drain_interval", 100, HOUR),
     count("metrics.top_k", 0, 1_000),
-    count("policies[].threshold", 1, u64::MAX),
+    count("policies[].threshold", 1, UNLIMITED),
     span("policies[].window", 100, 31 * DAY),
     span("policies[].cool_down", 0, 365 * DAY),
     span("hooks[].timeout", 100, HOUR),
@@ -88,7 +90,7 @@ impl fmt::Display for Bounds {
                 let show = |ms| humantime::format_duration(Duration::from_millis(ms)).to_string();
                 write!(f, "{} to {}", show(self.min), show(self.max))
             }
-            Unit::Count if self.max == u64::MAX => write!(f, "at least {}", self.min),
+            Unit::Count if self.max == UNLIMITED => write!(f, "at least {}", self.min),
             Unit::Count => write!(f, "{} to {}", self.min, self.max),
         }
     }

@@ -1,1 +1,359 @@
+//! Hooks against real processes and a real HTTP server: what works, and everything that can go wrong.
 
+use std::{
+    collections::BTreeMap,
+    path::Path,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
+    time::{Duration, Instant, SystemTime},
+};
+
+use axum::{
+    Router,
+    body::Bytes,
+    http::{HeaderMap, StatusCode},
+    response::IntoResponse,
+    routing::post,
+};
+use monitor_common::protocol::{Confidence, Protocol, Verdict};
+
+use super::{Dispatcher, FailureReason, HookConfig, HookReport, Target, exec, webhook::Endpoint};
+use crate::{
+    config::choices::{Inspection, Metric, PolicyDirection, SubscriberForm},
+    fake,
+    policy::{Event, Policy, ProtocolSet, engine::Firing},
+    subscriber::{Pseudonyms, Subscriber},
+};
+
+fn event() -> Arc<Event> {
+    let policy = Policy {
+        name: "heavy".into(),
+        protocols: ProtocolSet::default_policy(),
+        min_confidence: Confidence::Structural,
+        metric: Metric::Bytes,
+        direction: PolicyDirection::Both,
+        threshold: 1000,
+        window: Duration::from_secs(60),
+        cool_down: Duration::from_secs(60),
+        allow: Vec::new(),
+        hooks: vec![0],
+    };
+    let firing = Firing {
+        policy: 0,
+        subscriber: 0,
+        value: 1234,
+        parts: vec![(Verdict { protocol: Protocol::BitTorrent, confidence: Confidence::Signature }, 1234)],
+        window_start: SystemTime::now() - Duration::from_secs(60),
+        window_end: SystemTime::now(),
+    };
+    let key = fake::key("10.0.0.1", Protocol::BitTorrent, Confidence::Signature);
+    let subscriber = Subscriber::of(&key).expect("a subscriber");
+    let pseudonyms = Pseudonyms::with_key([1; 32]);
+    Arc::new(Event::new(firing, &Arc::new(policy), subscriber, &pseudonyms, &"edge-1".into(), Inspection::Framing))
+}
+
+fn hook(target: Target) -> HookConfig {
+    HookConfig {
+        name: "h".into(),
+        target,
+        subscriber: SubscriberForm::Both,
+        timeout: Duration::from_secs(5),
+        retries: 0,
+        retry_delay: Duration::from_millis(10),
+        queue: 10,
+        concurrency: 2,
+    }
+}
+
+fn shell(script: &str) -> Target {
+    Target::Exec { program: "/bin/sh".into(), arguments: vec!["-c".to_owned(), script.to_owned()] }
+}
+
+async fn run(script: &str, limit: Duration) -> Result<(), super::Failure> {
+    exec::run(
+        Path::new("/bin/sh"),
+        &["-c".to_owned(), script.to_owned()],
+        &[("PEERTALLY_EVENT_ID", "1")],
+        &event().to_json(SubscriberForm::Both),
+        limit,
+    )
+    .await
+}
+
+/// Waits until nothing is under way, and returns the counts.
+async fn settled(dispatcher: &Dispatcher) -> HookReport {
+    for _ in 0..2_000 {
+        let report = dispatcher.stats()[0].report();
+        if report.waiting() == 0 {
+            return report;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    panic!("hooks did not settle: {:?}", dispatcher.stats()[0].report());
+}
+
+fn failed(report: &HookReport, reason: FailureReason) -> u64 {
+    report.failed[reason as usize]
+}
+
+#[test]
+fn the_event_says_what_was_measured_and_names_the_subscriber_as_asked() {
+    let event = event();
+    let json = |form| serde_json::from_slice::<serde_json::Value>(&event.to_json(form)).expect("JSON");
+    let both = json(SubscriberForm::Both);
+    assert_eq!(both["version"], 1);
+    assert_eq!(both["id"], event.id.to_string());
+    assert_eq!(both["subscriber"]["block"], "10.0.0.1/32");
+    assert_eq!(both["subscriber"]["pseudonym"].as_str().map(str::len), Some(24));
+    assert_eq!(both["value"], 1234);
+    assert_eq!(both["confidence"], "signature");
+    assert_eq!(both["protocols"][0]["protocol"], "bittorrent");
+    assert_eq!(both["inspection"], "framing");
+    assert!(json(SubscriberForm::Pseudonym)["subscriber"].get("block").is_none());
+    assert!(!String::from_utf8_lossy(&event.to_json(SubscriberForm::Pseudonym)).contains("10.0.0.1"));
+    assert!(json(SubscriberForm::Block)["subscriber"].get("pseudonym").is_none());
+}
+
+#[tokio::test]
+async fn a_program_gets_the_event_and_a_bare_environment() {
+    let directory = tempfile::tempdir().expect("directory");
+    let out = directory.path().join("out");
+    let script = format!("cat > {0}; env | sort > {0}.env; pwd > {0}.pwd", out.display());
+    run(&script, Duration::from_secs(5)).await.expect("ran");
+    let json: serde_json::Value = serde_json::from_slice(&std::fs::read(&out).expect("read")).expect("JSON");
+    assert_eq!(json["policy"], "heavy");
+    let environment = std::fs::read_to_string(out.with_extension("env")).expect("read");
+    let names: Vec<&str> = environment.lines().filter_map(|line| line.split('=').next()).collect();
+    assert_eq!(
+        names.iter().filter(|name| !["PWD", "_", "SHLVL", "OLDPWD"].contains(*name)).collect::<Vec<_>>(),
+        [&"PATH", &"PEERTALLY_EVENT_ID"]
+    );
+}
+
+#[tokio::test]
+async fn failing_programs_say_why() {
+    let failure = run("echo something >&2; exit 3", Duration::from_secs(5)).await.expect_err("fails");
+    assert_eq!(failure.reason, FailureReason::ExitStatus);
+    assert!(failure.detail.contains("exit status 3") && failure.detail.contains("something"), "{}", failure.detail);
+    let failure = run("kill -KILL $$", Duration::from_secs(5)).await.expect_err("fails");
+    assert_eq!(failure.reason, FailureReason::Signal);
+    let failure = exec::run(Path::new("/nonexistent"), &[], &[], b"", Duration::from_secs(1)).await.expect_err("fails");
+    assert_eq!(failure.reason, FailureReason::Spawn);
+}
+
+#[tokio::test]
+async fn input_ignored_or_refused_is_no_failure() {
+    let large = vec![b'x'; 1 << 20];
+    for script in ["true", "exec <&-; sleep 0.1; true"] {
+        exec::run(Path::new("/bin/sh"), &["-c".to_owned(), script.to_owned()], &[], &large, Duration::from_secs(5))
+            .await
+            .expect(script);
+    }
+}
+
+#[tokio::test]
+async fn endless_output_is_read_and_thrown_away() {
+    run("head -c 10000000 /dev/zero; head -c 10000000 /dev/zero >&2", Duration::from_secs(20)).await.expect("ran");
+    let failure =
+        run("head -c 100000 /dev/zero | tr '\\0' x; exit 1", Duration::from_secs(5)).await.expect_err("fails");
+    assert!(failure.detail.len() < 5000, "{}", failure.detail.len());
+}
+
+#[tokio::test]
+async fn a_hanging_program_is_killed_with_its_children() {
+    let directory = tempfile::tempdir().expect("directory");
+    let pids = directory.path().join("pids");
+    // The shell and its child both ignore the polite signal.
+    let script = format!(
+        "trap '' TERM; sh -c 'trap \"\" TERM; echo $$ >> {0}; while :; do sleep 1; done' & echo $$ >> {0}; wait; while :; do sleep 1; done",
+        pids.display()
+    );
+    let begun = Instant::now();
+    let failure = run(&script, Duration::from_millis(500)).await.expect_err("hangs");
+    assert_eq!(failure.reason, FailureReason::Timeout);
+    assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
+    let pids = std::fs::read_to_string(&pids).expect("read");
+    assert_eq!(pids.lines().count(), 2);
+    for pid in pids.lines() {
+        assert!(ends(pid).await, "process {pid} is still there");
+    }
+}
+
+/// Whether a process ends (or is only a zombie) soon.
+async fn ends(pid: &str) -> bool {
+    for _ in 0..200 {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        if stat.is_empty() || stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('Z')) {
+            return true;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    false
+}
+
+#[tokio::test]
+async fn a_child_left_behind_holds_nothing_up_and_ends() {
+    let directory = tempfile::tempdir().expect("directory");
+    let file = directory.path().join("pid");
+    let begun = Instant::now();
+    run(&format!("sleep 1000 & echo $! > {}", file.display()), Duration::from_secs(30)).await.expect("ran");
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    let pid = std::fs::read_to_string(&file).expect("read");
+    assert!(ends(pid.trim()).await, "the child is still there");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hanging_hook_fills_its_queue_and_every_event_is_counted() {
+    let mut config = hook(shell("sleep 1000"));
+    (config.queue, config.concurrency, config.timeout) = (3, 1, Duration::from_secs(60));
+    let dispatcher = Dispatcher::start(&[config]).expect("started");
+    dispatcher.send(0, &event());
+    for _ in 0..500 {
+        if dispatcher.stats()[0].report().in_flight == 1 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let begun = Instant::now();
+    for _ in 0..9 {
+        dispatcher.send(0, &event());
+    }
+    assert!(begun.elapsed() < Duration::from_millis(500), "handing in an event waited");
+    let report = dispatcher.stats()[0].report();
+    assert_eq!((report.in_flight, report.queued, report.dropped_full), (1, 3, 6));
+    assert!(report.oldest.is_some());
+    assert_eq!(report.accepted(), 10);
+    let stats = Arc::clone(&dispatcher.stats()[0]);
+    let begun = Instant::now();
+    dispatcher.finish(Duration::from_millis(100)).await;
+    assert!(begun.elapsed() < Duration::from_secs(3));
+    let report = stats.report();
+    assert_eq!((report.dropped_shutdown, report.waiting(), report.accepted()), (4, 0, 10));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_bad_hook_does_not_delay_another() {
+    let mut hanging = hook(shell("sleep 1000"));
+    hanging.name = "hanging".into();
+    let dispatcher = Dispatcher::start(&[hook(shell("cat > /dev/null")), hanging]).expect("started");
+    for _ in 0..5 {
+        dispatcher.send(1, &event());
+        dispatcher.send(0, &event());
+    }
+    assert_eq!(settled(&dispatcher).await.delivered, 5);
+    dispatcher.finish(Duration::ZERO).await;
+}
+
+/// A server that answers with the next status of a list, the last one for ever, and keeps what it got.
+struct Server {
+    url: String,
+    got: Arc<Mutex<Vec<(HeaderMap, Bytes)>>>,
+    calls: Arc<AtomicUsize>,
+}
+
+async fn server(statuses: &'static [u16], wait: Duration) -> Server {
+    let got: Arc<Mutex<Vec<(HeaderMap, Bytes)>>> = Arc::default();
+    let calls = Arc::new(AtomicUsize::new(0));
+    let (kept, counted) = (Arc::clone(&got), Arc::clone(&calls));
+    let answer = move |headers: HeaderMap, body: Bytes| async move {
+        let call = counted.fetch_add(1, SeqCst);
+        kept.lock().expect("lock").push((headers, body));
+        tokio::time::sleep(wait).await;
+        let status = StatusCode::from_u16(statuses[call.min(statuses.len() - 1)]).expect("status");
+        (status, [("location", "http://127.0.0.1:1/elsewhere")], "a".repeat(100_000)).into_response()
+    };
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("bound");
+    let url = format!("http://{}/events?token=secret", listener.local_addr().expect("address"));
+    tokio::spawn(async move { axum::serve(listener, Router::new().route("/events", post(answer))).await });
+    Server { url, got, calls }
+}
+
+fn webhook(url: &str) -> HookConfig {
+    let headers = BTreeMap::from([("Authorization".to_owned(), "Bearer hidden".to_owned())]);
+    let mut config = hook(Target::Webhook(Endpoint::new(url, &headers, None).expect("endpoint")));
+    config.subscriber = SubscriberForm::Pseudonym;
+    config.retries = 4;
+    config
+}
+
+async fn deliver(config: HookConfig) -> HookReport {
+    let dispatcher = Dispatcher::start(&[config]).expect("started");
+    dispatcher.send(0, &event());
+    let report = settled(&dispatcher).await;
+    dispatcher.finish(Duration::ZERO).await;
+    assert_eq!(report.accepted(), 1);
+    report
+}
+
+#[tokio::test]
+async fn a_webhook_posts_json_with_the_event_id() {
+    let server = server(&[204], Duration::ZERO).await;
+    assert_eq!(deliver(webhook(&server.url)).await.delivered, 1);
+    let got = server.got.lock().expect("lock");
+    let (headers, body) = &got[0];
+    let json: serde_json::Value = serde_json::from_slice(body).expect("JSON");
+    assert_eq!(headers["content-type"], "application/json");
+    assert_eq!(headers["authorization"], "Bearer hidden");
+    assert_eq!(headers["x-peertally-event-id"].to_str().ok(), json["id"].as_str());
+    assert_eq!(headers["idempotency-key"], headers["x-peertally-event-id"]);
+    assert!(json["subscriber"].get("block").is_none(), "an address left the node");
+}
+
+#[tokio::test]
+async fn server_errors_are_retried_with_the_same_id_and_refusals_are_not() {
+    let flaky = server(&[500, 429, 408, 200], Duration::ZERO).await;
+    let report = deliver(webhook(&flaky.url)).await;
+    assert_eq!((report.delivered, report.attempts_failed[FailureReason::Server as usize]), (1, 3));
+    {
+        let got = flaky.got.lock().expect("lock");
+        assert!(got.iter().all(|(headers, _)| headers["idempotency-key"] == got[0].0["idempotency-key"]));
+    }
+    let refusing = server(&[403], Duration::ZERO).await;
+    let report = deliver(webhook(&refusing.url)).await;
+    assert_eq!((failed(&report, FailureReason::Rejected), refusing.calls.load(SeqCst)), (1, 1));
+    let moved = server(&[307], Duration::ZERO).await;
+    let report = deliver(webhook(&moved.url)).await;
+    assert_eq!((failed(&report, FailureReason::Rejected), moved.calls.load(SeqCst)), (1, 1), "a redirect was followed");
+    let broken = server(&[503], Duration::ZERO).await;
+    let report = deliver(webhook(&broken.url)).await;
+    assert_eq!((failed(&report, FailureReason::Server), broken.calls.load(SeqCst)), (1, 5));
+}
+
+#[tokio::test]
+async fn a_slow_or_absent_server_is_given_up() {
+    let slow = server(&[200], Duration::from_secs(60)).await;
+    let mut config = webhook(&slow.url);
+    (config.timeout, config.retries) = (Duration::from_millis(200), 1);
+    let report = deliver(config).await;
+    assert_eq!((failed(&report, FailureReason::Timeout), slow.calls.load(SeqCst)), (1, 2));
+    let absent = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("bound").local_addr().expect("address");
+    let mut config = webhook(&format!("http://{absent}/"));
+    config.retries = 1;
+    let report = deliver(config).await;
+    assert_eq!(failed(&report, FailureReason::Connect), 1);
+    assert_eq!(report.attempts_failed[FailureReason::Connect as usize], 2);
+}
+
+#[tokio::test]
+async fn a_server_that_speaks_something_else_is_a_failure() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("bound");
+    let url = format!("http://{}/", listener.local_addr().expect("address"));
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            use tokio::io::AsyncWriteExt;
+            let _gone = stream.write_all(b"SSH-2.0-x\r\n").await;
+        }
+    });
+    let mut config = webhook(&url);
+    config.retries = 0;
+    assert_eq!(failed(&deliver(config).await, FailureReason::Io), 1);
+}
+
+#[test]
+fn secrets_are_not_shown() {
+    let config = webhook("https://host/path?token=secret#x");
+    let shown = format!("{config:?}");
+    assert!(!shown.contains("secret") && !shown.contains("hidden"), "{shown}");
+}

@@ -76,7 +76,8 @@ struct Lane {
     history: History,
     /// At least what the window holds of each subscriber's covered tallies.
     bound: Vec<u64>,
-    candidates: Vec<u32>,
+    /// Subscribers that may reach a threshold, and the class that moved.
+    candidates: Vec<(u32, usize)>,
 }
 
 /// The policies and what they remember.
@@ -157,19 +158,27 @@ impl Engine {
         for index in 0..self.lanes.len() {
             let mut candidates = std::mem::take(&mut self.lanes[index].candidates);
             candidates.sort_unstable();
-            candidates.dedup();
-            for subscriber in candidates.drain(..) {
-                self.judge(index, subscriber, snapshot, roster, &mut outcome);
+            for same in candidates.chunk_by(|left, right| left.0 == right.0) {
+                self.judge(index, same, snapshot, roster, &mut outcome);
             }
+            candidates.clear();
             self.lanes[index].candidates = candidates;
         }
         self.sweep(snapshot.taken);
         outcome
     }
 
-    /// Looks at one subscriber's policies of one lane.
-    fn judge(&mut self, lane: usize, number: u32, snapshot: &Snapshot, roster: &Roster, outcome: &mut Outcome) {
+    /// Looks at the policies of one lane that cover what moved of one subscriber: (its number, class) of each.
+    fn judge(
+        &mut self,
+        lane: usize,
+        moved: &[(u32, usize)],
+        snapshot: &Snapshot,
+        roster: &Roster,
+        outcome: &mut Outcome,
+    ) {
         let lane = &mut self.lanes[lane];
+        let Some((number, _)) = moved.first().copied() else { return };
         let Some(subscriber) = roster.subscriber(number) else { return };
         self.scratch.clear();
         let mut covered: u64 = 0;
@@ -185,7 +194,8 @@ impl Engine {
             }
         }
         lane.bound[number as usize] = covered;
-        for measure in &lane.measures {
+        let has_moved = |measure: &&Measure| moved.iter().any(|(_, class)| measure.covers(*class));
+        for measure in lane.measures.iter().filter(has_moved) {
             let value = measure.value(&self.scratch);
             let met = measure.policies.partition_point(|(threshold, _)| *threshold <= value);
             for (_, index) in &measure.policies[..met] {
@@ -271,7 +281,7 @@ impl Lane {
         let bound = &mut self.bound[subscriber as usize];
         *bound = bound.saturating_add(amount);
         if *bound >= self.least[class] {
-            self.candidates.push(subscriber);
+            self.candidates.push((subscriber, class));
         }
     }
 }
@@ -279,6 +289,12 @@ impl Lane {
 impl Measure {
     fn counts(&self, verdict: Verdict) -> bool {
         verdict.confidence >= self.min_confidence && self.protocols.contains(verdict.protocol)
+    }
+
+    fn covers(&self, class: usize) -> bool {
+        let protocol = Protocol::from_number((class / CONFIDENCE_SLOTS) as u8);
+        let confidence = Confidence::from_number((class % CONFIDENCE_SLOTS) as u8);
+        matches!((protocol, confidence), (Some(protocol), Some(confidence)) if self.counts(Verdict { protocol, confidence }))
     }
 
     fn value(&self, parts: &[(Verdict, u64)]) -> u64 {

@@ -1,0 +1,138 @@
+//! A kernel side for tests: counts what it is told to, and drains it into snapshots as the real one does.
+
+use std::{
+    collections::HashMap,
+    net::IpAddr,
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
+
+use monitor_common::{
+    protocol::{Confidence, Protocol, Verdict},
+    reason::Reason,
+    tally::{Direction, TallyKey, Totals},
+};
+
+use crate::snapshot::{Attachment, Change, NodeRow, Pending, Snapshot, TableUse};
+
+/// See the module documentation.
+#[derive(Debug)]
+pub(crate) struct Kernel {
+    keys: Arc<Vec<TallyKey>>,
+    slots: HashMap<TallyKey, usize>,
+    totals: Vec<Totals>,
+    drained: Vec<Totals>,
+    node: Vec<NodeRow>,
+    start: (Instant, SystemTime),
+    last: Option<Duration>,
+}
+
+/// Totals that are all up or down bytes, in packets of 1000 bytes.
+pub(crate) fn bytes(up: u64, down: u64) -> Totals {
+    Totals {
+        flows: 0,
+        packets_up: up.div_ceil(1000),
+        bytes_up: up,
+        packets_down: down.div_ceil(1000),
+        bytes_down: down,
+    }
+}
+
+/// The key of an address's tally.
+pub(crate) fn key(address: &str, protocol: Protocol, confidence: Confidence) -> TallyKey {
+    let address = match address.parse().expect("an address") {
+        IpAddr::V4(v4) => v4.to_ipv6_mapped(),
+        IpAddr::V6(v6) => v6,
+    };
+    TallyKey {
+        address: address.octets(),
+        realm: 0,
+        prefix_len: 128,
+        protocol: protocol as u8,
+        confidence: confidence as u8,
+        reserved: 0,
+    }
+}
+
+impl Kernel {
+    pub(crate) fn new() -> Self {
+        Self {
+            keys: Arc::new(vec![TallyKey::CATCH_ALL]),
+            slots: HashMap::new(),
+            totals: vec![Totals::default()],
+            drained: vec![Totals::default()],
+            node: Vec::new(),
+            start: (Instant::now(), SystemTime::now()),
+            last: None,
+        }
+    }
+
+    /// Counts traffic for a key.
+    pub(crate) fn count(&mut self, key: TallyKey, more: Totals) {
+        let slot = *self.slots.entry(key).or_insert_with(|| {
+            Arc::make_mut(&mut self.keys).push(key);
+            self.totals.push(Totals::default());
+            self.drained.push(Totals::default());
+            self.totals.len() - 1
+        });
+        let total = &mut self.totals[slot];
+        total.flows += more.flows;
+        total.packets_up += more.packets_up;
+        total.bytes_up += more.bytes_up;
+        total.packets_down += more.packets_down;
+        total.bytes_down += more.bytes_down;
+    }
+
+    /// Counts at node level.
+    pub(crate) fn count_node(&mut self, interface: &str, direction: Direction, verdict: Verdict, bytes: u64) {
+        let same = |row: &NodeRow| &*row.interface == interface && row.direction == direction && row.verdict == verdict;
+        match self.node.iter_mut().find(|row| same(row)) {
+            Some(row) => {
+                row.bytes += bytes;
+                row.packets += 1;
+            }
+            None => {
+                self.node.push(NodeRow { interface: interface.into(), direction, verdict, packets: 1, bytes, flows: 1 })
+            }
+        }
+    }
+
+    /// Drains at a time since the start.
+    pub(crate) fn drain_at(&mut self, at: Duration) -> Snapshot {
+        let changes = self
+            .totals
+            .iter()
+            .zip(&self.drained)
+            .enumerate()
+            .filter(|(_, (now, before))| now != before)
+            .map(|(slot, (now, before))| Change {
+                slot: slot as u32,
+                delta: Totals {
+                    flows: now.flows - before.flows,
+                    packets_up: now.packets_up - before.packets_up,
+                    bytes_up: now.bytes_up - before.bytes_up,
+                    packets_down: now.packets_down - before.packets_down,
+                    bytes_down: now.bytes_down - before.bytes_down,
+                },
+            })
+            .collect();
+        self.drained.clone_from(&self.totals);
+        let interval = self.last.map(|last| at - last).unwrap_or_default();
+        self.last = Some(at);
+        Snapshot {
+            taken_at: self.start.1 + at,
+            taken: self.start.0 + at,
+            interval,
+            drain_duration: Duration::from_millis(3),
+            keys: Arc::clone(&self.keys),
+            totals: self.totals.clone(),
+            changes,
+            node: self.node.clone(),
+            skipped: Reason::ALL.iter().map(|reason| (*reason, 0)).collect(),
+            events: vec![("tally_refused", 0)],
+            tables: vec![TableUse { name: "tallies", entries: self.keys.len() as u64, capacity: 1024 }],
+            pending: Pending::default(),
+            attachments: vec![Attachment { interface: "eth0".into(), role: "access", mode: "native" }],
+        }
+    }
+}
