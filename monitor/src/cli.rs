@@ -7,7 +7,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::{
     config::{Interface, Overrides, choices::XdpMode},
     pool::Pool,
-    replay::args::ReplayArgs,
+    replay::args::{Format, ReplayArgs},
 };
 
 /// Counts P2P protocol traffic per subscriber in the kernel; never touches, delays or blocks a packet.
@@ -32,6 +32,20 @@ pub enum Command {
     },
     /// Count the P2P protocol traffic of captures, as the XDP program would have counted it.
     Replay(ReplayArgs),
+    /// Show what the running agent does.
+    Status {
+        /// Control socket of the agent.
+        #[arg(
+            long,
+            value_name = "PATH",
+            env = "PEERTALLY_CONTROL_SOCKET",
+            default_value = "/run/peertally/control.sock"
+        )]
+        socket: PathBuf,
+        /// Output format.
+        #[arg(long, value_enum, default_value_t = Format::Table)]
+        format: Format,
+    },
 }
 
 /// The flags of `peertally run`.

@@ -17,6 +17,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+#[cfg(test)]
+pub(crate) use reference::assert_current;
 pub use resolve::{Interface, Overrides, Resolved};
 
 use crate::exit::Exit;

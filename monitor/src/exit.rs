@@ -25,3 +25,9 @@ impl From<Exit> for ExitCode {
         Self::from(exit as u8)
     }
 }
+
+/// An error that knows the exit code it ends the command with.
+pub trait ExitCause: std::error::Error + Send + Sync + 'static {
+    /// The exit code.
+    fn exit(&self) -> Exit;
+}

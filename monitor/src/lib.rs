@@ -1,5 +1,6 @@
 //! The Peertally agent: drains the XDP program's tallies into metrics, thresholds and hooks.
 
+pub mod analysis;
 pub mod capture;
 pub mod check;
 pub mod cli;
@@ -9,8 +10,13 @@ pub mod exit;
 #[cfg(test)]
 mod fake;
 pub mod hooks;
+pub mod http;
+pub mod logging;
+pub mod metrics;
 pub mod policy;
 pub mod pool;
 pub mod replay;
+pub mod run;
 pub mod snapshot;
+pub mod status;
 pub mod subscriber;

@@ -7,7 +7,8 @@ use peertally::{
     check,
     cli::{Cli, Command},
     exit::Exit,
-    replay,
+    replay::{self, args::Format},
+    status,
 };
 
 fn main() -> ExitCode {
@@ -28,6 +29,19 @@ fn main() -> ExitCode {
             Err(error) => fail(&error, error.exit()),
         },
         Command::Replay(args) => replay::main(&args),
+        Command::Status { socket, format } => match status::ask(&socket) {
+            Ok(status) => {
+                print!(
+                    "{}",
+                    match format {
+                        Format::Table => status::show(&status),
+                        Format::Json => status::json(&status),
+                    }
+                );
+                Exit::Ok.into()
+            }
+            Err(error) => fail(&error, error.exit()),
+        },
     }
 }
 

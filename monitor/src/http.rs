@@ -1,0 +1,200 @@
+//! The agent's HTTP face: metrics, health, and on the control socket its status.
+//!
+//! Every answer comes from the last drain; no request reads the kernel. Nothing here changes anything.
+
+pub mod listen;
+#[cfg(test)]
+pub(crate) mod tests;
+
+use std::{
+    convert::Infallible,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
+};
+
+use axum::{
+    Router,
+    body::Body,
+    extract::{Query, State},
+    http::{StatusCode, header},
+    response::{Html, IntoResponse, Response},
+    routing::get,
+};
+use futures_util::stream;
+use serde::Deserialize;
+use tokio::sync::{Semaphore, mpsc};
+
+use crate::{
+    metrics::{
+        collector::{Exposition, Shared},
+        subscribers::{self, Shard},
+    },
+    status::{Facts, Status},
+    subscriber::Pseudonyms,
+};
+
+/// Content type of the text format.
+const TEXT_FORMAT: &str = "text/plain; version=0.0.4; charset=utf-8";
+/// Streams of `/metrics/subscribers` at a time.
+const STREAMS: usize = 2;
+/// Pieces of a stream that may wait for a slow reader.
+const PIECES_AHEAD: usize = 4;
+
+/// Shows that the drain loop turns.
+#[derive(Debug)]
+pub struct Heartbeat {
+    begun: Instant,
+    last_ms: AtomicU64,
+    limit: Duration,
+}
+
+impl Heartbeat {
+    /// A heart that may miss a beat for `limit`.
+    #[must_use]
+    pub fn new(limit: Duration) -> Self {
+        Self { begun: Instant::now(), last_ms: AtomicU64::new(0), limit }
+    }
+
+    /// Beats.
+    pub fn beat(&self) {
+        self.last_ms.store(u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX), Relaxed);
+    }
+
+    /// Time since the last beat, if it is too long.
+    #[must_use]
+    pub fn missed(&self) -> Option<Duration> {
+        let since = self.begun.elapsed().saturating_sub(Duration::from_millis(self.last_ms.load(Relaxed)));
+        (since > self.limit).then_some(since)
+    }
+}
+
+/// What the handlers read.
+#[derive(Clone, Debug)]
+pub struct App {
+    /// Published state.
+    pub shared: Arc<Shared>,
+    /// Its text form.
+    pub exposition: Exposition,
+    /// For `/metrics/subscribers`.
+    pub pseudonyms: Pseudonyms,
+    /// The drain loop's heart.
+    pub heartbeat: Arc<Heartbeat>,
+    /// What does not change while the agent runs.
+    pub facts: Arc<Facts>,
+    streams: Arc<Semaphore>,
+}
+
+impl App {
+    /// State for the handlers.
+    #[must_use]
+    pub fn new(shared: Arc<Shared>, pseudonyms: Pseudonyms, heartbeat: Arc<Heartbeat>, facts: Facts) -> Self {
+        Self {
+            exposition: Exposition::new(Arc::clone(&shared)),
+            shared,
+            pseudonyms,
+            heartbeat,
+            facts: Arc::new(facts),
+            streams: Arc::new(Semaphore::new(STREAMS)),
+        }
+    }
+}
+
+/// What is served on the network.
+pub fn public(app: &App, subscribers: bool) -> Router {
+    let mut router = Router::new()
+        .route("/", get(landing))
+        .route("/metrics", get(metrics))
+        .route("/livez", get(livez))
+        .route("/readyz", get(readyz));
+    if subscribers {
+        router = router.route("/metrics/subscribers", get(all_subscribers));
+    }
+    router.with_state(app.clone())
+}
+
+/// What is served on the control socket.
+pub fn control(app: &App) -> Router {
+    Router::new().route("/status", get(status)).with_state(app.clone())
+}
+
+async fn landing(State(app): State<App>) -> Html<String> {
+    let more = if app.facts.subscriber_metrics {
+        "<li><a href=\"/metrics/subscribers\">/metrics/subscribers</a></li>"
+    } else {
+        ""
+    };
+    Html(format!(
+        "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\"><title>Peertally</title></head><body><h1>Peertally {}</h1>\
+         <p>Counts P2P protocol traffic per subscriber. Nothing happens to the traffic.</p><ul>\
+         <li><a href=\"/metrics\">/metrics</a></li>{more}<li><a href=\"/livez\">/livez</a></li><li><a href=\"/readyz\">/readyz</a></li>\
+         </ul></body></html>\n",
+        env!("CARGO_PKG_VERSION")
+    ))
+}
+
+async fn metrics(State(app): State<App>) -> Response {
+    match tokio::task::spawn_blocking(move || app.exposition.text()).await {
+        Ok(text) => ([(header::CONTENT_TYPE, TEXT_FORMAT)], text).into_response(),
+        Err(error) => {
+            (StatusCode::INTERNAL_SERVER_ERROR, format!("metrics cannot be written: {error}\n")).into_response()
+        }
+    }
+}
+
+async fn livez(State(app): State<App>) -> Response {
+    match app.heartbeat.missed() {
+        None => "ok\n".into_response(),
+        Some(since) => {
+            let text = format!("the drain loop has not turned for {} s; restart the agent\n", since.as_secs());
+            (StatusCode::SERVICE_UNAVAILABLE, text).into_response()
+        }
+    }
+}
+
+async fn readyz(State(app): State<App>) -> Response {
+    match app.shared.ready() {
+        Ok(()) => "ok\n".into_response(),
+        Err(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {reason}\n")).into_response(),
+    }
+}
+
+async fn status(State(app): State<App>) -> Response {
+    let status = Status::of(&app.shared, &app.facts);
+    match serde_json::to_vec(&status) {
+        Ok(json) => ([(header::CONTENT_TYPE, "application/json")], json).into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
+    }
+}
+
+/// The query of `/metrics/subscribers`.
+#[derive(Deserialize)]
+struct ShardQuery {
+    shard: Option<String>,
+}
+
+async fn all_subscribers(State(app): State<App>, Query(query): Query<ShardQuery>) -> Response {
+    let shard = match query.shard.as_deref().map_or(Ok(Shard::ALL), str::parse) {
+        Ok(shard) => shard,
+        Err(message) => return (StatusCode::BAD_REQUEST, format!("{message}\n")).into_response(),
+    };
+    let Some(published) = app.shared.published() else {
+        return (StatusCode::SERVICE_UNAVAILABLE, "no drain yet\n").into_response();
+    };
+    let Ok(place) = Arc::clone(&app.streams).try_acquire_owned() else {
+        let text = "too many scrapes of every subscriber at once; scrape one shard after another\n";
+        return (StatusCode::SERVICE_UNAVAILABLE, text).into_response();
+    };
+    let (sender, receiver) = mpsc::channel::<String>(PIECES_AHEAD);
+    tokio::task::spawn_blocking(move || {
+        let send = |piece| sender.blocking_send(piece).is_ok();
+        subscribers::write(&published.snapshot, &app.pseudonyms, shard, send);
+        drop(place);
+    });
+    let pieces = stream::unfold(receiver, |mut receiver| async {
+        receiver.recv().await.map(|piece| (Ok::<_, Infallible>(piece), receiver))
+    });
+    ([(header::CONTENT_TYPE, TEXT_FORMAT)], Body::from_stream(pieces)).into_response()
+}

@@ -1,0 +1,137 @@
+//! Takes the agent's addresses before anything is attached, so that a taken port stops the start and not the counting.
+
+use std::{
+    fs, io,
+    net::{SocketAddr, TcpListener},
+    os::unix::{
+        fs::{FileTypeExt, PermissionsExt},
+        net::{UnixListener, UnixStream},
+    },
+    path::{Path, PathBuf},
+};
+
+use crate::exit::Exit;
+
+/// Why an address cannot be taken.
+#[derive(Debug, thiserror::Error)]
+pub enum ListenError {
+    /// The TCP address.
+    #[error("cannot listen on {address}: {source}; {}", tcp_hint(*address, source))]
+    Tcp {
+        /// The address.
+        address: SocketAddr,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// The control socket.
+    #[error("cannot listen on the control socket {}: {source}; run as root, or set `control_socket` to a place this user may write", path.display())]
+    Unix {
+        /// Its path.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// Another agent answers there.
+    #[error("another agent answers on {}; stop it, or give this one its own `control_socket` and `listen`", .0.display())]
+    Running(PathBuf),
+    /// Something that is no socket is in the way.
+    #[error("{} is not a socket; move it away, or set `control_socket` to another path", .0.display())]
+    NoSocket(PathBuf),
+}
+
+impl ListenError {
+    /// The exit code of this error.
+    #[must_use]
+    pub fn exit(&self) -> Exit {
+        match self {
+            Self::Tcp { source, .. } | Self::Unix { source, .. }
+                if source.kind() == io::ErrorKind::PermissionDenied =>
+            {
+                Exit::Rights
+            }
+            Self::Tcp { .. } | Self::Unix { .. } | Self::Running(_) => Exit::Unavailable,
+            Self::NoSocket(_) => Exit::Usage,
+        }
+    }
+}
+
+fn tcp_hint(address: SocketAddr, source: &io::Error) -> String {
+    let port = address.port();
+    match source.kind() {
+        io::ErrorKind::AddrInUse => {
+            format!("see what holds it with `ss -ltnp sport = :{port}`, or choose another with --listen ADDR")
+        }
+        io::ErrorKind::AddrNotAvailable => {
+            "no interface has this address; choose another with --listen ADDR".to_owned()
+        }
+        io::ErrorKind::PermissionDenied => "ports below 1024 need root; choose another with --listen ADDR".to_owned(),
+        _ => "choose another with --listen ADDR".to_owned(),
+    }
+}
+
+/// Listens on a TCP address.
+///
+/// # Errors
+/// [`ListenError::Tcp`].
+pub fn tcp(address: SocketAddr) -> Result<TcpListener, ListenError> {
+    let listen = || {
+        let listener = TcpListener::bind(address)?;
+        listener.set_nonblocking(true)?;
+        Ok(listener)
+    };
+    listen().map_err(|source| ListenError::Tcp { address, source })
+}
+
+/// A control socket; the file goes with it.
+#[derive(Debug)]
+pub struct ControlSocket {
+    listener: Option<UnixListener>,
+    path: PathBuf,
+}
+
+impl ControlSocket {
+    /// Listens on a Unix socket that its owner and group may use. A socket that nobody answers on is replaced.
+    ///
+    /// # Errors
+    /// [`ListenError`].
+    pub fn bind(path: &Path) -> Result<Self, ListenError> {
+        let failed = |source| ListenError::Unix { path: path.to_owned(), source };
+        match fs::symlink_metadata(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                if let Some(directory) = path.parent() {
+                    fs::create_dir_all(directory).map_err(failed)?;
+                }
+            }
+            Err(error) => return Err(failed(error)),
+            Ok(metadata) if !metadata.file_type().is_socket() => return Err(ListenError::NoSocket(path.to_owned())),
+            Ok(_) => match UnixStream::connect(path) {
+                Ok(_) => return Err(ListenError::Running(path.to_owned())),
+                Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                    fs::remove_file(path).map_err(failed)?
+                }
+                Err(error) => return Err(failed(error)),
+            },
+        }
+        let listener = UnixListener::bind(path).map_err(failed)?;
+        let socket = Self { listener: Some(listener), path: path.to_owned() };
+        fs::set_permissions(path, fs::Permissions::from_mode(0o660)).map_err(failed)?;
+        if let Some(listener) = &socket.listener {
+            listener.set_nonblocking(true).map_err(failed)?;
+        }
+        Ok(socket)
+    }
+
+    /// The listener, once.
+    pub fn take(&mut self) -> Option<UnixListener> {
+        self.listener.take()
+    }
+}
+
+impl Drop for ControlSocket {
+    fn drop(&mut self) {
+        // Gone already is fine.
+        let _gone = fs::remove_file(&self.path);
+    }
+}

@@ -1,0 +1,96 @@
+//! The HTTP face over a real socket.
+
+use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
+
+use monitor_common::protocol::{Confidence, Protocol};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use super::{App, Heartbeat, public};
+use crate::{
+    analysis::Analysis,
+    config::{Overrides, choices::Inspection},
+    fake::{Kernel, bytes, key},
+    metrics::collector::Shared,
+    status::Facts,
+    subscriber::Pseudonyms,
+};
+
+/// Status and body of a GET.
+pub(crate) async fn get(address: SocketAddr, path: &str) -> (u16, String) {
+    let mut stream = tokio::net::TcpStream::connect(address).await.expect("connected");
+    stream.write_all(format!("GET {path} HTTP/1.0\r\nHost: x\r\n\r\n").as_bytes()).await.expect("sent");
+    let mut text = String::new();
+    stream.read_to_string(&mut text).await.expect("read");
+    let (head, body) = text.split_once("\r\n\r\n").expect("an answer");
+    (head.split(' ').nth(1).and_then(|status| status.parse().ok()).expect("a status"), body.to_owned())
+}
+
+async fn serve(text: &str, drained: bool, heartbeat: Duration) -> SocketAddr {
+    let resolved = Arc::new(crate::config::parse(Path::new("p.toml"), text, &Overrides::default()).expect("valid"));
+    let shared = Shared::new(Inspection::Framing, Vec::new());
+    let pseudonyms = Pseudonyms::with_key([1; 32]);
+    if drained {
+        let mut kernel = Kernel::new();
+        for host in 0..3000_u32 {
+            let address = std::net::Ipv4Addr::from(0x0a00_0000 + host).to_string();
+            kernel.count(key(&address, Protocol::BitTorrent, Confidence::Signature), bytes(1, 2));
+        }
+        let mut analysis = Analysis::new(Arc::clone(&resolved), pseudonyms.clone());
+        shared.publish(analysis.take(kernel.drain_at(Duration::ZERO)).0);
+    }
+    let app = App::new(shared, pseudonyms, Arc::new(Heartbeat::new(heartbeat)), Facts::of(&resolved));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("bound");
+    let address = listener.local_addr().expect("address");
+    let router = public(&app, resolved.subscriber_metrics);
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    address
+}
+
+#[tokio::test]
+async fn pages_answer() {
+    let address = serve("", true, Duration::from_secs(60)).await;
+    let (status, landing) = get(address, "/").await;
+    assert_eq!(status, 200);
+    assert!(landing.contains("/metrics") && !landing.contains("/metrics/subscribers"));
+    assert!(get(address, "/metrics").await.1.contains("peertally_build_info"));
+    assert_eq!(get(address, "/livez").await.0, 200);
+    assert_eq!(get(address, "/readyz").await.0, 200);
+    assert_eq!(get(address, "/metrics/subscribers").await.0, 404);
+    assert_eq!(get(address, "/status").await.0, 404, "the status is for the control socket");
+}
+
+#[tokio::test]
+async fn health_says_what_is_wrong() {
+    let address = serve("", false, Duration::ZERO).await;
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    let (status, text) = get(address, "/livez").await;
+    assert!(status == 503 && text.contains("drain loop"), "{status} {text}");
+    let (status, text) = get(address, "/readyz").await;
+    assert!(status == 503 && text.contains("no drain yet"), "{status} {text}");
+    assert_eq!(get(address, "/metrics").await.0, 200);
+}
+
+#[tokio::test]
+async fn every_subscriber_is_streamed_only_when_asked_for_in_the_configuration() {
+    let address = serve("[metrics]\nsubscribers = true\n", true, Duration::from_secs(60)).await;
+    let (status, text) = get(address, "/metrics/subscribers").await;
+    assert_eq!(status, 200);
+    assert_eq!(text.lines().filter(|line| !line.starts_with('#')).count(), 3000 * 5);
+    assert!(!text.contains("10.0."), "an address is shown");
+    let (status, text) = get(address, "/metrics/subscribers?shard=5/3").await;
+    assert!(status == 400 && text.contains("?shard=i/n"), "{status} {text}");
+    assert_eq!(get(address, "/metrics/subscribers?shard=1/3").await.0, 200);
+    // Readers that go away do not take the places.
+    for _ in 0..10 {
+        let mut stream = tokio::net::TcpStream::connect(address).await.expect("connected");
+        stream.write_all(b"GET /metrics/subscribers HTTP/1.1\r\nHost: x\r\n\r\n").await.expect("sent");
+        drop(stream);
+    }
+    for _ in 0..200 {
+        if get(address, "/metrics/subscribers").await.0 == 200 {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("the places were not given back");
+}

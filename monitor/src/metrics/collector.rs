@@ -1,0 +1,306 @@
+//! Turns the last drain and the hooks' counts into metric families.
+
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{
+        Arc, Mutex, PoisonError, RwLock,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::{Duration, SystemTime},
+};
+
+use prometheus::{
+    Encoder, Histogram, HistogramOpts, Registry, TextEncoder,
+    core::{Collector, Desc},
+    proto::MetricFamily,
+};
+
+use super::{
+    family::Family,
+    table::{self, Definition},
+};
+use crate::{
+    analysis::Published,
+    config::choices::Inspection,
+    hooks::{FailureReason, HookReport, HookStats},
+};
+
+/// Upper limits of the drain histogram, in seconds: a million tallies take tens of milliseconds.
+const DRAIN_BUCKETS: &[f64] = &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+
+/// What the agent publishes: written by the drain and the hooks, read by HTTP and the control socket.
+pub struct Shared {
+    published: RwLock<Option<Arc<Published>>>,
+    hooks: Vec<Arc<HookStats>>,
+    drain_duration: Histogram,
+    drain_failures: AtomicU64,
+    /// The last drain error, for `/readyz` and `status`; empty after a good drain.
+    trouble: Mutex<Option<String>>,
+    inspection: Inspection,
+    start: SystemTime,
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared").finish_non_exhaustive()
+    }
+}
+
+impl Shared {
+    /// Nothing published yet.
+    #[must_use]
+    pub fn new(inspection: Inspection, hooks: Vec<Arc<HookStats>>) -> Arc<Self> {
+        let definition = &table::DRAIN_DURATION;
+        let options = HistogramOpts::new(definition.name, definition.help).buckets(DRAIN_BUCKETS.to_vec());
+        Arc::new(Self {
+            published: RwLock::default(),
+            hooks,
+            drain_duration: Histogram::with_opts(options).expect("the buckets are in order"),
+            drain_failures: AtomicU64::new(0),
+            trouble: Mutex::default(),
+            inspection,
+            start: SystemTime::now(),
+        })
+    }
+
+    /// Publishes a drain.
+    pub fn publish(&self, published: Published) {
+        self.drain_duration.observe(published.snapshot.drain_duration.as_secs_f64());
+        *self.published.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(published));
+        *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    /// Counts a drain that failed.
+    pub fn drain_failed(&self, error: String) {
+        self.drain_failures.fetch_add(1, Relaxed);
+        *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+    }
+
+    /// The last drain.
+    #[must_use]
+    pub fn published(&self) -> Option<Arc<Published>> {
+        self.published.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Why the last drain failed, if it did.
+    #[must_use]
+    pub fn trouble(&self) -> Option<String> {
+        self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Counts of the hooks.
+    #[must_use]
+    pub fn hooks(&self) -> &[Arc<HookStats>] {
+        &self.hooks
+    }
+
+    /// When the agent started.
+    #[must_use]
+    pub const fn start(&self) -> SystemTime {
+        self.start
+    }
+
+    /// Drains that failed.
+    #[must_use]
+    pub fn drain_failures(&self) -> u64 {
+        self.drain_failures.load(Relaxed)
+    }
+
+    /// Ready means attached and drained once.
+    ///
+    /// # Errors
+    /// What is missing.
+    pub fn ready(&self) -> Result<(), String> {
+        match self.published() {
+            None => Err(self.trouble().unwrap_or_else(|| "no drain yet".to_owned())),
+            Some(published) if published.snapshot.attachments.is_empty() => {
+                Err("not attached to any interface".to_owned())
+            }
+            Some(_) => Ok(()),
+        }
+    }
+}
+
+/// The Prometheus registry with the agent's one collector.
+#[derive(Clone, Debug)]
+pub struct Exposition {
+    registry: Registry,
+}
+
+impl Exposition {
+    /// An exposition of what is shared.
+    #[must_use]
+    pub fn new(shared: Arc<Shared>) -> Self {
+        let registry = Registry::new();
+        let agent = Agent { shared, descriptions: descriptions() };
+        registry.register(Box::new(agent)).expect("each metric is defined once");
+        Self { registry }
+    }
+
+    /// The text format (version 0.0.4).
+    #[must_use]
+    pub fn text(&self) -> Vec<u8> {
+        let mut text = Vec::with_capacity(64 * 1024);
+        TextEncoder::new()
+            .encode(&self.registry.gather(), &mut text)
+            .expect("no family is empty, memory does not fail");
+        text
+    }
+}
+
+fn descriptions() -> Vec<Desc> {
+    let on_metrics = table::ALL.iter().filter(|definition| definition.endpoint == "/metrics");
+    on_metrics
+        .map(|definition| {
+            let labels = definition.labels.iter().map(|label| (*label).to_owned()).collect();
+            Desc::new(definition.name.to_owned(), definition.help.to_owned(), labels, HashMap::new())
+                .expect("the names in the table are valid")
+        })
+        .collect()
+}
+
+struct Agent {
+    shared: Arc<Shared>,
+    descriptions: Vec<Desc>,
+}
+
+impl Collector for Agent {
+    fn desc(&self) -> Vec<&Desc> {
+        self.descriptions.iter().collect()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        let shared = &self.shared;
+        let mut families = agent_families(shared);
+        if let Some(published) = shared.published() {
+            families.extend(traffic(&published));
+            families.extend(kernel(&published));
+            families.extend(policies(&published));
+        }
+        families.extend(hooks(&shared.hooks));
+        let mut families: Vec<MetricFamily> = families.into_iter().map(Family::finish).collect();
+        families.extend(shared.drain_duration.collect());
+        families.retain(|family| !family.get_metric().is_empty());
+        families
+    }
+}
+
+fn unix_seconds(time: SystemTime) -> f64 {
+    time.duration_since(SystemTime::UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
+}
+
+fn agent_families(shared: &Shared) -> Vec<Family> {
+    let mut build = Family::new(&table::BUILD);
+    build.add(&[env!("CARGO_PKG_VERSION")], 1.0);
+    let mut inspection = Family::new(&table::INSPECTION);
+    inspection.add(&[shared.inspection.label()], 1.0);
+    vec![
+        build,
+        inspection,
+        Family::single(&table::START_TIME, unix_seconds(shared.start)),
+        Family::single(&table::DRAIN_FAILURES, shared.drain_failures() as f64),
+    ]
+}
+
+fn traffic(published: &Published) -> Vec<Family> {
+    let mut bytes = Family::new(&table::TRAFFIC_BYTES);
+    let mut packets = Family::new(&table::TRAFFIC_PACKETS);
+    let mut flows = Family::new(&table::TRAFFIC_FLOWS);
+    for row in &published.node.rows {
+        let labels =
+            [&*row.interface, row.direction.label(), row.verdict.protocol.label(), row.verdict.confidence.label()];
+        bytes.add(&labels, row.bytes as f64);
+        packets.add(&labels, row.packets as f64);
+        flows.add(&labels, row.flows as f64);
+    }
+    let mut active = Family::new(&table::SUBSCRIBERS_ACTIVE);
+    for (protocol, subscribers) in &published.active {
+        active.add(&[protocol.label()], *subscribers as f64);
+    }
+    let mut top = Family::new(&table::TOP_BYTES);
+    for row in &published.top {
+        top.add(&[&row.subscriber, row.protocol.label(), "up"], row.bytes_up as f64);
+        top.add(&[&row.subscriber, row.protocol.label(), "down"], row.bytes_down as f64);
+    }
+    let pending = published.snapshot.pending;
+    vec![
+        bytes,
+        packets,
+        flows,
+        Family::single(&table::TRAFFIC_FOLDED, published.node.folded as f64),
+        active,
+        top,
+        Family::single(&table::PENDING_FLOWS, pending.flows as f64),
+        Family::single(&table::PENDING_PACKETS, pending.packets as f64),
+        Family::single(&table::PENDING_BYTES, pending.bytes as f64),
+    ]
+}
+
+fn kernel(published: &Published) -> Vec<Family> {
+    let snapshot = &published.snapshot;
+    let labelled = |definition: &'static Definition, rows: &mut dyn Iterator<Item = (&'static str, u64)>| {
+        let mut family = Family::new(definition);
+        rows.for_each(|(label, value)| family.add(&[label], value as f64));
+        family
+    };
+    let mut attached = Family::new(&table::ATTACHED);
+    for each in &snapshot.attachments {
+        attached.add(&[&each.interface, each.role, each.mode], 1.0);
+    }
+    let catch_all = [("up", published.catch_all.bytes_up), ("down", published.catch_all.bytes_down)];
+    vec![
+        labelled(&table::SKIPPED, &mut snapshot.skipped.iter().map(|(reason, count)| (reason.label(), *count))),
+        labelled(&table::KERNEL_EVENTS, &mut snapshot.events.iter().copied()),
+        labelled(&table::CATCH_ALL_BYTES, &mut catch_all.into_iter()),
+        labelled(&table::TABLE_ENTRIES, &mut snapshot.tables.iter().map(|table| (table.name, table.entries))),
+        labelled(&table::TABLE_CAPACITY, &mut snapshot.tables.iter().map(|table| (table.name, table.capacity))),
+        attached,
+        Family::single(&table::SNAPSHOT_AGE, snapshot.taken.elapsed().as_secs_f64()),
+        Family::single(&table::SNAPSHOT_TIME, unix_seconds(snapshot.taken_at)),
+        Family::single(&table::EVALUATION_TIME, published.evaluation.as_secs_f64()),
+    ]
+}
+
+fn policies(published: &Published) -> Vec<Family> {
+    let mut events = Family::new(&table::POLICY_EVENTS);
+    let mut suppressed = Family::new(&table::POLICY_SUPPRESSED);
+    for (name, counts) in &published.policies {
+        events.add(&[name], counts.fired as f64);
+        suppressed.add(&[name, "cool_down"], counts.cooling as f64);
+        suppressed.add(&[name, "allow_list"], counts.allowed as f64);
+    }
+    vec![events, suppressed]
+}
+
+fn hooks(stats: &[Arc<HookStats>]) -> Vec<Family> {
+    let reports: Vec<(&str, HookReport)> = stats.iter().map(|stats| (&*stats.name, stats.report())).collect();
+    let per_hook = |definition: &'static Definition, value: fn(&HookReport) -> f64| {
+        let mut family = Family::new(definition);
+        reports.iter().for_each(|(name, report)| family.add(&[name], value(report)));
+        family
+    };
+    let per_reason = |definition: &'static Definition, values: fn(&HookReport) -> &[u64]| {
+        let mut family = Family::new(definition);
+        for (name, report) in &reports {
+            for (reason, value) in FailureReason::ALL.iter().zip(values(report)) {
+                family.add(&[name, reason.label()], *value as f64);
+            }
+        }
+        family
+    };
+    let mut dropped = Family::new(&table::HOOK_DROPPED);
+    for (name, report) in &reports {
+        dropped.add(&[name, "queue_full"], report.dropped_full as f64);
+        dropped.add(&[name, "shutdown"], report.dropped_shutdown as f64);
+    }
+    vec![
+        per_hook(&table::HOOK_DELIVERIES, |report| report.delivered as f64),
+        per_reason(&table::HOOK_FAILURES, |report| &report.failed),
+        per_reason(&table::HOOK_ATTEMPT_FAILURES, |report| &report.attempts_failed),
+        dropped,
+        per_hook(&table::HOOK_IN_FLIGHT, |report| report.in_flight as f64),
+        per_hook(&table::HOOK_QUEUED, |report| report.queued as f64),
+        per_hook(&table::HOOK_OLDEST, |report| report.oldest.unwrap_or(Duration::ZERO).as_secs_f64()),
+    ]
+}

@@ -1,0 +1,64 @@
+//! Node-level rows with a bound on their number.
+//!
+//! An interface name is the only label here that is not from a short list. Rows beyond [`MAX_ROWS`] are added up under
+//! the interface `other`. A row that was once shown by itself stays so, so that no counter goes down.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::Arc,
+};
+
+use monitor_common::protocol::{Confidence, Protocol};
+
+use crate::snapshot::NodeRow;
+
+/// Rows shown by themselves; three series each.
+pub const MAX_ROWS: usize = 300;
+/// The interface of rows that are added up.
+pub const OTHER: &str = "other";
+
+/// Remembers which rows are shown by themselves.
+#[derive(Debug, Default)]
+pub struct NodeRows {
+    shown: HashSet<(Arc<str>, u8, u8, u8)>,
+}
+
+/// What is shown.
+#[derive(Clone, Debug, Default)]
+pub struct Bounded {
+    /// The rows, those under [`OTHER`] last.
+    pub rows: Vec<NodeRow>,
+    /// How many rows were added up.
+    pub folded: usize,
+}
+
+impl NodeRows {
+    /// The rows of a drain, bounded.
+    pub fn bound(&mut self, rows: &[NodeRow]) -> Bounded {
+        let mut shown = Vec::with_capacity(rows.len().min(MAX_ROWS));
+        let mut other: BTreeMap<(u8, Protocol, Confidence), NodeRow> = BTreeMap::new();
+        let mut folded = 0;
+        for row in rows {
+            let (protocol, confidence) = (row.verdict.protocol, row.verdict.confidence);
+            let key = (Arc::clone(&row.interface), row.direction as u8, protocol as u8, confidence as u8);
+            if self.shown.contains(&key) || self.shown.len() < MAX_ROWS {
+                self.shown.insert(key);
+                shown.push(row.clone());
+                continue;
+            }
+            folded += 1;
+            let sum = other.entry((row.direction as u8, protocol, confidence)).or_insert_with(|| NodeRow {
+                interface: OTHER.into(),
+                packets: 0,
+                bytes: 0,
+                flows: 0,
+                ..row.clone()
+            });
+            sum.packets += row.packets;
+            sum.bytes += row.bytes;
+            sum.flows += row.flows;
+        }
+        shown.extend(other.into_values());
+        Bounded { rows: shown, folded }
+    }
+}

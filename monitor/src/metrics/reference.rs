@@ -1,0 +1,31 @@
+//! Generates `docs/metrics.md` from the table and checks that the committed one is current.
+
+use std::fmt::Write;
+
+use super::table::ALL;
+use crate::{config::assert_current, metrics::node::MAX_ROWS};
+
+#[test]
+fn the_documented_table_is_current() {
+    let mut out = format!(
+        "# Metrics\n\n\
+         Generated from `monitor/src/metrics/table.rs` by `UPDATE_DOCS=1 cargo test -p monitor`; a test fails when it is not current, and another\n\
+         compares it with what is scraped.\n\n\
+         `/metrics` shows the last drain and its age, so a scrape costs the kernel nothing. Counters never go down while the kernel's tables live,\n\
+         also over restarts of the agent. Subscribers appear under keyed pseudonyms only.\n\n\
+         Series of `/metrics` are bounded: {MAX_ROWS} rows of interface, direction and verdict by themselves and the rest under interface `other`,\n\
+         `metrics.top_k` x protocols x 2 for the top subscribers, and a fixed number for each hook, policy, table, reason and event.\n\
+         `/metrics/subscribers` exists only with `metrics.subscribers = true`; `?shard=i/n` gives a fixed part of the subscribers.\n\n\
+         `/livez` answers 200 while the agent's drain loop turns. `/readyz` answers 200 once the program is attached and a drain is done.\n",
+    );
+    for endpoint in ["/metrics", "/metrics/subscribers"] {
+        let _infallible =
+            write!(out, "\n## `{endpoint}`\n\n| name | type | unit | labels | meaning |\n|---|---|---|---|---|\n");
+        for each in ALL.iter().filter(|each| each.endpoint == endpoint) {
+            let labels: Vec<String> = each.labels.iter().map(|label| format!("`{label}`")).collect();
+            let (name, kind, unit, help) = (each.name, each.kind.label(), each.unit, each.help);
+            let _infallible = writeln!(out, "| `{name}` | {kind} | {unit} | {} | {help} |", labels.join(", "));
+        }
+    }
+    assert_current("docs/metrics.md", &out);
+}

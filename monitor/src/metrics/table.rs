@@ -1,0 +1,132 @@
+//! The definition of every metric: name, type, unit, labels, help. Nothing else in the agent spells a metric name.
+
+/// Type of a metric.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Only grows; restarts of the agent included where the kernel's tables survive.
+    Counter,
+    /// Goes up and down.
+    Gauge,
+    /// Counts by size.
+    Histogram,
+}
+
+impl Kind {
+    /// The word of the exposition format.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Counter => "counter",
+            Self::Gauge => "gauge",
+            Self::Histogram => "histogram",
+        }
+    }
+}
+
+/// Definition of a metric.
+#[derive(Debug)]
+pub struct Definition {
+    /// Full name.
+    pub name: &'static str,
+    /// Type.
+    pub kind: Kind,
+    /// Unit; empty for a plain count.
+    pub unit: &'static str,
+    /// Label names.
+    pub labels: &'static [&'static str],
+    /// What it says.
+    pub help: &'static str,
+    /// Where it is served.
+    pub endpoint: &'static str,
+}
+
+macro_rules! definitions {
+    ($($id:ident = $endpoint:literal $kind:ident $name:literal in $unit:literal by [$($label:literal),*]: $help:literal;)*) => {
+        $(
+            #[doc = $help]
+            pub static $id: Definition = Definition {
+                name: $name,
+                kind: Kind::$kind,
+                unit: $unit,
+                labels: &[$($label),*],
+                help: $help,
+                endpoint: $endpoint,
+            };
+        )*
+        /// Every metric.
+        pub static ALL: &[&Definition] = &[$(&$id),*];
+    };
+}
+
+definitions! {
+    TRAFFIC_BYTES = "/metrics" Counter "peertally_traffic_bytes_total" in "bytes" by ["interface", "direction", "protocol", "confidence"]:
+        "IP bytes seen, by verdict. Each packet is in exactly one series, or pending.";
+    TRAFFIC_PACKETS = "/metrics" Counter "peertally_traffic_packets_total" in "packets" by ["interface", "direction", "protocol", "confidence"]:
+        "IP packets seen, by verdict. Each packet is in exactly one series, or pending.";
+    TRAFFIC_FLOWS = "/metrics" Counter "peertally_traffic_flows_total" in "flows" by ["interface", "direction", "protocol", "confidence"]:
+        "Flows, by the interface and direction of their first packet and by verdict.";
+    TRAFFIC_FOLDED = "/metrics" Gauge "peertally_traffic_folded_rows" in "" by []:
+        "Combinations of interface, direction and verdict that are shown under interface other, to bound the number of series.";
+    SUBSCRIBERS_ACTIVE = "/metrics" Gauge "peertally_subscribers_active" in "" by ["protocol"]:
+        "Subscriber blocks with traffic of the protocol between the last two drains.";
+    TOP_BYTES = "/metrics" Counter "peertally_top_subscriber_bytes_total" in "bytes" by ["subscriber", "protocol", "direction"]:
+        "IP bytes of the subscribers with most recent P2P protocol traffic. The subscriber is a keyed pseudonym.";
+    PENDING_FLOWS = "/metrics" Gauge "peertally_pending_flows" in "flows" by []:
+        "Flows still under inspection.";
+    PENDING_PACKETS = "/metrics" Gauge "peertally_pending_packets" in "packets" by []:
+        "IP packets of flows still under inspection: seen, not yet under a protocol.";
+    PENDING_BYTES = "/metrics" Gauge "peertally_pending_bytes" in "bytes" by []:
+        "IP bytes of flows still under inspection: seen, not yet under a protocol.";
+    SKIPPED = "/metrics" Counter "peertally_skipped_packets_total" in "packets" by ["reason"]:
+        "Frames passed on without being counted as IP traffic.";
+    KERNEL_EVENTS = "/metrics" Counter "peertally_kernel_events_total" in "" by ["event"]:
+        "Rare events of the data path: refused inserts, evictions, lost races.";
+    CATCH_ALL_BYTES = "/metrics" Counter "peertally_catch_all_bytes_total" in "bytes" by ["direction"]:
+        "IP bytes counted without a subscriber because the tally table was full.";
+    TABLE_ENTRIES = "/metrics" Gauge "peertally_table_entries" in "" by ["table"]:
+        "Entries in use of a kernel table.";
+    TABLE_CAPACITY = "/metrics" Gauge "peertally_table_capacity" in "" by ["table"]:
+        "Entries a kernel table can hold.";
+    ATTACHED = "/metrics" Gauge "peertally_xdp_attached" in "" by ["interface", "role", "mode"]:
+        "1 for each interface the XDP program is attached to, with the mode read back from the kernel.";
+    SNAPSHOT_AGE = "/metrics" Gauge "peertally_snapshot_age_seconds" in "seconds" by []:
+        "Time since the drain that this answer shows.";
+    SNAPSHOT_TIME = "/metrics" Gauge "peertally_snapshot_timestamp_seconds" in "seconds" by []:
+        "Unix time of the drain that this answer shows.";
+    DRAIN_DURATION = "/metrics" Histogram "peertally_drain_duration_seconds" in "seconds" by []:
+        "Time a drain of the kernel's tables took.";
+    DRAIN_FAILURES = "/metrics" Counter "peertally_drain_failures_total" in "" by []:
+        "Drains that failed; nothing is lost, the next one has the counts.";
+    EVALUATION_TIME = "/metrics" Gauge "peertally_evaluation_duration_seconds" in "seconds" by []:
+        "Time the last evaluation of policies and top subscribers took.";
+    POLICY_EVENTS = "/metrics" Counter "peertally_policy_events_total" in "" by ["policy"]:
+        "Events of a policy.";
+    POLICY_SUPPRESSED = "/metrics" Counter "peertally_policy_suppressed_total" in "" by ["policy", "reason"]:
+        "Evaluations at or above the threshold that made no event: cool_down or allow_list.";
+    HOOK_DELIVERIES = "/metrics" Counter "peertally_hook_deliveries_total" in "" by ["hook"]:
+        "Events delivered to a hook.";
+    HOOK_FAILURES = "/metrics" Counter "peertally_hook_failures_total" in "" by ["hook", "reason"]:
+        "Events a hook gave up after its last attempt.";
+    HOOK_ATTEMPT_FAILURES = "/metrics" Counter "peertally_hook_attempt_failures_total" in "" by ["hook", "reason"]:
+        "Attempts of a hook that failed, those that were tried again included.";
+    HOOK_DROPPED = "/metrics" Counter "peertally_hook_dropped_total" in "" by ["hook", "reason"]:
+        "Events never delivered: queue_full, or shutdown.";
+    HOOK_IN_FLIGHT = "/metrics" Gauge "peertally_hook_in_flight" in "" by ["hook"]:
+        "Deliveries under way.";
+    HOOK_QUEUED = "/metrics" Gauge "peertally_hook_queued" in "" by ["hook"]:
+        "Events that wait for a hook.";
+    HOOK_OLDEST = "/metrics" Gauge "peertally_hook_oldest_age_seconds" in "seconds" by ["hook"]:
+        "Age of the oldest event that waits for a hook or is under way; 0 if there is none.";
+    INSPECTION = "/metrics" Gauge "peertally_inspection_mode_info" in "" by ["mode"]:
+        "1, with the inspection depth in force.";
+    BUILD = "/metrics" Gauge "peertally_build_info" in "" by ["version"]:
+        "1, with the version of the agent.";
+    START_TIME = "/metrics" Gauge "peertally_start_time_seconds" in "seconds" by []:
+        "Unix time of the agent's start.";
+    SUBSCRIBER_BYTES = "/metrics/subscribers" Counter "peertally_subscriber_bytes_total" in "bytes" by ["subscriber", "protocol", "confidence", "direction"]:
+        "IP bytes of each subscriber. The subscriber is a keyed pseudonym.";
+    SUBSCRIBER_PACKETS = "/metrics/subscribers" Counter "peertally_subscriber_packets_total" in "packets" by ["subscriber", "protocol", "confidence", "direction"]:
+        "IP packets of each subscriber. The subscriber is a keyed pseudonym.";
+    SUBSCRIBER_FLOWS = "/metrics/subscribers" Counter "peertally_subscriber_flows_total" in "flows" by ["subscriber", "protocol", "confidence"]:
+        "Flows of each subscriber. The subscriber is a keyed pseudonym.";
+}

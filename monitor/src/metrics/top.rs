@@ -1,0 +1,174 @@
+//! The subscribers with most recent P2P protocol traffic, at most `K` new ones at a time, with hysteresis.
+//!
+//! The score of a subscriber is its P2P bytes, halved every ten minutes. Who has a score among the first `K` enters;
+//! who is beyond `2 K` leaves, but not within ten minutes of entering while there is room: without this, changing ranks
+//! would make most of the series a server stores. Nothing is sorted but the `2 K` highest scores.
+
+use std::{
+    cmp::Reverse,
+    collections::{BinaryHeap, HashMap},
+    time::{Duration, Instant},
+};
+
+use monitor_common::{
+    protocol::{Confidence, Protocol},
+    tally::TallyKey,
+};
+
+use crate::{policy::Roster, snapshot::Snapshot, subscriber::Pseudonyms};
+
+/// Time after which traffic counts half.
+const HALF_LIFE: Duration = Duration::from_secs(600);
+/// Least time between entering and leaving.
+const LEAST_STAY: Duration = Duration::from_secs(600);
+/// Weight at which scores are scaled back, far below what a 64-bit float holds.
+const RESCALE: f64 = 1e60;
+
+/// Whether a tally's traffic makes a subscriber a P2P subscriber.
+fn is_p2p(key: &TallyKey) -> bool {
+    key.confidence != Confidence::None as u8
+}
+
+/// One exported subscriber and protocol.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TopRow {
+    /// Pseudonym.
+    pub subscriber: String,
+    /// Protocol.
+    pub protocol: Protocol,
+    /// Bytes it sent.
+    pub bytes_up: u64,
+    /// Bytes it received.
+    pub bytes_down: u64,
+}
+
+/// Scores and members.
+#[derive(Debug)]
+pub struct Top {
+    rank: usize,
+    /// Score of each subscriber, in units that grow with time: old traffic need not be touched to count less.
+    scores: Vec<f64>,
+    /// When the unit was 1.
+    epoch: Option<Instant>,
+    /// Pseudonym, and when it entered, of each member.
+    members: HashMap<u32, (String, Instant)>,
+}
+
+impl Top {
+    /// An empty table for rank `rank`; 0 exports nothing.
+    #[must_use]
+    pub fn new(rank: usize) -> Self {
+        Self { rank, scores: Vec::new(), epoch: None, members: HashMap::new() }
+    }
+
+    /// Most series that [`Top::rows`] makes: K times protocols times directions.
+    #[must_use]
+    pub const fn most_series(&self) -> usize {
+        self.rank * Protocol::ALL.len() * 2
+    }
+
+    /// Takes in a drain.
+    pub fn update(&mut self, snapshot: &Snapshot, roster: &Roster, pseudonyms: &Pseudonyms) {
+        if self.rank == 0 {
+            return;
+        }
+        self.scores.resize(roster.len(), 0.0);
+        let weight = self.weight(snapshot.taken);
+        for change in &snapshot.changes {
+            let Some(key) = snapshot.keys.get(change.slot as usize) else { continue };
+            if !is_p2p(key) {
+                continue;
+            }
+            if let Some(score) = self.scores.get_mut(roster.of_slot(change.slot) as usize) {
+                *score += change.delta.bytes_up.saturating_add(change.delta.bytes_down) as f64 * weight;
+            }
+        }
+        let leaders = self.leaders();
+        let kept: HashMap<u32, usize> = leaders.iter().enumerate().map(|(rank, number)| (*number, rank)).collect();
+        self.members.retain(|number, (_, entered)| {
+            kept.contains_key(number) || snapshot.taken.saturating_duration_since(*entered) < LEAST_STAY
+        });
+        for number in leaders.iter().take(self.rank) {
+            if let Some(subscriber) = roster.subscriber(*number) {
+                self.members.entry(*number).or_insert_with(|| (pseudonyms.of(subscriber), snapshot.taken));
+            }
+        }
+        self.crowd_out();
+    }
+
+    /// What a byte counts now.
+    fn weight(&mut self, now: Instant) -> f64 {
+        let epoch = *self.epoch.get_or_insert(now);
+        let weight = (now.saturating_duration_since(epoch).as_secs_f64() / HALF_LIFE.as_secs_f64()).exp2();
+        if weight < RESCALE {
+            return weight;
+        }
+        self.scores.iter_mut().for_each(|score| *score /= weight);
+        self.epoch = Some(now);
+        1.0
+    }
+
+    /// The `2 K` subscribers with the highest scores, highest first.
+    fn leaders(&self) -> Vec<u32> {
+        let room = self.rank * 2;
+        let mut heap: BinaryHeap<Reverse<(u64, u32)>> = BinaryHeap::with_capacity(room + 1);
+        for (number, score) in self.scores.iter().enumerate().filter(|(_, score)| **score > 0.0) {
+            // The bits of positive floats are in the order of their values.
+            let bits = score.to_bits();
+            if heap.len() < room {
+                heap.push(Reverse((bits, number as u32)));
+            } else if heap.peek().is_some_and(|Reverse((least, _))| bits > *least) {
+                heap.pop();
+                heap.push(Reverse((bits, number as u32)));
+            }
+        }
+        heap.into_sorted_vec().into_iter().map(|Reverse((_, number))| number).collect()
+    }
+
+    /// Ends the stay of the lowest members while there are more than `2 K`.
+    fn crowd_out(&mut self) {
+        let room = self.rank * 2;
+        if self.members.len() > room {
+            let mut order: Vec<u32> = self.members.keys().copied().collect();
+            order.sort_unstable_by(|left, right| self.score(*right).total_cmp(&self.score(*left)));
+            for number in &order[room..] {
+                self.members.remove(number);
+            }
+        }
+    }
+
+    fn score(&self, number: u32) -> f64 {
+        self.scores.get(number as usize).copied().unwrap_or(0.0)
+    }
+
+    /// The members' bytes by protocol, highest score first, within [`Top::most_series`].
+    #[must_use]
+    pub fn rows(&self, snapshot: &Snapshot, roster: &Roster) -> Vec<TopRow> {
+        let mut order: Vec<(&u32, &String)> = self.members.iter().map(|(number, (name, _))| (number, name)).collect();
+        order.sort_unstable_by(|(left, _), (right, _)| {
+            self.score(**right).total_cmp(&self.score(**left)).then(left.cmp(right))
+        });
+        let mut rows: Vec<TopRow> = Vec::new();
+        for (number, name) in order {
+            let begin = rows.len();
+            for slot in roster.slots(*number) {
+                let (Some(key), Some(totals)) = (roster.key(*slot), snapshot.totals.get(*slot as usize)) else {
+                    continue;
+                };
+                let Some(protocol) = Protocol::from_number(key.protocol).filter(|_| is_p2p(key)) else { continue };
+                let position = rows[begin..].iter().position(|row| row.protocol == protocol).map(|at| begin + at);
+                let position = position.unwrap_or_else(|| {
+                    rows.push(TopRow { subscriber: name.clone(), protocol, bytes_up: 0, bytes_down: 0 });
+                    rows.len() - 1
+                });
+                rows[position].bytes_up = rows[position].bytes_up.saturating_add(totals.bytes_up);
+                rows[position].bytes_down = rows[position].bytes_down.saturating_add(totals.bytes_down);
+            }
+            if rows.len() * 2 > self.most_series() {
+                rows.truncate(begin);
+                break;
+            }
+        }
+        rows
+    }
+}

@@ -1,0 +1,299 @@
+//! `peertally run`: attach, drain at a steady pace, publish, call hooks, and end in order.
+//!
+//! Everything that can be refused is refused before anything is attached. The kernel side is a [`Source`]; it is used by
+//! one thread of its own, so that no map is read on the reactor. Whatever happens to the agent, traffic passes.
+
+pub mod source;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    future::Future,
+    io,
+    sync::{Arc, mpsc},
+    time::{Duration, Instant},
+};
+
+use axum::Router;
+use tokio::{
+    net::{TcpListener, UnixListener},
+    sync::{oneshot, watch},
+    task::JoinHandle,
+};
+
+pub use source::Source;
+
+use crate::{
+    analysis::Analysis,
+    cli::RunArgs,
+    config::{self, ConfigError, Resolved, choices::OnExit},
+    exit::{Exit, ExitCause},
+    hooks::{Dispatcher, HookError},
+    http::{
+        self, App, Heartbeat,
+        listen::{self, ControlSocket, ListenError},
+    },
+    logging,
+    metrics::collector::Shared,
+    status::Facts,
+    subscriber::{PseudonymError, Pseudonyms},
+};
+
+/// Time open scrapes get at the end.
+const HTTP_GRACE: Duration = Duration::from_secs(1);
+
+/// Why the agent ended.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The configuration.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// An address is taken.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// The pseudonym key.
+    #[error(transparent)]
+    Pseudonyms(#[from] PseudonymError),
+    /// A hook cannot be set up.
+    #[error(transparent)]
+    Hook(#[from] HookError),
+    /// The kernel side.
+    #[error("{0}")]
+    Kernel(Box<dyn ExitCause>),
+    /// The runtime cannot start.
+    #[error("cannot start the agent's threads: {0}; check the limits of this service (`ulimit -u`, `ulimit -n`)")]
+    Runtime(#[source] io::Error),
+    /// A part of the agent ended by a bug.
+    #[error("the {0} ended unexpectedly; this is a bug, please report it with the log (traffic is not affected)")]
+    Bug(&'static str),
+}
+
+impl RunError {
+    fn kernel(error: impl ExitCause) -> Self {
+        Self::Kernel(Box::new(error))
+    }
+}
+
+impl ExitCause for RunError {
+    fn exit(&self) -> Exit {
+        match self {
+            Self::Config(error) => error.exit(),
+            Self::Listen(error) => error.exit(),
+            Self::Pseudonyms(PseudonymError::Io { source, .. }) if source.kind() == io::ErrorKind::PermissionDenied => {
+                Exit::Rights
+            }
+            Self::Pseudonyms(PseudonymError::Io { .. }) | Self::Runtime(_) => Exit::Unavailable,
+            Self::Pseudonyms(PseudonymError::Length { .. }) | Self::Hook(_) => Exit::Usage,
+            Self::Kernel(error) => error.exit(),
+            Self::Bug(_) => Exit::Bug,
+        }
+    }
+}
+
+/// Runs the agent until SIGTERM or SIGINT.
+///
+/// # Errors
+/// [`RunError`]; nothing stays attached that this call attached, unless the agent ran and was to leave it.
+pub fn main<S: Source>(
+    args: &RunArgs,
+    start: impl FnOnce(&Resolved) -> Result<S, S::Error> + Send + 'static,
+) -> Result<(), RunError> {
+    let resolved = config::load(args.config.as_deref(), &args.overrides())?;
+    resolved.require_interfaces()?;
+    logging::start(&resolved.log);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .thread_name("peertally")
+        .enable_all()
+        .build()
+        .map_err(RunError::Runtime)?;
+    runtime.block_on(async {
+        let stop = stop_signal().map_err(RunError::Runtime)?;
+        serve(resolved, start, stop, None).await
+    })
+}
+
+/// Ends with the first SIGTERM or SIGINT; the handlers are in place when this returns.
+fn stop_signal() -> io::Result<impl Future<Output = ()>> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => tracing::info!("SIGTERM: ending"),
+            _ = interrupt.recv() => tracing::info!("SIGINT: ending"),
+        }
+    })
+}
+
+/// Runs the agent until `stop` is done. `bound` is told the address of metrics, for a configuration with port 0.
+async fn serve<S: Source>(
+    resolved: Resolved,
+    start: impl FnOnce(&Resolved) -> Result<S, S::Error> + Send + 'static,
+    stop: impl Future<Output = ()>,
+    bound: Option<oneshot::Sender<std::net::SocketAddr>>,
+) -> Result<(), RunError> {
+    let resolved = Arc::new(resolved);
+    let tcp = listen::tcp(resolved.listen)?;
+    let address = tcp.local_addr().map_err(RunError::Runtime)?;
+    let mut control = ControlSocket::bind(&resolved.control_socket)?;
+    let pseudonyms = Pseudonyms::open(&resolved.pseudonym_key_file)?;
+    let dispatcher = Arc::new(Dispatcher::start(&resolved.hooks)?);
+    let shared = Shared::new(resolved.inspection, dispatcher.stats().to_vec());
+    let heartbeat = Arc::new(Heartbeat::new((resolved.drain_interval * 10).max(Duration::from_secs(60))));
+    let facts = Facts { listen: address.to_string(), ..Facts::of(&resolved) };
+    let app = App::new(Arc::clone(&shared), pseudonyms.clone(), Arc::clone(&heartbeat), facts);
+
+    let starting = Arc::clone(&resolved);
+    let source = tokio::task::spawn_blocking(move || start(&starting))
+        .await
+        .map_err(|_| RunError::Bug("attaching task"))?
+        .map_err(RunError::kernel)?;
+
+    let (end_http, http_ends) = watch::channel(());
+    let servers = [
+        serve_tcp(tcp, http::public(&app, resolved.subscriber_metrics), http_ends.clone())
+            .map_err(RunError::Runtime)?,
+        serve_unix(control.take(), http::control(&app), http_ends).map_err(RunError::Runtime)?,
+    ];
+    let (end_drain, drain_ends) = mpsc::channel::<()>();
+    let looped = DrainLoop {
+        analysis: Analysis::new(Arc::clone(&resolved), pseudonyms),
+        shared,
+        dispatcher: Arc::clone(&dispatcher),
+        heartbeat,
+        interval: resolved.drain_interval,
+        on_exit: resolved.on_exit,
+    };
+    let mut drain = spawn_drain(looped, source, drain_ends).map_err(RunError::Runtime)?;
+    tracing::info!(metrics = %format_args!("http://{address}/metrics"), "counting");
+    if let Some(bound) = bound {
+        // The receiver may not wait for it.
+        let _gone = bound.send(address);
+    }
+
+    let ended = tokio::select! {
+        () = stop => None,
+        ended = &mut drain => Some(ended),
+    };
+    drop(end_drain);
+    let ended = match ended {
+        Some(ended) => ended,
+        None => drain.await,
+    };
+    let outcome = ended.unwrap_or(Err(RunError::Bug("drain loop")));
+    if let Some(dispatcher) = Arc::into_inner(dispatcher) {
+        dispatcher.finish(resolved.shutdown_grace).await;
+    }
+    drop(end_http);
+    for mut server in servers {
+        if tokio::time::timeout(HTTP_GRACE, &mut server).await.is_err() {
+            server.abort();
+        }
+    }
+    tracing::info!("ended");
+    outcome
+}
+
+fn serve_tcp(
+    listener: std::net::TcpListener,
+    router: Router,
+    mut end: watch::Receiver<()>,
+) -> io::Result<JoinHandle<()>> {
+    let listener = TcpListener::from_std(listener)?;
+    Ok(tokio::spawn(async move {
+        let graceful =
+            axum::serve(listener, router).with_graceful_shutdown(async move { while end.changed().await.is_ok() {} });
+        if let Err(error) = graceful.await {
+            tracing::error!(%error, "the metrics server ended");
+        }
+    }))
+}
+
+fn serve_unix(
+    listener: Option<std::os::unix::net::UnixListener>,
+    router: Router,
+    mut end: watch::Receiver<()>,
+) -> io::Result<JoinHandle<()>> {
+    let listener = listener.map(UnixListener::from_std).transpose()?;
+    Ok(tokio::spawn(async move {
+        let Some(listener) = listener else { return };
+        let graceful =
+            axum::serve(listener, router).with_graceful_shutdown(async move { while end.changed().await.is_ok() {} });
+        if let Err(error) = graceful.await {
+            tracing::error!(%error, "the control socket ended");
+        }
+    }))
+}
+
+/// What the drain thread works with.
+struct DrainLoop {
+    analysis: Analysis,
+    shared: Arc<Shared>,
+    dispatcher: Arc<Dispatcher>,
+    heartbeat: Arc<Heartbeat>,
+    interval: Duration,
+    on_exit: OnExit,
+}
+
+/// Starts the drain thread; the receiver gets how it ended, and nothing if it panicked.
+fn spawn_drain<S: Source>(
+    looped: DrainLoop,
+    source: S,
+    end: mpsc::Receiver<()>,
+) -> io::Result<oneshot::Receiver<Result<(), RunError>>> {
+    let (tell, told) = oneshot::channel();
+    std::thread::Builder::new().name("drain".to_owned()).spawn(move || {
+        let ended = looped.run(source, &end).map_err(RunError::kernel);
+        // Nobody waits if the agent is ending by a panic of its own.
+        let _gone = tell.send(ended);
+    })?;
+    Ok(told)
+}
+
+impl DrainLoop {
+    /// Drains until `end` is closed, once more after that, and then leaves or detaches.
+    fn run<S: Source>(mut self, mut source: S, end: &mpsc::Receiver<()>) -> Result<(), S::Error> {
+        let mut next = Instant::now();
+        let mut ending = false;
+        loop {
+            self.heartbeat.beat();
+            self.once(&mut source);
+            if ending {
+                return source.finish(self.on_exit);
+            }
+            next += self.interval;
+            let now = Instant::now();
+            if next < now {
+                tracing::warn!(behind = ?(now - next), "draining takes longer than drain_interval; lengthen it");
+                next = now + self.interval;
+            }
+            // Only closing ends the wait early: nothing is ever sent.
+            ending = !matches!(end.recv_timeout(next - now), Err(mpsc::RecvTimeoutError::Timeout));
+        }
+    }
+
+    fn once<S: Source>(&mut self, source: &mut S) {
+        let snapshot = match source.drain() {
+            Ok(snapshot) => snapshot,
+            Err(error) => {
+                tracing::error!(%error, "a drain failed; the next one has the counts");
+                return self.shared.drain_failed(error.to_string());
+            }
+        };
+        let (published, events) = self.analysis.take(snapshot);
+        self.shared.publish(published);
+        for event in events {
+            tracing::info!(
+                event = %event.id,
+                policy = &*event.policy.name,
+                subscriber = event.pseudonym,
+                value = event.firing.value,
+                "P2P protocol traffic reached the threshold of a policy"
+            );
+            let event = Arc::new(event);
+            for hook in &event.policy.hooks {
+                self.dispatcher.send(*hook, &event);
+            }
+        }
+    }
+}

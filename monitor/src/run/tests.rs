@@ -1,0 +1,260 @@
+//! The whole agent over a kernel side that is a fake: start, scrape, events, trouble, end.
+
+use std::{
+    path::Path,
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+
+use monitor_common::protocol::{Confidence, Protocol};
+use tokio::sync::oneshot;
+
+use super::{RunError, Source, serve};
+use crate::{
+    config::{Overrides, Resolved, choices::OnExit},
+    exit::{Exit, ExitCause},
+    fake::{Kernel, bytes, key},
+    snapshot::Snapshot,
+    status,
+};
+
+#[derive(Debug, thiserror::Error)]
+#[error("the fake kernel said no")]
+struct No(Exit);
+
+impl ExitCause for No {
+    fn exit(&self) -> Exit {
+        self.0
+    }
+}
+
+/// What a test sees of its fake source.
+#[derive(Debug, Default)]
+struct Seen {
+    drains: u32,
+    finished: Option<OnExit>,
+    fail_drains: bool,
+    panic: bool,
+    bytes: u64,
+}
+
+struct Fake {
+    kernel: Kernel,
+    begun: Instant,
+    seen: Arc<Mutex<Seen>>,
+}
+
+impl Fake {
+    fn start(seen: &Arc<Mutex<Seen>>) -> impl FnOnce(&Resolved) -> Result<Self, No> + Send + 'static {
+        let seen = Arc::clone(seen);
+        move |_| Ok(Self { kernel: Kernel::new(), begun: Instant::now(), seen })
+    }
+}
+
+impl Source for Fake {
+    type Error = No;
+
+    fn drain(&mut self) -> Result<Snapshot, No> {
+        let mut seen = self.seen.lock().expect("lock");
+        seen.drains += 1;
+        assert!(!seen.panic, "a bug in the drain");
+        if seen.fail_drains {
+            return Err(No(Exit::Unavailable));
+        }
+        self.kernel.count(key("10.0.0.1", Protocol::BitTorrent, Confidence::Signature), bytes(seen.bytes, 0));
+        Ok(self.kernel.drain_at(self.begun.elapsed()))
+    }
+
+    fn finish(self, on_exit: OnExit) -> Result<(), No> {
+        self.seen.lock().expect("lock").finished = Some(on_exit);
+        Ok(())
+    }
+}
+
+fn configuration(directory: &Path, more: &str) -> Resolved {
+    let text = format!(
+        "interfaces = [{{ name = \"eth0\" }}]\nlisten = \"127.0.0.1:0\"\ndrain_interval = \"100ms\"\nstate_dir = \"{0}/state\"\n\
+         control_socket = \"{0}/run/control.sock\"\nshutdown_grace = \"2s\"\n{more}",
+        directory.display()
+    );
+    crate::config::parse(Path::new("p.toml"), &text, &Overrides::default()).expect("valid")
+}
+
+struct Running {
+    seen: Arc<Mutex<Seen>>,
+    address: std::net::SocketAddr,
+    stop: oneshot::Sender<()>,
+    task: tokio::task::JoinHandle<Result<(), RunError>>,
+}
+
+async fn start(resolved: Resolved, seen: Seen) -> Running {
+    let seen = Arc::new(Mutex::new(seen));
+    let (stop, stopped) = oneshot::channel::<()>();
+    let (bound, address) = oneshot::channel();
+    let source = Fake::start(&seen);
+    let stop_signal = async move {
+        let _dropped = stopped.await;
+    };
+    let task = tokio::spawn(serve(resolved, source, stop_signal, Some(bound)));
+    Running { seen, address: address.await.expect("started"), stop, task }
+}
+
+impl Running {
+    async fn get(&self, path: &str) -> (u16, String) {
+        crate::http::tests::get(self.address, path).await
+    }
+
+    /// Waits until a page has a text.
+    async fn wait_for(&self, path: &str, part: &str) -> String {
+        for _ in 0..400 {
+            let (_, body) = self.get(path).await;
+            if body.contains(part) {
+                return body;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("{path} never had {part}: {}", self.get(path).await.1);
+    }
+
+    async fn stop(self) -> (Result<(), RunError>, Arc<Mutex<Seen>>) {
+        self.stop.send(()).expect("running");
+        (self.task.await.expect("no panic"), self.seen)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn drains_publishes_fires_and_ends_in_order() {
+    let directory = tempfile::tempdir().expect("directory");
+    let out = directory.path().join("event.json");
+    let more = format!(
+        "on_exit = \"detach\"\n[[policies]]\nname = \"heavy\"\nthreshold = 500\nwindow = \"1m\"\nhooks = [\"save\"]\n\
+         [[hooks]]\nname = \"save\"\nexec = [\"/bin/sh\", \"-c\", \"cat > {}\"]\n",
+        out.display()
+    );
+    let resolved = configuration(directory.path(), &more);
+    let socket = resolved.control_socket.clone();
+    let running = start(resolved, Seen { bytes: 300, ..Seen::default() }).await;
+    running.wait_for("/metrics", "peertally_hook_deliveries_total{hook=\"save\"} 1").await;
+    assert_eq!(running.get("/readyz").await, (200, "ok\n".to_owned()));
+    assert_eq!(running.get("/livez").await.0, 200);
+    assert_eq!(running.get("/metrics/subscribers").await.0, 404, "off by default");
+    let event: serde_json::Value = serde_json::from_slice(&std::fs::read(&out).expect("delivered")).expect("JSON");
+    assert_eq!(event["subscriber"]["block"], "10.0.0.1/32");
+    assert!(event["value"].as_u64() >= Some(500));
+
+    let asked = socket.clone();
+    let status = tokio::task::spawn_blocking(move || status::ask(&asked)).await.expect("asked").expect("answered");
+    assert!(status.ready);
+    assert_eq!(status.hooks[0].delivered, 1);
+    assert_eq!(status.policies[0].events, 1);
+    let shown = status::show(&status);
+    assert!(shown.contains("heavy: 1 events") && shown.contains("eth0 (access, native)"), "{shown}");
+
+    let before = running.seen.lock().expect("lock").drains;
+    let (ended, seen) = running.stop().await;
+    ended.expect("a clean end");
+    let seen = seen.lock().expect("lock");
+    assert!(seen.drains > before, "drains once more at the end");
+    assert_eq!(seen.finished, Some(OnExit::Detach));
+    assert!(!socket.exists(), "the control socket is left behind");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_of_the_last_drain_is_delivered_before_the_end_and_a_hanging_hook_does_not_hold_it_up() {
+    let directory = tempfile::tempdir().expect("directory");
+    let out = directory.path().join("event.json");
+    let more = format!(
+        "[[policies]]\nname = \"heavy\"\nthreshold = 500\nwindow = \"1h\"\nhooks = [\"hang\", \"save\"]\n\
+         [[hooks]]\nname = \"hang\"\nexec = [\"/bin/sh\", \"-c\", \"sleep 1000\"]\ntimeout = \"1h\"\n\
+         [[hooks]]\nname = \"save\"\nexec = [\"/bin/sh\", \"-c\", \"cat > {}\"]\n",
+        out.display()
+    );
+    let running = start(configuration(directory.path(), &more), Seen::default()).await;
+    running.wait_for("/readyz", "ok").await;
+    tokio::time::sleep(Duration::from_millis(250)).await;
+    running.seen.lock().expect("lock").bytes = 1000;
+    let begun = Instant::now();
+    let (ended, _) = running.stop().await;
+    ended.expect("a clean end");
+    assert!(out.exists(), "the last event was lost");
+    assert!(begun.elapsed() < Duration::from_secs(8), "{:?}", begun.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn failed_drains_are_told_and_the_agent_goes_on() {
+    let directory = tempfile::tempdir().expect("directory");
+    let running = start(configuration(directory.path(), ""), Seen { fail_drains: true, ..Seen::default() }).await;
+    running.wait_for("/readyz", "the fake kernel said no").await;
+    assert_eq!(running.get("/readyz").await.0, 503);
+    running.wait_for("/metrics", "peertally_drain_failures_total 2").await;
+    running.seen.lock().expect("lock").fail_drains = false;
+    running.wait_for("/readyz", "ok").await;
+    running.stop().await.0.expect("a clean end");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bug_in_the_drain_ends_the_agent_with_its_own_code() {
+    let directory = tempfile::tempdir().expect("directory");
+    let running = start(configuration(directory.path(), ""), Seen { panic: true, ..Seen::default() }).await;
+    let ended = running.task.await.expect("no panic here").expect_err("a bug");
+    assert_eq!(ended.exit(), Exit::Bug);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_can_be_refused_is_refused_before_anything_is_attached() {
+    let directory = tempfile::tempdir().expect("directory");
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("bound");
+    let mut port = configuration(directory.path(), "");
+    port.listen = taken.local_addr().expect("address");
+    let mut file = configuration(directory.path(), "");
+    std::fs::write(directory.path().join("file"), "x").expect("written");
+    file.control_socket = directory.path().join("file");
+    let mut key = configuration(directory.path(), "");
+    std::fs::write(directory.path().join("key"), "short").expect("written");
+    key.pseudonym_key_file = directory.path().join("key");
+    let ca = "[[hooks]]\nname = \"h\"\nwebhook = \"https://127.0.0.1/\"\nca_file = \"/nonexistent.pem\"\n";
+    let ca = configuration(directory.path(), ca);
+    for (resolved, exit, part) in [
+        (port, Exit::Unavailable, "--listen"),
+        (file, Exit::Usage, "not a socket"),
+        (key, Exit::Usage, "not 32"),
+        (ca, Exit::Usage, "ca_file"),
+    ] {
+        let start = |_: &Resolved| -> Result<Fake, No> { panic!("attached although the start was to be refused") };
+        let error = serve(resolved, start, std::future::pending(), None).await.expect_err(part);
+        assert_eq!(error.exit(), exit, "{error}");
+        assert!(error.to_string().contains(part), "{error}");
+    }
+    assert!(directory.path().join("file").exists(), "removed what was not its own");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_agents_do_not_share_a_control_socket_but_a_dead_one_is_replaced() {
+    let directory = tempfile::tempdir().expect("directory");
+    let resolved = configuration(directory.path(), "");
+    std::fs::create_dir_all(directory.path().join("run")).expect("made");
+    drop(std::os::unix::net::UnixListener::bind(&resolved.control_socket).expect("bound"));
+    let running = start(resolved.clone(), Seen::default()).await;
+    let start = |_: &Resolved| -> Result<Fake, No> { panic!("attached") };
+    let error = serve(resolved, start, std::future::pending(), None).await.expect_err("running");
+    assert!(error.to_string().contains("another agent answers"), "{error}");
+    running.stop().await.0.expect("a clean end");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kernel_that_says_no_ends_the_start_with_its_code() {
+    let directory = tempfile::tempdir().expect("directory");
+    let resolved = configuration(directory.path(), "");
+    let socket = resolved.control_socket.clone();
+    let start = |_: &Resolved| -> Result<Fake, No> { Err(No(Exit::Rights)) };
+    let error = serve(resolved, start, std::future::pending(), None).await.expect_err("refused");
+    assert_eq!(error.exit(), Exit::Rights);
+    assert!(!socket.exists());
+}
+
+#[test]
+fn asking_an_absent_agent_says_what_to_do() {
+    let error = status::ask(Path::new("/nonexistent/control.sock")).expect_err("absent");
+    assert_eq!(error.exit(), Exit::Unavailable);
+    assert!(error.to_string().contains("peertally run"), "{error}");
+}

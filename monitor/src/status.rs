@@ -1,0 +1,292 @@
+//! `peertally status`: what a running agent says about itself over its control socket.
+//!
+//! The socket speaks HTTP (`GET /status`), so `curl --unix-socket` can ask too.
+
+mod show;
+
+use std::{
+    io::{self, Read, Write},
+    os::unix::net::UnixStream,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use serde::{Deserialize, Serialize};
+
+pub use show::{json, show};
+
+use crate::{analysis::Published, config::Resolved, exit::Exit, hooks::FailureReason, metrics::collector::Shared};
+
+/// Longest wait for an answer.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What does not change while the agent runs.
+#[derive(Clone, Debug)]
+pub struct Facts {
+    /// Node name.
+    pub node: Arc<str>,
+    /// Configuration file.
+    pub config: Option<PathBuf>,
+    /// Inspection depth.
+    pub inspection: &'static str,
+    /// Where metrics are.
+    pub listen: String,
+    /// Whether `/metrics/subscribers` exists.
+    pub subscriber_metrics: bool,
+}
+
+impl Facts {
+    /// The facts of a configuration.
+    #[must_use]
+    pub fn of(resolved: &Resolved) -> Self {
+        Self {
+            node: Arc::clone(&resolved.node),
+            config: resolved.source.clone(),
+            inspection: resolved.inspection.label(),
+            listen: resolved.listen.to_string(),
+            subscriber_metrics: resolved.subscriber_metrics,
+        }
+    }
+}
+
+/// The answer of `GET /status`. Keys may be added.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[expect(missing_docs, reason = "the names are the documentation of the JSON form")]
+pub struct Status {
+    pub version: String,
+    pub pid: u32,
+    pub node: String,
+    pub config: Option<PathBuf>,
+    pub inspection: String,
+    pub metrics: String,
+    pub uptime_seconds: f64,
+    pub ready: bool,
+    pub not_ready: Option<String>,
+    pub snapshot_age_seconds: Option<f64>,
+    pub drain_duration_seconds: Option<f64>,
+    pub drain_failures: u64,
+    pub attached: Vec<Attached>,
+    pub protocols: Vec<ProtocolTotals>,
+    pub pending_flows: u64,
+    pub tables: Vec<Table>,
+    pub skipped: Vec<Count>,
+    pub events: Vec<Count>,
+    pub policies: Vec<PolicyStatus>,
+    pub hooks: Vec<HookStatus>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[expect(missing_docs, reason = "as for Status")]
+pub struct Attached {
+    pub interface: String,
+    pub role: String,
+    pub mode: String,
+}
+
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[expect(missing_docs, reason = "as for Status")]
+pub struct ProtocolTotals {
+    pub protocol: String,
+    pub confidence: String,
+    pub flows: u64,
+    pub packets: u64,
+    pub bytes: u64,
+    /// Subscriber blocks with traffic of the protocol between the last two drains, whatever the confidence.
+    pub active_subscribers: u64,
+}
+
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[expect(missing_docs, reason = "as for Status")]
+pub struct Table {
+    pub table: String,
+    pub entries: u64,
+    pub capacity: u64,
+}
+
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[expect(missing_docs, reason = "as for Status")]
+pub struct Count {
+    pub name: String,
+    pub count: u64,
+}
+
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[expect(missing_docs, reason = "as for Status")]
+pub struct PolicyStatus {
+    pub policy: String,
+    pub events: u64,
+    pub cool_down: u64,
+    pub allow_list: u64,
+}
+
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[expect(missing_docs, reason = "as for Status")]
+pub struct HookStatus {
+    pub hook: String,
+    pub delivered: u64,
+    pub failed: u64,
+    pub dropped: u64,
+    pub in_flight: u64,
+    pub queued: u64,
+    pub failures: Vec<Count>,
+}
+
+impl Status {
+    /// The status now.
+    #[must_use]
+    pub fn of(shared: &Shared, facts: &Facts) -> Self {
+        let ready = shared.ready();
+        let mut status = Self {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            node: facts.node.to_string(),
+            config: facts.config.clone(),
+            inspection: facts.inspection.to_owned(),
+            metrics: format!("http://{}/metrics", facts.listen),
+            uptime_seconds: SystemTime::now().duration_since(shared.start()).unwrap_or_default().as_secs_f64(),
+            ready: ready.is_ok(),
+            not_ready: ready.err(),
+            drain_failures: shared.drain_failures(),
+            hooks: hooks(shared),
+            ..Self::default()
+        };
+        if let Some(published) = shared.published() {
+            status.fill(&published);
+        }
+        status
+    }
+
+    fn fill(&mut self, published: &Published) {
+        let snapshot = &published.snapshot;
+        let count = |name: &str, count: u64| Count { name: name.to_owned(), count };
+        self.snapshot_age_seconds = Some(snapshot.taken.elapsed().as_secs_f64());
+        self.drain_duration_seconds = Some(snapshot.drain_duration.as_secs_f64());
+        self.pending_flows = snapshot.pending.flows;
+        self.attached = snapshot
+            .attachments
+            .iter()
+            .map(|each| Attached {
+                interface: each.interface.to_string(),
+                role: each.role.to_owned(),
+                mode: each.mode.to_owned(),
+            })
+            .collect();
+        self.protocols = protocols(published);
+        self.tables = snapshot
+            .tables
+            .iter()
+            .map(|table| Table { table: table.name.to_owned(), entries: table.entries, capacity: table.capacity })
+            .collect();
+        self.skipped =
+            snapshot.skipped.iter().filter(|(_, n)| *n > 0).map(|(reason, n)| count(reason.label(), *n)).collect();
+        self.events = snapshot.events.iter().filter(|(_, n)| *n > 0).map(|(label, n)| count(label, *n)).collect();
+        self.policies = published
+            .policies
+            .iter()
+            .map(|(name, counts)| PolicyStatus {
+                policy: name.to_string(),
+                events: counts.fired,
+                cool_down: counts.cooling,
+                allow_list: counts.allowed,
+            })
+            .collect();
+    }
+}
+
+/// Node-level totals by verdict.
+fn protocols(published: &Published) -> Vec<ProtocolTotals> {
+    let mut totals: Vec<(u8, u8, ProtocolTotals)> = Vec::new();
+    for row in &published.node.rows {
+        let key = (row.verdict.protocol as u8, row.verdict.confidence as u8);
+        let position = totals.iter().position(|(protocol, confidence, _)| (*protocol, *confidence) == key);
+        let position = position.unwrap_or_else(|| {
+            let active = published.active.iter().find(|(protocol, _)| *protocol == row.verdict.protocol);
+            let line = ProtocolTotals {
+                protocol: row.verdict.protocol.label().to_owned(),
+                confidence: row.verdict.confidence.label().to_owned(),
+                active_subscribers: active.map_or(0, |(_, subscribers)| *subscribers),
+                ..ProtocolTotals::default()
+            };
+            totals.push((key.0, key.1, line));
+            totals.len() - 1
+        });
+        let line = &mut totals[position].2;
+        line.flows += row.flows;
+        line.packets += row.packets;
+        line.bytes += row.bytes;
+    }
+    totals.sort_by_key(|(protocol, confidence, _)| (*protocol, *confidence));
+    totals.into_iter().map(|(_, _, line)| line).collect()
+}
+
+fn hooks(shared: &Shared) -> Vec<HookStatus> {
+    let one = |stats: &Arc<crate::hooks::HookStats>| {
+        let report = stats.report();
+        let failures = FailureReason::ALL.iter().zip(report.failed).filter(|(_, count)| *count > 0);
+        HookStatus {
+            hook: stats.name.to_string(),
+            delivered: report.delivered,
+            failed: report.failed.iter().sum(),
+            dropped: report.dropped_full + report.dropped_shutdown,
+            in_flight: report.in_flight,
+            queued: report.queued,
+            failures: failures.map(|(reason, count)| Count { name: reason.label().to_owned(), count }).collect(),
+        }
+    };
+    shared.hooks().iter().map(one).collect()
+}
+
+/// Why no status was received.
+#[derive(Debug, thiserror::Error)]
+pub enum StatusError {
+    /// Nobody answers.
+    #[error("no agent answers on {}: {source}; start one with `peertally run`, or name its socket with --socket PATH{}", path.display(), if source.kind() == io::ErrorKind::PermissionDenied { " (this socket needs root)" } else { "" })]
+    Silent {
+        /// The socket.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// What answers is no agent.
+    #[error("{} answers with something else than a status; is it the agent's control socket?", .0.display())]
+    Strange(PathBuf),
+}
+
+impl StatusError {
+    /// The exit code of this error.
+    #[must_use]
+    pub fn exit(&self) -> Exit {
+        match self {
+            Self::Silent { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => Exit::Rights,
+            Self::Silent { .. } | Self::Strange(_) => Exit::Unavailable,
+        }
+    }
+}
+
+/// Asks the agent on a control socket.
+///
+/// # Errors
+/// [`StatusError`].
+pub fn ask(path: &Path) -> Result<Status, StatusError> {
+    let answer = exchange(path).map_err(|source| StatusError::Silent { path: path.to_owned(), source })?;
+    let strange = || StatusError::Strange(path.to_owned());
+    let text = String::from_utf8(answer).map_err(|_| strange())?;
+    let (head, body) = text.split_once("\r\n\r\n").ok_or_else(strange)?;
+    if head.split(' ').nth(1) != Some("200") {
+        return Err(strange());
+    }
+    serde_json::from_str(body).map_err(|_| strange())
+}
+
+/// One request in HTTP/1.0, whose answer ends with the connection (RFC 1945 section 7.2.2).
+fn exchange(path: &Path) -> io::Result<Vec<u8>> {
+    let mut stream = UnixStream::connect(path)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    stream.write_all(b"GET /status HTTP/1.0\r\nHost: localhost\r\n\r\n")?;
+    let mut answer = Vec::new();
+    stream.take(16 << 20).read_to_end(&mut answer)?;
+    Ok(answer)
+}
