@@ -28,9 +28,6 @@ use report::Report;
 
 use crate::{capture::CaptureError, exit::Exit, pool::Pool};
 
-/// Pools of a replay without `--subscribers`: every address is a subscriber.
-const EVERY_ADDRESS: [&str; 2] = ["0.0.0.0/0/32", "::/0/64"];
-
 /// Why a replay gave no result at all.
 #[derive(Debug, thiserror::Error)]
 pub enum ReplayError {
@@ -119,16 +116,20 @@ fn check_captures(captures: &[PathBuf]) -> Result<(), ReplayError> {
 
 /// The engine that was asked for; without a wish the kernel's, unless the rights to load it are missing.
 fn open_engine(args: &ReplayArgs) -> Result<Box<dyn ReplayEngine>, EngineError> {
-    let every_address = || EVERY_ADDRESS.iter().filter_map(|pool| pool.parse().ok()).collect();
-    let pools: Vec<Pool> = if args.subscribers.is_empty() { every_address() } else { args.subscribers.clone() };
+    let pools = if args.subscribers.is_empty() { every_address() } else { args.subscribers.clone() };
     match args.engine {
-        Some(EngineKind::Host) => Ok(host::open(&pools)),
-        Some(EngineKind::Kernel) => kernel::open(&pools),
-        None => match kernel::open(&pools) {
-            Err(EngineError::Rights(_)) => Ok(host::open(&pools)),
+        Some(kind) => engine::open(kind, &pools),
+        None => match engine::open(EngineKind::Kernel, &pools) {
+            Err(EngineError::Rights(_)) => engine::open(EngineKind::Host, &pools),
             other => other,
         },
     }
+}
+
+/// Pools of a replay without `--subscribers`: every address is a subscriber.
+#[must_use]
+pub fn every_address() -> Vec<Pool> {
+    ["0.0.0.0/0/32", "::/0/64"].iter().filter_map(|pool| pool.parse().ok()).collect()
 }
 
 fn print(report: &Report, format: Format, out: &mut impl Write) -> io::Result<()> {

@@ -6,16 +6,11 @@ use monitor_common::{packet, walk::walk};
 
 use super::{
     clock::Clock,
-    engine::{EngineError, ReplayEngine},
+    engine::{EngineError, ReplayEngine, first_buffer},
     flows::Flows,
     report::Report,
 };
-use crate::capture::{Capture, CaptureError, Frame, Item};
-
-/// Bytes of a frame that engines get. The kernel's test runner, like a driver, splits longer frames into buffers of which
-/// the program reads the first, 3,520 bytes with pages of 4 KiB (`bpf_prog_test_run_xdp` in net/bpf/test_run.c). Both
-/// engines see as much; lengths come from the wire length.
-const FIRST_BUFFER_BYTES: usize = 3_072;
+use crate::capture::{Capture, CaptureError, Item};
 
 /// A replay under way.
 pub(super) struct Driver {
@@ -58,7 +53,7 @@ impl Driver {
                 Err(error) => return Ok(Some(error)),
             };
             let now_s = self.clock.second_of(frame.timestamp_ns);
-            let frame = Frame { bytes: &frame.bytes[..frame.bytes.len().min(FIRST_BUFFER_BYTES)], ..frame };
+            let frame = first_buffer(frame);
             let disposition = self.engine.packet(&frame, now_s)?;
             if let Some(flows) = &mut self.flows
                 && let Ok(headers) = walk(&packet::Frame::new(frame.bytes, frame.wire_len))

@@ -9,7 +9,7 @@ use monitor_common::{
     tally::{Direction, TallyKey, Totals},
 };
 
-use super::args::EngineKind;
+use super::{args::EngineKind, host, kernel};
 use crate::{
     capture::Frame,
     datapath::{
@@ -17,7 +17,30 @@ use crate::{
         view::{View, node_index_parts},
     },
     exit::Exit,
+    pool::Pool,
 };
+
+/// Bytes of a frame that engines get. The kernel's test runner, like a driver, splits longer frames into buffers of which
+/// the program reads the first, 3,520 bytes with pages of 4 KiB (`bpf_prog_test_run_xdp` in net/bpf/test_run.c). Both
+/// engines see as much; lengths come from the wire length.
+const FIRST_BUFFER_BYTES: usize = 3_072;
+
+/// The part of a frame that an engine gets.
+#[must_use]
+pub fn first_buffer(frame: Frame<'_>) -> Frame<'_> {
+    Frame { bytes: &frame.bytes[..frame.bytes.len().min(FIRST_BUFFER_BYTES)], ..frame }
+}
+
+/// An engine with empty tables that takes `pools` as subscribers.
+///
+/// # Errors
+/// The kernel cannot run the program, or the rights to load it are missing.
+pub fn open(kind: EngineKind, pools: &[Pool]) -> Result<Box<dyn ReplayEngine>, EngineError> {
+    match kind {
+        EngineKind::Kernel => kernel::open(pools),
+        EngineKind::Host => Ok(host::open(pools)),
+    }
+}
 
 /// Something that counts frames as the XDP program does.
 pub trait ReplayEngine {
