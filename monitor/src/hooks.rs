@@ -13,7 +13,10 @@ pub mod webhook;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
-use tokio::{sync::mpsc, task::JoinHandle};
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinHandle,
+};
 
 pub use stats::{HookReport, HookStats};
 
@@ -145,6 +148,7 @@ pub struct Dispatcher {
     queues: Vec<mpsc::Sender<Job>>,
     workers: Vec<JoinHandle<()>>,
     stats: Vec<Arc<HookStats>>,
+    abandon: watch::Sender<bool>,
 }
 
 impl Dispatcher {
@@ -153,14 +157,16 @@ impl Dispatcher {
     /// # Errors
     /// [`HookError`] if a hook's certificate authorities cannot be read.
     pub fn start(configs: &[HookConfig]) -> Result<Self, HookError> {
-        let mut dispatcher = Self { queues: Vec::new(), workers: Vec::new(), stats: Vec::new() };
+        let mut dispatcher =
+            Self { queues: Vec::new(), workers: Vec::new(), stats: Vec::new(), abandon: watch::channel(false).0 };
         let hooks: Vec<Hook> = configs.iter().map(Hook::new).collect::<Result<_, _>>()?;
         for hook in hooks {
             let stats = Arc::clone(hook.stats());
             let (sender, receiver) = mpsc::channel(hook.queue());
             dispatcher.queues.push(sender);
             dispatcher.stats.push(stats);
-            dispatcher.workers.push(tokio::spawn(delivery::work(Arc::new(hook), receiver)));
+            let abandon = dispatcher.abandon.subscribe();
+            dispatcher.workers.push(tokio::spawn(delivery::work(Arc::new(hook), receiver, abandon)));
         }
         Ok(dispatcher)
     }
@@ -187,23 +193,21 @@ impl Dispatcher {
     pub async fn finish(self, grace: Duration) {
         drop(self.queues);
         let mut workers = self.workers;
-        let all = async {
-            for worker in &mut workers {
-                // A worker only ends early by a panic, which its tickets have counted.
-                let _ended = worker.await;
-            }
-        };
-        if tokio::time::timeout(grace, all).await.is_err() {
+        if tokio::time::timeout(grace, ended(&mut workers)).await.is_err() {
             let open: usize = self.stats.iter().map(|stats| stats.report().waiting()).sum();
             tracing::warn!(open, "the agent ends before all hooks were delivered; the rest is dropped");
-            for worker in &workers {
-                worker.abort();
-            }
-            for worker in workers {
-                if !worker.is_finished() {
-                    let _aborted = worker.await;
-                }
-            }
+            // Workers that have ended do not listen any more.
+            let _ended = self.abandon.send(true);
+            ended(&mut workers).await;
         }
+    }
+}
+
+/// Waits for every worker that has not been waited for.
+async fn ended(workers: &mut Vec<JoinHandle<()>>) {
+    while let Some(worker) = workers.last_mut() {
+        // A worker only ends early by a panic; its tickets have counted what it held.
+        let _ended = worker.await;
+        workers.pop();
     }
 }

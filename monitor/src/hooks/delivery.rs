@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use tokio::{
-    sync::{Semaphore, mpsc},
-    task::JoinSet,
+    sync::{Semaphore, mpsc, watch},
+    task::{JoinError, JoinSet},
 };
 
 use super::{Failure, HookConfig, HookError, Job, Target, backoff, exec, stats::HookStats, webhook::Client};
@@ -83,24 +83,39 @@ impl Hook {
     }
 }
 
-/// Delivers until the queue is closed and empty. If this task is aborted, what is under way is ended with it.
-pub(super) async fn work(hook: Arc<Hook>, mut queue: mpsc::Receiver<Job>) {
-    let places = Arc::new(Semaphore::new(hook.config.concurrency));
+/// Delivers until the queue is closed and empty, or until `abandon` changes: then what waits or is under way is dropped,
+/// and this returns when all of it has ended.
+pub(super) async fn work(hook: Arc<Hook>, mut queue: mpsc::Receiver<Job>, mut abandon: watch::Receiver<bool>) {
     let mut under_way = JoinSet::new();
+    tokio::select! {
+        () = deliver_all(&hook, &mut queue, &mut under_way) => {}
+        _ = abandon.changed() => {}
+    }
+    under_way.shutdown().await;
+}
+
+async fn deliver_all(hook: &Arc<Hook>, queue: &mut mpsc::Receiver<Job>, under_way: &mut JoinSet<()>) {
+    let places = Arc::new(Semaphore::new(hook.config.concurrency));
     loop {
         // The place comes first: an event that cannot start yet stays in the queue, where it is bounded.
         let Ok(place) = Arc::clone(&places).acquire_owned().await else { break };
         let Some(job) = queue.recv().await else { break };
-        let hook = Arc::clone(&hook);
+        let hook = Arc::clone(hook);
         under_way.spawn(async move {
             hook.deliver(job).await;
             drop(place);
         });
         while let Some(ended) = under_way.try_join_next() {
-            if let Err(error) = ended {
-                tracing::error!(%error, "a hook delivery ended by a bug; its event counts as dropped");
-            }
+            tell_bug(ended);
         }
     }
-    while under_way.join_next().await.is_some() {}
+    while let Some(ended) = under_way.join_next().await {
+        tell_bug(ended);
+    }
+}
+
+fn tell_bug(ended: Result<(), JoinError>) {
+    if let Err(error) = ended {
+        tracing::error!(%error, "a hook delivery ended by a bug; its event counts as dropped");
+    }
 }
