@@ -92,7 +92,7 @@ pub struct ControlSocket {
 }
 
 impl ControlSocket {
-    /// Listens on a Unix socket that its owner and group may use. A socket that nobody answers on is replaced.
+    /// Listens on a Unix socket that only its owner may use: it names subscribers by address. A socket that nobody answers on is replaced.
     ///
     /// # Errors
     /// [`ListenError`].
@@ -116,7 +116,7 @@ impl ControlSocket {
         }
         let listener = UnixListener::bind(path).map_err(failed)?;
         let socket = Self { listener: Some(listener), path: path.to_owned() };
-        fs::set_permissions(path, fs::Permissions::from_mode(0o660)).map_err(failed)?;
+        fs::set_permissions(path, fs::Permissions::from_mode(0o600)).map_err(failed)?;
         if let Some(listener) = &socket.listener {
             listener.set_nonblocking(true).map_err(failed)?;
         }

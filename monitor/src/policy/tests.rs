@@ -276,9 +276,9 @@ fn a_thousand_policies_over_a_million_tallies() {
             keys.push(key(&address, *protocol, Confidence::Signature));
         }
     }
-    for round in 0..4 {
+    for round in 0..6 {
         for (index, key) in keys.iter().enumerate() {
-            bench.kernel.count(*key, bytes(if index % 1000 == 0 { 600_000 } else { 1000 }, 0));
+            bench.kernel.count(*key, bytes(if index % 50_000 == 0 { 600_000 } else { 1000 }, 0));
         }
         let snapshot = bench.kernel.drain_at(Duration::from_secs(round * 10));
         let begun = std::time::Instant::now();

@@ -150,6 +150,11 @@ async fn drains_publishes_fires_and_ends_in_order() {
     let shown = status::show(&status);
     assert!(shown.contains("heavy: 1 events") && shown.contains("eth0 (access, native)"), "{shown}");
 
+    {
+        use std::os::unix::fs::PermissionsExt;
+        let mode = std::fs::metadata(&socket).expect("there").permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "others may ask");
+    }
     let before = running.seen.lock().expect("lock").drains;
     let (ended, seen) = running.stop().await;
     ended.expect("a clean end");

@@ -91,8 +91,8 @@ impl<'a> Agent<'a> {
     pub fn node_totals(&self) -> Result<NodeTotals> {
         let metrics = self.metrics()?;
         Ok(NodeTotals {
-            packets: metrics.sum("peertally_packets_total", &[]),
-            bytes: metrics.sum("peertally_bytes_total", &[]),
+            packets: metrics.sum("peertally_traffic_packets_total", &[]),
+            bytes: metrics.sum("peertally_traffic_bytes_total", &[]),
             skipped: metrics.sum("peertally_skipped_packets_total", &[]),
         })
     }

@@ -104,7 +104,7 @@ pub(super) fn print(outcome: &Outcome) {
 /// Prints the start of what `/metrics` says.
 pub(super) fn print_metrics(agent: &Agent<'_>) -> Result<()> {
     let (_status, body) = agent.get("/metrics")?;
-    let lines = body.lines().filter(|line| line.starts_with("peertally_bytes_total"));
+    let lines = body.lines().filter(|line| line.starts_with("peertally_traffic_bytes_total"));
     for line in lines.take(METRIC_LINES) {
         println!("    {line}");
     }

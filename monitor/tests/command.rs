@@ -1,0 +1,91 @@
+//! The command as people run it: exit codes and messages of mistakes, without rights and without the kernel.
+
+use std::{fs, process::Command};
+
+struct Said {
+    code: Option<i32>,
+    out: String,
+    err: String,
+}
+
+fn peertally(arguments: &[&str]) -> Said {
+    let output =
+        Command::new(env!("CARGO_BIN_EXE_peertally")).args(arguments).env_clear().output().expect("the command starts");
+    Said {
+        code: output.status.code(),
+        out: String::from_utf8_lossy(&output.stdout).into_owned(),
+        err: String::from_utf8_lossy(&output.stderr).into_owned(),
+    }
+}
+
+#[test]
+fn a_valid_configuration_says_what_it_would_do() {
+    let directory = tempfile::tempdir().expect("directory");
+    let file = directory.path().join("p.toml");
+    let text = "interfaces = [{ name = \"eth0\" }]\n[[policies]]\nname = \"heavy\"\nthreshold = \"1 GiB\"\nwindow = \"1h\"\n\
+                hooks = [\"tell\"]\n[[hooks]]\nname = \"tell\"\nwebhook = \"https://abuse.example.net/e?token=secret\"\n";
+    fs::write(&file, text).expect("written");
+    let said = peertally(&["check-config", file.to_str().expect("UTF-8")]);
+    assert_eq!(said.code, Some(0), "{}", said.err);
+    for part in [
+        "valid",
+        "eth0 (access)",
+        "heavy: 1073741824 bytes",
+        "within 1h",
+        "-> tell",
+        "POST https://abuse.example.net/e,",
+    ] {
+        assert!(said.out.contains(part), "no {part} in {}", said.out);
+    }
+    assert!(!said.out.contains("secret"), "{}", said.out);
+}
+
+#[test]
+fn the_shipped_example_is_valid() {
+    let said = peertally(&["check-config", concat!(env!("CARGO_MANIFEST_DIR"), "/peertally.example.toml")]);
+    assert_eq!(said.code, Some(0), "{}", said.err);
+}
+
+#[test]
+fn mistakes_end_with_64_and_name_the_line() {
+    let directory = tempfile::tempdir().expect("directory");
+    let file = directory.path().join("p.toml");
+    fs::write(&file, "\nlissten = \"127.0.0.1:1\"\n").expect("written");
+    let said = peertally(&["check-config", file.to_str().expect("UTF-8")]);
+    assert_eq!(said.code, Some(64));
+    assert!(said.err.contains("p.toml:2") && said.err.contains("did you mean `listen`"), "{}", said.err);
+    assert!(said.out.is_empty());
+
+    let said = peertally(&["check-config", "/nonexistent/p.toml"]);
+    assert_eq!(said.code, Some(64));
+    assert!(said.err.contains("/nonexistent/p.toml"), "{}", said.err);
+
+    for arguments in [&["no-such-command"][..], &["check-config"], &[], &["--no-such-flag"]] {
+        assert_eq!(peertally(arguments).code, Some(64), "{arguments:?}");
+    }
+}
+
+#[test]
+fn help_and_version_end_with_0() {
+    for arguments in [&["--help"][..], &["--version"], &["check-config", "--help"], &["status", "--help"]] {
+        let said = peertally(arguments);
+        assert_eq!(said.code, Some(0), "{arguments:?}");
+        assert!(!said.out.is_empty());
+    }
+}
+
+#[test]
+fn commands_that_are_not_built_do_not_exist() {
+    let help = peertally(&["--help"]).out;
+    for name in ["doctor", "plan", "top", "subscribers", "cases", "notices"] {
+        assert_eq!(peertally(&[name]).code, Some(64), "{name}");
+        assert!(!help.lines().any(|line| line.trim_start().starts_with(name)), "{name} is in the help");
+    }
+}
+
+#[test]
+fn status_without_an_agent_says_what_to_do() {
+    let said = peertally(&["status", "--socket", "/nonexistent/control.sock"]);
+    assert_eq!(said.code, Some(69));
+    assert!(said.err.contains("peertally run"), "{}", said.err);
+}
