@@ -32,7 +32,7 @@ use crate::{
         collector::{Exposition, Shared},
         subscribers::{self, Shard},
     },
-    status::{Facts, Status},
+    status::{self, Facts, Status},
     subscriber::Pseudonyms,
 };
 
@@ -117,7 +117,7 @@ pub fn public(app: &App, subscribers: bool) -> Router {
 
 /// What is served on the control socket.
 pub fn control(app: &App) -> Router {
-    Router::new().route("/status", get(status)).with_state(app.clone())
+    Router::new().route("/status", get(show_status)).route("/subscribers", get(tallies)).with_state(app.clone())
 }
 
 async fn landing(State(app): State<App>) -> Html<String> {
@@ -161,7 +161,7 @@ async fn readyz(State(app): State<App>) -> Response {
     }
 }
 
-async fn status(State(app): State<App>) -> Response {
+async fn show_status(State(app): State<App>) -> Response {
     let status = Status::of(&app.shared, &app.facts);
     match serde_json::to_vec(&status) {
         Ok(json) => ([(header::CONTENT_TYPE, "application/json")], json).into_response(),
@@ -183,18 +183,34 @@ async fn all_subscribers(State(app): State<App>, Query(query): Query<ShardQuery>
     let Some(published) = app.shared.published() else {
         return (StatusCode::SERVICE_UNAVAILABLE, "no drain yet\n").into_response();
     };
+    let pseudonyms = app.pseudonyms.clone();
+    streamed(&app, TEXT_FORMAT, move |send| subscribers::write(&published.snapshot, &pseudonyms, shard, send))
+}
+
+async fn tallies(State(app): State<App>) -> Response {
+    let Some(published) = app.shared.published() else {
+        return (StatusCode::SERVICE_UNAVAILABLE, "no drain yet\n").into_response();
+    };
+    streamed(&app, "application/x-ndjson", move |send| status::subscribers::write(&published.snapshot, send))
+}
+
+/// Answers with what `write` hands on, piece by piece, so that memory does not grow with the number of subscribers.
+fn streamed(
+    app: &App,
+    content_type: &'static str,
+    write: impl FnOnce(&dyn Fn(String) -> bool) + Send + 'static,
+) -> Response {
     let Ok(place) = Arc::clone(&app.streams).try_acquire_owned() else {
         let text = "too many scrapes of every subscriber at once; scrape one shard after another\n";
         return (StatusCode::SERVICE_UNAVAILABLE, text).into_response();
     };
     let (sender, receiver) = mpsc::channel::<String>(PIECES_AHEAD);
     tokio::task::spawn_blocking(move || {
-        let send = |piece| sender.blocking_send(piece).is_ok();
-        subscribers::write(&published.snapshot, &app.pseudonyms, shard, send);
+        write(&|piece| sender.blocking_send(piece).is_ok());
         drop(place);
     });
     let pieces = stream::unfold(receiver, |mut receiver| async {
         receiver.recv().await.map(|piece| (Ok::<_, Infallible>(piece), receiver))
     });
-    ([(header::CONTENT_TYPE, TEXT_FORMAT)], Body::from_stream(pieces)).into_response()
+    ([(header::CONTENT_TYPE, content_type)], Body::from_stream(pieces)).into_response()
 }

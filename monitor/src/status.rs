@@ -1,8 +1,9 @@
 //! `peertally status`: what a running agent says about itself over its control socket.
 //!
-//! The socket speaks HTTP (`GET /status`), so `curl --unix-socket` can ask too.
+//! The socket speaks HTTP (`GET /status`, `GET /subscribers`), so `curl --unix-socket` can ask too.
 
 mod show;
+pub mod subscribers;
 
 use std::{
     io::{self, Read, Write},

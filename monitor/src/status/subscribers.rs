@@ -1,0 +1,76 @@
+//! Every tally with its subscriber's address block, for the control socket.
+//!
+//! Address blocks leave the agent here and in hooks that ask for them, nowhere else: the socket is root's, `/metrics`
+//! shows pseudonyms.
+
+use monitor_common::protocol::{Confidence, Protocol};
+use serde::Serialize;
+
+use crate::{snapshot::Snapshot, subscriber::Subscriber};
+
+/// Bytes of one piece.
+const PIECE: usize = 64 * 1024;
+
+/// One line: the same keys as a row of `subscribers` in the output of `replay` (design section 8).
+#[derive(Serialize)]
+struct Row {
+    realm: String,
+    subscriber: String,
+    protocol: &'static str,
+    confidence: &'static str,
+    flows: u64,
+    packets_up: u64,
+    bytes_up: u64,
+    packets_down: u64,
+    bytes_down: u64,
+}
+
+/// Writes one JSON object a line and hands on each piece; ends early when `send` says that nobody reads.
+pub fn write(snapshot: &Snapshot, mut send: impl FnMut(String) -> bool) {
+    let mut piece = String::with_capacity(PIECE + 1024);
+    for (key, totals) in snapshot.keys.iter().zip(&snapshot.totals) {
+        let Some(subscriber) = Subscriber::of(key) else { continue };
+        let verdict = (Protocol::from_number(key.protocol), Confidence::from_number(key.confidence));
+        let (Some(protocol), Some(confidence)) = verdict else { continue };
+        let row = Row {
+            realm: if subscriber.realm == 0 { String::new() } else { subscriber.realm.to_string() },
+            subscriber: subscriber.block().to_string(),
+            protocol: protocol.label(),
+            confidence: confidence.label(),
+            flows: totals.flows,
+            packets_up: totals.packets_up,
+            bytes_up: totals.bytes_up,
+            packets_down: totals.packets_down,
+            bytes_down: totals.bytes_down,
+        };
+        piece += &serde_json::to_string(&row).expect("strings and numbers always serialise");
+        piece.push('\n');
+        if piece.len() >= PIECE && !send(std::mem::replace(&mut piece, String::with_capacity(PIECE + 1024))) {
+            return;
+        }
+    }
+    send(piece);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::fake::{Kernel, bytes, key};
+
+    #[test]
+    fn a_line_has_the_keys_of_replay_and_the_block() {
+        let mut kernel = Kernel::new();
+        kernel.count(key("10.0.0.1", Protocol::BitTorrent, Confidence::Signature), bytes(1_000, 2_000));
+        let mut text = String::new();
+        write(&kernel.drain_at(Duration::ZERO), |piece| {
+            text += &piece;
+            true
+        });
+        let expected = "{\"realm\":\"\",\"subscriber\":\"10.0.0.1/32\",\"protocol\":\"bittorrent\",\
+             \"confidence\":\"signature\",\"flows\":0,\"packets_up\":1,\"bytes_up\":1000,\"packets_down\":2,\
+             \"bytes_down\":2000}\n";
+        assert_eq!(text, expected);
+    }
+}
