@@ -1,12 +1,15 @@
-//! The laboratory itself: transfers of real clients arrive without any agent, and nothing is left behind.
+//! The laboratory itself: traffic passes without any agent, its counts agree, and nothing is left behind.
 
-use std::{fs, path::Path, time::Duration};
-
-use anyhow::{Result, ensure};
-use peertally_tests::lab::{
-    self, Amule, Aria2, DnsServer, EdonkeyServer, INTERNET_V4, INTERNET_V6, IpReference, LIBTORRENT_PORT, Lab,
-    Libtorrent, TRACKER_PORT, Tracker, Transmission, WebServer,
+use std::{
+    env, fs,
+    io::{self, BufRead, BufReader},
+    path::Path,
+    process::{Command, Stdio},
+    time::Duration,
 };
+
+use anyhow::{Context, Result, ensure};
+use peertally_tests::lab::{self, DnsServer, INTERNET_V4, INTERNET_V6, IpReference, Lab, Process, WebServer};
 
 const MEGABYTE: usize = 1 << 20;
 
@@ -25,6 +28,46 @@ fn removes_itself() -> Result<()> {
     let mounts = fs::read_to_string("/proc/self/mounts")?;
     ensure!(!mounts.contains(&name), "a mount is left");
     Ok(())
+}
+
+/// Set for the process that [`guard_removes_what_a_killed_owner_left`] kills.
+const OWNER_VARIABLE: &str = "PEERTALLY_TEST_OWNER";
+
+fn hold_a_laboratory() -> Result<()> {
+    let lab = Lab::new(1)?;
+    let _sleeper = Process::spawn("sleeper", lab.directory(), lab.subscriber(1).command("sleep").arg("600"))?;
+    println!("\n{}", lab.name());
+    io::stdin().read_line(&mut String::new())?;
+    Ok(())
+}
+
+#[test]
+fn guard_removes_what_a_killed_owner_left() -> Result<()> {
+    if !lab::require("guard_removes_what_a_killed_owner_left", &[]) {
+        return Ok(());
+    }
+    if env::var_os(OWNER_VARIABLE).is_some() {
+        return hold_a_laboratory();
+    }
+    let mut owner = Command::new(env::current_exe()?)
+        .args(["--exact", "--nocapture", "guard_removes_what_a_killed_owner_left"])
+        .env(OWNER_VARIABLE, "1")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()?;
+    let lines = BufReader::new(owner.stdout.take().context("a pipe")?).lines();
+    let prefix = format!("pt-{}-", owner.id());
+    let name = lines.map_while(Result::ok).find(|line| line.starts_with(&prefix)).context("a laboratory's name")?;
+    let namespaces = || -> Result<usize> {
+        let all = fs::read_dir("/run/netns")?.flatten();
+        Ok(all.filter(|entry| entry.file_name().to_string_lossy().starts_with(&name)).count())
+    };
+    ensure!(namespaces()? == 3, "{name} has {} namespaces", namespaces()?);
+    owner.kill()?;
+    owner.wait()?;
+    lab::wait_for("end of the laboratory", Duration::from_secs(20), Duration::from_millis(50), || {
+        Ok(namespaces()? == 0 && !env::temp_dir().join(format!("peertally-lab-{name}")).exists())
+    })
 }
 
 #[test]
@@ -56,34 +99,6 @@ fn ordinary_traffic_passes() -> Result<()> {
 }
 
 #[test]
-fn torrents_arrive() -> Result<()> {
-    if !lab::require(
-        "torrents_arrive",
-        &["transmission-daemon", "transmission-create", "opentracker", "aria2c", "curl"],
-    ) {
-        return Ok(());
-    }
-    let lab = Lab::new(2)?;
-    let announce = format!("http://{INTERNET_V4}:{TRACKER_PORT}/announce");
-    let transfer = lab::make_torrent(&lab, "http", 8 * MEGABYTE, &announce)?;
-    let mut tracker = Tracker::start(&lab, &[&transfer])?;
-    let seeder = Transmission::start(&lab, lab.internet(), &transfer.seed, &["--no-utp", "-O"])?;
-    seeder.add(&transfer)?;
-    tracker.wait_seeded(&lab, &transfer)?;
-    let downloads = lab.subdirectory("downloads-transmission")?;
-    let mut leecher = Transmission::start(&lab, lab.subscriber(1), &downloads, &["--no-utp", "-O"])?;
-    leecher.add(&transfer)?;
-    let downloads = lab.subdirectory("downloads-aria2")?;
-    let mut aria2 = Aria2::start(&lab, lab.subscriber(2), &transfer, &downloads, &["--enable-dht=false"])?;
-    aria2.wait_complete(&transfer, Duration::from_secs(60))?;
-    leecher.wait_complete(Duration::from_secs(60))?;
-    ensure!(leecher.has(&transfer)?, "Transmission's copy differs");
-    ensure!(leecher.reported()?.received >= transfer.bytes, "{:?}", leecher.reported()?);
-    drop((leecher, seeder, aria2));
-    lab.close()
-}
-
-#[test]
 fn native_xdp_sees_every_frame() -> Result<()> {
     if !lab::require("native_xdp_sees_every_frame", &["nginx", "openssl", "curl", "tcpdump", "xdp-filter"]) {
         return Ok(());
@@ -107,40 +122,5 @@ fn native_xdp_sees_every_frame() -> Result<()> {
         core == (count.packets, count.bytes) && count.other == 0,
         "{core:?} by the interface, {count:?} by tcpdump"
     );
-    lab.close()
-}
-
-#[test]
-fn libtorrent_finds_its_peer_by_dht_and_transfers_by_utp() -> Result<()> {
-    let name = "libtorrent_finds_its_peer_by_dht_and_transfers_by_utp";
-    if !lab::require(name, &["transmission-create", "/usr/lib/python3/dist-packages/libtorrent.egg-info"]) {
-        return Ok(());
-    }
-    let lab = Lab::new(1)?;
-    let transfer = lab::make_torrent(&lab, "utp", 4 * MEGABYTE, "http://192.0.2.1/announce")?;
-    let node = format!("{INTERNET_V4}:{LIBTORRENT_PORT}");
-    let utp_only = ["enable_outgoing_tcp=False", "enable_incoming_tcp=False", "enable_dht=True", "--trackerless"];
-    let mut seeder = Libtorrent::start(&lab, lab.internet(), &transfer, &transfer.seed, &utp_only)?;
-    seeder.wait_complete(&transfer, Duration::from_secs(30))?;
-    let downloads = lab.subdirectory("downloads")?;
-    let options = [&utp_only[..], &["--node", &node]].concat();
-    let mut leecher = Libtorrent::start(&lab, lab.subscriber(1), &transfer, &downloads, &options)?;
-    leecher.wait_complete(&transfer, Duration::from_secs(90))?;
-    ensure!(leecher.reported()?.received > transfer.bytes, "{:?}", leecher.reported()?);
-    lab.close()
-}
-
-#[test]
-fn amule_transfers() -> Result<()> {
-    if !lab::require("amule_transfers", &["amuled", "amulecmd", "openssl"]) {
-        return Ok(());
-    }
-    let lab = Lab::new(1)?;
-    let _server = EdonkeyServer::start(lab.internet())?;
-    let seeder = Amule::start(&lab, lab.internet(), INTERNET_V4, 150_000)?;
-    let mut leecher = Amule::start(&lab, lab.subscriber(1), INTERNET_V4, 0)?;
-    leecher.download(&seeder.link(INTERNET_V4)?)?;
-    leecher.wait_complete(&seeder, Duration::from_secs(120))?;
-    drop((leecher, seeder));
     lab.close()
 }

@@ -3,6 +3,7 @@
 use std::{
     env, fs,
     net::{Ipv4Addr, SocketAddr},
+    os::unix::net::UnixStream,
     path::{Path, PathBuf},
     process::Command,
     sync::OnceLock,
@@ -13,7 +14,7 @@ use anyhow::{Context, Result, anyhow, ensure};
 
 use super::{
     Lab, POOLS,
-    http::http_get,
+    http::{self, http_get},
     metrics::Metrics,
     process::{Process, output},
     subscriber_v4,
@@ -84,25 +85,30 @@ impl<'a> Agent<'a> {
         Metrics::parse(&body)
     }
 
-    /// What it counted on all interfaces.
+    /// What it counted on all interfaces, flows under inspection included.
     ///
     /// # Errors
     /// It does not answer.
     pub fn node_totals(&self) -> Result<NodeTotals> {
         let metrics = self.metrics()?;
         Ok(NodeTotals {
-            packets: metrics.sum("peertally_traffic_packets_total", &[]),
-            bytes: metrics.sum("peertally_traffic_bytes_total", &[]),
+            packets: metrics.sum("peertally_traffic_packets_total", &[])
+                + metrics.sum("peertally_pending_packets", &[]),
+            bytes: metrics.sum("peertally_traffic_bytes_total", &[]) + metrics.sum("peertally_pending_bytes", &[]),
             skipped: metrics.sum("peertally_skipped_packets_total", &[]),
         })
     }
 
-    /// Every tally of every subscriber.
+    /// Every tally of every subscriber, from its control socket.
     ///
     /// # Errors
     /// It does not answer.
     pub fn subscribers(&self) -> Result<Vec<SubscriberRow>> {
-        anyhow::bail!("this agent does not export subscribers")
+        let socket = control_socket(self.lab);
+        let stream = UnixStream::connect(&socket).with_context(|| format!("connect to {}", socket.display()))?;
+        let (status, body) = http::ask(stream, "/subscribers")?;
+        ensure!(status == 200, "/subscribers answers {status}: {body}");
+        body.lines().map(|line| serde_json::from_str(line).with_context(|| line.to_owned())).collect()
     }
 }
 
@@ -161,7 +167,7 @@ pub fn configuration(lab: &Lab, toml: &str) -> Result<PathBuf> {
     let state = lab.subdirectory("state")?;
     let mut text = format!(
         "listen = \"{LISTEN}\"\nstate_dir = {state:?}\ncontrol_socket = {:?}\nnode = \"laboratory\"\n",
-        lab.directory().join("control.sock")
+        control_socket(lab)
     );
     // Keys of the caller come first: TOML has them before any table.
     let (keys, tables) = match toml.find("\n[") {
@@ -183,6 +189,10 @@ pub fn configuration(lab: &Lab, toml: &str) -> Result<PathBuf> {
     let file = lab.directory().join("peertally.toml");
     fs::write(&file, text).with_context(|| format!("write {}", file.display()))?;
     Ok(file)
+}
+
+fn control_socket(lab: &Lab) -> PathBuf {
+    lab.directory().join("control.sock")
 }
 
 /// The agent's executable: the one that [`AGENT_VARIABLE`] names, else one built now in the profile and target folder of

@@ -31,18 +31,22 @@ pub struct Request {
 /// No connection, or no HTTP.
 pub fn http_get(namespace: &Namespace, address: SocketAddr, path: &str) -> Result<(u16, String)> {
     namespace.inside(|| {
-        let mut stream =
-            TcpStream::connect_timeout(&address, TIMEOUT).with_context(|| format!("connect to {address}"))?;
+        let stream = TcpStream::connect_timeout(&address, TIMEOUT).with_context(|| format!("connect to {address}"))?;
         stream.set_read_timeout(Some(TIMEOUT))?;
-        // HTTP/1.0: the body ends with the connection, never in chunks.
-        write!(stream, "GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n")?;
-        let mut answer = Vec::new();
-        stream.read_to_end(&mut answer).with_context(|| format!("read from {address}"))?;
-        let answer = String::from_utf8_lossy(&answer);
-        let (head, body) = answer.split_once("\r\n\r\n").context("an HTTP answer")?;
-        let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).context("an HTTP status")?;
-        Ok((status, body.to_owned()))
+        ask(stream, path).with_context(|| format!("ask {address}"))
     })
+}
+
+/// Asks for `path` over an open connection: status and body.
+pub(super) fn ask(mut stream: impl Read + Write, path: &str) -> Result<(u16, String)> {
+    // HTTP/1.0: the body ends with the connection, never in chunks.
+    write!(stream, "GET {path} HTTP/1.0\r\nHost: laboratory\r\n\r\n")?;
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer)?;
+    let answer = String::from_utf8_lossy(&answer);
+    let (head, body) = answer.split_once("\r\n\r\n").context("an HTTP answer")?;
+    let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).context("an HTTP status")?;
+    Ok((status, body.to_owned()))
 }
 
 /// A server that keeps what it is sent. It runs until its namespace and process end.

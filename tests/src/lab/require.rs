@@ -14,7 +14,7 @@ pub fn strict() -> bool {
 }
 
 /// Whether the test `name` can run: with root, and with `programs` on the path. Otherwise it says so on standard error,
-/// past the test harness, in a line that starts with `SKIP`.
+/// past the test harness, in a line that starts with `SKIPPED`.
 ///
 /// # Panics
 /// Something is missing in strict mode.
@@ -35,7 +35,7 @@ pub fn require(name: &str, programs: &[&str]) -> bool {
         return true;
     };
     assert!(!strict(), "{name}: {reason}, and {STRICT_VARIABLE}=1 forbids skipping");
-    writeln!(std::io::stderr(), "SKIP {name}: {reason}").ok();
+    writeln!(std::io::stderr(), "SKIPPED: {name}: {reason}").ok();
     false
 }
 
