@@ -357,3 +357,71 @@ fn secrets_are_not_shown() {
     let shown = format!("{config:?}");
     assert!(!shown.contains("secret") && !shown.contains("hidden"), "{shown}");
 }
+
+/// A TLS server with a certificate of its own making that answers 200; its URL and its certificate.
+async fn tls_server() -> (String, String) {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).expect("a certificate");
+    let key = rustls::pki_types::PrivateKeyDer::try_from(made.signing_key.serialize_der()).expect("a key");
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("versions")
+        .with_no_client_auth()
+        .with_single_cert(vec![made.cert.der().clone()], key)
+        .expect("usable");
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("bound");
+    let url = format!("https://localhost:{}/", listener.local_addr().expect("address").port());
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let Ok(mut stream) = acceptor.accept(stream).await else { continue };
+            let mut request = vec![0; 65_536];
+            let _read = stream.read(&mut request).await;
+            let _sent = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await;
+        }
+    });
+    (url, made.cert.pem())
+}
+
+#[tokio::test]
+async fn tls_is_checked_against_the_systems_authorities_and_the_ca_file() {
+    let (url, certificate) = tls_server().await;
+    let directory = tempfile::tempdir().expect("directory");
+    let ca_file = directory.path().join("ca.pem");
+    std::fs::write(&ca_file, certificate).expect("written");
+    let known = Endpoint::new(&url, &BTreeMap::new(), Some(&ca_file)).expect("endpoint");
+    assert_eq!(deliver(hook(Target::Webhook(known))).await.delivered, 1);
+    let unknown = Endpoint::new(&url, &BTreeMap::new(), None).expect("endpoint");
+    match Dispatcher::start(&[hook(Target::Webhook(unknown.clone()))]) {
+        Ok(_) => assert_eq!(failed(&deliver(hook(Target::Webhook(unknown))).await, FailureReason::Connect), 1),
+        Err(error) => assert!(error.to_string().contains("ca-certificates"), "{error}"),
+    }
+    std::fs::write(&ca_file, "no certificate").expect("written");
+    let broken = Endpoint::new(&url, &BTreeMap::new(), Some(&ca_file)).expect("endpoint");
+    let error = Dispatcher::start(&[hook(Target::Webhook(broken))]).expect_err("refused");
+    assert!(error.to_string().contains("ca.pem"), "{error}");
+}
+
+/// The documented event has the keys of a real one, at every level.
+#[test]
+fn the_documented_event_is_current() {
+    fn shape(value: &serde_json::Value) -> serde_json::Value {
+        match value {
+            serde_json::Value::Object(map) => map.iter().map(|(key, value)| (key.clone(), shape(value))).collect(),
+            serde_json::Value::Array(items) => items.iter().take(1).map(shape).collect(),
+            serde_json::Value::String(_) => "text".into(),
+            serde_json::Value::Number(_) => 0.into(),
+            other => other.clone(),
+        }
+    }
+    let page =
+        std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/hooks.md")).expect("docs/hooks.md");
+    let example = page.split("```json\n").nth(1).and_then(|rest| rest.split("```").next()).expect("an example");
+    let documented: serde_json::Value = serde_json::from_str(example).expect("JSON");
+    let real: serde_json::Value = serde_json::from_slice(&event().to_json(SubscriberForm::Both)).expect("JSON");
+    assert_eq!(shape(&documented), shape(&real));
+    for reason in FailureReason::ALL {
+        assert!(page.contains(&format!("`{}`", reason.label())), "{} is not documented", reason.label());
+    }
+}

@@ -116,7 +116,14 @@ impl Client {
             let pem =
                 std::fs::read(file).map_err(|error| format!("cannot read ca_file {}: {error}", file.display()))?;
             let certificates = reqwest::Certificate::from_pem_bundle(&pem)
-                .map_err(|error| format!("ca_file {} holds no PEM certificates: {error}", file.display()))?;
+                .ok()
+                .filter(|certificates| !certificates.is_empty())
+                .ok_or_else(|| {
+                    format!(
+                        "ca_file {} holds no PEM certificate; it needs `-----BEGIN CERTIFICATE-----` blocks",
+                        file.display()
+                    )
+                })?;
             builder = builder.tls_certs_merge(certificates);
         }
         builder.build().map(Self).map_err(|error| {
