@@ -111,11 +111,23 @@ pub struct NodeTotals {
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
     /// The rights to load BPF programs are missing.
-    #[error("loading the XDP program needs root (CAP_BPF and CAP_NET_ADMIN): {0}; run as root, or use --engine host")]
+    #[error("{}; run as root, or use --engine host", brief(.0))]
     Rights(#[source] ObjectError),
     /// The kernel cannot run the program.
-    #[error("{0}; or use --engine host, which needs no kernel support")]
+    #[error("{}; or use --engine host, which needs no kernel support", brief(.0))]
     Kernel(#[source] ObjectError),
+}
+
+/// The first line and the last lines of a message: between them the verifier may say a hundred thousand.
+fn brief(error: &dyn std::error::Error) -> String {
+    const LINES: usize = 4;
+    let text = error.to_string();
+    let lines: Vec<&str> = text.lines().map(str::trim_end).filter(|line| !line.is_empty()).collect();
+    if lines.len() <= 2 * LINES {
+        return lines.join("\n");
+    }
+    let (middle, last) = lines[1..].split_at(lines.len() - 1 - LINES);
+    format!("{}\n... {} lines ...\n{}", lines[0], middle.len(), last.join("\n"))
 }
 
 impl EngineError {
@@ -126,5 +138,22 @@ impl EngineError {
             Self::Rights(_) => Exit::Rights,
             Self::Kernel(_) => Exit::Unavailable,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("{0}")]
+    struct Text(String);
+
+    #[test]
+    fn the_verifiers_log_is_cut_to_what_a_person_reads() {
+        let log: Vec<String> = (0..1000).map(|line| format!("line {line}")).collect();
+        let brief = brief(&Text(log.join("\n")));
+        assert_eq!(brief, "line 0\n... 995 lines ...\nline 996\nline 997\nline 998\nline 999");
+        assert_eq!(super::brief(&Text("one\n\ntwo\n".to_owned())), "one\ntwo");
     }
 }
