@@ -17,6 +17,11 @@ pub const MAX_HEADER_OFFSET: usize = 1023;
 
 /// No single read of a header may start beyond this offset, in bytes: header start plus the longest header.
 pub const MAX_READ_OFFSET: usize = MAX_HEADER_OFFSET + 64;
+/// No offset that the walk computes reaches this: the longest step, an IPv6 extension header of 2,056 bytes, starts at most at
+/// [`MAX_HEADER_OFFSET`]. Power of two, so that a mask states the bound.
+pub const OFFSET_BOUND: usize = 4096;
+
+const _: () = assert!(MAX_HEADER_OFFSET + 257 * 8 < OFFSET_BOUND);
 
 /// Bytes of a payload that may be looked into (an HTTP tracker announce shows `info_hash=` within about 300). Power of two.
 pub const WINDOW: usize = 512;

@@ -4,7 +4,7 @@
 //! [`Frame`] over a slice. Every read is bounds-tested by the implementation; nothing hands out slices of packet memory.
 
 use crate::{
-    limits::{MAX_READ_OFFSET, TAIL, WINDOW},
+    limits::{MAX_READ_OFFSET, OFFSET_BOUND, TAIL, WINDOW},
     payload::Payload,
 };
 
@@ -20,9 +20,11 @@ pub trait Packet {
     fn read<const N: usize>(&self, offset: usize) -> Option<[u8; N]>;
 
     /// The same value. In the kernel the verifier forgets what it knew of it, so that code which follows is verified once for
-    /// all values and not once for each way to come to one. The caller tests the bounds it needs again.
+    /// all values and not once for each way to come to one. The value is an offset below [`OFFSET_BOUND`], which the verifier
+    /// still knows; the caller tests closer bounds again.
     #[inline(always)]
     fn forget(&self, value: usize) -> usize {
+        debug_assert!(value < OFFSET_BOUND, "no offset of the walk is that large");
         value
     }
 

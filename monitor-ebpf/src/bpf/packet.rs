@@ -7,7 +7,7 @@ use aya_ebpf::{
     programs::XdpContext,
 };
 use monitor_common::{
-    limits::{MAX_READ_OFFSET, TAIL, WINDOW},
+    limits::{MAX_READ_OFFSET, OFFSET_BOUND, TAIL, WINDOW},
     packet::Packet,
     payload::Payload,
 };
@@ -101,11 +101,16 @@ impl Packet for XdpPacket<'_> {
         let mut word = 0_u64;
         let start = (&raw mut word).cast::<u16>();
         // SAFETY: both halves and the 32-bit read are inside the aligned word.
-        unsafe {
+        let mut value = unsafe {
             start.write_volatile(value as u16);
             start.add(1).write_volatile((value >> 16) as u16);
             start.cast::<u32>().read_volatile() as usize
-        }
+        };
+        // The bound belongs to the value, not to a later test: the compiler may test one copy and use another, and only
+        // kernels after 6.1 follow a value through the stack.
+        // SAFETY: an operation on a register.
+        unsafe { asm!("{0} &= {1}", inout(reg) value, const OFFSET_BOUND - 1, options(pure, nomem, nostack)) };
+        value
     }
 
     #[inline(always)]
@@ -121,11 +126,14 @@ impl Packet for XdpPacket<'_> {
         let claimed = payload.len as usize;
         let available = if claimed < held { claimed } else { held };
         let wanted = if available < WINDOW { available } else { WINDOW };
-        // The compiler knows both bounds; the verifier must see them tested, so hide what is known.
-        let wanted = core::hint::black_box(wanted);
-        if wanted == 0 || wanted > WINDOW {
+        if wanted == 0 {
             return;
         }
+        // From 1 to `WINDOW` for the verifier, too: before Linux 6.8 it learns nothing from a test for "not 0".
+        let mut last = wanted - 1;
+        // SAFETY: an operation on a register; it changes nothing, as `WINDOW` is a power of two and bounds `wanted`.
+        unsafe { asm!("{0} &= {1}", inout(reg) last, const WINDOW - 1, options(pure, nomem, nostack)) };
+        let wanted = last + 1;
         // SAFETY: the window has room for `wanted` bytes; the helper checks the packet side.
         let status = unsafe {
             bpf_xdp_load_bytes(self.context.ctx, offset as u32, payload.window.as_mut_ptr().cast(), wanted as u32)
