@@ -2,6 +2,7 @@
 
 mod corpus;
 mod counting;
+mod engines;
 mod memory;
 mod support;
 mod usage;
