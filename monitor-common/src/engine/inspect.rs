@@ -50,12 +50,12 @@ fn verdict_of_packet<P: Packet, S: Store>(
     let from_lower = work.from_lower != 0;
     let way = work.way as usize & (WAYS - 1);
     if work.headers.payload_len == 0 {
-        let Some(set) = store.flow_set(work.set_index) else { return None };
+        let set = store.flow_set(work.set_index)?;
         let counted = unpack(set.counters[super::counter_index(way, from_lower)].load()).0;
         // Acknowledgements only: no use waiting for a payload for ever.
         return (counted >= PENDING_PACKETS).then_some(Verdict::UNCLASSIFIED);
     }
-    let Some(cold) = store.cold_set(work.set_index) else { return None };
+    let cold = store.cold_set(work.set_index)?;
     let cold = &cold.flows[way];
     let mut progress = Progress::from_bits(cold.progress.load());
     let mut state = FlowState { memo: cold.memo.load(), marks: progress.marks, reserved: 0 };

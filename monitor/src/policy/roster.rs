@@ -57,7 +57,7 @@ impl Roster {
         number
     }
 
-    /// The subscriber number of a slot; [`NOBODY`] for the catch-all.
+    /// The subscriber number of a slot; `NOBODY` for the catch-all.
     #[must_use]
     pub fn of_slot(&self, slot: u32) -> u32 {
         self.of_slot.get(slot as usize).copied().unwrap_or(NOBODY)
