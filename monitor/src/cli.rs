@@ -32,6 +32,10 @@ pub enum Command {
     },
     /// Count the P2P protocol traffic of captures, as the XDP program would have counted it.
     Replay(ReplayArgs),
+    /// Attach to the interfaces and count, serve metrics, watch thresholds and call hooks, until SIGTERM.
+    Run(RunArgs),
+    /// Take the program off every interface and remove its pinned counters. Needs no running agent.
+    Detach,
     /// Show what the running agent does.
     Status {
         /// Control socket of the agent.

@@ -6,8 +6,10 @@ use clap::Parser;
 use peertally::{
     check,
     cli::{Cli, Command},
-    exit::Exit,
+    exit::{Exit, ExitCause as _},
     replay::{self, args::Format},
+    run,
+    session::{self, Session},
     status,
 };
 
@@ -24,6 +26,23 @@ fn main() -> ExitCode {
         Command::CheckConfig { file } => match check::check(&file) {
             Ok(summary) => {
                 print!("{summary}");
+                Exit::Ok.into()
+            }
+            Err(error) => fail(&error, error.exit()),
+        },
+        Command::Run(args) => match run::main(&args, Session::start) {
+            Ok(()) => Exit::Ok.into(),
+            Err(error) => fail(&error, error.exit()),
+        },
+        Command::Detach => match session::detach() {
+            Ok(removed) if removed.is_empty() => {
+                println!("nothing was attached by Peertally");
+                Exit::Ok.into()
+            }
+            Ok(removed) => {
+                for pin in removed {
+                    println!("removed {}", pin.display());
+                }
                 Exit::Ok.into()
             }
             Err(error) => fail(&error, error.exit()),

@@ -12,6 +12,7 @@ use aya::{
 use monitor_common::{
     flow::{ColdSet, FlowSet},
     key::Seed,
+    limits::MAX_INTERFACES,
     reason::Reason,
     store::{Event, Inspection, Settings},
     tally::{KeyWords, NodeTally, SlotKey, Tally},
@@ -25,8 +26,8 @@ pub static OBJECT: &[u8] = aya::include_bytes_aligned!("../../ebpf/peertally.bpf
 /// The XDP program's name in the object.
 pub const PROGRAM: &str = "peertally";
 
-/// The maps, by their names in the object.
-pub const MAPS: &[&str] = &[
+/// The maps that outlive the agent, by their names in the object.
+const PINNED: &[&str] = &[
     "SETTINGS",
     "FLOWS",
     "COLD_FLOWS",
@@ -38,8 +39,6 @@ pub const MAPS: &[&str] = &[
     "POOLS",
     "SKIPS",
     "EVENTS",
-    "SCRATCH",
-    "REPLAY",
 ];
 
 /// What can go wrong with the object and its maps.
@@ -70,7 +69,7 @@ pub enum ObjectError {
     },
     /// A map has another shape than this build expects.
     #[error(
-        "map {name} has {found}, which this version does not expect; run `peertally detach --purge` and start again"
+        "map {name} has {found}, which this version does not expect; run `peertally detach` (its counters end with it) and start again"
     )]
     MapShape {
         /// Map name.
@@ -179,7 +178,7 @@ impl LoadedObject {
             .override_global("REPLAYING", &replaying, true)
             .override_global("AYA_LOG_LEVEL", &options.log_level, false);
         if let Some(folder) = &options.pin_folder {
-            for name in MAPS {
+            for name in PINNED {
                 loader.map_pin_path(name, folder.join(name));
             }
         }
@@ -202,6 +201,7 @@ impl LoadedObject {
                 },
             }
         };
+        object.check_sizes(&options.sizes)?;
         object.write_pools(&options.pools)?;
         object.write_interfaces(&options.interfaces)?;
         Ok(object)
@@ -264,6 +264,22 @@ impl LoadedObject {
         Ok(array.get(&index, 0).map_err(error)?.iter().sum())
     }
 
+    /// Refuses pinned maps of another capacity: the loader reuses a pin without looking at its shape.
+    fn check_sizes(&self, sizes: &TableSizes) -> Result<(), ObjectError> {
+        let (sets, tallies) = (sizes.sets() as usize, sizes.tallies as usize);
+        for (name, found, wanted) in [
+            ("FLOWS", self.flows.values().len(), sets),
+            ("COLD_FLOWS", self.cold.values().len(), sets),
+            ("TALLIES", self.tallies.values().len(), tallies),
+            ("TALLY_KEYS", self.keys.values().len(), tallies),
+        ] {
+            if found != wanted {
+                return Err(ObjectError::MapShape { name, found: format!("{found} entries instead of {wanted}") });
+            }
+        }
+        Ok(())
+    }
+
     fn write_pools(&mut self, pools: &[Pool]) -> Result<(), ObjectError> {
         let name = "POOLS";
         let error = |source| ObjectError::Map { name, source };
@@ -289,12 +305,25 @@ impl LoadedObject {
         let error = |source| ObjectError::Map { name, source };
         let map = self.ebpf.map_mut(name).ok_or(ObjectError::MapMissing { name })?;
         let mut numbers: HashMap<_, u32, u32> = map.try_into().map_err(error)?;
-        self.interfaces.clear();
-        for (number, index) in indices.iter().enumerate() {
-            let (low, number) = (*index as u16, number as u32);
-            numbers.insert(u32::from(low), number, 0).map_err(error)?;
-            self.interfaces.push((low, number));
+        // Interfaces of earlier runs keep their numbers, under which pinned counters were counted.
+        let mut known: Vec<(u16, u32)> = Vec::new();
+        for entry in numbers.iter() {
+            let (index, number) = entry.map_err(error)?;
+            known.push((index as u16, number));
         }
+        for index in indices {
+            let low = *index as u16;
+            if known.iter().any(|(other, _)| *other == low) {
+                continue;
+            }
+            let free = (0..MAX_INTERFACES as u32 - 1).find(|number| known.iter().all(|(_, other)| other != number));
+            // With every number taken it counts under the last one, as `other`.
+            let Some(number) = free else { continue };
+            numbers.insert(u32::from(low), number, 0).map_err(error)?;
+            known.push((low, number));
+        }
+        known.sort_by_key(|(_, number)| *number);
+        self.interfaces = known;
         Ok(())
     }
 }

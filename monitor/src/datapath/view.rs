@@ -92,6 +92,12 @@ impl View<'_> {
             .map_or(self.tallies.len(), |slots| slots.min(self.tallies.len()))
     }
 
+    /// Flows the cache can hold.
+    #[must_use]
+    pub fn flow_capacity(&self) -> u64 {
+        (self.flows.len() * WAYS) as u64
+    }
+
     fn interface_number(&self, interface: u16) -> u32 {
         let found = self.interfaces.iter().find(|(index, _)| *index == interface);
         found.map_or(MAX_INTERFACES as u32 - 1, |(_, number)| *number)

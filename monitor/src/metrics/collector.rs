@@ -246,7 +246,7 @@ fn kernel(published: &Published) -> Vec<Family> {
     };
     let mut attached = Family::new(&table::ATTACHED);
     for each in &snapshot.attachments {
-        attached.add(&[&each.interface, each.role, each.mode], 1.0);
+        attached.add(&[&each.interface, each.role, each.mode], if each.mode == "none" { 0.0 } else { 1.0 });
     }
     let catch_all = [("up", published.catch_all.bytes_up), ("down", published.catch_all.bytes_down)];
     vec![

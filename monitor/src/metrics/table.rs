@@ -88,7 +88,7 @@ definitions! {
     TABLE_CAPACITY = "/metrics" Gauge "peertally_table_capacity" in "" by ["table"]:
         "Entries a kernel table can hold.";
     ATTACHED = "/metrics" Gauge "peertally_xdp_attached" in "" by ["interface", "role", "mode"]:
-        "1 for each interface the XDP program is attached to, with the mode read back from the kernel.";
+        "1 for each interface the XDP program is attached to, with the mode read back from the kernel; 0 with mode `none` where it was taken off.";
     SNAPSHOT_AGE = "/metrics" Gauge "peertally_snapshot_age_seconds" in "seconds" by []:
         "Time since the drain that this answer shows.";
     SNAPSHOT_TIME = "/metrics" Gauge "peertally_snapshot_timestamp_seconds" in "seconds" by []:

@@ -1,0 +1,160 @@
+//! The kernel side of a running agent: the program attached to its interfaces, its pinned maps, and their draining.
+//!
+//! Order of a start: what can be refused without touching anything (names, foreign programs, a second agent), then the maps and
+//! the program, then the interfaces, all or none. The program only counts; nothing here ever changes what happens to a packet.
+
+mod attach;
+mod drain;
+mod error;
+mod netlink;
+mod pins;
+
+use std::{fs::File, path::PathBuf, sync::Arc, time::Instant};
+
+use aya_log::EbpfLogger;
+use monitor_common::{limits::PENDING_IDLE_SECONDS, store};
+
+pub use error::SessionError;
+
+use crate::{
+    config::{
+        Resolved,
+        choices::{Inspection, KernelLog, OnExit},
+    },
+    datapath::{
+        host::TableSizes,
+        object::{LoadOptions, LoadedObject},
+    },
+    run::Source,
+    snapshot::Snapshot,
+};
+
+/// See the module documentation.
+pub struct Session {
+    object: LoadedObject,
+    targets: Vec<attach::Target>,
+    ledger: drain::Ledger,
+    /// Names by interface number.
+    interfaces: Vec<Arc<str>>,
+    pools: u64,
+    kernel_log: Option<EbpfLogger<&'static dyn log::Log>>,
+    /// Held while the session lives.
+    _lock: File,
+}
+
+impl Session {
+    /// Loads the program, takes over pinned maps if there are any, and attaches.
+    ///
+    /// # Errors
+    /// [`SessionError`]; then nothing is attached that was not before.
+    pub fn start(resolved: &Resolved) -> Result<Self, SessionError> {
+        let targets = attach::targets(&resolved.interfaces)?;
+        let lock = pins::lock()?;
+        let folder = pins::prepare()?;
+        let options = LoadOptions {
+            sizes: TableSizes { flows: resolved.flows, tallies: resolved.tallies },
+            pools: resolved.pools.clone(),
+            inspection: match resolved.inspection {
+                Inspection::Headers => store::Inspection::Headers,
+                Inspection::Framing | Inspection::Watchlist => store::Inspection::Framing,
+            },
+            seed: None,
+            replaying: false,
+            pin_folder: Some(folder),
+            log_level: log_level(resolved.log.kernel_log),
+            interfaces: targets.iter().map(|target| target.index).collect(),
+        };
+        let mut object = LoadedObject::load(&options)?;
+        let kernel_log = (options.log_level > 0).then(|| EbpfLogger::init(object.ebpf())).transpose();
+        let kernel_log = kernel_log.unwrap_or_else(|error| {
+            tracing::warn!(%error, "no messages of the XDP program");
+            None
+        });
+        attach::attach_all(&mut object, &targets, resolved.xdp_mode)?;
+        let interfaces = interface_names(&object, &targets);
+        Ok(Self {
+            object,
+            targets,
+            ledger: drain::Ledger::default(),
+            interfaces,
+            pools: resolved.pools.len() as u64,
+            kernel_log,
+            _lock: lock,
+        })
+    }
+}
+
+/// aya-log's number of a level.
+const fn log_level(level: KernelLog) -> u8 {
+    match level {
+        KernelLog::Off => 0,
+        KernelLog::Info => 3,
+        KernelLog::Debug => 4,
+    }
+}
+
+/// Names of the interfaces by number; those of earlier runs that are not monitored now keep their number.
+fn interface_names(object: &LoadedObject, targets: &[attach::Target]) -> Vec<Arc<str>> {
+    let mut names: Vec<Arc<str>> = Vec::new();
+    for (index, number) in object.view().interfaces {
+        let number = *number as usize;
+        if names.len() <= number {
+            names.resize(number + 1, Arc::from("other"));
+        }
+        let target = targets.iter().find(|target| target.index as u16 == *index);
+        names[number] = target.map_or_else(|| Arc::from(format!("if{index}")), |target| Arc::clone(&target.name));
+    }
+    names
+}
+
+impl Source for Session {
+    type Error = SessionError;
+
+    fn drain(&mut self) -> Result<Snapshot, SessionError> {
+        let begun = Instant::now();
+        let view = self.object.view();
+        // The program moves the clock on too, but only while new flows come in.
+        let now = rustix::time::clock_gettime(rustix::time::ClockId::MonotonicCoarse);
+        view.settings.clock_s.store(now.tv_sec.unsigned_abs());
+        let reading = view.read(PENDING_IDLE_SECONDS);
+        let lost = reading.lost;
+        let surroundings = drain::Surroundings { interfaces: &self.interfaces, pools: self.pools };
+        let mut snapshot = self.ledger.snapshot(&view, reading, begun, &surroundings);
+        snapshot.skipped = self.object.skipped()?;
+        let mut events: Vec<_> =
+            self.object.events()?.into_iter().map(|(event, count)| (event.label(), count)).collect();
+        for (label, count) in &mut events {
+            if *label == store::Event::Lost.label() {
+                *count += lost;
+            }
+        }
+        snapshot.events = events;
+        snapshot.attachments = attach::attachments(&self.targets);
+        snapshot.drain_duration = begun.elapsed();
+        if let Some(log) = &mut self.kernel_log {
+            log.flush();
+        }
+        Ok(snapshot)
+    }
+
+    fn finish(self, on_exit: OnExit) -> Result<(), SessionError> {
+        match on_exit {
+            OnExit::Leave => {
+                tracing::info!("the program stays attached and counts on; `peertally detach` takes it off")
+            }
+            OnExit::Detach => {
+                detach()?;
+                tracing::info!("detached");
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Takes the program off every interface and removes its pinned maps; answers the pins removed. Needs no running agent.
+///
+/// # Errors
+/// [`SessionError::Remove`].
+pub fn detach() -> Result<Vec<PathBuf>, SessionError> {
+    pins::remove_all()
+}

@@ -1,0 +1,188 @@
+//! Attaching to interfaces: never over somebody else's program, all of them or none.
+
+use std::{fs, path::Path, sync::Arc};
+
+use aya::programs::{
+    ProgramError, Xdp, XdpMode as AyaMode,
+    links::{FdLink, PinnedLink},
+    xdp::XdpLink,
+};
+
+use super::{
+    error::SessionError,
+    netlink::{self, XdpHook},
+    pins,
+};
+use crate::{
+    config::{Interface, choices::XdpMode},
+    datapath::object::LoadedObject,
+    snapshot::Attachment,
+};
+
+/// An interface that exists.
+#[derive(Clone, Debug)]
+pub(super) struct Target {
+    pub(super) name: Arc<str>,
+    pub(super) index: u32,
+    pub(super) role: &'static str,
+}
+
+/// Resolves names to interfaces, and refuses those that cannot be attached to; changes nothing.
+pub(super) fn targets(interfaces: &[Interface]) -> Result<Vec<Target>, SessionError> {
+    if interfaces.len() >= monitor_common::limits::MAX_INTERFACES {
+        return Err(SessionError::TooMany(interfaces.len()));
+    }
+    let mut targets: Vec<Target> = Vec::new();
+    for interface in interfaces {
+        let index = fs::read_to_string(Path::new("/sys/class/net").join(&interface.name).join("ifindex"))
+            .ok()
+            .and_then(|text| text.trim().parse().ok())
+            .ok_or_else(|| SessionError::NoInterface { name: interface.name.clone(), present: present() })?;
+        if let Some(other) = targets.iter().find(|other| other.index as u16 == index as u16) {
+            return Err(SessionError::SameIndex(other.name.to_string(), interface.name.clone()));
+        }
+        let target = Target { name: Arc::from(interface.name.as_str()), index, role: interface.role.label() };
+        refuse_foreign(&target)?;
+        targets.push(target);
+    }
+    Ok(targets)
+}
+
+/// Names of the interfaces there are.
+fn present() -> String {
+    let mut names: Vec<_> = fs::read_dir("/sys/class/net")
+        .map(|entries| {
+            entries.filter_map(Result::ok).map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+        })
+        .unwrap_or_default();
+    names.sort();
+    names.join(", ")
+}
+
+fn hook(target: &Target) -> Result<XdpHook, SessionError> {
+    netlink::xdp_hook(target.index).map_err(|source| SessionError::Hook { name: target.name.to_string(), source })
+}
+
+/// The pinned link of an interface, if it still holds a program there.
+fn own_link(target: &Target, hook: XdpHook) -> Option<PinnedLink> {
+    let link = PinnedLink::from_pin(pins::link(&target.name)).ok()?;
+    let link = FdLink::from(link);
+    let ours = link.info().ok()?.program_id();
+    (hook.program == Some(ours)).then(|| PinnedLink::from_pin(pins::link(&target.name)).ok()).flatten()
+}
+
+fn refuse_foreign(target: &Target) -> Result<(), SessionError> {
+    let hook = hook(target)?;
+    let Some(program) = hook.program else { return Ok(()) };
+    if own_link(target, hook).is_some() {
+        return Ok(());
+    }
+    let by = aya::programs::loaded_programs()
+        .filter_map(Result::ok)
+        .find(|info| info.id() == program)
+        .and_then(|info| info.name_as_str().map(|name| format!(", `{name}`")))
+        .unwrap_or_default();
+    Err(SessionError::Foreign { name: target.name.to_string(), program, by, mode: hook.mode })
+}
+
+/// Attaches to all targets; on a failure those attached by this call are detached again.
+pub(super) fn attach_all(object: &mut LoadedObject, targets: &[Target], mode: XdpMode) -> Result<(), SessionError> {
+    let program = object.program()?;
+    let mut fresh = Vec::new();
+    for target in targets {
+        match attach(program, target, mode) {
+            Ok(None) => {}
+            Ok(Some(link)) => fresh.push(link),
+            Err(error) => {
+                for link in fresh {
+                    let link: PinnedLink = link;
+                    if let Err(source) = link.unpin() {
+                        tracing::error!(%source, "cannot undo an attachment; run `peertally detach`");
+                    }
+                }
+                return Err(error);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Attaches to one target; the pinned link if it is new, `None` if the program was swapped into the link that was there.
+fn attach(program: &mut Xdp, target: &Target, mode: XdpMode) -> Result<Option<PinnedLink>, SessionError> {
+    refuse_foreign(target)?;
+    let name = || target.name.to_string();
+    let path = pins::link(&target.name);
+    if let Some(link) = own_link(target, hook(target)?) {
+        let failed = |source| SessionError::Attach {
+            name: name(),
+            mode: "the present",
+            next: "Run `peertally detach` and start again",
+            source: Box::new(source),
+        };
+        let link = XdpLink::try_from(FdLink::from(link)).map_err(|_| SessionError::NoLink { name: name() })?;
+        // An update of the link: packets are counted by the old program or the new, by one of them each.
+        let id = program.attach_to_link(link).map_err(failed)?;
+        let _kept_by_its_pin = program.take_link(id).map_err(failed)?;
+        return Ok(None);
+    }
+    if path.exists() {
+        // A pin whose interface is gone, or whose program was taken off by hand.
+        fs::remove_file(&path).map_err(|source| SessionError::Remove { path: path.clone(), source })?;
+    }
+    let id = attach_in_mode(program, target, mode)?;
+    let link = program.take_link(id).map_err(|_| SessionError::NoLink { name: name() })?;
+    let link: FdLink = link.try_into().map_err(|_| SessionError::NoLink { name: name() })?;
+    let pinned = link.pin(&path).map_err(|error| SessionError::Pin {
+        name: name(),
+        path: path.clone(),
+        reason: error.to_string(),
+    })?;
+    Ok(Some(pinned))
+}
+
+fn attach_in_mode(
+    program: &mut Xdp,
+    target: &Target,
+    mode: XdpMode,
+) -> Result<aya::programs::xdp::XdpLinkId, SessionError> {
+    let error = |mode, next, source: ProgramError| SessionError::Attach {
+        name: target.name.to_string(),
+        mode,
+        next,
+        source: Box::new(source),
+    };
+    let generic = "Generic XDP works on any interface; check that it is up and that you have the rights";
+    match mode {
+        XdpMode::Native => program.attach_to_if_index(target.index, AyaMode::Driver).map_err(|source| {
+            let next = "If its driver has no native XDP, ask for --xdp-mode generic (slower), or auto; VLAN interfaces have none: \
+                        attach to their parent";
+            error("native", next, source)
+        }),
+        XdpMode::Generic => program
+            .attach_to_if_index(target.index, AyaMode::Skb)
+            .map_err(|source| error("generic", generic, source)),
+        XdpMode::Auto => match program.attach_to_if_index(target.index, AyaMode::Driver) {
+            Ok(id) => Ok(id),
+            Err(refused) => {
+                tracing::warn!(interface = &*target.name, %refused, "no native XDP: attaching in generic mode");
+                program
+                    .attach_to_if_index(target.index, AyaMode::Skb)
+                    .map_err(|source| error("generic", generic, source))
+            }
+        },
+    }
+}
+
+/// Where the program is attached now, as the kernel says.
+pub(super) fn attachments(targets: &[Target]) -> Vec<Attachment> {
+    targets
+        .iter()
+        .map(|target| {
+            let mode = match netlink::xdp_hook(target.index) {
+                Ok(hook) if own_link(target, hook).is_some() => hook.mode,
+                _ => "none",
+            };
+            Attachment { interface: Arc::clone(&target.name), role: target.role, mode }
+        })
+        .collect()
+}

@@ -1,0 +1,193 @@
+//! From readings of the tables to snapshots: totals that never go down, and what moved since the drain before.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
+
+use monitor_common::{
+    limits::MAX_POOLS,
+    protocol::{Confidence, Protocol, Verdict},
+    tally::{TallyKey, Totals},
+};
+
+use crate::{
+    datapath::view::{NodeCounts, Reading, View, node_index_parts},
+    snapshot::{Change, NodeRow, Snapshot, TableUse},
+};
+
+/// What is remembered between drains.
+#[derive(Debug, Default)]
+pub(super) struct Ledger {
+    totals: Vec<Totals>,
+    node: Vec<NodeCounts>,
+    keys: Arc<Vec<TallyKey>>,
+    /// Slots whose key was not written yet when they were read.
+    unnamed: Vec<usize>,
+    last: Option<Instant>,
+}
+
+/// What a drain adds to the tables' own numbers.
+pub(super) struct Surroundings<'a> {
+    /// Names of the interfaces, by number.
+    pub(super) interfaces: &'a [Arc<str>],
+    /// Pools in the kernel.
+    pub(super) pools: u64,
+}
+
+impl Ledger {
+    /// Turns a reading into a snapshot; skips, events and attachments are the caller's to fill in.
+    pub(super) fn snapshot(
+        &mut self,
+        view: &View<'_>,
+        reading: Reading,
+        begun: Instant,
+        surroundings: &Surroundings<'_>,
+    ) -> Snapshot {
+        let baseline = self.last.is_none();
+        let interval = self.last.map_or(Duration::ZERO, |last| begun.duration_since(last));
+        self.last = Some(begun);
+        self.name(view, reading.totals.len());
+        let changes = self.advance(&reading.totals, baseline);
+        self.advance_node(&reading.node);
+        Snapshot {
+            taken_at: SystemTime::now(),
+            taken: begun,
+            interval,
+            drain_duration: begun.elapsed(),
+            keys: Arc::clone(&self.keys),
+            totals: self.totals.clone(),
+            changes,
+            node: self.node_rows(surroundings.interfaces),
+            skipped: Vec::new(),
+            events: Vec::new(),
+            tables: vec![
+                TableUse { name: "flows", entries: reading.flows, capacity: view.flow_capacity() },
+                TableUse { name: "tallies", entries: view.slots_in_use() as u64, capacity: view.tallies.len() as u64 },
+                TableUse { name: "pools", entries: surroundings.pools, capacity: u64::from(MAX_POOLS) },
+            ],
+            pending: reading.pending,
+            attachments: Vec::new(),
+        }
+    }
+
+    /// Reads the keys of slots that are new, or were not written before.
+    fn name(&mut self, view: &View<'_>, slots: usize) {
+        let known = self.keys.len();
+        if slots == known && self.unnamed.is_empty() {
+            return;
+        }
+        let keys = Arc::make_mut(&mut self.keys);
+        keys.resize(slots.max(known), TallyKey::CATCH_ALL);
+        let asked: Vec<usize> = std::mem::take(&mut self.unnamed).into_iter().chain(known..slots).collect();
+        for slot in asked {
+            match view.keys.get(slot).and_then(monitor_common::tally::SlotKey::read) {
+                Some(key) => keys[slot] = key,
+                None => self.unnamed.push(slot),
+            }
+        }
+    }
+
+    /// Takes the higher of what was known and what was read; what moved. The first drain moves nothing: what pinned tables
+    /// hold from before is no traffic of this interval.
+    fn advance(&mut self, read: &[Totals], baseline: bool) -> Vec<Change> {
+        let mut changes = Vec::new();
+        self.totals.resize(read.len().max(self.totals.len()), Totals::default());
+        for (slot, (known, read)) in self.totals.iter_mut().zip(read).enumerate() {
+            let delta = Totals {
+                flows: read.flows.saturating_sub(known.flows),
+                packets_up: read.packets_up.saturating_sub(known.packets_up),
+                bytes_up: read.bytes_up.saturating_sub(known.bytes_up),
+                packets_down: read.packets_down.saturating_sub(known.packets_down),
+                bytes_down: read.bytes_down.saturating_sub(known.bytes_down),
+            };
+            if delta == Totals::default() {
+                continue;
+            }
+            known.flows += delta.flows;
+            known.packets_up += delta.packets_up;
+            known.bytes_up += delta.bytes_up;
+            known.packets_down += delta.packets_down;
+            known.bytes_down += delta.bytes_down;
+            if !baseline {
+                changes.push(Change { slot: slot as u32, delta });
+            }
+        }
+        changes
+    }
+
+    fn advance_node(&mut self, read: &[NodeCounts]) {
+        self.node.resize(read.len(), NodeCounts::default());
+        for (known, read) in self.node.iter_mut().zip(read) {
+            known.packets = known.packets.max(read.packets);
+            known.bytes = known.bytes.max(read.bytes);
+            known.flows = known.flows.max(read.flows);
+        }
+    }
+
+    fn node_rows(&self, interfaces: &[Arc<str>]) -> Vec<NodeRow> {
+        let other: Arc<str> = Arc::from("other");
+        let used = self.node.iter().enumerate().filter(|(_, counts)| **counts != NodeCounts::default());
+        used.filter_map(|(index, counts)| {
+            let (interface, direction, protocol, confidence) = node_index_parts(index);
+            Some(NodeRow {
+                interface: Arc::clone(interfaces.get(interface).unwrap_or(&other)),
+                direction,
+                verdict: Verdict {
+                    protocol: Protocol::from_number(protocol)?,
+                    confidence: Confidence::from_number(confidence)?,
+                },
+                packets: counts.packets,
+                bytes: counts.bytes,
+                flows: counts.flows,
+            })
+        })
+        .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use monitor_common::{key::Seed, store::Inspection};
+
+    use super::*;
+    use crate::datapath::host::{HostDataPath, TableSizes};
+
+    fn totals(bytes_up: u64) -> Totals {
+        Totals { bytes_up, ..Totals::default() }
+    }
+
+    #[test]
+    fn the_first_drain_is_a_baseline() {
+        let mut ledger = Ledger::default();
+        assert_eq!(ledger.advance(&[totals(0), totals(500)], true), []);
+        assert_eq!(ledger.advance(&[totals(0), totals(700)], false), [Change { slot: 1, delta: totals(200) }]);
+    }
+
+    #[test]
+    fn a_reading_that_misses_a_flow_moves_nothing_back() {
+        let mut ledger = Ledger::default();
+        ledger.advance(&[totals(1000)], true);
+        assert_eq!(ledger.advance(&[totals(400)], false), []);
+        assert_eq!(ledger.totals, [totals(1000)]);
+        // The flow turns up in its tally at the next drain: only what is new counts.
+        assert_eq!(ledger.advance(&[totals(1100)], false), [Change { slot: 0, delta: totals(100) }]);
+    }
+
+    #[test]
+    fn a_key_that_is_written_late_is_read_later() {
+        let path = HostDataPath::new(
+            &TableSizes { flows: 4, tallies: 4 },
+            &[],
+            Seed::from_random([1, 2, 3]),
+            Inspection::Framing,
+        );
+        let mut ledger = Ledger::default();
+        ledger.name(&path.view(), 2);
+        assert_eq!((ledger.keys.len(), ledger.unnamed.clone()), (2, vec![1]));
+        let key = monitor_common::tally::KeyWords::new(monitor_common::key::Address::v4(1), 0, 128, 2, 4);
+        path.view().keys[1].write(Some(&key));
+        ledger.name(&path.view(), 2);
+        assert_eq!((ledger.keys[1], ledger.unnamed.len()), (key.into(), 0));
+    }
+}

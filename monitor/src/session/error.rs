@@ -1,0 +1,144 @@
+//! Why the program could not be attached, read or detached, each with the next step.
+
+use std::{io, path::PathBuf};
+
+use aya::programs::ProgramError;
+
+use crate::{
+    datapath::object::ObjectError,
+    exit::{Exit, ExitCause},
+};
+
+/// See the module documentation.
+#[derive(Debug, thiserror::Error)]
+pub enum SessionError {
+    /// No interface of that name.
+    #[error("there is no interface `{name}`; this machine has: {present}. Nothing was attached")]
+    NoInterface {
+        /// What was asked for.
+        name: String,
+        /// Names there are.
+        present: String,
+    },
+    /// Two interfaces whose indices are equal in their low 16 bits, or the same one twice.
+    #[error("interfaces `{0}` and `{1}` cannot be told apart by the program (same index modulo 65,536); name only one")]
+    SameIndex(String, String),
+    /// More interfaces than the node counters have room for.
+    #[error("{0} interfaces are more than the {max} that can be counted", max = monitor_common::limits::MAX_INTERFACES - 1)]
+    TooMany(usize),
+    /// The interface's hook cannot be read.
+    #[error("cannot ask the kernel what runs on `{name}`: {source}")]
+    Hook {
+        /// Interface name.
+        name: String,
+        /// What the kernel says.
+        #[source]
+        source: io::Error,
+    },
+    /// Somebody else's program.
+    #[error(
+        "`{name}` already runs another XDP program (id {program}{by}, {mode} mode), and Peertally never replaces one that is not \
+         its own. Look at it with `bpftool prog show id {program}`; if it may go, `ip link set dev {name} xdp off`. Nothing was \
+         attached"
+    )]
+    Foreign {
+        /// Interface name.
+        name: String,
+        /// Id of the program there.
+        program: u32,
+        /// Its name, in words.
+        by: String,
+        /// Its mode.
+        mode: &'static str,
+    },
+    /// Another agent of ours holds the tables.
+    #[error("another `peertally run` holds {lock}; stop it first, or look at it with `peertally status`")]
+    Running {
+        /// The lock file.
+        lock: PathBuf,
+    },
+    /// The BPF file system cannot be used.
+    #[error(
+        "cannot keep pins in {path}: {source}. Is a BPF file system mounted there (`mount -t bpf bpf /sys/fs/bpf`)?"
+    )]
+    PinFolder {
+        /// The folder.
+        path: PathBuf,
+        /// What the kernel says.
+        #[source]
+        source: io::Error,
+    },
+    /// The object or a map.
+    #[error(transparent)]
+    Object(#[from] ObjectError),
+    /// The kernel refused to attach.
+    #[error("cannot attach to `{name}` in {mode} mode: {}. {next}. Nothing was attached", root_cause(.source))]
+    Attach {
+        /// Interface name.
+        name: String,
+        /// `native` or `generic`.
+        mode: &'static str,
+        /// What to do.
+        next: &'static str,
+        /// What the kernel says.
+        #[source]
+        source: Box<ProgramError>,
+    },
+    /// The link is not one that can be pinned.
+    #[error(
+        "the kernel gave no link for `{name}` that can be pinned; Linux 6.1 or newer is needed. Nothing was attached"
+    )]
+    NoLink {
+        /// Interface name.
+        name: String,
+    },
+    /// A link could not be pinned.
+    #[error("cannot pin the attachment of `{name}` at {path}: {reason}. Nothing was attached")]
+    Pin {
+        /// Interface name.
+        name: String,
+        /// Where.
+        path: PathBuf,
+        /// What the kernel says.
+        reason: String,
+    },
+    /// A pin could not be removed.
+    #[error("cannot remove {path}: {source}; what is still attached only counts. Try `peertally detach` as root")]
+    Remove {
+        /// What was to be removed.
+        path: PathBuf,
+        /// What the kernel says.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// The innermost cause, which is the kernel's own word.
+fn root_cause(error: &dyn std::error::Error) -> String {
+    let mut cause = error;
+    while let Some(inner) = cause.source() {
+        cause = inner;
+    }
+    cause.to_string()
+}
+
+impl ExitCause for SessionError {
+    fn exit(&self) -> Exit {
+        let denied = |error: &io::Error| error.kind() == io::ErrorKind::PermissionDenied;
+        match self {
+            Self::Object(error) if error.is_missing_rights() => Exit::Rights,
+            Self::PinFolder { source, .. } | Self::Remove { source, .. } if denied(source) => Exit::Rights,
+            Self::Attach { source, .. } => {
+                let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&**source);
+                while let Some(error) = cause {
+                    if error.downcast_ref::<io::Error>().is_some_and(denied) {
+                        return Exit::Rights;
+                    }
+                    cause = error.source();
+                }
+                Exit::Unavailable
+            }
+            _ => Exit::Unavailable,
+        }
+    }
+}

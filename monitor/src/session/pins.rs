@@ -1,0 +1,106 @@
+//! Where maps and attachments are kept while no agent runs: `/sys/fs/bpf/peertally/v<schema>/`.
+//!
+//! The agent's exit or crash changes nothing for traffic: the pinned links keep the program attached, the pinned maps keep the
+//! counts. Removing the folder's links detaches.
+
+use std::{
+    fs::{self, File, TryLockError},
+    io,
+    path::{Path, PathBuf},
+};
+
+use monitor_common::limits::SCHEMA_VERSION;
+
+use super::error::SessionError;
+
+/// Mount point of the BPF file system.
+const BPF_FILE_SYSTEM: &str = "/sys/fs/bpf";
+/// `BPF_FS_MAGIC` of include/uapi/linux/magic.h.
+const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
+/// Where the lock of the running agent lies.
+const LOCK_FOLDER: &str = "/run/peertally";
+
+/// Our folder, all schemas.
+
+pub(super) fn base() -> PathBuf {
+    Path::new(BPF_FILE_SYSTEM).join("peertally")
+}
+
+/// The folder of this build's schema.
+
+pub(super) fn folder() -> PathBuf {
+    base().join(format!("v{SCHEMA_VERSION}"))
+}
+
+/// The pin of an interface's attachment.
+
+pub(super) fn link(interface: &str) -> PathBuf {
+    // The BPF file system refuses names with a dot, which VLAN interfaces have.
+    folder().join(format!("link_{}", interface.replace('.', "_")))
+}
+
+/// Makes the folder, mounting the BPF file system if nothing did.
+///
+/// # Errors
+/// [`SessionError::PinFolder`].
+pub(super) fn prepare() -> Result<PathBuf, SessionError> {
+    let path = folder();
+    let error = |source| SessionError::PinFolder { path: path.clone(), source };
+    if !is_bpf_file_system(Path::new(BPF_FILE_SYSTEM)) {
+        rustix::mount::mount("bpf", BPF_FILE_SYSTEM, "bpf", rustix::mount::MountFlags::empty(), None)
+            .map_err(|errno| error(errno.into()))?;
+        tracing::info!("mounted the BPF file system at {BPF_FILE_SYSTEM}");
+    }
+    fs::create_dir_all(&path).map_err(error)?;
+    Ok(path)
+}
+
+fn is_bpf_file_system(path: &Path) -> bool {
+    rustix::fs::statfs(path).is_ok_and(|status| status.f_type as i64 == BPF_FS_MAGIC)
+}
+
+/// Takes the lock that one agent at a time holds; it is free again when the file is closed.
+///
+/// # Errors
+/// [`SessionError::Running`] when another agent holds it, [`SessionError::PinFolder`] when it cannot be made.
+pub(super) fn lock() -> Result<File, SessionError> {
+    let path = Path::new(LOCK_FOLDER).join("run.lock");
+    let error = |source| SessionError::PinFolder { path: path.clone(), source };
+    fs::create_dir_all(LOCK_FOLDER).map_err(error)?;
+    let file = File::options().create(true).truncate(false).write(true).open(&path).map_err(error)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(SessionError::Running { lock: path }),
+        Err(TryLockError::Error(source)) => Err(error(source)),
+    }
+}
+
+/// Removes every pin of every schema, which detaches what they held; answers the paths removed.
+///
+/// # Errors
+/// [`SessionError::Remove`] at the first pin that cannot be removed.
+pub(super) fn remove_all() -> Result<Vec<PathBuf>, SessionError> {
+    let mut removed = Vec::new();
+    let base = base();
+    let folders = match fs::read_dir(&base) {
+        Ok(folders) => folders,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(removed),
+        Err(source) => return Err(SessionError::Remove { path: base, source }),
+    };
+    for schema in folders.filter_map(Result::ok) {
+        let mut pins: Vec<_> = fs::read_dir(schema.path())
+            .map_err(|source| SessionError::Remove { path: schema.path(), source })?
+            .filter_map(Result::ok)
+            .map(|pin| pin.path())
+            .collect();
+        // Links first: then nothing counts into maps that are about to go.
+        pins.sort_by_key(|path| !path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("link_")));
+        for pin in pins {
+            fs::remove_file(&pin).map_err(|source| SessionError::Remove { path: pin.clone(), source })?;
+            removed.push(pin);
+        }
+        fs::remove_dir(schema.path()).map_err(|source| SessionError::Remove { path: schema.path(), source })?;
+    }
+    fs::remove_dir(&base).map_err(|source| SessionError::Remove { path: base.clone(), source })?;
+    Ok(removed)
+}
