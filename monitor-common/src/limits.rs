@@ -39,6 +39,11 @@ pub const PENDING_IDLE_SECONDS: u16 = 15;
 pub const WAYS: usize = 4;
 /// A flow without packets for this long, in seconds, may be replaced whatever its verdict.
 pub const IDLE_SECONDS: u16 = 60;
+/// A flow with packets in the last seconds is never replaced: a CPU may be about to add to its counter, and that packet must
+/// not count for another flow. New flows of a set that is full of such flows are refused.
+pub const FRESH_SECONDS: u16 = 2;
+/// Ages from here on, of 16-bit seconds, are clocks of two CPUs a moment apart, not idleness.
+pub const CLOCK_SKEW_AGE: u16 = 0xfff0;
 /// Packets in a flow counter at which it is folded into its tally: far below what 24 bits hold, so that adders on many
 /// CPUs cannot overflow it meanwhile. 2^22 packets of at most 65,575 bytes stay below 2^40 bytes.
 pub const FOLD_PACKETS: u64 = 1 << 22;

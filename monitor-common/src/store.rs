@@ -67,9 +67,9 @@ events! {
     FlowRestarted = 1, "flow_restarted";
     /// An idle flow was replaced.
     EvictedIdle = 2, "evicted_idle";
-    /// A flow without a P2P verdict was replaced while active, because its set was full.
+    /// A flow without a P2P verdict was replaced after a pause of some seconds, because its set was full.
     EvictedUnclassified = 3, "evicted_unclassified";
-    /// A new flow found its set full of active P2P flows; its packets count as unclassified.
+    /// A new flow found its set full of P2P flows or of flows active this very moment; its packets count as unclassified.
     FlowRefused = 4, "flow_refused";
     /// A packet met a way that another CPU was changing; it counts as unclassified.
     FlowBusy = 5, "flow_busy";

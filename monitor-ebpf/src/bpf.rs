@@ -3,6 +3,7 @@
 use aya_ebpf::{bindings::xdp_action, macros::xdp, programs::XdpContext};
 use monitor_common::engine::process;
 
+mod log;
 mod packet;
 mod tables;
 

@@ -1,6 +1,6 @@
 //! Where counts go: from a flow's counters into tallies, and straight into tallies for packets without a flow.
 
-use super::{counter_index, subscribers, work::Work};
+use super::{cache, counter_index, subscribers, work::Work};
 use crate::{
     cell::Cell,
     flow::{ColdFlow, ColdSet, Ends, FlowSet, NO_SLOT, State, Word, pack, pack_slots, unpack, unpack_slots},
@@ -217,9 +217,7 @@ pub fn settle_idle<S: Ledger>(store: &S, set: &FlowSet, cold: &ColdSet, way: usi
     if word.state() != State::Inspecting {
         return false;
     }
-    let age = (now_s as u16).wrapping_sub(word.second());
-    // An age of half the range or more means a packet came after `now_s` was read.
-    if word.protocol_number() != 0 || age < idle_s || age >= 0x8000 {
+    if word.protocol_number() != 0 || cache::age_s(word, now_s) < idle_s {
         return true;
     }
     publish(store, &set.words[way], &cold.flows[way], Protocol::Unclassified as u8, Confidence::None as u8);

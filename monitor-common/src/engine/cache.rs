@@ -3,7 +3,7 @@
 use super::{account, subscribers, work::Entry, work::Work};
 use crate::{
     flow::{FlowSet, Progress, State, Word, pack_slots},
-    limits::{IDLE_SECONDS, WAYS},
+    limits::{CLOCK_SKEW_AGE, FRESH_SECONDS, IDLE_SECONDS, WAYS},
     protocol::{Confidence, Protocol},
     store::{Event, Settings, Store},
 };
@@ -57,28 +57,25 @@ pub(super) fn look_up<S: Store>(store: &S, work: &mut Work) -> bool {
 /// How willingly a way is given up: 0 never, otherwise the higher the better.
 #[inline(always)]
 fn willingness(word: Word, now_s: u64) -> u32 {
-    let age = u32::from((now_s as u16).wrapping_sub(word.second()));
-    let idle = age >= u32::from(IDLE_SECONDS);
+    let age = age_s(word, now_s);
+    let p2p = word.protocol_number() > Protocol::Fragment as u8;
     match word.state() {
         State::Empty => FREE,
         State::Locked => 0,
+        State::Inspecting | State::Settled if age < FRESH_SECONDS => 0,
         // A verdict is being written: the way is as good as locked.
         State::Inspecting if word.protocol_number() != 0 => 0,
-        State::Inspecting | State::Settled if word.protocol_number() <= Protocol::Fragment as u8 => {
-            if idle {
-                2 * IDLE + age
-            } else {
-                1 + age
-            }
-        }
-        State::Inspecting | State::Settled => {
-            if idle {
-                IDLE + age
-            } else {
-                0
-            }
-        }
+        State::Inspecting | State::Settled if age >= IDLE_SECONDS => (2 - u32::from(p2p)) * IDLE + u32::from(age),
+        State::Inspecting | State::Settled if p2p => 0,
+        State::Inspecting | State::Settled => u32::from(age),
     }
+}
+
+/// Seconds since the flow's latest packet.
+#[inline(always)]
+pub(super) fn age_s(word: Word, now_s: u64) -> u16 {
+    let age = (now_s as u16).wrapping_sub(word.second());
+    if age >= CLOCK_SKEW_AGE { 0 } else { age }
 }
 
 /// Willingness of an empty way.

@@ -3,6 +3,7 @@
 //! Array maps are memory-mapped by the agent (`BPF_F_MMAPABLE`): draining a million tallies takes no system call.
 //! Capacities here are the smallest that load; the agent sets the real ones.
 
+use super::log;
 use aya_ebpf::{
     Global,
     bindings::{BPF_F_MMAPABLE, BPF_F_RDONLY_PROG, BPF_NOEXIST},
@@ -102,7 +103,13 @@ impl Ledger for Maps {
     fn count_event(&self, event: Event) {
         if let Some(counter) = EVENTS.get_ptr_mut(event as u32) {
             // SAFETY: a per-CPU value; nothing else writes it while this program runs on the CPU.
-            unsafe { *counter += 1 };
+            let count = unsafe {
+                *counter += 1;
+                *counter
+            };
+            if matches!(event, Event::FlowRefused | Event::TallyRefused | Event::TallyRaced | Event::Lost) {
+                log::rare(event as u8, count);
+            }
         }
     }
 }

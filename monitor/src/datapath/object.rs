@@ -176,7 +176,7 @@ impl LoadedObject {
             .map_max_entries("TALLY_KEYS", options.sizes.tallies)
             .map_max_entries("TALLY_SLOTS", options.sizes.tallies)
             .override_global("REPLAYING", &replaying, true)
-            .override_global("AYA_LOG_LEVEL", &options.log_level, false);
+            .override_global("AYA_LOG_LEVEL", &options.log_level, true);
         if let Some(folder) = &options.pin_folder {
             for name in PINNED {
                 loader.map_pin_path(name, folder.join(name));

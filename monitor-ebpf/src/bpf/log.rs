@@ -1,0 +1,14 @@
+//! Messages about rare events, through aya-log's ring buffer.
+//!
+//! Off unless asked for: at level 0 the verifier finds the call unreachable and removes it. Never one per packet.
+
+use aya_log_ebpf::warn;
+
+/// Tells of an event that an operator should look at: of the 1st, 2nd, 4th, 8th, ... on this CPU, so that an event at packet
+/// rate stays a handful of messages.
+#[inline(never)]
+pub(super) fn rare(event: u8, count: u64) {
+    if count & (count - 1) == 0 {
+        warn!((), "event {} on this CPU for the time number {}", event, count);
+    }
+}
