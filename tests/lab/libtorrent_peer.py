@@ -1,4 +1,4 @@
-"""One libtorrent session: libtorrent_peer.py TORRENT FOLDER PORT [SETTING=VALUE]... [--node HOST:PORT] [--trackerless]
+"""One libtorrent session: libtorrent_peer.py TORRENT FOLDER PORT [SETTING=VALUE]... [--node HOST:PORT] [--peer HOST:PORT] [--trackerless]
 
 Writes a JSON object a line to standard output, several times a second: whether it has the whole file, and the bytes it
 says it received and sent, headers of IP, TCP and UDP as libtorrent estimates them included. Runs until it is killed.
@@ -23,12 +23,16 @@ settings = {
     "alert_mask": libtorrent.alert.category_t.stats_notification,
 }
 nodes = []
+peers = []
 trackerless = False
 arguments = iter(rest)
 for argument in arguments:
     if argument == "--node":
         host, _, node_port = next(arguments).rpartition(":")
         nodes.append((host, int(node_port)))
+    elif argument == "--peer":
+        host, _, peer_port = next(arguments).rpartition(":")
+        peers.append((host, int(peer_port)))
     elif argument == "--trackerless":
         trackerless = True
     else:
@@ -45,6 +49,8 @@ if trackerless:
 handle = session.add_torrent(parameters)
 if trackerless:
     handle.replace_trackers([])
+for peer in peers:
+    handle.connect_peer(peer)
 metrics = {metric.name: metric.value_index for metric in libtorrent.session_stats_metrics()}
 while True:
     session.post_session_stats()

@@ -71,10 +71,14 @@ impl EdonkeyServer {
         Ok(Self { sources })
     }
 
-    /// How many files clients have offered.
-    #[must_use]
-    pub fn files(&self) -> usize {
-        self.sources.lock().unwrap_or_else(PoisonError::into_inner).len()
+    /// Waits until a client has offered a file. Before that it may not have read it, and would deny having it.
+    ///
+    /// # Errors
+    /// Nobody does.
+    pub fn wait_offered(&self) -> Result<()> {
+        wait_for("offer of a file", Duration::from_secs(60), Duration::from_millis(100), || {
+            Ok(!self.sources.lock().unwrap_or_else(PoisonError::into_inner).is_empty())
+        })
     }
 }
 

@@ -62,7 +62,7 @@ impl Libtorrent {
             self.process.ensure_running()?;
             Ok(self.last()?["complete"] == true && transfer.arrived(&self.downloads)?)
         })
-        .with_context(|| self.process.log())
+        .with_context(|| format!("{:?}", self.last()))
     }
 
     /// Bytes it says it received and sent, with libtorrent's estimate of IP, TCP and UDP headers. Waits until the
@@ -76,7 +76,8 @@ impl Libtorrent {
             let values = self.last()?;
             let number = |name: &str| values[name].as_u64().with_context(|| name.to_owned());
             let now = Reported { received: number("received")?, sent: number("sent")? };
-            let resting = last == Some(now);
+            // Keep-alives and DHT never end: less than a thousandth is rest.
+            let resting = last.is_some_and(|last: Reported| now.received - last.received <= now.received / 1000);
             last = Some(now);
             Ok(resting.then_some(now))
         })

@@ -1,4 +1,4 @@
-//! The router's mounts: `/sys` shows its interfaces, and `/sys/fs/bpf` is empty and its own.
+//! The router's mounts: `/sys` shows its interfaces, `/sys/fs/bpf` and `/run` are empty and its own.
 //!
 //! An agent inside sees what it would on a real router, and neither meets nor disturbs an agent of this machine. The
 //! mounts exist as long as the process that holds them: when it ends, pins vanish and with them what they kept attached.
@@ -14,7 +14,8 @@ use anyhow::{Context, Result, ensure};
 use super::netns::Namespace;
 
 /// Ends when standard input does, which is when the owner ends.
-const SCRIPT: &str = "mount -t sysfs sysfs /sys && mount -t bpf bpf /sys/fs/bpf && echo ready && read -r _";
+const SCRIPT: &str =
+    "mount -t sysfs sysfs /sys && mount -t bpf bpf /sys/fs/bpf && mount -t tmpfs tmpfs /run && echo ready && read -r _";
 
 /// The process that holds a mount namespace.
 #[derive(Debug)]
