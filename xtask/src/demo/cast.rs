@@ -22,9 +22,26 @@ const RATE: &str = "1600";
 /// Size of the file that web clients fetch, again and again.
 const WEB_BYTES: usize = 512 << 10;
 
+/// Options of every BitTorrent client: plain peer wire where the other side agrees, no DHT (there is none here).
+const PLAIN: [&str; 2] = ["-et", "-O"];
+
+/// What a subscriber does.
+pub(super) struct Role {
+    /// For people.
+    pub(super) name: &'static str,
+    /// Options of its BitTorrent client, if it has one.
+    pub(super) torrent: Option<&'static [&'static str]>,
+    /// Whether it browses the web.
+    pub(super) web: bool,
+}
+
 /// What each subscriber does.
-pub(super) const ROLES: [(&str, bool, bool); 3] =
-    [("BitTorrent", true, false), ("web only", false, true), ("BitTorrent and web", true, true)];
+pub(super) const ROLES: [Role; 3] = [
+    Role { name: "BitTorrent", torrent: Some(&[]), web: false },
+    Role { name: "web only", torrent: None, web: true },
+    // TCP only: the others prefer uTP.
+    Role { name: "BitTorrent and web", torrent: Some(&["--no-utp"]), web: true },
+];
 
 /// Bytes that a web client says it got.
 pub(super) type WebBytes = [Arc<AtomicU64>; ROLES.len()];
@@ -57,7 +74,7 @@ impl<'a> Cast<'a> {
         let announce = format!("http://{INTERNET_V4}:{TRACKER_PORT}/announce");
         let transfer = lab::make_torrent(lab, "demo", TORRENT_BYTES, &announce)?;
         let mut tracker = Tracker::start(lab, &[&transfer])?;
-        let seeder = Transmission::start(lab, lab.internet(), &transfer.seed, &[])?;
+        let seeder = Transmission::start(lab, lab.internet(), &transfer.seed, &PLAIN)?;
         seeder.add(&transfer)?;
         let web = WebServer::start(lab, WEB_BYTES)?;
         let dns = DnsServer::start(lab.internet(), INTERNET_V4)?;
@@ -69,10 +86,11 @@ impl<'a> Cast<'a> {
 
     /// Starts the subscribers' clients; the web clients run as long as `watch` does.
     pub(super) fn play(&mut self, watch: impl FnOnce(&mut Self) -> Result<()>) -> Result<()> {
-        for (index, (_, torrent, _)) in ROLES.iter().enumerate() {
-            if *torrent {
+        for (index, role) in ROLES.iter().enumerate() {
+            if let Some(options) = role.torrent {
                 let downloads = self.lab.subdirectory(&format!("downloads-{}", index + 1))?;
-                let client = Transmission::start(self.lab, self.lab.subscriber(index + 1), &downloads, &[])?;
+                let options = [&PLAIN[..], options].concat();
+                let client = Transmission::start(self.lab, self.lab.subscriber(index + 1), &downloads, &options)?;
                 client.limit_download(RATE)?;
                 client.add(&self.transfer)?;
                 self.leechers.push((index, client));
@@ -87,7 +105,7 @@ impl<'a> Cast<'a> {
                 .iter()
                 .zip(&web_bytes)
                 .enumerate()
-                .filter(|(_, ((_, _, web), _))| *web)
+                .filter(|(_, (role, _))| role.web)
                 .map(|(index, (_, bytes))| {
                     let (stop, dns) = (&stop, &dns);
                     scope.spawn(move || browse(lab.subscriber(index + 1), dns, bytes, stop))

@@ -9,7 +9,7 @@ use std::{
 use peertally_tests::lab::{self, SubscriberRow};
 
 use super::{
-    cast::{Cast, ROLES},
+    cast::{Cast, ROLES, Role},
     report::human,
 };
 
@@ -59,14 +59,14 @@ impl Screen {
             "subscriber", "what it does", "P2P", "P2P rate", "other traffic", "(web client)"
         );
         let seconds = (elapsed - self.last_time).as_secs_f64().max(0.001);
-        for (index, (role, _, _)) in ROLES.iter().enumerate() {
+        for (index, Role { name, .. }) in ROLES.iter().enumerate() {
             let (p2p, rest) = sums[index];
             let rate = (p2p.saturating_sub(self.last_bytes[index])) as f64 / seconds;
             self.last_bytes[index] = p2p;
             // Writing to a string cannot fail.
             writeln!(
                 text,
-                "  {:<14}{role:<22}{:>14}{:>14}{:>16}{:>14}",
+                "  {:<14}{name:<22}{:>14}{:>14}{:>16}{:>14}",
                 lab::subscriber_v4(index as u8 + 1).to_string(),
                 human(p2p),
                 format!("{}/s", human(rate as u64)),

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fs, path::Path, time::Duration};
 use anyhow::{Context as _, Result};
 use peertally_tests::lab::{self, Agent, Counters, HttpServer, Lab, NodeTotals, SubscriberRow};
 
-use super::cast::{Account, ROLES};
+use super::cast::{Account, ROLES, Role};
 
 /// Lines of `/metrics` that are shown.
 const METRIC_LINES: usize = 8;
@@ -50,8 +50,16 @@ pub(super) fn gather(
     .or_else(|error| if error.to_string().starts_with("interrupted") { Err(error) } else { Ok(()) })?;
     let text = fs::read_to_string(event_file).context("read the event that the exec hook wrote")?;
     let first = serde_json::Deserializer::from_str(&text).into_iter().next().context("an event")?;
+    let mut rows = agent.subscribers()?;
+    rows.sort_by_key(|row| {
+        (
+            ROLES.iter().enumerate().position(|(index, _)| row.is_of(index as u8 + 1)),
+            row.subscriber.clone(),
+            row.protocol.clone(),
+        )
+    });
     Ok(Outcome {
-        rows: agent.subscribers()?,
+        rows,
         counted,
         frames,
         account,
@@ -64,12 +72,12 @@ pub(super) fn gather(
 pub(super) fn print(outcome: &Outcome) {
     println!("\nResult\n  Tallies of the agent, in IP bytes:");
     println!(
-        "  {:<22}{:<14}{:<12}{:>6}{:>10}{:>12}{:>10}{:>12}",
-        "subscriber", "protocol", "confidence", "flows", "packets up", "bytes up", "down", "bytes down"
+        "  {:<18}{:<14}{:<12}{:>6}{:>12}{:>10}{:>14}{:>12}",
+        "subscriber", "protocol", "confidence", "flows", "packets up", "bytes up", "packets down", "bytes down"
     );
-    for row in &outcome.rows {
+    for row in outcome.rows.iter().filter(|row| row.packets_up + row.packets_down > 0) {
         println!(
-            "  {:<22}{:<14}{:<12}{:>6}{:>10}{:>12}{:>10}{:>12}",
+            "  {:<18}{:<14}{:<12}{:>6}{:>12}{:>10}{:>14}{:>12}",
             row.subscriber,
             row.protocol,
             row.confidence,
@@ -81,12 +89,12 @@ pub(super) fn print(outcome: &Outcome) {
         );
     }
     println!("  What the clients say they got, without headers:");
-    for (index, (role, _, _)) in ROLES.iter().enumerate() {
+    for (index, Role { name, .. }) in ROLES.iter().enumerate() {
         let torrent =
             outcome.account.torrent[index].map_or_else(|| "-".to_owned(), |reported| human(reported.received));
         println!(
-            "  {:<22}{role}: BitTorrent {torrent}, web {}",
-            lab::subscriber_v4(index as u8 + 1).to_string(),
+            "  subscriber {} ({name}): BitTorrent {torrent}, web {}",
+            index + 1,
             human(outcome.account.web[index])
         );
     }

@@ -3,7 +3,7 @@
 use anyhow::{Result, bail};
 
 use super::{
-    cast::ROLES,
+    cast::{ROLES, Role},
     live::split,
     report::{Outcome, human},
 };
@@ -21,22 +21,22 @@ pub(super) struct Finding {
 pub(super) fn findings(outcome: &Outcome) -> Vec<Finding> {
     let mut findings = Vec::new();
     let mut add = |holds: bool, text: String| findings.push(Finding { holds, text });
-    for (index, (role, torrent, web)) in ROLES.iter().enumerate() {
+    for (index, Role { name, torrent, web }) in ROLES.iter().enumerate() {
         let number = index + 1;
         let (p2p, other) = split(index, &outcome.rows);
-        if *torrent {
+        if torrent.is_some() {
             let payload = outcome.account.torrent[index].map_or(0, |reported| reported.received + reported.sent);
             let most = (payload as f64 * (1.0 + OVERHEAD)) as u64;
             add(
                 payload >= outcome.account.file_bytes && (payload..=most).contains(&p2p),
                 format!(
-                    "subscriber {number} ({role}): {} of BitTorrent counted; its client reports {} of payload",
+                    "subscriber {number} ({name}): {} of BitTorrent counted; its client reports {} of payload",
                     human(p2p),
                     human(payload)
                 ),
             );
         } else {
-            add(p2p == 0, format!("subscriber {number} ({role}): {} counted as P2P protocol traffic", human(p2p)));
+            add(p2p == 0, format!("subscriber {number} ({name}): {} counted as P2P protocol traffic", human(p2p)));
         }
         if *web {
             let payload = outcome.account.web[index];
@@ -44,7 +44,7 @@ pub(super) fn findings(outcome: &Outcome) -> Vec<Finding> {
             add(
                 payload > 0 && (payload..=most).contains(&other),
                 format!(
-                    "subscriber {number} ({role}): {} unclassified; its web client reports {} of pages",
+                    "subscriber {number} ({name}): {} unclassified; its web client reports {} of pages",
                     human(other),
                     human(payload)
                 ),
