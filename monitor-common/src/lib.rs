@@ -3,7 +3,7 @@
 //! Nothing here does I/O, reads a clock, allocates or logs. The kernel's packet memory and maps are reached through two
 //! small traits, [`packet::Packet`] and [`store::Store`]; tests, replay and fuzzers implement them over plain memory.
 #![cfg_attr(not(test), no_std)]
-#![cfg_attr(target_arch = "bpf", feature(core_intrinsics), allow(internal_features))]
+#![cfg_attr(target_arch = "bpf", feature(core_intrinsics, asm_experimental_arch), allow(internal_features))]
 
 pub mod cell;
 pub mod classify;

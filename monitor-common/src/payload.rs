@@ -37,6 +37,7 @@ pub struct Payload {
 }
 
 const _: () = assert!(core::mem::offset_of!(Payload, window) == 0);
+const _: () = assert!(core::mem::offset_of!(Payload, tail) == WINDOW && TAIL.is_multiple_of(8));
 const _: () = assert!(core::mem::align_of::<Payload>() == 8 && WINDOW.is_power_of_two());
 
 impl Payload {
@@ -71,11 +72,41 @@ impl Payload {
         payload
     }
 
+    /// Zeroes the bytes that an earlier packet left, by words: the BPF target's `memset` is a loop over bytes, which costs
+    /// ten times as much.
+    #[inline(always)]
+    pub fn clear(&mut self) {
+        let words = (&raw mut *self).cast::<u64>();
+        let mut index = 0;
+        while index < (WINDOW + TAIL) / 8 {
+            // SAFETY: window and tail are the first fields and adjoin (asserted above), so the word lies in this struct,
+            // aligned; the reference is exclusive. Volatile keeps LLVM from making it a `memset` again.
+            unsafe { words.add(index).write_volatile(0) };
+            index += 1;
+        }
+    }
+
+    /// The same payload, of which the compiler cannot know that it is the same: values are loaded anew from it.
+    #[inline(always)]
+    #[must_use]
+    pub fn isolated(&self) -> &Self {
+        #[cfg(target_arch = "bpf")]
+        {
+            let mut pointer: *const Self = self;
+            // SAFETY: copies a register to itself.
+            unsafe { core::arch::asm!("{0} = {0}", inout(reg) pointer, options(nomem, nostack, preserves_flags)) };
+            // SAFETY: the pointer comes from the reference.
+            unsafe { &*pointer }
+        }
+        #[cfg(not(target_arch = "bpf"))]
+        self
+    }
+
     /// The byte at `offset`; offsets wrap at the window's size, so no offset is out of bounds.
     #[inline(always)]
     #[must_use]
     pub fn byte(&self, offset: usize) -> u8 {
-        self.window[offset & (WINDOW - 1)]
+        self.window[opaque(offset) & (WINDOW - 1)]
     }
 
     /// The aligned word number `index` of the window; the index wraps like an offset.
@@ -84,7 +115,22 @@ impl Payload {
         // SAFETY: `window` is the first field of a type aligned to 8 bytes (asserted above), so it is a valid, aligned
         // array of `WINDOW / 8` words; every bit pattern is a valid `u64`.
         let words = unsafe { &*(&raw const self.window).cast::<[u64; WINDOW / 8]>() };
-        u64::from_le(words[index & (WINDOW / 8 - 1)])
+        u64::from_le(words[opaque(index) & (WINDOW / 8 - 1)])
+    }
+
+    /// The byte at an `offset` that a loop with a constant bound counts; like [`Self::byte`], but costs no mask there.
+    #[inline(always)]
+    #[must_use]
+    pub fn counted(&self, offset: usize) -> u8 {
+        self.window[offset & (WINDOW - 1)]
+    }
+
+    /// The window as words of 32 bits in memory order, for loops with a constant bound.
+    #[inline(always)]
+    #[must_use]
+    pub fn words32(&self) -> &[u32; WINDOW / 4] {
+        // SAFETY: as in `word`.
+        unsafe { &*(&raw const self.window).cast::<[u32; WINDOW / 4]>() }
     }
 
     /// Little-endian 64-bit integer at `offset`: one or two word loads, however `offset` is aligned.
@@ -152,12 +198,42 @@ impl Payload {
         difference == 0 && (literal[N - 1] != 0 || self.captured as usize >= offset + N)
     }
 
+    /// The last byte of a payload of at least [`TAIL`] bytes; 0 for a shorter one, or when the frame did not hold it.
+    #[inline(always)]
+    #[must_use]
+    pub fn last(&self) -> u8 {
+        self.tail[TAIL - 1]
+    }
+
     /// Whether neither port is below 1024: peers choose theirs, services (DNS, NTP, SNMP, RPC, ...) do not.
     #[inline(always)]
     #[must_use]
     pub fn high_ports(&self) -> bool {
-        (self.source_port >= 1024) & (self.destination_port >= 1024)
+        (self.source_port >= 1024) && (self.destination_port >= 1024)
     }
+}
+
+/// Hides what is known about an index that is not a constant, so that the mask behind it stays in the program.
+///
+/// LLVM drops a mask when an earlier comparison implies it; the verifier does not follow that comparison and would refuse
+/// the access.
+#[cfg(target_arch = "bpf")]
+#[inline(always)]
+fn opaque(index: usize) -> usize {
+    if core::intrinsics::is_val_statically_known(index) {
+        return index;
+    }
+    let mut hidden = index;
+    // SAFETY: copies a register to itself.
+    unsafe { core::arch::asm!("{0} = {0}", inout(reg) hidden, options(pure, nomem, nostack, preserves_flags)) };
+    hidden
+}
+
+/// On the host nothing needs hiding.
+#[cfg(not(target_arch = "bpf"))]
+#[inline(always)]
+const fn opaque(index: usize) -> usize {
+    index
 }
 
 /// What inspection remembers about one flow between its first packets.
@@ -187,7 +263,7 @@ impl FlowState {
     #[must_use]
     pub fn asked(&self, payload: &Payload, kind: u32) -> bool {
         let from_lower = self.marks & marks::MEMO_FROM_LOWER != 0;
-        (self.marks & kind != 0) & (from_lower != (payload.from_lower != 0))
+        (self.marks & kind != 0) && (from_lower != (payload.from_lower != 0))
     }
 
     /// Sets `mark`; whether it was set already. For signatures that need to be seen twice in a flow.
@@ -201,6 +277,10 @@ impl FlowState {
 
 /// The bits of [`FlowState::marks`], declared in one place so that two signatures never share one by accident.
 pub mod marks {
+    /// TCP: the lower endpoint sent the single byte "1" (WinMX).
+    pub const LONE_1_FROM_LOWER: u32 = 1 << 0;
+    /// TCP: the higher endpoint sent the single byte "1" (WinMX).
+    pub const LONE_1_FROM_HIGHER: u32 = 1 << 1;
     /// UDP: the kept value came from the lower endpoint.
     pub const MEMO_FROM_LOWER: u32 = 1 << 0;
     /// UDP: the kept value is a uTP SYN's connection id and sequence number (BEP 29).

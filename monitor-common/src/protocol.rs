@@ -42,6 +42,32 @@ protocols! {
     Gnutella = 5, "gnutella";
     /// Gnutella2.
     Gnutella2 = 6, "gnutella2";
+    /// WebTorrent: its tracker over WebSockets.
+    WebTorrent = 7, "webtorrent";
+    /// FastTrack (Kazaa).
+    FastTrack = 8, "fasttrack";
+    /// Direct Connect: NMDC and ADC.
+    DirectConnect = 9, "directconnect";
+    /// Soulseek.
+    Soulseek = 10, "soulseek";
+    /// Ares Galaxy.
+    Ares = 11, "ares";
+    /// OpenNap (Napster).
+    OpenNap = 12, "opennap";
+    /// WinMX.
+    WinMx = 13, "winmx";
+    /// libp2p: a transport (IPFS, Filecoin, ...), which no policy includes by default.
+    LibP2p = 14, "libp2p";
+    /// appleJuice (legacy).
+    AppleJuice = 15, "applejuice";
+    /// MUTE (legacy).
+    Mute = 16, "mute";
+    /// OpenFT (legacy).
+    OpenFt = 17, "openft";
+    /// WASTE (legacy).
+    Waste = 18, "waste";
+    /// BitTorrent Sync, Resilio Sync.
+    BtSync = 19, "btsync";
 }
 
 /// Number of protocol values a table indexed by protocol needs; room to append without a schema change.

@@ -2,7 +2,7 @@
 //! beside this file uTP (BEP 29), DHT (BEP 5), UDP trackers (BEP 15) and HTTP trackers (BEP 3, BEP 48).
 //!
 //! Matched here, on any port:
-//! - the handshake, whole or cut over the first segments: 0x13 "BitTorrent protocol" (BEP 3, also with BEP 52 torrents);
+//! - the handshake, whole or (in `split.rs`) cut over the first segments: 0x13 "BitTorrent protocol" (BEP 3, also with BEP 52 torrents);
 //! - mid-stream, for flows that began before the program: a `request` that fills its segment or is followed by another, and
 //!   the head of a `piece`. Their lengths, identifiers and block offsets must agree with each other, which guards against
 //!   other length-prefixed protocols. Port 7680 is left out there: Windows Update Delivery Optimization has the same frames;
@@ -13,7 +13,6 @@ mod http;
 mod tracker;
 mod utp;
 
-use super::split::{Literal, completes};
 use crate::{
     payload::{FlowState, Payload},
     protocol::Confidence,
@@ -32,8 +31,8 @@ const MAX_BLOCK: u32 = 1 << 17;
 
 /// Peer wire and HTTP trackers.
 #[inline(always)]
-pub fn tcp(payload: &Payload, state: &mut FlowState) -> Option<Confidence> {
-    if completes(payload, state, Literal::BitTorrent) {
+pub fn tcp(payload: &Payload, _state: &mut FlowState) -> Option<Confidence> {
+    if payload.has(0, b"\x13BitTorrent protocol") {
         return Some(Confidence::Signature);
     }
     if http::tracker(payload) {
@@ -41,9 +40,9 @@ pub fn tcp(payload: &Payload, state: &mut FlowState) -> Option<Confidence> {
     }
     let head = payload.be64(0);
     let other =
-        (payload.source_port == DELIVERY_OPTIMIZATION_PORT) | (payload.destination_port == DELIVERY_OPTIMIZATION_PORT);
+        (payload.source_port == DELIVERY_OPTIMIZATION_PORT) || (payload.destination_port == DELIVERY_OPTIMIZATION_PORT);
     // Both messages are shorter than 16 MiB, and their piece index is below 2^24: two zero bytes gate the rest.
-    if (head >> 56 == 0) & (head & 0xff00_0000 <= 0x0700_0000) & (head & 0xff00_0000 >= 0x0600_0000) & !other {
+    if (head >> 56 == 0) && (head & 0xff00_0000 <= 0x0700_0000) && (head & 0xff00_0000 >= 0x0600_0000) && !other {
         return (request(payload, head) || piece(payload, head)).then_some(Confidence::Structural);
     }
     None
@@ -59,11 +58,11 @@ fn request(payload: &Payload, head: u64) -> bool {
         | (wanted == MAX_BLOCK)
         | (wanted == BLOCK * 4);
     let alone = payload.len == REQUEST_LEN;
-    let repeated = (payload.len >= 2 * REQUEST_LEN) & ((payload.be64(17) ^ REQUEST) & 0xffff_ffff_ff00_0000 == 0);
+    let repeated = (payload.len >= 2 * REQUEST_LEN) && ((payload.be64(17) ^ REQUEST) & 0xffff_ffff_ff00_0000 == 0);
     ((head ^ REQUEST) & 0xffff_ffff_ff00_0000 == 0)
-        & size
-        & payload.be32(9).is_multiple_of(BLOCK / 2)
-        & (alone | repeated)
+        && size
+        && payload.be32(9).is_multiple_of(BLOCK / 2)
+        && (alone | repeated)
 }
 
 /// The head of a `piece` that holds an aligned block.
@@ -71,10 +70,10 @@ fn request(payload: &Payload, head: u64) -> bool {
 fn piece(payload: &Payload, head: u64) -> bool {
     let block = ((head >> 32) as u32).wrapping_sub(9);
     (head & 0xff00_0000 == 0x0700_0000)
-        & block.is_multiple_of(BLOCK)
-        & (block.wrapping_sub(1) < MAX_BLOCK)
-        & payload.be32(9).is_multiple_of(BLOCK)
-        & (payload.captured >= 13)
+        && block.is_multiple_of(BLOCK)
+        && (block.wrapping_sub(1) < MAX_BLOCK)
+        && payload.be32(9).is_multiple_of(BLOCK)
+        && (payload.captured >= 13)
 }
 
 /// DHT, uTP, UDP trackers, local service discovery.

@@ -30,18 +30,6 @@ const HEADER: u32 = 5;
 /// No message is longer: a part request covers at most three blocks of 184,320 bytes and clients send at most 10,240 a message.
 const MAX_MESSAGE: u32 = 200_000;
 
-/// Whether `opcode` is in a set of 256 bits.
-#[inline(always)]
-fn contains(set: [u64; 4], opcode: u8) -> bool {
-    let word = match opcode >> 6 {
-        0 => set[0],
-        1 => set[1],
-        2 => set[2],
-        _ => set[3],
-    };
-    word >> (opcode & 63) & 1 != 0
-}
-
 /// Builds a set from ranges of opcodes, both ends included.
 const fn set(ranges: &[(u8, u8)]) -> [u64; 4] {
     let mut set = [0; 4];
@@ -74,26 +62,35 @@ const EDONKEY_OPCODES: [u64; 4] = set(&[
 /// Opcodes behind 0xc5: information 01 and 02, file messages 40 and 60 to 62, sources, identification and the rest 81 to ac.
 const EMULE_OPCODES: [u64; 4] = set(&[(0x01, 0x02), (0x40, 0x40), (0x60, 0x62), (0x81, 0x87), (0x90, 0xac)]);
 
-/// Whether these are a header byte and an opcode that belong together.
+/// Header bytes by their bits 4 and 5, which differ in all three.
+static HEADERS: [u8; 4] = [EMULE, PACKED, EDONKEY, 0];
+/// Opcodes by the same bits.
+static OPCODES: [[u64; 4]; 4] = [EMULE_OPCODES, union(EDONKEY_OPCODES, EMULE_OPCODES), EDONKEY_OPCODES, [0; 4]];
+
+/// Opcodes that are in either set.
+const fn union(a: [u64; 4], b: [u64; 4]) -> [u64; 4] {
+    [a[0] | b[0], a[1] | b[1], a[2] | b[2], a[3] | b[3]]
+}
+
+/// Whether these are a header byte and an opcode that belong together. Tables in place of branches: one path to verify.
 #[inline(always)]
 fn known(header: u8, opcode: u8) -> bool {
-    let edonkey = (header == EDONKEY) | (header == PACKED);
-    let emule = (header == EMULE) | (header == PACKED);
-    (edonkey && contains(EDONKEY_OPCODES, opcode)) || (emule && contains(EMULE_OPCODES, opcode))
+    let row = (header >> 4 & 3) as usize;
+    HEADERS[row] == header && OPCODES[row][(opcode >> 6) as usize] >> (opcode & 63) & 1 != 0
 }
 
 /// Whether zlib data starts at `offset`: method 8 with a 32 KiB window, and one of the four standard levels (RFC 1950).
 #[inline(always)]
 pub(super) fn zlib(payload: &Payload, offset: usize) -> bool {
     let level = payload.byte(offset + 1);
-    (payload.byte(offset) == 0x78) & ((level == 0x01) | (level == 0x5e) | (level == 0x9c) | (level == 0xda))
+    (payload.byte(offset) == 0x78) && ((level == 0x01) || (level == 0x5e) || (level == 0x9c) || (level == 0xda))
 }
 
 /// Client-server and client-client messages.
 #[inline(always)]
 pub fn tcp(payload: &Payload, _state: &mut FlowState) -> Option<Confidence> {
     let header = payload.byte(0);
-    if (header != EDONKEY) & (header != EMULE) & (header != PACKED) {
+    if (header != EDONKEY) && (header != EMULE) && (header != PACKED) {
         return None;
     }
     message(payload).then_some(Confidence::Structural)
@@ -104,45 +101,60 @@ pub fn tcp(payload: &Payload, _state: &mut FlowState) -> Option<Confidence> {
 fn message(payload: &Payload) -> bool {
     let (header, opcode) = (payload.byte(0), payload.byte(5));
     let length = payload.le32(1);
-    let held = payload.len.wrapping_sub(HEADER);
-    if !known(header, opcode) | (payload.len <= HEADER) | (length.wrapping_sub(1) >= MAX_MESSAGE) {
+    if payload.len <= HEADER || !plausible(length) || !known(header, opcode) {
         return false;
     }
-    if (header == PACKED) & !zlib(payload, 6) {
+    if header == PACKED && !zlib(payload, 6) {
         return false;
     }
+    let held = payload.len - HEADER;
     if length == held {
         return true;
     }
     if length < held {
-        let next = (HEADER + length) as usize;
-        let end = next + HEADER as usize;
-        return (end < payload.captured as usize)
-            & (payload.le32(next + 1).wrapping_sub(1) < MAX_MESSAGE)
-            & known(payload.byte(next), payload.byte(end));
+        return followed(payload, HEADER + length);
     }
-    (header == PACKED) | part(payload, header, opcode, length)
+    match (header, opcode) {
+        (PACKED, _) => true,
+        (EDONKEY, 0x46) => part(payload, length),
+        (EMULE, 0xa2) => part_64(payload, length),
+        // A compressed part says the packed size of the whole block, of which this message is a piece.
+        (EMULE, 0x40) => piece(payload.le32(26), length.wrapping_sub(25)),
+        (EMULE, 0xa1) => piece(payload.le32(30), length.wrapping_sub(29)),
+        _ => false,
+    }
 }
 
-/// Whether a message that goes on in later segments is a file part: file hash, then offsets that agree with its length.
+/// Whether a message may have this length.
 #[inline(always)]
-fn part(payload: &Payload, header: u8, opcode: u8, length: u32) -> bool {
-    let plain = (header == EDONKEY)
-        & (opcode == 0x46)
-        & (payload.le32(26).wrapping_sub(payload.le32(22)) == length.wrapping_sub(25));
-    let plain64 = (header == EMULE)
-        & (opcode == 0xa2)
-        & (payload.le64(30).wrapping_sub(payload.le64(22)) == u64::from(length.wrapping_sub(33)));
-    // A compressed part says the packed size of the whole block, of which this message is a piece.
-    let packed = (header == EMULE)
-        & (opcode == 0x40)
-        & (payload.le32(26) < MAX_MESSAGE)
-        & (payload.le32(26) >= length.wrapping_sub(25));
-    let packed64 = (header == EMULE)
-        & (opcode == 0xa1)
-        & (payload.le32(30) < MAX_MESSAGE)
-        & (payload.le32(30) >= length.wrapping_sub(29));
-    (plain | plain64 | packed | packed64) & (payload.captured >= 38)
+fn plausible(length: u32) -> bool {
+    length.wrapping_sub(1) < MAX_MESSAGE
+}
+
+/// Whether a second header starts at `next`.
+#[inline(always)]
+fn followed(payload: &Payload, next: u32) -> bool {
+    next + HEADER < payload.captured
+        && plausible(payload.le32(next as usize + 1))
+        && known(payload.byte(next as usize), payload.byte((next + HEADER) as usize))
+}
+
+/// Whether a file part's offsets, behind the file's hash, agree with its length.
+#[inline(always)]
+fn part(payload: &Payload, length: u32) -> bool {
+    payload.captured >= 30 && payload.le32(26).wrapping_sub(payload.le32(22)) == length.wrapping_sub(25)
+}
+
+/// The same with offsets of 64 bits.
+#[inline(always)]
+fn part_64(payload: &Payload, length: u32) -> bool {
+    payload.captured >= 38 && payload.le64(30).wrapping_sub(payload.le64(22)) == u64::from(length.wrapping_sub(33))
+}
+
+/// Whether a message with this much packed data may be a piece of a block of that packed size.
+#[inline(always)]
+fn piece(size: u32, data: u32) -> bool {
+    plausible(size) && data <= size
 }
 
 #[cfg(test)]

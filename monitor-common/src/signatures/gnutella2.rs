@@ -18,14 +18,14 @@ const RESERVED_FLAGS: u8 = 0xec;
 /// Reliable UDP packets.
 #[inline(always)]
 pub fn udp(payload: &Payload, _state: &mut FlowState) -> Option<Confidence> {
-    if (payload.le32(0) & 0x00ff_ffff != u32::from_le_bytes(*b"GND\0")) | (payload.len < HEADER) {
+    if (payload.le32(0) & 0x00ff_ffff != u32::from_le_bytes(*b"GND\0")) || (payload.len < HEADER) {
         return None;
     }
     let (flags, part, count) = (payload.byte(3), payload.byte(6), payload.byte(7));
-    let parts = (part >= 1) & ((count == 0) | (count >= part));
+    let parts = (part >= 1) && ((count == 0) || (count >= part));
     // An acknowledgement has no count and no content.
-    let acknowledgement = (count != 0) | (payload.len == HEADER);
-    ((flags & RESERVED_FLAGS == 0) & parts & acknowledgement).then_some(Confidence::Structural)
+    let acknowledgement = (count != 0) || (payload.len == HEADER);
+    ((flags & RESERVED_FLAGS == 0) && parts & acknowledgement).then_some(Confidence::Structural)
 }
 
 #[cfg(test)]

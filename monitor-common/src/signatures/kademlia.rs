@@ -27,17 +27,20 @@ const MAX_FILE_BITS: u32 = 40;
 #[inline(always)]
 pub fn udp(payload: &Payload, state: &mut FlowState) -> Option<Confidence> {
     let header = payload.byte(0);
-    if ((header != PLAIN) & (header != PACKED)) | !payload.high_ports() {
+    if ((header != PLAIN) && (header != PACKED)) | !payload.high_ports() {
         return None;
     }
     let opcode = payload.byte(1);
     if header == PACKED {
-        let known =
-            (opcode == 0x09) | (opcode & 0xf7 == 0x11) | (opcode == 0x29) | (opcode == 0x3b) | (opcode & 0xf8 == 0x40);
-        return (known & zlib(payload, 2)).then_some(Confidence::Structural);
+        let known = (opcode == 0x09)
+            || (opcode & 0xf7 == 0x11)
+            || (opcode == 0x29)
+            || (opcode == 0x3b)
+            || (opcode & 0xf8 == 0x40);
+        return (known && zlib(payload, 2)).then_some(Confidence::Structural);
     }
     let (weak, strong) = message(payload, opcode);
-    let port = (payload.source_port == PORT) | (payload.destination_port == PORT);
+    let port = (payload.source_port == PORT) || (payload.destination_port == PORT);
     let enough = strong || (weak && (port || state.seen_before(marks::KAD_WEAK)));
     enough.then_some(Confidence::Structural)
 }
@@ -49,29 +52,29 @@ fn message(payload: &Payload, opcode: u8) -> (bool, bool) {
     match opcode {
         // Bootstrap request; its answer: id, port, version, count, contacts of 25 bytes.
         0x01 => (len == 2, false),
-        0x09 => (false, (version(payload, 20)) & (len == 23 + 25 * payload.le16(21) as u32)),
+        0x09 => (false, (version(payload, 20)) && (len == 23 + 25 * payload.le16(21) as u32)),
         // Hello and its answer: id, port, version, number of tags.
         0x11 | 0x19 => {
             let tags = payload.byte(21);
-            (false, (len >= 22) & version(payload, 20) & (tags < 16) & ((tags == 0) == (len == 22)))
+            (false, (len >= 22) && version(payload, 20) && (tags < 16) && ((tags == 0) == (len == 22)))
         }
-        0x22 => (len >= 19, (len == 19) & (payload.byte(18) == 0)),
+        0x22 => (len >= 19, (len == 19) && (payload.byte(18) == 0)),
         // Lookup: kind (2, 4 or 11 contacts wanted), target, receiver; its answer: target, count, contacts.
         0x21 => {
             let wanted = payload.byte(2) & 0x1f;
-            (false, (len == 35) & ((wanted == 2) | (wanted == 4) | (wanted == 11)))
+            (false, (len == 35) && ((wanted == 2) || (wanted == 4) || (wanted == 11)))
         }
         0x29 => (false, len == 19 + 25 * payload.byte(18) as u32),
         // Search for a keyword: target, start position whose top bit says that an expression follows.
-        0x33 => (false, (len >= 20) & ((payload.byte(19) & 0x80 == 0) == (len == 20))),
+        0x33 => (false, (len >= 20) && ((payload.byte(19) & 0x80 == 0) == (len == 20))),
         // Search for sources: target, start position, file size; for notes: target, file size.
-        0x34 => (false, (len == 28) & (payload.le64(20) >> MAX_FILE_BITS == 0)),
-        0x35 => (false, (len == 26) & (payload.le64(18) >> MAX_FILE_BITS == 0)),
+        0x34 => (false, (len == 28) && (payload.le64(20) >> MAX_FILE_BITS == 0)),
+        0x35 => (false, (len == 26) && (payload.le64(18) >> MAX_FILE_BITS == 0)),
         // Search answer: sender, target, number of results; publishing a keyword: target, number of files.
-        0x3b => (false, (len >= 36) & tag(payload, 53)),
-        0x43 => (false, (len >= 40) & (payload.le16(18) < 256) & tag(payload, 37)),
+        0x3b => (false, (len >= 36) && tag(payload, 53)),
+        0x43 => (false, (len >= 40) && (payload.le16(18) < 256) && tag(payload, 37)),
         // Publishing a source or a note: file, source, tags; its answer: file, load.
-        0x44 | 0x45 => (false, (len >= 40) & (payload.byte(34) < 32) & tag(payload, 35)),
+        0x44 | 0x45 => (false, (len >= 40) && (payload.byte(34) < 32) && tag(payload, 35)),
         0x4b => (len == 19, len == 19),
         // Firewall check, its answers, buddy search and callback.
         0x50 => (len == 4, false),
@@ -90,13 +93,13 @@ fn message(payload: &Payload, opcode: u8) -> (bool, bool) {
 /// Whether the byte at `offset` is a plausible Kad version.
 #[inline(always)]
 fn version(payload: &Payload, offset: usize) -> bool {
-    (payload.byte(offset).wrapping_sub(1) < MAX_VERSION) & (payload.len as usize > offset)
+    (payload.byte(offset).wrapping_sub(1) < MAX_VERSION) && (payload.len as usize > offset)
 }
 
 /// Whether a tag starts at `offset`: a type, and a name of one byte.
 #[inline(always)]
 fn tag(payload: &Payload, offset: usize) -> bool {
-    (payload.byte(offset).wrapping_sub(1) < 0x24) & (payload.le16(offset + 1) == 1)
+    (payload.byte(offset).wrapping_sub(1) < 0x24) && (payload.le16(offset + 1) == 1)
 }
 
 #[cfg(test)]

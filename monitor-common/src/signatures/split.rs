@@ -1,72 +1,66 @@
 //! Literals of 20 bytes at the start of a TCP stream that the sender cut over its first segments.
 //!
 //! Two protocols greet with the byte 0x13 and 19 characters, BitTorrent (BEP 3) and multistream-select (libp2p), and real
-//! peers write that length byte, or any other part, in a segment of its own. Progress is kept in [`FlowState::memo`], one
-//! byte per literal and direction, and only a stream's first bytes count: a literal never starts mid-segment.
+//! peers write that length byte, or any other part, in a segment of its own. How far each direction came is kept in
+//! [`FlowState::memo`], one byte each. Only a stream's first bytes count: a literal never starts mid-segment.
+//!
+//! It is tried last: each way out leaves another value in the memo, and the verifier walks what follows once for each.
 
-use crate::payload::{FlowState, Payload};
+use crate::{
+    payload::{FlowState, Payload},
+    protocol::Protocol,
+};
 
 /// Length of both literals, in bytes.
 const LEN: usize = 20;
 /// The first byte of both: the length of what follows.
 const FIRST: u8 = 0x13;
-/// Both literals, 32 bytes apart, so that a masked index stays inside.
-static LITERALS: [u8; 64] =
+/// The place of the second literal, and of its second character, which tells the two apart.
+const SECOND: usize = 32;
+/// Both literals. A place in here says how far a direction came, and in which.
+static LITERALS: [u8; 2 * SECOND] =
     *b"\x13BitTorrent protocol\0\0\0\0\0\0\0\0\0\0\0\0\x13/multistream/1.0.0\n\0\0\0\0\0\0\0\0\0\0\0\0";
 
-/// A literal, by its place in `LITERALS` and in the memo.
-#[derive(Clone, Copy)]
-#[repr(usize)]
-pub(super) enum Literal {
-    /// `\x13BitTorrent protocol`.
-    BitTorrent = 0,
-    /// `\x13/multistream/1.0.0\n`.
-    #[allow(dead_code, reason = "the libp2p signature will use it")]
-    Multistream = 1,
-}
-
-/// Whether this payload completes the literal, alone or after earlier payloads of the same direction.
+/// The protocol whose literal this payload completes, after earlier payloads of the same direction.
 #[inline(always)]
-pub(super) fn completes(payload: &Payload, state: &mut FlowState, literal: Literal) -> bool {
-    if (state.memo == 0) & (payload.byte(0) != FIRST) {
-        return false;
+pub(crate) fn completes(payload: &Payload, state: &mut FlowState) -> Option<Protocol> {
+    if state.memo == 0 && payload.byte(0) != FIRST {
+        return None;
     }
-    let whole = match literal {
-        Literal::BitTorrent => payload.has(0, b"\x13BitTorrent protocol"),
-        Literal::Multistream => payload.has(0, b"\x13/multistream/1.0.0\n"),
-    };
-    whole || continues(payload, state, literal as usize)
+    let shift = if payload.from_lower != 0 { 8 } else { 0 };
+    let place = advance(payload, (state.memo >> shift) as usize & 0xff);
+    state.memo = (state.memo & !(0xff << shift)) | (place as u64) << shift;
+    match place {
+        LEN => Some(Protocol::BitTorrent),
+        LITERALS_END => Some(Protocol::LibP2p),
+        _ => None,
+    }
 }
 
-/// The rare part of [`completes`]: a payload that is a part of the literal only.
+/// The place behind the second literal.
+const LITERALS_END: usize = SECOND + LEN;
+
+/// The place after this payload, `before` the one ahead of it; 0 when it holds something else.
 #[inline(never)]
-fn continues(payload: &Payload, state: &mut FlowState, literal: usize) -> bool {
-    let shift = literal * 16 + if payload.from_lower != 0 { 8 } else { 0 };
-    let before = (state.memo >> shift) as usize & 0xff;
-    let mut progress = advance(payload, literal, before);
-    if (progress == 0) & (before != 0) {
-        progress = advance(payload, literal, 0);
-    }
-    state.memo = (state.memo & !(0xff << shift)) | (progress as u64) << shift;
-    progress >= LEN
-}
-
-/// How many bytes of the literal are known to have come after this payload, `before` of them earlier; 0 when it differs.
-#[inline(always)]
-fn advance(payload: &Payload, literal: usize, before: usize) -> usize {
-    let mut progress = before;
+fn advance(payload: &Payload, before: usize) -> usize {
+    let mut place = before;
     let mut index = 0;
     while index < LEN {
-        if (index >= payload.captured as usize) | (progress >= LEN) {
+        if index >= payload.captured as usize || place & (SECOND - 1) == LEN {
             break;
         }
-        if payload.byte(index) != LITERALS[(literal & 1) * 32 + (progress & 31)] {
-            return 0;
+        let byte = payload.counted(index);
+        if place == 1 && byte == b'/' {
+            place += SECOND;
         }
-        progress += 1;
+        if byte != LITERALS[place & (2 * SECOND - 1)] {
+            // The length byte alone may come again: a retransmission.
+            return (index == 0 && byte == FIRST && payload.captured == 1) as usize;
+        }
+        place += 1;
         index += 1;
     }
-    progress
+    place
 }
 
 #[cfg(test)]

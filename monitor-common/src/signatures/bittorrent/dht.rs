@@ -17,16 +17,16 @@ pub(super) fn message(payload: &Payload) -> bool {
     }
     if one_letter & (payload.has(4, b"d2:id20:")) {
         let kind = (head >> 24) as u8;
-        return (kind == b'a') | (kind == b'r');
+        return (kind == b'a') || (kind == b'r');
     }
     if address {
-        let ipv4 = payload.has(4, b"p6:") & payload.has(13, b"1:rd2:id20:");
-        let ipv6 = payload.has(4, b"p18:") & payload.has(26, b"1:rd2:id20:");
+        let ipv4 = payload.has(4, b"p6:") && payload.has(13, b"1:rd2:id20:");
+        let ipv6 = payload.has(4, b"p18:") && payload.has(26, b"1:rd2:id20:");
         if ipv4 | ipv6 {
             return true;
         }
     }
-    tail(payload) & (address & payload.has(4, b"p") | known_key((head >> 24) as u8))
+    tail(payload) && (address & payload.has(4, b"p") | known_key((head >> 24) as u8))
 }
 
 /// Whether the datagram ends in the key `y` with a message type of BEP 5, as sorted dictionaries do.
@@ -35,13 +35,13 @@ fn tail(payload: &Payload) -> bool {
     let tail = u64::from_be_bytes(payload.tail);
     let kind = (tail >> 8) as u8;
     let framed = (tail ^ u64::from_be_bytes(*b"\x001:y1:\0e")) & 0x00ff_ffff_ffff_00ff == 0;
-    framed & ((kind == b'q') | (kind == b'r') | (kind == b'e'))
+    framed && ((kind == b'q') || (kind == b'r') || (kind == b'e'))
 }
 
 /// Whether a dictionary of BEP 5 may begin with this key: arguments, response, error, query, transaction, version, type.
 #[inline(always)]
 fn known_key(key: u8) -> bool {
-    (key == b'a') | (key == b'r') | (key == b'e') | (key == b'q') | (key == b't') | (key == b'v') | (key == b'y')
+    (key == b'a') || (key == b'r') || (key == b'e') || (key == b'q') || (key == b't') || (key == b'v') || (key == b'y')
 }
 
 #[cfg(test)]

@@ -20,15 +20,15 @@ const ERROR: u32 = 3;
 /// The verdict of a datagram, with what the flow's last request said.
 #[inline(always)]
 pub(super) fn udp(payload: &Payload, state: &mut FlowState) -> Option<Confidence> {
-    if (payload.be64(0) == MAGIC) & (payload.be32(8) == 0) & (payload.len == 16) {
+    if (payload.be64(0) == MAGIC) && (payload.be32(8) == 0) && (payload.len == 16) {
         return Some(Confidence::Signature);
     }
     if state.asked(payload, marks::MEMO_TRACKER) {
         return answer(payload, state.memo).then_some(Confidence::Structural);
     }
     let action = payload.be32(8);
-    let announce = (action == ANNOUNCE) & (payload.len >= 98) & (payload.be32(80) <= 3) & (payload.be16(96) != 0);
-    let scrape = (action == SCRAPE) & (payload.len >= 36) & payload.len.wrapping_sub(16).is_multiple_of(20);
+    let announce = (action == ANNOUNCE) && (payload.len >= 98) && (payload.be32(80) <= 3) && (payload.be16(96) != 0);
+    let scrape = (action == SCRAPE) && (payload.len >= 36) && payload.len.wrapping_sub(16).is_multiple_of(20);
     if announce | scrape {
         state.ask(payload, marks::MEMO_TRACKER, (action as u64) << 32 | payload.be32(12) as u64);
     }
@@ -40,10 +40,10 @@ pub(super) fn udp(payload: &Payload, state: &mut FlowState) -> Option<Confidence
 fn answer(payload: &Payload, memo: u64) -> bool {
     let (action, asked) = (payload.be32(0), (memo >> 32) as u32);
     // 20 bytes and 6 per IPv4 or 18 per IPv6 peer; 8 bytes and 12 per torrent; an error text.
-    let announce = (action == ANNOUNCE) & (payload.len >= 20) & payload.len.wrapping_sub(20).is_multiple_of(6);
-    let scrape = (action == SCRAPE) & (payload.len >= 20) & payload.len.wrapping_sub(8).is_multiple_of(12);
-    let error = (action == ERROR) & (payload.len > 8);
-    (payload.be32(4) == memo as u32) & (((action == asked) & (announce | scrape)) | error)
+    let announce = (action == ANNOUNCE) && (payload.len >= 20) && payload.len.wrapping_sub(20).is_multiple_of(6);
+    let scrape = (action == SCRAPE) && (payload.len >= 20) && payload.len.wrapping_sub(8).is_multiple_of(12);
+    let error = (action == ERROR) && (payload.len > 8);
+    (payload.be32(4) == memo as u32) && (((action == asked) && (announce | scrape)) | error)
 }
 
 #[cfg(test)]

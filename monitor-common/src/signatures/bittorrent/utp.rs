@@ -26,7 +26,7 @@ const MAX_EXTENSION: u32 = 3;
 #[inline(always)]
 pub(super) fn udp(payload: &Payload, state: &mut FlowState) -> Option<Confidence> {
     let kind = payload.byte(0);
-    if (kind & 0x9f != DATA) | (payload.len < HEADER) | (payload.byte(1) as u32 > MAX_EXTENSION) {
+    if (kind & 0x9f != DATA) || (payload.len < HEADER) || (payload.byte(1) as u32 > MAX_EXTENSION) {
         return None;
     }
     header(payload, state, kind)
@@ -46,7 +46,7 @@ fn header(payload: &Payload, state: &mut FlowState, kind: u8) -> Option<Confiden
         length += 2 + payload.byte(length as usize + 1) as u32;
         index += 1;
     }
-    if (extension != 0) | (length > payload.len) {
+    if (extension != 0) || (length > payload.len) {
         return None;
     }
     let connection = payload.be16(2) as u64;
@@ -57,14 +57,14 @@ fn header(payload: &Payload, state: &mut FlowState, kind: u8) -> Option<Confiden
         return None;
     }
     if kind == SYN {
-        if (connection != 0) & (payload.be32(4) != 0) & (payload.be32(8) == 0) {
+        if (connection != 0) && (payload.be32(4) != 0) && (payload.be32(8) == 0) {
             state.ask(payload, marks::MEMO_UTP_SYN, connection << 16 | payload.be16(16) as u64);
         }
         return None;
     }
     let answered = (kind == STATE)
-        & state.asked(payload, marks::MEMO_UTP_SYN)
-        & (state.memo == connection << 16 | payload.be16(18) as u64);
+        && state.asked(payload, marks::MEMO_UTP_SYN)
+        && (state.memo == connection << 16 | payload.be16(18) as u64);
     answered.then_some(Confidence::Structural)
 }
 

@@ -39,7 +39,7 @@ impl Evidence {
 #[inline(always)]
 pub fn udp(payload: &Payload, state: &mut FlowState) -> Option<Confidence> {
     let header = payload.byte(0);
-    if ((header != super::EDONKEY) & (header != super::EMULE)) | !payload.high_ports() {
+    if ((header != super::EDONKEY) && (header != super::EMULE)) | !payload.high_ports() {
         return None;
     }
     let evidence = if header == super::EDONKEY { server(payload) } else { client(payload) };
@@ -54,7 +54,7 @@ pub fn udp(payload: &Payload, state: &mut FlowState) -> Option<Confidence> {
 #[inline(always)]
 fn default_port(payload: &Payload) -> bool {
     let (source, destination) = (payload.source_port, payload.destination_port);
-    (source == SERVER_PORT) | (destination == SERVER_PORT) | (source == CLIENT_PORT) | (destination == CLIENT_PORT)
+    (source == SERVER_PORT) || (destination == SERVER_PORT) || (source == CLIENT_PORT) || (destination == CLIENT_PORT)
 }
 
 /// Messages between client and server.
@@ -64,37 +64,37 @@ fn server(payload: &Payload) -> Evidence {
     let body = len.wrapping_sub(2);
     match payload.byte(1) {
         // Status request: a challenge, which eMule builds as 0x55aa0000 + random.
-        0x96 => Evidence::new(len == 6, (len == 6) & (payload.le16(4) == 0x55aa)),
+        0x96 => Evidence::new(len == 6, (len == 6) && (payload.le16(4) == 0x55aa)),
         // Status answer: the challenge again, users, files, and more counters in later versions.
         0x97 => Evidence::new(
-            (len >= 14) & body.is_multiple_of(4) & (len <= 64),
-            (14..=64).contains(&len) & (payload.le16(4) == 0x55aa),
+            (len >= 14) & body.is_multiple_of(4) && (len <= 64),
+            (14..=64).contains(&len) && (payload.le16(4) == 0x55aa),
         ),
         // Description request: alone, or with a challenge whose low half is 0xf0ff.
-        0xa2 => Evidence::new(len == 6, (len == 6) & (payload.le16(2) == 0xf0ff)),
+        0xa2 => Evidence::new(len == 6, (len == 6) && (payload.le16(2) == 0xf0ff)),
         // Description: the challenge again and tags, or two counted strings.
         0xa3 => {
             let name = payload.le16(2) as u32;
             let text = payload.le16(4 + name as usize) as u32;
-            let strings = (name < 256) & (text < 512) & (6 + name + text == len);
-            Evidence::new(len >= 8, (len >= 8) & (strings | (payload.le16(2) == 0xf0ff)))
+            let strings = (name < 256) && (text < 512) && (6 + name + text == len);
+            Evidence::new(len >= 8, (len >= 8) && (strings | (payload.le16(2) == 0xf0ff)))
         }
         // Source requests: hashes; hashes each with a file size of 4 or 4 + 8 bytes.
-        0x9a => Evidence::new(body.is_multiple_of(16) & (len > 2), false),
+        0x9a => Evidence::new(body.is_multiple_of(16) && (len > 2), false),
         0x94 => Evidence::new(
             false,
-            (len > 2) & (body.is_multiple_of(20) | (body.is_multiple_of(28) & (payload.le32(18) == 0))),
+            (len > 2) && (body.is_multiple_of(20) || (body.is_multiple_of(28) && (payload.le32(18) == 0))),
         ),
         // Found sources: hash, count, that many addresses with ports; several answers may follow each other.
         0x9b => {
             let next = 19 + 6 * payload.byte(18) as u32;
-            let follows = (payload.byte(next as usize) == super::EDONKEY) & (payload.byte(next as usize + 1) == 0x9b);
-            Evidence::new(false, (len >= 25) & ((next == len) | ((next < len) & (next < 500) & follows)))
+            let follows = (payload.byte(next as usize) == super::EDONKEY) && (payload.byte(next as usize + 1) == 0x9b);
+            Evidence::new(false, (len >= 25) && ((next == len) || ((next < len) && (next < 500) && follows)))
         }
         // Search requests: an expression, whose first byte is an operator 00 or a value kind up to 03.
-        0x92 | 0x98 | 0x90 => Evidence::new((len >= 5) & (payload.byte(2) <= 3), false),
+        0x92 | 0x98 | 0x90 => Evidence::new((len >= 5) && (payload.byte(2) <= 3), false),
         // Search answer: hash, address, port, a small number of tags.
-        0x99 => Evidence::new(false, (len >= 30) & (payload.le32(24).wrapping_sub(1) < 64)),
+        0x99 => Evidence::new(false, (len >= 30) && (payload.le32(24).wrapping_sub(1) < 64)),
         _ => Evidence::None,
     }
 }
@@ -105,7 +105,7 @@ fn client(payload: &Payload) -> Evidence {
     let len = payload.len;
     match payload.byte(1) {
         // File status request: hash, then in later versions the part bitmap and the number of complete sources.
-        0x90 => Evidence::new(len == 18, bitmap(payload, 18) | ((len == 20) & (payload.le16(18) < 0x1000))),
+        0x90 => Evidence::new(len == 18, bitmap(payload, 18) || ((len == 20) && (payload.le16(18) < 0x1000))),
         // Its answer: the part bitmap in later versions, and the rank in the queue.
         0x91 => Evidence::new(len == 4, bitmap(payload, 2)),
         // File not found, queue full.

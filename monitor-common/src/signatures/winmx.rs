@@ -1,0 +1,63 @@
+//! WinMX (WPNP): the opening of a transfer.
+//!
+//! Source: published descriptions of the WinMX peer protocol, as Napster's: the side that accepted sends the character "1",
+//! the other answers "GET" or "SEND" in a segment of its own, then what it wants.
+//!
+//! Guard: the verb alone may open any text protocol, so it counts only after the lone "1" of the other side.
+
+use crate::{
+    payload::{FlowState, Payload, marks},
+    protocol::Confidence,
+};
+
+/// Transfers between peers.
+#[inline(always)]
+pub fn tcp(payload: &Payload, state: &mut FlowState) -> Option<Confidence> {
+    let head = payload.le32(0);
+    let lower = payload.from_lower != 0;
+    if payload.len == 1 && head == u32::from_le_bytes(*b"1\0\0\0") {
+        state.marks |= if lower { marks::LONE_1_FROM_LOWER } else { marks::LONE_1_FROM_HIGHER };
+        return None;
+    }
+    let get = payload.len == 3 && head == u32::from_le_bytes(*b"GET\0");
+    let send = payload.len == 4 && head == u32::from_le_bytes(*b"SEND");
+    if !(get || send) {
+        return None;
+    }
+    let wanted = if lower { marks::LONE_1_FROM_HIGHER } else { marks::LONE_1_FROM_LOWER };
+    (state.marks & wanted != 0).then_some(Confidence::Structural)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{Flow, Label, tcp};
+    use crate::protocol::{Confidence, Protocol};
+
+    const STRUCTURAL: Label = Some((Protocol::WinMx, Confidence::Structural));
+
+    #[test]
+    fn a_verb_after_the_other_sides_one_matches() {
+        for verb in ["GET", "SEND"] {
+            let mut flow = Flow::tcp();
+            assert_eq!(flow.answer("1"), None);
+            assert_eq!(flow.ask(verb), STRUCTURAL);
+            let mut flow = Flow::tcp();
+            assert_eq!(flow.ask("1"), None);
+            assert_eq!(flow.answer(verb), STRUCTURAL);
+        }
+    }
+
+    #[test]
+    fn near_misses_do_not_match() {
+        assert_eq!(tcp("GET"), None, "alone");
+        assert_eq!(tcp("SEND"), None, "alone");
+        for (first, second) in [("1", "GET / HTTP/1.1\r\n"), ("1", "PUT"), ("2", "GET"), ("11", "GET")] {
+            let mut flow = Flow::tcp();
+            assert_eq!(flow.answer(first), None);
+            assert_eq!(flow.ask(second), None, "{first} {second}");
+        }
+        let mut flow = Flow::tcp();
+        assert_eq!(flow.ask("1"), None);
+        assert_eq!(flow.ask("GET"), None, "from the same side");
+    }
+}
