@@ -115,8 +115,7 @@ impl Packet for XdpPacket<'_> {
 
     #[inline(always)]
     fn copy_payload(&self, offset: usize, payload: &mut Payload) {
-        payload.window = [0; WINDOW];
-        payload.tail = [0; TAIL];
+        payload.clear();
         payload.captured = 0;
         let held = self.buffer_len();
         if offset >= held {
