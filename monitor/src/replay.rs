@@ -84,6 +84,16 @@ pub fn main(args: &ReplayArgs) -> ExitCode {
 
 /// Replays the captures and prints the result; hands back the captures that could not be read to their end.
 fn run(args: &ReplayArgs, out: &mut impl Write) -> Result<Vec<(PathBuf, CaptureError)>, ReplayError> {
+    let (report, damaged) = collect(args)?;
+    print(&report, args.format, out).map_err(ReplayError::Output)?;
+    Ok(damaged)
+}
+
+/// Replays the captures; the result, and the captures that could not be read to their end.
+///
+/// # Errors
+/// When a capture cannot be opened, or the engine fails.
+pub fn collect(args: &ReplayArgs) -> Result<(Report, Vec<(PathBuf, CaptureError)>), ReplayError> {
     check_captures(&args.captures)?;
     let mut driver = Driver::new(open_engine(args)?, args.flows);
     let mut damaged = Vec::new();
@@ -92,8 +102,7 @@ fn run(args: &ReplayArgs, out: &mut impl Write) -> Result<Vec<(PathBuf, CaptureE
             damaged.push((path.clone(), error));
         }
     }
-    print(&driver.finish()?, args.format, out).map_err(ReplayError::Output)?;
-    Ok(damaged)
+    Ok((driver.finish()?, damaged))
 }
 
 /// Finds mistyped names before anything is counted.
