@@ -6,7 +6,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use monitor_common::protocol::{Confidence, Protocol};
+use monitor_common::{
+    protocol::{Confidence, Protocol, Verdict},
+    tally::Direction,
+};
 use tokio::sync::oneshot;
 
 use super::{RunError, Source, serve};
@@ -62,6 +65,8 @@ impl Source for Fake {
             return Err(No(Exit::Unavailable));
         }
         self.kernel.count(key("10.0.0.1", Protocol::BitTorrent, Confidence::Signature), bytes(seen.bytes, 0));
+        let verdict = Verdict { protocol: Protocol::BitTorrent, confidence: Confidence::Signature };
+        self.kernel.count_node("eth0", Direction::Up, verdict, seen.bytes);
         Ok(self.kernel.drain_at(self.begun.elapsed()))
     }
 
@@ -262,4 +267,100 @@ fn asking_an_absent_agent_says_what_to_do() {
     let error = status::ask(Path::new("/nonexistent/control.sock")).expect_err("absent");
     assert_eq!(error.exit(), Exit::Unavailable);
     assert!(error.to_string().contains("peertally run"), "{error}");
+}
+
+/// A Prometheus server of its own, ended with the test.
+struct Prometheus {
+    child: std::process::Child,
+    address: std::net::SocketAddr,
+}
+
+impl Drop for Prometheus {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ended = self.child.kill();
+        let _reaped = self.child.wait();
+    }
+}
+
+impl Prometheus {
+    /// Scrapes `target` twice a second; `None` if there is no such program here.
+    fn start(directory: &Path, target: std::net::SocketAddr) -> Option<Self> {
+        let free = std::net::TcpListener::bind("127.0.0.1:0").expect("bound");
+        let address = free.local_addr().expect("address");
+        drop(free);
+        let file = directory.join("prometheus.yml");
+        let text = format!(
+            "global: {{ scrape_interval: 500ms, scrape_timeout: 500ms }}\nscrape_configs:\n- job_name: peertally\n  sample_limit: 5000\n  static_configs:\n  - targets: [\"{target}\"]\n"
+        );
+        std::fs::write(&file, text).expect("written");
+        let log = std::fs::File::create(directory.join("prometheus.log")).expect("made");
+        let child = std::process::Command::new("prometheus")
+            .arg(format!("--config.file={}", file.display()))
+            .arg(format!("--storage.tsdb.path={}", directory.join("data").display()))
+            .arg(format!("--web.listen-address={address}"))
+            .stdout(std::process::Stdio::null())
+            .stderr(log)
+            .spawn();
+        match child {
+            Ok(child) => Some(Self { child, address }),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+            Err(error) => panic!("prometheus: {error}"),
+        }
+    }
+
+    /// The `data` of an API answer, once `good` likes it.
+    async fn wait_for(&self, path: &str, good: impl Fn(&serde_json::Value) -> bool) -> serde_json::Value {
+        let mut last = serde_json::Value::Null;
+        for _ in 0..300 {
+            if tokio::net::TcpStream::connect(self.address).await.is_ok() {
+                let (_, body) = crate::http::tests::get(self.address, path).await;
+                last = serde_json::from_str::<serde_json::Value>(&body)
+                    .map(|mut answer| answer["data"].take())
+                    .unwrap_or_default();
+                if good(&last) {
+                    return last;
+                }
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        panic!("prometheus never answered {path} as wanted: {last:#}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_real_prometheus_stores_every_documented_metric_under_its_type() {
+    let directory = tempfile::tempdir().expect("directory");
+    let more = "[[policies]]\nname = \"heavy\"\nthreshold = 500\nwindow = \"1m\"\nhooks = [\"none\"]\n\
+                [[hooks]]\nname = \"none\"\nexec = [\"/bin/true\"]\n";
+    let running = start(configuration(directory.path(), more), Seen { bytes: 300, ..Seen::default() }).await;
+    let Some(prometheus) = Prometheus::start(directory.path(), running.address) else {
+        assert!(std::env::var_os("PEERTALLY_STRICT").is_none(), "prometheus is missing: apt-get install prometheus");
+        eprintln!("SKIPPED: prometheus is not installed (apt-get install prometheus)");
+        return running.stop().await.0.expect("a clean end");
+    };
+    let known = |data: &serde_json::Value| {
+        data.as_array()
+            .is_some_and(|all| all.iter().any(|each| each["metric"] == "peertally_top_subscriber_bytes_total"))
+    };
+    let metadata = prometheus.wait_for("/api/v1/targets/metadata", known).await;
+    let metadata = metadata.as_array().expect("a list");
+    for definition in crate::metrics::table::ALL.iter().filter(|definition| definition.endpoint == "/metrics") {
+        let row = metadata.iter().find(|each| each["metric"] == definition.name);
+        let row = row.unwrap_or_else(|| panic!("prometheus has no {}", definition.name));
+        assert_eq!(row["type"], definition.kind.label(), "{}", definition.name);
+        assert_eq!(row["help"], definition.help, "{}", definition.name);
+    }
+    let moved = |data: &serde_json::Value| {
+        data["result"][0]["value"][1]
+            .as_str()
+            .and_then(|value| value.parse().ok())
+            .is_some_and(|value: f64| value > 0.0)
+    };
+    prometheus
+        .wait_for("/api/v1/query?query=sum(increase(peertally_top_subscriber_bytes_total%5B30s%5D))", moved)
+        .await;
+    prometheus.wait_for("/api/v1/query?query=sum(peertally_hook_deliveries_total)", moved).await;
+    drop(prometheus);
+    running.stop().await.0.expect("a clean end");
 }
