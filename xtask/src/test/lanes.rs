@@ -144,7 +144,9 @@ fn deny(outcome: &mut Outcome) -> Result<()> {
 }
 
 fn tests(outcome: &mut Outcome) -> Result<()> {
-    let mut command = cargo(&["test", "--workspace", "--locked", "--no-fail-fast"]);
+    // What passing tests printed is shown, too, for their `SKIPPED:` lines.
+    let arguments = ["test", "--workspace", "--locked", "--no-fail-fast", "--", "--show-output"];
+    let mut command = cargo(&arguments);
     command.env("PEERTALLY_STRICT", "1");
     let result = stream(&mut command, TESTING, |line| outcome.read(line));
     if outcome.passed + outcome.failed == 0 {
