@@ -28,7 +28,7 @@ const ACTIVE: u32 = 8;
 
 /// A TCP segment of one flow: a subscriber of its own to one server. Every fourth flow speaks BitTorrent.
 fn frame(flow: u8) -> Vec<u8> {
-    let payload: &[u8] = if flow % 4 == 0 {
+    let payload: &[u8] = if flow.is_multiple_of(4) {
         b"\x13BitTorrent protocol\0\0\0\0\0\0\0\0"
     } else {
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"

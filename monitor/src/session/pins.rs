@@ -21,19 +21,16 @@ const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
 const LOCK_FOLDER: &str = "/run/peertally";
 
 /// Our folder, all schemas.
-
 pub(super) fn base() -> PathBuf {
     Path::new(BPF_FILE_SYSTEM).join("peertally")
 }
 
 /// The folder of this build's schema.
-
 pub(super) fn folder() -> PathBuf {
     base().join(format!("v{SCHEMA_VERSION}"))
 }
 
 /// The pin of an interface's attachment.
-
 pub(super) fn link(interface: &str) -> PathBuf {
     // The BPF file system refuses names with a dot, which VLAN interfaces have.
     folder().join(format!("link_{}", interface.replace('.', "_")))
@@ -56,7 +53,7 @@ pub(super) fn prepare() -> Result<PathBuf, SessionError> {
 }
 
 fn is_bpf_file_system(path: &Path) -> bool {
-    rustix::fs::statfs(path).is_ok_and(|status| status.f_type as i64 == BPF_FS_MAGIC)
+    rustix::fs::statfs(path).is_ok_and(|status| status.f_type == BPF_FS_MAGIC)
 }
 
 /// Takes the lock that one agent at a time holds; it is free again when the file is closed.
