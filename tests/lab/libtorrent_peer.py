@@ -1,7 +1,7 @@
 """One libtorrent session: libtorrent_peer.py TORRENT FOLDER PORT [SETTING=VALUE]... [--node HOST:PORT] [--peer HOST:PORT] [--trackerless]
 
 Writes a JSON object a line to standard output, several times a second: whether it has the whole file, and the bytes it
-says it received and sent, headers of IP, TCP and UDP as libtorrent estimates them included. Runs until it is killed.
+received and sent without headers, and the uTP packets that it sent again. Runs until it is killed.
 """
 
 import json
@@ -63,8 +63,9 @@ while True:
                     {
                         "complete": handle.status().is_seeding,
                         "peers": handle.status().num_peers,
-                        "received": values["net.recv_bytes"] + values["net.recv_ip_overhead_bytes"],
-                        "sent": values["net.sent_bytes"] + values["net.sent_ip_overhead_bytes"],
+                        "received": values["net.recv_bytes"],
+                        "sent": values["net.sent_bytes"],
+                        "resent_packets": values["utp.utp_packet_resend"],
                     }
                 ),
                 flush=True,

@@ -127,7 +127,9 @@ webhook = "http://{}/p2p"
     let mut agent = Agent::start(lab, binary, &configuration)?;
     let before = lab.router().counters()?;
     println!("  router     peertally run, native XDP on {}", lab.interfaces().join(", "));
+    println!("  look in    nsenter --net={} curl -s http://{LISTEN}/metrics", lab.router().path().display());
     step(5, "Watch: two subscribers transfer a file by BitTorrent, two browse the web");
+    println!("  BitTorrent starts slowly: clients let each other in every ten seconds");
     let start = Instant::now();
     cast.play(|cast| {
         let mut screen = live::Screen::new();

@@ -50,6 +50,16 @@ fn row(line: &str) -> Result<Counters> {
     })
 }
 
+/// TCP segments that the hosts of the calling thread's namespace sent again (`RetransSegs` of RFC 4022).
+pub(super) fn tcp_resent() -> Result<u64> {
+    let path = "/proc/thread-self/net/snmp";
+    let text = fs::read_to_string(path).with_context(|| format!("read {path}"))?;
+    let mut lines = text.lines().filter_map(|line| line.strip_prefix("Tcp:"));
+    let (names, values) = (lines.next().context("a line of names")?, lines.next().context("a line of values")?);
+    let named = names.split_whitespace().zip(values.split_whitespace()).find(|(name, _)| *name == "RetransSegs");
+    named.context("RetransSegs")?.1.parse().context("a number")
+}
+
 /// A running count of the IP packets that a host sends into its link, by tcpdump: what the router's end of that link
 /// receives, counted by a program that shares nothing with ours.
 #[derive(Debug)]

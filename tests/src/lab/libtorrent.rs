@@ -1,4 +1,4 @@
-//! libtorrent sessions (`python3-libtorrent`): uTP and DHT, and totals that include headers.
+//! libtorrent sessions (`python3-libtorrent`): uTP and DHT.
 
 use std::{
     path::{Path, PathBuf},
@@ -65,8 +65,7 @@ impl Libtorrent {
         .with_context(|| format!("{:?}", self.last()))
     }
 
-    /// Bytes it says it received and sent, with libtorrent's estimate of IP, TCP and UDP headers. Waits until the
-    /// numbers rest: they lag behind the transfer.
+    /// Bytes it says it received and sent, without headers. Waits until the numbers rest: they lag behind the transfer.
     ///
     /// # Errors
     /// They never rest.
@@ -81,6 +80,14 @@ impl Libtorrent {
             last = Some(now);
             Ok(resting.then_some(now))
         })
+    }
+
+    /// uTP packets that it says it sent again.
+    ///
+    /// # Errors
+    /// It says nothing.
+    pub fn resent_packets(&self) -> Result<u64> {
+        self.last()?["resent_packets"].as_u64().context("a number of resent packets")
     }
 
     fn last(&self) -> Result<serde_json::Value> {

@@ -103,6 +103,14 @@ impl Namespace {
     pub fn counters(&self) -> Result<BTreeMap<String, Counters>> {
         self.inside(counters::read)
     }
+
+    /// TCP segments that were sent again from inside.
+    ///
+    /// # Errors
+    /// The kernel's table cannot be read.
+    pub fn tcp_resent(&self) -> Result<u64> {
+        self.inside(counters::tcp_resent)
+    }
 }
 
 /// A link to make between the router and a host.

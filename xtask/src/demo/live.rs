@@ -76,12 +76,7 @@ impl Screen {
             .ok();
         }
         self.last_time = elapsed;
-        writeln!(
-            text,
-            "  {} s, events fired: {events}. Counted by the XDP program, read from /metrics.",
-            elapsed.as_secs()
-        )
-        .ok();
+        writeln!(text, "  {} s, events fired: {events}. Counted by the XDP program, IP bytes.", elapsed.as_secs()).ok();
         if self.lines > 0 {
             // Cursor up, erase to the end of the screen (ECMA-48).
             print!("\x1b[{}A\x1b[J", self.lines);
