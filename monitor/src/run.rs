@@ -8,6 +8,7 @@ pub mod source;
 mod tests;
 
 use std::{
+    collections::HashSet,
     future::Future,
     io,
     sync::{Arc, mpsc},
@@ -163,6 +164,7 @@ async fn serve<S: Source>(
         heartbeat,
         interval: resolved.drain_interval,
         on_exit: resolved.on_exit,
+        taken_off: HashSet::new(),
     };
     let mut drain = spawn_drain(looped, source, drain_ends).map_err(RunError::Runtime)?;
     tracing::info!(metrics = %format_args!("http://{address}/metrics"), "counting");
@@ -233,6 +235,8 @@ struct DrainLoop {
     heartbeat: Arc<Heartbeat>,
     interval: Duration,
     on_exit: OnExit,
+    /// Interfaces that were told to have lost the program.
+    taken_off: HashSet<Arc<str>>,
 }
 
 /// Starts the drain thread; the receiver gets how it ended, and nothing if it panicked.
@@ -280,6 +284,14 @@ impl DrainLoop {
                 return self.shared.drain_failed(error.to_string());
             }
         };
+        for each in snapshot.attachments.iter().filter(|each| !each.is_on()) {
+            if self.taken_off.insert(Arc::clone(&each.interface)) {
+                tracing::error!(
+                    interface = &*each.interface,
+                    "the program was taken off; restart the agent to attach it again"
+                );
+            }
+        }
         let (published, events) = self.analysis.take(snapshot);
         self.shared.publish(published);
         for event in events {

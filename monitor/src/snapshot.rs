@@ -99,6 +99,14 @@ pub struct Attachment {
     pub interface: Arc<str>,
     /// `access` or `core`.
     pub role: &'static str,
-    /// XDP mode read back from the kernel: `native` or `generic`.
+    /// XDP mode read back from the kernel: `native` or `generic`; `none` where the program was taken off.
     pub mode: &'static str,
+}
+
+impl Attachment {
+    /// Whether the program is still there.
+    #[must_use]
+    pub fn is_on(&self) -> bool {
+        self.mode != "none"
+    }
 }

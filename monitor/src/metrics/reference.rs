@@ -16,7 +16,8 @@ fn the_documented_table_is_current() {
          Series of `/metrics` are bounded: {MAX_ROWS} rows of interface, direction and verdict by themselves and the rest under interface `other`,\n\
          `metrics.top_k` x protocols x 2 for the top subscribers, and a fixed number for each hook, policy, table, reason and event.\n\
          `/metrics/subscribers` exists only with `metrics.subscribers = true`; `?shard=i/n` gives a fixed part of the subscribers.\n\n\
-         `/livez` answers 200 while the agent's drain loop turns. `/readyz` answers 200 once the program is attached and a drain is done.\n",
+         `/livez` answers 200 while the agent's drain loop turns. `/readyz` answers 200 once a drain is done and while the program is\n\
+         attached to every interface.\n",
     );
     for endpoint in ["/metrics", "/metrics/subscribers"] {
         let _infallible =

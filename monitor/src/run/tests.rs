@@ -38,6 +38,7 @@ struct Seen {
     finished: Option<OnExit>,
     fail_drains: bool,
     panic: bool,
+    taken_off: bool,
     bytes: u64,
 }
 
@@ -67,7 +68,11 @@ impl Source for Fake {
         self.kernel.count(key("10.0.0.1", Protocol::BitTorrent, Confidence::Signature), bytes(seen.bytes, 0));
         let verdict = Verdict { protocol: Protocol::BitTorrent, confidence: Confidence::Signature };
         self.kernel.count_node("eth0", Direction::Up, verdict, seen.bytes);
-        Ok(self.kernel.drain_at(self.begun.elapsed()))
+        let mut snapshot = self.kernel.drain_at(self.begun.elapsed());
+        if seen.taken_off {
+            snapshot.attachments[0].mode = "none";
+        }
+        Ok(snapshot)
     }
 
     fn finish(self, on_exit: OnExit) -> Result<(), No> {
@@ -199,6 +204,17 @@ async fn failed_drains_are_told_and_the_agent_goes_on() {
     running.wait_for("/metrics", "peertally_drain_failures_total 2").await;
     running.seen.lock().expect("lock").fail_drains = false;
     running.wait_for("/readyz", "ok").await;
+    running.stop().await.0.expect("a clean end");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_program_that_was_taken_off_is_told() {
+    let directory = tempfile::tempdir().expect("directory");
+    let running = start(configuration(directory.path(), ""), Seen::default()).await;
+    running.wait_for("/readyz", "ok").await;
+    running.seen.lock().expect("lock").taken_off = true;
+    running.wait_for("/readyz", "taken off").await;
+    running.wait_for("/metrics", "peertally_xdp_attached{interface=\"eth0\",role=\"access\",mode=\"none\"} 0").await;
     running.stop().await.0.expect("a clean end");
 }
 
