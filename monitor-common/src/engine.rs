@@ -6,6 +6,7 @@
 //! * the path of a settled flow reads one set, adds one counter and touches no clock, pool or tally.
 
 use crate::{
+    cell::masked,
     flow::{Word, pack, unpack},
     key::FlowKey,
     limits::{FOLD_PACKETS, WAYS},
@@ -54,15 +55,32 @@ fn unusual<P: Packet, S: Store>(packet: &P, store: &S, settings: &Settings, inte
 fn settled<S: Store>(headers: &Headers, store: &S, settings: &Settings, interface: u16) -> bool {
     let (key, from_lower) = headers.flow_key();
     let tag = key.tag(&settings.seed);
-    let Some(set) = store.flow_set(FlowKey::set_index(tag, settings.set_mask)) else { return false };
-    let Some(way) = cache::find(set, tag) else { return false };
-    let word = Word(set.words[way & (WAYS - 1)].load());
+    let Some(mut set) = store.flow_set(FlowKey::set_index(tag, settings.set_mask)) else { return false };
+    let mut way = cache::find(set, tag);
+    if way == WAYS {
+        let Some(second) = store.flow_set(FlowKey::second_set_index(tag, settings.set_mask)) else { return false };
+        set = second;
+        way = cache::find(set, tag);
+        if way == WAYS {
+            return false;
+        }
+    }
+    let way = masked::<{ WAYS - 1 }>(way);
+    let word = Word(set.words[way].load());
     let counter = &set.counters[counter_index(way, from_lower)];
-    if !word.is_current(settings.clock_s.load() as u16, from_lower, interface)
+    if !word.is_settled_on(from_lower, interface)
         || headers.opens_connection()
         || unpack(counter.load()).0 >= FOLD_PACKETS
     {
         return false;
+    }
+    let now_s = settings.clock_s.load();
+    if word.second() != now_s as u16 {
+        // The first packet in a new second says so. If another CPU was first, the slow path sees what has changed.
+        let seen = word.seen(now_s as u16, from_lower, interface);
+        if cache::paused(word, now_s) || !set.words[way].replace(word.0, seen.0) {
+            return false;
+        }
     }
     counter.add(pack(1, u64::from(headers.ip_bytes)));
     store.note(Note::flow(work::Entry::KNOWN.0, word.protocol_number(), word.confidence_number()));
@@ -84,12 +102,14 @@ fn slow<P: Packet, S: Store>(packet: &P, store: &S, settings: &Settings, interfa
     if !step(store, |work| work.begin(packet, store, settings, interface)) {
         return;
     }
-    if !step(store, |work| cache::look_up(store, work)) {
+    if !step(store, |work| cache::look_up(store, settings, work)) {
         if !step(store, |work| subscribers::locate(store, work)) {
             step(store, |work| account::transit(store, work));
             return;
         }
-        if !step(store, |work| cache::choose(store, work)) || !step(store, |work| cache::take(store, settings, work)) {
+        if !step(store, |work| cache::choose(store, settings, work))
+            || !step(store, |work| cache::take(store, settings, work))
+        {
             step(store, |work| account::direct(store, settings, work));
             return;
         }

@@ -150,13 +150,13 @@ impl Word {
         Self(kept | second as u64 | ((interface as u64) << shift))
     }
 
-    /// Whether a settled flow's packet needs nothing but its counter: same second, same interface as the packet before.
+    /// Whether this is a settled flow whose latest packet of this direction came in on the same interface.
     #[inline(always)]
     #[must_use]
-    pub const fn is_current(self, second: u16, from_lower: bool, interface: u16) -> bool {
+    pub const fn is_settled_on(self, from_lower: bool, interface: u16) -> bool {
         let shift = if from_lower { INTERFACE_SHIFT } else { INTERFACE_SHIFT + 16 };
-        let wanted = second as u64 | ((State::Settled as u64) << STATE_SHIFT) | ((interface as u64) << shift);
-        let mask = EPOCH_MASK | (3 << STATE_SHIFT) | (0xffff << shift);
+        let wanted = ((State::Settled as u64) << STATE_SHIFT) | ((interface as u64) << shift);
+        let mask = (3 << STATE_SHIFT) | (0xffff << shift);
         (self.0 ^ wanted) & mask == 0
     }
 

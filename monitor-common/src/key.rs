@@ -123,11 +123,18 @@ impl FlowKey {
         if hash == 0 { 1 } else { hash }
     }
 
-    /// The set of a tag, for a power-of-two number of sets.
+    /// The first set of a tag, for a power-of-two number of sets.
     #[inline(always)]
     #[must_use]
     pub const fn set_index(tag: u64, set_mask: u64) -> u32 {
         ((tag >> 32) & set_mask) as u32
+    }
+
+    /// The set of a tag whose first set is full; another one, unless there is only one.
+    #[inline(always)]
+    #[must_use]
+    pub const fn second_set_index(tag: u64, set_mask: u64) -> u32 {
+        (((tag >> 32) ^ (tag | 1)) & set_mask) as u32
     }
 }
 

@@ -52,6 +52,9 @@ pub const FOLD_PACKETS: u64 = 1 << 22;
 pub const DEFAULT_FLOWS: u32 = 1 << 19;
 /// Default number of tallies, one per subscriber block, protocol and confidence.
 pub const DEFAULT_TALLIES: u32 = 1 << 18;
+/// Share of the tallies, in quarters, that traffic without a P2P verdict may take. A scan of every address of a pool makes a
+/// tally for each; the rest is kept for verdicts.
+pub const UNCLASSIFIED_QUARTERS: u64 = 3;
 /// Address pools that can be configured.
 pub const MAX_POOLS: u32 = 1024;
 /// Interfaces that can be counted separately; further ones share the last index.

@@ -24,8 +24,8 @@ pub struct Settings {
     pub next_slot: Cell,
     /// Slots there are.
     pub slots: u64,
-    /// [`Inspection`] number.
-    pub inspection: u64,
+    /// [`Inspection`] number; changed while the program runs.
+    pub inspection: Cell,
 }
 
 const _: () = assert!(core::mem::size_of::<Settings>() == 64);
@@ -83,6 +83,8 @@ events! {
     Lost = 9, "lost";
     /// A packet between two addresses that are no subscribers.
     Transit = 10, "transit";
+    /// The tally table was nearly full: traffic without a P2P verdict counts under the catch-all tally, so that verdicts find room.
+    TallyReserved = 11, "tally_reserved";
 }
 
 /// Number of events a table indexed by event needs; room to append.

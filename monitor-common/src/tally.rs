@@ -53,6 +53,13 @@ impl KeyWords {
         Self { high: block.high, low: block.low, meta }
     }
 
+    /// Number of the protocol it counts.
+    #[inline(always)]
+    #[must_use]
+    pub const fn protocol_number(&self) -> u8 {
+        (self.meta >> 16) as u8
+    }
+
     /// The key of the catch-all tally.
     pub const CATCH_ALL: Self = Self::new(Address { high: 0, low: 0 }, u32::MAX, 0, 0, 0);
 }
@@ -70,7 +77,7 @@ impl From<KeyWords> for TallyKey {
     }
 }
 
-/// A tally key where the agent reads it: three words, the last of them written last and 0 while the slot is unused.
+/// A tally key where the agent reads it: three words, the last of them written last, 0 while the slot is unused.
 #[derive(Debug, Default)]
 #[repr(C)]
 pub struct SlotKey {
@@ -82,11 +89,20 @@ pub struct SlotKey {
 const _: () = assert!(core::mem::size_of::<SlotKey>() == 24);
 
 impl SlotKey {
+    /// The last word of a slot that will never be used: two CPUs made the same tally, and this is the loser's.
+    const WITHDRAWN: u64 = 2;
+
+    /// Whether the slot was taken out of use for good.
+    #[must_use]
+    pub fn is_withdrawn(&self) -> bool {
+        self.meta.load() == Self::WITHDRAWN
+    }
+
     /// Writes a key, or takes the slot out of use.
     #[inline(always)]
     pub fn write(&self, key: Option<&KeyWords>) {
         let Some(key) = key else {
-            self.meta.store(0);
+            self.meta.store(Self::WITHDRAWN);
             return;
         };
         self.high.store(key.high);

@@ -4,6 +4,7 @@
 //! the program, then the interfaces, all or none. The program only counts; nothing here ever changes what happens to a packet.
 
 mod attach;
+mod clock;
 mod drain;
 mod error;
 mod netlink;
@@ -37,8 +38,11 @@ pub struct Session {
     /// Names by interface number.
     interfaces: Vec<Arc<str>>,
     pools: u64,
+    /// Verdict writes that failed in this process; always 0 unless there is a bug.
+    lost: u64,
     kernel_log: Option<EbpfLogger<&'static dyn log::Log>>,
-    /// Held while the session lives.
+    /// Both live as long as the session.
+    _clock: clock::Clock,
     _lock: File,
 }
 
@@ -51,6 +55,7 @@ impl Session {
         let targets = attach::targets(&resolved.interfaces)?;
         let lock = pins::lock()?;
         let folder = pins::prepare()?;
+        let first = !pins::any();
         let options = LoadOptions {
             sizes: TableSizes { flows: resolved.flows, tallies: resolved.tallies },
             pools: resolved.pools.clone(),
@@ -64,21 +69,42 @@ impl Session {
             log_level: log_level(resolved.log.kernel_log),
             interfaces: targets.iter().map(|target| target.index).collect(),
         };
-        let mut object = LoadedObject::load(&options)?;
+        let started = Self::start_pinned(resolved, &options, targets, lock);
+        if started.is_err() && first {
+            // Tables that nothing counts into must not stand in the way of another try with other sizes.
+            if let Err(error) = pins::remove_all() {
+                tracing::warn!(%error, "cannot tidy up after a start that failed");
+            }
+        }
+        started
+    }
+
+    fn start_pinned(
+        resolved: &Resolved,
+        options: &LoadOptions,
+        targets: Vec<attach::Target>,
+        lock: File,
+    ) -> Result<Self, SessionError> {
+        let mut object = LoadedObject::load(options)?;
         let kernel_log = (options.log_level > 0).then(|| EbpfLogger::init(object.ebpf())).transpose();
         let kernel_log = kernel_log.unwrap_or_else(|error| {
             tracing::warn!(%error, "no messages of the XDP program");
             None
         });
         attach::attach_all(&mut object, &targets, resolved.xdp_mode)?;
+        // Only now: a refused start changes nothing for a program that is counting already.
+        object.configure(options)?;
         let interfaces = interface_names(&object, &targets);
+        let object_settings = object.map_settings()?;
         Ok(Self {
             object,
             targets,
             ledger: drain::Ledger::default(),
             interfaces,
             pools: resolved.pools.len() as u64,
+            lost: 0,
             kernel_log,
+            _clock: clock::Clock::start(object_settings)?,
             _lock: lock,
         })
     }
@@ -113,21 +139,21 @@ impl Source for Session {
     fn drain(&mut self) -> Result<Snapshot, SessionError> {
         let begun = Instant::now();
         let view = self.object.view();
-        // The program moves the clock on too, but only while new flows come in.
-        let now = rustix::time::clock_gettime(rustix::time::ClockId::MonotonicCoarse);
-        view.settings.clock_s.store(now.tv_sec.unsigned_abs());
+        view.settings.clock_s.store(clock::now_s());
         let reading = view.read(PENDING_IDLE_SECONDS);
-        let lost = reading.lost;
-        let surroundings = drain::Surroundings { interfaces: &self.interfaces, pools: self.pools };
-        let mut snapshot = self.ledger.snapshot(&view, reading, begun, &surroundings);
-        snapshot.skipped = self.object.skipped()?;
+        self.lost += reading.lost;
+        // What can fail comes before the ledger moves on: then the next drain still has what this one could not report.
+        let skipped = self.object.skipped()?;
         let mut events: Vec<_> =
             self.object.events()?.into_iter().map(|(event, count)| (event.label(), count)).collect();
         for (label, count) in &mut events {
             if *label == store::Event::Lost.label() {
-                *count += lost;
+                *count += self.lost;
             }
         }
+        let surroundings = drain::Surroundings { interfaces: &self.interfaces, pools: self.pools };
+        let mut snapshot = self.ledger.snapshot(&view, reading, begun, &surroundings);
+        snapshot.skipped = skipped;
         snapshot.events = events;
         snapshot.attachments = attach::attachments(&self.targets);
         snapshot.drain_duration = begun.elapsed();

@@ -24,6 +24,17 @@ pub struct Arguments {
     /// Build even when the sources have not changed
     #[arg(long, conflicts_with = "check")]
     pub force: bool,
+    /// Build the benchmark object instead, which is not shipped: into the target folder only
+    #[arg(long, conflicts_with_all = ["check", "force"])]
+    pub bench: bool,
+}
+
+/// The binary target of the benchmark object.
+const BENCH: &str = "bench";
+
+/// Where `--bench` leaves the benchmark object.
+pub fn bench_object() -> PathBuf {
+    target().join("ebpf").join(format!("{BENCH}.stripped"))
 }
 
 /// Builds, or with `--check` compares.
@@ -33,6 +44,12 @@ pub struct Arguments {
 pub fn run(arguments: &Arguments) -> Result<()> {
     if arguments.check {
         return check();
+    }
+    if arguments.bench {
+        setup::ensure(&[Need::Ebpf])?;
+        let object = Object { bin: BENCH, path: BENCH };
+        build(&Toolchain::find()?, &object, root(), &target().join("ebpf"), &source_hash()?)?;
+        return Ok(());
     }
     let mut wanted = Vec::new();
     for object in OBJECTS {

@@ -4,7 +4,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use xtask::{build_ebpf, demo, kernels, setup, test};
+use xtask::{bench, build_ebpf, demo, kernels, setup, test};
 
 /// Developer commands of Peertally.
 #[derive(Debug, Parser)]
@@ -16,6 +16,8 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
+    /// Measure the packet path and the agent beside a conventional design
+    Bench(bench::Arguments),
     /// Build the eBPF object and its provenance; the only builder there is
     BuildEbpf(build_ebpf::Arguments),
     /// Watch real clients between namespaces: the main job, end to end, in two minutes
@@ -40,6 +42,7 @@ fn main() -> ExitCode {
 
 fn run() -> anyhow::Result<()> {
     match Arguments::parse().verb {
+        Verb::Bench(arguments) => bench::run(&arguments),
         Verb::BuildEbpf(arguments) => build_ebpf::run(&arguments),
         Verb::Demo(arguments) => demo::run(&arguments),
         Verb::Kernels(arguments) => kernels::run(&arguments),

@@ -18,6 +18,9 @@ use crate::workspace::root;
 /// The crates that an object is built from.
 const CRATES: [&str; 2] = ["monitor-ebpf", "monitor-common"];
 
+/// Sources that reach no shipped object.
+const BENCH_SOURCES: &str = "monitor-ebpf/src/bin";
+
 /// One object that the builder makes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Object {
@@ -146,6 +149,9 @@ fn collect(folder: &Path, name: &str, found: &mut BTreeMap<String, PathBuf>) -> 
         let path = entry?.path();
         let Some(file) = path.file_name().and_then(|file| file.to_str()) else { continue };
         let name = format!("{name}/{file}");
+        if path.is_dir() && name == BENCH_SOURCES {
+            continue;
+        }
         if path.is_dir() {
             collect(&path, &name, found)?;
         } else if file.ends_with(".rs") {

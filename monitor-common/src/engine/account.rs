@@ -4,7 +4,7 @@ use super::{cache, counter_index, subscribers, work::Work};
 use crate::{
     cell::Cell,
     flow::{ColdFlow, ColdSet, Ends, FlowSet, NO_SLOT, State, Word, pack, pack_slots, unpack, unpack_slots},
-    limits::{FOLD_PACKETS, WAYS},
+    limits::{FOLD_PACKETS, UNCLASSIFIED_QUARTERS, WAYS},
     protocol::{Confidence, Protocol, Verdict},
     store::{Event, Ledger, Note, Settings, Store, node_index},
     tally::{Direction, KeyWords},
@@ -26,8 +26,13 @@ pub(super) fn slot_of<S: Store>(store: &S, settings: &Settings, key: &KeyWords) 
     if let Some(slot) = store.find_slot(key) {
         return slot;
     }
-    if settings.next_slot.load() >= settings.slots {
+    let used = settings.next_slot.load();
+    if used >= settings.slots {
         store.count_event(Event::TallyRefused);
+        return 0;
+    }
+    if key.protocol_number() <= Protocol::Fragment as u8 && used >= settings.slots / 4 * UNCLASSIFIED_QUARTERS {
+        store.count_event(Event::TallyReserved);
         return 0;
     }
     let slot = settings.next_slot.fetch_add(1);
@@ -188,19 +193,21 @@ pub(super) fn count<S: Store>(store: &S, work: &mut Work) -> bool {
 }
 
 /// Makes a verdict final, then counts the flow for it: by the one CPU whose compare-and-swap succeeds.
+///
+/// `generation` is the flow's, read before the caller decided: a flow that took its place meanwhile is left alone.
 #[inline(never)]
-pub(super) fn publish<S: Ledger>(store: &S, cell: &Cell, cold: &ColdFlow, protocol: u8, confidence: u8) {
-    let slots = cold.slots.load();
+pub(super) fn publish<S: Ledger>(store: &S, cell: &Cell, cold: &ColdFlow, generation: u64, verdict: (u8, u8)) {
     let mut attempt = 0;
     // Others only refresh the last-seen second meanwhile, once a second each: this cannot fail eight times.
     while attempt < 8 {
         let word = Word(cell.load());
-        if word.state() != State::Inspecting {
+        let slots = cold.slots.load();
+        if word.state() != State::Inspecting || cold.generation.load() != generation {
             return;
         }
-        if cell.replace(word.0, word.settled(protocol, confidence).0) {
+        if cell.replace(word.0, word.settled(verdict.0, verdict.1).0) {
             count_flow(store, slots);
-            count_node_flow(store, word, (protocol, confidence));
+            count_node_flow(store, word, verdict);
             return;
         }
         attempt += 1;
@@ -213,14 +220,17 @@ pub(super) fn publish<S: Ledger>(store: &S, cell: &Cell, cold: &ColdFlow, protoc
 /// For the drain and for the end of a replay: short flows never reach a verdict by themselves.
 pub fn settle_idle<S: Ledger>(store: &S, set: &FlowSet, cold: &ColdSet, way: usize, now_s: u64, idle_s: u16) -> bool {
     let way = way & (WAYS - 1);
+    let generation = cold.flows[way].generation.load();
     let word = Word(set.words[way & (WAYS - 1)].load());
     if word.state() != State::Inspecting {
         return false;
     }
-    if word.protocol_number() != 0 || cache::age_s(word, now_s) < idle_s {
+    if cache::age_s(word, now_s) < idle_s {
         return true;
     }
-    publish(store, &set.words[way], &cold.flows[way], Protocol::Unclassified as u8, Confidence::None as u8);
+    // A verdict that was claimed this long ago and not written, whatever became of its CPU, is written now.
+    let claimed = (word.protocol_number(), word.confidence_number());
+    publish(store, &set.words[way], &cold.flows[way], generation, claimed);
     false
 }
 

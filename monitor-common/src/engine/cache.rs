@@ -2,8 +2,10 @@
 
 use super::{account, subscribers, work::Entry, work::Work};
 use crate::{
+    cell::negated,
     flow::{FlowSet, Progress, State, Word, pack_slots},
-    limits::{CLOCK_SKEW_AGE, FRESH_SECONDS, IDLE_SECONDS, WAYS},
+    key::FlowKey,
+    limits::{CLOCK_SKEW_AGE, FRESH_SECONDS, IDLE_SECONDS, INSPECTED_PER_DIRECTION, PENDING_IDLE_SECONDS, WAYS},
     protocol::{Confidence, Protocol},
     store::{Event, Settings, Store},
 };
@@ -11,47 +13,84 @@ use crate::{
 /// Protocol and confidence numbers of a flow without a verdict.
 const NONE: (u8, u8) = (Protocol::Unclassified as u8, Confidence::None as u8);
 
-/// The way whose tag is `tag`.
+/// 1 when the tag of a way is another one, without a branch that the processor would have to guess.
 #[inline(always)]
-pub(super) fn find(set: &FlowSet, tag: u64) -> Option<usize> {
-    if set.tags[0].load() == tag {
-        Some(0)
-    } else if set.tags[1].load() == tag {
-        Some(1)
-    } else if set.tags[2].load() == tag {
-        Some(2)
-    } else if set.tags[3].load() == tag {
-        Some(3)
-    } else {
-        None
+fn differs(set: &FlowSet, way: usize, tag: u64) -> u64 {
+    let difference = set.tags[way].load() ^ tag;
+    (difference | negated(difference)) >> 63
+}
+
+/// The way whose tag is `tag`, or [`WAYS`].
+#[inline(always)]
+pub(super) fn find(set: &FlowSet, tag: u64) -> usize {
+    let first = differs(set, 0, tag);
+    let second = first & differs(set, 1, tag);
+    let third = second & differs(set, 2, tag);
+    let fourth = third & differs(set, 3, tag);
+    (first + second + third + fourth) as usize
+}
+
+/// Finds the flow in either of its sets; fills in `set_index` and `way`.
+#[inline(never)]
+fn find_set<S: Store>(store: &S, settings: &Settings, work: &mut Work) -> bool {
+    for index in
+        [FlowKey::set_index(work.tag, settings.set_mask), FlowKey::second_set_index(work.tag, settings.set_mask)]
+    {
+        let Some(set) = store.flow_set(index) else { return false };
+        let way = find(set, work.tag);
+        if way != WAYS {
+            work.set_index = index;
+            work.way = way as u32;
+            return true;
+        }
     }
+    false
 }
 
 /// Looks the flow up; whether it is in the cache and can go on as it is. Fills in `way`, `word` and `entry`.
 #[inline(never)]
-pub(super) fn look_up<S: Store>(store: &S, work: &mut Work) -> bool {
+pub(super) fn look_up<S: Store>(store: &S, settings: &Settings, work: &mut Work) -> bool {
     work.entry = Entry::NEW;
+    if !find_set(store, settings, work) {
+        return false;
+    }
     let (Some(set), Some(cold)) = (store.flow_set(work.set_index), store.cold_set(work.set_index)) else {
         return false;
     };
-    let Some(way) = find(set, work.tag) else { return false };
-    let way = way & (WAYS - 1);
+    let way = work.way as usize & (WAYS - 1);
     let word = Word(set.words[way].load());
-    work.way = way as u32;
     work.word = word.0;
     if matches!(word.state(), State::Empty | State::Locked) {
         return false;
+    }
+    if word.state() == State::Inspecting && word.protocol_number() != 0 {
+        // Another CPU is writing this flow's verdict: even a SYN counts with it, and the next one restarts.
+        work.entry = Entry::KNOWN;
+        return true;
     }
     // A SYN on a flow that was settled or carried payload: the ports are in use again, and the old verdict must not be
     // inherited. A repeated first SYN is no restart.
     let progress = Progress::from_bits(cold.flows[way].progress.load());
     let used = word.state() == State::Settled || (progress.inspected_lower | progress.inspected_higher) != 0;
-    if work.headers.opens_connection() && used {
+    // A pause ended the inspection before it was through (see `settle_idle`): what follows is looked at as a new flow is, after
+    // the inactive timeout of flow metering (RFC 7011 section 2, RFC 5470 section 5.1.1).
+    let resumes = paused(word, work.now_s)
+        && progress.inspected_lower < INSPECTED_PER_DIRECTION
+        && progress.inspected_higher < INSPECTED_PER_DIRECTION;
+    if (work.headers.opens_connection() && used) || resumes {
         work.entry = Entry::RESTARTED;
         return false;
     }
     work.entry = Entry::KNOWN;
     true
+}
+
+/// Whether a flow without a verdict has been silent for so long that its inspection may have been ended early.
+#[inline(always)]
+pub(super) fn paused(word: Word, now_s: u64) -> bool {
+    word.state() == State::Settled
+        && word.protocol_number() == Protocol::Unclassified as u8
+        && age_s(word, now_s) >= PENDING_IDLE_SECONDS
 }
 
 /// How willingly a way is given up: 0 never, otherwise the higher the better.
@@ -83,30 +122,28 @@ const FREE: u32 = u32::MAX;
 /// Willingness of an idle flow is at least this; ages have 16 bits.
 const IDLE: u32 = 0x10_0000;
 
-/// Chooses a way for the packet's new flow; `false` (and a counted event) when the set has none to give.
+/// Chooses a way for the packet's new flow; `false` (and a counted event) when both its sets have none to give.
+///
+/// The second set is looked at when the first has no empty way and no idle flow: with two choices, four ways fill up to
+/// three quarters before flows compete.
 #[inline(never)]
-pub(super) fn choose<S: Store>(store: &S, work: &mut Work) -> bool {
+pub(super) fn choose<S: Store>(store: &S, settings: &Settings, work: &mut Work) -> bool {
     if work.entry == Entry::RESTARTED {
         store.count_event(Event::FlowRestarted);
         return true;
     }
-    let Some(set) = store.flow_set(work.set_index) else { return false };
-    if find(set, work.tag).is_some() {
+    if find_set(store, settings, work) {
         // Another CPU is making or ending this very flow.
         store.count_event(Event::FlowBusy);
         return false;
     }
     let mut best = 0;
-    let mut way = 0;
-    while way < WAYS {
-        let word = Word(set.words[way].load());
-        let value = willingness(word, work.now_s);
-        if value > best {
-            best = value;
-            work.way = way as u32;
-            work.word = word.0;
+    for index in
+        [FlowKey::set_index(work.tag, settings.set_mask), FlowKey::second_set_index(work.tag, settings.set_mask)]
+    {
+        if best < IDLE {
+            best = best_of(store, work, index, best);
         }
-        way += 1;
     }
     if best == 0 {
         store.count_event(Event::FlowRefused);
@@ -117,6 +154,48 @@ pub(super) fn choose<S: Store>(store: &S, work: &mut Work) -> bool {
         store.count_event(if best >= IDLE { Event::EvictedIdle } else { Event::EvictedUnclassified });
     }
     true
+}
+
+/// The best way of a set, if it beats `best`: fills in `set_index`, `way` and `word`.
+#[inline(never)]
+fn best_of<S: Store>(store: &S, work: &mut Work, index: u32, best: u32) -> u32 {
+    let Some(set) = store.flow_set(index) else { return best };
+    let mut best = best;
+    let mut way = 0;
+    while way < WAYS {
+        let word = Word(set.words[way].load());
+        let value = willingness(word, work.now_s);
+        if value > best {
+            best = value;
+            work.set_index = index;
+            work.way = way as u32;
+            work.word = word.0;
+        }
+        way += 1;
+    }
+    best
+}
+
+/// Ways of both sets of the packet's flow that carry its tag.
+#[inline(never)]
+fn entries<S: Store>(store: &S, settings: &Settings, work: &Work) -> u32 {
+    let first = FlowKey::set_index(work.tag, settings.set_mask);
+    let second = FlowKey::second_set_index(work.tag, settings.set_mask);
+    // With a single set, both are the same.
+    entries_of(store, work, first) + if second == first { 0 } else { entries_of(store, work, second) }
+}
+
+/// Ways of one set that carry the packet's tag.
+#[inline(always)]
+fn entries_of<S: Store>(store: &S, work: &Work, index: u32) -> u32 {
+    let Some(set) = store.flow_set(index) else { return 0 };
+    let mut entries = 0;
+    let mut way = 0;
+    while way < WAYS {
+        entries += u32::from(set.tags[way].load() == work.tag);
+        way += 1;
+    }
+    entries
 }
 
 /// Takes the chosen way over for the packet's flow: locks it, folds what it counted, and writes the new flow.
@@ -146,13 +225,7 @@ pub(super) fn take<S: Store>(store: &S, settings: &Settings, work: &mut Work) ->
     cold.slots.store(pack_slots(lower, higher));
     // A full barrier: of two CPUs that enter the same flow at once, at least one sees the other's tag and gives way.
     set.tags[way].swap(work.tag);
-    let mut seen = 0;
-    let mut other = 0;
-    while other < WAYS {
-        seen += u32::from(set.tags[other].load() == work.tag);
-        other += 1;
-    }
-    if seen > 1 {
+    if entries(store, settings, work) > 1 {
         set.tags[way].store(0);
         cell.store(Word::EMPTY.0);
         store.count_event(Event::FlowBusy);

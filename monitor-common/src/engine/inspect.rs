@@ -2,6 +2,7 @@
 
 use super::{Scratch, account, subscribers, work::Work};
 use crate::{
+    cell::Cell,
     classify::classify,
     flow::{Progress, State, Word, pack_slots, unpack},
     limits::{INSPECTED_PER_DIRECTION, PENDING_PACKETS, WAYS},
@@ -44,7 +45,7 @@ fn verdict_of_packet<P: Packet, S: Store>(
         ip_protocol::UDP => Transport::Udp,
         _ => return Some(Verdict::UNCLASSIFIED),
     };
-    if settings.inspection == Inspection::Headers as u64 {
+    if settings.inspection.load() == Inspection::Headers as u64 {
         return Some(Verdict::UNCLASSIFIED);
     }
     let from_lower = work.from_lower != 0;
@@ -95,12 +96,9 @@ pub(super) fn conclude<S: Store>(store: &S, settings: &Settings, work: &mut Work
     };
     let (cell, cold) = (&set.words[way], &cold.flows[way]);
     store.note(work.note(protocol, confidence));
-    let word = Word(cell.load());
-    if word.state() != State::Inspecting || word.protocol_number() != 0 {
-        return false;
-    }
+    let generation = cold.generation.load();
     if protocol != Protocol::Unclassified as u8 {
-        if !cell.replace(word.0, word.claimed_by(protocol, confidence).0) {
+        if !claim(cell, protocol, confidence) {
             return false;
         }
         // New pools may have been loaded since the flow began; without a subscriber its tallies stay the ones it has.
@@ -110,6 +108,24 @@ pub(super) fn conclude<S: Store>(store: &S, settings: &Settings, work: &mut Work
             cold.slots.store(pack_slots(lower, higher));
         }
     }
-    account::publish(store, cell, cold, protocol, confidence);
+    account::publish(store, cell, cold, generation, (protocol, confidence));
     true
+}
+
+/// Marks a flow under inspection with the verdict that this CPU is about to write; whether it may.
+#[inline(always)]
+fn claim(cell: &Cell, protocol: u8, confidence: u8) -> bool {
+    let mut attempt = 0;
+    // Another CPU may refresh the last-seen second in between; that must not cost the verdict.
+    while attempt < 4 {
+        let word = Word(cell.load());
+        if word.state() != State::Inspecting || word.protocol_number() != 0 {
+            return false;
+        }
+        if cell.replace(word.0, word.claimed_by(protocol, confidence).0) {
+            return true;
+        }
+        attempt += 1;
+    }
+    false
 }

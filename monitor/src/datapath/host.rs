@@ -74,7 +74,7 @@ impl HostDataPath {
                 clock_s: monitor_common::cell::Cell::new(0),
                 next_slot: monitor_common::cell::Cell::new(1),
                 slots: tallies as u64,
-                inspection: inspection as u64,
+                inspection: monitor_common::cell::Cell::new(inspection as u64),
             },
             flows: zeroed(sets),
             cold: zeroed(sets),
@@ -188,5 +188,81 @@ impl Store for HostDataPath {
 
     fn note(&self, note: Note) {
         self.last.set(note.into());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use monitor_common::protocol::{Confidence, Protocol, Verdict};
+
+    use super::*;
+
+    const BITTORRENT: Verdict = Verdict { protocol: Protocol::BitTorrent, confidence: Confidence::Signature };
+
+    fn data_path(tallies: u32) -> HostDataPath {
+        let pools = ["10.0.0.0/8".parse().expect("pool")];
+        HostDataPath::new(&TableSizes { flows: 64, tallies }, &pools, Seed::from_random([1, 2, 3]), Inspection::Framing)
+    }
+
+    /// A TCP segment from a subscriber to one server.
+    fn segment(subscriber: u8, flags: u8, payload: &[u8]) -> Vec<u8> {
+        let mut bytes = vec![0; 12];
+        let total = 40 + payload.len() as u16;
+        bytes.extend([0x08, 0x00, 0x45, 0]);
+        bytes.extend(total.to_be_bytes());
+        bytes.extend([0, 0, 0, 0, 64, 6, 0, 0, 10, 0, 0, subscriber, 192, 0, 2, 1]);
+        bytes.extend([0xc0, 0x01, 0x1a, 0xe1, 0, 0, 0, 1, 0, 0, 0, 1, 0x50, flags, 0xff, 0xff, 0, 0, 0, 0]);
+        bytes.extend(payload);
+        bytes
+    }
+
+    fn send(path: &mut HostDataPath, frame: &[u8], now_s: u64) -> Disposition {
+        path.frame(frame, frame.len(), now_s)
+    }
+
+    #[test]
+    fn a_pause_does_not_end_inspection_for_good() {
+        let mut path = data_path(16);
+        let handshake = segment(1, 0x18, b"\x13BitTorrent protocol\0\0\0\0\0\0\0\0");
+        assert_eq!(send(&mut path, &segment(1, 0x18, b"hello"), 100), Disposition::New(Verdict::UNCLASSIFIED));
+        let pending = path.view().read(15).pending;
+        assert_eq!((pending.flows, pending.packets), (1, 1));
+        path.settings.clock_s.store(120);
+        assert_eq!(path.view().read(15).pending.flows, 0);
+        assert_eq!(send(&mut path, &handshake, 121), Disposition::Restarted(BITTORRENT));
+        assert_eq!(send(&mut path, &handshake, 121), Disposition::Hit(BITTORRENT));
+    }
+
+    #[test]
+    fn a_syn_restarts_a_settled_flow_and_repeats_only_itself() {
+        let mut path = data_path(16);
+        let syn = segment(1, 0x02, b"");
+        assert_eq!(send(&mut path, &syn, 1), Disposition::New(Verdict::UNCLASSIFIED));
+        assert_eq!(send(&mut path, &syn, 1), Disposition::Hit(Verdict::UNCLASSIFIED));
+        let handshake = segment(1, 0x18, b"\x13BitTorrent protocol\0\0\0\0\0\0\0\0");
+        assert_eq!(send(&mut path, &handshake, 1), Disposition::Hit(BITTORRENT));
+        assert_eq!(send(&mut path, &syn, 2), Disposition::Restarted(Verdict::UNCLASSIFIED));
+        assert_eq!(send(&mut path, &segment(1, 0x18, b"hello"), 2), Disposition::Hit(Verdict::UNCLASSIFIED));
+        let bytes: u64 = path.view().read(0).totals.iter().map(|totals| totals.bytes_up).sum();
+        assert_eq!(bytes, 40 + 40 + 68 + 40 + 45);
+    }
+
+    #[test]
+    fn a_scan_leaves_room_for_verdicts() {
+        let mut path = data_path(16);
+        for subscriber in 1..=60 {
+            send(&mut path, &segment(subscriber, 0x02, b""), 1);
+        }
+        assert!(path.events(Event::TallyReserved) > 0);
+        let handshake = segment(77, 0x18, b"\x13BitTorrent protocol\0\0\0\0\0\0\0\0");
+        send(&mut path, &handshake, 1);
+        let view = path.view();
+        let reading = view.read(0);
+        let found = (1..reading.totals.len())
+            .filter_map(|slot| Some((view.keys[slot].read()?, reading.totals[slot])))
+            .find(|(key, _)| key.address[15] == 77 && key.protocol == Protocol::BitTorrent as u8);
+        assert_eq!(found.map(|(_, totals)| totals.packets_up), Some(1));
+        let packets: u64 = reading.totals.iter().map(|totals| totals.packets_up).sum();
+        assert_eq!(packets, 61, "the catch-all has the rest");
     }
 }

@@ -184,9 +184,10 @@ impl LoadedObject {
         }
         let mut ebpf = loader.load(OBJECT).map_err(|source| ObjectError::Load { source })?;
         let mut settings: MappedArray<Settings> = mapped(&ebpf, "SETTINGS")?;
+        let fresh;
         let mut object = {
             let keys: MappedArray<SlotKey> = mapped(&ebpf, "TALLY_KEYS")?;
-            initialise(&mut settings, &keys, options)?;
+            fresh = initialise(&mut settings, &keys, options)?;
             Self {
                 flows: mapped(&ebpf, "FLOWS")?,
                 cold: mapped(&ebpf, "COLD_FLOWS")?,
@@ -202,9 +203,21 @@ impl LoadedObject {
             }
         };
         object.check_sizes(&options.sizes)?;
-        object.write_pools(&options.pools)?;
         object.write_interfaces(&options.interfaces)?;
+        if fresh {
+            object.configure(options)?;
+        }
         Ok(object)
+    }
+
+    /// Puts pools and inspection depth into force. Fresh maps have them from the start; for pinned maps, which a program may be
+    /// counting into, the caller says when.
+    ///
+    /// # Errors
+    /// When a map cannot be written.
+    pub fn configure(&mut self, options: &LoadOptions) -> Result<(), ObjectError> {
+        self.settings.values()[0].inspection.store(options.inspection as u64);
+        self.write_pools(&options.pools)
     }
 
     /// The XDP program.
@@ -218,6 +231,14 @@ impl LoadedObject {
     /// The object, for its log and other maps.
     pub fn ebpf(&mut self) -> &mut Ebpf {
         &mut self.ebpf
+    }
+
+    /// Another mapping of the settings, for a thread that moves the clock on.
+    ///
+    /// # Errors
+    /// When the kernel refuses the mapping.
+    pub fn map_settings(&self) -> Result<MappedArray<Settings>, ObjectError> {
+        mapped(&self.ebpf, "SETTINGS")
     }
 
     /// A map of the object.
@@ -337,18 +358,16 @@ fn mapped<T: super::mapped::Shared>(ebpf: &Ebpf, name: &'static str) -> Result<M
     MappedArray::new(name, ebpf.map(name).ok_or(ObjectError::MapMissing { name })?)
 }
 
-/// Fills the settings of fresh maps; of pinned maps only what the configuration may change.
+/// Fills the settings of fresh maps; `false` when they were filled before, by an earlier run whose program may be counting.
 fn initialise(
     settings: &mut MappedArray<Settings>,
     keys: &MappedArray<SlotKey>,
     options: &LoadOptions,
-) -> Result<(), ObjectError> {
-    let settings = &mut settings.values_mut()[0];
-    let fresh = settings.slots == 0;
-    settings.inspection = options.inspection as u64;
-    if !fresh {
-        return Ok(());
+) -> Result<bool, ObjectError> {
+    if settings.values()[0].slots != 0 {
+        return Ok(false);
     }
+    let settings = &mut settings.values_mut()[0];
     settings.seed = match options.seed {
         Some(seed) => seed,
         None => {
@@ -360,5 +379,5 @@ fn initialise(
     settings.slots = u64::from(options.sizes.tallies);
     settings.next_slot.store(1);
     keys.values()[0].write(Some(&KeyWords::CATCH_ALL));
-    Ok(())
+    Ok(true)
 }

@@ -117,7 +117,10 @@ impl Shared {
             Some(published) if published.snapshot.attachments.is_empty() => {
                 Err("not attached to any interface".to_owned())
             }
-            Some(_) => Ok(()),
+            Some(published) => match published.snapshot.attachments.iter().find(|each| each.mode == "none") {
+                Some(each) => Err(format!("the program was taken off `{}`", each.interface)),
+                None => self.trouble().map_or(Ok(()), Err),
+            },
         }
     }
 }

@@ -65,10 +65,12 @@ fn hook(target: &Target) -> Result<XdpHook, SessionError> {
 
 /// The pinned link of an interface, if it still holds a program there.
 fn own_link(target: &Target, hook: XdpHook) -> Option<PinnedLink> {
-    let link = PinnedLink::from_pin(pins::link(&target.name)).ok()?;
-    let link = FdLink::from(link);
-    let ours = link.info().ok()?.program_id();
-    (hook.program == Some(ours)).then(|| PinnedLink::from_pin(pins::link(&target.name)).ok()).flatten()
+    let program = |path: &Path| {
+        let link = FdLink::from(PinnedLink::from_pin(path).ok()?);
+        Some(link.info().ok()?.program_id())
+    };
+    let path = pins::link(target.index);
+    (hook.program.is_some() && hook.program == program(&path)).then(|| PinnedLink::from_pin(&path).ok()).flatten()
 }
 
 fn refuse_foreign(target: &Target) -> Result<(), SessionError> {
@@ -76,6 +78,9 @@ fn refuse_foreign(target: &Target) -> Result<(), SessionError> {
     let Some(program) = hook.program else { return Ok(()) };
     if own_link(target, hook).is_some() {
         return Ok(());
+    }
+    if let Some(pin) = pins::links_of_other_versions(target.index).pop() {
+        return Err(SessionError::OtherVersion { name: target.name.to_string(), pin });
     }
     let by = aya::programs::loaded_programs()
         .filter_map(Result::ok)
@@ -111,7 +116,7 @@ pub(super) fn attach_all(object: &mut LoadedObject, targets: &[Target], mode: Xd
 fn attach(program: &mut Xdp, target: &Target, mode: XdpMode) -> Result<Option<PinnedLink>, SessionError> {
     refuse_foreign(target)?;
     let name = || target.name.to_string();
-    let path = pins::link(&target.name);
+    let path = pins::link(target.index);
     if let Some(link) = own_link(target, hook(target)?) {
         let failed = |source| SessionError::Attach {
             name: name(),

@@ -81,8 +81,12 @@ impl Ledger {
         keys.resize(slots.max(known), TallyKey::CATCH_ALL);
         let asked: Vec<usize> = std::mem::take(&mut self.unnamed).into_iter().chain(known..slots).collect();
         for slot in asked {
-            match view.keys.get(slot).and_then(monitor_common::tally::SlotKey::read) {
-                Some(key) => keys[slot] = key,
+            match view.keys.get(slot) {
+                Some(words) if words.is_withdrawn() => {}
+                Some(words) => match words.read() {
+                    Some(key) => keys[slot] = key,
+                    None => self.unnamed.push(slot),
+                },
                 None => self.unnamed.push(slot),
             }
         }

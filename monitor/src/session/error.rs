@@ -57,6 +57,26 @@ pub enum SessionError {
         /// The lock file.
         lock: PathBuf,
     },
+    /// A program of ours that another version attached.
+    #[error(
+        "`{name}` still runs the program of another version of Peertally ({pin}), whose tables this one cannot take over. Run \
+         `peertally detach` (its counters end with it) and start again. Nothing was attached"
+    )]
+    OtherVersion {
+        /// Interface name.
+        name: String,
+        /// Pin of its attachment.
+        pin: PathBuf,
+    },
+    /// The lock file cannot be made.
+    #[error("cannot make the lock file {path}: {source}. Peertally needs root, or a writable folder there")]
+    Lock {
+        /// The file.
+        path: PathBuf,
+        /// What the kernel says.
+        #[source]
+        source: io::Error,
+    },
     /// The BPF file system cannot be used.
     #[error(
         "cannot keep pins in {path}: {source}. Is a BPF file system mounted there (`mount -t bpf bpf /sys/fs/bpf`)?"
@@ -64,6 +84,13 @@ pub enum SessionError {
     PinFolder {
         /// The folder.
         path: PathBuf,
+        /// What the kernel says.
+        #[source]
+        source: io::Error,
+    },
+    /// No thread.
+    #[error("cannot start a thread: {source}; check the limits of this service (`ulimit -u`)")]
+    Thread {
         /// What the kernel says.
         #[source]
         source: io::Error,
@@ -127,7 +154,11 @@ impl ExitCause for SessionError {
         let denied = |error: &io::Error| error.kind() == io::ErrorKind::PermissionDenied;
         match self {
             Self::Object(error) if error.is_missing_rights() => Exit::Rights,
-            Self::PinFolder { source, .. } | Self::Remove { source, .. } if denied(source) => Exit::Rights,
+            Self::Lock { source, .. } | Self::PinFolder { source, .. } | Self::Remove { source, .. }
+                if denied(source) =>
+            {
+                Exit::Rights
+            }
             Self::Attach { source, .. } => {
                 let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&**source);
                 while let Some(error) = cause {

@@ -17,6 +17,8 @@ use super::error::SessionError;
 const BPF_FILE_SYSTEM: &str = "/sys/fs/bpf";
 /// `BPF_FS_MAGIC` of include/uapi/linux/magic.h.
 const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
+/// What the names of pinned attachments begin with.
+const LINK_PREFIX: &str = "link_";
 /// Where the lock of the running agent lies.
 const LOCK_FOLDER: &str = "/run/peertally";
 
@@ -30,10 +32,22 @@ pub(super) fn folder() -> PathBuf {
     base().join(format!("v{SCHEMA_VERSION}"))
 }
 
-/// The pin of an interface's attachment.
-pub(super) fn link(interface: &str) -> PathBuf {
-    // The BPF file system refuses names with a dot, which VLAN interfaces have.
-    folder().join(format!("link_{}", interface.replace('.', "_")))
+/// The pin of the attachment of the interface with this index. Names may change hands, an index does not while its interface
+/// lives.
+pub(super) fn link(index: u32) -> PathBuf {
+    folder().join(format!("{LINK_PREFIX}{index}"))
+}
+
+/// Pins of attachments of the interface with this index that other versions made.
+pub(super) fn links_of_other_versions(index: u32) -> Vec<PathBuf> {
+    let name = format!("{LINK_PREFIX}{index}");
+    let folders = fs::read_dir(base()).into_iter().flatten().filter_map(Result::ok).map(|entry| entry.path());
+    folders.filter(|path| *path != folder()).map(|path| path.join(&name)).filter(|path| path.exists()).collect()
+}
+
+/// Whether this build's folder holds pins.
+pub(super) fn any() -> bool {
+    fs::read_dir(folder()).is_ok_and(|mut pins| pins.next().is_some())
 }
 
 /// Makes the folder, mounting the BPF file system if nothing did.
@@ -59,10 +73,10 @@ fn is_bpf_file_system(path: &Path) -> bool {
 /// Takes the lock that one agent at a time holds; it is free again when the file is closed.
 ///
 /// # Errors
-/// [`SessionError::Running`] when another agent holds it, [`SessionError::PinFolder`] when it cannot be made.
+/// [`SessionError::Running`] when another agent holds it, [`SessionError::Lock`] when it cannot be made.
 pub(super) fn lock() -> Result<File, SessionError> {
     let path = Path::new(LOCK_FOLDER).join("run.lock");
-    let error = |source| SessionError::PinFolder { path: path.clone(), source };
+    let error = |source| SessionError::Lock { path: path.clone(), source };
     fs::create_dir_all(LOCK_FOLDER).map_err(error)?;
     let file = File::options().create(true).truncate(false).write(true).open(&path).map_err(error)?;
     match file.try_lock() {
@@ -91,7 +105,7 @@ pub(super) fn remove_all() -> Result<Vec<PathBuf>, SessionError> {
             .map(|pin| pin.path())
             .collect();
         // Links first: then nothing counts into maps that are about to go.
-        pins.sort_by_key(|path| !path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("link_")));
+        pins.sort_by_key(|path| !path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(LINK_PREFIX)));
         for pin in pins {
             fs::remove_file(&pin).map_err(|source| SessionError::Remove { path: pin.clone(), source })?;
             removed.push(pin);

@@ -95,7 +95,7 @@ impl Lane {
             }
             Self::Deny => deny(outcome),
             Self::Object => {
-                build_ebpf::run(&build_ebpf::Arguments { check: true, force: false })?;
+                build_ebpf::run(&build_ebpf::Arguments { check: true, force: false, ..Default::default() })?;
                 *outcome = Outcome::one();
                 Ok(())
             }

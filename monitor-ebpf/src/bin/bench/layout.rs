@@ -1,0 +1,49 @@
+//! What the benchmark object and `cargo xtask bench` share: the generator's record in the map `GENERATOR`, one per CPU.
+
+/// Parameters and state of the packet generator of one CPU.
+///
+/// Flow `i` always gets the same 5-tuple: subscriber, remote address and port come from a hash of `i + salt`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub(crate) struct Generator {
+    /// State of the xorshift generator; never zero.
+    pub(crate) random: u64,
+    /// Packets made so far; in sequential order this is the next flow.
+    pub(crate) made: u64,
+    /// Number of flows less one; the number is a power of two.
+    pub(crate) flow_mask: u64,
+    /// Number of subscribers less one; the number is a power of two.
+    pub(crate) subscriber_mask: u32,
+    /// Number of pools less one; the number is a power of two, at most 64.
+    pub(crate) pool_mask: u32,
+    /// Bits of `pool_mask`.
+    pub(crate) pool_bits: u32,
+    /// Order of flows: [`SEQUENTIAL`] or [`RANDOM`].
+    pub(crate) order: u32,
+    /// Direction of packets: [`UP`], [`DOWN`] or [`MIXED`].
+    pub(crate) direction: u32,
+    /// What the subscriber's end is: 1 = an address of a pool, 0 = an address outside (transit).
+    pub(crate) pooled: u32,
+    /// Makes different flows of the same numbers.
+    pub(crate) salt: u64,
+}
+
+const _: () = assert!(core::mem::size_of::<Generator>() == 56);
+
+/// Flow `n` for the n-th packet.
+pub(crate) const SEQUENTIAL: u32 = 0;
+/// A random flow for each packet.
+pub(crate) const RANDOM: u32 = 1;
+/// Packets from the subscriber.
+pub(crate) const UP: u32 = 0;
+/// Packets to the subscriber.
+pub(crate) const DOWN: u32 = 1;
+/// A random direction for each packet.
+pub(crate) const MIXED: u32 = 2;
+
+/// First address of the IPv4 subscribers when there is one pool: `100.64.0.0/10` (RFC 6598).
+pub(crate) const POOL_V4: u32 = 0x6440_0000;
+/// First address of the first of 64 IPv4 pools, each a `/14`: `16.0.0.0`, `16.4.0.0`, ...
+pub(crate) const POOLS_V4: u32 = 0x1000_0000;
+/// First address of the IPv6 subscribers, `2001:db8::/32`; each has a `/56`.
+pub(crate) const POOL_V6: u32 = 0x2001_0db8;

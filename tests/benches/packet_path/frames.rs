@@ -1,0 +1,140 @@
+//! Template frames: what the prologue programs rewrite the addresses and ports of.
+//!
+//! Payloads are the smallest that each protocol's first packets may have: BEP 3, RFC 8446, RFC 9000.
+
+/// TCP or UDP around a payload.
+#[derive(Clone, Copy)]
+pub(crate) enum Transport {
+    /// RFC 9293, flags PSH and ACK.
+    Tcp,
+    /// RFC 768.
+    Udp,
+}
+
+/// What the frame is wrapped in.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Framing {
+    /// Ethernet and IPv4.
+    Ipv4,
+    /// Ethernet and IPv6.
+    Ipv6,
+    /// Ethernet, two VLAN tags, PPPoE session and IPv4.
+    QinqPppoe,
+}
+
+impl Framing {
+    /// The prologue program of the benchmark object that rewrites this framing.
+    pub(crate) fn prologue(self) -> &'static str {
+        match self {
+            Self::Ipv4 => "prologue_ipv4",
+            Self::Ipv6 => "prologue_ipv6",
+            Self::QinqPppoe => "prologue_qinq_pppoe",
+        }
+    }
+}
+
+/// A frame with this payload.
+pub(crate) fn frame(framing: Framing, transport: Transport, payload: &[u8]) -> Vec<u8> {
+    let mut frame = vec![2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2];
+    let segment = segment(transport, payload);
+    match framing {
+        Framing::Ipv4 => {
+            frame.extend([0x08, 0x00]);
+            frame.extend(ipv4(transport, segment.len()));
+        }
+        Framing::Ipv6 => {
+            frame.extend([0x86, 0xdd, 0x60, 0, 0, 0]);
+            frame.extend((segment.len() as u16).to_be_bytes());
+            frame.extend([number(transport), 64]);
+            frame.extend([0; 32]);
+        }
+        Framing::QinqPppoe => {
+            // Service tag 100, customer tag 200, PPPoE session 0x1234 (RFC 2516), PPP protocol IPv4 (RFC 1332).
+            frame.extend([0x88, 0xa8, 0x00, 100, 0x81, 0x00, 0x00, 200, 0x88, 0x64, 0x11, 0x00, 0x12, 0x34]);
+            frame.extend((segment.len() as u16 + 22).to_be_bytes());
+            frame.extend([0x00, 0x21]);
+            frame.extend(ipv4(transport, segment.len()));
+        }
+    }
+    frame.extend(segment);
+    frame
+}
+
+/// Number in the IP header.
+fn number(transport: Transport) -> u8 {
+    match transport {
+        Transport::Tcp => 6,
+        Transport::Udp => 17,
+    }
+}
+
+/// An IPv4 header without addresses and checksum.
+fn ipv4(transport: Transport, segment_len: usize) -> Vec<u8> {
+    let mut header = vec![0x45, 0];
+    header.extend((segment_len as u16 + 20).to_be_bytes());
+    header.extend([0, 1, 0x40, 0, 64, number(transport)]);
+    header.extend([0; 10]);
+    header
+}
+
+/// A transport header without ports and checksum, and the payload.
+fn segment(transport: Transport, payload: &[u8]) -> Vec<u8> {
+    let mut segment = vec![0; 4];
+    match transport {
+        Transport::Tcp => segment.extend([0, 0, 0, 1, 0, 0, 0, 1, 0x50, 0x18, 0xff, 0xff, 0, 0, 0, 0]),
+        Transport::Udp => {
+            segment.extend((payload.len() as u16 + 8).to_be_bytes());
+            segment.extend([0, 0]);
+        }
+    }
+    segment.extend(payload);
+    segment
+}
+
+/// The BitTorrent handshake (BEP 3): name, reserved bytes, info hash, peer id.
+pub(crate) fn bittorrent_handshake() -> Vec<u8> {
+    let mut payload = b"\x13BitTorrent protocol".to_vec();
+    payload.extend([0, 0, 0, 0, 0, 0x10, 0, 5]);
+    payload.extend([0xaa; 20]);
+    payload.extend(b"-TR4000-abcdefghijkl");
+    payload
+}
+
+/// The start of a TLS ClientHello record (RFC 8446 section 5.1), 517 bytes as browsers send it.
+pub(crate) fn tls_client_hello() -> Vec<u8> {
+    let mut payload = vec![0x16, 0x03, 0x01, 0x02, 0x00, 0x01, 0x00, 0x01, 0xfc, 0x03, 0x03];
+    payload.extend(noise(517 - payload.len()));
+    payload
+}
+
+/// A TLS application data record (RFC 8446 section 5.2) that fills a segment.
+pub(crate) fn tls_application_data() -> Vec<u8> {
+    let mut payload = vec![0x17, 0x03, 0x03, 0x05, 0x9f];
+    payload.extend(noise(1400 - payload.len()));
+    payload
+}
+
+/// A QUIC version 1 Initial packet (RFC 9000 section 17.2.2), padded to 1200 bytes.
+pub(crate) fn quic_initial() -> Vec<u8> {
+    let mut payload = vec![0xc3, 0, 0, 0, 1, 8, 1, 2, 3, 4, 5, 6, 7, 8, 0, 0, 0x44, 0x9e];
+    payload.extend(noise(1200 - payload.len()));
+    payload
+}
+
+/// A QUIC version 1 packet with a short header (RFC 9000 section 17.3.1).
+pub(crate) fn quic_short() -> Vec<u8> {
+    let mut payload = vec![0x47, 1, 2, 3, 4, 5, 6, 7, 8];
+    payload.extend(noise(1200 - payload.len()));
+    payload
+}
+
+/// Bytes that look encrypted: a linear congruential generator's high bytes.
+fn noise(len: usize) -> Vec<u8> {
+    let mut state = 0x2545_f491_4f6c_dd1du64;
+    (0..len)
+        .map(|_| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 56) as u8
+        })
+        .collect()
+}

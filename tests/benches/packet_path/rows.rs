@@ -1,0 +1,110 @@
+//! The rows of the bench: which packets, which flows, in which order.
+
+use crate::{
+    frames::{
+        Framing, Transport, bittorrent_handshake, frame, quic_initial, quic_short, tls_application_data,
+        tls_client_hello,
+    },
+    layout::{DOWN, MIXED, UP},
+};
+
+/// Subscribers of every row (design section 4).
+pub(crate) const SUBSCRIBERS: u32 = 1 << 16;
+
+/// What a row measures.
+pub(crate) enum Kind {
+    /// Packets of flows whose inspection is over, in random order.
+    Settled,
+    /// First packets of flows.
+    New,
+    /// Packets of flows that one packet each opened: `passes` packets of each flow.
+    Inspected { opening: Vec<u8>, passes: u32 },
+    /// Packets between two addresses outside every pool.
+    Transit,
+}
+
+/// One row.
+pub(crate) struct Row {
+    /// Name in the output (design section 4).
+    pub(crate) path: &'static str,
+    /// Flows: a power of two.
+    pub(crate) flows: u32,
+    /// Address pools: 1 or 64.
+    pub(crate) pools: u32,
+    /// Direction of the packets, as the generator has it.
+    pub(crate) direction: u32,
+    /// Encapsulation.
+    pub(crate) framing: Framing,
+    /// The measured packets' template.
+    pub(crate) frame: Vec<u8>,
+    /// What is measured.
+    pub(crate) kind: Kind,
+}
+
+/// Every row, or with `quick` the ones that the gates look at.
+pub(crate) fn rows(quick: bool) -> Vec<Row> {
+    let settled = |path, flows, framing, direction, pools| Row {
+        path,
+        flows,
+        pools,
+        direction,
+        framing,
+        frame: frame(framing, Transport::Tcp, &tls_client_hello()),
+        kind: Kind::Settled,
+    };
+    let new = |pools| Row {
+        path: if pools == 1 { "new-flow" } else { "new-flow-64-pools" },
+        flows: 1 << 17,
+        pools,
+        direction: UP,
+        framing: Framing::Ipv4,
+        frame: frame(Framing::Ipv4, Transport::Tcp, &tls_client_hello()),
+        kind: Kind::New,
+    };
+    let inspected = |path, transport, opening: Vec<u8>, payload: Vec<u8>, passes| Row {
+        path,
+        flows: 1 << 14,
+        pools: 1,
+        direction: UP,
+        framing: Framing::Ipv4,
+        frame: frame(Framing::Ipv4, transport, &payload),
+        kind: Kind::Inspected { opening: frame(Framing::Ipv4, transport, &opening), passes },
+    };
+    let transit = |pools| Row {
+        path: if pools == 1 { "transit" } else { "transit-64-pools" },
+        flows: 1 << 17,
+        pools,
+        direction: MIXED,
+        framing: Framing::Ipv4,
+        frame: frame(Framing::Ipv4, Transport::Tcp, &tls_client_hello()),
+        kind: Kind::Transit,
+    };
+    let mut rows = vec![
+        settled("settled-ipv4", 1 << 10, Framing::Ipv4, UP, 1),
+        settled("settled-ipv4", 1 << 19, Framing::Ipv4, UP, 1),
+        settled("settled-ipv6", 1 << 10, Framing::Ipv6, UP, 1),
+        new(1),
+        inspected("inspect-tls", Transport::Tcp, tls_client_hello(), tls_application_data(), 6),
+    ];
+    if quick {
+        return rows;
+    }
+    rows.extend([
+        settled("settled-ipv4", 1 << 17, Framing::Ipv4, UP, 1),
+        settled("settled-ipv4", 1 << 20, Framing::Ipv4, UP, 1),
+        settled("settled-ipv4-down", 1 << 17, Framing::Ipv4, DOWN, 1),
+        settled("settled-ipv4-mixed", 1 << 17, Framing::Ipv4, MIXED, 1),
+        settled("settled-ipv4-64-pools", 1 << 17, Framing::Ipv4, UP, 64),
+        settled("settled-ipv6", 1 << 17, Framing::Ipv6, UP, 1),
+        settled("settled-ipv6", 1 << 19, Framing::Ipv6, UP, 1),
+        settled("settled-ipv6", 1 << 20, Framing::Ipv6, UP, 1),
+        settled("qinq-pppoe", 1 << 10, Framing::QinqPppoe, UP, 1),
+        new(64),
+        inspected("inspect-bittorrent", Transport::Tcp, b"opening".to_vec(), bittorrent_handshake(), 1),
+        inspected("inspect-quic", Transport::Udp, quic_initial(), quic_short(), 6),
+        transit(1),
+        transit(64),
+    ]);
+    rows.sort_by_key(|row| (row.path, row.flows));
+    rows
+}
