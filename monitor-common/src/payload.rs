@@ -266,12 +266,12 @@ impl FlowState {
         (self.marks & kind != 0) && (from_lower != (payload.from_lower != 0))
     }
 
-    /// Sets `mark`; whether it was set already. For signatures that need to be seen twice in a flow.
+    /// Sets `mark`; whether `counterpart` was set by an earlier payload. For requests and answers that prove too little alone:
+    /// the same message again would prove nothing more, since its bytes may be a constant of another protocol.
     #[inline(always)]
-    pub fn seen_before(&mut self, mark: u32) -> bool {
-        let before = self.marks & mark != 0;
+    pub fn completes(&mut self, mark: u32, counterpart: u32) -> bool {
         self.marks |= mark;
-        before
+        self.marks & counterpart != 0
     }
 }
 
@@ -289,8 +289,12 @@ pub mod marks {
     pub const MEMO_TRACKER: u32 = 1 << 2;
     /// UDP: every bit that says what is kept.
     pub const MEMO: u32 = MEMO_FROM_LOWER | MEMO_UTP_SYN | MEMO_TRACKER;
-    /// UDP: a Kad message was seen whose bytes alone prove too little.
-    pub const KAD_WEAK: u32 = 1 << 3;
-    /// UDP: an eDonkey or eMule message was seen whose bytes alone prove too little.
-    pub const EDONKEY_WEAK: u32 = 1 << 4;
+    /// UDP: a Kad request was seen whose bytes alone prove too little.
+    pub const KAD_REQUEST: u32 = 1 << 3;
+    /// UDP: a Kad answer was seen whose bytes alone prove too little.
+    pub const KAD_ANSWER: u32 = 1 << 4;
+    /// UDP: an eDonkey or eMule request was seen whose bytes alone prove too little.
+    pub const EDONKEY_REQUEST: u32 = 1 << 5;
+    /// UDP: an eDonkey or eMule answer was seen whose bytes alone prove too little.
+    pub const EDONKEY_ANSWER: u32 = 1 << 6;
 }

@@ -22,6 +22,8 @@ pub mod waste;
 pub mod webtorrent;
 pub mod winmx;
 
+#[cfg(test)]
+mod lookalikes;
 pub(crate) mod split;
 #[cfg(test)]
 mod testing;

@@ -55,9 +55,11 @@ fn nmdc(payload: &Payload) -> bool {
 /// Whether a lock has its key, " Pk=".
 #[inline(always)]
 fn key(payload: &Payload) -> bool {
-    let mut index = 9;
+    let mut recent = 0u32;
+    let mut index = 6;
     while index < SCANNED {
-        if payload.counted(index) == b'=' && payload.le32(index - 3) == u32::from_le_bytes(*b" Pk=") {
+        recent = recent << 8 | u32::from(payload.counted(index));
+        if recent == u32::from_be_bytes(*b" Pk=") {
             return true;
         }
         index += 1;

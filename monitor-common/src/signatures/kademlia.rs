@@ -4,7 +4,7 @@
 //! and an opcode, or 0xe5 and an opcode over zlib data. Neither has a length field, so each opcode's own layout is checked.
 //!
 //! Guard: lengths are exact and counts agree with them. Messages of up to six bytes, and those that show nothing but opcode
-//! and length, count on the default port or when the flow shows a second one. Ports below 1024 are left out (DNS).
+//! and length, count on the default port or when the flow shows a request and an answer. Ports below 1024 are left out (DNS).
 
 use super::edonkey::zlib;
 use crate::{
@@ -41,7 +41,17 @@ pub fn udp(payload: &Payload, state: &mut FlowState) -> Option<Confidence> {
     }
     let (weak, strong) = message(payload, opcode);
     let port = (payload.source_port == PORT) || (payload.destination_port == PORT);
-    let enough = strong || (weak && (port || state.seen_before(marks::KAD_WEAK)));
+    let enough = strong
+        || weak
+            && (port || {
+                let answer = matches!(opcode, 0x22 | 0x4b | 0x58 | 0x59 | 0x5a | 0x61 | 0x62);
+                let (mark, counterpart) = if answer {
+                    (marks::KAD_ANSWER, marks::KAD_REQUEST)
+                } else {
+                    (marks::KAD_REQUEST, marks::KAD_ANSWER)
+                };
+                state.completes(mark, counterpart)
+            });
     enough.then_some(Confidence::Structural)
 }
 
@@ -56,7 +66,8 @@ fn message(payload: &Payload, opcode: u8) -> (bool, bool) {
         // Hello and its answer: id, port, version, number of tags.
         0x11 | 0x19 => {
             let tags = payload.byte(21);
-            (false, (len >= 22) && version(payload, 20) && (tags < 16) && ((tags == 0) == (len == 22)))
+            let follow = if tags == 0 { len == 22 } else { tags < 16 && tag(payload, 22) };
+            (false, len >= 22 && version(payload, 20) && follow)
         }
         0x22 => (len >= 19, (len == 19) && (payload.byte(18) == 0)),
         // Lookup: kind (2, 4 or 11 contacts wanted), target, receiver; its answer: target, count, contacts.
@@ -65,20 +76,23 @@ fn message(payload: &Payload, opcode: u8) -> (bool, bool) {
             (false, (len == 35) && ((wanted == 2) || (wanted == 4) || (wanted == 11)))
         }
         0x29 => (false, len == 19 + 25 * payload.byte(18) as u32),
-        // Search for a keyword: target, start position whose top bit says that an expression follows.
-        0x33 => (false, (len >= 20) && ((payload.byte(19) & 0x80 == 0) == (len == 20))),
+        // Search for a keyword: target, start position 0; its top bit says that an expression of kind 0 to 3 follows.
+        0x33 => (
+            false,
+            (len == 20 && payload.le16(18) == 0) || (len > 20 && payload.le16(18) == 0x8000 && payload.byte(20) <= 3),
+        ),
         // Search for sources: target, start position, file size; for notes: target, file size.
         0x34 => (false, (len == 28) && (payload.le64(20) >> MAX_FILE_BITS == 0)),
         0x35 => (false, (len == 26) && (payload.le64(18) >> MAX_FILE_BITS == 0)),
         // Search answer: sender, target, number of results; publishing a keyword: target, number of files.
-        0x3b => (false, (len >= 36) && tag(payload, 53)),
+        0x3b => (false, payload.le16(34).wrapping_sub(1) < 300 && tag(payload, 53)),
         0x43 => (false, (len >= 40) && (payload.le16(18) < 256) && tag(payload, 37)),
         // Publishing a source or a note: file, source, tags; its answer: file, load.
         0x44 | 0x45 => (false, (len >= 40) && (payload.byte(34) < 32) && tag(payload, 35)),
-        0x4b => (len == 19, len == 19),
+        0x4b => (len == 19, false),
         // Firewall check, its answers, buddy search and callback.
         0x50 => (len == 4, false),
-        0x53 => (len == 21, len == 21),
+        0x53 => (len == 21, false),
         0x58 => (len == 6, false),
         0x59 => (len == 2, false),
         0x51 | 0x52 | 0x5a => (len == 36, false),
@@ -96,10 +110,10 @@ fn version(payload: &Payload, offset: usize) -> bool {
     (payload.byte(offset).wrapping_sub(1) < MAX_VERSION) && (payload.len as usize > offset)
 }
 
-/// Whether a tag starts at `offset`: a type, and a name of one byte.
+/// Whether a tag starts at `offset`: a type, a name of one byte, a value.
 #[inline(always)]
 fn tag(payload: &Payload, offset: usize) -> bool {
-    (payload.byte(offset).wrapping_sub(1) < 0x24) && (payload.le16(offset + 1) == 1)
+    payload.byte(offset).wrapping_sub(1) < 0x24 && payload.le16(offset + 1) == 1 && payload.len as usize > offset + 4
 }
 
 #[cfg(test)]
@@ -128,21 +142,29 @@ mod tests {
                 if bytes.len() == frame.len().min(35) { udp(&frame) } else { udp(bytes) }
             });
         }
+        assert_eq!(udp([hex("e433"), vec![7; 16], hex("0080 01 0300 6d7033")].concat()), STRUCTURAL);
+        assert_eq!(udp([hex("e419"), vec![7; 16], hex("3612 08 01 09 0100 f2 04")].concat()), STRUCTURAL);
+        assert_eq!(udp([hex("e419"), vec![7; 16], hex("3612 08 01 09 0200 f2 04")].concat()), None);
         assert_eq!(udp(hex("e529 789c 63600000")), STRUCTURAL);
         assert_eq!(udp(hex("e529 799c 63600000")), None);
         assert_eq!(udp(hex("e5ff 789c 63600000")), None);
     }
 
     #[test]
-    fn short_messages_need_the_default_port_or_a_second_one() {
-        for frame in
-            [hex("e460"), hex("e401"), hex("e450 3612"), hex("e461 3612"), hex("e462 00 3612"), hex("e458 c0000201")]
+    fn short_messages_need_the_default_port_or_their_counterpart() {
+        for (request, answer) in
+            [("e460", "e461 3612"), ("e401", "e461 3612"), ("e450 3612", "e458 c0000201"), ("e460", "e462 00 3612")]
         {
-            assert_eq!(udp(&frame), None, "{frame:02x?}");
-            assert_eq!(Flow::udp().ports(40_000, 4672).answer(&frame), STRUCTURAL);
+            for frame in [hex(request), hex(answer)] {
+                assert_eq!(udp(&frame), None, "{frame:02x?}");
+                assert_eq!(Flow::udp().ports(40_000, 4672).answer(&frame), STRUCTURAL);
+                let mut flow = Flow::udp();
+                assert_eq!(flow.ask(&frame), None);
+                assert_eq!(flow.answer(&frame), None, "the same again proves nothing: {frame:02x?}");
+            }
             let mut flow = Flow::udp();
-            assert_eq!(flow.ask(&frame), None);
-            assert_eq!(flow.answer(hex("e461 3612")), STRUCTURAL);
+            assert_eq!(flow.ask(hex(request)), None);
+            assert_eq!(flow.answer(hex(answer)), STRUCTURAL, "{answer}");
         }
     }
 

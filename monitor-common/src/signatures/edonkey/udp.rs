@@ -2,7 +2,7 @@
 //!
 //! Layouts from eMule's `UDPSocket.cpp` and `ClientUDPSocket.cpp`. A message whose fields agree with its length is enough;
 //! one that has only a header byte, an opcode and a fixed length (16 bits of evidence in a datagram of that size) counts on
-//! the default ports, or when the flow shows a second one. Ports below 1024 are left out: DNS identifiers may read e3 97.
+//! the default ports, or when the flow shows a request and an answer. Ports below 1024 are left out: DNS identifiers may read e3 97.
 
 use crate::{
     payload::{FlowState, Payload, marks},
@@ -46,7 +46,15 @@ pub fn udp(payload: &Payload, state: &mut FlowState) -> Option<Confidence> {
     if evidence == Evidence::None {
         return None;
     }
-    let enough = (evidence == Evidence::Strong) | default_port(payload) | state.seen_before(marks::EDONKEY_WEAK);
+    let enough = evidence == Evidence::Strong || default_port(payload) || {
+        let answer = matches!(payload.byte(1), 0x91..=0x93 | 0x97 | 0x99 | 0x9b | 0xa3);
+        let (mark, counterpart) = if answer {
+            (marks::EDONKEY_ANSWER, marks::EDONKEY_REQUEST)
+        } else {
+            (marks::EDONKEY_REQUEST, marks::EDONKEY_ANSWER)
+        };
+        state.completes(mark, counterpart)
+    };
     enough.then_some(Confidence::Structural)
 }
 
@@ -82,8 +90,8 @@ fn server(payload: &Payload) -> Evidence {
         // Source requests: hashes; hashes each with a file size of 4 or 4 + 8 bytes.
         0x9a => Evidence::new(body.is_multiple_of(16) && (len > 2), false),
         0x94 => Evidence::new(
-            false,
-            (len > 2) && (body.is_multiple_of(20) || (body.is_multiple_of(28) && (payload.le32(18) == 0))),
+            len > 2 && body.is_multiple_of(20),
+            len > 2 && body.is_multiple_of(28) && payload.le32(18) == 0,
         ),
         // Found sources: hash, count, that many addresses with ports; several answers may follow each other.
         0x9b => {
@@ -105,7 +113,7 @@ fn client(payload: &Payload) -> Evidence {
     let len = payload.len;
     match payload.byte(1) {
         // File status request: hash, then in later versions the part bitmap and the number of complete sources.
-        0x90 => Evidence::new(len == 18, bitmap(payload, 18) || ((len == 20) && (payload.le16(18) < 0x1000))),
+        0x90 => Evidence::new(len == 18 || len == 20, bitmap(payload, 18)),
         // Its answer: the part bitmap in later versions, and the rank in the queue.
         0x91 => Evidence::new(len == 4, bitmap(payload, 2)),
         // File not found, queue full.
@@ -139,7 +147,7 @@ mod tests {
             hex("e396 1234aa55"),
             hex("e397 1234aa55 00000100 00002000"),
             hex("e3a2 fff01234"),
-            [hex("e394"), vec![7; 20]].concat(),
+            [hex("e394"), vec![7; 16], hex("00000000 0000000001000000")].concat(),
             [hex("e39b"), vec![7; 16], hex("02 c0000201 3612 c0000202 3612")].concat(),
             [hex("e399"), vec![7; 16], hex("c0000201 3612 03000000"), vec![2; 40]].concat(),
             [hex("c590"), vec![7; 16], hex("0a00 ff03 0200")].concat(),
@@ -151,13 +159,23 @@ mod tests {
     }
 
     #[test]
-    fn weak_messages_need_a_default_port_or_a_second_one() {
-        for frame in [hex("e396 12340000"), hex("c592"), hex("c591 0500"), [hex("e39a"), vec![7; 16]].concat()] {
-            assert_eq!(udp(&frame), None, "{frame:02x?}");
-            assert_eq!(Flow::udp().ports(40_000, 4665).ask(&frame), STRUCTURAL);
+    fn weak_messages_need_a_default_port_or_their_counterpart() {
+        for (request, answer) in [
+            (hex("e396 12340000"), hex("e397 12340000 00000100 00002000")),
+            ([hex("c590"), vec![7; 16]].concat(), hex("c592")),
+            ([hex("c590"), vec![7; 16]].concat(), hex("c591 0500")),
+            ([hex("e39a"), vec![7; 16]].concat(), hex("e3a3 12345678 9abc")),
+        ] {
+            for frame in [&request, &answer] {
+                assert_eq!(udp(frame), None, "{frame:02x?}");
+                assert_eq!(Flow::udp().ports(40_000, 4665).ask(frame), STRUCTURAL);
+                let mut flow = Flow::udp();
+                assert_eq!(flow.ask(frame), None);
+                assert_eq!(flow.answer(frame), None, "the same again proves nothing: {frame:02x?}");
+            }
             let mut flow = Flow::udp();
-            assert_eq!(flow.ask(&frame), None);
-            assert_eq!(flow.answer(hex("c593")), STRUCTURAL);
+            assert_eq!(flow.ask(&request), None);
+            assert_eq!(flow.answer(&answer), STRUCTURAL, "{answer:02x?}");
         }
     }
 
