@@ -287,8 +287,10 @@ pub mod marks {
     pub const MEMO_UTP_SYN: u32 = 1 << 1;
     /// UDP: the kept value is a tracker request's action and transaction id (BEP 15).
     pub const MEMO_TRACKER: u32 = 1 << 2;
+    /// UDP: the kept value is a uTP DATA packet's connection id and sequence number.
+    pub const MEMO_UTP_DATA: u32 = 1 << 7;
     /// UDP: every bit that says what is kept.
-    pub const MEMO: u32 = MEMO_FROM_LOWER | MEMO_UTP_SYN | MEMO_TRACKER;
+    pub const MEMO: u32 = MEMO_FROM_LOWER | MEMO_UTP_SYN | MEMO_TRACKER | MEMO_UTP_DATA;
     /// UDP: a Kad request was seen whose bytes alone prove too little.
     pub const KAD_REQUEST: u32 = 1 << 3;
     /// UDP: a Kad answer was seen whose bytes alone prove too little.

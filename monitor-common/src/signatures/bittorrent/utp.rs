@@ -1,7 +1,8 @@
 //! uTP, the transport that BitTorrent runs over UDP (BEP 29; libutp).
 //!
 //! Matched: a SYN and the STATE packet that answers it with the same connection id and acknowledges its sequence number;
-//! and a DATA packet that carries the peer wire handshake. Each side's header must be consistent in itself: known type and
+//! for flows that began earlier, a DATA packet and the STATE packet that acknowledges it, whose connection ids are neighbours
+//! as the two sides of one connection have them; and a DATA packet that carries the peer wire handshake. Each side's header must be consistent in itself: known type and
 //! version 1, an extension chain that ends inside the datagram, exact lengths.
 //!
 //! Guard: a DATA header alone is only nine fixed bits, which STUN, DHCPv6 and games share; it never counts.
@@ -21,6 +22,9 @@ const SYN: u8 = 0x41;
 const HEADER: u32 = 20;
 /// Highest extension number in use: 1 selective ACK, 2 extension bits, 3 close reason (libutp).
 const MAX_EXTENSION: u32 = 3;
+
+/// Packets that may be under way when an acknowledgement of one of them comes.
+const MAX_IN_FLIGHT: u16 = 16;
 
 /// The verdict of a datagram, with what the flow's SYN said.
 #[inline(always)]
@@ -50,22 +54,42 @@ fn header(payload: &Payload, state: &mut FlowState, kind: u8) -> Option<Confiden
         return None;
     }
     let connection = payload.be16(2) as u64;
+    let (sequence, acknowledged) = (payload.be16(16), payload.be16(18));
     if kind == DATA {
-        return payload.has(length as usize, b"\x13BitTorrent protocol").then_some(Confidence::Signature);
+        if payload.has(length as usize, b"\x13BitTorrent protocol") {
+            return Some(Confidence::Signature);
+        }
+        if length < payload.len && connection != 0 && payload.be32(4) != 0 && state.marks & marks::MEMO_UTP_SYN == 0 {
+            state.ask(payload, marks::MEMO_UTP_DATA, connection << 16 | u64::from(sequence));
+        }
+        return None;
     }
     if length != payload.len {
         return None;
     }
     if kind == SYN {
         if (connection != 0) && (payload.be32(4) != 0) && (payload.be32(8) == 0) {
-            state.ask(payload, marks::MEMO_UTP_SYN, connection << 16 | payload.be16(16) as u64);
+            state.ask(payload, marks::MEMO_UTP_SYN, connection << 16 | u64::from(sequence));
         }
         return None;
     }
-    let answered = (kind == STATE)
-        && state.asked(payload, marks::MEMO_UTP_SYN)
-        && (state.memo == connection << 16 | payload.be16(18) as u64);
-    answered.then_some(Confidence::Structural)
+    if kind != STATE {
+        return None;
+    }
+    let asked = state.memo as u32;
+    let opened =
+        state.asked(payload, marks::MEMO_UTP_SYN) && asked == (connection as u32) << 16 | u32::from(acknowledged);
+    let continued = state.asked(payload, marks::MEMO_UTP_DATA)
+        && neighbours(connection as u16, (asked >> 16) as u16)
+        && (asked as u16).wrapping_sub(acknowledged) < MAX_IN_FLIGHT
+        && payload.be32(4) != 0;
+    (opened || continued).then_some(Confidence::Structural)
+}
+
+/// Whether these are the two connection ids of one connection, which differ by one.
+#[inline(always)]
+const fn neighbours(a: u16, b: u16) -> bool {
+    a.wrapping_sub(b) == 1 || b.wrapping_sub(a) == 1
 }
 
 #[cfg(test)]
@@ -109,6 +133,26 @@ mod tests {
         assert_eq!(flow.ask(hex(SYN)), None);
         assert_eq!(flow.ask(hex(STATE)), None, "an answer comes from the other side");
         assert_eq!(Flow::udp().answer(hex(STATE)), None, "an answer needs a question");
+    }
+
+    #[test]
+    fn data_and_its_acknowledgement_are_structural() {
+        let data = "0100 6d0b 4f2b1c9e 00001f40 00100000 9f32 1234 aabbccdd";
+        for (state, label) in [
+            ("2100 6d0a 1c9e4f2b 00001f40 00100000 1235 9f32", STRUCTURAL),
+            ("2100 6d0c 1c9e4f2b 00001f40 00100000 1235 9f30", STRUCTURAL),
+            ("2100 6d0b 1c9e4f2b 00001f40 00100000 1235 9f32", None),
+            ("2100 6d0a 1c9e4f2b 00001f40 00100000 1235 9f33", None),
+            ("2100 6d0a 1c9e4f2b 00001f40 00100000 1235 9f00", None),
+            ("2100 6d0a 00000000 00001f40 00100000 1235 9f32", None),
+        ] {
+            let mut flow = Flow::udp();
+            assert_eq!(flow.ask(hex(data)), None);
+            assert_eq!(flow.answer(hex(state)), label, "{state}");
+            let mut flow = Flow::udp();
+            assert_eq!(flow.ask(hex(data)), None);
+            assert_eq!(flow.ask(hex(state)), None, "from the same side");
+        }
     }
 
     #[test]
