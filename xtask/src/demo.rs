@@ -49,12 +49,6 @@ pub struct Arguments {
 /// # Errors
 /// Whatever keeps it from its promise; the message says what that is.
 pub fn run(arguments: &Arguments) -> Result<()> {
-    let interrupted = lab::interrupt();
-    for signal in [SIGINT, SIGTERM, SIGHUP] {
-        // The second signal does not wait for the orderly way: the laboratory's guard removes what is left.
-        signal_hook::flag::register_conditional_shutdown(signal, 130, interrupted.clone())?;
-        signal_hook::flag::register(signal, interrupted.clone())?;
-    }
     ensure!(
         rustix::process::geteuid().is_root(),
         "the demonstration makes network namespaces and loads an XDP program, and needs root: run `sudo -E cargo xtask demo`"
@@ -66,6 +60,13 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         Some(binary) => binary.canonicalize().with_context(|| format!("find {}", binary.display()))?,
         None => build()?,
     };
+    // From here on there is something to remove. Before, a signal ends the demonstration as it ends any program.
+    let interrupted = lab::interrupt();
+    for signal in [SIGINT, SIGTERM, SIGHUP] {
+        // The second signal does not wait for the orderly way: the laboratory's guard removes what is left.
+        signal_hook::flag::register_conditional_shutdown(signal, 130, interrupted.clone())?;
+        signal_hook::flag::register(signal, interrupted.clone())?;
+    }
     step(3, "Make the network: three subscribers, a router, an internet");
     let lab = Lab::new(3)?;
     println!("  namespaces {0}-s1, {0}-s2, {0}-s3, {0}-rtr, {0}-net; nothing outside them is touched", lab.name());
