@@ -1,5 +1,6 @@
 //! The lanes of `cargo xtask test`: what each runs, needs and may take. Adding one is an entry here.
 
+use std::fs;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -26,8 +27,10 @@ pub enum Lane {
     Object,
     /// The demonstration
     Demo,
-    /// Unit, property, differential, kernel and namespace tests
+    /// Unit, property, differential and kernel tests
     Tests,
+    /// Real clients and servers between network namespaces
+    E2e,
     /// The object in other kernels
     Kernels,
 }
@@ -40,8 +43,17 @@ const TESTING: Duration = Duration::from_secs(30 * 60);
 
 impl Lane {
     /// Every lane, cheap ones first.
-    pub const ALL: &[Self] =
-        &[Self::Format, Self::Lints, Self::Docs, Self::Deny, Self::Object, Self::Kernels, Self::Demo, Self::Tests];
+    pub const ALL: &[Self] = &[
+        Self::Format,
+        Self::Lints,
+        Self::Docs,
+        Self::Deny,
+        Self::Object,
+        Self::Kernels,
+        Self::Demo,
+        Self::Tests,
+        Self::E2e,
+    ];
 
     /// The word of `--lane`.
     pub fn name(self) -> &'static str {
@@ -53,6 +65,7 @@ impl Lane {
             Self::Object => "object",
             Self::Demo => "demo",
             Self::Tests => "tests",
+            Self::E2e => "e2e",
             Self::Kernels => "kernels",
         }
     }
@@ -65,7 +78,8 @@ impl Lane {
             Self::Deny => "licences, sources and bans of dependencies",
             Self::Object => "the eBPF object is what its sources give, byte for byte",
             Self::Demo => "`cargo xtask demo`, as a person starts it",
-            Self::Tests => "all tests of the workspace, strict",
+            Self::Tests => "unit, property, differential and kernel tests, strict",
+            Self::E2e => "real clients and servers between namespaces, one test at a time, strict",
             Self::Kernels => "the eBPF object on the oldest and on newer kernels",
         }
     }
@@ -76,7 +90,7 @@ impl Lane {
             Self::Deny => &[Need::Deny],
             Self::Object => &[Need::Ebpf],
             Self::Demo => &[Need::Demo],
-            Self::Tests => &[Need::Tests],
+            Self::Tests | Self::E2e => &[Need::Tests],
             Self::Kernels => &[Need::Kernels],
         }
     }
@@ -100,7 +114,13 @@ impl Lane {
                 Ok(())
             }
             Self::Demo => check(outcome, cargo(&["xtask", "demo"]), TESTING),
-            Self::Tests => tests(outcome),
+            Self::Tests => {
+                let (plain, _) = integration_tests()?;
+                tests(outcome, &["--lib", "--bins"], &plain, &[])?;
+                stream(&mut cargo(&["test", "--workspace", "--locked", "--doc"]), TESTING, |line| outcome.read(line))
+            }
+            // Clients that share two cores with other clients send again what was only late: then counts differ.
+            Self::E2e => tests(outcome, &[], &integration_tests()?.1, &["--test-threads=1"]),
             Self::Kernels => {
                 kernels::run(&kernels::Arguments::default())?;
                 *outcome = Outcome::one();
@@ -143,11 +163,15 @@ fn deny(outcome: &mut Outcome) -> Result<()> {
     Ok(())
 }
 
-fn tests(outcome: &mut Outcome) -> Result<()> {
+/// Runs the given targets of the workspace; `named` are integration tests.
+fn tests(outcome: &mut Outcome, targets: &[&str], named: &[String], arguments: &[&str]) -> Result<()> {
+    let mut command = cargo(&["test", "--workspace", "--locked", "--no-fail-fast"]);
+    command.args(targets);
+    for name in named {
+        command.args(["--test", name]);
+    }
     // What passing tests printed is shown, too, for their `SKIPPED:` lines.
-    let arguments = ["test", "--workspace", "--locked", "--no-fail-fast", "--", "--show-output"];
-    let mut command = cargo(&arguments);
-    command.env("PEERTALLY_STRICT", "1");
+    command.args(["--", "--show-output"]).args(arguments).env("PEERTALLY_STRICT", "1");
     let result = stream(&mut command, TESTING, |line| outcome.read(line));
     if outcome.passed + outcome.failed == 0 {
         bail!(
@@ -156,4 +180,21 @@ fn tests(outcome: &mut Outcome) -> Result<()> {
         );
     }
     result
+}
+
+/// Names of all integration tests of the workspace: those that need the machine to themselves (`e2e_..`) apart.
+fn integration_tests() -> Result<(Vec<String>, Vec<String>)> {
+    let mut names = Vec::new();
+    for member in fs::read_dir(root()).context("cannot list the repository")? {
+        let Ok(entries) = fs::read_dir(member?.path().join("tests")) else { continue };
+        for entry in entries {
+            let path = entry?.path();
+            if path.extension().is_some_and(|extension| extension == "rs") || path.join("main.rs").is_file() {
+                names.extend(path.file_stem().and_then(|name| name.to_str()).map(str::to_owned));
+            }
+        }
+    }
+    names.sort();
+    let (apart, plain) = names.into_iter().partition(|name| name.starts_with("e2e_"));
+    Ok((plain, apart))
 }
