@@ -17,7 +17,12 @@ const LIMIT: Duration = Duration::from_secs(15 * 60);
 const PROLOGUE: &str = r#"
 set -eu
 mount --make-rprivate /
-for folder in /tmp /etc/peertally /usr/local/bin /usr/local/lib /var/lib/peertally /run/peertally /etc/systemd/system; do
+# A checkout below /tmp must stay visible: then only the capture is put there, and taken away again.
+case "$SANDBOX/" in
+/tmp/*) trap 'rm -f /tmp/capture.pcap' EXIT ;;
+*) mount -t tmpfs tmpfs /tmp ;;
+esac
+for folder in /etc/peertally /usr/local/bin /usr/local/lib /var/lib/peertally /run/peertally /etc/systemd/system; do
     test -d "$folder" || { mkdir -p "$folder" && echo "$folder" >> "$MADE"; }
     mount -t tmpfs tmpfs "$folder"
 done
