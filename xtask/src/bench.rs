@@ -100,7 +100,8 @@ fn failures(report: &Report) -> Result<Vec<Failure>> {
 
 /// Runs the benches and reads their results.
 fn measure(arguments: &Arguments, only: Option<&str>, agent: bool) -> Result<Report> {
-    let mut packet_path = Vec::from(["--object".to_owned(), build_ebpf::bench_object().display().to_string()]);
+    let object = ["--object".to_owned(), build_ebpf::bench_object().display().to_string()];
+    let mut packet_path = Vec::from(object.clone());
     if arguments.quick {
         packet_path.push("--quick".to_owned());
     }
@@ -112,7 +113,7 @@ fn measure(arguments: &Arguments, only: Option<&str>, agent: bool) -> Result<Rep
     }
     let mut report = cargo_bench("packet_path", &packet_path)?;
     if agent {
-        report.add(cargo_bench("agent", &[])?);
+        report.add(cargo_bench("agent", &object)?);
     }
     Ok(report)
 }

@@ -105,8 +105,7 @@ impl Hash {
         };
         // SAFETY: `attributes` is the kernel's structure of that size; keys and values have room for `count` <= BATCH entries
         // of the map's sizes, and a hash map's position is the 32-bit number that `in_batch` and `out_batch` point to.
-        let status =
-            unsafe { libc::syscall(libc::SYS_bpf, command, &raw mut attributes, size_of::<Attributes>()) };
+        let status = unsafe { libc::syscall(libc::SYS_bpf, command, &raw mut attributes, size_of::<Attributes>()) };
         let result = if status == 0 { Ok(()) } else { Err(io::Error::last_os_error()) };
         (attributes.count as usize, result)
     }

@@ -7,7 +7,7 @@ use aya::programs::ProgramFd;
 
 use crate::{
     kernel::Bench,
-    layout::{DOWN, Generator, MIXED, RANDOM, SEQUENTIAL, UP},
+    layout::{DOWN, Generator, RANDOM, SEQUENTIAL, UP},
     rows::{Kind, Row, SUBSCRIBERS},
     subject::Subject,
 };
@@ -31,7 +31,7 @@ pub(crate) struct Measured {
 }
 
 /// A row's numbers.
-pub(crate) struct Result_ {
+pub(crate) struct Costs {
     /// Program under test, above empty.
     pub(crate) subject: Option<Measured>,
     /// Reference, above empty.
@@ -41,12 +41,12 @@ pub(crate) struct Result_ {
 }
 
 /// Measures a row.
-pub(crate) fn measure(row: &Row, object: &Path, subject: bool, rounds: u32) -> Result<Result_> {
-    let mut bench = Bench::load(object, row.flows, row.pools)?;
-    let subject = if subject { Some(Subject::load(row)?) } else { None };
+pub(crate) fn measure(row: &Row, object: &Path, subject: bool, rounds: u32) -> Result<Costs> {
+    let bench = Bench::load(object, row.table_flows(), row.pools)?;
+    let mut subject = if subject { Some(Subject::load(row, row.table_flows())?) } else { None };
     let empty = bench.program("empty")?;
     let mut tested: Vec<ProgramFd> = vec![bench.program("reference")?];
-    if let Some(subject) = &subject {
+    if let Some(subject) = &mut subject {
         tested.push(subject.program()?);
     }
     let mut round = Rounds { bench, row, seed: 0x9e37_79b9_7f4a_7c15 };
@@ -67,10 +67,10 @@ pub(crate) fn measure(row: &Row, object: &Path, subject: bool, rounds: u32) -> R
             before = after;
         }
     }
-    if let Some(s) = &subject {
-        eprintln!("events {:?}", s.events()?);
+    if let Some(subject) = &subject {
+        subject.check(row)?;
     }
-    Ok(Result_ {
+    Ok(Costs {
         reference: median(&mut above[0]),
         subject: above.get_mut(1).map(|above| median(above)),
         empty: median(&mut empties),

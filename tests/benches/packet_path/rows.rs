@@ -41,6 +41,16 @@ pub(crate) struct Row {
     pub(crate) kind: Kind,
 }
 
+impl Row {
+    /// Flows that the tables are sized for. Rows that open new flows in each round have room for those of every round.
+    pub(crate) fn table_flows(&self) -> u32 {
+        match self.kind {
+            Kind::Settled | Kind::Transit => self.flows,
+            Kind::New | Kind::Inspected { .. } => 1 << 19,
+        }
+    }
+}
+
 /// Every row, or with `quick` the ones that the gates look at.
 pub(crate) fn rows(quick: bool) -> Vec<Row> {
     let settled = |path, flows, framing, direction, pools| Row {

@@ -1,84 +1,66 @@
 //! The program under test: the shipped object, loaded as the agent loads it.
 
 use anyhow::{Context as _, Result};
-use aya::{
-    Ebpf, EbpfLoader,
-    maps::{Array, HashMap, LpmTrie, lpm_trie::Key},
-    programs::{ProgramFd, Xdp},
+use aya::programs::ProgramFd;
+use monitor_common::store::{Event, Inspection};
+use peertally::datapath::{
+    host::TableSizes,
+    object::{LoadOptions, LoadedObject},
 };
 
-use crate::{
-    layout::{POOL_V4, POOL_V6, POOLS_V4},
-    rows::Row,
-};
+use crate::rows::{Kind, Row, SUBSCRIBERS};
 
 /// The loaded program.
-pub(crate) struct Subject(Ebpf);
+pub(crate) struct Subject(LoadedObject);
 
 impl Subject {
-    /// Loads the shipped object with tables for a row.
-    pub(crate) fn load(row: &Row) -> Result<Self> {
-        let path = std::env::var("SUBJECT")?;
-        let factor: u32 = std::env::var("FACTOR").map_or(4, |f| f.parse().unwrap());
-        let sets = (row.flows * factor / 4).max(1024);
-        let slots = 1u32 << 18;
-        let replaying = 0u8;
-        let mut ebpf = EbpfLoader::new()
-            .map_max_entries("FLOWS", sets)
-            .map_max_entries("COLD_FLOWS", sets)
-            .map_max_entries("TALLIES", slots)
-            .map_max_entries("TALLY_KEYS", slots)
-            .map_max_entries("TALLY_SLOTS", slots)
-            .override_global("REPLAYING", &replaying, false)
-            .load(&std::fs::read(path)?)?;
-        let program: &mut Xdp =
-            ebpf.program_mut(&std::env::var("PROGRAM").unwrap_or("peertally".into())).context("p")?.try_into()?;
-        program.load()?;
-        let mut a: Array<_, [u64; 8]> = Array::try_from(ebpf.map_mut("SETTINGS").context("s")?)?;
-        a.set(
-            0,
-            [
-                0x1234_5678_9abc_def1,
-                0x9e37_79b9_7f4a_7c15,
-                0xbf58_476d_1ce4_e5b9,
-                u64::from(sets - 1),
-                0,
-                1,
-                u64::from(slots),
-                1,
-            ],
-            0,
-        )?;
-        if ebpf.map("POOLS").is_none() {
-            return Ok(Self(ebpf));
-        }
-        let mut i: HashMap<_, u32, u32> = HashMap::try_from(ebpf.map_mut("INTERFACES").context("s")?)?;
-        i.insert(1, 0, 0)?;
-        let mut trie: LpmTrie<_, u128, u32> = LpmTrie::try_from(ebpf.map_mut("POOLS").context("POOLS")?)?;
-        let v4 = |a: u32| (0xffff_0000_0000u128 | u128::from(a)).to_be();
+    /// Loads the shipped object with tables for a row: room for twice as many flows as there are, as the reference has.
+    pub(crate) fn load(row: &Row, flows: u32) -> Result<Self> {
+        let mut pools = vec!["2001:db8::/32/56".parse()?];
         if row.pools == 1 {
-            trie.insert(&Key::new(96 + 10, v4(POOL_V4)), 128, 0)?;
+            pools.push("100.64.0.0/10".parse()?);
         } else {
+            // 16.0.0.0, 16.4.0.0, ... as in the generator.
             for pool in 0..row.pools {
-                trie.insert(&Key::new(96 + 14, v4(POOLS_V4 + (pool << 18))), 128, 0)?;
+                pools.push(format!("{}.{}.0.0/14", 16 + (pool >> 6), (pool << 2) & 0xff).parse()?);
             }
         }
-        trie.insert(&Key::new(32, (u128::from(POOL_V6) << 96).to_be()), 56, 0)?;
-        Ok(Self(ebpf))
+        let options = LoadOptions {
+            // Two tallies for each subscriber: unclassified, and one protocol.
+            sizes: TableSizes { flows: flows * 2, tallies: SUBSCRIBERS * 2 + 1 },
+            pools,
+            inspection: Inspection::Framing,
+            seed: None,
+            replaying: false,
+            pin_folder: None,
+            log_level: 0,
+            // The loopback device, which the test runner's frames come from.
+            interfaces: vec![1],
+        };
+        LoadedObject::load(&options).map(Self).context("loading the shipped object")
     }
 
     /// The program's fd.
-    pub(crate) fn program(&self) -> Result<ProgramFd> {
-        let program: &Xdp =
-            self.0.program(&std::env::var("PROGRAM").unwrap_or("peertally".into())).context("p")?.try_into()?;
-        Ok(program.fd()?.try_clone()?)
+    pub(crate) fn program(&mut self) -> Result<ProgramFd> {
+        Ok(self.0.program()?.fd()?.try_clone()?)
     }
 
-    pub(crate) fn events(&self) -> Result<Vec<(u32, u64)>> {
-        if self.0.map("POOLS").is_none() {
-            return Ok(Vec::new());
+    /// Fails when the row did not measure what it says: packets were refused, lost, or belonged to no subscriber.
+    pub(crate) fn check(&self, row: &Row) -> Result<()> {
+        let events = self.0.events()?;
+        let of = |wanted: Event| events.iter().find(|(event, _)| *event == wanted).map_or(0, |(_, count)| *count);
+        let transit = matches!(row.kind, Kind::Transit);
+        anyhow::ensure!((of(Event::Transit) > 0) == transit, "{}: transit packets: {events:?}", row.path);
+        anyhow::ensure!(of(Event::Lost) == 0, "{}: packets were lost: {events:?}", row.path);
+        if matches!(row.kind, Kind::Settled) {
+            // A cache that is half full refuses some flows in a thousand: both their sets are full.
+            let flows = u64::from(row.flows);
+            anyhow::ensure!(
+                of(Event::FlowNew) >= flows - flows / 50 && of(Event::EvictedUnclassified) <= flows / 50,
+                "{}: the cache was too full for a settled state: {events:?}",
+                row.path
+            );
         }
-        let a: aya::maps::PerCpuArray<_, u64> = self.0.map("EVENTS").context("e")?.try_into()?;
-        Ok((0..11).map(|i| (i, a.get(&i, 0).unwrap().iter().sum())).filter(|x: &(u32, u64)| x.1 > 0).collect())
+        Ok(())
     }
 }
