@@ -1,6 +1,6 @@
 //! The `peertally` command: reads the command line and hands over to one library module per subcommand.
 
-use std::process::ExitCode;
+use std::{io::Write as _, process::ExitCode};
 
 use clap::Parser;
 use peertally::{
@@ -24,10 +24,7 @@ fn main() -> ExitCode {
     };
     match cli.command {
         Command::CheckConfig { file } => match check::check(&file) {
-            Ok(summary) => {
-                print!("{summary}");
-                Exit::Ok.into()
-            }
+            Ok(summary) => show(&summary.to_string()),
             Err(error) => fail(&error, error.exit()),
         },
         Command::Run(args) => match run::main(&args, Session::start) {
@@ -35,32 +32,26 @@ fn main() -> ExitCode {
             Err(error) => fail(&error, error.exit()),
         },
         Command::Detach => match session::detach() {
-            Ok(removed) if removed.is_empty() => {
-                println!("nothing was attached by Peertally");
-                Exit::Ok.into()
-            }
-            Ok(removed) => {
-                for pin in removed {
-                    println!("removed {}", pin.display());
-                }
-                Exit::Ok.into()
-            }
+            Ok(removed) if removed.is_empty() => show("nothing was attached by Peertally\n"),
+            Ok(removed) => show(&removed.iter().map(|pin| format!("removed {}\n", pin.display())).collect::<String>()),
             Err(error) => fail(&error, error.exit()),
         },
         Command::Replay(args) => replay::main(&args),
         Command::Status { socket, format } => match status::ask(&socket) {
-            Ok(status) => {
-                print!(
-                    "{}",
-                    match format {
-                        Format::Table => status::show(&status),
-                        Format::Json => status::json(&status),
-                    }
-                );
-                Exit::Ok.into()
-            }
+            Ok(status) => show(&match format {
+                Format::Table => status::show(&status),
+                Format::Json => status::json(&status),
+            }),
             Err(error) => fail(&error, error.exit()),
         },
+    }
+}
+
+/// Writes the answer. A reader that has read enough (`| head`) is no error.
+fn show(text: &str) -> ExitCode {
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => fail(&error, Exit::Unavailable),
+        _ => Exit::Ok.into(),
     }
 }
 
