@@ -9,19 +9,22 @@ use crate::{
     cell::masked,
     flow::{Word, pack, unpack},
     key::FlowKey,
-    limits::{FOLD_PACKETS, WAYS},
+    limits::{FIRST_PEER_PORT, FOLD_PACKETS, WAYS},
     packet::Packet,
     store::{Event, Note, Settings, Store},
     walk::{self, Headers},
 };
 
 mod account;
+mod associate;
 mod cache;
 mod inspect;
+mod learn;
 mod subscribers;
 mod work;
 
 pub use account::settle_idle;
+use work::Task;
 pub use work::{Scratch, Work};
 
 /// Counts one frame that came in on the interface with index `interface` (its low 16 bits).
@@ -78,7 +81,12 @@ fn settled<S: Store>(headers: &Headers, store: &S, settings: &Settings, interfac
     if word.second() != now_s as u16 {
         // The first packet in a new second says so. If another CPU was first, the slow path sees what has changed.
         let seen = word.seen(now_s as u16, from_lower, interface);
-        if cache::paused(word, now_s) || !set.words[way].replace(word.0, seen.0) {
+        let unclassified = word.protocol_number() == 0;
+        let peers = headers.source_port >= FIRST_PEER_PORT && headers.destination_port >= FIRST_PEER_PORT;
+        if unclassified && (cache::paused(word, now_s) || (peers && cache::is_due_at(word, now_s))) {
+            return false;
+        }
+        if !set.words[way].replace(word.0, seen.0) {
             return false;
         }
     }
@@ -117,9 +125,23 @@ fn slow<P: Packet, S: Store>(packet: &P, store: &S, settings: &Settings, interfa
     if !step(store, |work| account::count(store, work)) {
         return;
     }
-    if store.with_scratch(|scratch| inspect::look(packet, settings, store, scratch)) == Some(true) {
-        step(store, |work| inspect::conclude(store, settings, work));
+    let task = store.with_scratch(|scratch| scratch.work.task).unwrap_or(Task::NONE);
+    if task == Task::ASSOCIATE {
+        if step(store, |work| associate::judge(store, settings, work)) {
+            step(store, |work| associate::relabel(store, settings, work));
+        }
+        return;
     }
+    if store.with_scratch(|scratch| inspect::look(packet, settings, store, scratch)) != Some(true) {
+        return;
+    }
+    if task == Task::INSPECT {
+        step(store, |work| associate::judge(store, settings, work));
+        if !step(store, |work| inspect::conclude(store, settings, work)) {
+            return;
+        }
+    }
+    step(store, |work| learn::learn(store, settings, work));
 }
 
 /// Runs one step on this CPU's work.

@@ -10,11 +10,7 @@
 //! * counters are only added to, or swapped for zero by the CPU that folds them: nothing is lost or counted twice;
 //! * the cold entry is written by the claimer before the word leaves [`State::Locked`]; later only inspection state changes.
 
-use crate::{
-    cell::Cell,
-    limits::WAYS,
-    protocol::{Confidence, Protocol, Verdict},
-};
+use crate::{cell::Cell, limits::WAYS};
 
 /// Tags, words and packed counters of four flows.
 #[repr(C, align(128))]
@@ -72,7 +68,7 @@ pub enum State {
 }
 
 /// The word of a way: bits 0..16 last-seen second, 16..18 state, 18..24 protocol, 24..27 confidence, 27 first packet's
-/// direction, 28..30 direction class, 32..48 interface of lower-to-higher packets, 48..64 interface of the others.
+/// direction, 28..30 direction class, 30 teaching, 32..48 interface of lower-to-higher packets, 48..64 interface of the others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Word(pub u64);
 
@@ -94,6 +90,7 @@ const PROTOCOL_SHIFT: u32 = 18;
 const CONFIDENCE_SHIFT: u32 = 24;
 const FIRST_SHIFT: u32 = 27;
 const ENDS_SHIFT: u32 = 28;
+const TEACHING: u64 = 1 << 30;
 const INTERFACE_SHIFT: u32 = 32;
 
 impl Word {
@@ -130,6 +127,27 @@ impl Word {
         )
     }
 
+    /// The same settled flow, of whose next payloads is still to be learned who spoke the protocol.
+    #[inline(always)]
+    #[must_use]
+    pub const fn teaching(self) -> Self {
+        Self(self.0 | TEACHING)
+    }
+
+    /// The same flow, of which nothing more is to be learned.
+    #[inline(always)]
+    #[must_use]
+    pub const fn taught(self) -> Self {
+        Self(self.0 & !TEACHING)
+    }
+
+    /// Whether something is still to be learned from the flow.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_teaching(self) -> bool {
+        self.0 & TEACHING != 0
+    }
+
     /// The same flow, still under inspection, with its verdict being written by the caller: nobody else may settle or replace it.
     #[inline(always)]
     #[must_use]
@@ -150,13 +168,13 @@ impl Word {
         Self(kept | second as u64 | ((interface as u64) << shift))
     }
 
-    /// Whether this is a settled flow whose latest packet of this direction came in on the same interface.
+    /// Whether this is a settled flow that teaches nothing, whose latest packet of this direction came in on the same interface.
     #[inline(always)]
     #[must_use]
     pub const fn is_settled_on(self, from_lower: bool, interface: u16) -> bool {
         let shift = if from_lower { INTERFACE_SHIFT } else { INTERFACE_SHIFT + 16 };
         let wanted = ((State::Settled as u64) << STATE_SHIFT) | ((interface as u64) << shift);
-        let mask = (3 << STATE_SHIFT) | (0xffff << shift);
+        let mask = (3 << STATE_SHIFT) | TEACHING | (0xffff << shift);
         (self.0 ^ wanted) & mask == 0
     }
 
@@ -191,15 +209,6 @@ impl Word {
     #[must_use]
     pub const fn confidence_number(self) -> u8 {
         ((self.0 >> CONFIDENCE_SHIFT) & 7) as u8
-    }
-
-    /// The verdict so far; `None` if the numbers are not ones this build knows.
-    #[must_use]
-    pub fn verdict(self) -> Option<Verdict> {
-        Some(Verdict {
-            protocol: Protocol::from_number(self.protocol_number())?,
-            confidence: Confidence::from_number(self.confidence_number())?,
-        })
     }
 
     /// Whether the flow's first packet came from the lower endpoint.
@@ -246,13 +255,16 @@ pub const fn unpack(counter: u64) -> (u64, u64) {
     (counter >> BYTES_BITS, counter & BYTES_MASK)
 }
 
-/// How far the inspection of a flow has come: payload packets looked into per direction, and the signatures' marks.
+/// How far the inspection of a flow has come: payload packets looked into per direction, what they showed, and the signatures'
+/// marks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Progress {
     /// Payload packets looked into, lower to higher endpoint.
     pub inspected_lower: u8,
     /// Payload packets looked into, higher to lower endpoint.
     pub inspected_higher: u8,
+    /// Bits of [`shown`].
+    pub shown: u16,
     /// [`crate::payload::FlowState::marks`].
     pub marks: u32,
 }
@@ -262,15 +274,49 @@ impl Progress {
     #[inline(always)]
     #[must_use]
     pub const fn to_bits(self) -> u64 {
-        self.inspected_lower as u64 | ((self.inspected_higher as u64) << 8) | ((self.marks as u64) << 32)
+        self.inspected_lower as u64
+            | ((self.inspected_higher as u64) << 8)
+            | ((self.shown as u64) << 16)
+            | ((self.marks as u64) << 32)
     }
 
     /// From the packed form.
     #[inline(always)]
     #[must_use]
     pub const fn from_bits(bits: u64) -> Self {
-        Self { inspected_lower: bits as u8, inspected_higher: (bits >> 8) as u8, marks: (bits >> 32) as u32 }
+        Self {
+            inspected_lower: bits as u8,
+            inspected_higher: (bits >> 8) as u8,
+            shown: (bits >> 16) as u16,
+            marks: (bits >> 32) as u32,
+        }
     }
+}
+
+/// What a flow's packets have shown so far; kept behind its verdict. Two bits for the two endpoints adjoin, lower first.
+pub mod shown {
+    /// The lower endpoint sent a payload that is certainly of the flow's protocol.
+    pub const SPOKE_LOWER: u16 = 1 << 0;
+    /// The higher endpoint did.
+    pub const SPOKE_HIGHER: u16 = 1 << 1;
+    /// Both did.
+    pub const BOTH_SPOKE: u16 = SPOKE_LOWER | SPOKE_HIGHER;
+    /// The flow began with a TCP SYN, so that its first packet came from the connecting side.
+    pub const OPENED: u16 = 1 << 2;
+    /// The first payload of a direction looked random.
+    pub const RANDOM: u16 = 1 << 3;
+    /// The first payload of a direction looked like something that has a face of its own (TLS, text, a repetitive header).
+    pub const PLAIN: u16 = 1 << 8;
+    /// The first payload of the lower endpoint had the size and look of an MSE opening.
+    pub const MSE_LOWER: u16 = 1 << 4;
+    /// That of the higher endpoint had.
+    pub const MSE_HIGHER: u16 = 1 << 5;
+    /// Both had.
+    pub const MSE: u16 = MSE_LOWER | MSE_HIGHER;
+    /// The lower endpoint repeated a value that the higher one chose: its address is not forged.
+    pub const PROVED_LOWER: u16 = 1 << 6;
+    /// The higher endpoint did.
+    pub const PROVED_HIGHER: u16 = 1 << 7;
 }
 
 /// Both slots of a flow in one word.

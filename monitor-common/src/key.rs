@@ -90,10 +90,21 @@ impl Seed {
     }
 }
 
+/// One step of the keyed hash.
 #[inline(always)]
 const fn mix(hash: u64, word: u64, multiplier: u64) -> u64 {
     let product = (hash ^ word).wrapping_mul(multiplier);
     product ^ (product >> 32)
+}
+
+/// Two steps for one word, so that what a difference in it does to the hash depends on the seed.
+///
+/// After a single step it would not: whatever the odd multiplier, a difference in the top bit alone stays one in the top bit
+/// alone, and whoever chooses the next word, too, could take it back and make two flows share a tag under every seed. For two
+/// IPv4 addresses one step does: they share a word, and the word with the ports has no bits to take the difference back with.
+#[inline(always)]
+pub(crate) const fn absorb(hash: u64, word: u64, seed: &Seed) -> u64 {
+    mix(mix(hash, word, seed.multiplier_a), 0, seed.multiplier_b)
 }
 
 impl FlowKey {
@@ -110,13 +121,13 @@ impl FlowKey {
             // Both IPv4: the two addresses fill one word.
             hash = mix(hash, (self.lower.low << 32) ^ self.higher.low, seed.multiplier_a);
         } else {
-            hash = mix(hash, self.lower.high, seed.multiplier_a);
-            hash = mix(hash, self.lower.low, seed.multiplier_b);
-            hash = mix(hash, self.higher.high, seed.multiplier_a);
-            hash = mix(hash, self.higher.low, seed.multiplier_a);
+            hash = absorb(hash, self.lower.high, seed);
+            hash = absorb(hash, self.lower.low, seed);
+            hash = absorb(hash, self.higher.high, seed);
+            hash = absorb(hash, self.higher.low, seed);
         }
         if self.tunnel != 0 {
-            hash = mix(hash, self.tunnel, seed.multiplier_a);
+            hash = absorb(hash, self.tunnel, seed);
         }
         hash = mix(hash, ports, seed.multiplier_b);
         hash = mix(hash, seed.multiplier_a, seed.multiplier_b);

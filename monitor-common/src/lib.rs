@@ -5,12 +5,15 @@
 #![cfg_attr(not(test), no_std)]
 #![cfg_attr(target_arch = "bpf", feature(core_intrinsics, asm_experimental_arch), allow(internal_features))]
 
+pub mod announce;
 pub mod cell;
 pub mod classify;
+pub mod endpoint;
 pub mod engine;
 pub mod flow;
 pub mod key;
 pub mod limits;
+pub mod opaque;
 pub mod packet;
 pub mod payload;
 pub mod protocol;

@@ -4,7 +4,7 @@
 //! into are all limited by a constant of this file.
 
 /// Layout version of everything that is pinned or mapped; part of the pin path. Bump on any change of a shared type.
-pub const SCHEMA_VERSION: u32 = 1;
+pub const SCHEMA_VERSION: u32 = 2;
 
 /// VLAN tags that are walked (IEEE 802.1ad: one service tag and one customer tag).
 pub const MAX_VLAN_TAGS: u32 = 2;
@@ -59,3 +59,19 @@ pub const UNCLASSIFIED_QUARTERS: u64 = 3;
 pub const MAX_POOLS: u32 = 1024;
 /// Interfaces that can be counted separately; further ones share the last index.
 pub const MAX_INTERFACES: usize = 32;
+
+/// Default number of known endpoints and subscribers, 16 bytes each.
+pub const DEFAULT_ENDPOINTS: u32 = 1 << 18;
+/// What was learned of an endpoint or subscriber is forgotten after this long without a certain flow, in seconds: trackers ask for
+/// an announce every 30 minutes (opentracker's default interval), and one may be late.
+pub const ENDPOINT_SECONDS: u16 = 2_400;
+/// A flow that ended as unclassified is compared with the known endpoints again in every period of this many seconds in which
+/// it has packets. Power of two.
+pub const ASSOCIATION_SECONDS: u64 = 8;
+
+/// Remote endpoints that the heuristic tier tells apart: they are hashed into the bits of half a word.
+pub const SUSPECT_BUCKETS: u32 = 32;
+/// Shortest and longest first payload of either side of an MSE connection, in bytes: 96 bytes of key and up to 512 of padding.
+pub const MSE_OPENING: core::ops::RangeInclusive<u32> = 96..=608;
+/// Peers listen on ports from here on; below are the system ports (RFC 6335 section 6), which belong to services.
+pub const FIRST_PEER_PORT: u16 = 1024;

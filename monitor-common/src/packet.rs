@@ -31,7 +31,7 @@ pub trait Packet {
     /// Copies the bytes at `offset` into the payload's window and tail.
     ///
     /// `payload.len` holds the length the headers claim; the copy is bounded by it, by the window and by what the frame held.
-    /// Sets `payload.captured` and zero-fills what the frame did not hold.
+    /// Sets `payload.captured`. Window and tail are zero before (see [`Payload::wipe`]), and stay so where the frame held nothing.
     fn copy_payload(&self, offset: usize, payload: &mut Payload);
 }
 
@@ -71,10 +71,8 @@ impl Packet for Frame<'_> {
         let claimed = payload.len as usize;
         let bytes = &held[..held.len().min(claimed)];
         let captured = bytes.len().min(WINDOW);
-        payload.window = [0; WINDOW];
         payload.window[..captured].copy_from_slice(&bytes[..captured]);
         payload.captured = captured as u32;
-        payload.tail = [0; TAIL];
         if bytes.len() == claimed
             && let Some(tail) = bytes.last_chunk::<TAIL>()
         {

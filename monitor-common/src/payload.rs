@@ -72,18 +72,26 @@ impl Payload {
         payload
     }
 
-    /// Zeroes the bytes that an earlier packet left, by words: the BPF target's `memset` is a loop over bytes, which costs
-    /// ten times as much.
+    /// Zeroes what the packet left, by words: the BPF target's `memset` is a loop over bytes, which costs ten times as much.
+    ///
+    /// Done when a packet has been looked into, not before the next one: nothing of a payload stays in a map. So the window is
+    /// always zero when a packet is copied into it.
     #[inline(always)]
-    pub fn clear(&mut self) {
+    pub fn wipe(&mut self) {
         let words = (&raw mut *self).cast::<u64>();
         let mut index = 0;
-        while index < (WINDOW + TAIL) / 8 {
+        while index < WINDOW / 8 {
+            if index * 8 >= self.captured as usize {
+                break;
+            }
             // SAFETY: window and tail are the first fields and adjoin (asserted above), so the word lies in this struct,
             // aligned; the reference is exclusive. Volatile keeps LLVM from making it a `memset` again.
             unsafe { words.add(index).write_volatile(0) };
             index += 1;
         }
+        // SAFETY: as above, for the tail.
+        unsafe { words.add(WINDOW / 8).write_volatile(0) };
+        self.captured = 0;
     }
 
     /// The same payload, of which the compiler cannot know that it is the same: values are loaded anew from it.
@@ -111,7 +119,7 @@ impl Payload {
 
     /// The aligned word number `index` of the window; the index wraps like an offset.
     #[inline(always)]
-    fn word(&self, index: usize) -> u64 {
+    pub(crate) fn word(&self, index: usize) -> u64 {
         // SAFETY: `window` is the first field of a type aligned to 8 bytes (asserted above), so it is a valid, aligned
         // array of `WINDOW / 8` words; every bit pattern is a valid `u64`.
         let words = unsafe { &*(&raw const self.window).cast::<[u64; WINDOW / 8]>() };
@@ -258,6 +266,12 @@ impl FlowState {
             (self.marks & !marks::MEMO) | kind | if payload.from_lower != 0 { marks::MEMO_FROM_LOWER } else { 0 };
     }
 
+    /// Says whether this payload repeats a value that the other side chose.
+    #[inline(always)]
+    pub fn echoes(&mut self, echoes: bool) {
+        self.marks = (self.marks & !marks::ECHOED) | if echoes { marks::ECHOED } else { 0 };
+    }
+
     /// Whether `memo` holds a value of this kind that came from the other side than this payload.
     #[inline(always)]
     #[must_use]
@@ -289,8 +303,10 @@ pub mod marks {
     pub const MEMO_TRACKER: u32 = 1 << 2;
     /// UDP: the kept value is a uTP DATA packet's connection id and sequence number.
     pub const MEMO_UTP_DATA: u32 = 1 << 7;
+    /// UDP: the kept value is a DHT query's transaction id (BEP 5).
+    pub const MEMO_DHT: u32 = 1 << 8;
     /// UDP: every bit that says what is kept.
-    pub const MEMO: u32 = MEMO_FROM_LOWER | MEMO_UTP_SYN | MEMO_TRACKER | MEMO_UTP_DATA;
+    pub const MEMO: u32 = MEMO_FROM_LOWER | MEMO_UTP_SYN | MEMO_TRACKER | MEMO_UTP_DATA | MEMO_DHT;
     /// UDP: a Kad request was seen whose bytes alone prove too little.
     pub const KAD_REQUEST: u32 = 1 << 3;
     /// UDP: a Kad answer was seen whose bytes alone prove too little.
@@ -299,4 +315,6 @@ pub mod marks {
     pub const EDONKEY_REQUEST: u32 = 1 << 5;
     /// UDP: an eDonkey or eMule answer was seen whose bytes alone prove too little.
     pub const EDONKEY_ANSWER: u32 = 1 << 6;
+    /// UDP: this payload repeats a value that the other side chose in an earlier one, so its sender's address is not forged.
+    pub const ECHOED: u32 = 1 << 31;
 }

@@ -70,6 +70,15 @@ protocols! {
     BtSync = 19, "btsync";
 }
 
+impl Protocol {
+    /// The number under which endpoints of a protocol are known: eMule's Kad and its TCP side are one program's.
+    #[inline(always)]
+    #[must_use]
+    pub const fn family_number(number: u8) -> u8 {
+        if number == Self::Kademlia as u8 { Self::EDonkey as u8 } else { number }
+    }
+}
+
 /// Number of protocol values a table indexed by protocol needs; room to append without a schema change.
 pub const PROTOCOL_SLOTS: usize = 64;
 

@@ -2,9 +2,11 @@
 
 use crate::{
     cell::Cell,
+    endpoint::EndpointSet,
     engine::Scratch,
     flow::{ColdSet, FlowSet},
     key::{Address, Seed},
+    limits::MAX_INTERFACES,
     protocol::{CONFIDENCE_SLOTS, Confidence, PROTOCOL_SLOTS, Protocol, Verdict},
     reason::Reason,
     tally::{Direction, KeyWords, NodeTally, Tally},
@@ -26,9 +28,41 @@ pub struct Settings {
     pub slots: u64,
     /// [`Inspection`] number; changed while the program runs.
     pub inspection: Cell,
+    /// Number of endpoint sets minus one; the number is a power of two.
+    pub endpoint_mask: u64,
+    /// [`Heuristic`] in its packed form, 0 for off; changed while the program runs.
+    pub heuristic: Cell,
+    /// Explicit padding.
+    pub reserved: [u64; 6],
 }
 
-const _: () = assert!(core::mem::size_of::<Settings>() == 64);
+const _: () = assert!(core::mem::size_of::<Settings>() == 128);
+
+/// When MSE-shaped connections of a subscriber count as BitTorrent (`detection.md` 3.4): to how many remote endpoints within
+/// which time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Heuristic {
+    /// Distinct remote endpoints, at most [`crate::limits::SUSPECT_BUCKETS`].
+    pub endpoints: u32,
+    /// The window in seconds; a certain flow of the same subscriber must fall into it, too.
+    pub window_s: u16,
+}
+
+impl Heuristic {
+    /// The packed form.
+    #[inline(always)]
+    #[must_use]
+    pub const fn to_bits(self) -> u64 {
+        self.endpoints as u64 | (self.window_s as u64) << 32
+    }
+
+    /// From the packed form.
+    #[inline(always)]
+    #[must_use]
+    pub const fn from_bits(bits: u64) -> Self {
+        Self { endpoints: bits as u32, window_s: (bits >> 32) as u16 }
+    }
+}
 
 /// How deep a packet may be looked into (design section 6).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +72,8 @@ pub enum Inspection {
     Headers = 0,
     /// Also protocol framing in the first payload bytes.
     Framing = 1,
+    /// Also whether a payload names content that is on the operator's list.
+    Watchlist = 2,
 }
 
 macro_rules! events {
@@ -85,6 +121,16 @@ events! {
     Transit = 10, "transit";
     /// The tally table was nearly full: traffic without a P2P verdict counts under the catch-all tally, so that verdicts find room.
     TallyReserved = 11, "tally_reserved";
+    /// A P2P endpoint or subscriber was learned.
+    EndpointLearned = 12, "endpoint_learned";
+    /// A known endpoint that had not expired gave way to another: the table is too small for the traffic.
+    EndpointEvicted = 13, "endpoint_evicted";
+    /// A packet with a subscriber's address came in on a core interface: nothing was learned from it, since it may be forged.
+    EndpointRefused = 14, "endpoint_refused";
+    /// Traffic of a flow that had ended as unclassified counts under a protocol from now on, as its endpoint became known.
+    FlowRelabelled = 15, "flow_relabelled";
+    /// A TCP flow opened as MSE does (heuristic tier only).
+    OpeningSuspected = 16, "opening_suspected";
 }
 
 /// Number of events a table indexed by event needs; room to append.
@@ -170,6 +216,10 @@ pub trait Store: Ledger {
     fn flow_set(&self, index: u32) -> Option<&FlowSet>;
     /// Their cold parts.
     fn cold_set(&self, index: u32) -> Option<&ColdSet>;
+    /// Four known endpoints.
+    fn endpoint_set(&self, index: u32) -> Option<&EndpointSet>;
+    /// Whether an interface leads to the core, where no subscriber's packet comes in.
+    fn is_core(&self, interface: u16) -> bool;
     /// Length in bits (out of 128) of the block that one subscriber gets in the pool that holds `address`.
     fn pool(&self, address: Address) -> Option<u8>;
     /// Slot of a tally key.
@@ -187,6 +237,11 @@ pub trait Store: Ledger {
     /// Told what happened to each packet; does nothing in production.
     fn note(&self, note: Note);
 }
+
+/// Bit of an entry of the `INTERFACES` map beside the interface's number: it leads to the core.
+pub const CORE_INTERFACE: u32 = 1 << 16;
+
+const _: () = assert!(MAX_INTERFACES.is_power_of_two() && MAX_INTERFACES < CORE_INTERFACE as usize);
 
 /// Entries of the node table per interface.
 pub const NODE_ENTRIES_PER_INTERFACE: usize = 4 * CONFIDENCE_SLOTS * PROTOCOL_SLOTS;

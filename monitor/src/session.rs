@@ -57,17 +57,18 @@ impl Session {
         let folder = pins::prepare()?;
         let first = !pins::any();
         let options = LoadOptions {
-            sizes: TableSizes { flows: resolved.flows, tallies: resolved.tallies },
+            sizes: TableSizes { flows: resolved.flows, tallies: resolved.tallies, endpoints: resolved.endpoints },
             pools: resolved.pools.clone(),
             inspection: match resolved.inspection {
                 Inspection::Headers => store::Inspection::Headers,
                 Inspection::Framing | Inspection::Watchlist => store::Inspection::Framing,
             },
+            heuristic: resolved.heuristic,
             seed: None,
             replaying: false,
             pin_folder: Some(folder),
             log_level: log_level(resolved.log.kernel_log),
-            interfaces: targets.iter().map(|target| target.index).collect(),
+            interfaces: targets.iter().map(attach::Target::monitored).collect(),
         };
         let started = Self::start_pinned(resolved, &options, targets, lock);
         if started.is_err() && first {

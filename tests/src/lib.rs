@@ -3,3 +3,4 @@
 pub mod lab;
 #[cfg(feature = "kernel")]
 pub mod packet_table;
+pub mod wire;

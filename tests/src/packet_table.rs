@@ -18,7 +18,10 @@ use monitor_common::{
     tally::Direction,
 };
 use peertally::{
-    datapath::{host::TableSizes, object::LoadOptions},
+    datapath::{
+        host::TableSizes,
+        object::{LoadOptions, MonitoredInterface},
+    },
     pool::Pool,
 };
 
@@ -83,14 +86,15 @@ pub const SEED: Seed = Seed::from_random([0x1234_5678_9abc_def0, 0x0fed_cba9_876
 #[must_use]
 pub fn load_options() -> LoadOptions {
     LoadOptions {
-        sizes: TableSizes { flows: 1024, tallies: 1024 },
+        sizes: TableSizes { flows: 1024, tallies: 1024, endpoints: 1024 },
         pools: ["10.0.0.0/8/32", "2001:db8::/32/56"].map(|pool| pool.parse::<Pool>().expect("a valid pool")).into(),
         inspection: Inspection::Framing,
+        heuristic: None,
         seed: Some(SEED),
         replaying: false,
         pin_folder: None,
         log_level: 0,
-        interfaces: vec![1],
+        interfaces: vec![MonitoredInterface::access(1)],
     }
 }
 

@@ -7,7 +7,7 @@ use aya_log::EbpfLogger;
 use monitor_common::store::Inspection;
 use peertally::datapath::{
     host::TableSizes,
-    object::{LoadOptions, LoadedObject},
+    object::{LoadOptions, LoadedObject, MonitoredInterface},
 };
 use peertally_tests::packet_table::may_use_kernel;
 
@@ -30,14 +30,15 @@ impl log::Log for Ear {
 /// Tables with room for the catch-all tally only: the first packet of a subscriber is refused one.
 fn load(log_level: u8) -> LoadedObject {
     LoadedObject::load(&LoadOptions {
-        sizes: TableSizes { flows: 64, tallies: 1 },
+        sizes: TableSizes { flows: 64, tallies: 1, endpoints: 64 },
         pools: vec!["10.0.0.0/8".parse().expect("pool")],
         inspection: Inspection::Framing,
+        heuristic: None,
         seed: None,
         replaying: false,
         pin_folder: None,
         log_level,
-        interfaces: vec![1],
+        interfaces: vec![MonitoredInterface::access(1)],
     })
     .expect("loads")
 }

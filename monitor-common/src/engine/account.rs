@@ -1,6 +1,9 @@
 //! Where counts go: from a flow's counters into tallies, and straight into tallies for packets without a flow.
 
-use super::{cache, counter_index, subscribers, work::Work};
+use super::{
+    cache, counter_index, subscribers,
+    work::{Task, Work},
+};
 use crate::{
     cell::Cell,
     flow::{ColdFlow, ColdSet, Ends, FlowSet, NO_SLOT, State, Word, pack, pack_slots, unpack, unpack_slots},
@@ -127,7 +130,7 @@ pub(super) fn count_node_flow<S: Ledger>(store: &S, word: Word, verdict: (u8, u8
 
 /// Moves a flow's counters into its tallies. Safe at any time: each count is swapped out exactly once.
 #[inline(never)]
-fn fold<S: Ledger>(store: &S, set: &FlowSet, slots: u64, way: usize, word: Word, now_s: u64) {
+pub(super) fn fold<S: Ledger>(store: &S, set: &FlowSet, slots: u64, way: usize, word: Word, now_s: u64) {
     let forth = set.counters[counter_index(way, true)].swap(0);
     let back = set.counters[counter_index(way, false)].swap(0);
     if forth | back == 0 {
@@ -154,8 +157,8 @@ pub(super) fn end_flow<S: Ledger>(store: &S, set: &FlowSet, cold: &ColdFlow, way
     fold(store, set, slots, way, word, now_s);
 }
 
-/// Adds the packet to its flow's counter and keeps the flow's last-seen second and interface current; whether the flow is
-/// under inspection.
+/// Adds the packet to its flow's counter and keeps the flow's last-seen second and interface current; whether there is more to
+/// do, which is then in the work.
 #[inline(never)]
 pub(super) fn count<S: Store>(store: &S, work: &mut Work) -> bool {
     let way = work.way as usize & (WAYS - 1);
@@ -185,11 +188,21 @@ pub(super) fn count<S: Store>(store: &S, work: &mut Work) -> bool {
         }
     }
     counter.add(pack(1, u64::from(work.headers.ip_bytes)));
-    if inspecting && word.protocol_number() == 0 {
-        return true;
+    work.protocol = u32::from(word.protocol_number());
+    work.confidence = u32::from(word.confidence_number());
+    work.task = if inspecting && word.protocol_number() == 0 {
+        Task::INSPECT
+    } else if settled && word.is_teaching() {
+        Task::LEARN
+    } else if settled && word.protocol_number() == 0 && cache::is_due(word, work) {
+        Task::ASSOCIATE
+    } else {
+        Task::NONE
+    };
+    if work.task != Task::INSPECT {
+        store.note(work.note(word.protocol_number(), word.confidence_number()));
     }
-    store.note(work.note(word.protocol_number(), word.confidence_number()));
-    false
+    work.task != Task::NONE
 }
 
 /// Makes a verdict final, then counts the flow for it: by the one CPU whose compare-and-swap succeeds.
@@ -205,7 +218,9 @@ pub(super) fn publish<S: Ledger>(store: &S, cell: &Cell, cold: &ColdFlow, genera
         if word.state() != State::Inspecting || cold.generation.load() != generation {
             return;
         }
-        if cell.replace(word.0, word.settled(verdict.0, verdict.1).0) {
+        let settled = word.settled(verdict.0, verdict.1);
+        let settled = if verdict.1 >= Confidence::Structural as u8 { settled.teaching() } else { settled };
+        if cell.replace(word.0, settled.0) {
             count_flow(store, slots);
             count_node_flow(store, word, verdict);
             return;

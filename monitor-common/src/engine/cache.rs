@@ -3,9 +3,12 @@
 use super::{account, subscribers, work::Entry, work::Work};
 use crate::{
     cell::negated,
-    flow::{FlowSet, Progress, State, Word, pack_slots},
+    flow::{FlowSet, Progress, State, Word, pack_slots, shown},
     key::FlowKey,
-    limits::{CLOCK_SKEW_AGE, FRESH_SECONDS, IDLE_SECONDS, INSPECTED_PER_DIRECTION, PENDING_IDLE_SECONDS, WAYS},
+    limits::{
+        ASSOCIATION_SECONDS, CLOCK_SKEW_AGE, FRESH_SECONDS, IDLE_SECONDS, INSPECTED_PER_DIRECTION,
+        PENDING_IDLE_SECONDS, WAYS,
+    },
     protocol::{Confidence, Protocol},
     store::{Event, Settings, Store},
 };
@@ -91,6 +94,19 @@ pub(super) fn paused(word: Word, now_s: u64) -> bool {
     word.state() == State::Settled
         && word.protocol_number() == Protocol::Unclassified as u8
         && age_s(word, now_s) >= PENDING_IDLE_SECONDS
+}
+
+/// Whether a settled flow without a verdict, whose latest packet was that of `word`, is to be compared with the known endpoints
+/// again: once in each period of [`ASSOCIATION_SECONDS`].
+#[inline(always)]
+pub(super) fn is_due(word: Word, work: &Work) -> bool {
+    work.has_peer_ports() && is_due_at(word, work.now_s)
+}
+
+/// [`is_due`] without its question of ports.
+#[inline(always)]
+pub(super) fn is_due_at(word: Word, now_s: u64) -> bool {
+    (u64::from(word.second()) ^ now_s) & 0xffff & !(ASSOCIATION_SECONDS - 1) != 0
 }
 
 /// How willingly a way is given up: 0 never, otherwise the higher the better.
@@ -219,7 +235,8 @@ pub(super) fn take<S: Store>(store: &S, settings: &Settings, work: &mut Work) ->
     }
     cold.generation.add(1);
     cold.memo.store(0);
-    cold.progress.store(Progress::default().to_bits());
+    let opened = if work.headers.opens_connection() { shown::OPENED } else { 0 };
+    cold.progress.store(Progress { shown: opened, ..Progress::default() }.to_bits());
     let lower = subscribers::slot(store, settings, work, 0, NONE);
     let higher = subscribers::slot(store, settings, work, 1, NONE);
     cold.slots.store(pack_slots(lower, higher));

@@ -1,88 +1,166 @@
 //! Looking into a flow's first payload packets, and settling it.
 
-use super::{Scratch, account, subscribers, work::Work};
+use super::{
+    Scratch, account, subscribers,
+    work::{Task, Work},
+};
 use crate::{
+    announce,
     cell::Cell,
     classify::classify,
-    flow::{Progress, State, Word, pack_slots, unpack},
-    limits::{INSPECTED_PER_DIRECTION, PENDING_PACKETS, WAYS},
+    flow::{Progress, State, Word, pack_slots, shown, unpack},
+    limits::{INSPECTED_PER_DIRECTION, MSE_OPENING, PENDING_PACKETS, WAYS},
+    opaque::{self, Look},
     packet::Packet,
-    payload::{FlowState, Transport},
+    payload::{FlowState, Payload, Transport, marks},
     protocol::{Protocol, Verdict},
     store::{Event, Inspection, Settings, Store},
     walk::ip_protocol,
 };
 
-/// Looks at the packet; whether it brings the flow's final verdict, which is then in the work.
+/// Looks at the packet; whether it brings the flow's final verdict, which is then in the work, or something to learn.
 #[inline(never)]
 pub(super) fn look<P: Packet, S: Store>(packet: &P, settings: &Settings, store: &S, scratch: &mut Scratch) -> bool {
-    match verdict_of_packet(packet, settings, store, scratch) {
-        Some(verdict) => {
-            scratch.work.protocol = verdict.protocol as u32;
-            scratch.work.confidence = verdict.confidence as u32;
-            true
-        }
-        None => {
-            store.note(scratch.work.note(0, 0));
-            false
+    let work = &mut scratch.work;
+    let inspecting = work.task == Task::INSPECT;
+    work.spoke = 0;
+    work.named_port = 0;
+    work.exhausted = 0;
+    if inspecting {
+        work.shown = 0;
+        if let Some(verdict) = verdict_of_headers(store, settings, work) {
+            decide(work, verdict);
+            return true;
         }
     }
+    if work.headers.payload_len != 0 {
+        // The only call: the verifier walks all signatures once.
+        let found = examine(packet, store, scratch);
+        let (work, payload) = (&mut scratch.work, &mut scratch.payload);
+        match found {
+            Some(verdict) if inspecting || verdict.protocol as u32 == work.protocol => {
+                show(work, payload, verdict.protocol as u8, false);
+            }
+            // An announce to a UDP tracker proves nothing alone, but in a tracker's flow it names a port.
+            None if !inspecting => show(work, payload, work.protocol as u8, true),
+            _ => {}
+        }
+        payload.wipe();
+        keep_shown(store, work);
+        if !inspecting {
+            return true;
+        }
+        if let Some(verdict) = found {
+            decide(work, verdict);
+            return true;
+        }
+        if work.exhausted != 0 {
+            decide(work, Verdict::UNCLASSIFIED);
+            return true;
+        }
+    }
+    if inspecting {
+        store.note(scratch.work.note(0, 0));
+    }
+    false
 }
 
 #[inline(always)]
-fn verdict_of_packet<P: Packet, S: Store>(
-    packet: &P,
-    settings: &Settings,
-    store: &S,
-    scratch: &mut Scratch,
-) -> Option<Verdict> {
-    let work = &scratch.work;
+fn decide(work: &mut Work, verdict: Verdict) {
+    work.protocol = verdict.protocol as u32;
+    work.confidence = verdict.confidence as u32;
+}
+
+/// The verdict of a packet whose payload need not be looked into.
+#[inline(never)]
+fn verdict_of_headers<S: Store>(store: &S, settings: &Settings, work: &Work) -> Option<Verdict> {
     if work.headers.fragment != 0 {
         return Some(Verdict::FRAGMENT);
     }
-    let transport = match work.headers.protocol {
-        ip_protocol::TCP => Transport::Tcp,
-        ip_protocol::UDP => Transport::Udp,
-        _ => return Some(Verdict::UNCLASSIFIED),
-    };
-    if settings.inspection.load() == Inspection::Headers as u64 {
+    let has_ports = work.is_tcp() || work.headers.protocol == ip_protocol::UDP;
+    if !has_ports || settings.inspection.load() == Inspection::Headers as u64 {
         return Some(Verdict::UNCLASSIFIED);
     }
-    let from_lower = work.from_lower != 0;
-    let way = work.way as usize & (WAYS - 1);
-    if work.headers.payload_len == 0 {
-        let set = store.flow_set(work.set_index)?;
-        let counted = unpack(set.counters[super::counter_index(way, from_lower)].load()).0;
-        // Acknowledgements only: no use waiting for a payload for ever.
-        return (counted >= PENDING_PACKETS).then_some(Verdict::UNCLASSIFIED);
+    if work.headers.payload_len != 0 {
+        return None;
     }
+    let set = store.flow_set(work.set_index)?;
+    let counter = super::counter_index(work.way as usize & (WAYS - 1), work.is_from_lower());
+    // Acknowledgements only: no use waiting for a payload for ever.
+    (unpack(set.counters[counter].load()).0 >= PENDING_PACKETS).then_some(Verdict::UNCLASSIFIED)
+}
+
+/// Copies the payload and classifies it, with what the flow's earlier payloads left behind; keeps what this one leaves.
+#[inline(never)]
+fn examine<P: Packet, S: Store>(packet: &P, store: &S, scratch: &mut Scratch) -> Option<Verdict> {
+    let (work, payload) = (&mut scratch.work, &mut scratch.payload);
     let cold = store.cold_set(work.set_index)?;
-    let cold = &cold.flows[way];
+    let cold = &cold.flows[work.way as usize & (WAYS - 1)];
     let mut progress = Progress::from_bits(cold.progress.load());
-    let mut state = FlowState { memo: cold.memo.load(), marks: progress.marks, reserved: 0 };
-    let payload = &mut scratch.payload;
+    let mut state = FlowState { memo: cold.memo.load(), marks: progress.marks & !marks::ECHOED, reserved: 0 };
     payload.len = work.headers.payload_len;
     payload.source_port = work.headers.source_port;
     payload.destination_port = work.headers.destination_port;
     payload.from_lower = work.from_lower;
     packet.copy_payload(work.headers.payload_offset as usize, payload);
-    if let Some(verdict) = classify(transport, payload, &mut state) {
-        return Some(verdict);
-    }
-    let inspected = if from_lower {
-        progress.inspected_lower += 1;
+    let found = classify(if work.is_tcp() { Transport::Tcp } else { Transport::Udp }, payload, &mut state);
+    work.shown = u32::from(progress.shown);
+    let inspected = if work.is_from_lower() {
+        progress.inspected_lower = progress.inspected_lower.saturating_add(1);
         progress.inspected_lower
     } else {
-        progress.inspected_higher += 1;
+        progress.inspected_higher = progress.inspected_higher.saturating_add(1);
         progress.inspected_higher
     };
-    if inspected >= INSPECTED_PER_DIRECTION {
-        return Some(Verdict::UNCLASSIFIED);
+    if found.is_none() && inspected == 1 && work.has_peer_ports() {
+        note_look(work, payload);
     }
+    if state.marks & marks::ECHOED != 0 {
+        let sender = 1 - work.from_lower;
+        work.shown |= u32::from(shown::BOTH_SPOKE) | u32::from(shown::PROVED_LOWER) << (sender & 1);
+    }
+    work.exhausted = u32::from(inspected >= INSPECTED_PER_DIRECTION);
     progress.marks = state.marks;
     cold.memo.store(state.memo);
     cold.progress.store(progress.to_bits());
-    None
+    found
+}
+
+/// Notes how a direction's first payload looks, which showed no signature, and whether it opens its direction as MSE does.
+#[inline(always)]
+fn note_look(work: &mut Work, payload: &Payload) {
+    match opaque::look(payload) {
+        Look::Random => {
+            work.shown |= u32::from(shown::RANDOM);
+            if work.is_tcp() && MSE_OPENING.contains(&payload.len) {
+                work.shown |= u32::from(shown::MSE_LOWER) << ((1 - work.from_lower) & 1);
+            }
+        }
+        Look::Plain => work.shown |= u32::from(shown::PLAIN),
+        Look::Unclear => {}
+    }
+}
+
+/// Notes that the payload's sender spoke the flow's protocol, and the port that the payload names; `if_named`, only when it
+/// names one.
+#[inline(always)]
+fn show(work: &mut Work, payload: &Payload, protocol: u8, if_named: bool) {
+    let transport = if work.is_tcp() { Transport::Tcp } else { Transport::Udp };
+    work.named_port = announce::port(transport, protocol, payload);
+    if !if_named || work.named_port != 0 {
+        work.spoke = 1;
+        work.shown |= u32::from(shown::SPOKE_LOWER) << ((1 - work.from_lower) & 1);
+    }
+}
+
+/// Keeps what the flow has shown.
+#[inline(always)]
+fn keep_shown<S: Store>(store: &S, work: &Work) {
+    if let Some(cold) = store.cold_set(work.set_index) {
+        let cell = &cold.flows[work.way as usize & (WAYS - 1)].progress;
+        let progress = Progress { shown: work.shown as u16, ..Progress::from_bits(cell.load()) };
+        cell.store(progress.to_bits());
+    }
 }
 
 /// Writes a flow's final verdict, once: the first CPU to mark the word wins.

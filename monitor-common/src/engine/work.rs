@@ -2,10 +2,11 @@
 
 use crate::{
     key::{Address, FlowKey},
+    limits::FIRST_PEER_PORT,
     packet::Packet,
     payload::Payload,
     store::{Note, Settings, Store},
-    walk::{self, Headers},
+    walk::{self, Headers, ip_protocol},
 };
 
 /// How a packet came to its flow.
@@ -17,6 +18,22 @@ impl Entry {
     pub(super) const KNOWN: Self = Self(0);
     pub(super) const NEW: Self = Self(1);
     pub(super) const RESTARTED: Self = Self(2);
+}
+
+/// What is to be done with a packet once it is counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(transparent)]
+pub(super) struct Task(pub(super) u32);
+
+impl Task {
+    /// Nothing.
+    pub(super) const NONE: Self = Self(0);
+    /// The flow has no verdict: look into the payload.
+    pub(super) const INSPECT: Self = Self(1);
+    /// The flow has a verdict: look who spoke the protocol, and learn.
+    pub(super) const LEARN: Self = Self(2);
+    /// The flow ended as unclassified some time ago: compare it with the known endpoints again.
+    pub(super) const ASSOCIATE: Self = Self(3);
 }
 
 /// One packet on its way through the slow path.
@@ -45,7 +62,16 @@ pub struct Work {
     pub(super) protocol: u32,
     /// Confidence number of the verdict.
     pub(super) confidence: u32,
-    pub(super) reserved: u32,
+    /// What is to be done with the packet once it is counted.
+    pub(super) task: Task,
+    /// Bits of [`crate::flow::shown`].
+    pub(super) shown: u32,
+    /// Port that the payload says its sender listens on, or 0.
+    pub(super) named_port: u32,
+    /// 1 when the packet's payload is certainly of the flow's protocol.
+    pub(super) spoke: u32,
+    /// 1 when no more payloads of the flow are looked into.
+    pub(super) exhausted: u32,
 }
 
 impl Work {
@@ -66,7 +92,11 @@ impl Work {
             entry: Entry::KNOWN,
             protocol: 0,
             confidence: 0,
-            reserved: 0,
+            task: Task::NONE,
+            shown: 0,
+            named_port: 0,
+            spoke: 0,
+            exhausted: 0,
         }
     }
 
@@ -89,7 +119,34 @@ impl Work {
         self.interface = u32::from(interface);
         self.now_s = store.now_s(settings);
         self.entry = Entry::KNOWN;
+        self.task = Task::NONE;
         true
+    }
+
+    /// Port of one end (0 lower, 1 higher).
+    #[inline(always)]
+    pub(super) fn port(&self, end: usize) -> u16 {
+        if (end == 0) == self.is_from_lower() { self.headers.source_port } else { self.headers.destination_port }
+    }
+
+    /// Address of one end, as its packets inside any tunnel have it.
+    #[inline(always)]
+    pub(super) fn address(&self, end: usize) -> Address {
+        if (end == 0) == self.is_from_lower() { self.headers.source } else { self.headers.destination }
+    }
+
+    /// Whether the flow is TCP.
+    #[inline(always)]
+    pub(super) fn is_tcp(&self) -> bool {
+        self.headers.protocol == ip_protocol::TCP
+    }
+
+    /// Whether what peers do can be known by its endpoints: TCP or UDP between ports that no service has by default.
+    #[inline(always)]
+    pub(super) fn has_peer_ports(&self) -> bool {
+        (self.is_tcp() | (self.headers.protocol == ip_protocol::UDP))
+            & (self.headers.source_port >= FIRST_PEER_PORT)
+            & (self.headers.destination_port >= FIRST_PEER_PORT)
     }
 
     #[inline(always)]

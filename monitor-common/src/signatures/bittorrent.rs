@@ -79,7 +79,11 @@ fn piece(payload: &Payload, head: u64) -> bool {
 /// DHT, uTP, UDP trackers, local service discovery.
 #[inline(always)]
 pub fn udp(payload: &Payload, state: &mut FlowState) -> Option<Confidence> {
-    if dht::message(payload) || payload.has(0, b"BT-SEARCH * HTTP/1.1\r\n") {
+    if dht::message(payload) {
+        dht::transaction(payload, state);
+        return Some(Confidence::Signature);
+    }
+    if payload.has(0, b"BT-SEARCH * HTTP/1.1\r\n") {
         return Some(Confidence::Signature);
     }
     match tracker::udp(payload, state) {

@@ -115,7 +115,6 @@ impl Packet for XdpPacket<'_> {
 
     #[inline(always)]
     fn copy_payload(&self, offset: usize, payload: &mut Payload) {
-        payload.clear();
         payload.captured = 0;
         let held = self.buffer_len();
         if offset >= held {

@@ -13,6 +13,7 @@ use aya_ebpf::{
 };
 use monitor_common::{
     cell::Cell,
+    endpoint::EndpointSet,
     engine::Scratch,
     flow::{ColdSet, FlowSet},
     key::Address,
@@ -28,6 +29,8 @@ static SETTINGS: Array<Settings> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 static FLOWS: Array<FlowSet> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 #[map]
 static COLD_FLOWS: Array<ColdSet> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+#[map]
+static ENDPOINTS: Array<EndpointSet> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 #[map]
 static TALLIES: Array<Tally> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 #[map]
@@ -50,6 +53,9 @@ static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
 /// Entry 0: wire length of the frame being replayed; entry 1: what became of it.
 #[map]
 static REPLAY: Array<Cell> = Array::with_max_entries(2, BPF_F_MMAPABLE);
+
+/// Bit of an interface's entry beside its number: it leads to the core.
+const CORE: u32 = monitor_common::store::CORE_INTERFACE;
 
 /// 1 in a program that replays captures through the test runner; the verifier removes the code behind a 0.
 #[unsafe(no_mangle)]
@@ -96,7 +102,8 @@ impl Ledger for Maps {
     #[inline(always)]
     fn interface_number(&self, interface: u16) -> u32 {
         // SAFETY: only the agent writes this map, before it attaches the program.
-        unsafe { INTERFACES.get(u32::from(interface)) }.copied().unwrap_or(MAX_INTERFACES as u32 - 1)
+        let entry = unsafe { INTERFACES.get(u32::from(interface)) }.copied();
+        entry.map_or(MAX_INTERFACES as u32 - 1, |entry| entry & (MAX_INTERFACES as u32 - 1))
     }
 
     #[inline(always)]
@@ -123,6 +130,17 @@ impl Store for Maps {
     #[inline(always)]
     fn cold_set(&self, index: u32) -> Option<&ColdSet> {
         COLD_FLOWS.get(index)
+    }
+
+    #[inline(always)]
+    fn endpoint_set(&self, index: u32) -> Option<&EndpointSet> {
+        ENDPOINTS.get(index)
+    }
+
+    #[inline(always)]
+    fn is_core(&self, interface: u16) -> bool {
+        // SAFETY: as in `interface_number`.
+        unsafe { INTERFACES.get(u32::from(interface)) }.is_some_and(|entry| entry & CORE != 0)
     }
 
     #[inline(always)]

@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
 
+use monitor_common::limits;
 use serde::Deserialize;
 
 use super::{
@@ -27,6 +28,8 @@ pub struct Raw {
     pub listen: SocketAddr,
     /// How deep packets are looked into. `headers` finds no P2P protocol. `watchlist` is not available in this version.
     pub inspection: Inspection,
+    /// Verdicts by behaviour alone.
+    pub heuristic: RawHeuristic,
     /// Sizes of the kernel's tables.
     pub capacity: Capacity,
     /// Time between two readings of the kernel's tables. Policies and metrics move at this pace.
@@ -64,6 +67,7 @@ impl Default for Raw {
             xdp_mode: XdpMode::Native,
             listen: SocketAddr::from(([127, 0, 0, 1], 9847)),
             inspection: Inspection::Framing,
+            heuristic: RawHeuristic::default(),
             capacity: Capacity::default(),
             drain_interval: Span(Duration::from_secs(10)),
             metrics: Metrics::default(),
@@ -88,7 +92,8 @@ impl Default for Raw {
 pub struct RawInterface {
     /// Name, as `ip link` shows it.
     pub name: String,
-    /// Which side it faces. For people and metrics; direction comes from the addresses.
+    /// Which side it faces. Direction comes from the addresses; but from a packet that comes in on a `core` interface with a
+    /// subscriber's address as its source, which may be forged, no endpoint is learned.
     #[serde(default = "access")]
     pub role: Role,
 }
@@ -118,7 +123,7 @@ pub struct RawPool {
     pub assign: Option<u8>,
 }
 
-/// Sizes of the kernel's tables. Memory is reserved at the start: 64 bytes a flow, 64 bytes a tally.
+/// Sizes of the kernel's tables. Memory is reserved at the start: 64 bytes a flow, 64 bytes a tally, 16 bytes an endpoint.
 #[derive(Clone, Debug, Deserialize)]
 #[cfg_attr(test, derive(serde::Serialize, schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
@@ -127,11 +132,34 @@ pub struct Capacity {
     pub flows: u32,
     /// Tallies, one per subscriber block, protocol and confidence.
     pub tallies: u32,
+    /// P2P endpoints and subscribers remembered for `association`; rounded up to a power of two. What was not seen for 40 minutes is
+    /// forgotten.
+    pub endpoints: u32,
 }
 
 impl Default for Capacity {
     fn default() -> Self {
-        Self { flows: monitor_common::limits::DEFAULT_FLOWS, tallies: monitor_common::limits::DEFAULT_TALLIES }
+        Self { flows: limits::DEFAULT_FLOWS, tallies: limits::DEFAULT_TALLIES, endpoints: limits::DEFAULT_ENDPOINTS }
+    }
+}
+
+/// The `heuristic` confidence tier: encrypted connections that open as BitTorrent's MSE does count as BitTorrent, when one
+/// subscriber opens them to many remote endpoints and has a certain BitTorrent flow in the same time.
+#[derive(Clone, Debug, Deserialize)]
+#[cfg_attr(test, derive(serde::Serialize, schemars::JsonSchema))]
+#[serde(deny_unknown_fields, default)]
+pub struct RawHeuristic {
+    /// Whether it is on. Behaviour proves little: see `docs/detection.md` before switching it on.
+    pub enabled: bool,
+    /// Distinct remote endpoints it takes.
+    pub endpoints: u32,
+    /// Time within which they and the certain flow must fall.
+    pub window: Span,
+}
+
+impl Default for RawHeuristic {
+    fn default() -> Self {
+        Self { enabled: false, endpoints: 8, window: Span(Duration::from_secs(60)) }
     }
 }
 

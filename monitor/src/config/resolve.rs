@@ -9,6 +9,8 @@ use std::{
     time::Duration,
 };
 
+use monitor_common::store::Heuristic;
+
 use super::{
     ConfigError, Problem,
     bounds::Bounds,
@@ -46,6 +48,10 @@ pub struct Resolved {
     pub flows: u32,
     /// Tallies.
     pub tallies: u32,
+    /// Endpoints, a power of two.
+    pub endpoints: u32,
+    /// The heuristic tier, if it is on.
+    pub heuristic: Option<Heuristic>,
     /// Time between drains.
     pub drain_interval: Duration,
     /// Rank at which a subscriber is exported; 0 for none.
@@ -184,6 +190,10 @@ pub(super) fn resolve(raw: &Raw, overrides: &Overrides, locator: &Locator<'_>) -
     }
     let flows = check.number("capacity.flows", raw.capacity.flows.into());
     let tallies = check.number("capacity.tallies", raw.capacity.tallies.into());
+    let endpoints = check.number("capacity.endpoints", raw.capacity.endpoints.into());
+    let suspects = check.number("heuristic.endpoints", raw.heuristic.endpoints.into());
+    let window = check.span("heuristic.window", raw.heuristic.window.0);
+    let heuristic = Heuristic { endpoints: suspects as u32, window_s: window.as_secs() as u16 };
     let drain_interval = check.span("drain_interval", raw.drain_interval.0);
     let top_k = check.number("metrics.top_k", raw.metrics.top_k.into());
     let shutdown_grace = check.span("shutdown_grace", raw.shutdown_grace.0);
@@ -212,6 +222,8 @@ pub(super) fn resolve(raw: &Raw, overrides: &Overrides, locator: &Locator<'_>) -
         inspection: raw.inspection,
         flows: (flows as u32).next_power_of_two(),
         tallies: tallies as u32,
+        endpoints: (endpoints as u32).next_power_of_two(),
+        heuristic: raw.heuristic.enabled.then_some(heuristic),
         drain_interval,
         top_k: top_k as usize,
         subscriber_metrics: raw.metrics.subscribers,

@@ -6,6 +6,7 @@ use std::{
 };
 
 use monitor_common::{
+    endpoint::EndpointSet,
     engine::{Scratch, process},
     flow::{ColdSet, FlowSet},
     key::{Address, Seed},
@@ -26,14 +27,26 @@ pub struct TableSizes {
     pub flows: u32,
     /// Tallies, the catch-all included.
     pub tallies: u32,
+    /// Endpoints that can be known; rounded up like flows.
+    pub endpoints: u32,
 }
 
 impl TableSizes {
     /// Flow sets: a power of two.
     #[must_use]
     pub fn sets(&self) -> u32 {
-        (self.flows.max(1).div_ceil(WAYS as u32)).next_power_of_two()
+        sets(self.flows)
     }
+
+    /// Endpoint sets: a power of two.
+    #[must_use]
+    pub fn endpoint_sets(&self) -> u32 {
+        sets(self.endpoints)
+    }
+}
+
+fn sets(entries: u32) -> u32 {
+    entries.max(1).div_ceil(WAYS as u32).next_power_of_two()
 }
 
 /// The data path in plain memory.
@@ -41,6 +54,7 @@ pub struct HostDataPath {
     settings: Settings,
     flows: Box<[FlowSet]>,
     cold: Box<[ColdSet]>,
+    endpoints: Box<[EndpointSet]>,
     tallies: Box<[Tally]>,
     keys: Box<[SlotKey]>,
     node: Box<[NodeTally]>,
@@ -55,6 +69,11 @@ pub struct HostDataPath {
 fn zeroed<T: Default>(length: usize) -> Box<[T]> {
     (0..length).map(|_| T::default()).collect()
 }
+
+/// The interface that frames come in on unless said otherwise.
+pub const ACCESS: u16 = 1;
+/// An interface that leads to the core.
+pub const CORE: u16 = 2;
 
 impl HostDataPath {
     /// An empty data path.
@@ -75,9 +94,12 @@ impl HostDataPath {
                 next_slot: monitor_common::cell::Cell::new(1),
                 slots: tallies as u64,
                 inspection: monitor_common::cell::Cell::new(inspection as u64),
+                endpoint_mask: u64::from(sizes.endpoint_sets()) - 1,
+                ..Settings::default()
             },
             flows: zeroed(sets),
             cold: zeroed(sets),
+            endpoints: zeroed(sizes.endpoint_sets() as usize),
             tallies: zeroed(tallies),
             keys,
             node: zeroed(MAX_INTERFACES * NODE_ENTRIES_PER_INTERFACE),
@@ -92,9 +114,14 @@ impl HostDataPath {
 
     /// Counts one frame of which `bytes` were captured, at `now_s` seconds.
     pub fn frame(&mut self, bytes: &[u8], wire_len: usize, now_s: u64) -> Disposition {
+        self.frame_on(ACCESS, bytes, wire_len, now_s)
+    }
+
+    /// The same for a frame that came in on interface [`ACCESS`] or [`CORE`].
+    pub fn frame_on(&mut self, interface: u16, bytes: &[u8], wire_len: usize, now_s: u64) -> Disposition {
         self.settings.clock_s.store(now_s);
         self.last.set(None);
-        process(&Frame::new(bytes, wire_len), self, &self.settings, 1);
+        process(&Frame::new(bytes, wire_len), self, &self.settings, interface);
         self.last.get().unwrap_or(Disposition::Direct)
     }
 
@@ -105,10 +132,11 @@ impl HostDataPath {
             settings: &self.settings,
             flows: &self.flows,
             cold: &self.cold,
+            endpoints: &self.endpoints,
             tallies: &self.tallies,
             keys: &self.keys,
             node: &self.node,
-            interfaces: &[(1, 0)],
+            interfaces: &[(ACCESS, 0), (CORE, 1)],
         }
     }
 
@@ -134,8 +162,8 @@ impl Ledger for HostDataPath {
         self.node.get(index as usize)
     }
 
-    fn interface_number(&self, _interface: u16) -> u32 {
-        0
+    fn interface_number(&self, interface: u16) -> u32 {
+        u32::from(interface == CORE)
     }
 
     fn count_event(&self, event: Event) {
@@ -151,6 +179,14 @@ impl Store for HostDataPath {
 
     fn cold_set(&self, index: u32) -> Option<&ColdSet> {
         self.cold.get(index as usize)
+    }
+
+    fn endpoint_set(&self, index: u32) -> Option<&EndpointSet> {
+        self.endpoints.get(index as usize)
+    }
+
+    fn is_core(&self, interface: u16) -> bool {
+        interface == CORE
     }
 
     fn pool(&self, address: Address) -> Option<u8> {
@@ -201,7 +237,12 @@ mod tests {
 
     fn data_path(tallies: u32) -> HostDataPath {
         let pools = ["10.0.0.0/8".parse().expect("pool")];
-        HostDataPath::new(&TableSizes { flows: 64, tallies }, &pools, Seed::from_random([1, 2, 3]), Inspection::Framing)
+        HostDataPath::new(
+            &TableSizes { flows: 64, tallies, endpoints: 64 },
+            &pools,
+            Seed::from_random([1, 2, 3]),
+            Inspection::Framing,
+        )
     }
 
     /// A TCP segment from a subscriber to one server.

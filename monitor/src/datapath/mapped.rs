@@ -7,6 +7,7 @@ use aya::maps::{Map, MapData};
 use memmap2::{MmapOptions, MmapRaw};
 use monitor_common::{
     cell::Cell,
+    endpoint::EndpointSet,
     flow::{ColdSet, FlowSet},
     store::Settings,
     tally::{NodeTally, SlotKey, Tally},
@@ -25,7 +26,7 @@ pub trait Shared: sealed::Shared {}
 macro_rules! shared {
     ($($type:ty),*) => { $(impl sealed::Shared for $type {} impl Shared for $type {})* };
 }
-shared!(Settings, FlowSet, ColdSet, Tally, SlotKey, NodeTally, Cell);
+shared!(Settings, FlowSet, ColdSet, EndpointSet, Tally, SlotKey, NodeTally, Cell);
 
 /// An array map as a slice.
 #[derive(Debug)]

@@ -10,11 +10,12 @@ use aya::{
     programs::{ProgramError, Xdp},
 };
 use monitor_common::{
+    endpoint::EndpointSet,
     flow::{ColdSet, FlowSet},
     key::Seed,
     limits::MAX_INTERFACES,
     reason::Reason,
-    store::{Event, Inspection, Settings},
+    store::{CORE_INTERFACE, Event, Heuristic, Inspection, Settings},
     tally::{KeyWords, NodeTally, SlotKey, Tally},
 };
 
@@ -31,6 +32,7 @@ const PINNED: &[&str] = &[
     "SETTINGS",
     "FLOWS",
     "COLD_FLOWS",
+    "ENDPOINTS",
     "TALLIES",
     "TALLY_KEYS",
     "TALLY_SLOTS",
@@ -137,6 +139,8 @@ pub struct LoadOptions {
     pub pools: Vec<Pool>,
     /// Depth of inspection.
     pub inspection: Inspection,
+    /// The heuristic tier, if it is on.
+    pub heuristic: Option<Heuristic>,
     /// Hash seed; `None` draws a random one. Ignored when the settings were pinned before.
     pub seed: Option<Seed>,
     /// Whether frames come from the test runner, with the clock and wire lengths of a capture.
@@ -145,8 +149,25 @@ pub struct LoadOptions {
     pub pin_folder: Option<PathBuf>,
     /// Level of kernel-side log messages, 0 for none (aya-log's levels: 1 error to 5 trace).
     pub log_level: u8,
-    /// Indices of the monitored interfaces, by number.
-    pub interfaces: Vec<u32>,
+    /// The monitored interfaces.
+    pub interfaces: Vec<MonitoredInterface>,
+}
+
+/// An interface whose traffic is counted apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MonitoredInterface {
+    /// Its index.
+    pub index: u32,
+    /// Whether it leads to the core.
+    pub core: bool,
+}
+
+impl MonitoredInterface {
+    /// An interface that subscribers' packets may come in on.
+    #[must_use]
+    pub const fn access(index: u32) -> Self {
+        Self { index, core: false }
+    }
 }
 
 /// The loaded object.
@@ -155,6 +176,7 @@ pub struct LoadedObject {
     settings: MappedArray<Settings>,
     flows: MappedArray<FlowSet>,
     cold: MappedArray<ColdSet>,
+    endpoints: MappedArray<EndpointSet>,
     tallies: MappedArray<Tally>,
     keys: MappedArray<SlotKey>,
     node: MappedArray<NodeTally>,
@@ -172,6 +194,7 @@ impl LoadedObject {
         loader
             .map_max_entries("FLOWS", options.sizes.sets())
             .map_max_entries("COLD_FLOWS", options.sizes.sets())
+            .map_max_entries("ENDPOINTS", options.sizes.endpoint_sets())
             .map_max_entries("TALLIES", options.sizes.tallies)
             .map_max_entries("TALLY_KEYS", options.sizes.tallies)
             .map_max_entries("TALLY_SLOTS", options.sizes.tallies)
@@ -191,6 +214,7 @@ impl LoadedObject {
             Self {
                 flows: mapped(&ebpf, "FLOWS")?,
                 cold: mapped(&ebpf, "COLD_FLOWS")?,
+                endpoints: mapped(&ebpf, "ENDPOINTS")?,
                 tallies: mapped(&ebpf, "TALLIES")?,
                 node: mapped(&ebpf, "NODE")?,
                 settings,
@@ -216,7 +240,9 @@ impl LoadedObject {
     /// # Errors
     /// When a map cannot be written.
     pub fn configure(&mut self, options: &LoadOptions) -> Result<(), ObjectError> {
-        self.settings.values()[0].inspection.store(options.inspection as u64);
+        let settings = &self.settings.values()[0];
+        settings.inspection.store(options.inspection as u64);
+        settings.heuristic.store(options.heuristic.map_or(0, Heuristic::to_bits));
         self.write_pools(&options.pools)
     }
 
@@ -256,6 +282,7 @@ impl LoadedObject {
             settings: &self.settings.values()[0],
             flows: self.flows.values(),
             cold: self.cold.values(),
+            endpoints: self.endpoints.values(),
             tallies: self.tallies.values(),
             keys: self.keys.values(),
             node: self.node.values(),
@@ -291,6 +318,7 @@ impl LoadedObject {
         for (name, found, wanted) in [
             ("FLOWS", self.flows.values().len(), sets),
             ("COLD_FLOWS", self.cold.values().len(), sets),
+            ("ENDPOINTS", self.endpoints.values().len(), sizes.endpoint_sets() as usize),
             ("TALLIES", self.tallies.values().len(), tallies),
             ("TALLY_KEYS", self.keys.values().len(), tallies),
         ] {
@@ -321,27 +349,31 @@ impl LoadedObject {
         Ok(())
     }
 
-    fn write_interfaces(&mut self, indices: &[u32]) -> Result<(), ObjectError> {
+    fn write_interfaces(&mut self, interfaces: &[MonitoredInterface]) -> Result<(), ObjectError> {
         let name = "INTERFACES";
         let error = |source| ObjectError::Map { name, source };
         let map = self.ebpf.map_mut(name).ok_or(ObjectError::MapMissing { name })?;
-        let mut numbers: HashMap<_, u32, u32> = map.try_into().map_err(error)?;
+        let mut entries: HashMap<_, u32, u32> = map.try_into().map_err(error)?;
         // Interfaces of earlier runs keep their numbers, under which pinned counters were counted.
         let mut known: Vec<(u16, u32)> = Vec::new();
-        for entry in numbers.iter() {
-            let (index, number) = entry.map_err(error)?;
-            known.push((index as u16, number));
+        for entry in entries.iter() {
+            let (index, entry) = entry.map_err(error)?;
+            known.push((index as u16, entry & !CORE_INTERFACE));
         }
-        for index in indices {
-            let low = *index as u16;
-            if known.iter().any(|(other, _)| *other == low) {
-                continue;
-            }
-            let free = (0..MAX_INTERFACES as u32 - 1).find(|number| known.iter().all(|(_, other)| other != number));
-            // With every number taken it counts under the last one, as `other`.
-            let Some(number) = free else { continue };
-            numbers.insert(u32::from(low), number, 0).map_err(error)?;
-            known.push((low, number));
+        for interface in interfaces {
+            let low = interface.index as u16;
+            let number = match known.iter().find(|(other, _)| *other == low) {
+                Some((_, number)) => *number,
+                None => {
+                    let free = |number: &u32| known.iter().all(|(_, other)| other != number);
+                    // With every number taken it counts under the last one, as `other`.
+                    let Some(number) = (0..MAX_INTERFACES as u32 - 1).find(free) else { continue };
+                    known.push((low, number));
+                    number
+                }
+            };
+            let entry = number | if interface.core { CORE_INTERFACE } else { 0 };
+            entries.insert(u32::from(low), entry, 0).map_err(error)?;
         }
         known.sort_by_key(|(_, number)| *number);
         self.interfaces = known;
@@ -377,6 +409,7 @@ fn initialise(
     };
     settings.set_mask = u64::from(options.sizes.sets()) - 1;
     settings.slots = u64::from(options.sizes.tallies);
+    settings.endpoint_mask = u64::from(options.sizes.endpoint_sets()) - 1;
     settings.next_slot.store(1);
     keys.values()[0].write(Some(&KeyWords::CATCH_ALL));
     Ok(true)

@@ -6,6 +6,7 @@
 use std::cell::Cell as Local;
 
 use monitor_common::{
+    endpoint::EndpointSet,
     engine::settle_idle,
     flow::{ColdSet, Ends, FlowSet, NO_SLOT, State, Word, unpack, unpack_slots},
     limits::{MAX_INTERFACES, WAYS},
@@ -24,6 +25,8 @@ pub struct View<'a> {
     pub flows: &'a [FlowSet],
     /// Cold parts of the flow cache, same indices.
     pub cold: &'a [ColdSet],
+    /// Known endpoints.
+    pub endpoints: &'a [EndpointSet],
     /// Tallies by slot.
     pub tallies: &'a [Tally],
     /// Their keys.

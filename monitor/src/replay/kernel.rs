@@ -10,7 +10,7 @@ use super::{
 use crate::{
     capture::Frame,
     datapath::{
-        object::{LoadOptions, ObjectError},
+        object::{LoadOptions, MonitoredInterface, ObjectError},
         test_run::TestRunner,
     },
     pool::Pool,
@@ -30,11 +30,12 @@ pub(super) fn open(pools: &[Pool]) -> Result<Box<dyn ReplayEngine>, EngineError>
         sizes: SIZES,
         pools: pools.to_vec(),
         inspection: Inspection::Framing,
+        heuristic: None,
         seed: Some(SEED),
         replaying: true,
         pin_folder: None,
         log_level: 0,
-        interfaces: vec![LOOPBACK_INDEX],
+        interfaces: vec![MonitoredInterface::access(LOOPBACK_INDEX)],
     };
     Ok(Box::new(Kernel(TestRunner::new(&options)?)))
 }

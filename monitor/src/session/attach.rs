@@ -14,8 +14,11 @@ use super::{
     pins,
 };
 use crate::{
-    config::{Interface, choices::XdpMode},
-    datapath::object::LoadedObject,
+    config::{
+        Interface,
+        choices::{Role, XdpMode},
+    },
+    datapath::object::{LoadedObject, MonitoredInterface},
     snapshot::Attachment,
 };
 
@@ -24,7 +27,14 @@ use crate::{
 pub(super) struct Target {
     pub(super) name: Arc<str>,
     pub(super) index: u32,
-    pub(super) role: &'static str,
+    pub(super) role: Role,
+}
+
+impl Target {
+    /// As the program knows it.
+    pub(super) fn monitored(&self) -> MonitoredInterface {
+        MonitoredInterface { index: self.index, core: self.role == Role::Core }
+    }
 }
 
 /// Resolves names to interfaces, and refuses those that cannot be attached to; changes nothing.
@@ -41,7 +51,7 @@ pub(super) fn targets(interfaces: &[Interface]) -> Result<Vec<Target>, SessionEr
         if let Some(other) = targets.iter().find(|other| other.index as u16 == index as u16) {
             return Err(SessionError::SameIndex(other.name.to_string(), interface.name.clone()));
         }
-        let target = Target { name: Arc::from(interface.name.as_str()), index, role: interface.role.label() };
+        let target = Target { name: Arc::from(interface.name.as_str()), index, role: interface.role };
         refuse_foreign(&target)?;
         targets.push(target);
     }
@@ -187,7 +197,7 @@ pub(super) fn attachments(targets: &[Target]) -> Vec<Attachment> {
                 Ok(hook) if own_link(target, hook).is_some() => hook.mode,
                 _ => "none",
             };
-            Attachment { interface: Arc::clone(&target.name), role: target.role, mode }
+            Attachment { interface: Arc::clone(&target.name), role: target.role.label(), mode }
         })
         .collect()
 }

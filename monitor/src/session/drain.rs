@@ -181,7 +181,7 @@ mod tests {
     #[test]
     fn a_key_that_is_written_late_is_read_later() {
         let path = HostDataPath::new(
-            &TableSizes { flows: 4, tallies: 4 },
+            &TableSizes { flows: 4, tallies: 4, endpoints: 4 },
             &[],
             Seed::from_random([1, 2, 3]),
             Inspection::Framing,

@@ -5,6 +5,7 @@
 //! one JSON object to standard output.
 
 mod batch;
+#[path = "../shared/clock.rs"]
 mod clock;
 mod scrape;
 
@@ -14,7 +15,7 @@ use anyhow::{Result, ensure};
 use clap::Parser;
 use monitor_common::{
     key::Address,
-    limits::DEFAULT_FLOWS,
+    limits::{DEFAULT_ENDPOINTS, DEFAULT_FLOWS},
     protocol::{Confidence, Protocol},
     store::Inspection,
     tally::KeyWords,
@@ -67,9 +68,10 @@ fn main() -> Result<()> {
 /// The agent's reading of its tables.
 fn drain() -> Result<Duration> {
     let options = LoadOptions {
-        sizes: TableSizes { flows: DEFAULT_FLOWS, tallies: TALLIES + 1 },
+        sizes: TableSizes { flows: DEFAULT_FLOWS, tallies: TALLIES + 1, endpoints: DEFAULT_ENDPOINTS },
         pools: Vec::new(),
         inspection: Inspection::Framing,
+        heuristic: None,
         seed: None,
         replaying: false,
         pin_folder: None,

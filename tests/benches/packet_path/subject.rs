@@ -5,7 +5,7 @@ use aya::programs::ProgramFd;
 use monitor_common::store::{Event, Inspection};
 use peertally::datapath::{
     host::TableSizes,
-    object::{LoadOptions, LoadedObject},
+    object::{LoadOptions, LoadedObject, MonitoredInterface},
 };
 
 use crate::rows::{Kind, Row, SUBSCRIBERS};
@@ -27,15 +27,20 @@ impl Subject {
         }
         let options = LoadOptions {
             // Two tallies for each subscriber: unclassified, and one protocol.
-            sizes: TableSizes { flows: flows * 2, tallies: SUBSCRIBERS * 2 + 1 },
+            sizes: TableSizes {
+                flows: flows * 2,
+                tallies: SUBSCRIBERS * 2 + 1,
+                endpoints: monitor_common::limits::DEFAULT_ENDPOINTS,
+            },
             pools,
             inspection: Inspection::Framing,
+            heuristic: None,
             seed: None,
             replaying: false,
             pin_folder: None,
             log_level: 0,
             // The loopback device, which the test runner's frames come from.
-            interfaces: vec![1],
+            interfaces: vec![MonitoredInterface::access(1)],
         };
         LoadedObject::load(&options).map(Self).context("loading the shipped object")
     }

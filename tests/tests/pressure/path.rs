@@ -17,7 +17,7 @@ use peertally::{
     config::{self, Overrides},
     datapath::{
         host::{HostDataPath, TableSizes},
-        object::LoadOptions,
+        object::{LoadOptions, MonitoredInterface},
         test_run::TestRunner,
         view::{View, node_index_parts},
     },
@@ -41,14 +41,15 @@ pub(crate) enum Path {
 /// How an engine is loaded: subscribers in [`POOL`].
 pub(crate) fn options(flows: u32, tallies: u32, seed: Seed) -> LoadOptions {
     LoadOptions {
-        sizes: TableSizes { flows, tallies },
+        sizes: TableSizes { flows, tallies, endpoints: 4096 },
         pools: vec![POOL.parse().expect("a valid pool")],
         inspection: Inspection::Framing,
+        heuristic: None,
         seed: Some(seed),
         replaying: true,
         pin_folder: None,
         log_level: 0,
-        interfaces: vec![1],
+        interfaces: vec![MonitoredInterface::access(1)],
     }
 }
 

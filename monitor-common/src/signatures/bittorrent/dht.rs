@@ -4,7 +4,7 @@
 //! `ip` key of BEP 42; and other dictionaries that begin with a one-letter key of BEP 5 and end in `1:y1:` and a known
 //! message type. The guard is the literal itself; bencoded data that is not DHT has neither head nor tail.
 
-use crate::payload::Payload;
+use crate::payload::{FlowState, Payload, marks};
 
 /// Whether this datagram is a DHT message.
 #[inline(always)]
@@ -29,6 +29,36 @@ pub(super) fn message(payload: &Payload) -> bool {
     tail(payload) && (address & payload.has(4, b"p") | known_key((head >> 24) as u8))
 }
 
+/// Keeps a query's transaction id, and says whether a response repeats that of the other side's latest query.
+///
+/// Ids of two and four bytes are read, which clients use, where sorted dictionaries have them: before the type, and before
+/// the version of four bytes if there is one.
+#[inline(never)]
+pub(super) fn transaction(payload: &Payload, state: &mut FlowState) {
+    if !tail(payload) {
+        return;
+    }
+    let mut end = (payload.len as usize).wrapping_sub(7);
+    if payload.le32(end.wrapping_sub(9)) == u32::from_le_bytes(*b"1:v4") {
+        end = end.wrapping_sub(9);
+    }
+    let short = payload.le64(end.wrapping_sub(7)) << 8 >> 8;
+    let long = payload.le32(end.wrapping_sub(4));
+    let id = if short & 0xff_ffff_ffff == u64::from_le_bytes(*b"1:t2:\0\0\0") {
+        short >> 40
+    } else if payload.le64(end.wrapping_sub(9)) & 0xff_ffff_ffff == u64::from_le_bytes(*b"1:t4:\0\0\0") {
+        u64::from(long) | 1 << 32
+    } else {
+        return;
+    };
+    if payload.tail[6] == b'q' {
+        state.ask(payload, marks::MEMO_DHT, id);
+    } else {
+        let echoes = state.asked(payload, marks::MEMO_DHT) && state.memo == id;
+        state.echoes(echoes);
+    }
+}
+
 /// Whether the datagram ends in the key `y` with a message type of BEP 5, as sorted dictionaries do.
 #[inline(always)]
 fn tail(payload: &Payload) -> bool {
@@ -47,11 +77,32 @@ fn known_key(key: u8) -> bool {
 #[cfg(test)]
 mod tests {
     use crate::{
+        payload::{FlowState, Payload, marks},
         protocol::{Confidence, Protocol},
         signatures::testing::{Label, every_bit_counts, every_byte_counts, udp},
     };
 
     const SIGNATURE: Label = Some((Protocol::BitTorrent, Confidence::Signature));
+
+    #[test]
+    fn an_answer_proves_itself_by_the_transaction_id() {
+        let query = b"d1:ad2:id20:abcdefghij0123456789e1:q4:ping1:t2:aa1:y1:qe".as_slice();
+        let versioned = b"d1:ad2:id20:abcdefghij0123456789e1:q4:ping1:t4:aabb1:v4:LT\x01\x021:y1:qe".as_slice();
+        let echoes = |query: &[u8], answer: &[u8], from_lower: bool| {
+            let mut state = FlowState::default();
+            super::transaction(&Payload::from_bytes(query, 6881, 6882, true), &mut state);
+            super::transaction(&Payload::from_bytes(answer, 6882, 6881, from_lower), &mut state);
+            state.marks & marks::ECHOED != 0
+        };
+        let short = b"d1:rd2:id20:mnopqrstuvwxyz123456e1:t2:aa1:y1:re".as_slice();
+        let long = b"d1:rd2:id20:mnopqrstuvwxyz123456e1:t4:aabb1:v4:UT\x01\x021:y1:re".as_slice();
+        assert!(echoes(query, short, false));
+        assert!(echoes(versioned, long, false));
+        assert!(!echoes(query, short, true), "from the same side");
+        assert!(!echoes(query, long, false));
+        assert!(!echoes(query, b"d1:rd2:id20:mnopqrstuvwxyz123456e1:t2:ab1:y1:re", false));
+        assert!(!echoes(query, query, false), "a query is no answer");
+    }
 
     #[test]
     fn the_messages_of_the_beps_match() {

@@ -24,7 +24,9 @@ pub(super) fn udp(payload: &Payload, state: &mut FlowState) -> Option<Confidence
         return Some(Confidence::Signature);
     }
     if state.asked(payload, marks::MEMO_TRACKER) {
-        return answer(payload, state.memo).then_some(Confidence::Structural);
+        let answered = answer(payload, state.memo);
+        state.echoes(answered);
+        return answered.then_some(Confidence::Structural);
     }
     let action = payload.be32(8);
     let announce = (action == ANNOUNCE) && (payload.len >= 98) && (payload.be32(80) <= 3) && (payload.be16(96) != 0);

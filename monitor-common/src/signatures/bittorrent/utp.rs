@@ -83,7 +83,9 @@ fn header(payload: &Payload, state: &mut FlowState, kind: u8) -> Option<Confiden
         && neighbours(connection as u16, (asked >> 16) as u16)
         && (asked as u16).wrapping_sub(acknowledged) < MAX_IN_FLIGHT
         && payload.be32(4) != 0;
-    (opened || continued).then_some(Confidence::Structural)
+    let agreed = opened || continued;
+    state.echoes(agreed);
+    agreed.then_some(Confidence::Structural)
 }
 
 /// Whether these are the two connection ids of one connection, which differ by one.

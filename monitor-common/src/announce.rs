@@ -1,0 +1,196 @@
+//! Ports that framing names: where a peer says that it listens.
+//!
+//! Called for payloads of flows with a certain verdict only; the port belongs to the sender of the payload.
+//!
+//! Read here: HTTP tracker announces (BEP 3: `port=`), UDP tracker announces (BEP 15: offset 96), DHT `announce_peer`
+//! (BEP 5: `4:porti..e` behind the info hash), eDonkey hello, its answer and the server login (user hash, client id, port),
+//! Kad hello (TCP port behind the contact's id).
+
+use crate::{
+    payload::{Payload, Transport},
+    protocol::Protocol,
+};
+
+/// Bytes of an HTTP request that are looked into for the port.
+const SCANNED: usize = 400;
+/// Digits of the longest port.
+const DIGITS: usize = 5;
+
+/// The port that the payload's sender says it listens on; 0 when the payload names none.
+#[inline(never)]
+#[must_use]
+pub fn port(transport: Transport, protocol: u8, payload: &Payload) -> u32 {
+    let bittorrent = protocol == Protocol::BitTorrent as u8;
+    match transport {
+        Transport::Tcp if bittorrent => http(payload),
+        Transport::Tcp if protocol == Protocol::EDonkey as u8 => edonkey(payload),
+        Transport::Udp if bittorrent && payload.byte(0) == b'd' => dht(payload),
+        Transport::Udp if bittorrent => udp_tracker(payload),
+        Transport::Udp if protocol == Protocol::Kademlia as u8 => kad(payload),
+        _ => 0,
+    }
+}
+
+/// `port=` with its digits, as a parameter of an HTTP request.
+#[inline(never)]
+fn http(payload: &Payload) -> u32 {
+    if payload.le32(0) != u32::from_le_bytes(*b"GET ") {
+        return 0;
+    }
+    let mut recent = 0u64;
+    // Digits are taken from where the name ends until one is none; `state` is 0 before, 1 in, 2 behind the number.
+    let (mut port, mut state) = (0u32, 0u32);
+    let mut index = 5;
+    while index < SCANNED {
+        let byte = payload.counted(index);
+        let digit = u32::from(byte.wrapping_sub(b'0'));
+        if state == 1 {
+            if digit < 10 {
+                port = (port * 10 + digit) & 0xf_ffff;
+            } else {
+                state = 2;
+            }
+        }
+        recent = recent << 8 | u64::from(byte);
+        let name = recent & 0xffff_ffff_ffff;
+        if state == 0 && (name == from_six(*b"&port=") || name == from_six(*b"?port=")) {
+            state = 1;
+        }
+        if state == 2 || byte == b' ' {
+            break;
+        }
+        index += 1;
+    }
+    valid(port)
+}
+
+const fn from_six(text: [u8; 6]) -> u64 {
+    let [a, b, c, d, e, f] = text;
+    u64::from_be_bytes([0, 0, a, b, c, d, e, f])
+}
+
+/// The port if it is one that peers choose, else 0.
+#[inline(always)]
+const fn valid(port: u32) -> u32 {
+    if port.wrapping_sub(1024) < 0x1_0000 - 1024 { port } else { 0 }
+}
+
+#[inline(always)]
+fn udp_tracker(payload: &Payload) -> u32 {
+    let announce = (payload.be32(8) == 1) & (payload.len >= 98) & (payload.be32(80) <= 3);
+    if announce { valid(u32::from(payload.be16(96))) } else { 0 }
+}
+
+/// `announce_peer` without `implied_port`, whose keys come in order: id, info_hash, port.
+#[inline(always)]
+fn dht(payload: &Payload) -> u32 {
+    if !(payload.has(0, b"d1:ad2:id20:") & payload.has(32, b"9:info_hash20:") & payload.has(66, b"4:porti")) {
+        return 0;
+    }
+    let (mut port, mut open) = (0u32, true);
+    let mut index = 73;
+    while index < 73 + DIGITS {
+        let digit = u32::from(payload.byte(index).wrapping_sub(b'0'));
+        open &= digit < 10;
+        port = if open { port * 10 + digit } else { port };
+        index += 1;
+    }
+    valid(port)
+}
+
+/// OP_HELLO of clients (its hash has a length byte), OP_HELLO of the login to a server, OP_HELLOANSWER.
+#[inline(always)]
+fn edonkey(payload: &Payload) -> u32 {
+    let (header, opcode) = (payload.byte(0), payload.byte(5));
+    if ((header != 0xe3) & (header != 0xc5)) | (payload.captured < 29) {
+        return 0;
+    }
+    match opcode {
+        0x01 if payload.byte(6) == 16 => valid(u32::from(payload.le16(27))),
+        0x01 | 0x4c => valid(u32::from(payload.le16(26))),
+        _ => 0,
+    }
+}
+
+/// Kad 2 hello and its answer.
+#[inline(always)]
+fn kad(payload: &Payload) -> u32 {
+    let hello = (payload.byte(0) == 0xe4) & (payload.byte(1) & 0xf7 == 0x11) & (payload.len >= 22);
+    if hello { valid(u32::from(payload.le16(18))) } else { 0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn named(transport: Transport, protocol: Protocol, bytes: &[u8]) -> u32 {
+        port(transport, protocol as u8, &Payload::from_bytes(bytes, 50_000, 51_000, true))
+    }
+
+    #[test]
+    fn http_announces_name_the_port() {
+        let port = |request: &str| named(Transport::Tcp, Protocol::BitTorrent, request.as_bytes());
+        let hash = "%12".repeat(20);
+        assert_eq!(
+            port(&format!("GET /announce?info_hash={hash}&peer_id=-TR3000-abcdefghijkl&port=51413&left=0 H")),
+            51_413
+        );
+        assert_eq!(port("GET /announce?port=6881&info_hash=x HTTP/1.1"), 6881);
+        assert_eq!(port("GET /announce?port=6881 HTTP/1.1"), 6881);
+        assert_eq!(port("GET /announce?xport=6881&info_hash=x HTTP/1.1"), 0);
+        assert_eq!(port("GET /announce?port=80&info_hash=x HTTP/1.1"), 0, "no port of a service");
+        assert_eq!(port("GET /announce?port=99999999&info_hash=x HTTP/1.1"), 0);
+        assert_eq!(port("GET /announce?info_hash=x HTTP/1.1\r\nReferer: /?a&port=6881 "), 0, "behind the target");
+        assert_eq!(port("POST /announce?port=6881&info_hash=x HTTP/1.1"), 0);
+    }
+
+    #[test]
+    fn udp_announces_name_the_port() {
+        let mut announce = vec![0; 100];
+        announce[11] = 1;
+        announce[96..98].copy_from_slice(&6881u16.to_be_bytes());
+        assert_eq!(named(Transport::Udp, Protocol::BitTorrent, &announce), 6881);
+        assert_eq!(named(Transport::Udp, Protocol::BitTorrent, &announce[..97]), 0);
+        announce[11] = 2;
+        assert_eq!(named(Transport::Udp, Protocol::BitTorrent, &announce), 0);
+    }
+
+    #[test]
+    fn announce_peer_names_the_port_unless_it_is_implied() {
+        let id = "abcdefghij0123456789";
+        let query = |before: &str, port: &str| {
+            format!(
+                "d1:ad2:id20:{id}{before}9:info_hash20:{id}4:porti{port}e5:token4:abcde1:q13:announce_peer1:t2:aa1:y1:qe"
+            )
+        };
+        let port = |query: String| named(Transport::Udp, Protocol::BitTorrent, query.as_bytes());
+        assert_eq!(port(query("", "6881")), 6881);
+        assert_eq!(port(query("", "51413")), 51_413);
+        assert_eq!(port(query("", "80")), 0);
+        assert_eq!(port(query("12:implied_porti1e", "6881")), 0);
+    }
+
+    #[test]
+    fn hellos_name_the_port() {
+        let client = |opcode: u8, with_len: bool| {
+            let mut bytes = vec![0xe3, 60, 0, 0, 0, opcode];
+            if with_len {
+                bytes.push(16);
+            }
+            bytes.extend([0xab; 16]);
+            bytes.extend([1, 2, 3, 4]);
+            bytes.extend(4662u16.to_le_bytes());
+            bytes.extend([0; 30]);
+            bytes
+        };
+        for bytes in [client(0x01, true), client(0x01, false), client(0x4c, false)] {
+            assert_eq!(named(Transport::Tcp, Protocol::EDonkey, &bytes), 4662);
+        }
+        assert_eq!(named(Transport::Tcp, Protocol::EDonkey, &client(0x46, false)), 0);
+        let mut hello = vec![0xe4, 0x11];
+        hello.extend([0xab; 16]);
+        hello.extend(4662u16.to_le_bytes());
+        hello.extend([8, 0]);
+        assert_eq!(named(Transport::Udp, Protocol::Kademlia, &hello), 4662);
+    }
+}

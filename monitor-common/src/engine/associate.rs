@@ -1,0 +1,161 @@
+//! Verdicts that no payload shows: by a known endpoint, or (when switched on) by behaviour.
+//!
+//! A flow is labelled by **association** when all of this holds:
+//! * it is TCP or UDP between ports that peers choose, and the first payload of each direction looks random: what has a face of
+//!   its own is no obfuscated P2P flow, whatever its endpoint;
+//! * one of its endpoints is known to speak the protocol; for UDP, the subscriber's own one;
+//! * each of its subscribers is known to speak the protocol, by a certain flow of its own.
+//!
+//! It is asked when the inspection of a flow ends, and again every few seconds while the flow lasts, since its endpoint may
+//! become known later. What was counted until then stays counted as it was: nothing is subtracted.
+//!
+//! The **heuristic** tier counts, for each subscriber, the remote endpoints with which it opened connections as MSE does.
+//! With enough of them within the window, and a certain BitTorrent flow of the same subscriber within it, these connections
+//! count as BitTorrent.
+
+use super::{
+    account, learn, subscribers,
+    subscribers::NO_POOL,
+    work::{Task, Work},
+};
+use crate::{
+    endpoint::{self, Kind, Known},
+    flow::{State, Word, pack_slots, shown},
+    limits::{SUSPECT_BUCKETS, WAYS},
+    protocol::{Confidence, Protocol},
+    store::{Event, Heuristic, Settings, Store},
+};
+
+/// Whether the flow of the packet, which showed no signature, gets a verdict all the same; it is then in the work.
+#[inline(never)]
+pub(super) fn judge<S: Store>(store: &S, settings: &Settings, work: &mut Work) -> bool {
+    if work.task == Task::INSPECT && work.protocol != Protocol::Unclassified as u32 {
+        return false;
+    }
+    if work.task == Task::ASSOCIATE {
+        // Inspection kept what the flow has shown.
+        let Some(cold) = store.cold_set(work.set_index) else { return false };
+        let progress = cold.flows[work.way as usize & (WAYS - 1)].progress.load();
+        work.shown = u32::from(crate::flow::Progress::from_bits(progress).shown);
+    }
+    let looks = work.shown & u32::from(shown::RANDOM | shown::PLAIN);
+    if looks != u32::from(shown::RANDOM) || !work.has_peer_ports() || !subscribers::locate(store, work) {
+        return false;
+    }
+    let mut known = known_at(store, settings, work, 0);
+    if known == 0 {
+        known = known_at(store, settings, work, 1);
+    }
+    if known != 0 && speaks(store, settings, work, 0, known as u8) && speaks(store, settings, work, 1, known as u8) {
+        let kad = known == Protocol::EDonkey as u32 && !work.is_tcp();
+        work.protocol = if kad { Protocol::Kademlia as u32 } else { known };
+        work.confidence = Confidence::Association as u32;
+        return true;
+    }
+    if settings.heuristic.load() == 0 || work.shown & u32::from(shown::MSE) != u32::from(shown::MSE) {
+        return false;
+    }
+    if work.task == Task::INSPECT {
+        store.count_event(Event::OpeningSuspected);
+    }
+    if suspect(store, settings, work, 0) | suspect(store, settings, work, 1) {
+        work.protocol = Protocol::BitTorrent as u32;
+        work.confidence = Confidence::Heuristic as u32;
+        return true;
+    }
+    false
+}
+
+/// Protocol number that one end is known to speak on its port; 0 for none.
+#[inline(never)]
+fn known_at<S: Store>(store: &S, settings: &Settings, work: &Work, end: usize) -> u32 {
+    if !work.is_tcp() && work.block_lens[end & 1] == NO_POOL {
+        return 0;
+    }
+    let tag = learn::endpoint_tag(settings, work, end, work.port(end));
+    u32::from(find(store, settings, tag, work.now_s).protocol_number())
+}
+
+/// Whether one end is no subscriber, or one who speaks the protocol.
+#[inline(never)]
+fn speaks<S: Store>(store: &S, settings: &Settings, work: &Work, end: usize, protocol: u8) -> bool {
+    let block_len = work.block_lens[end & 1];
+    block_len == NO_POOL || speaker(store, settings, work, end, protocol).is_known()
+}
+
+/// What is known of one end's subscriber and a protocol.
+#[inline(always)]
+fn speaker<S: Store>(store: &S, settings: &Settings, work: &Work, end: usize, protocol: u8) -> Known {
+    let block_len = work.block_lens[end & 1];
+    let block = work.ends[end & 1].block(block_len as u8);
+    find(store, settings, learn::speaker_tag(settings, block, block_len, protocol), work.now_s)
+}
+
+#[inline(never)]
+fn find<S: Store>(store: &S, settings: &Settings, tag: u64, now_s: u64) -> Known {
+    match store.endpoint_set(endpoint::set_index(tag, settings.endpoint_mask)) {
+        Some(set) => set.find(tag, now_s),
+        None => Known::NOTHING,
+    }
+}
+
+/// Counts the flow's other end for one end's subscriber, if the flow is new; whether that makes its MSE-shaped flows count.
+#[inline(never)]
+fn suspect<S: Store>(store: &S, settings: &Settings, work: &Work, end: usize) -> bool {
+    let rule = Heuristic::from_bits(settings.heuristic.load());
+    let block_len = work.block_lens[end & 1];
+    if block_len == NO_POOL {
+        return false;
+    }
+    let block = work.ends[end & 1].block(block_len as u8);
+    let tag = endpoint::tag(&settings.seed, Kind::Suspect, block, u64::from(block_len), 0);
+    let Some(set) = store.endpoint_set(endpoint::set_index(tag, settings.endpoint_mask)) else {
+        store.count_event(Event::Lost);
+        return false;
+    };
+    let held = set.find(tag, work.now_s);
+    // The entry keeps the second in which its window began.
+    let current = held.is_known() && held.age_s(work.now_s) < rule.window_s;
+    let mut entry = if current { held } else { Known::new(Protocol::BitTorrent as u8, true, work.now_s) };
+    if work.task == Task::INSPECT {
+        let remote = learn::endpoint_tag(settings, work, 1 - end, work.port(1 - end));
+        entry = entry.with_bitmap(entry.bitmap() | 1 << ((remote >> 40) & u64::from(SUSPECT_BUCKETS - 1)));
+        set.teach(tag, entry, work.now_s);
+    }
+    let speaker = speaker(store, settings, work, end, Protocol::BitTorrent as u8);
+    entry.bitmap().count_ones() >= rule.endpoints && speaker.is_known() && speaker.age_s(work.now_s) < rule.window_s
+}
+
+/// Gives a flow that had ended as unclassified the verdict in the work, for what comes from now on.
+#[inline(never)]
+pub(super) fn relabel<S: Store>(store: &S, settings: &Settings, work: &mut Work) -> bool {
+    let way = work.way as usize & (WAYS - 1);
+    let (Some(set), Some(cold)) = (store.flow_set(work.set_index), store.cold_set(work.set_index)) else {
+        store.count_event(Event::Lost);
+        return false;
+    };
+    let verdict = (work.protocol as u8, work.confidence as u8);
+    let lower = subscribers::slot(store, settings, work, 0, verdict);
+    let higher = subscribers::slot(store, settings, work, 1, verdict);
+    let (cell, cold) = (&set.words[way], &cold.flows[way]);
+    let word = Word(cell.load());
+    if word.state() != State::Settled || word.protocol_number() != 0 || !cell.replace(word.0, Word::LOCKED.0) {
+        return false;
+    }
+    if set.tags[way].load() != work.tag {
+        // Another flow took the way before it was locked.
+        cell.swap(word.0);
+        return false;
+    }
+    account::fold(store, set, cold.slots.load(), way, word, work.now_s);
+    cold.generation.add(1);
+    let slots = pack_slots(lower, higher);
+    cold.slots.store(slots);
+    let labelled = word.settled(verdict.0, verdict.1);
+    cell.swap(labelled.0);
+    account::count_flow(store, slots);
+    account::count_node_flow(store, labelled, verdict);
+    store.count_event(Event::FlowRelabelled);
+    store.note(work.note(verdict.0, verdict.1));
+    true
+}

@@ -1,0 +1,139 @@
+//! Learning endpoints and speakers from flows with a certain verdict.
+//!
+//! Who may teach what, so that nobody outside can give a subscriber's other traffic a label:
+//! * a **subscriber** teaches its own endpoint, and that it speaks the protocol, by a payload of its own that is certainly of
+//!   the protocol, in a flow whose other side has sent packets, too. A packet with a subscriber's address that came in on a
+//!   core interface may be forged, and teaches nothing;
+//! * a **remote endpoint** is learned when it has proved that its address is its own and a subscriber has spoken the protocol
+//!   with it: by TCP, or by repeating a value that the subscriber chose (DHT transaction, uTP connection, tracker
+//!   transaction). A lone datagram with its address teaches nothing;
+//! * by TCP, only the side that accepted the connection is an endpoint: the other's port is of no lasting use;
+//! * a port that framing names (`announce.rs`) counts for the sender of the payload, under the same conditions.
+//!
+//! What follows from knowledge, and what else it takes, is in `associate.rs`.
+
+use super::{counter_index, subscribers, subscribers::NO_POOL, work::Work};
+use crate::{
+    cell::Cell,
+    endpoint::{self, Kind, Known, Taught},
+    flow::{State, Word, shown, unpack},
+    key::Address,
+    limits::{FIRST_PEER_PORT, WAYS},
+    protocol::Protocol,
+    store::{Event, Inspection, Settings, Store},
+};
+
+/// Learns from a flow with a certain verdict what its latest payload shows.
+#[inline(never)]
+pub(super) fn learn<S: Store>(store: &S, settings: &Settings, work: &mut Work) -> bool {
+    let way = work.way as usize & (WAYS - 1);
+    let Some(set) = store.flow_set(work.set_index) else { return false };
+    let cell = &set.words[way];
+    let word = Word(cell.load());
+    if word.state() != State::Settled || !word.is_teaching() {
+        return false;
+    }
+    // libp2p is a transport of many programs, and a subscriber's other use of it must not be mistaken for one of them.
+    if work.spoke != 0 && work.protocol != Protocol::LibP2p as u32 {
+        let lower = unpack(set.counters[counter_index(way, true)].load()).0 != 0;
+        let higher = unpack(set.counters[counter_index(way, false)].load()).0 != 0;
+        if subscribers::locate(store, work) {
+            teach(store, settings, work, word, 0, higher);
+            teach(store, settings, work, word, 1, lower);
+        }
+    }
+    let both = work.shown & u32::from(shown::BOTH_SPOKE) == u32::from(shown::BOTH_SPOKE);
+    let watching = settings.inspection.load() == Inspection::Watchlist as u64;
+    if work.exhausted != 0 || (both && !watching) {
+        end_teaching(cell);
+    }
+    true
+}
+
+/// Learns what one end (0 lower, 1 higher) has shown; `answered` when the other end has sent packets.
+#[inline(never)]
+fn teach<S: Store>(store: &S, settings: &Settings, work: &Work, word: Word, end: usize, answered: bool) {
+    let (own, other) = (u32::from(shown::SPOKE_LOWER) << end, u32::from(shown::SPOKE_LOWER) << (1 - end));
+    if work.shown & own == 0 {
+        return;
+    }
+    let spoken_to = work.shown & other != 0;
+    let block_len = work.block_lens[end & 1];
+    let subscriber = block_len != NO_POOL;
+    if subscriber {
+        if !(answered | spoken_to) {
+            return;
+        }
+        if store.is_core(word.interface(end == 0)) {
+            store.count_event(Event::EndpointRefused);
+            return;
+        }
+        let block = work.ends[end & 1].block(block_len as u8);
+        enter(store, settings, speaker_tag(settings, block, block_len, work.protocol as u8), work, true);
+    } else {
+        let proved = work.is_tcp() || work.shown & u32::from(shown::PROVED_LOWER) << end != 0;
+        if !(spoken_to && proved) {
+            return;
+        }
+    }
+    let accepted = work.shown & u32::from(shown::OPENED) != 0 && word.first_from_lower() != (end == 0);
+    if !work.is_tcp() || accepted {
+        enter_endpoint(store, settings, work, end, work.port(end), subscriber);
+    }
+    if work.named_port != 0 && work.is_from_lower() == (end == 0) {
+        enter_endpoint(store, settings, work, end, work.named_port as u16, subscriber);
+    }
+}
+
+/// Enters an endpoint on a port that peers choose.
+#[inline(never)]
+fn enter_endpoint<S: Store>(store: &S, settings: &Settings, work: &Work, end: usize, port: u16, own: bool) {
+    if port >= FIRST_PEER_PORT {
+        enter(store, settings, endpoint_tag(settings, work, end, port), work, own);
+    }
+}
+
+/// The tag of an endpoint of the packet's flow.
+#[inline(always)]
+pub(super) fn endpoint_tag(settings: &Settings, work: &Work, end: usize, port: u16) -> u64 {
+    endpoint::tag(&settings.seed, Kind::Endpoint, work.address(end), u64::from(port), work.headers.tunnel)
+}
+
+/// The tag of a subscriber who speaks a protocol.
+#[inline(always)]
+pub(super) fn speaker_tag(settings: &Settings, block: Address, block_len: u32, protocol: u8) -> u64 {
+    let detail = u64::from(block_len) << 8 | u64::from(Protocol::family_number(protocol));
+    endpoint::tag(&settings.seed, Kind::Speaker, block, detail, 0)
+}
+
+/// Enters one piece of knowledge.
+#[inline(never)]
+fn enter<S: Store>(store: &S, settings: &Settings, tag: u64, work: &Work, own: bool) {
+    let Some(set) = store.endpoint_set(endpoint::set_index(tag, settings.endpoint_mask)) else {
+        store.count_event(Event::Lost);
+        return;
+    };
+    let known = Known::new(Protocol::family_number(work.protocol as u8), own, work.now_s);
+    match set.teach(tag, known, work.now_s) {
+        Taught::Refreshed | Taught::Missed => {}
+        Taught::Entered => store.count_event(Event::EndpointLearned),
+        Taught::Evicted => {
+            store.count_event(Event::EndpointLearned);
+            store.count_event(Event::EndpointEvicted);
+        }
+    }
+}
+
+/// Sends the flow's next packets the short way.
+#[inline(always)]
+fn end_teaching(cell: &Cell) {
+    let mut attempt = 0;
+    // Others only refresh the last-seen second meanwhile; if this fails all the same, the next packet tries again.
+    while attempt < 2 {
+        let word = Word(cell.load());
+        if word.state() != State::Settled || cell.replace(word.0, word.taught().0) {
+            return;
+        }
+        attempt += 1;
+    }
+}

@@ -1,0 +1,73 @@
+//! Frames of ordinary flows, for tests that play out conversations packet by packet.
+
+use std::net::{IpAddr, SocketAddr};
+
+/// TCP flags (RFC 9293 section 3.1).
+pub mod flag {
+    /// A connection's first packet.
+    pub const SYN: u8 = 0x02;
+    /// The answer to it.
+    pub const SYN_ACK: u8 = 0x12;
+    /// A packet with payload.
+    pub const PUSH: u8 = 0x18;
+    /// An acknowledgement alone.
+    pub const ACK: u8 = 0x10;
+}
+
+/// An Ethernet frame with a UDP datagram.
+#[must_use]
+pub fn udp(from: SocketAddr, to: SocketAddr, payload: &[u8]) -> Vec<u8> {
+    let mut datagram = ports(from, to);
+    datagram.extend((8 + payload.len() as u16).to_be_bytes());
+    datagram.extend([0, 0]);
+    datagram.extend(payload);
+    frame(from, to, 17, &datagram)
+}
+
+/// An Ethernet frame with a TCP segment.
+#[must_use]
+pub fn tcp(from: SocketAddr, to: SocketAddr, flags: u8, payload: &[u8]) -> Vec<u8> {
+    let mut segment = ports(from, to);
+    segment.extend([0, 0, 0, 1, 0, 0, 0, 1, 0x50, flags, 0xff, 0xff, 0, 0, 0, 0]);
+    segment.extend(payload);
+    frame(from, to, 6, &segment)
+}
+
+/// Bytes that look as ciphertext does; the same for the same `seed`.
+#[must_use]
+pub fn ciphertext(len: usize, seed: u64) -> Vec<u8> {
+    let mut state = seed ^ 0x9e37_79b9_7f4a_7c15;
+    (0..len)
+        .map(|_| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 56) as u8
+        })
+        .collect()
+}
+
+fn ports(from: SocketAddr, to: SocketAddr) -> Vec<u8> {
+    [from.port().to_be_bytes(), to.port().to_be_bytes()].concat()
+}
+
+fn frame(from: SocketAddr, to: SocketAddr, protocol: u8, content: &[u8]) -> Vec<u8> {
+    let mut bytes = vec![0x02, 0, 0, 0, 0, 1, 0x02, 0, 0, 0, 0, 2];
+    match (from.ip(), to.ip()) {
+        (IpAddr::V4(source), IpAddr::V4(destination)) => {
+            bytes.extend([0x08, 0x00, 0x45, 0]);
+            bytes.extend((20 + content.len() as u16).to_be_bytes());
+            bytes.extend([0, 1, 0, 0, 64, protocol, 0, 0]);
+            bytes.extend(source.octets());
+            bytes.extend(destination.octets());
+        }
+        (IpAddr::V6(source), IpAddr::V6(destination)) => {
+            bytes.extend([0x86, 0xdd, 0x60, 0, 0, 0]);
+            bytes.extend((content.len() as u16).to_be_bytes());
+            bytes.extend([protocol, 64]);
+            bytes.extend(source.octets());
+            bytes.extend(destination.octets());
+        }
+        _ => panic!("both ends have the same IP version"),
+    }
+    bytes.extend(content);
+    bytes
+}

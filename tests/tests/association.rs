@@ -1,0 +1,374 @@
+//! Flows that show no signature, and what makes them count all the same: endpoints and subscribers known from earlier flows,
+//! and (when switched on) behaviour. Above all, what must not: see `monitor-common/src/engine/learn.rs`.
+//!
+//! Each conversation is played to the host's data path and, with the rights for it, to the kernel's, which must agree on
+//! every packet.
+
+use std::net::SocketAddr;
+
+use monitor_common::{
+    key::Seed,
+    limits::ENDPOINT_SECONDS,
+    protocol::{Confidence, Protocol, Verdict},
+    store::{Disposition, Event, Heuristic, Inspection},
+};
+use peertally::{
+    datapath::{
+        host::{ACCESS, CORE, HostDataPath, TableSizes},
+        object::{LoadOptions, MonitoredInterface},
+        test_run::TestRunner,
+    },
+    pool::Pool,
+};
+use peertally_tests::{
+    packet_table::may_use_kernel,
+    wire::{ciphertext, flag, tcp, udp},
+};
+
+const SUBSCRIBER: &str = "10.0.0.1";
+const NEIGHBOUR: &str = "10.0.0.2";
+const PEER: &str = "192.0.2.7:51413";
+const BITTORRENT: Verdict = Verdict { protocol: Protocol::BitTorrent, confidence: Confidence::Association };
+const PING: &[u8] = b"d1:ad2:id20:abcdefghij0123456789e1:q4:ping1:t2:aa1:y1:qe";
+const PONG: &[u8] = b"d1:rd2:id20:mnopqrstuvwxyz123456e1:t2:aa1:y1:re";
+
+fn at(text: &str) -> SocketAddr {
+    text.parse().expect("an address and a port")
+}
+
+fn of(address: &str, port: u16) -> SocketAddr {
+    SocketAddr::new(address.parse().expect("an address"), port)
+}
+
+/// Both data paths.
+struct Network {
+    host: HostDataPath,
+    kernel: Option<TestRunner>,
+    now_s: u64,
+    interface: u16,
+}
+
+impl Network {
+    fn new() -> Self {
+        Self::with(None, 1024, false)
+    }
+
+    /// Frames come in on a core interface if `core`.
+    fn with(heuristic: Option<Heuristic>, endpoints: u32, core: bool) -> Self {
+        let sizes = TableSizes { flows: 4096, tallies: 1024, endpoints };
+        let pools: Vec<Pool> = ["10.0.0.0/8", "2001:db8::/32"].map(|pool| pool.parse().expect("a pool")).into();
+        let seed = Seed::from_random([0x243f_6a88_85a3_08d3, 0x1319_8a2e_0370_7344, 0xa409_3822_299f_31d0]);
+        let host = HostDataPath::new(&sizes, &pools, seed, Inspection::Framing);
+        host.view().settings.heuristic.store(heuristic.map_or(0, Heuristic::to_bits));
+        let kernel = may_use_kernel("association").expect("rights").then(|| {
+            let options = LoadOptions {
+                sizes,
+                pools,
+                inspection: Inspection::Framing,
+                heuristic,
+                seed: Some(seed),
+                replaying: true,
+                pin_folder: None,
+                log_level: 0,
+                interfaces: vec![MonitoredInterface { index: 1, core }],
+            };
+            TestRunner::new(&options).expect("loads")
+        });
+        Self { host, kernel, now_s: 1_000, interface: if core { CORE } else { ACCESS } }
+    }
+
+    fn send(&mut self, frame: &[u8]) -> Verdict {
+        let found = self.host.frame_on(self.interface, frame, frame.len(), self.now_s);
+        if let Some(kernel) = &mut self.kernel {
+            assert_eq!(kernel.frame(frame, frame.len(), self.now_s).expect("counts"), found, "kernel and host");
+        }
+        match found {
+            Disposition::Hit(verdict) | Disposition::New(verdict) | Disposition::Restarted(verdict) => verdict,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn events(&self, event: Event) -> u64 {
+        let found = self.host.events(event);
+        if let Some(kernel) = &self.kernel {
+            assert!(kernel.events().expect("reads").contains(&(event, found)), "{event:?}");
+        }
+        found
+    }
+
+    /// A DHT ping and its answer.
+    fn ping(&mut self, from: SocketAddr, to: SocketAddr) {
+        self.send(&udp(from, to, PING));
+        self.send(&udp(to, from, PONG));
+    }
+
+    /// A TCP connection whose payloads are the given ones, the other side's the same; the verdict in the end.
+    fn connection(&mut self, from: SocketAddr, to: SocketAddr, payload: impl Fn(u64) -> Vec<u8>) -> Verdict {
+        self.send(&tcp(from, to, flag::SYN, b""));
+        self.send(&tcp(to, from, flag::SYN_ACK, b""));
+        let mut verdict = Verdict::UNCLASSIFIED;
+        for number in 0..9 {
+            self.send(&tcp(from, to, flag::PUSH, &payload(2 * number)));
+            verdict = self.send(&tcp(to, from, flag::PUSH, &payload(2 * number + 1)));
+        }
+        verdict
+    }
+
+    /// An obfuscated connection, as MSE makes it.
+    fn obfuscated(&mut self, from: SocketAddr, to: SocketAddr) -> Verdict {
+        let salt = u64::from(from.port()) << 32 | u64::from(to.port()) << 16;
+        self.connection(from, to, |number| ciphertext(200 + number as usize, salt | number))
+    }
+
+    /// An obfuscated exchange of datagrams.
+    fn datagrams(&mut self, from: SocketAddr, to: SocketAddr) -> Verdict {
+        let mut verdict = Verdict::UNCLASSIFIED;
+        for number in 0..9 {
+            self.send(&udp(from, to, &ciphertext(120, number)));
+            verdict = self.send(&udp(to, from, &ciphertext(130, number + 100)));
+        }
+        verdict
+    }
+}
+
+#[test]
+fn a_peer_known_from_the_dht_is_known_when_it_speaks_encrypted() {
+    let mut network = Network::new();
+    assert_eq!(network.obfuscated(of(SUBSCRIBER, 40_000), at(PEER)), Verdict::UNCLASSIFIED, "nothing is known yet");
+    network.ping(of(SUBSCRIBER, 6881), at(PEER));
+    assert_eq!(network.events(Event::EndpointLearned), 3, "the subscriber, its endpoint, and the peer's");
+    assert_eq!(network.obfuscated(of(SUBSCRIBER, 40_001), at(PEER)), BITTORRENT);
+    assert_eq!(
+        network.obfuscated(at("192.0.2.9:40002"), of(SUBSCRIBER, 6881)),
+        BITTORRENT,
+        "the subscriber's own endpoint"
+    );
+    assert_eq!(network.obfuscated(of(SUBSCRIBER, 40_003), at("192.0.2.9:7777")), Verdict::UNCLASSIFIED);
+}
+
+#[test]
+fn the_same_over_ipv6() {
+    let mut network = Network::new();
+    let (subscriber, peer) = (at("[2001:db8::1]:6881"), at("[2001:db9::7]:51413"));
+    network.ping(subscriber, peer);
+    assert_eq!(network.obfuscated(at("[2001:db8::1]:40000"), peer), BITTORRENT);
+}
+
+#[test]
+fn a_flow_that_ended_unclassified_is_labelled_once_its_endpoint_is_known() {
+    let mut network = Network::new();
+    let from = of(SUBSCRIBER, 40_000);
+    assert_eq!(network.obfuscated(from, at(PEER)), Verdict::UNCLASSIFIED);
+    network.ping(of(SUBSCRIBER, 6881), at(PEER));
+    let packet = tcp(from, at(PEER), flag::PUSH, &ciphertext(1000, 1));
+    assert_eq!(network.send(&packet), Verdict::UNCLASSIFIED, "not asked with every packet");
+    network.now_s += 8;
+    assert_eq!(network.send(&packet), BITTORRENT);
+    assert_eq!(network.send(&packet), BITTORRENT);
+    assert_eq!(network.events(Event::FlowRelabelled), 1);
+    let reading = network.host.view().read(0);
+    let packets: u64 = reading.totals.iter().map(|totals| totals.packets_up + totals.packets_down).sum();
+    assert_eq!(packets, 20 + 2 + 3, "every packet counts once");
+    let labelled = network.host.view().keys.iter().zip(&reading.totals).find_map(|(key, totals)| {
+        let key = key.read()?;
+        (key.confidence == Confidence::Association as u8).then_some(*totals)
+    });
+    assert_eq!(labelled.map(|totals| (totals.flows, totals.packets_up)), Some((1, 1)), "what came after the label");
+}
+
+#[test]
+fn one_forged_packet_labels_nothing() {
+    for forged in [
+        // A DHT query and an answer, from an address and to a port of the attacker's choice.
+        udp(at("192.0.2.66:4500"), of(SUBSCRIBER, 5000), PING),
+        udp(at("192.0.2.66:4500"), of(SUBSCRIBER, 5000), PONG),
+        // A handshake without a connection.
+        tcp(
+            at("192.0.2.66:4500"),
+            of(SUBSCRIBER, 5000),
+            flag::PUSH,
+            &[b"\x13BitTorrent protocol".as_slice(), &[0; 48]].concat(),
+        ),
+        // With the subscriber's own address.
+        udp(of(SUBSCRIBER, 5000), at("192.0.2.66:4500"), PING),
+    ] {
+        let mut network = Network::new();
+        network.send(&forged);
+        assert_eq!(network.events(Event::EndpointLearned), 0);
+        // The subscriber runs BitTorrent elsewhere: that alone labels nothing, either.
+        network.ping(of(SUBSCRIBER, 6881), at(PEER));
+        assert_eq!(network.obfuscated(of(SUBSCRIBER, 40_000), at("192.0.2.66:4500")), Verdict::UNCLASSIFIED);
+        assert_eq!(network.obfuscated(at("192.0.2.67:40001"), of(SUBSCRIBER, 5000)), Verdict::UNCLASSIFIED);
+        assert_eq!(network.datagrams(of(SUBSCRIBER, 5000), at("192.0.2.67:4500")), Verdict::UNCLASSIFIED);
+    }
+}
+
+#[test]
+fn a_forged_question_that_a_real_client_answers_names_no_peer() {
+    let mut network = Network::new();
+    // Somebody sends a ping in the name of a VPN server; the subscriber's client answers it.
+    network.ping(at("192.0.2.66:4500"), of(SUBSCRIBER, 6881));
+    assert_eq!(network.obfuscated(of(SUBSCRIBER, 40_000), at("192.0.2.66:4500")), Verdict::UNCLASSIFIED);
+    assert_eq!(network.datagrams(of(SUBSCRIBER, 40_000), at("192.0.2.66:4500")), Verdict::UNCLASSIFIED);
+    // So does a uTP SYN.
+    let syn = [&[0x41, 0, 0x6d, 0x0a, 1, 2, 3, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0x9f, 0x31, 0, 0][..]].concat();
+    let state = [&[0x21, 0, 0x6d, 0x0a, 1, 2, 3, 4, 0, 0, 0, 1, 0, 0, 0, 0, 0x12, 0x34, 0x9f, 0x31][..]].concat();
+    network.send(&udp(at("192.0.2.68:4500"), of(SUBSCRIBER, 6881), &syn));
+    let verdict = network.send(&udp(of(SUBSCRIBER, 6881), at("192.0.2.68:4500"), &state));
+    assert_eq!(verdict.confidence, Confidence::Structural);
+    assert_eq!(network.obfuscated(of(SUBSCRIBER, 40_001), at("192.0.2.68:4500")), Verdict::UNCLASSIFIED);
+}
+
+#[test]
+fn subscribers_addresses_on_a_core_interface_teach_nothing() {
+    let mut network = Network::with(None, 1024, true);
+    network.ping(of(SUBSCRIBER, 6881), at(PEER));
+    network.ping(at(PEER), of(SUBSCRIBER, 6882));
+    assert!(network.events(Event::EndpointRefused) >= 2);
+    assert_eq!(network.obfuscated(at("192.0.2.9:40002"), of(SUBSCRIBER, 6881)), Verdict::UNCLASSIFIED);
+}
+
+#[test]
+fn nobody_is_labelled_for_what_another_subscriber_does() {
+    let mut network = Network::new();
+    network.ping(of(SUBSCRIBER, 6881), at(PEER));
+    assert_eq!(network.obfuscated(of(NEIGHBOUR, 40_000), at(PEER)), Verdict::UNCLASSIFIED, "never spoke it");
+    assert_eq!(network.obfuscated(of(NEIGHBOUR, 40_001), of(SUBSCRIBER, 6881)), Verdict::UNCLASSIFIED);
+    network.ping(of(NEIGHBOUR, 6881), at("192.0.2.8:6881"));
+    assert_eq!(network.obfuscated(of(NEIGHBOUR, 40_002), at(PEER)), BITTORRENT);
+}
+
+#[test]
+fn what_has_a_face_of_its_own_is_not_labelled() {
+    let mut network = Network::new();
+    network.ping(of(SUBSCRIBER, 6881), at(PEER));
+    let tls = |number: u64| [&[0x16, 3, 1, 2, 0], &ciphertext(300, number)[..]].concat();
+    assert_eq!(network.connection(of(SUBSCRIBER, 40_000), at(PEER), tls), Verdict::UNCLASSIFIED);
+    let http = |_: u64| {
+        b"GET /status HTTP/1.1\r\nHost: example.org\r\nAccept: */*\r\nUser-Agent: curl/7.88.1\r\n\r\n".to_vec()
+    };
+    assert_eq!(network.connection(of(SUBSCRIBER, 40_001), at(PEER), http), Verdict::UNCLASSIFIED);
+    // A server's encrypted records behind a plain hello.
+    let mixed = |number: u64| if number < 2 { tls(number) } else { ciphertext(900, number) };
+    assert_eq!(network.connection(of(SUBSCRIBER, 40_002), at(PEER), mixed), Verdict::UNCLASSIFIED);
+    assert_eq!(network.obfuscated(of(SUBSCRIBER, 40_003), at("192.0.2.7:443")), Verdict::UNCLASSIFIED, "another port");
+}
+
+#[test]
+fn datagrams_are_labelled_by_the_subscribers_own_endpoint_only() {
+    let mut network = Network::new();
+    network.ping(of(SUBSCRIBER, 6881), at(PEER));
+    assert_eq!(network.datagrams(of(SUBSCRIBER, 6881), at("192.0.2.9:7000")), BITTORRENT);
+    assert_eq!(network.datagrams(of(SUBSCRIBER, 51_820), at(PEER)), Verdict::UNCLASSIFIED);
+}
+
+#[test]
+fn announces_name_the_endpoint() {
+    let mut network = Network::new();
+    let tracker = at("192.0.2.80:6969");
+    let announce = b"GET /announce?info_hash=%124Vx%9A&peer_id=-TR3000-abcdefghijkl&port=50555&left=0 HTTP/1.1\r\n\r\n";
+    network.send(&tcp(of(SUBSCRIBER, 40_000), tracker, flag::SYN, b""));
+    network.send(&tcp(tracker, of(SUBSCRIBER, 40_000), flag::SYN_ACK, b""));
+    network.send(&tcp(of(SUBSCRIBER, 40_000), tracker, flag::PUSH, announce));
+    assert_eq!(network.obfuscated(at("192.0.2.9:40002"), of(SUBSCRIBER, 50_555)), BITTORRENT);
+
+    let mut network = Network::new();
+    let (from, connect) = (of(SUBSCRIBER, 6881), [0, 0, 4, 0x17, 0x27, 0x10, 0x19, 0x80, 0, 0, 0, 0, 1, 2, 3, 4]);
+    network.send(&udp(from, tracker, &connect));
+    network.send(&udp(tracker, from, &[0, 0, 0, 0, 1, 2, 3, 4, 9, 9, 9, 9, 9, 9, 9, 9]));
+    let mut announce = vec![9; 8];
+    announce.extend([0, 0, 0, 1, 5, 6, 7, 8]);
+    announce.extend([0xab; 64]);
+    announce.extend([0, 0, 0, 2, 0, 0, 0, 0, 1, 1, 1, 1, 0xff, 0xff, 0xff, 0xff]);
+    announce.extend(50_556u16.to_be_bytes());
+    network.send(&udp(from, tracker, &announce));
+    assert_eq!(network.obfuscated(at("192.0.2.9:40003"), of(SUBSCRIBER, 50_556)), BITTORRENT);
+}
+
+#[test]
+fn emules_hello_makes_its_obfuscated_flows_known() {
+    let mut network = Network::new();
+    let (client, remote) = (of(SUBSCRIBER, 40_000), at("192.0.2.7:4662"));
+    let hello = |opcode: u8, port: u16| {
+        let mut body = vec![opcode];
+        if opcode == 1 {
+            body.push(16);
+        }
+        body.extend([0xab; 16]);
+        body.extend([1, 2, 3, 4]);
+        body.extend(port.to_le_bytes());
+        body.extend([0, 0, 0, 0]);
+        [&[0xe3][..], &(body.len() as u32).to_le_bytes(), &body].concat()
+    };
+    network.send(&tcp(client, remote, flag::SYN, b""));
+    network.send(&tcp(remote, client, flag::SYN_ACK, b""));
+    network.send(&tcp(client, remote, flag::PUSH, &hello(1, 4664)));
+    network.send(&tcp(remote, client, flag::PUSH, &hello(0x4c, 4662)));
+    let edonkey = Verdict { protocol: Protocol::EDonkey, confidence: Confidence::Association };
+    assert_eq!(network.obfuscated(at("192.0.2.9:40001"), of(SUBSCRIBER, 4664)), edonkey, "the port that it named");
+    assert_eq!(network.obfuscated(of(SUBSCRIBER, 40_002), remote), edonkey, "the port that it connected to");
+}
+
+#[test]
+fn knowledge_expires_and_ports_of_clients_are_not_endpoints() {
+    let mut network = Network::new();
+    network.ping(of(SUBSCRIBER, 6881), at(PEER));
+    network.now_s += u64::from(ENDPOINT_SECONDS);
+    assert_eq!(network.obfuscated(of(SUBSCRIBER, 40_000), at(PEER)), Verdict::UNCLASSIFIED);
+
+    let mut network = Network::new();
+    let handshake = |_: u64| [b"\x13BitTorrent protocol".as_slice(), &[0; 48]].concat();
+    let verdict = network.connection(of(SUBSCRIBER, 40_000), at(PEER), handshake);
+    assert_eq!(verdict.confidence, Confidence::Signature);
+    assert_eq!(network.obfuscated(of(SUBSCRIBER, 40_001), at(PEER)), BITTORRENT, "the accepting side is");
+    assert_eq!(network.obfuscated(at("192.0.2.9:40002"), of(SUBSCRIBER, 40_000)), Verdict::UNCLASSIFIED);
+}
+
+#[test]
+fn a_small_table_gives_up_old_knowledge_and_says_so() {
+    let mut network = Network::with(None, 4, false);
+    for peer in 0..40 {
+        network.ping(of(SUBSCRIBER, 6881), of(&format!("192.0.2.{peer}"), 6881));
+    }
+    assert!(network.events(Event::EndpointEvicted) > 30);
+    assert_eq!(
+        network.obfuscated(at("192.0.2.99:40002"), of(SUBSCRIBER, 6881)),
+        BITTORRENT,
+        "the subscriber's own stay"
+    );
+}
+
+const RULE: Heuristic = Heuristic { endpoints: 8, window_s: 60 };
+
+/// Obfuscated connections to `peers` remote endpoints; how many were labelled by behaviour.
+fn openings(network: &mut Network, peers: u8) -> usize {
+    let verdicts = (0..peers).map(|peer| {
+        network.obfuscated(
+            of(SUBSCRIBER, 42_000 + u16::from(peer)),
+            of(&format!("198.51.100.{peer}"), 20_000 + 7 * u16::from(peer)),
+        )
+    });
+    verdicts.filter(|verdict| verdict.confidence == Confidence::Heuristic).count()
+}
+
+#[test]
+fn behaviour_counts_only_with_a_certain_flow_and_when_switched_on() {
+    let clear = |network: &mut Network| network.ping(of(SUBSCRIBER, 6881), at(PEER));
+    let mut network = Network::with(Some(RULE), 1024, false);
+    assert_eq!(openings(&mut network, 40), 0, "no certain flow");
+    assert_eq!(network.events(Event::OpeningSuspected), 40);
+    clear(&mut network);
+
+    let mut network = Network::new();
+    clear(&mut network);
+    assert_eq!(openings(&mut network, 40), 0, "switched off");
+
+    let mut network = Network::with(Some(RULE), 1024, false);
+    clear(&mut network);
+    assert_eq!(openings(&mut network, 7), 0, "too few");
+
+    let mut network = Network::with(Some(RULE), 1024, false);
+    clear(&mut network);
+    network.now_s += 61;
+    assert_eq!(openings(&mut network, 40), 0, "the certain flow was too long ago");
+}
