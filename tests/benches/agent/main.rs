@@ -7,9 +7,11 @@
 mod batch;
 #[path = "../shared/clock.rs"]
 mod clock;
+#[path = "../shared/options.rs"]
+mod options;
 mod scrape;
 
-use std::{path::PathBuf, time::Duration};
+use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use clap::Parser;
@@ -38,22 +40,14 @@ const IDLE_S: u16 = 15;
 /// Arguments.
 #[derive(Parser)]
 struct Arguments {
-    /// Benchmark object.
-    #[arg(long)]
-    object: PathBuf,
-    /// Passed by `cargo bench`.
-    #[arg(long, hide = true)]
-    bench: bool,
+    #[command(flatten)]
+    shared: options::Shared,
 }
 
 fn main() -> Result<()> {
-    if !std::env::args().any(|argument| argument == "--bench") {
-        // `cargo test --all-targets` runs benches too: nothing to do there.
-        return Ok(());
-    }
-    let arguments = Arguments::parse();
+    let Some(arguments) = options::read::<Arguments>() else { return Ok(()) };
     let mapped = drain()?;
-    let mut hash = batch::Hash::new(&arguments.object, TALLIES)?;
+    let mut hash = batch::Hash::new(&arguments.shared.object, TALLIES)?;
     let mut batch = Vec::new();
     for _ in 0..RUNS {
         let (took, sum) = hash.drain()?;

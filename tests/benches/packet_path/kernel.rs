@@ -12,9 +12,9 @@ use aya::{
     programs::{ProgramFd, TestRun as _, TestRunOptions, Xdp},
     util::nr_cpus,
 };
-use rustix::time::{ClockId, clock_gettime};
 
 use crate::{
+    clock::cpu_time,
     layout::{Generator, POOL_V4, POOL_V6, POOLS_V4},
     rows::SUBSCRIBERS,
 };
@@ -87,16 +87,15 @@ impl Bench {
     /// Sends `packets` packets; the CPU time per packet of this thread, in ns. Time lost to other processes does not count.
     pub(crate) fn run(&self, prologue: &str, frame: &[u8], packets: u32) -> Result<f64> {
         let program: &Xdp = self.object.program(prologue).context("prologue")?.try_into()?;
-        let start = clock_gettime(ClockId::ThreadCPUTime);
+        let start = cpu_time();
         let result = program
             .test_run(TestRunOptions { data_in: Some(frame), repeat: packets, ..TestRunOptions::new() })
             .context("BPF_PROG_TEST_RUN")?;
-        let end = clock_gettime(ClockId::ThreadCPUTime);
+        let took = cpu_time() - start;
         ensure!(result.return_value == XDP_PASS, "{prologue}: returned {} instead of XDP_PASS", result.return_value);
         if packets == 0 {
             bail!("no packets");
         }
-        let ns = (end.tv_sec - start.tv_sec) as f64 * 1e9 + (end.tv_nsec - start.tv_nsec) as f64;
-        Ok(ns / f64::from(packets))
+        Ok(took.as_secs_f64() * 1e9 / f64::from(packets))
     }
 }

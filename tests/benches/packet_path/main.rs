@@ -2,56 +2,59 @@
 //!
 //! Everything is ns of CPU time per packet above an empty XDP program in the same run. Writes one JSON object to standard output.
 
+#[path = "../shared/clock.rs"]
+mod clock;
 mod frames;
 mod kernel;
 #[path = "../../../monitor-ebpf/src/bin/bench/layout.rs"]
 mod layout;
 mod measure;
+#[path = "../shared/options.rs"]
+mod options;
 mod rows;
 mod subject;
-
-use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
 use clap::Parser;
 use serde_json::{Value, json};
 
+use rows::Row;
+
 /// Arguments.
 #[derive(Parser)]
 struct Arguments {
-    /// Benchmark object.
-    #[arg(long)]
-    object: PathBuf,
+    #[command(flatten)]
+    shared: options::Shared,
     /// The rows that gates look at, few rounds.
     #[arg(long)]
     quick: bool,
     /// Only rows whose path contains this.
     #[arg(long)]
     only: Option<String>,
+    /// Only this row, by path and flows: `settled-ipv4/1024`. Repeatable.
+    #[arg(long = "row")]
+    row: Vec<String>,
     /// Rounds; the median is taken over them.
     #[arg(long)]
     rounds: Option<u32>,
     /// The reference program alone.
     #[arg(long)]
     reference_only: bool,
-    /// Passed by `cargo bench`.
-    #[arg(long, hide = true)]
-    bench: bool,
+}
+
+impl Arguments {
+    fn asks_for(&self, row: &Row) -> bool {
+        self.only.as_ref().is_none_or(|only| row.path.contains(only.as_str()))
+            && (self.row.is_empty() || self.row.contains(&row.name()))
+    }
 }
 
 fn main() -> Result<()> {
-    if !std::env::args().any(|argument| argument == "--bench") {
-        // `cargo test --all-targets` runs benches too: nothing to do there.
-        return Ok(());
-    }
-    let arguments = Arguments::parse();
-    let rounds = arguments.rounds.unwrap_or(if arguments.quick { 7 } else { 15 });
+    let Some(arguments) = options::read::<Arguments>() else { return Ok(()) };
+    let rounds = arguments.rounds.unwrap_or(if arguments.quick { 9 } else { 15 });
     let mut rows = Vec::new();
-    for row in rows::rows(arguments.quick) {
-        if arguments.only.as_ref().is_some_and(|only| !row.path.contains(only.as_str())) {
-            continue;
-        }
-        let result = measure::measure(&row, &arguments.object, !arguments.reference_only, rounds)
+    for row in rows::rows(arguments.quick).iter().filter(|row| arguments.asks_for(row)) {
+        let result = measure::measure(row, &arguments.shared.object, !arguments.reference_only, rounds)
             .with_context(|| format!("{} with {} flows", row.path, row.flows))?;
         eprintln!(
             "{:<24}{:>9} flows{:>4} pools  peertally {:>7.1}  reference {:>7.1} ±{:>5.1}  empty {:>6.1} ±{:>4.1}",

@@ -19,6 +19,14 @@ pub(super) struct Baseline {
     ratios: BTreeMap<String, f64>,
 }
 
+#[cfg(test)]
+impl Baseline {
+    /// One row.
+    pub(super) fn for_tests(name: &str, ratio: f64) -> Self {
+        Self { ratios: [(name.to_owned(), ratio)].into() }
+    }
+}
+
 fn path() -> PathBuf {
     root().join("tests/baselines/bench.json")
 }
@@ -31,11 +39,12 @@ pub(super) fn read() -> Result<Baseline> {
     serde_json::from_str(&text).with_context(|| format!("{} is no baseline", path.display()))
 }
 
-/// Writes a run's ratios, in thousandths.
-pub(super) fn write(report: &Report) -> Result<()> {
-    let ratios = report.rows.iter().map(|row| (row.name(), (row.ratio() * 1000.0).round() / 1000.0)).collect();
+/// Writes a run's ratios, in thousandths; with `keep`, the rows that the run has not stay as they are.
+pub(super) fn write(report: &Report, keep: bool) -> Result<()> {
+    let mut baseline = if keep { read()? } else { Baseline::default() };
+    baseline.ratios.extend(report.rows.iter().map(|row| (row.name(), (row.ratio() * 1000.0).round() / 1000.0)));
     let path = path();
-    fs::write(&path, serde_json::to_string_pretty(&Baseline { ratios })? + "\n")
+    fs::write(&path, serde_json::to_string_pretty(&baseline)? + "\n")
         .with_context(|| format!("cannot write {}", path.display()))
 }
 
@@ -50,7 +59,7 @@ pub(super) fn compare(report: &Report, baseline: &Baseline) -> Vec<Failure> {
             }
             Some(_) => continue,
         };
-        failures.push(Failure { path: row.path.clone(), message });
+        failures.push(Failure { row: Some(row.name()), message });
     }
     failures
 }
@@ -60,23 +69,12 @@ mod tests {
     use super::{super::report::Row, *};
 
     fn report(ns_above_empty: f64) -> Report {
-        let row = Row {
-            path: "settled-ipv4".to_owned(),
-            flows: 1024,
-            subscribers: 65_536,
-            pools: 1,
-            ns_above_empty,
-            spread_ns: 0.0,
-            reference_ns_above_empty: 100.0,
-            reference_spread_ns: 0.0,
-            empty_ns: 30.0,
-        };
-        Report { rows: vec![row], ..Report::default() }
+        Report { rows: vec![Row::for_tests("settled-ipv4", ns_above_empty)], ..Report::default() }
     }
 
     #[test]
     fn a_quarter_more_passes_and_more_fails() {
-        let baseline = Baseline { ratios: [("settled-ipv4/1024".to_owned(), 0.2)].into() };
+        let baseline = Baseline::for_tests("settled-ipv4/1024", 0.2);
         assert_eq!(compare(&report(24.9), &baseline), []);
         assert_eq!(compare(&report(25.1), &baseline).len(), 1);
     }

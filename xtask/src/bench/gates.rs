@@ -26,7 +26,7 @@ const SCRAPE_MS: &[(&str, f64)] = &[("/metrics", 50.0), ("/metrics/subscribers",
 /// Bounds that this run missed; rows that were not measured are not looked at.
 pub(super) fn missed(report: &Report) -> Vec<Failure> {
     let mut failures = Vec::new();
-    let mut packet_path = |row: &Row, message| failures.push(Failure { path: row.path.clone(), message });
+    let mut packet_path = |row: &Row, message| failures.push(Failure { row: Some(row.name()), message });
     if let Some(row) = report.row("settled-ipv4", MANY)
         && row.ratio() > MANY_RATIO
     {
@@ -39,7 +39,7 @@ pub(super) fn missed(report: &Report) -> Vec<Failure> {
         let more = ipv6.ns_above_empty - ipv4.ns_above_empty;
         packet_path(ipv6, format!("{}: {more:.1} ns above IPv4, promised at most {IPV6_NS:.0}", ipv6.name()));
     }
-    let mut agent = |message| failures.push(Failure { path: String::new(), message });
+    let mut agent = |message| failures.push(Failure { row: None, message });
     if let Some(drain) = &report.drain {
         if drain.ms > DRAIN_MS {
             agent(format!("drain of {} tallies: {:.1} ms, promised at most {DRAIN_MS:.0}", drain.tallies, drain.ms));

@@ -16,6 +16,24 @@ pub(super) struct Report {
     /// Answers of the metrics endpoints.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(super) scrape: Vec<Scrape>,
+    /// Rows that ought to be here, and why they are not.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) not_measured: Vec<NotMeasured>,
+}
+
+/// A row that no run has.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct NotMeasured {
+    /// Its path.
+    pub(super) path: String,
+    /// Why.
+    pub(super) reason: String,
+}
+
+/// What is missing from every run of this build.
+pub(super) fn not_measured() -> Vec<NotMeasured> {
+    let reason = "the kernel's keys have one realm only; a row without realms would measure nothing".to_owned();
+    vec![NotMeasured { path: "realm-keys".to_owned(), reason }]
 }
 
 /// One row of the packet path: ns of CPU time per packet above an empty program in the same run.
@@ -51,6 +69,22 @@ impl Row {
     pub(super) fn name(&self) -> String {
         format!("{}/{}", self.path, self.flows)
     }
+
+    /// A row of 1,024 flows whose reference costs 100 ns.
+    #[cfg(test)]
+    pub(super) fn for_tests(path: &str, ns_above_empty: f64) -> Self {
+        Self {
+            path: path.to_owned(),
+            flows: 1024,
+            subscribers: 65_536,
+            pools: 1,
+            ns_above_empty,
+            spread_ns: 0.0,
+            reference_ns_above_empty: 100.0,
+            reference_spread_ns: 0.0,
+            empty_ns: 30.0,
+        }
+    }
 }
 
 /// Reading every tally.
@@ -85,12 +119,29 @@ impl Report {
         self.scrape.extend(other.scrape);
     }
 
-    /// Takes the rows of a later run in place of the same rows here.
-    pub(super) fn replace(&mut self, later: Report) {
+    /// Takes the rows of a later run in place of the same rows here where they are better, and what it says of the agent.
+    pub(super) fn keep_better(&mut self, later: Report) {
         for row in later.rows {
-            if let Some(here) = self.rows.iter_mut().find(|here| here.name() == row.name()) {
+            if let Some(here) = self.rows.iter_mut().find(|here| here.name() == row.name())
+                && row.ratio() < here.ratio()
+            {
                 *here = row;
             }
+        }
+        self.drain = later.drain.or(self.drain.take());
+        if !later.scrape.is_empty() {
+            self.scrape = later.scrape;
+        }
+    }
+
+    /// Takes each row from the run in which its ratio is the median of this and the other runs.
+    pub(super) fn take_median(&mut self, others: &[Report]) {
+        for row in &mut self.rows {
+            let name = row.name();
+            let same = others.iter().flat_map(|other| &other.rows).filter(|other| other.name() == name);
+            let mut all: Vec<Row> = same.cloned().chain([row.clone()]).collect();
+            all.sort_by(|left, right| left.ratio().total_cmp(&right.ratio()));
+            *row = all.swap_remove(all.len() / 2);
         }
     }
 
@@ -142,6 +193,26 @@ impl Report {
                 scrape.endpoint, scrape.subscribers, scrape.ms, scrape.bytes
             ));
         }
+        for NotMeasured { path, reason } in &self.not_measured {
+            line(format_args!("not measured: {path}: {reason}"));
+        }
         text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_median_run_of_each_row_is_taken() {
+        let run = |one, other| Report {
+            rows: vec![Row::for_tests("one", one), Row::for_tests("other", other)],
+            ..Report::default()
+        };
+        let mut report = run(30.0, 1.0);
+        report.take_median(&[run(10.0, 2.0), run(20.0, 3.0)]);
+        let ns: Vec<f64> = report.rows.iter().map(|row| row.ns_above_empty).collect();
+        assert_eq!(ns, [20.0, 2.0]);
     }
 }

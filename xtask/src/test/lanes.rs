@@ -33,6 +33,8 @@ pub enum Lane {
     E2e,
     /// The object in other kernels
     Kernels,
+    /// Costs beside the reference program, against the baseline
+    Bench,
 }
 
 /// Limit of a lane that only compiles.
@@ -53,6 +55,7 @@ impl Lane {
         Self::Demo,
         Self::Tests,
         Self::E2e,
+        Self::Bench,
     ];
 
     /// The word of `--lane`.
@@ -67,6 +70,7 @@ impl Lane {
             Self::Tests => "tests",
             Self::E2e => "e2e",
             Self::Kernels => "kernels",
+            Self::Bench => "bench",
         }
     }
 
@@ -81,6 +85,7 @@ impl Lane {
             Self::Tests => "unit, property, differential and kernel tests, strict",
             Self::E2e => "real clients and servers between namespaces, one test at a time, strict",
             Self::Kernels => "the eBPF object on the oldest and on newer kernels",
+            Self::Bench => "`cargo xtask bench --quick --check`: no ratio to the reference has worsened by a quarter",
         }
     }
 
@@ -88,7 +93,7 @@ impl Lane {
         match self {
             Self::Format | Self::Lints | Self::Docs => &[],
             Self::Deny => &[Need::Deny],
-            Self::Object => &[Need::Ebpf],
+            Self::Object | Self::Bench => &[Need::Ebpf],
             Self::Demo => &[Need::Demo],
             Self::Tests | Self::E2e => &[Need::Tests],
             Self::Kernels => &[Need::Kernels],
@@ -114,6 +119,7 @@ impl Lane {
                 Ok(())
             }
             Self::Demo => check(outcome, cargo(&["xtask", "demo"]), TESTING),
+            Self::Bench => check(outcome, cargo(&["xtask", "bench", "--quick", "--check"]), TESTING),
             Self::Tests => {
                 let (plain, _) = integration_tests()?;
                 tests(outcome, &["--lib", "--bins"], &plain, &[])?;
