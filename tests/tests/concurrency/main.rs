@@ -1,0 +1,152 @@
+//! Two CPUs on the same sets: every packet counts once, for its own subscriber, and no flow shows another flow's verdict.
+
+mod hammer;
+
+use std::{
+    collections::HashMap,
+    sync::{Mutex, MutexGuard, PoisonError},
+    thread,
+};
+
+use aya::{TestRun as _, TestRunOptions};
+use monitor_common::{
+    cell::Cell,
+    key::Address,
+    protocol::Protocol,
+    store::{Event, Inspection, Settings},
+};
+use peertally::datapath::{
+    host::TableSizes,
+    mapped::MappedArray,
+    object::{LoadOptions, LoadedObject},
+};
+use peertally_tests::packet_table::may_use_kernel;
+
+const CPUS: usize = 2;
+
+/// The CPUs, for one test at a time: two that share them wait for each other more than they collide.
+static BOTH_CPUS: Mutex<()> = Mutex::new(());
+
+fn both_cpus() -> MutexGuard<'static, ()> {
+    BOTH_CPUS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Flows, 16 times what the one set of the table holds.
+const FLOWS: u8 = 64;
+/// Packets each CPU sends.
+const PACKETS: u32 = 320_000;
+/// Packets of the first CPU per second of the program's clock.
+const PACKETS_PER_SECOND: u32 = 20_000;
+/// Flows that are active in one second: twice what the set holds. Older ones go idle and are replaced.
+const ACTIVE: u32 = 8;
+
+/// A TCP segment of one flow: a subscriber of its own to one server. Every fourth flow speaks BitTorrent.
+fn frame(flow: u8) -> Vec<u8> {
+    let payload: &[u8] = if flow.is_multiple_of(4) {
+        b"\x13BitTorrent protocol\0\0\0\0\0\0\0\0"
+    } else {
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"
+    };
+    let mut bytes = vec![0; 12];
+    bytes.extend([0x08, 0x00]);
+    let total = 40 + payload.len() as u16;
+    bytes.extend([0x45, 0, (total >> 8) as u8, total as u8, 0, 0, 0, 0, 64, 6, 0, 0, 10, 0, 0, flow, 192, 0, 2, 1]);
+    bytes.extend([0xc0, flow, 0x1a, 0xe1, 0, 0, 0, 1, 0, 0, 0, 1, 0x50, 0x18, 0xff, 0xff, 0, 0, 0, 0]);
+    bytes.extend(payload);
+    bytes
+}
+
+/// What is counted of each subscriber: packets up, by protocol number.
+fn counted(object: &LoadedObject) -> HashMap<(Address, u8), u64> {
+    let view = object.view();
+    let reading = view.read(0);
+    assert_eq!(reading.pending.packets, 0, "reading settles what is pending");
+    assert_eq!(reading.lost, 0);
+    let mut counted = HashMap::new();
+    for (slot, totals) in reading.totals.iter().enumerate() {
+        let Some(key) = view.keys[slot].read() else { continue };
+        assert_eq!(totals.packets_down, 0);
+        *counted.entry((Address::v6(key.address), key.protocol)).or_default() += totals.packets_up;
+    }
+    counted
+}
+
+#[test]
+fn two_cpus_on_one_set_count_every_packet_once() {
+    if !may_use_kernel("concurrency").expect("rights") {
+        return;
+    }
+    let _alone = both_cpus();
+    let options = LoadOptions {
+        sizes: TableSizes { flows: 4, tallies: 1024 },
+        pools: vec!["10.0.0.0/8".parse().expect("pool")],
+        inspection: Inspection::Framing,
+        seed: None,
+        // The clock is the test's: flows go idle without waiting.
+        replaying: true,
+        pin_folder: None,
+        log_level: 0,
+        interfaces: vec![1],
+    };
+    let mut object = LoadedObject::load(&options).expect("loads");
+    let replay: MappedArray<Cell> = MappedArray::new("REPLAY", object.map("REPLAY").expect("map")).expect("mapped");
+    replay.values()[0].store(1500);
+    let settings: MappedArray<Settings> =
+        MappedArray::new("SETTINGS", object.map("SETTINGS").expect("map")).expect("mapped");
+    let clock = &settings.values()[0].clock_s;
+    let program = &*object.program().expect("program");
+    let sent: Vec<[u64; FLOWS as usize]> = thread::scope(|scope| {
+        let cpus: Vec<_> = (0..CPUS)
+            .map(|cpu| {
+                scope.spawn(move || {
+                    let mut set = rustix::thread::CpuSet::new();
+                    set.set(cpu);
+                    // Where there is one CPU only, the threads interleave instead.
+                    let _pinned = rustix::thread::sched_setaffinity(None, &set);
+                    let frames: Vec<_> = (0..FLOWS).map(frame).collect();
+                    let mut sent = [0; FLOWS as usize];
+                    // Another order on each CPU, bursts of one flow among them: sets are fought over and flows shared.
+                    let mut random = 0x9e37_79b9_u32 + cpu as u32;
+                    for packet in 0..PACKETS {
+                        if cpu == 0 && packet % PACKETS_PER_SECOND == 0 {
+                            clock.add(1);
+                        }
+                        random ^= random << 13;
+                        random ^= random >> 17;
+                        random ^= random << 5;
+                        let group = clock.load() as u32 * ACTIVE;
+                        let flow = ((group + random % ACTIVE) % u32::from(FLOWS)) as usize;
+                        let run = TestRunOptions { data_in: Some(&frames[flow]), ..TestRunOptions::new() };
+                        program.test_run(run).expect("test run");
+                        sent[flow] += 1;
+                    }
+                    sent
+                })
+            })
+            .collect();
+        cpus.into_iter().map(|cpu| cpu.join().expect("thread")).collect()
+    });
+    let counted = counted(&object);
+    let of = |flow: u8, protocol: Protocol| {
+        let address = Address::v4(0x0a00_0000 + u32::from(flow));
+        counted.get(&(address, protocol as u8)).copied().unwrap_or_default()
+    };
+    let mut labelled = 0;
+    for flow in 0..FLOWS {
+        let sent: u64 = sent.iter().map(|cpu| cpu[flow as usize]).sum();
+        let (bittorrent, unclassified) = (of(flow, Protocol::BitTorrent), of(flow, Protocol::Unclassified));
+        assert_eq!(bittorrent + unclassified, sent, "flow {flow}");
+        if flow % 4 != 0 {
+            assert_eq!(bittorrent, 0, "flow {flow} shows another flow's verdict");
+        }
+        labelled += bittorrent;
+    }
+    // How many depends on which flows come first, second by second.
+    assert!(labelled > u64::from(PACKETS) / 100, "only {labelled} packets in the BitTorrent flows of the table");
+    let events = object.events().expect("events");
+    let of = |wanted: Event| events.iter().find(|(event, _)| *event == wanted).map_or(0, |(_, count)| *count);
+    assert!(of(Event::FlowRefused) > 0 && of(Event::EvictedUnclassified) > 0, "no pressure: {events:?}");
+    assert_eq!(of(Event::Lost), 0);
+    let node: u64 = object.view().read(0).node.iter().map(|counts| counts.packets).sum();
+    assert_eq!(node, u64::from(PACKETS) * CPUS as u64, "node level");
+}
