@@ -5,14 +5,19 @@
 //! `tests/baselines/bench.json`, or when a promised bound does not hold, in three attempts; `--bless` rewrites the baseline.
 //! Absolute times are never compared with other runs: they belong to the machine. Needs root.
 
-use std::process::{Command, Stdio};
+use std::{
+    path::PathBuf,
+    process::{Command, Stdio},
+};
 
 use anyhow::{Context as _, Result, bail};
 use clap::ValueEnum;
+use serde::de::DeserializeOwned;
 
 use crate::{build_ebpf, command::shown, workspace::root};
 
 mod baseline;
+mod compare;
 mod gates;
 mod report;
 
@@ -37,6 +42,10 @@ pub struct Arguments {
     /// Only packet-path rows whose path contains this
     #[arg(long)]
     pub only: Option<String>,
+    /// Instead: ndpiReader and both engines over the captures below this folder, and iperf3 and small packets through a
+    /// laboratory; rewrites its section of docs/performance.md
+    #[arg(long, value_name = "FOLDER", conflicts_with_all = ["format", "quick", "check", "bless", "only", "rounds"])]
+    pub compare: Option<PathBuf>,
     /// Rounds per row; medians are taken over them
     #[arg(long)]
     pub rounds: Option<u32>,
@@ -66,6 +75,9 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let mut xtask = Command::new(std::env::current_exe().context("cannot find this program")?);
     // A process of its own, so that its progress cannot mix with the result on standard output.
     to_stderr(xtask.args(["build-ebpf", "--bench"]))?;
+    if let Some(folder) = &arguments.compare {
+        return compare::run(folder);
+    }
     let mut report = measure(arguments, None, arguments.only.is_none())?;
     report.not_measured = report::not_measured();
     if arguments.bless {
@@ -156,7 +168,7 @@ fn measure(arguments: &Arguments, rows: Option<&[String]>, agent: bool) -> Resul
 }
 
 /// One bench of the `tests` crate.
-fn cargo_bench(name: &str, arguments: &[String]) -> Result<Report> {
+fn cargo_bench<T: DeserializeOwned>(name: &str, arguments: &[String]) -> Result<T> {
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo
         .current_dir(root())

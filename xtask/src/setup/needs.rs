@@ -21,6 +21,8 @@ pub enum Need {
     Lab,
     /// The licence, source and advisory check
     Deny,
+    /// What `bench --compare` compares with
+    Compare,
 }
 
 /// A Debian package.
@@ -116,9 +118,15 @@ const TESTS: &[Package] = &[
     package("xdp-tools", "xdp-filter", "an XDP program that is not ours"),
 ];
 
+const COMPARE: &[Package] = &[
+    package("libndpi-bin", "ndpiReader", "the comparison over captures"),
+    package("iperf3", "iperf3", "connections through the laboratory"),
+];
+
 impl Need {
     /// Every need.
-    pub const ALL: &[Self] = &[Self::Ebpf, Self::Kernels, Self::Tests, Self::Demo, Self::Lab, Self::Deny];
+    pub const ALL: &[Self] =
+        &[Self::Ebpf, Self::Kernels, Self::Tests, Self::Demo, Self::Lab, Self::Deny, Self::Compare];
 
     /// The word of `--with`.
     pub fn name(self) -> &'static str {
@@ -129,6 +137,7 @@ impl Need {
             Self::Demo => "demo",
             Self::Lab => "lab",
             Self::Deny => "deny",
+            Self::Compare => "compare",
         }
     }
 
@@ -140,6 +149,7 @@ impl Need {
             Self::Tests => &[DEMO, LAB, TESTS],
             Self::Demo => &[DEMO],
             Self::Lab => &[DEMO, LAB],
+            Self::Compare => &[DEMO, COMPARE],
             Self::Deny => &[],
         };
         tables.iter().copied().flatten()
@@ -149,7 +159,7 @@ impl Need {
         match self {
             Self::Ebpf => &[BPF_LINKER],
             Self::Deny => &[CARGO_DENY],
-            Self::Kernels | Self::Tests | Self::Demo | Self::Lab => &[],
+            Self::Kernels | Self::Tests | Self::Demo | Self::Lab | Self::Compare => &[],
         }
     }
 }

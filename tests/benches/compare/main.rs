@@ -1,0 +1,46 @@
+//! Beside what a user would run instead, and on real interfaces: `cargo xtask bench --compare` runs this.
+//!
+//! First the same captures through `ndpiReader` and through both engines; then connections and small packets through a
+//! laboratory's router with no program, an empty one and the shipped one attached natively. Numbers per packet come from the
+//! kernel's run statistics, which are on for the measurement only. Writes one JSON object to standard output.
+
+mod captures;
+#[path = "../shared/clock.rs"]
+mod clock;
+mod lab;
+#[path = "../../../monitor-ebpf/src/bin/bench/layout.rs"]
+#[expect(dead_code, reason = "only one order and one direction are used here")]
+mod layout;
+#[path = "../shared/options.rs"]
+mod options;
+mod stats;
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::Parser;
+use serde_json::json;
+
+/// Arguments.
+#[derive(Parser)]
+struct Arguments {
+    #[command(flatten)]
+    shared: options::Shared,
+    /// Folder with captures, searched through.
+    #[arg(long)]
+    captures: PathBuf,
+}
+
+fn main() -> Result<()> {
+    let Some(arguments) = options::read::<Arguments>() else { return Ok(()) };
+    let captures = captures::measure(&arguments.captures)?;
+    let lab = lab::measure(&arguments.shared.object)?;
+    println!("{}", json!({ "captures": captures, "lab": lab }));
+    Ok(())
+}
+
+/// The median.
+pub(crate) fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+}
