@@ -17,7 +17,7 @@ use aya::{TestRun as _, TestRunOptions};
 use monitor_common::{
     cell::Cell,
     key::Seed,
-    limits::{DEFAULT_FLOWS, DEFAULT_TALLIES},
+    limits::{DEFAULT_ENDPOINTS, DEFAULT_FLOWS, DEFAULT_TALLIES},
     store::Inspection,
 };
 use peertally::{
@@ -25,7 +25,7 @@ use peertally::{
     datapath::{
         host::{HostDataPath, TableSizes},
         mapped::MappedArray,
-        object::{LoadOptions, LoadedObject},
+        object::{LoadOptions, LoadedObject, MonitoredInterface},
     },
     pool::Pool,
 };
@@ -167,7 +167,7 @@ fn pools() -> Result<Vec<Pool>> {
     Ok(vec!["0.0.0.0/0/32".parse()?, "::/0/64".parse()?])
 }
 
-const SIZES: TableSizes = TableSizes { flows: DEFAULT_FLOWS, tallies: DEFAULT_TALLIES };
+const SIZES: TableSizes = TableSizes { flows: DEFAULT_FLOWS, tallies: DEFAULT_TALLIES, endpoints: DEFAULT_ENDPOINTS };
 
 /// The shared source on the host, ns a packet.
 fn host(packets: &[Packet]) -> Result<f64> {
@@ -186,11 +186,12 @@ fn kernel(packets: &[Packet]) -> Result<f64> {
         sizes: SIZES,
         pools: pools()?,
         inspection: Inspection::Framing,
+        heuristic: None,
         seed: None,
         replaying: true,
         pin_folder: None,
         log_level: 0,
-        interfaces: vec![1],
+        interfaces: vec![MonitoredInterface::access(1)],
     };
     let mut object = LoadedObject::load(&options)?;
     let replay: MappedArray<Cell> = MappedArray::new("REPLAY", object.map("REPLAY")?)?;

@@ -20,7 +20,7 @@ use aya::{
     util::nr_cpus,
 };
 use monitor_common::{
-    limits::{DEFAULT_FLOWS, DEFAULT_TALLIES},
+    limits::{DEFAULT_ENDPOINTS, DEFAULT_FLOWS, DEFAULT_TALLIES},
     store::Inspection,
 };
 use peertally::datapath::{
@@ -96,9 +96,10 @@ impl Rig {
             xdp(&mut bench, name)?.load().with_context(|| format!("loading {name}"))?;
         }
         let options = LoadOptions {
-            sizes: TableSizes { flows: DEFAULT_FLOWS, tallies: DEFAULT_TALLIES },
+            sizes: TableSizes { flows: DEFAULT_FLOWS, tallies: DEFAULT_TALLIES, endpoints: DEFAULT_ENDPOINTS },
             pools: vec!["100.64.0.0/10".parse()?, POOLS[1].parse()?],
             inspection: Inspection::Framing,
+            heuristic: None,
             seed: None,
             replaying: false,
             pin_folder: None,

@@ -16,6 +16,7 @@ use aya::{
 };
 use monitor_common::{
     cell::Cell,
+    endpoint::EndpointSet,
     flow::{ColdSet, FlowSet},
     key::Address,
     protocol::Protocol,
@@ -25,7 +26,7 @@ use monitor_common::{
 use peertally::datapath::{
     host::TableSizes,
     mapped::MappedArray,
-    object::{LoadOptions, LoadedObject},
+    object::{LoadOptions, LoadedObject, MonitoredInterface},
     view::{Reading, View, node_index_parts},
 };
 use peertally_tests::lab::{CORE, Lab, access, output, require};
@@ -90,6 +91,7 @@ struct Tables {
     settings: MappedArray<Settings>,
     flows: MappedArray<FlowSet>,
     cold: MappedArray<ColdSet>,
+    endpoints: MappedArray<EndpointSet>,
     tallies: MappedArray<Tally>,
     keys: MappedArray<SlotKey>,
     node: MappedArray<NodeTally>,
@@ -102,6 +104,7 @@ impl Tables {
             settings: object.map_settings()?,
             flows: MappedArray::new("FLOWS", object.map("FLOWS")?)?,
             cold: MappedArray::new("COLD_FLOWS", object.map("COLD_FLOWS")?)?,
+            endpoints: MappedArray::new("ENDPOINTS", object.map("ENDPOINTS")?)?,
             tallies: MappedArray::new("TALLIES", object.map("TALLIES")?)?,
             keys: MappedArray::new("TALLY_KEYS", object.map("TALLY_KEYS")?)?,
             node: MappedArray::new("NODE", object.map("NODE")?)?,
@@ -114,6 +117,7 @@ impl Tables {
             settings: &self.settings.values()[0],
             flows: self.flows.values(),
             cold: self.cold.values(),
+            endpoints: self.endpoints.values(),
             tallies: self.tallies.values(),
             keys: self.keys.values(),
             node: self.node.values(),
@@ -232,15 +236,16 @@ fn two_cpus_two_interfaces_and_a_drain_lose_nothing() {
     let lab = Lab::new(1).expect("a laboratory");
     let interfaces = [access(1), CORE.to_owned()].map(|name| index_of(&lab, &name).expect("an interface"));
     let options = LoadOptions {
-        sizes: TableSizes { flows: CACHE, tallies: 1024 },
+        sizes: TableSizes { flows: CACHE, tallies: 1024, endpoints: 16 },
         pools: vec!["10.0.0.0/8".parse().expect("pool")],
         inspection: Inspection::Framing,
+        heuristic: None,
         seed: None,
         // The clock is the test's: flows go idle without waiting.
         replaying: true,
         pin_folder: None,
         log_level: 0,
-        interfaces: interfaces.to_vec(),
+        interfaces: interfaces.map(MonitoredInterface::access).to_vec(),
     };
     let mut object = LoadedObject::load(&options).expect("loads");
     let replay: MappedArray<Cell> = MappedArray::new("REPLAY", object.map("REPLAY").expect("map")).expect("mapped");

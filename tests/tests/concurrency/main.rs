@@ -18,7 +18,7 @@ use monitor_common::{
 use peertally::datapath::{
     host::TableSizes,
     mapped::MappedArray,
-    object::{LoadOptions, LoadedObject},
+    object::{LoadOptions, LoadedObject, MonitoredInterface},
 };
 use peertally_tests::packet_table::may_use_kernel;
 
@@ -78,15 +78,16 @@ fn two_cpus_on_one_set_count_every_packet_once() {
     }
     let _alone = both_cpus();
     let options = LoadOptions {
-        sizes: TableSizes { flows: 4, tallies: 1024 },
+        sizes: TableSizes { flows: 4, tallies: 1024, endpoints: 4 },
         pools: vec!["10.0.0.0/8".parse().expect("pool")],
         inspection: Inspection::Framing,
+        heuristic: None,
         seed: None,
         // The clock is the test's: flows go idle without waiting.
         replaying: true,
         pin_folder: None,
         log_level: 0,
-        interfaces: vec![1],
+        interfaces: vec![MonitoredInterface::access(1)],
     };
     let mut object = LoadedObject::load(&options).expect("loads");
     let replay: MappedArray<Cell> = MappedArray::new("REPLAY", object.map("REPLAY").expect("map")).expect("mapped");
