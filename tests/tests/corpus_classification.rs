@@ -15,37 +15,10 @@ use peertally::replay::{
     collect,
     report::FlowRow,
 };
+use xtask::accuracy::protocol_of;
 
 /// Labels that a flow of the negative set may have: transports and synchronisation that are no file sharing network.
 const NO_ERROR: [&str; 2] = ["libp2p", "btsync"];
-
-/// Protocol by the start of a reference signature's name; the longest start that fits decides.
-const PROTOCOLS: [(&str, &str); 24] = [
-    ("applejuice", "applejuice"),
-    ("ares.", "ares"),
-    ("bt.", "bittorrent"),
-    ("bt.ws_tracker", "webtorrent"),
-    ("btsync", "btsync"),
-    ("dc.", "directconnect"),
-    ("dht.", "bittorrent"),
-    ("ed2k.", "edonkey"),
-    ("emule.", "edonkey"),
-    ("ft.", "fasttrack"),
-    ("g2.", "gnutella2"),
-    ("gnu.", "gnutella"),
-    ("kad.", "kademlia"),
-    ("libp2p.", "libp2p"),
-    ("mute", "mute"),
-    ("nap.", "opennap"),
-    ("openft", "openft"),
-    ("slsk.", "soulseek"),
-    ("trk.", "bittorrent"),
-    ("utp.", "bittorrent"),
-    ("waste", "waste"),
-    ("winmx.", "winmx"),
-    ("wt.", "webtorrent"),
-    ("bt.ws", "webtorrent"),
-];
 
 /// A flow's ends without a direction.
 type Ends = BTreeSet<(IpAddr, u16)>;
@@ -114,8 +87,7 @@ fn table(path: &Path) -> Vec<Vec<String>> {
 
 /// The protocol that a reference signature stands for.
 fn protocol(signature: &str) -> &'static str {
-    let fits = PROTOCOLS.iter().filter(|(start, _)| signature.starts_with(start));
-    fits.max_by_key(|(start, _)| start.len()).unwrap_or_else(|| panic!("unknown signature {signature}")).1
+    protocol_of(signature).unwrap_or_else(|| panic!("unknown signature {signature}"))
 }
 
 #[test]

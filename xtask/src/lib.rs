@@ -3,6 +3,7 @@
 //! One verb a file. A verb starts with [`setup::ensure`], prints what it does and what it skips, and returns an error
 //! when anything it promised did not happen.
 
+pub mod accuracy;
 pub mod bench;
 pub mod build_ebpf;
 pub mod command;

@@ -4,7 +4,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use xtask::{bench, build_ebpf, demo, kernels, setup, test};
+use xtask::{accuracy, bench, build_ebpf, demo, kernels, setup, test};
 
 /// Developer commands of Peertally.
 #[derive(Debug, Parser)]
@@ -16,6 +16,8 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
+    /// Compare the labels with the truth and with nDPI's, and write docs/detection.md
+    Accuracy(accuracy::Arguments),
     /// Measure the packet path and the agent beside a conventional design
     Bench(bench::Arguments),
     /// Build the eBPF object and its provenance; the only builder there is
@@ -42,6 +44,7 @@ fn main() -> ExitCode {
 
 fn run() -> anyhow::Result<()> {
     match Arguments::parse().verb {
+        Verb::Accuracy(arguments) => accuracy::run(&arguments),
         Verb::Bench(arguments) => bench::run(&arguments),
         Verb::BuildEbpf(arguments) => build_ebpf::run(&arguments),
         Verb::Demo(arguments) => demo::run(&arguments),

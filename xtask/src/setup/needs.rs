@@ -23,6 +23,8 @@ pub enum Need {
     Deny,
     /// What `bench --compare` compares with
     Compare,
+    /// The program that labels are compared with
+    Accuracy,
 }
 
 /// A Debian package.
@@ -113,20 +115,19 @@ const LAB: &[Package] = &[
     package("tcpdump", "tcpdump", "an independent count of packets"),
 ];
 
+const NDPI: Package = package("libndpi-bin", "ndpiReader", "another program that labels flows, to compare with");
+
 const TESTS: &[Package] = &[
     package("prometheus", "prometheus", "a real scrape, and promtool's check of the metrics"),
     package("xdp-tools", "xdp-filter", "an XDP program that is not ours"),
 ];
 
-const COMPARE: &[Package] = &[
-    package("libndpi-bin", "ndpiReader", "the comparison over captures"),
-    package("iperf3", "iperf3", "connections through the laboratory"),
-];
+const COMPARE: &[Package] = &[NDPI, package("iperf3", "iperf3", "connections through the laboratory")];
 
 impl Need {
     /// Every need.
     pub const ALL: &[Self] =
-        &[Self::Ebpf, Self::Kernels, Self::Tests, Self::Demo, Self::Lab, Self::Deny, Self::Compare];
+        &[Self::Ebpf, Self::Kernels, Self::Tests, Self::Demo, Self::Lab, Self::Deny, Self::Compare, Self::Accuracy];
 
     /// The word of `--with`.
     pub fn name(self) -> &'static str {
@@ -138,6 +139,7 @@ impl Need {
             Self::Lab => "lab",
             Self::Deny => "deny",
             Self::Compare => "compare",
+            Self::Accuracy => "accuracy",
         }
     }
 
@@ -151,6 +153,7 @@ impl Need {
             Self::Lab => &[DEMO, LAB],
             Self::Compare => &[DEMO, COMPARE],
             Self::Deny => &[],
+            Self::Accuracy => &[&[NDPI]],
         };
         tables.iter().copied().flatten()
     }
@@ -159,7 +162,7 @@ impl Need {
         match self {
             Self::Ebpf => &[BPF_LINKER],
             Self::Deny => &[CARGO_DENY],
-            Self::Kernels | Self::Tests | Self::Demo | Self::Lab | Self::Compare => &[],
+            Self::Kernels | Self::Tests | Self::Demo | Self::Lab | Self::Compare | Self::Accuracy => &[],
         }
     }
 }

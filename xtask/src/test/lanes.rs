@@ -10,7 +10,7 @@ use super::Outcome;
 use crate::command::{shown, stream};
 use crate::setup::Need;
 use crate::workspace::root;
-use crate::{build_ebpf, kernels};
+use crate::{accuracy, build_ebpf, kernels};
 
 /// One lane.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -31,6 +31,8 @@ pub enum Lane {
     Tests,
     /// Real clients and servers between network namespaces
     E2e,
+    /// The labels on the corpus, beside nDPI's
+    Accuracy,
     /// The object in other kernels
     Kernels,
     /// Costs beside the reference program, against the baseline
@@ -53,6 +55,7 @@ impl Lane {
         Self::Object,
         Self::Kernels,
         Self::Demo,
+        Self::Accuracy,
         Self::Tests,
         Self::E2e,
         Self::Bench,
@@ -69,6 +72,7 @@ impl Lane {
             Self::Demo => "demo",
             Self::Tests => "tests",
             Self::E2e => "e2e",
+            Self::Accuracy => "accuracy",
             Self::Kernels => "kernels",
             Self::Bench => "bench",
         }
@@ -84,6 +88,7 @@ impl Lane {
             Self::Demo => "`cargo xtask demo`, as a person starts it",
             Self::Tests => "unit, property, differential and kernel tests, strict",
             Self::E2e => "real clients and servers between namespaces, one test at a time, strict",
+            Self::Accuracy => "docs/detection.md says what the captures, the sources and nDPI give",
             Self::Kernels => "the eBPF object on the oldest and on newer kernels",
             Self::Bench => "`cargo xtask bench --quick --check`: no ratio to the reference has worsened by a quarter",
         }
@@ -96,6 +101,7 @@ impl Lane {
             Self::Object | Self::Bench => &[Need::Ebpf],
             Self::Demo => &[Need::Demo],
             Self::Tests | Self::E2e => &[Need::Tests],
+            Self::Accuracy => &[Need::Accuracy],
             Self::Kernels => &[Need::Kernels],
         }
     }
@@ -127,6 +133,11 @@ impl Lane {
             }
             // Clients that share two cores with other clients send again what was only late: then counts differ.
             Self::E2e => tests(outcome, &[], &integration_tests()?.1, &["--test-threads=1"]),
+            Self::Accuracy => {
+                accuracy::run(&accuracy::Arguments { check: true, ..Default::default() })?;
+                *outcome = Outcome::one();
+                Ok(())
+            }
             Self::Kernels => {
                 kernels::run(&kernels::Arguments::default())?;
                 *outcome = Outcome::one();

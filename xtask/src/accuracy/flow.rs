@@ -1,0 +1,200 @@
+//! Flows as both programs name them, and what each says about one.
+
+use std::net::IpAddr;
+
+/// Transport and ends of a flow, without a direction.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Key {
+    l4: String,
+    ends: [(IpAddr, u16); 2],
+}
+
+impl Key {
+    /// Either order of ends gives the same key.
+    pub(super) fn new(l4: &str, a: (IpAddr, u16), b: (IpAddr, u16)) -> Self {
+        let ends = if a <= b { [a, b] } else { [b, a] };
+        Self { l4: l4.to_owned(), ends }
+    }
+
+    /// Both ports, for a person who looks the flow up in its capture.
+    pub(super) fn ports(&self) -> String {
+        format!("{} {}/{}", self.l4, self.ends[0].1, self.ends[1].1)
+    }
+
+    /// Whether this is what a subscriber's machine sends beside any client: naming, addresses, discovery on its own link.
+    ///
+    /// Ports from the registry of service names; BitTorrent's local discovery (BEP 14) is multicast, and is P2P.
+    pub(super) fn is_household(&self) -> bool {
+        const SERVICES: [u16; 10] = [53, 67, 68, 123, 546, 547, 1900, 5350, 5351, 5355];
+        const MULTICAST_DNS: u16 = 5353;
+        const LOCAL_DISCOVERY: u16 = 6771;
+        let port = |wanted: u16| self.ends.iter().any(|end| end.1 == wanted);
+        let multicast = self.ends.iter().any(|(address, _)| {
+            address.is_multicast() || matches!(address, IpAddr::V4(address) if address.is_broadcast())
+        });
+        let named = self.l4 == "udp" && (SERVICES.into_iter().any(port) || port(MULTICAST_DNS));
+        named || multicast && !port(LOCAL_DISCOVERY)
+    }
+}
+
+/// What is known to be true of a flow.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Truth {
+    /// It speaks one of these protocols, by label; the first names its row in the tables.
+    Peer(Vec<String>),
+    /// It is none of file sharing.
+    Other,
+}
+
+/// How a program's label compares with the truth.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Outcome {
+    /// The right protocol, or none where there is none.
+    Right,
+    /// None, where there is one.
+    Missed,
+    /// A protocol that it is not.
+    Wrong,
+}
+
+impl Outcome {
+    /// The word of the tables and of the explanations.
+    pub(super) fn word(self) -> &'static str {
+        match self {
+            Self::Right => "right",
+            Self::Missed => "missed",
+            Self::Wrong => "wrong",
+        }
+    }
+
+    /// Compares the protocols that a program's label stands for with the truth; no protocols stand for no P2P label.
+    pub(super) fn of(truth: &Truth, labels: &[&str]) -> Self {
+        match truth {
+            Truth::Peer(accepted) if labels.iter().any(|label| accepted.iter().any(|other| other == label)) => {
+                Self::Right
+            }
+            Truth::Peer(_) if labels.is_empty() => Self::Missed,
+            Truth::Other if labels.is_empty() => Self::Right,
+            Truth::Peer(_) | Truth::Other => Self::Wrong,
+        }
+    }
+}
+
+/// One flow of a capture under examination.
+#[derive(Clone, Debug)]
+pub(super) struct Flow {
+    pub(super) capture: String,
+    pub(super) key: Key,
+    pub(super) truth: Truth,
+    /// Whether the corpus lists a reference signature: bytes that show the protocol.
+    pub(super) visible: bool,
+    /// Our protocol and confidence labels; `unclassified` and `none` for none.
+    pub(super) ours: (String, String),
+    /// IP packets and bytes, by our count.
+    pub(super) packets: u64,
+    pub(super) bytes: u64,
+    /// nDPI's label; `None` when it lists no such flow.
+    pub(super) ndpi: Option<Ndpi>,
+}
+
+/// nDPI's label of a flow.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Ndpi {
+    /// As it prints it.
+    pub(super) name: String,
+    /// Whether it gives the same label without guessing by ports and addresses.
+    pub(super) inspected: bool,
+}
+
+/// Labels of ours that are no file sharing, so that they are no error anywhere (design section 2, `libp2p`; Resilio Sync).
+pub(super) const NO_SHARING: [&str; 2] = ["libp2p", "btsync"];
+
+impl Flow {
+    /// Our protocol, unless it is none of P2P.
+    fn our_labels(&self) -> Vec<&str> {
+        match self.ours.0.as_str() {
+            "unclassified" | "fragment" => Vec::new(),
+            label if self.truth == Truth::Other && NO_SHARING.contains(&label) => Vec::new(),
+            label => vec![label],
+        }
+    }
+
+    /// Our answer against the truth.
+    pub(super) fn our_outcome(&self) -> Outcome {
+        Outcome::of(&self.truth, &self.our_labels())
+    }
+
+    /// nDPI's answer against the truth.
+    pub(super) fn ndpi_outcome(&self) -> Outcome {
+        let labels = self.ndpi.as_ref().map(|ndpi| peer_labels(&ndpi.name)).unwrap_or_default();
+        Outcome::of(&self.truth, &labels)
+    }
+
+    /// The protocol whose row counts this flow; `None` for traffic that is no P2P.
+    pub(super) fn protocol(&self) -> Option<&str> {
+        match &self.truth {
+            Truth::Peer(protocols) => protocols.first().map(String::as_str),
+            Truth::Other => None,
+        }
+    }
+}
+
+/// Our labels that one of nDPI's stands for; empty when it is no P2P protocol's. It prints `Master.Protocol`.
+pub(super) fn peer_labels(name: &str) -> Vec<&'static str> {
+    let known: [(&str, &[&str]); 14] = [
+        ("BitTorrent", &["bittorrent", "webtorrent"]),
+        ("eDonkey", &["edonkey", "kademlia"]),
+        ("Gnutella", &["gnutella", "gnutella2"]),
+        ("FastTrack", &["fasttrack"]),
+        ("DirectConnect", &["directconnect"]),
+        ("Soulseek", &["soulseek"]),
+        ("OpenFT", &["openft"]),
+        ("AppleJuice", &["applejuice"]),
+        // P2P protocols that this project does not know: never right, never counted as a miss of ours.
+        ("Stealthnet", &["stealthnet"]),
+        ("Aimini", &["aimini"]),
+        ("Thunder", &["thunder"]),
+        ("PPStream", &["ppstream"]),
+        ("Sopcast", &["sopcast"]),
+        ("Kontiki", &["kontiki"]),
+    ];
+    name.split('.')
+        .filter_map(|word| known.iter().find(|(name, _)| *name == word))
+        .flat_map(|(_, labels)| labels.iter().copied())
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(l4: &str, a: &str, a_port: u16, b: &str, b_port: u16) -> Key {
+        Key::new(l4, (a.parse().expect("an address"), a_port), (b.parse().expect("an address"), b_port))
+    }
+
+    #[test]
+    fn keys_have_no_direction() {
+        assert_eq!(key("udp", "192.0.2.1", 1, "2001:db8::1", 2), key("udp", "2001:db8::1", 2, "192.0.2.1", 1));
+        assert_ne!(key("udp", "192.0.2.1", 1, "192.0.2.2", 2), key("udp", "192.0.2.1", 2, "192.0.2.2", 1));
+    }
+
+    #[test]
+    fn naming_and_discovery_are_no_peers_but_bittorrents_is() {
+        assert!(key("udp", "100.64.1.2", 40_000, "10.255.255.53", 53).is_household());
+        assert!(key("udp", "100.64.1.2", 5350, "224.0.0.1", 5350).is_household());
+        assert!(key("udp", "100.64.1.2", 40_000, "239.255.255.250", 1900).is_household());
+        assert!(!key("tcp", "100.64.1.2", 40_000, "100.64.3.2", 53).is_household());
+        assert!(!key("udp", "100.64.1.2", 6771, "239.192.152.143", 6771).is_household());
+        assert!(!key("udp", "100.64.1.2", 51_413, "100.64.3.2", 51_413).is_household());
+    }
+
+    #[test]
+    fn labels_are_compared_with_the_truth() {
+        let kad = Truth::Peer(vec!["kademlia".to_owned()]);
+        assert_eq!(Outcome::of(&kad, &peer_labels("eDonkey")), Outcome::Right);
+        assert_eq!(Outcome::of(&kad, &peer_labels("BitTorrent")), Outcome::Wrong);
+        assert_eq!(Outcome::of(&kad, &peer_labels("HTTP")), Outcome::Missed);
+        assert_eq!(Outcome::of(&Truth::Other, &peer_labels("HTTP.BitTorrent")), Outcome::Wrong);
+        assert_eq!(Outcome::of(&Truth::Other, &[]), Outcome::Right);
+    }
+}

@@ -1,0 +1,173 @@
+//! The rules, as the signatures' own files describe them: module documentation, tiers in use, cost in the benchmark.
+//!
+//! Made of the sources, so that the page and the code cannot say different things: a test compares them.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+use serde::Deserialize;
+
+use crate::workspace::root;
+
+/// Where the signatures are.
+const SIGNATURES: &str = "monitor-common/src/signatures";
+/// Files there that hold no protocol of their own: helpers and tests.
+const HELPERS: [&str; 4] = ["lookalikes.rs", "testing.rs", "text.rs", "websocket.rs"];
+/// Confidence tiers as the sources spell them, with their labels.
+const TIERS: [(&str, &str); 4] = [
+    ("Confidence::Signature", "signature"),
+    ("Confidence::Structural", "structural"),
+    ("Confidence::Association", "association"),
+    ("Confidence::Heuristic", "heuristic"),
+];
+
+#[derive(Deserialize)]
+struct Baseline {
+    ratios: std::collections::BTreeMap<String, serde::de::IgnoredAny>,
+}
+
+/// The section about rules: one part a file.
+///
+/// # Errors
+/// When a source file or the benchmark's baseline cannot be read, or a file has no documentation.
+pub(super) fn rules() -> Result<String> {
+    let baseline =
+        fs::read_to_string(root().join("tests/baselines/bench.json")).context("cannot read the bench baseline")?;
+    let baseline: Baseline = serde_json::from_str(&baseline).context("tests/baselines/bench.json")?;
+    let mut text = String::new();
+    for path in files(&root().join(SIGNATURES))? {
+        let source = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        let name = path.strip_prefix(root()).unwrap_or(&path).display().to_string();
+        let documentation = documentation(&source);
+        anyhow::ensure!(!documentation.is_empty(), "{name} has no documentation");
+        let stem = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
+        let _ = write!(
+            text,
+            "### [`{}`](../{name})\n\n{}\n",
+            name.trim_start_matches(SIGNATURES).trim_start_matches('/'),
+            linked(&documentation)
+        );
+        let tiers = tiers(&source);
+        if !tiers.is_empty() {
+            let _ = writeln!(text, "\nConfidence: {}.", tiers.join(", "));
+        }
+        // The row's name only: figures belong to one machine and have one page.
+        let rows: Vec<String> = baseline
+            .ratios
+            .keys()
+            .filter(|row| row.split('/').next() == Some(&format!("inspect-{stem}")))
+            .map(|row| format!("`{row}`"))
+            .collect();
+        if !rows.is_empty() {
+            let _ = writeln!(text, "\nCost of an inspected packet: [{}](performance.md).", rows.join(", "));
+        }
+        text.push('\n');
+    }
+    text.truncate(text.trim_end().len());
+    text.push('\n');
+    Ok(text)
+}
+
+/// Every file with a signature, a protocol's own file before those of its folder.
+fn files(folder: &Path) -> Result<Vec<PathBuf>> {
+    let mut paths = Vec::new();
+    for entry in fs::read_dir(folder).with_context(|| format!("cannot list {}", folder.display()))? {
+        let path = entry?.path();
+        if path.is_dir() {
+            paths.extend(files(&path)?);
+        } else if path.extension().is_some_and(|extension| extension == "rs")
+            && !HELPERS.iter().any(|helper| path.ends_with(helper))
+        {
+            paths.push(path);
+        }
+    }
+    paths.sort_by_key(|path| path.with_extension(""));
+    Ok(paths)
+}
+
+/// The module documentation.
+fn documentation(source: &str) -> String {
+    let lines: Vec<&str> = source
+        .lines()
+        .map_while(|line| line.strip_prefix("//!"))
+        .map(|line| line.strip_prefix(' ').unwrap_or(line))
+        .collect();
+    lines.join("\n").trim().to_owned()
+}
+
+/// Labels of the tiers that the code, not its tests, gives.
+fn tiers(source: &str) -> Vec<&'static str> {
+    let code = source.split("#[cfg(test)]\nmod tests").next().unwrap_or_default();
+    let code: Vec<&str> = code.lines().filter(|line| !line.trim_start().starts_with("//")).collect();
+    let used = |spelled: &str| code.iter().any(|line| line.contains(spelled));
+    TIERS.iter().filter(|(spelled, _)| used(spelled)).map(|(_, label)| *label).collect()
+}
+
+/// The text with its BEPs and RFCs as links, and code links of rustdoc as plain code.
+fn linked(text: &str) -> String {
+    let text = text.replace("[`", "`").replace("`]", "`");
+    let mut linked = String::new();
+    let mut rest = text.as_str();
+    loop {
+        let next = ["BEP ", "RFC "].iter().filter_map(|word| Some((rest.find(word)?, *word))).min();
+        let Some((at, word)) = next else { break };
+        let number: String = rest[at + word.len()..].chars().take_while(char::is_ascii_digit).collect();
+        let end = at + word.len() + number.len();
+        linked.push_str(&rest[..at]);
+        match (word, number.parse::<u32>()) {
+            ("BEP ", Ok(bep)) => {
+                let _ = write!(linked, "[BEP {bep}](https://www.bittorrent.org/beps/bep_{bep:04}.html)");
+            }
+            (_, Ok(rfc)) => {
+                let _ = write!(linked, "[RFC {rfc}](https://www.rfc-editor.org/rfc/rfc{rfc})");
+            }
+            (_, Err(_)) => linked.push_str(&rest[at..end]),
+        }
+        rest = &rest[end..];
+    }
+    linked.push_str(rest);
+    linked
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_protocol_is_described() {
+        let rules = rules().expect("the sources are there");
+        for file in ["bittorrent.rs", "bittorrent/utp.rs", "kademlia.rs", "waste.rs"] {
+            assert!(rules.contains(&format!("/{file})")), "{file}");
+        }
+        assert!(!rules.contains("testing.rs"));
+        assert!(rules.contains("inspect-bittorrent/16384"), "the cost of a signature with a row in the benchmark");
+    }
+
+    #[test]
+    fn the_page_says_what_the_sources_say() {
+        let page = fs::read_to_string(root().join(super::super::PAGE)).expect("the page is in the repository");
+        let rules = rules().expect("the sources are there");
+        assert!(
+            super::super::page::rules_of(&page) == Some(&rules),
+            "{} is not current: `cargo xtask accuracy --rules` rewrites this part of it",
+            super::super::PAGE
+        );
+    }
+
+    #[test]
+    fn specifications_become_links() {
+        assert_eq!(
+            linked("see BEP 3, RFC 791 and BEP x"),
+            "see [BEP 3](https://www.bittorrent.org/beps/bep_0003.html), [RFC 791](https://www.rfc-editor.org/rfc/rfc791) and BEP x"
+        );
+    }
+
+    #[test]
+    fn tiers_are_those_of_the_code() {
+        let source = "//! x\n// Confidence::Heuristic\nfn f() { Confidence::Signature }\n#[cfg(test)]\nmod tests { Confidence::Structural }\n";
+        assert_eq!(tiers(source), ["signature"]);
+        assert_eq!(documentation(source), "x");
+    }
+}
