@@ -7,6 +7,7 @@
 //! Kad hello (TCP port behind the contact's id).
 
 use crate::{
+    cell::negated,
     payload::{Payload, Transport},
     protocol::Protocol,
 };
@@ -16,57 +17,66 @@ const SCANNED: usize = 400;
 /// Digits of the longest port.
 const DIGITS: usize = 5;
 
-/// The port that the payload's sender says it listens on; 0 when the payload names none.
+/// The port that the payload's sender says it listens on, into `port`; 0 when the payload names none.
 #[inline(never)]
-#[must_use]
-pub fn port(transport: Transport, protocol: u8, payload: &Payload) -> u32 {
+pub fn find_port(transport: Transport, protocol: u8, payload: &Payload, port: &mut u32) {
     let bittorrent = protocol == Protocol::BitTorrent as u8;
+    *port = 0;
     match transport {
-        Transport::Tcp if bittorrent => http(payload),
-        Transport::Tcp if protocol == Protocol::EDonkey as u8 => edonkey(payload),
-        Transport::Udp if bittorrent && payload.byte(0) == b'd' => dht(payload),
-        Transport::Udp if bittorrent => udp_tracker(payload),
-        Transport::Udp if protocol == Protocol::Kademlia as u8 => kad(payload),
-        _ => 0,
+        Transport::Tcp if bittorrent => http(payload, port),
+        Transport::Tcp if protocol == Protocol::EDonkey as u8 => *port = edonkey(payload),
+        Transport::Udp if bittorrent && payload.byte(0) == b'd' => *port = dht(payload),
+        Transport::Udp if bittorrent => *port = udp_tracker(payload),
+        Transport::Udp if protocol == Protocol::Kademlia as u8 => *port = kad(payload),
+        _ => {}
     }
 }
 
 /// `port=` with its digits, as a parameter of an HTTP request.
 #[inline(never)]
-fn http(payload: &Payload) -> u32 {
-    if payload.le32(0) != u32::from_le_bytes(*b"GET ") {
-        return 0;
+fn http(payload: &Payload, port: &mut u32) {
+    if payload.le32(0) == u32::from_le_bytes(*b"GET ") {
+        find_parameter(payload, port);
+        // Through memory: the verifier forgets the place, and walks what follows once for all places.
+        let start = *port as usize;
+        *port = if start == 0 { 0 } else { digits(payload, start) };
     }
-    let mut recent = 0u64;
-    // Digits are taken from where the name ends until one is none; `state` is 0 before, 1 in, 2 behind the number.
-    let (mut port, mut state) = (0u32, 0u32);
-    let mut index = 5;
-    while index < SCANNED {
-        let byte = payload.counted(index);
-        let digit = u32::from(byte.wrapping_sub(b'0'));
-        if state == 1 {
-            if digit < 10 {
-                port = (port * 10 + digit) & 0xf_ffff;
-            } else {
-                state = 2;
-            }
-        }
-        recent = recent << 8 | u64::from(byte);
-        let name = recent & 0xffff_ffff_ffff;
-        if state == 0 && (name == from_six(*b"&port=") || name == from_six(*b"?port=")) {
-            state = 1;
-        }
-        if state == 2 || byte == b' ' {
-            break;
-        }
-        index += 1;
-    }
-    valid(port)
 }
 
-const fn from_six(text: [u8; 6]) -> u64 {
-    let [a, b, c, d, e, f] = text;
-    u64::from_be_bytes([0, 0, a, b, c, d, e, f])
+/// The place behind `port=`, into `place`.
+#[inline(never)]
+fn find_parameter(payload: &Payload, place: &mut u32) {
+    let mut recent = 0u64;
+    let mut index = 4;
+    while index < SCANNED {
+        let byte = u64::from(payload.counted(index));
+        recent = recent << 8 | byte;
+        index += 1;
+        if byte == u64::from(b' ') {
+            return;
+        }
+        let named = (recent ^ u64::from_be_bytes(*b"\0\0\0port=")) & 0xff_ffff_ffff == 0;
+        let before = (recent >> 40) as u8;
+        if named && (before == b'&' || before == b'?') {
+            *place = index as u32;
+            return;
+        }
+    }
+}
+
+/// The number of up to five digits at `start`, as a port.
+#[inline(never)]
+fn digits(payload: &Payload, start: usize) -> u32 {
+    // All ones while every character was a digit: no branch, or the verifier would walk each length apart.
+    let (mut number, mut open) = (0u64, u64::MAX);
+    let mut index = 0;
+    while index <= DIGITS {
+        let digit = u64::from(payload.byte(start + index).wrapping_sub(b'0'));
+        open &= negated(digit.wrapping_sub(10) >> 63);
+        number = (number * (1 + (open & 9)) + (digit & open)) & 0xf_ffff;
+        index += 1;
+    }
+    valid(number as u32)
 }
 
 /// The port if it is one that peers choose, else 0.
@@ -87,15 +97,7 @@ fn dht(payload: &Payload) -> u32 {
     if !(payload.has(0, b"d1:ad2:id20:") & payload.has(32, b"9:info_hash20:") & payload.has(66, b"4:porti")) {
         return 0;
     }
-    let (mut port, mut open) = (0u32, true);
-    let mut index = 73;
-    while index < 73 + DIGITS {
-        let digit = u32::from(payload.byte(index).wrapping_sub(b'0'));
-        open &= digit < 10;
-        port = if open { port * 10 + digit } else { port };
-        index += 1;
-    }
-    valid(port)
+    digits(payload, 73)
 }
 
 /// OP_HELLO of clients (its hash has a length byte), OP_HELLO of the login to a server, OP_HELLOANSWER.
@@ -124,7 +126,9 @@ mod tests {
     use super::*;
 
     fn named(transport: Transport, protocol: Protocol, bytes: &[u8]) -> u32 {
-        port(transport, protocol as u8, &Payload::from_bytes(bytes, 50_000, 51_000, true))
+        let mut port = 1;
+        find_port(transport, protocol as u8, &Payload::from_bytes(bytes, 50_000, 51_000, true), &mut port);
+        port
     }
 
     #[test]

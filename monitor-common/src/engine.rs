@@ -11,7 +11,7 @@ use crate::{
     key::FlowKey,
     limits::{FIRST_PEER_PORT, FOLD_PACKETS, WAYS},
     packet::Packet,
-    store::{Event, Note, Settings, Store},
+    store::{Event, Inspection, Note, Settings, Store},
     walk::{self, Headers},
 };
 
@@ -21,6 +21,7 @@ mod cache;
 mod inspect;
 mod learn;
 mod subscribers;
+mod watchlist;
 mod work;
 
 pub use account::settle_idle;
@@ -97,8 +98,8 @@ fn settled<S: Store>(headers: &Headers, store: &S, settings: &Settings, interfac
 
 /// Index of a flow's counter for one direction.
 #[inline(always)]
-const fn counter_index(way: usize, from_lower: bool) -> usize {
-    (2 * way + (!from_lower) as usize) & (2 * WAYS - 1)
+const fn counter_index(way: usize, from_lower: u64) -> usize {
+    (2 * way + (from_lower ^ 1) as usize) & (2 * WAYS - 1)
 }
 
 /// Everything but a settled flow's ordinary packet, step by step.
@@ -142,6 +143,9 @@ fn slow<P: Packet, S: Store>(packet: &P, store: &S, settings: &Settings, interfa
         }
     }
     step(store, |work| learn::learn(store, settings, work));
+    if settings.inspection.load() == Inspection::Watchlist as u64 {
+        step(store, |work| work.content.is_some() && watchlist::compare(store, settings, work));
+    }
 }
 
 /// Runs one step on this CPU's work.

@@ -93,6 +93,12 @@ const ENDS_SHIFT: u32 = 28;
 const TEACHING: u64 = 1 << 30;
 const INTERFACE_SHIFT: u32 = 32;
 
+/// Where a word keeps the interface of a direction; `from_lower` is 1 or 0.
+#[inline(always)]
+const fn interface_shift(from_lower: u64) -> u32 {
+    INTERFACE_SHIFT + 16 * (1 - (from_lower as u32 & 1))
+}
+
 impl Word {
     /// The word of a way that one CPU is changing.
     pub const LOCKED: Self = Self((State::Locked as u64) << STATE_SHIFT);
@@ -162,8 +168,8 @@ impl Word {
     /// The same flow, seen at `second` with a packet of this direction on `interface`.
     #[inline(always)]
     #[must_use]
-    pub const fn seen(self, second: u16, from_lower: bool, interface: u16) -> Self {
-        let shift = if from_lower { INTERFACE_SHIFT } else { INTERFACE_SHIFT + 16 };
+    pub const fn seen(self, second: u16, from_lower: u64, interface: u16) -> Self {
+        let shift = interface_shift(from_lower);
         let kept = self.0 & !EPOCH_MASK & !(0xffff << shift);
         Self(kept | second as u64 | ((interface as u64) << shift))
     }
@@ -171,8 +177,8 @@ impl Word {
     /// Whether this is a settled flow that teaches nothing, whose latest packet of this direction came in on the same interface.
     #[inline(always)]
     #[must_use]
-    pub const fn is_settled_on(self, from_lower: bool, interface: u16) -> bool {
-        let shift = if from_lower { INTERFACE_SHIFT } else { INTERFACE_SHIFT + 16 };
+    pub const fn is_settled_on(self, from_lower: u64, interface: u16) -> bool {
+        let shift = interface_shift(from_lower);
         let wanted = ((State::Settled as u64) << STATE_SHIFT) | ((interface as u64) << shift);
         let mask = (3 << STATE_SHIFT) | TEACHING | (0xffff << shift);
         (self.0 ^ wanted) & mask == 0
@@ -233,8 +239,7 @@ impl Word {
     #[inline(always)]
     #[must_use]
     pub const fn interface(self, from_lower: bool) -> u16 {
-        let shift = if from_lower { INTERFACE_SHIFT } else { INTERFACE_SHIFT + 16 };
-        (self.0 >> shift) as u16
+        (self.0 >> interface_shift(from_lower as u64)) as u16
     }
 }
 

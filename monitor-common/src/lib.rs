@@ -22,3 +22,4 @@ pub mod signatures;
 pub mod store;
 pub mod tally;
 pub mod walk;
+pub mod watch;

@@ -75,3 +75,8 @@ pub const SUSPECT_BUCKETS: u32 = 32;
 pub const MSE_OPENING: core::ops::RangeInclusive<u32> = 96..=608;
 /// Peers listen on ports from here on; below are the system ports (RFC 6335 section 6), which belong to services.
 pub const FIRST_PEER_PORT: u16 = 1024;
+
+/// Subscriber blocks, protocols and confidences with watchlist hits that are told apart.
+pub const WATCH_TALLIES_MAX: u32 = 1 << 16;
+/// Room for watchlist hits between two drains, in bytes: 16,384 hits of 56 bytes and the buffer's own 8 each. Power of two.
+pub const WATCH_BUFFER_BYTES: u32 = 1 << 20;

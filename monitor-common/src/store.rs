@@ -10,6 +10,7 @@ use crate::{
     protocol::{CONFIDENCE_SLOTS, Confidence, PROTOCOL_SLOTS, Protocol, Verdict},
     reason::Reason,
     tally::{Direction, KeyWords, NodeTally, Tally},
+    watch::{ContentHash, WatchHit},
 };
 
 /// What the agent tells the program, and the clock both keep: the only entry of the `SETTINGS` map.
@@ -131,6 +132,12 @@ events! {
     FlowRelabelled = 15, "flow_relabelled";
     /// A TCP flow opened as MSE does (heuristic tier only).
     OpeningSuspected = 16, "opening_suspected";
+    /// A payload named content that is on the watchlist.
+    WatchlistHit = 17, "watchlist_hit";
+    /// The agent was not told of a hit, since the buffer of such messages was full; the hit is tallied all the same.
+    WatchlistEventLost = 18, "watchlist_event_lost";
+    /// The table of hits was full: a hit is counted at node level only.
+    WatchlistTallyRefused = 19, "watchlist_tally_refused";
 }
 
 /// Number of events a table indexed by event needs; room to append.
@@ -232,6 +239,14 @@ pub trait Store: Ledger {
     fn count_skip(&self, reason: Reason);
     /// Coarse time in seconds.
     fn now_s(&self, settings: &Settings) -> u64;
+    /// Monotonic time in nanoseconds.
+    fn now_ns(&self, settings: &Settings) -> u64;
+    /// Number of the watchlist's entry that this content is.
+    fn watched(&self, content: &ContentHash) -> Option<u32>;
+    /// Counts a watchlist hit of a subscriber; `false` when the table is full.
+    fn count_hit(&self, key: &KeyWords) -> bool;
+    /// Tells the agent of a watchlist hit; `false` when there is no room.
+    fn tell(&self, hit: &WatchHit) -> bool;
     /// Lends the scratch memory of this CPU.
     fn with_scratch<R>(&self, work: impl FnOnce(&mut Scratch) -> R) -> Option<R>;
     /// Told what happened to each packet; does nothing in production.

@@ -5,6 +5,7 @@
 //! transport header cannot be read (then as a flow without ports).
 
 use crate::{
+    cell::negated,
     key::{Address, FlowKey},
     limits::MAX_HEADER_OFFSET,
     packet::Packet,
@@ -122,27 +123,39 @@ impl Headers {
         fragment: 0,
     };
 
-    /// The flow's key, and whether this packet comes from its lower endpoint.
+    /// The flow's key, and 1 if this packet comes from its lower endpoint, else 0.
+    ///
+    /// Which end is the lower one is up to chance: computed, where a branch would be guessed wrong every other time, and would
+    /// make the verifier walk all that follows twice.
     #[inline(always)]
     #[must_use]
-    pub fn flow_key(&self) -> (FlowKey, bool) {
-        let from_lower = if self.source.high != self.destination.high {
-            self.source.high < self.destination.high
-        } else if self.source.low != self.destination.low {
-            self.source.low < self.destination.low
+    pub fn flow_key(&self) -> (FlowKey, u64) {
+        let from_lower = if (self.source.high | self.destination.high) == 0 {
+            // An IPv4 address and the port in one word; the bits above are alike.
+            let source = self.source.low << 16 | u64::from(self.source_port);
+            let destination = self.destination.low << 16 | u64::from(self.destination_port);
+            1 ^ (destination.wrapping_add(negated(source)) >> 63)
         } else {
-            self.source_port <= self.destination_port
+            let (source, destination) = (u64::from(self.source_port), u64::from(self.destination_port));
+            let ports = 1 ^ below(destination, source);
+            let low =
+                below(self.source.low, self.destination.low) | equal(self.source.low, self.destination.low) & ports;
+            below(self.source.high, self.destination.high) | equal(self.source.high, self.destination.high) & low
         };
-        let (lower, higher, lower_port, higher_port) = if from_lower {
-            (self.source, self.destination, self.source_port, self.destination_port)
-        } else {
-            (self.destination, self.source, self.destination_port, self.source_port)
+        // All ones to keep source and destination in their order, zero to swap them.
+        let keep = negated(from_lower);
+        let swap = |a: u64, b: u64| {
+            let difference = (a ^ b) & !keep;
+            (a ^ difference, b ^ difference)
         };
+        let (lower_high, higher_high) = swap(self.source.high, self.destination.high);
+        let (lower_low, higher_low) = swap(self.source.low, self.destination.low);
+        let (lower_port, higher_port) = swap(u64::from(self.source_port), u64::from(self.destination_port));
         let key = FlowKey {
-            lower,
-            higher,
-            lower_port,
-            higher_port,
+            lower: Address { high: lower_high, low: lower_low },
+            higher: Address { high: higher_high, low: higher_low },
+            lower_port: lower_port as u16,
+            higher_port: higher_port as u16,
             protocol: self.protocol,
             fragment: self.fragment,
             tunnel: self.tunnel,
@@ -156,6 +169,19 @@ impl Headers {
     pub const fn opens_connection(&self) -> bool {
         self.tcp_flags & (tcp_flag::SYN | tcp_flag::ACK) == tcp_flag::SYN
     }
+}
+
+/// 1 if `a` is below `b`, else 0, without a branch (Warren, Hacker's Delight, section 2-12).
+#[inline(always)]
+fn below(a: u64, b: u64) -> u64 {
+    ((!a & b) | ((!a | b) & a.wrapping_add(negated(b)))) >> 63
+}
+
+/// 1 if `a` is `b`, else 0, without a branch.
+#[inline(always)]
+fn equal(a: u64, b: u64) -> u64 {
+    let difference = a ^ b;
+    1 ^ ((difference | negated(difference)) >> 63)
 }
 
 /// Headers of the commonest frames: untagged Ethernet, IPv4 without options or IPv6 without extension headers, no fragment,

@@ -28,7 +28,16 @@ pub fn summary(file: &Path, resolved: &Resolved) -> String {
     line("attach", resolved.xdp_mode.label().to_owned());
     line("subscribers", or_none(&resolved.pools.iter().map(ToString::to_string).collect::<Vec<_>>(), "none"));
     line("inspection", resolved.inspection.label().to_owned());
-    line("capacity", format!("{} flows, {} tallies", resolved.flows, resolved.tallies));
+    if let Some(file) = &resolved.watchlist_file {
+        line("watchlist", format!("{} entries of {}", resolved.watchlist.entries.len(), file.display()));
+    }
+    line(
+        "capacity",
+        format!("{} flows, {} tallies, {} endpoints", resolved.flows, resolved.tallies, resolved.endpoints),
+    );
+    if let Some(rule) = resolved.heuristic {
+        line("heuristic", format!("from {} endpoints within {} s", rule.endpoints, rule.window_s));
+    }
     line("drain", format!("every {}", humantime::format_duration(resolved.drain_interval)));
     line("listen", format!("http://{}/metrics", resolved.listen));
     for policy in &resolved.policies {

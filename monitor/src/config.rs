@@ -21,7 +21,7 @@ use std::{
 pub(crate) use reference::assert_current;
 pub use resolve::{Interface, Overrides, Resolved};
 
-use crate::exit::Exit;
+use crate::{exit::Exit, watchlist};
 
 /// Read by `run` without `--config`, if it exists.
 pub const DEFAULT_PATH: &str = "/etc/peertally/peertally.toml";
@@ -126,7 +126,13 @@ pub fn load(file: Option<&Path>, overrides: &Overrides) -> Result<Resolved, Conf
 pub fn parse(path: &Path, text: &str, overrides: &Overrides) -> Result<Resolved, ConfigError> {
     let locator = locate::Locator::new(path, text);
     let raw: raw::Raw = toml::from_str(text).map_err(|error| ConfigError::Invalid(vec![locator.problem_of(&error)]))?;
-    resolve::resolve(&raw, overrides, &locator)
+    let mut resolved = resolve::resolve(&raw, overrides, &locator)?;
+    if let Some(file) = &resolved.watchlist_file {
+        let list = watchlist::read(file)
+            .map_err(|error| ConfigError::Invalid(vec![locator.problem("watchlist_file", error.to_string())]))?;
+        resolved.watchlist = std::sync::Arc::new(list);
+    }
+    Ok(resolved)
 }
 
 #[cfg(test)]

@@ -132,6 +132,8 @@ impl Kernel {
             events: vec![("tally_refused", 0)],
             tables: vec![TableUse { name: "tallies", entries: self.keys.len() as u64, capacity: 1024 }],
             pending: Pending::default(),
+            watchlist: Vec::new(),
+            hits: Vec::new(),
             attachments: vec![Attachment { interface: "eth0".into(), role: "access", mode: "native" }],
         }
     }

@@ -21,3 +21,4 @@ pub mod session;
 pub mod snapshot;
 pub mod status;
 pub mod subscriber;
+pub mod watchlist;

@@ -12,7 +12,7 @@ use std::{
     future::Future,
     io,
     sync::{Arc, mpsc},
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use axum::Router;
@@ -27,7 +27,10 @@ pub use source::Source;
 use crate::{
     analysis::Analysis,
     cli::RunArgs,
-    config::{self, ConfigError, Resolved, choices::OnExit},
+    config::{
+        self, ConfigError, Resolved,
+        choices::{Inspection, OnExit},
+    },
     exit::{Exit, ExitCause},
     hooks::{Dispatcher, HookError},
     http::{
@@ -38,6 +41,7 @@ use crate::{
     metrics::collector::Shared,
     status::Facts,
     subscriber::{PseudonymError, Pseudonyms},
+    watchlist::{Audit, AuditError, Change, HitLog},
 };
 
 /// Time open scrapes get at the end.
@@ -61,6 +65,18 @@ pub enum RunError {
     /// The kernel side.
     #[error("{0}")]
     Kernel(Box<dyn ExitCause>),
+    /// The audit file.
+    #[error(transparent)]
+    Audit(#[from] AuditError),
+    /// The file of watchlist hits cannot be opened.
+    #[error("cannot open the file of watchlist hits {}: {source}; check `state_dir`", path.display())]
+    HitLog {
+        /// The file.
+        path: std::path::PathBuf,
+        /// What the system says.
+        #[source]
+        source: io::Error,
+    },
     /// The runtime cannot start.
     #[error("cannot start the agent's threads: {0}; check the limits of this service (`ulimit -u`, `ulimit -n`)")]
     Runtime(#[source] io::Error),
@@ -83,7 +99,9 @@ impl ExitCause for RunError {
             Self::Pseudonyms(PseudonymError::Io { source, .. }) if source.kind() == io::ErrorKind::PermissionDenied => {
                 Exit::Rights
             }
-            Self::Pseudonyms(PseudonymError::Io { .. }) | Self::Runtime(_) => Exit::Unavailable,
+            Self::Pseudonyms(PseudonymError::Io { .. }) | Self::Runtime(_) | Self::Audit(_) | Self::HitLog { .. } => {
+                Exit::Unavailable
+            }
             Self::Pseudonyms(PseudonymError::Length { .. }) | Self::Hook(_) => Exit::Usage,
             Self::Kernel(error) => error.exit(),
             Self::Bug(_) => Exit::Bug,
@@ -144,6 +162,21 @@ async fn serve<S: Source>(
     let facts = Facts { listen: address.to_string(), ..Facts::of(&resolved) };
     let app = App::new(Arc::clone(&shared), pseudonyms.clone(), Arc::clone(&heartbeat), facts);
 
+    let watching = resolved.inspection == Inspection::Watchlist;
+    let change = Change {
+        inspection: resolved.inspection.label().to_owned(),
+        watchlist_entries: resolved.watchlist.entries.len(),
+        watchlist_digest: if watching { resolved.watchlist.digest.clone() } else { String::new() },
+    };
+    if Audit::new(resolved.state_dir.join("audit.jsonl")).record(&change)? {
+        tracing::warn!(
+            depth = change.inspection,
+            entries = change.watchlist_entries,
+            "the inspection depth changed; recorded"
+        );
+    }
+    let hit_log = if watching { Some(open_hit_log(&resolved)?) } else { None };
+
     let starting = Arc::clone(&resolved);
     let source = tokio::task::spawn_blocking(move || start(&starting))
         .await
@@ -165,6 +198,7 @@ async fn serve<S: Source>(
         interval: resolved.drain_interval,
         on_exit: resolved.on_exit,
         taken_off: HashSet::new(),
+        hit_log,
     };
     let mut drain = spawn_drain(looped, source, drain_ends).map_err(RunError::Runtime)?;
     tracing::info!(metrics = %format_args!("http://{address}/metrics"), "counting");
@@ -237,6 +271,19 @@ struct DrainLoop {
     on_exit: OnExit,
     /// Interfaces that were told to have lost the program.
     taken_off: HashSet<Arc<str>>,
+    /// Only in the inspection depth `watchlist`.
+    hit_log: Option<HitLog>,
+}
+
+fn open_hit_log(resolved: &Resolved) -> Result<HitLog, RunError> {
+    let path = resolved.state_dir.join("watchlist-hits.jsonl");
+    HitLog::open(&path, resolved.watchlist.lines.clone()).map_err(|source| RunError::HitLog { path, source })
+}
+
+/// The clock that watchlist hits have their times from, in nanoseconds (`bpf_ktime_get_ns`).
+fn monotonic_ns() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    now.tv_sec.unsigned_abs() * 1_000_000_000 + now.tv_nsec.unsigned_abs()
 }
 
 /// Starts the drain thread; the receiver gets how it ended, and nothing if it panicked.
@@ -291,6 +338,11 @@ impl DrainLoop {
                     "the program was taken off; restart the agent to attach it again"
                 );
             }
+        }
+        if let Some(log) = &mut self.hit_log
+            && let Err(error) = log.append(&snapshot.hits, SystemTime::now(), monotonic_ns())
+        {
+            tracing::error!(%error, hits = snapshot.hits.len(), "watchlist hits could not be written; they are tallied all the same");
         }
         let (published, events) = self.analysis.take(snapshot);
         self.shared.publish(published);

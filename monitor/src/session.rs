@@ -61,8 +61,10 @@ impl Session {
             pools: resolved.pools.clone(),
             inspection: match resolved.inspection {
                 Inspection::Headers => store::Inspection::Headers,
-                Inspection::Framing | Inspection::Watchlist => store::Inspection::Framing,
+                Inspection::Framing => store::Inspection::Framing,
+                Inspection::Watchlist => store::Inspection::Watchlist,
             },
+            watchlist: Arc::clone(&resolved.watchlist),
             heuristic: resolved.heuristic,
             seed: None,
             replaying: false,
@@ -152,10 +154,16 @@ impl Source for Session {
                 *count += self.lost;
             }
         }
+        let watching = view.settings.inspection.load() == store::Inspection::Watchlist as u64;
+        let watchlist = if watching { self.object.watchlist_tallies()? } else { Vec::new() };
         let surroundings = drain::Surroundings { interfaces: &self.interfaces, pools: self.pools };
         let mut snapshot = self.ledger.snapshot(&view, reading, begun, &surroundings);
         snapshot.skipped = skipped;
         snapshot.events = events;
+        snapshot.watchlist = watchlist;
+        if watching {
+            snapshot.hits = self.object.watchlist_hits()?;
+        }
         snapshot.attachments = attach::attachments(&self.targets);
         snapshot.drain_duration = begun.elapsed();
         if let Some(log) = &mut self.kernel_log {

@@ -11,6 +11,7 @@ use monitor_common::{
     protocol::Verdict,
     reason::Reason,
     tally::{Direction, TallyKey, Totals},
+    watch::WatchHit,
 };
 
 /// One drain.
@@ -40,6 +41,10 @@ pub struct Snapshot {
     pub tables: Vec<TableUse>,
     /// IP packets and bytes of flows still under inspection: counted, not yet under a protocol.
     pub pending: Pending,
+    /// Watchlist hits so far, by subscriber block, protocol and confidence; none in other depths.
+    pub watchlist: Vec<(TallyKey, u64)>,
+    /// Watchlist hits since the drain before, with their monotonic times.
+    pub hits: Vec<WatchHit>,
     /// Where the program is attached.
     pub attachments: Vec<Attachment>,
 }
@@ -73,7 +78,7 @@ pub struct NodeRow {
 /// Fill of one table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TableUse {
-    /// Table name: `flows`, `tallies`, `pools`.
+    /// Table name: `flows`, `tallies`, `endpoints`, `pools`.
     pub name: &'static str,
     /// Entries in use.
     pub entries: u64,

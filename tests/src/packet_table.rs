@@ -89,6 +89,7 @@ pub fn load_options() -> LoadOptions {
         sizes: TableSizes { flows: 1024, tallies: 1024, endpoints: 1024 },
         pools: ["10.0.0.0/8/32", "2001:db8::/32/56"].map(|pool| pool.parse::<Pool>().expect("a valid pool")).into(),
         inspection: Inspection::Framing,
+        watchlist: std::sync::Arc::default(),
         heuristic: None,
         seed: Some(SEED),
         replaying: false,

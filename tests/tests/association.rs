@@ -65,6 +65,7 @@ impl Network {
                 sizes,
                 pools,
                 inspection: Inspection::Framing,
+                watchlist: std::sync::Arc::default(),
                 heuristic,
                 seed: Some(seed),
                 replaying: true,

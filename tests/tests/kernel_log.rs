@@ -33,6 +33,7 @@ fn load(log_level: u8) -> LoadedObject {
         sizes: TableSizes { flows: 64, tallies: 1, endpoints: 64 },
         pools: vec!["10.0.0.0/8".parse().expect("pool")],
         inspection: Inspection::Framing,
+        watchlist: std::sync::Arc::default(),
         heuristic: None,
         seed: None,
         replaying: false,

@@ -131,8 +131,8 @@ pub(super) fn count_node_flow<S: Ledger>(store: &S, word: Word, verdict: (u8, u8
 /// Moves a flow's counters into its tallies. Safe at any time: each count is swapped out exactly once.
 #[inline(never)]
 pub(super) fn fold<S: Ledger>(store: &S, set: &FlowSet, slots: u64, way: usize, word: Word, now_s: u64) {
-    let forth = set.counters[counter_index(way, true)].swap(0);
-    let back = set.counters[counter_index(way, false)].swap(0);
+    let forth = set.counters[counter_index(way, 1)].swap(0);
+    let back = set.counters[counter_index(way, 0)].swap(0);
     if forth | back == 0 {
         return;
     }
@@ -165,7 +165,7 @@ pub(super) fn count<S: Store>(store: &S, work: &mut Work) -> bool {
     let (Some(set), Some(cold)) = (store.flow_set(work.set_index), store.cold_set(work.set_index)) else {
         return false;
     };
-    let (cell, from_lower) = (&set.words[way], work.is_from_lower());
+    let (cell, from_lower) = (&set.words[way], u64::from(work.from_lower));
     let counter = &set.counters[counter_index(way, from_lower)];
     let word = Word(cell.load());
     let settled = word.state() == State::Settled;
@@ -175,7 +175,7 @@ pub(super) fn count<S: Store>(store: &S, work: &mut Work) -> bool {
             store.count_event(Event::FoldedOverflow);
         }
         // What was counted so far belongs to the interface it came in on.
-        if near_overflow || word.interface(from_lower) != work.interface as u16 {
+        if near_overflow || word.interface(from_lower != 0) != work.interface as u16 {
             fold(store, set, cold.flows[way].slots.load(), way, word, work.now_s);
         }
     }

@@ -16,6 +16,7 @@ use crate::{
     protocol::{Protocol, Verdict},
     store::{Event, Inspection, Settings, Store},
     walk::ip_protocol,
+    watch,
 };
 
 /// Looks at the packet; whether it brings the flow's final verdict, which is then in the work, or something to learn.
@@ -37,13 +38,15 @@ pub(super) fn look<P: Packet, S: Store>(packet: &P, settings: &Settings, store: 
         // The only call: the verifier walks all signatures once.
         let found = examine(packet, store, scratch);
         let (work, payload) = (&mut scratch.work, &mut scratch.payload);
-        match found {
-            Some(verdict) if inspecting || verdict.protocol as u32 == work.protocol => {
-                show(work, payload, verdict.protocol as u8, false);
-            }
-            // An announce to a UDP tracker proves nothing alone, but in a tracker's flow it names a port.
-            None if !inspecting => show(work, payload, work.protocol as u8, true),
-            _ => {}
+        let protocol = found.map_or(work.protocol as u8, |verdict| verdict.protocol as u8);
+        if !inspecting || found.is_some() {
+            let certain = found.is_some() && (inspecting || u32::from(protocol) == work.protocol);
+            work.spoke = u32::from(certain);
+            announce::find_port(transport(work), protocol, payload, &mut work.named_port);
+            show(work);
+        }
+        if settings.inspection.load() == Inspection::Watchlist as u64 {
+            watch::content(transport(work), protocol, payload, &mut work.content);
         }
         payload.wipe();
         keep_shown(store, work);
@@ -66,6 +69,11 @@ pub(super) fn look<P: Packet, S: Store>(packet: &P, settings: &Settings, store: 
 }
 
 #[inline(always)]
+fn transport(work: &Work) -> Transport {
+    if work.is_tcp() { Transport::Tcp } else { Transport::Udp }
+}
+
+#[inline(always)]
 fn decide(work: &mut Work, verdict: Verdict) {
     work.protocol = verdict.protocol as u32;
     work.confidence = verdict.confidence as u32;
@@ -85,7 +93,7 @@ fn verdict_of_headers<S: Store>(store: &S, settings: &Settings, work: &Work) -> 
         return None;
     }
     let set = store.flow_set(work.set_index)?;
-    let counter = super::counter_index(work.way as usize & (WAYS - 1), work.is_from_lower());
+    let counter = super::counter_index(work.way as usize & (WAYS - 1), u64::from(work.from_lower));
     // Acknowledgements only: no use waiting for a payload for ever.
     (unpack(set.counters[counter].load()).0 >= PENDING_PACKETS).then_some(Verdict::UNCLASSIFIED)
 }
@@ -103,7 +111,7 @@ fn examine<P: Packet, S: Store>(packet: &P, store: &S, scratch: &mut Scratch) ->
     payload.destination_port = work.headers.destination_port;
     payload.from_lower = work.from_lower;
     packet.copy_payload(work.headers.payload_offset as usize, payload);
-    let found = classify(if work.is_tcp() { Transport::Tcp } else { Transport::Udp }, payload, &mut state);
+    let found = classify(transport(work), payload, &mut state);
     work.shown = u32::from(progress.shown);
     let inspected = if work.is_from_lower() {
         progress.inspected_lower = progress.inspected_lower.saturating_add(1);
@@ -141,13 +149,11 @@ fn note_look(work: &mut Work, payload: &Payload) {
     }
 }
 
-/// Notes that the payload's sender spoke the flow's protocol, and the port that the payload names; `if_named`, only when it
-/// names one.
+/// Notes that the payload's sender spoke the flow's protocol. An announce to a UDP tracker proves nothing alone, but in a
+/// tracker's flow it names a port.
 #[inline(always)]
-fn show(work: &mut Work, payload: &Payload, protocol: u8, if_named: bool) {
-    let transport = if work.is_tcp() { Transport::Tcp } else { Transport::Udp };
-    work.named_port = announce::port(transport, protocol, payload);
-    if !if_named || work.named_port != 0 {
+fn show(work: &mut Work) {
+    if (work.spoke | work.named_port) != 0 {
         work.spoke = 1;
         work.shown |= u32::from(shown::SPOKE_LOWER) << ((1 - work.from_lower) & 1);
     }

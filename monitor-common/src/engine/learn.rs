@@ -35,8 +35,8 @@ pub(super) fn learn<S: Store>(store: &S, settings: &Settings, work: &mut Work) -
     }
     // libp2p is a transport of many programs, and a subscriber's other use of it must not be mistaken for one of them.
     if work.spoke != 0 && work.protocol != Protocol::LibP2p as u32 {
-        let lower = unpack(set.counters[counter_index(way, true)].load()).0 != 0;
-        let higher = unpack(set.counters[counter_index(way, false)].load()).0 != 0;
+        let lower = unpack(set.counters[counter_index(way, 1)].load()).0 != 0;
+        let higher = unpack(set.counters[counter_index(way, 0)].load()).0 != 0;
         if subscribers::locate(store, work) {
             teach(store, settings, work, word, 0, higher);
             teach(store, settings, work, word, 1, lower);

@@ -7,6 +7,7 @@ use crate::{
     payload::Payload,
     store::{Note, Settings, Store},
     walk::{self, Headers, ip_protocol},
+    watch::ContentHash,
 };
 
 /// How a packet came to its flow.
@@ -72,6 +73,8 @@ pub struct Work {
     pub(super) spoke: u32,
     /// 1 when no more payloads of the flow are looked into.
     pub(super) exhausted: u32,
+    /// The content that the payload names; zero in every depth but `watchlist`, and as soon as it was compared.
+    pub(super) content: ContentHash,
 }
 
 impl Work {
@@ -97,6 +100,7 @@ impl Work {
             named_port: 0,
             spoke: 0,
             exhausted: 0,
+            content: ContentHash([0; 3]),
         }
     }
 
@@ -115,7 +119,7 @@ impl Work {
         let (key, from_lower) = self.headers.flow_key();
         self.tag = key.tag(&settings.seed);
         self.set_index = FlowKey::set_index(self.tag, settings.set_mask);
-        self.from_lower = u32::from(from_lower);
+        self.from_lower = from_lower as u32;
         self.interface = u32::from(interface);
         self.now_s = store.now_s(settings);
         self.entry = Entry::KNOWN;

@@ -7,9 +7,9 @@ use super::log;
 use aya_ebpf::{
     Global,
     bindings::{BPF_F_MMAPABLE, BPF_F_RDONLY_PROG, BPF_NOEXIST},
-    helpers::generated::bpf_ktime_get_coarse_ns,
+    helpers::generated::{bpf_ktime_get_coarse_ns, bpf_ktime_get_ns},
     macros::map,
-    maps::{Array, HashMap, LpmTrie, PerCpuArray, lpm_trie::Key},
+    maps::{Array, HashMap, LpmTrie, PerCpuArray, RingBuf, lpm_trie::Key},
 };
 use monitor_common::{
     cell::Cell,
@@ -17,10 +17,11 @@ use monitor_common::{
     engine::Scratch,
     flow::{ColdSet, FlowSet},
     key::Address,
-    limits::{MAX_INTERFACES, MAX_POOLS},
+    limits::{MAX_INTERFACES, MAX_POOLS, WATCH_BUFFER_BYTES, WATCH_TALLIES_MAX},
     reason::{REASON_SLOTS, Reason},
     store::{EVENT_SLOTS, Event, Ledger, NODE_ENTRIES_PER_INTERFACE, Note, Settings, Store},
     tally::{KeyWords, NodeTally, SlotKey, Tally},
+    watch::{ContentHash, WatchHit},
 };
 
 #[map]
@@ -50,6 +51,15 @@ static SKIPS: PerCpuArray<u64> = PerCpuArray::with_max_entries(REASON_SLOTS as u
 static EVENTS: PerCpuArray<u64> = PerCpuArray::with_max_entries(EVENT_SLOTS as u32, 0);
 #[map]
 static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
+/// Content hashes of the operator's list, with their numbers.
+#[map]
+static WATCHLIST: HashMap<ContentHash, u32> = HashMap::with_max_entries(1, 0);
+/// Hits by subscriber block, protocol and confidence.
+#[map]
+static WATCH_TALLIES: HashMap<KeyWords, u64> = HashMap::with_max_entries(WATCH_TALLIES_MAX, 0);
+/// Hits, for the agent.
+#[map]
+static WATCH_HITS: RingBuf = RingBuf::with_byte_size(WATCH_BUFFER_BYTES, 0);
 /// Entry 0: wire length of the frame being replayed; entry 1: what became of it.
 #[map]
 static REPLAY: Array<Cell> = Array::with_max_entries(2, BPF_F_MMAPABLE);
@@ -190,6 +200,44 @@ impl Store for Maps {
             settings.clock_s.store(now);
         }
         now
+    }
+
+    #[inline(always)]
+    fn now_ns(&self, settings: &Settings) -> u64 {
+        if REPLAYING.load() != 0 {
+            return settings.clock_s.load() * 1_000_000_000;
+        }
+        // SAFETY: a helper without arguments.
+        unsafe { bpf_ktime_get_ns() }
+    }
+
+    #[inline(always)]
+    fn watched(&self, content: &ContentHash) -> Option<u32> {
+        // SAFETY: only the agent writes this map; a number is read in one load.
+        unsafe { WATCHLIST.get(content) }.copied()
+    }
+
+    #[inline(always)]
+    fn count_hit(&self, key: &KeyWords) -> bool {
+        let counter = match WATCH_TALLIES.get_ptr(key) {
+            Some(counter) => counter,
+            None => {
+                // Another CPU may be first; the counter is there then.
+                let _raced = WATCH_TALLIES.insert(key, 0, u64::from(BPF_NOEXIST));
+                match WATCH_TALLIES.get_ptr(key) {
+                    Some(counter) => counter,
+                    None => return false,
+                }
+            }
+        };
+        // SAFETY: a map value of eight bytes, aligned, that is only touched as a cell here and read by the agent.
+        unsafe { &*counter.cast::<Cell>() }.add(1);
+        true
+    }
+
+    #[inline(always)]
+    fn tell(&self, hit: &WatchHit) -> bool {
+        WATCH_HITS.output::<WatchHit>(hit, 0).is_ok()
     }
 
     #[inline(always)]

@@ -26,8 +26,12 @@ pub struct Raw {
     pub xdp_mode: XdpMode,
     /// Address and port of metrics and health.
     pub listen: SocketAddr,
-    /// How deep packets are looked into. `headers` finds no P2P protocol. `watchlist` is not available in this version.
+    /// How deep packets are looked into. `headers` finds no P2P protocol. `watchlist` also answers which subscribers name content
+    /// of `watchlist_file`; each change of the depth to or from it is recorded in `audit.jsonl` in `state_dir`.
     pub inspection: Inspection,
+    /// File with the content hashes of notices received, one a line: 40 hexadecimal digits (BitTorrent info hash, SHA-1), 32
+    /// (eDonkey), or 32 or 39 characters of base 32 (Gnutella, Direct Connect). Read at the start.
+    pub watchlist_file: Option<PathBuf>,
     /// Verdicts by behaviour alone.
     pub heuristic: RawHeuristic,
     /// Sizes of the kernel's tables.
@@ -67,6 +71,7 @@ impl Default for Raw {
             xdp_mode: XdpMode::Native,
             listen: SocketAddr::from(([127, 0, 0, 1], 9847)),
             inspection: Inspection::Framing,
+            watchlist_file: None,
             heuristic: RawHeuristic::default(),
             capacity: Capacity::default(),
             drain_interval: Span(Duration::from_secs(10)),

@@ -12,6 +12,7 @@ use super::{bounds::Bounds, raw::Raw};
 const EXAMPLES: &[(&str, &str)] = &[
     ("node", "\"edge-1\""),
     ("pseudonym_key_file", "\"/var/lib/peertally/pseudonym.key\""),
+    ("watchlist_file", "\"/etc/peertally/watchlist\""),
     ("allow", "[\"192.0.2.10\", \"2001:db8:1::/48\"]"),
     ("interfaces[].name", "\"eth0\""),
     ("subscribers.pools[].prefix", "\"100.64.0.0/10\""),

@@ -22,6 +22,7 @@ use crate::{
     hooks::HookConfig,
     policy::Policy,
     pool::{DEFAULT_ASSIGN_IPV4, DEFAULT_ASSIGN_IPV6, Pool},
+    watchlist::Watchlist,
 };
 
 mod hooks;
@@ -44,6 +45,10 @@ pub struct Resolved {
     pub listen: SocketAddr,
     /// Inspection depth.
     pub inspection: Inspection,
+    /// File of the watchlist; there exactly when `inspection` is `watchlist`.
+    pub watchlist_file: Option<PathBuf>,
+    /// What it holds; empty in other depths.
+    pub watchlist: Arc<Watchlist>,
     /// Flows of the flow cache, a power of two.
     pub flows: u32,
     /// Tallies.
@@ -185,8 +190,10 @@ pub(super) fn resolve(raw: &Raw, overrides: &Overrides, locator: &Locator<'_>) -
     let mut check = Checker { locator, problems: Vec::new() };
     let interfaces = interfaces(raw, overrides, &mut check);
     let pools = pools(raw, overrides, &mut check);
-    if raw.inspection == Inspection::Watchlist {
-        check.problem("inspection", "`watchlist` is not available in this version; use `framing` or `headers`");
+    let watching = raw.inspection == Inspection::Watchlist;
+    let watchlist_file = raw.watchlist_file.as_deref().map(|file| check.absolute("watchlist_file", file));
+    if watching && watchlist_file.is_none() {
+        check.problem("inspection", "`watchlist` needs a list; name its file in `watchlist_file`, or use `framing`");
     }
     let flows = check.number("capacity.flows", raw.capacity.flows.into());
     let tallies = check.number("capacity.tallies", raw.capacity.tallies.into());
@@ -220,6 +227,8 @@ pub(super) fn resolve(raw: &Raw, overrides: &Overrides, locator: &Locator<'_>) -
         xdp_mode: overrides.xdp_mode.unwrap_or(raw.xdp_mode),
         listen: overrides.listen.unwrap_or(raw.listen),
         inspection: raw.inspection,
+        watchlist_file: watchlist_file.filter(|_| watching),
+        watchlist: Arc::default(),
         flows: (flows as u32).next_power_of_two(),
         tallies: tallies as u32,
         endpoints: (endpoints as u32).next_power_of_two(),

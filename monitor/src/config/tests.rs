@@ -119,7 +119,7 @@ fn mistakes_name_the_line_and_the_next_step() {
         ("\n\ndrain_interval = \"10 parsecs\"".to_owned(), vec!["p.toml:3", "write for example"]),
         ("drain_interval = 10".to_owned(), vec!["p.toml:1", "a time with its unit"]),
         ("drain_interval = \"1ms\"".to_owned(), vec!["p.toml:1: drain_interval", "100ms to 1h"]),
-        ("inspection = \"watchlist\"".to_owned(), vec!["p.toml:1: inspection", "not available", "framing"]),
+        ("inspection = \"watchlist\"".to_owned(), vec!["p.toml:1: inspection", "needs a list", "watchlist_file"]),
         ("[capacity]\nflows = 5".to_owned(), vec!["p.toml:2: capacity.flows", "1024 to"]),
         ("state_dir = \"var\"".to_owned(), vec!["state_dir", "absolute"]),
         ("interfaces = [{ name = \"a/b\" }]".to_owned(), vec!["interfaces[0].name", "ip link"]),

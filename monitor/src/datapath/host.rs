@@ -15,6 +15,7 @@ use monitor_common::{
     reason::{REASON_SLOTS, Reason},
     store::{Disposition, EVENT_SLOTS, Event, Inspection, Ledger, NODE_ENTRIES_PER_INTERFACE, Note, Settings, Store},
     tally::{KeyWords, NodeTally, SlotKey, Tally},
+    watch::{ContentHash, WatchHit},
 };
 
 use super::view::View;
@@ -63,6 +64,9 @@ pub struct HostDataPath {
     skips: [Local<u64>; REASON_SLOTS],
     events: [Local<u64>; EVENT_SLOTS],
     scratch: RefCell<Scratch>,
+    watchlist: HashMap<ContentHash, u32>,
+    watch_tallies: RefCell<HashMap<KeyWords, u64>>,
+    hits: RefCell<Vec<WatchHit>>,
     last: Local<Option<Disposition>>,
 }
 
@@ -108,6 +112,9 @@ impl HostDataPath {
             skips: [const { Local::new(0) }; REASON_SLOTS],
             events: [const { Local::new(0) }; EVENT_SLOTS],
             scratch: RefCell::new(Scratch::empty()),
+            watchlist: HashMap::new(),
+            watch_tallies: RefCell::default(),
+            hits: RefCell::default(),
             last: Local::new(None),
         }
     }
@@ -138,6 +145,17 @@ impl HostDataPath {
             node: &self.node,
             interfaces: &[(ACCESS, 0), (CORE, 1)],
         }
+    }
+
+    /// Loads the watchlist.
+    pub fn watch(&mut self, list: &[ContentHash]) {
+        self.watchlist = list.iter().copied().zip(0..).collect();
+    }
+
+    /// Watchlist hits so far, and how many each subscriber block has by protocol and confidence.
+    #[must_use]
+    pub fn watchlist_hits(&self) -> (Vec<WatchHit>, HashMap<KeyWords, u64>) {
+        (self.hits.borrow().clone(), self.watch_tallies.borrow().clone())
     }
 
     /// Frames skipped for a reason.
@@ -216,6 +234,24 @@ impl Store for HostDataPath {
 
     fn now_s(&self, settings: &Settings) -> u64 {
         settings.clock_s.load()
+    }
+
+    fn now_ns(&self, settings: &Settings) -> u64 {
+        settings.clock_s.load() * 1_000_000_000
+    }
+
+    fn watched(&self, content: &ContentHash) -> Option<u32> {
+        self.watchlist.get(content).copied()
+    }
+
+    fn count_hit(&self, key: &KeyWords) -> bool {
+        *self.watch_tallies.borrow_mut().entry(*key).or_default() += 1;
+        true
+    }
+
+    fn tell(&self, hit: &WatchHit) -> bool {
+        self.hits.borrow_mut().push(*hit);
+        true
     }
 
     fn with_scratch<R>(&self, work: impl FnOnce(&mut Scratch) -> R) -> Option<R> {

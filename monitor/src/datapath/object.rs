@@ -2,11 +2,11 @@
 //!
 //! The object is built by `cargo xtask build-ebpf` and committed, so that the agent builds on stable Rust alone.
 
-use std::{io, path::PathBuf};
+use std::{io, path::PathBuf, sync::Arc};
 
 use aya::{
     Ebpf, EbpfError, EbpfLoader,
-    maps::{HashMap, LpmTrie, Map, MapError, PerCpuArray, lpm_trie::Key},
+    maps::{HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, RingBuf, lpm_trie::Key},
     programs::{ProgramError, Xdp},
 };
 use monitor_common::{
@@ -16,11 +16,12 @@ use monitor_common::{
     limits::MAX_INTERFACES,
     reason::Reason,
     store::{CORE_INTERFACE, Event, Heuristic, Inspection, Settings},
-    tally::{KeyWords, NodeTally, SlotKey, Tally},
+    tally::{KeyWords, NodeTally, SlotKey, Tally, TallyKey},
+    watch::{ContentHash, WatchHit},
 };
 
 use super::{host::TableSizes, mapped::MappedArray, view::View};
-use crate::pool::Pool;
+use crate::{pool::Pool, watchlist::Watchlist};
 
 /// The object's bytes.
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!("../../ebpf/peertally.bpf.o");
@@ -41,6 +42,7 @@ const PINNED: &[&str] = &[
     "POOLS",
     "SKIPS",
     "EVENTS",
+    "WATCH_TALLIES",
 ];
 
 /// What can go wrong with the object and its maps.
@@ -139,6 +141,8 @@ pub struct LoadOptions {
     pub pools: Vec<Pool>,
     /// Depth of inspection.
     pub inspection: Inspection,
+    /// Content that is looked for, by entry number; only in the depth `watchlist`.
+    pub watchlist: Arc<Watchlist>,
     /// The heuristic tier, if it is on.
     pub heuristic: Option<Heuristic>,
     /// Hash seed; `None` draws a random one. Ignored when the settings were pinned before.
@@ -181,6 +185,7 @@ pub struct LoadedObject {
     keys: MappedArray<SlotKey>,
     node: MappedArray<NodeTally>,
     interfaces: Vec<(u16, u32)>,
+    hits: Option<RingBuf<MapData>>,
 }
 
 impl LoadedObject {
@@ -198,6 +203,7 @@ impl LoadedObject {
             .map_max_entries("TALLIES", options.sizes.tallies)
             .map_max_entries("TALLY_KEYS", options.sizes.tallies)
             .map_max_entries("TALLY_SLOTS", options.sizes.tallies)
+            .map_max_entries("WATCHLIST", (options.watchlist.entries.len() as u32).max(1))
             .override_global("REPLAYING", &replaying, true)
             .override_global("AYA_LOG_LEVEL", &options.log_level, true);
         if let Some(folder) = &options.pin_folder {
@@ -220,6 +226,7 @@ impl LoadedObject {
                 settings,
                 keys,
                 interfaces: Vec::new(),
+                hits: None,
                 ebpf: {
                     xdp(&mut ebpf)?.load().map_err(|source| ObjectError::Verifier { source: Box::new(source) })?;
                     ebpf
@@ -228,6 +235,7 @@ impl LoadedObject {
         };
         object.check_sizes(&options.sizes)?;
         object.write_interfaces(&options.interfaces)?;
+        object.write_watchlist(&options.watchlist.entries)?;
         if fresh {
             object.configure(options)?;
         }
@@ -325,6 +333,51 @@ impl LoadedObject {
             if found != wanted {
                 return Err(ObjectError::MapShape { name, found: format!("{found} entries instead of {wanted}") });
             }
+        }
+        Ok(())
+    }
+
+    /// Watchlist hits by subscriber block, protocol and confidence.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    pub fn watchlist_tallies(&self) -> Result<Vec<(TallyKey, u64)>, ObjectError> {
+        let name = "WATCH_TALLIES";
+        let error = |source| ObjectError::Map { name, source };
+        let tallies: HashMap<_, [u64; 3], u64> = self.map(name)?.try_into().map_err(error)?;
+        let rows = tallies.iter().map(|row| {
+            let ([high, low, meta], hits) = row.map_err(error)?;
+            Ok((KeyWords { high, low, meta }.into(), hits))
+        });
+        rows.collect()
+    }
+
+    /// Watchlist hits since the last call.
+    ///
+    /// # Errors
+    /// When the ring buffer cannot be mapped.
+    pub fn watchlist_hits(&mut self) -> Result<Vec<WatchHit>, ObjectError> {
+        if self.hits.is_none() {
+            let name = "WATCH_HITS";
+            let map = self.ebpf.take_map(name).ok_or(ObjectError::MapMissing { name })?;
+            self.hits = Some(RingBuf::try_from(map).map_err(|source| ObjectError::Map { name, source })?);
+        }
+        let mut hits = Vec::new();
+        if let Some(ring) = &mut self.hits {
+            while let Some(message) = ring.next() {
+                hits.extend(WatchHit::from_bytes(&message));
+            }
+        }
+        Ok(hits)
+    }
+
+    fn write_watchlist(&mut self, entries: &[ContentHash]) -> Result<(), ObjectError> {
+        let name = "WATCHLIST";
+        let error = |source| ObjectError::Map { name, source };
+        let map = self.ebpf.map_mut(name).ok_or(ObjectError::MapMissing { name })?;
+        let mut list: HashMap<_, [u64; 3], u32> = map.try_into().map_err(error)?;
+        for (entry, number) in entries.iter().zip(0..) {
+            list.insert(entry.0, number, 0).map_err(error)?;
         }
         Ok(())
     }

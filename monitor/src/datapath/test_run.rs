@@ -59,6 +59,11 @@ impl TestRunner {
         Ok(disposition.unwrap_or(Disposition::Direct))
     }
 
+    /// The loaded object, for its other maps.
+    pub fn object(&mut self) -> &mut LoadedObject {
+        &mut self.object
+    }
+
     /// The tables.
     #[must_use]
     pub fn view(&self) -> View<'_> {

@@ -6,7 +6,8 @@
 use std::cell::Cell as Local;
 
 use monitor_common::{
-    endpoint::EndpointSet,
+    cell::Cell,
+    endpoint::{EndpointSet, Known},
     engine::settle_idle,
     flow::{ColdSet, Ends, FlowSet, NO_SLOT, State, Word, unpack, unpack_slots},
     limits::{MAX_INTERFACES, WAYS},
@@ -93,6 +94,14 @@ impl View<'_> {
     pub fn slots_in_use(&self) -> usize {
         usize::try_from(self.settings.next_slot.load())
             .map_or(self.tallies.len(), |slots| slots.min(self.tallies.len()))
+    }
+
+    /// Endpoints and subscribers that are known and have not expired.
+    #[must_use]
+    pub fn endpoints_in_use(&self) -> u64 {
+        let now_s = self.settings.clock_s.load();
+        let known = |word: &&Cell| Known(word.load()).is_current(now_s);
+        self.endpoints.iter().map(|set| set.words.iter().filter(known).count() as u64).sum()
     }
 
     /// Flows the cache can hold.

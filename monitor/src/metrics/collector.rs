@@ -1,7 +1,7 @@
 //! Turns the last drain and the hooks' counts into metric families.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     fmt,
     sync::{
         Arc, Mutex, PoisonError, RwLock,
@@ -10,6 +10,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use monitor_common::protocol::Protocol;
 use prometheus::{
     Encoder, Histogram, HistogramOpts, Registry, TextEncoder,
     core::{Collector, Desc},
@@ -240,6 +241,10 @@ fn traffic(published: &Published) -> Vec<Family> {
     ]
 }
 
+/// Protocols whose framing names content (`monitor_common::watch`): each has a series from the start.
+const NAMING: [Protocol; 5] =
+    [Protocol::BitTorrent, Protocol::EDonkey, Protocol::Kademlia, Protocol::Gnutella, Protocol::DirectConnect];
+
 fn kernel(published: &Published) -> Vec<Family> {
     let snapshot = &published.snapshot;
     let labelled = |definition: &'static Definition, rows: &mut dyn Iterator<Item = (&'static str, u64)>| {
@@ -251,6 +256,12 @@ fn kernel(published: &Published) -> Vec<Family> {
     for each in &snapshot.attachments {
         attached.add(&[&each.interface, each.role, each.mode], if each.mode == "none" { 0.0 } else { 1.0 });
     }
+    let mut hits: BTreeMap<&'static str, u64> = NAMING.iter().map(|protocol| (protocol.label(), 0)).collect();
+    for (key, count) in &snapshot.watchlist {
+        if let Some(protocol) = Protocol::from_number(key.protocol) {
+            *hits.entry(protocol.label()).or_default() += count;
+        }
+    }
     let catch_all = [("up", published.catch_all.bytes_up), ("down", published.catch_all.bytes_down)];
     vec![
         labelled(&table::SKIPPED, &mut snapshot.skipped.iter().map(|(reason, count)| (reason.label(), *count))),
@@ -259,6 +270,7 @@ fn kernel(published: &Published) -> Vec<Family> {
         labelled(&table::TABLE_ENTRIES, &mut snapshot.tables.iter().map(|table| (table.name, table.entries))),
         labelled(&table::TABLE_CAPACITY, &mut snapshot.tables.iter().map(|table| (table.name, table.capacity))),
         attached,
+        labelled(&table::WATCHLIST_HITS, &mut hits.into_iter()),
         Family::single(&table::SNAPSHOT_AGE, snapshot.taken.elapsed().as_secs_f64()),
         Family::single(&table::SNAPSHOT_TIME, unix_seconds(snapshot.taken_at)),
         Family::single(&table::EVALUATION_TIME, published.evaluation.as_secs_f64()),

@@ -85,6 +85,24 @@ pub fn write(snapshot: &Snapshot, pseudonyms: &Pseudonyms, shard: Shard, mut sen
             }
         }
     }
+    if !snapshot.watchlist.is_empty() {
+        let definition = &table::SUBSCRIBER_WATCHLIST_HITS;
+        header(&mut piece, definition);
+        for (key, hits) in &snapshot.watchlist {
+            let verdict = (Protocol::from_number(key.protocol), Confidence::from_number(key.confidence));
+            let (Some(subscriber), (Some(protocol), Some(confidence))) = (Subscriber::of(key), verdict) else {
+                continue;
+            };
+            let name = pseudonyms.of(&subscriber);
+            if shard.holds(&name) {
+                let (metric, protocol, confidence) = (definition.name, protocol.label(), confidence.label());
+                let _infallible = writeln!(
+                    piece,
+                    "{metric}{{subscriber=\"{name}\",protocol=\"{protocol}\",confidence=\"{confidence}\"}} {hits}"
+                );
+            }
+        }
+    }
     send(piece);
 }
 

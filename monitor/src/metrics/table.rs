@@ -119,6 +119,8 @@ definitions! {
         "Age of the oldest event that waits for a hook or is under way; 0 if there is none.";
     INSPECTION = "/metrics" Gauge "peertally_inspection_mode_info" in "" by ["mode"]:
         "1, with the inspection depth in force.";
+    WATCHLIST_HITS = "/metrics" Counter "peertally_watchlist_hits_total" in "" by ["protocol"]:
+        "Payloads that named content of the watchlist; only in the inspection depth watchlist.";
     BUILD = "/metrics" Gauge "peertally_build_info" in "" by ["version"]:
         "1, with the version of the agent.";
     START_TIME = "/metrics" Gauge "peertally_start_time_seconds" in "seconds" by []:
@@ -127,6 +129,8 @@ definitions! {
         "IP bytes of each subscriber. The subscriber is a keyed pseudonym.";
     SUBSCRIBER_PACKETS = "/metrics/subscribers" Counter "peertally_subscriber_packets_total" in "packets" by ["subscriber", "protocol", "confidence", "direction"]:
         "IP packets of each subscriber. The subscriber is a keyed pseudonym.";
+    SUBSCRIBER_WATCHLIST_HITS = "/metrics/subscribers" Counter "peertally_subscriber_watchlist_hits_total" in "" by ["subscriber", "protocol", "confidence"]:
+        "Payloads of each subscriber's flows that named content of the watchlist. The subscriber is a keyed pseudonym.";
     SUBSCRIBER_FLOWS = "/metrics/subscribers" Counter "peertally_subscriber_flows_total" in "flows" by ["subscriber", "protocol", "confidence"]:
         "Flows of each subscriber. The subscriber is a keyed pseudonym.";
 }

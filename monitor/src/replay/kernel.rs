@@ -1,5 +1,7 @@
 //! The kernel engine: the loaded XDP program, fed by the kernel's test runner and attached to nothing.
 
+use std::sync::Arc;
+
 use monitor_common::store::{Disposition, Inspection};
 
 use super::{
@@ -30,6 +32,7 @@ pub(super) fn open(pools: &[Pool]) -> Result<Box<dyn ReplayEngine>, EngineError>
         sizes: SIZES,
         pools: pools.to_vec(),
         inspection: Inspection::Framing,
+        watchlist: Arc::default(),
         heuristic: None,
         seed: Some(SEED),
         replaying: true,

@@ -6,7 +6,7 @@ use std::{
 };
 
 use monitor_common::{
-    limits::MAX_POOLS,
+    limits::{MAX_POOLS, WAYS},
     protocol::{Confidence, Protocol, Verdict},
     tally::{TallyKey, Totals},
 };
@@ -64,9 +64,16 @@ impl Ledger {
             tables: vec![
                 TableUse { name: "flows", entries: reading.flows, capacity: view.flow_capacity() },
                 TableUse { name: "tallies", entries: view.slots_in_use() as u64, capacity: view.tallies.len() as u64 },
+                TableUse {
+                    name: "endpoints",
+                    entries: view.endpoints_in_use(),
+                    capacity: (view.endpoints.len() * WAYS) as u64,
+                },
                 TableUse { name: "pools", entries: surroundings.pools, capacity: u64::from(MAX_POOLS) },
             ],
             pending: reading.pending,
+            watchlist: Vec::new(),
+            hits: Vec::new(),
             attachments: Vec::new(),
         }
     }

@@ -65,6 +65,7 @@ fn drain() -> Result<Duration> {
         sizes: TableSizes { flows: DEFAULT_FLOWS, tallies: TALLIES + 1, endpoints: DEFAULT_ENDPOINTS },
         pools: Vec::new(),
         inspection: Inspection::Framing,
+        watchlist: std::sync::Arc::default(),
         heuristic: None,
         seed: None,
         replaying: false,

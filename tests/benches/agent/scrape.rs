@@ -106,6 +106,8 @@ fn snapshot() -> Snapshot {
         events: Vec::new(),
         tables: Vec::new(),
         pending: Pending::default(),
+        watchlist: Vec::new(),
+        hits: Vec::new(),
         attachments: Vec::new(),
     }
 }

@@ -186,6 +186,7 @@ fn kernel(packets: &[Packet]) -> Result<f64> {
         sizes: SIZES,
         pools: pools()?,
         inspection: Inspection::Framing,
+        watchlist: std::sync::Arc::default(),
         heuristic: None,
         seed: None,
         replaying: true,

@@ -99,6 +99,7 @@ impl Rig {
             sizes: TableSizes { flows: DEFAULT_FLOWS, tallies: DEFAULT_TALLIES, endpoints: DEFAULT_ENDPOINTS },
             pools: vec!["100.64.0.0/10".parse()?, POOLS[1].parse()?],
             inspection: Inspection::Framing,
+            watchlist: std::sync::Arc::default(),
             heuristic: None,
             seed: None,
             replaying: false,

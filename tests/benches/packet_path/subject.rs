@@ -34,6 +34,7 @@ impl Subject {
             },
             pools,
             inspection: Inspection::Framing,
+            watchlist: std::sync::Arc::default(),
             heuristic: None,
             seed: None,
             replaying: false,

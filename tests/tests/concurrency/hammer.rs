@@ -239,6 +239,7 @@ fn two_cpus_two_interfaces_and_a_drain_lose_nothing() {
         sizes: TableSizes { flows: CACHE, tallies: 1024, endpoints: 16 },
         pools: vec!["10.0.0.0/8".parse().expect("pool")],
         inspection: Inspection::Framing,
+        watchlist: std::sync::Arc::default(),
         heuristic: None,
         seed: None,
         // The clock is the test's: flows go idle without waiting.

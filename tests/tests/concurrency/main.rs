@@ -81,6 +81,7 @@ fn two_cpus_on_one_set_count_every_packet_once() {
         sizes: TableSizes { flows: 4, tallies: 1024, endpoints: 4 },
         pools: vec!["10.0.0.0/8".parse().expect("pool")],
         inspection: Inspection::Framing,
+        watchlist: std::sync::Arc::default(),
         heuristic: None,
         seed: None,
         // The clock is the test's: flows go idle without waiting.

@@ -44,6 +44,7 @@ pub(crate) fn options(flows: u32, tallies: u32, seed: Seed) -> LoadOptions {
         sizes: TableSizes { flows, tallies, endpoints: 4096 },
         pools: vec![POOL.parse().expect("a valid pool")],
         inspection: Inspection::Framing,
+        watchlist: std::sync::Arc::default(),
         heuristic: None,
         seed: Some(seed),
         replaying: true,
@@ -155,6 +156,8 @@ fn empty_snapshot() -> Snapshot {
         events: Vec::new(),
         tables: Vec::new(),
         pending: Pending::default(),
+        watchlist: Vec::new(),
+        hits: Vec::new(),
         attachments: Vec::new(),
     }
 }

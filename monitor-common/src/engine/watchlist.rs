@@ -1,0 +1,54 @@
+//! Whether a payload names content on the operator's list; only in the inspection depth `watchlist`.
+
+use super::{subscribers, subscribers::NO_POOL, work::Work};
+use crate::{
+    store::{Event, Settings, Store},
+    tally::KeyWords,
+    watch::{ContentHash, WatchHit},
+};
+
+/// Compares what the payload named with the list; on a hit, tallies it for the flow's subscribers and tells the agent.
+#[inline(never)]
+pub(super) fn compare<S: Store>(store: &S, settings: &Settings, work: &mut Work) -> bool {
+    let entry = store.watched(&work.content);
+    // What is not on the list is forgotten; so is what is.
+    work.content = ContentHash([0; 3]);
+    let Some(entry) = entry else { return false };
+    if !subscribers::locate(store, work) {
+        return false;
+    }
+    store.count_event(Event::WatchlistHit);
+    tally(store, work, 0);
+    tally(store, work, 1);
+    let headers = &work.headers;
+    let hit = WatchHit {
+        time_ns: store.now_ns(settings),
+        source: headers.source,
+        destination: headers.destination,
+        entry,
+        source_port: headers.source_port,
+        destination_port: headers.destination_port,
+        protocol: work.protocol as u8,
+        confidence: work.confidence as u8,
+        transport: headers.protocol,
+        reserved: [0; 5],
+    };
+    if !store.tell(&hit) {
+        store.count_event(Event::WatchlistEventLost);
+    }
+    true
+}
+
+/// Counts a hit for one end's subscriber.
+#[inline(never)]
+fn tally<S: Store>(store: &S, work: &Work, end: usize) {
+    let block_len = work.block_lens[end & 1];
+    if block_len == NO_POOL {
+        return;
+    }
+    let block = work.ends[end & 1].block(block_len as u8);
+    let key = KeyWords::new(block, 0, block_len as u8, work.protocol as u8, work.confidence as u8);
+    if !store.count_hit(&key) {
+        store.count_event(Event::WatchlistTallyRefused);
+    }
+}

@@ -1,0 +1,169 @@
+//! The audit file: who changed how deep the node looks, when. Appended only, a JSON object a line; each line holds the
+//! digest of the line before, so that a line which was changed or taken out later shows.
+
+use std::{
+    fs::{self, OpenOptions},
+    io::{self, Write as _},
+    os::unix::fs::OpenOptionsExt as _,
+    path::{Path, PathBuf},
+    time::SystemTime,
+};
+
+use serde::{Deserialize, Serialize};
+
+/// What the first line holds in place of a digest.
+const FIRST: &str = "0000000000000000000000000000000000000000000000000000000000000000";
+
+/// Why the audit file cannot be written or trusted.
+#[derive(Debug, thiserror::Error)]
+pub enum AuditError {
+    /// The file cannot be read or written.
+    #[error("cannot {action} the audit file {}: {source}; the inspection depth is not changed without a record", path.display())]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        #[source]
+        source: io::Error,
+    },
+    /// A line does not follow from the one before.
+    #[error("{}:{line}: the audit chain is broken here; keep the file as evidence, and move it away to start a new one", path.display())]
+    Broken {
+        /// The file.
+        path: PathBuf,
+        /// Its line, from 1.
+        line: usize,
+    },
+}
+
+/// What is recorded: the inspection depth that is in force from now on.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+pub struct Change {
+    /// The depth.
+    pub inspection: String,
+    /// Entries of the watchlist; 0 in other depths.
+    pub watchlist_entries: usize,
+    /// BLAKE3 of the watchlist's file; empty in other depths.
+    pub watchlist_digest: String,
+}
+
+#[derive(Debug, Deserialize, Serialize)]
+struct Line {
+    time: String,
+    /// User that started the agent.
+    uid: u32,
+    version: String,
+    #[serde(flatten)]
+    change: Change,
+    previous: String,
+}
+
+/// The audit file.
+#[derive(Debug)]
+pub struct Audit {
+    path: PathBuf,
+}
+
+impl Audit {
+    /// The audit file at a path, which need not exist.
+    #[must_use]
+    pub fn new(path: PathBuf) -> Self {
+        Self { path }
+    }
+
+    /// Records a depth, unless it is the one recorded last; whether a line was written. A file that does not exist stands for
+    /// `framing`, the default, and stays away while nothing else is in force.
+    ///
+    /// # Errors
+    /// [`AuditError`]; then nothing was recorded.
+    pub fn record(&self, change: &Change) -> Result<bool, AuditError> {
+        let failed = |action| move |source| AuditError::Io { action, path: self.path.clone(), source };
+        let text = match fs::read_to_string(&self.path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
+            Err(error) => return Err(failed("read")(error)),
+        };
+        let last = verify(&text, &self.path)?;
+        let default =
+            Change { inspection: "framing".to_owned(), watchlist_entries: 0, watchlist_digest: String::new() };
+        if last.as_ref().unwrap_or(&default) == change {
+            return Ok(false);
+        }
+        let line = Line {
+            time: humantime::format_rfc3339_millis(SystemTime::now()).to_string(),
+            uid: rustix::process::getuid().as_raw(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            change: change.clone(),
+            previous: text.lines().last().map_or_else(|| FIRST.to_owned(), digest),
+        };
+        if let Some(folder) = self.path.parent() {
+            fs::create_dir_all(folder).map_err(failed("create the folder of"))?;
+        }
+        let mut json = serde_json::to_string(&line).map_err(|error| failed("write")(io::Error::other(error)))?;
+        json.push('\n');
+        let options = OpenOptions::new().append(true).create(true).mode(0o600).open(&self.path);
+        let mut file = options.map_err(failed("open"))?;
+        file.write_all(json.as_bytes()).and_then(|()| file.sync_all()).map_err(failed("write"))?;
+        Ok(true)
+    }
+}
+
+fn digest(line: &str) -> String {
+    blake3::hash(line.as_bytes()).to_hex().to_string()
+}
+
+/// Follows the chain through the text of an audit file; answers the last change.
+///
+/// # Errors
+/// [`AuditError::Broken`].
+pub fn verify(text: &str, path: &Path) -> Result<Option<Change>, AuditError> {
+    let mut previous = FIRST.to_owned();
+    let mut last = None;
+    for (index, text) in text.lines().enumerate() {
+        let line: Option<Line> = serde_json::from_str(text).ok();
+        let Some(line) = line.filter(|line| line.previous == previous) else {
+            return Err(AuditError::Broken { path: path.to_owned(), line: index + 1 });
+        };
+        previous = digest(text);
+        last = Some(line.change);
+    }
+    Ok(last)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn change(inspection: &str, entries: usize) -> Change {
+        Change { inspection: inspection.to_owned(), watchlist_entries: entries, watchlist_digest: String::new() }
+    }
+
+    #[test]
+    fn changes_are_chained_and_tampering_shows() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("state/audit.jsonl");
+        let audit = Audit::new(path.clone());
+        assert!(!audit.record(&change("framing", 0)).expect("nothing to record"));
+        assert!(!path.exists());
+        for (depth, entries, recorded) in [
+            ("watchlist", 3, true),
+            ("watchlist", 3, false),
+            ("watchlist", 4, true),
+            ("framing", 0, true),
+            ("framing", 0, false),
+        ] {
+            assert_eq!(audit.record(&change(depth, entries)).expect("records"), recorded, "{depth} {entries}");
+        }
+        let text = fs::read_to_string(&path).expect("reads");
+        assert_eq!(text.lines().count(), 3);
+        assert_eq!(verify(&text, &path).expect("whole"), Some(change("framing", 0)));
+
+        fs::write(&path, text.replacen("\"watchlist_entries\":3", "\"watchlist_entries\":2", 1)).expect("writes");
+        let error = audit.record(&change("headers", 0)).expect_err("changed");
+        assert!(error.to_string().contains(":2: the audit chain is broken"), "{error}");
+        let without: Vec<&str> = text.lines().skip(1).collect();
+        assert!(verify(&without.join("\n"), &path).is_err(), "taken out");
+    }
+}

@@ -1,0 +1,113 @@
+//! The file of watchlist hits: a JSON object a line, appended, for its owner only.
+
+use std::{
+    fs::{File, OpenOptions},
+    io::{self, Write as _},
+    net::{IpAddr, Ipv6Addr},
+    os::unix::fs::OpenOptionsExt as _,
+    path::Path,
+    time::{Duration, SystemTime},
+};
+
+use monitor_common::{
+    protocol::{Confidence, Protocol},
+    watch::WatchHit,
+};
+use serde::Serialize;
+
+/// See the module documentation.
+#[derive(Debug)]
+pub struct HitLog {
+    file: File,
+    lines: Vec<u32>,
+}
+
+#[derive(Serialize)]
+struct Row<'a> {
+    time: String,
+    list_line: u32,
+    protocol: &'a str,
+    confidence: &'a str,
+    transport: &'a str,
+    source: IpAddr,
+    source_port: u16,
+    destination: IpAddr,
+    destination_port: u16,
+}
+
+impl HitLog {
+    /// Opens the file, or makes it. `lines` are the list's lines by entry number.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn open(path: &Path, lines: Vec<u32>) -> io::Result<Self> {
+        let file = OpenOptions::new().append(true).create(true).mode(0o600).open(path)?;
+        Ok(Self { file, lines })
+    }
+
+    /// Appends hits; `now` and `now_ns` are the same moment on the wall clock and on the hits' clock.
+    ///
+    /// # Errors
+    /// What the system says; the hits are tallied all the same.
+    pub fn append(&mut self, hits: &[WatchHit], now: SystemTime, now_ns: u64) -> io::Result<()> {
+        if hits.is_empty() {
+            return Ok(());
+        }
+        let mut text = Vec::new();
+        for hit in hits {
+            let age = Duration::from_nanos(now_ns.saturating_sub(hit.time_ns));
+            let row = Row {
+                time: humantime::format_rfc3339_millis(now.checked_sub(age).unwrap_or(now)).to_string(),
+                list_line: self.lines.get(hit.entry as usize).copied().unwrap_or(0),
+                protocol: Protocol::from_number(hit.protocol).map_or("unclassified", Protocol::label),
+                confidence: Confidence::from_number(hit.confidence).map_or("none", Confidence::label),
+                transport: if hit.transport == monitor_common::walk::ip_protocol::TCP { "tcp" } else { "udp" },
+                source: Ipv6Addr::from(hit.source.bytes()).to_canonical(),
+                source_port: hit.source_port,
+                destination: Ipv6Addr::from(hit.destination.bytes()).to_canonical(),
+                destination_port: hit.destination_port,
+            };
+            serde_json::to_writer(&mut text, &row).map_err(io::Error::other)?;
+            text.push(b'\n');
+        }
+        self.file.write_all(&text)?;
+        self.file.sync_data()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use monitor_common::key::Address;
+
+    use super::*;
+
+    #[test]
+    fn a_hit_is_a_line_without_the_hash() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("hits.jsonl");
+        let mut log = HitLog::open(&path, vec![7, 9]).expect("opens");
+        let hit = WatchHit {
+            time_ns: 4_000_000_000,
+            source: Address::v4(0x0a00_0001),
+            destination: Address::v4(0xc000_0201),
+            entry: 1,
+            source_port: 40_000,
+            destination_port: 6881,
+            protocol: Protocol::BitTorrent as u8,
+            confidence: Confidence::Signature as u8,
+            transport: 6,
+            reserved: [0; 5],
+        };
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
+        log.append(&[hit], now, 5_500_000_000).expect("writes");
+        log.append(&[], now, 0).expect("nothing to write");
+        assert_eq!(
+            std::fs::read_to_string(&path).expect("reads"),
+            "{\"time\":\"2023-11-14T22:13:18.500Z\",\"list_line\":9,\"protocol\":\"bittorrent\",\"confidence\":\"signature\",\
+             \"transport\":\"tcp\",\"source\":\"10.0.0.1\",\"source_port\":40000,\"destination\":\"192.0.2.1\",\"destination_port\":6881}\n"
+        );
+        assert_eq!(std::fs::metadata(&path).expect("there").permissions().mode() & 0o777, 0o600);
+    }
+}

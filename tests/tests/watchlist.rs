@@ -1,0 +1,265 @@
+//! Content on the operator's list is found, told and tallied; content that is not on it is nowhere, and in the depth `framing`
+//! no content is anywhere. Played to the host's data path and to the kernel's, whose every map is searched byte by byte.
+#![expect(unsafe_code, reason = "maps are read with bpf(2) whatever their type")]
+
+use std::{
+    net::SocketAddr,
+    os::fd::{AsFd as _, AsRawFd as _},
+    sync::Arc,
+};
+
+use aya::maps::{Map, MapData};
+use monitor_common::{
+    key::Seed,
+    protocol::Protocol,
+    store::{Event, Inspection},
+    tally::TallyKey,
+    watch::{ContentHash, WatchHit},
+};
+use peertally::{
+    datapath::{
+        host::{HostDataPath, TableSizes},
+        object::{LoadOptions, LoadedObject, MonitoredInterface},
+        test_run::TestRunner,
+    },
+    watchlist::Watchlist,
+};
+use peertally_tests::{
+    packet_table::may_use_kernel,
+    wire::{flag, tcp, udp},
+};
+
+/// Content of two torrents; bytes that occur nowhere by chance.
+const LISTED: [u8; 20] = *b"\xf1\xe2\xd3\xc4\xb5\xa6\x97\x88\x79\x6alisted-one";
+const OTHER: [u8; 20] = *b"\x1f\x2e\x3d\x4c\x5b\x6a\x79\x88\x97\xa6unwanted-x";
+
+fn at(text: &str) -> SocketAddr {
+    text.parse().expect("an address and a port")
+}
+
+/// Flows of one subscriber that name `content` in each way that is read.
+fn frames(subscriber: &str, content: &[u8; 20]) -> Vec<Vec<u8>> {
+    let local = |port: u16| SocketAddr::new(subscriber.parse().expect("an address"), port);
+    let peer = at("192.0.2.7:6881");
+    let handshake = [b"\x13BitTorrent protocol".as_slice(), &[0; 8], content, b"-PT0001-abcdefghijkl"].concat();
+    let escaped: String = content.iter().map(|byte| format!("%{byte:02x}")).collect();
+    let announce = format!("GET /announce?info_hash={escaped}&peer_id=-PT0001-abcdefghijkl&port=6881 HTTP/1.1\r\n\r\n");
+    let query =
+        [b"d1:ad2:id20:abcdefghij01234567899:info_hash20:".as_slice(), content, b"e1:q9:get_peers1:t2:aa1:y1:qe"]
+            .concat();
+    let connect = [0, 0, 4, 0x17, 0x27, 0x10, 0x19, 0x80, 0, 0, 0, 0, 1, 2, 3, 4];
+    let mut udp_announce = vec![9; 8];
+    udp_announce.extend([0, 0, 0, 1, 5, 6, 7, 8]);
+    udp_announce.extend(content);
+    udp_announce.extend([0xab; 44]);
+    udp_announce.extend([0, 0, 0, 2, 0, 0, 0, 0, 1, 1, 1, 1, 0xff, 0xff, 0xff, 0xff, 0x1a, 0xe1]);
+    vec![
+        tcp(local(40_000), peer, flag::SYN, b""),
+        tcp(local(40_000), peer, flag::PUSH, &handshake),
+        tcp(local(40_001), at("192.0.2.80:80"), flag::PUSH, announce.as_bytes()),
+        udp(local(6881), peer, &query),
+        udp(local(6882), at("192.0.2.80:6969"), &connect),
+        udp(local(6882), at("192.0.2.80:6969"), &udp_announce),
+    ]
+}
+
+/// Ways in which [`frames`] names content.
+const NAMED: u64 = 4;
+
+struct Paths {
+    host: HostDataPath,
+    kernel: Option<TestRunner>,
+}
+
+fn paths(inspection: Inspection) -> Paths {
+    let sizes = TableSizes { flows: 1 << 16, tallies: 1024, endpoints: 1024 };
+    let pools = vec!["10.0.0.0/8".parse().expect("a pool")];
+    let seed = Seed::from_random([0x243f_6a88_85a3_08d3, 0x1319_8a2e_0370_7344, 0xa409_3822_299f_31d0]);
+    let list =
+        Watchlist { entries: vec![ContentHash([7; 3]), ContentHash::from_bytes(&LISTED)], ..Watchlist::default() };
+    let mut host = HostDataPath::new(&sizes, &pools, seed, inspection);
+    host.watch(&list.entries);
+    let kernel = may_use_kernel("watchlist").expect("rights").then(|| {
+        let options = LoadOptions {
+            sizes,
+            pools,
+            inspection,
+            watchlist: Arc::new(list),
+            heuristic: None,
+            seed: Some(seed),
+            replaying: true,
+            pin_folder: None,
+            log_level: 0,
+            interfaces: vec![MonitoredInterface::access(1)],
+        };
+        TestRunner::new(&options).expect("loads")
+    });
+    Paths { host, kernel }
+}
+
+impl Paths {
+    fn send(&mut self, frames: &[Vec<u8>]) {
+        for frame in frames {
+            let expected = self.host.frame(frame, frame.len(), 1_000);
+            if let Some(kernel) = &mut self.kernel {
+                assert_eq!(kernel.frame(frame, frame.len(), 1_000).expect("counts"), expected);
+            }
+        }
+    }
+
+    /// What was told and tallied, which both paths agree on.
+    fn hits(&mut self) -> (Vec<WatchHit>, Vec<(TallyKey, u64)>) {
+        let (told, tallies) = self.host.watchlist_hits();
+        let mut tallies: Vec<(TallyKey, u64)> = tallies.into_iter().map(|(key, hits)| (key.into(), hits)).collect();
+        tallies.sort();
+        if let Some(kernel) = &mut self.kernel {
+            let mut found = kernel.object().watchlist_tallies().expect("reads");
+            found.sort();
+            assert_eq!(found, tallies);
+            assert_eq!(kernel.object().watchlist_hits().expect("reads"), told);
+        }
+        (told, tallies)
+    }
+}
+
+#[test]
+fn listed_content_is_told_and_tallied() {
+    let mut paths = paths(Inspection::Watchlist);
+    paths.send(&frames("10.0.0.1", &LISTED));
+    paths.send(&frames("10.0.0.2", &OTHER));
+    let (told, tallies) = paths.hits();
+    assert_eq!(told.len() as u64, NAMED, "{told:?}");
+    for hit in &told {
+        assert_eq!((hit.entry, hit.time_ns, hit.protocol), (1, 1_000_000_000_000, Protocol::BitTorrent as u8));
+    }
+    assert_eq!(told[0].source_port, 40_000);
+    assert_eq!(told[0].destination_port, 6881);
+    assert_eq!(tallies.len(), 1, "one subscriber, one protocol, one confidence: {tallies:?}");
+    assert_eq!((&tallies[0].0.address[12..], tallies[0].1), (&[10, 0, 0, 1][..], NAMED));
+    assert_eq!(paths.host.events(Event::WatchlistHit), NAMED);
+}
+
+#[test]
+fn what_a_full_buffer_loses_is_counted() {
+    let mut paths = paths(Inspection::Watchlist);
+    let Some(kernel) = &mut paths.kernel else { return };
+    let frame = &frames("10.0.0.1", &LISTED)[1];
+    // 16,384 messages of 64 bytes fit; each frame is a flow of its own, since a flow tells once.
+    let sent = 16_384 + 100;
+    for number in 0..sent {
+        let mut frame = frame.clone();
+        frame[34..36].copy_from_slice(&(1_025 + number as u16).to_be_bytes());
+        kernel.frame(&frame, frame.len(), 1_000 + number / 200).expect("counts");
+    }
+    let told = kernel.object().watchlist_hits().expect("reads").len() as u64;
+    let events = kernel.events().expect("reads");
+    let count = |wanted: Event| events.iter().find(|(event, _)| *event == wanted).map_or(0, |(_, count)| *count);
+    assert_eq!(count(Event::WatchlistHit), sent);
+    assert!(count(Event::WatchlistEventLost) > 0);
+    assert_eq!(told + count(Event::WatchlistEventLost), sent);
+}
+
+#[test]
+fn framing_leaves_no_content_anywhere() {
+    let mut paths = paths(Inspection::Framing);
+    paths.send(&frames("10.0.0.1", &LISTED));
+    paths.send(&frames("10.0.0.2", &OTHER));
+    let (told, tallies) = paths.hits();
+    assert!(told.is_empty() && tallies.is_empty());
+    if let Some(kernel) = &mut paths.kernel {
+        // The list itself holds what is on it: search for what is not, whose flows went the same way.
+        let searched = search(kernel.object(), &OTHER);
+        assert!(
+            searched.contains(&"SCRATCH".to_owned()) && searched.contains(&"COLD_FLOWS".to_owned()),
+            "{searched:?}"
+        );
+    }
+}
+
+#[test]
+fn a_watchlist_leaves_no_other_content_anywhere() {
+    let mut paths = paths(Inspection::Watchlist);
+    paths.send(&frames("10.0.0.2", &OTHER));
+    if let Some(kernel) = &mut paths.kernel {
+        search(kernel.object(), &OTHER);
+    }
+}
+
+#[test]
+fn the_search_finds_what_is_there() {
+    let mut paths = paths(Inspection::Watchlist);
+    let Some(kernel) = &mut paths.kernel else { return };
+    let found = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| search(kernel.object(), &LISTED)));
+    assert!(found.is_err(), "the list holds it");
+}
+
+/// Reads every map that can be read; panics if one holds any six bytes of `content` in a row. Answers their names.
+fn search(object: &mut LoadedObject, content: &[u8; 20]) -> Vec<String> {
+    let mut names = Vec::new();
+    for (name, map) in object.ebpf().maps() {
+        let Some(data) = data(map) else { continue };
+        for bytes in entries(data) {
+            for part in content.windows(6) {
+                assert!(!bytes.windows(6).any(|window| window == part), "map {name} holds content");
+            }
+        }
+        names.push(name.to_owned());
+    }
+    names
+}
+
+fn data(map: &Map) -> Option<&MapData> {
+    match map {
+        Map::Array(data) | Map::HashMap(data) | Map::PerCpuArray(data) | Map::LpmTrie(data) => Some(data),
+        // Read by `watchlist_hits`; and the log, which is off.
+        _ => None,
+    }
+}
+
+/// `include/uapi/linux/bpf.h`, `enum bpf_cmd`.
+const BPF_MAP_LOOKUP_ELEM: libc::c_long = 1;
+/// `include/uapi/linux/bpf.h`, `enum bpf_cmd`.
+const BPF_MAP_GET_NEXT_KEY: libc::c_long = 4;
+
+/// The members of `union bpf_attr` for one element.
+#[repr(C)]
+struct Element {
+    map_fd: u32,
+    padding: u32,
+    key: u64,
+    value: u64,
+    flags: u64,
+}
+
+/// Keys and values of every entry, each as bytes.
+fn entries(map: &MapData) -> Vec<Vec<u8>> {
+    let info = map.info().expect("information about the map");
+    let map_fd = map.fd().as_fd().as_raw_fd() as u32;
+    let cpus = aya::util::nr_cpus().expect("the number of CPUs");
+    let mut key = vec![0u8; info.key_size() as usize];
+    let mut next = key.clone();
+    // Per-CPU maps give a value for each CPU, rounded up to eight bytes.
+    let mut value = vec![0u8; (info.value_size() as usize).next_multiple_of(8) * cpus];
+    let mut found = Vec::new();
+    let mut first = true;
+    loop {
+        let from = if first { 0 } else { key.as_ptr() as u64 };
+        let mut element = Element { map_fd, padding: 0, key: from, value: next.as_mut_ptr() as u64, flags: 0 };
+        // SAFETY: both buffers have the map's key size; the kernel takes no key for "the first".
+        let status =
+            unsafe { libc::syscall(libc::SYS_bpf, BPF_MAP_GET_NEXT_KEY, &raw mut element, size_of::<Element>()) };
+        if status != 0 {
+            return found;
+        }
+        first = false;
+        key.copy_from_slice(&next);
+        element.key = key.as_ptr() as u64;
+        element.value = value.as_mut_ptr() as u64;
+        // SAFETY: the value's buffer has room for every CPU's.
+        let status =
+            unsafe { libc::syscall(libc::SYS_bpf, BPF_MAP_LOOKUP_ELEM, &raw mut element, size_of::<Element>()) };
+        if status == 0 {
+            found.push([key.clone(), value.clone()].concat());
+        }
+    }
+}
