@@ -1,10 +1,13 @@
-"""One libtorrent session: libtorrent_peer.py TORRENT FOLDER PORT [SETTING=VALUE]... [--node HOST:PORT] [--peer HOST:PORT] [--trackerless]
+"""One libtorrent session: libtorrent_peer.py TORRENT FOLDER PORT [SETTING=VALUE]... [--node HOST:PORT] [--peer HOST:PORT]
+[--also TORRENT FOLDER] [--trackerless]
 
+A torrent of --also is added as soon as its file exists.
 Writes a JSON object a line to standard output, several times a second: whether it has the whole file, and the bytes it
 received and sent without headers, and the uTP packets that it sent again. Runs until it is killed.
 """
 
 import json
+import os
 import sys
 import time
 
@@ -24,15 +27,18 @@ settings = {
 }
 nodes = []
 peers = []
+later = []
 trackerless = False
 arguments = iter(rest)
 for argument in arguments:
     if argument == "--node":
         host, _, node_port = next(arguments).rpartition(":")
-        nodes.append((host, int(node_port)))
+        nodes.append((host.strip("[]"), int(node_port)))
     elif argument == "--peer":
         host, _, peer_port = next(arguments).rpartition(":")
-        peers.append((host, int(peer_port)))
+        peers.append((host.strip("[]"), int(peer_port)))
+    elif argument == "--also":
+        later.append((next(arguments), next(arguments)))
     elif argument == "--trackerless":
         trackerless = True
     else:
@@ -42,17 +48,26 @@ for argument in arguments:
 session = libtorrent.session(settings)
 for node in nodes:
     session.add_dht_node(node)
-info = libtorrent.torrent_info(torrent)
-parameters = {"ti": info, "save_path": folder}
-if trackerless:
-    parameters["trackers"] = []
-handle = session.add_torrent(parameters)
-if trackerless:
-    handle.replace_trackers([])
-for peer in peers:
-    handle.connect_peer(peer)
+
+
+def add(torrent, folder):
+    parameters = {"ti": libtorrent.torrent_info(torrent), "save_path": folder}
+    if trackerless:
+        parameters["trackers"] = []
+    handle = session.add_torrent(parameters)
+    if trackerless:
+        handle.replace_trackers([])
+    for peer in peers:
+        handle.connect_peer(peer)
+    return handle
+
+
+handles = [add(torrent, folder)]
 metrics = {metric.name: metric.value_index for metric in libtorrent.session_stats_metrics()}
 while True:
+    for entry in [entry for entry in later if os.path.exists(entry[0])]:
+        later.remove(entry)
+        handles.append(add(*entry))
     session.post_session_stats()
     session.wait_for_alert(500)
     for alert in session.pop_alerts():
@@ -61,8 +76,8 @@ while True:
             print(
                 json.dumps(
                     {
-                        "complete": handle.status().is_seeding,
-                        "peers": handle.status().num_peers,
+                        "complete": all(handle.status().is_seeding for handle in handles),
+                        "peers": sum(handle.status().num_peers for handle in handles),
                         "received": values["net.recv_bytes"],
                         "sent": values["net.sent_bytes"],
                         "resent_packets": values["utp.utp_packet_resend"],

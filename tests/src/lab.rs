@@ -14,11 +14,11 @@
 //! laboratory sweeps what dead owners left. Nothing here waits for a fixed time: see [`wait_for`].
 
 mod agent;
+mod capture;
+mod clients;
 mod counters;
-mod edonkey;
 mod guard;
 mod http;
-mod libtorrent;
 mod metrics;
 mod mounts;
 mod netns;
@@ -26,7 +26,11 @@ mod peer;
 mod process;
 mod prometheus;
 mod require;
+mod scenario;
+mod scenarios;
+mod servers;
 mod torrent;
+mod truth;
 mod wait;
 mod web;
 mod xdp;
@@ -46,17 +50,35 @@ use anyhow::{Context, Result, ensure};
 
 pub use self::{
     agent::{AGENT_VARIABLE, Agent, LISTEN, NodeTotals, SubscriberRow, configuration, executable},
+    capture::{Capture, Frame, frames},
+    clients::{
+        amule::Amule,
+        aria2::Aria2,
+        ctorrent::Ctorrent,
+        libtorrent::{LIBTORRENT_PORT, Libtorrent},
+        ncdc::Ncdc,
+        qbittorrent::Qbittorrent,
+        rtorrent::Rtorrent,
+        transmission::Transmission,
+    },
     counters::{Counters, IpCount, IpReference},
-    edonkey::{Amule, EdonkeyServer},
     http::{HttpServer, Request, http_get},
-    libtorrent::{LIBTORRENT_PORT, Libtorrent},
     metrics::{Metrics, Sample},
     netns::Namespace,
     peer::{bittorrent_exchange, plain_exchange},
     process::{Process, output, run},
     prometheus::{Prometheus, promtool_check},
     require::{STRICT_VARIABLE, require, strict},
-    torrent::{Aria2, Reported, TRACKER_PORT, Tracker, Transfer, Transmission, make_torrent},
+    scenario::{Expected, IpVersion, Outcome, Scenario, Share, Stage, play_all},
+    scenarios::scenarios,
+    servers::{
+        announce::AnnounceServer,
+        direct_connect::{ADC_PORT, AdcHub, NMDC_PORT, NmdcHub},
+        edonkey::EdonkeyServer,
+        tracker::{TRACKER_PORT, Tracker},
+    },
+    torrent::{Reported, Transfer, make_file, make_torrent},
+    truth::{Flow, FlowKey, Kind, Truth},
     wait::{interrupt, wait_for, wait_for_some},
     web::{DnsServer, WebServer, fetch},
     xdp::{Xdp, xdp},

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
 use peertally_tests::lab::{
     self, Agent, Amule, Aria2, Counters, DnsServer, EdonkeyServer, INTERNET_V4, INTERNET_V6, LIBTORRENT_PORT, Lab,
     Libtorrent, SubscriberRow, TRACKER_PORT, Tracker, Transmission, WebServer, executable,
@@ -57,26 +57,10 @@ fn near(what: &str, counted: u64, reported: u64) -> Result<()> {
     Ok(())
 }
 
-/// Waits until every packet is drained, and checks packets and bytes against the interfaces: they are equal.
+/// Every tally, once every packet is drained and counted as the interfaces count.
 fn settle(lab: &Lab, agent: &Agent<'_>, before: &BTreeMap<String, Counters>) -> Result<Vec<SubscriberRow>> {
     lab.settle()?;
-    let mut last = String::new();
-    lab::wait_for("agreement with the interfaces", Duration::from_secs(20), Duration::from_millis(250), || {
-        let totals = agent.node_totals()?;
-        let after = lab.router().counters()?;
-        let (mut packets, mut bytes) = (0, 0);
-        for (name, counters) in after.iter().filter(|(name, _)| *name != "lo") {
-            packets += counters.rx_packets - before[name].rx_packets;
-            // With native XDP a veth counts bytes behind the Ethernet header: IP bytes.
-            bytes += counters.rx_bytes - before[name].rx_bytes;
-            ensure!(counters.rx_dropped == before[name].rx_dropped, "{name} dropped packets: {counters:?}");
-        }
-        last = format!("agent {totals:?}, interfaces {packets} packets, {bytes} bytes");
-        // Neighbours are static: there is no frame but IP.
-        Ok(totals.skipped == 0 && totals.packets == packets && totals.bytes == bytes)
-    })
-    .with_context(|| last)?;
-    agent.subscribers()
+    agent.settled(before)
 }
 
 #[test]

@@ -4,7 +4,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use xtask::{accuracy, bench, build_ebpf, demo, kernels, setup, test};
+use xtask::{accuracy, bench, build_ebpf, demo, kernels, lab, setup, test};
 
 /// Developer commands of Peertally.
 #[derive(Debug, Parser)]
@@ -26,6 +26,8 @@ enum Verb {
     Demo(demo::Arguments),
     /// Boot the kernels that are supported and try the object in each
     Kernels(kernels::Arguments),
+    /// Run real clients between namespaces and compare verdicts with what is known to be true
+    Lab(lab::Arguments),
     /// Install what the other verbs need
     Setup(setup::Arguments),
     /// Run every test there is
@@ -49,6 +51,7 @@ fn run() -> anyhow::Result<()> {
         Verb::BuildEbpf(arguments) => build_ebpf::run(&arguments),
         Verb::Demo(arguments) => demo::run(&arguments),
         Verb::Kernels(arguments) => kernels::run(&arguments),
+        Verb::Lab(arguments) => lab::run(&arguments),
         Verb::Setup(arguments) => setup::run(&arguments),
         Verb::Test(arguments) => test::run(&arguments),
     }

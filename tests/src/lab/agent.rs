@@ -1,6 +1,7 @@
 //! The agent on the laboratory's router, and what it says about itself.
 
 use std::{
+    collections::BTreeMap,
     env, fs,
     net::{Ipv4Addr, SocketAddr},
     os::unix::net::UnixStream,
@@ -13,7 +14,7 @@ use std::{
 use anyhow::{Context, Result, anyhow, ensure};
 
 use super::{
-    Lab, POOLS,
+    Counters, Lab, POOLS,
     http::{self, http_get},
     metrics::Metrics,
     process::{Process, output},
@@ -97,6 +98,31 @@ impl<'a> Agent<'a> {
             bytes: metrics.sum("peertally_traffic_bytes_total", &[]) + metrics.sum("peertally_pending_bytes", &[]),
             skipped: metrics.sum("peertally_skipped_packets_total", &[]),
         })
+    }
+
+    /// Waits until every packet that the router's interfaces received since `before` is drained, equal to the kernel's
+    /// own counts in packets and bytes, and gives every tally.
+    ///
+    /// # Errors
+    /// The counts do not become equal, or an interface dropped packets.
+    pub fn settled(&self, before: &BTreeMap<String, Counters>) -> Result<Vec<SubscriberRow>> {
+        let mut last = String::new();
+        wait_for("agreement with the interfaces", Duration::from_secs(20), Duration::from_millis(250), || {
+            let totals = self.node_totals()?;
+            let after = self.lab.router().counters()?;
+            let (mut packets, mut bytes) = (0, 0);
+            for (name, counters) in after.iter().filter(|(name, _)| *name != "lo") {
+                packets += counters.rx_packets - before[name].rx_packets;
+                // With native XDP a veth counts bytes behind the Ethernet header: IP bytes.
+                bytes += counters.rx_bytes - before[name].rx_bytes;
+                ensure!(counters.rx_dropped == before[name].rx_dropped, "{name} dropped packets: {counters:?}");
+            }
+            last = format!("agent {totals:?}, interfaces {packets} packets, {bytes} bytes");
+            // Neighbours are static: there is no frame but IP.
+            Ok(totals.skipped == 0 && totals.packets == packets && totals.bytes == bytes)
+        })
+        .with_context(|| last)?;
+        self.subscribers()
     }
 
     /// Every tally of every subscriber, from its control socket.

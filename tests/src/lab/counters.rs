@@ -1,16 +1,13 @@
 //! Independent counts to compare with: the kernel's interface counters, and a capture by tcpdump.
 
-use std::{
-    collections::BTreeMap,
-    fs,
-    path::{Path, PathBuf},
-    time::Duration,
+use std::{collections::BTreeMap, fs, path::Path};
+
+use anyhow::{Context, Result, ensure};
+
+use super::{
+    capture::{Capture, Frame, frames},
+    netns::Namespace,
 };
-
-use anyhow::{Context, Result, bail, ensure};
-use rustix::process::Signal;
-
-use super::{netns::Namespace, process::Process, wait::wait_for};
 
 /// What one interface received and sent, as the kernel counts it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -63,10 +60,7 @@ pub(super) fn tcp_resent() -> Result<u64> {
 /// A running count of the IP packets that a host sends into its link, by tcpdump: what the router's end of that link
 /// receives, counted by a program that shares nothing with ours.
 #[derive(Debug)]
-pub struct IpReference {
-    tcpdump: Process,
-    capture: PathBuf,
-}
+pub struct IpReference(Capture);
 
 impl IpReference {
     /// Starts to count what `host` sends on `eth0`.
@@ -74,31 +68,16 @@ impl IpReference {
     /// # Errors
     /// tcpdump does not start.
     pub fn start(host: &Namespace, directory: &Path) -> Result<Self> {
-        let name = format!("tcpdump-{}", host.name());
-        let capture = directory.join(format!("{name}.pcap"));
-        let mut command = host.command("tcpdump");
-        // -Z: tcpdump would drop to a user that may not write here.
-        command
-            .args(["-i", "eth0", "-Q", "out", "-n", "-s", "128", "-B", "65536", "-U", "-Z", "root", "-w"])
-            .arg(&capture);
-        let mut tcpdump = Process::spawn(&name, directory, &mut command)?;
-        wait_for("tcpdump", Duration::from_secs(20), Duration::from_millis(20), || {
-            tcpdump.ensure_running()?;
-            Ok(tcpdump.log().contains("listening on"))
-        })?;
-        Ok(Self { tcpdump, capture })
+        let file = directory.join(format!("{}.pcap", host.name()));
+        Capture::start(host, "eth0", &file, &["-Q", "out", "-s", "128"]).map(Self)
     }
 
     /// Stops and gives IP packets, IP bytes, and frames that hold something else.
     ///
     /// # Errors
     /// tcpdump lost packets, or its capture is not readable.
-    pub fn stop(mut self) -> Result<IpCount> {
-        self.tcpdump.signal(Signal::INT)?;
-        self.tcpdump.wait(Duration::from_secs(20))?;
-        let log = self.tcpdump.log();
-        ensure!(log.contains("\n0 packets dropped by kernel"), "tcpdump lost packets: {log}");
-        count(&fs::read(&self.capture).with_context(|| format!("read {}", self.capture.display()))?)
+    pub fn stop(self) -> Result<IpCount> {
+        count(&self.0.stop()?)
     }
 }
 
@@ -113,16 +92,11 @@ pub struct IpCount {
     pub other: u64,
 }
 
-/// Counts the packets of a pcap file (draft-ietf-opsawg-pcap, little endian, Ethernet).
+/// Counts the packets of a pcap file: bytes as their headers say.
 fn count(file: &[u8]) -> Result<IpCount> {
     let u16_be = |bytes: &[u8]| u64::from(u16::from_be_bytes([bytes[0], bytes[1]]));
-    ensure!(file.len() >= 24 && file[..4] == [0xd4, 0xc3, 0xb2, 0xa1] && file[20] == 1, "not an Ethernet pcap file");
     let mut counts = IpCount::default();
-    let mut rest = &file[24..];
-    while let [_, _, _, _, _, _, _, _, a, b, c, d, _, _, _, _, tail @ ..] = rest {
-        let length = u32::from_le_bytes([*a, *b, *c, *d]) as usize;
-        let Some((frame, next)) = tail.split_at_checked(length) else { bail!("a capture that ends within a frame") };
-        rest = next;
+    for Frame { bytes: frame, .. } in frames(file)? {
         let bytes = match frame.get(12..14) {
             Some([0x08, 0x00]) => u16_be(&frame[16..18]),
             Some([0x86, 0xdd]) => 40 + u16_be(&frame[18..20]),

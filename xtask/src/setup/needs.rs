@@ -112,6 +112,12 @@ const LAB: &[Package] = &[
     package("python3-libtorrent", "", "BitTorrent over uTP, and DHT"),
     package("amule-daemon", "amuled", "an eDonkey client"),
     package("amule-utils", "amulecmd", "drives the eDonkey client"),
+    package("rtorrent", "rtorrent", "a BitTorrent client"),
+    package("ctorrent", "ctorrent", "a BitTorrent client"),
+    package("qbittorrent-nox", "qbittorrent-nox", "a BitTorrent client"),
+    package("ncdc", "ncdc", "a Direct Connect client"),
+    package("uhub", "uhub", "a Direct Connect hub"),
+    package("tmux", "tmux", "drives clients that want a terminal"),
     package("tcpdump", "tcpdump", "an independent count of packets"),
 ];
 

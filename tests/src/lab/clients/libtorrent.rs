@@ -2,25 +2,46 @@
 
 use std::{
     path::{Path, PathBuf},
+    process::Command,
     time::Duration,
 };
 
 use anyhow::{Context, Result};
 
-use super::{
+use super::super::{
     Lab,
     netns::Namespace,
-    process::Process,
-    torrent::{Reported, Transfer},
+    process::{Process, run},
+    torrent::{Reported, Transfer, make_file},
     wait::{wait_for, wait_for_some},
 };
 
 /// The script that holds the session.
 const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/lab/libtorrent_peer.py");
+/// The script that makes torrents of BitTorrent v2.
+const MAKER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/lab/make_torrent.py");
 /// Debian's interpreter: another one on the path would not find Debian's module.
-const PYTHON: &str = "/usr/bin/python3";
+pub(in super::super) const PYTHON: &str = "/usr/bin/python3";
 /// Port of every session; each has a namespace of its own.
 pub const LIBTORRENT_PORT: u16 = 6881;
+
+/// As `make_torrent`, of BitTorrent v2 (BEP 52): `kind` is `hybrid` or `v2`.
+///
+/// # Errors
+/// libtorrent's.
+pub(in super::super) fn make_v2_torrent(
+    lab: &Lab,
+    kind: &str,
+    name: &str,
+    bytes: usize,
+    announce: &str,
+) -> Result<Transfer> {
+    let transfer = make_file(lab, name, bytes)?;
+    let mut command = Command::new(PYTHON);
+    command.args([MAKER, kind]).arg(transfer.seed.join(&transfer.file)).arg(&transfer.torrent).arg(announce);
+    run(&mut command)?;
+    Ok(transfer)
+}
 
 /// A libtorrent session.
 #[derive(Debug)]

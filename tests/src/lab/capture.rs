@@ -1,0 +1,80 @@
+//! Captures by tcpdump, and the frames of their files: knowledge that shares nothing with the program under test.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use rustix::process::Signal;
+
+use super::{netns::Namespace, process::Process, wait::wait_for};
+
+/// A running tcpdump that writes a pcap file.
+#[derive(Debug)]
+pub struct Capture {
+    tcpdump: Process,
+    file: PathBuf,
+}
+
+impl Capture {
+    /// Starts to write what crosses `interface` of `namespace` to `file`, with `options` of tcpdump(8).
+    ///
+    /// # Errors
+    /// tcpdump does not start.
+    pub fn start(namespace: &Namespace, interface: &str, file: &Path, options: &[&str]) -> Result<Self> {
+        let name = format!("tcpdump-{}-{interface}", namespace.name());
+        let mut command = namespace.command("tcpdump");
+        // -Z: tcpdump would drop to a user that may not write here.
+        command.args(["-i", interface, "-n", "-B", "65536", "-U", "-Z", "root"]).args(options).arg("-w").arg(file);
+        let directory = file.parent().context("a file in a folder")?;
+        let mut tcpdump = Process::spawn(&name, directory, &mut command)?;
+        wait_for("tcpdump", Duration::from_secs(20), Duration::from_millis(20), || {
+            tcpdump.ensure_running()?;
+            Ok(tcpdump.log().contains("listening on"))
+        })?;
+        Ok(Self { tcpdump, file: file.to_owned() })
+    }
+
+    /// Stops, and gives the pcap file's content.
+    ///
+    /// # Errors
+    /// tcpdump lost packets, or its file is not readable.
+    pub fn stop(mut self) -> Result<Vec<u8>> {
+        self.tcpdump.signal(Signal::INT)?;
+        self.tcpdump.wait(Duration::from_secs(20))?;
+        let log = self.tcpdump.log();
+        ensure!(log.contains("\n0 packets dropped by kernel"), "tcpdump lost packets: {log}");
+        fs::read(&self.file).with_context(|| format!("read {}", self.file.display()))
+    }
+}
+
+/// One captured Ethernet frame, as far as it was kept.
+#[derive(Clone, Copy, Debug)]
+pub struct Frame<'a> {
+    /// When, since 1970.
+    pub time: Duration,
+    /// From the destination address on.
+    pub bytes: &'a [u8],
+}
+
+/// The frames of a pcap file (draft-ietf-opsawg-pcap, little endian, microseconds, Ethernet).
+///
+/// # Errors
+/// Another format, or a file that ends within a frame.
+pub fn frames(file: &[u8]) -> Result<Vec<Frame<'_>>> {
+    ensure!(file.len() >= 24 && file[..4] == [0xd4, 0xc3, 0xb2, 0xa1] && file[20] == 1, "not an Ethernet pcap file");
+    let mut frames = Vec::new();
+    let mut rest = &file[24..];
+    while let Some((header, tail)) = rest.split_at_checked(16) {
+        let word = |at: usize| u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
+        let time = Duration::from_secs(word(0).into()) + Duration::from_micros(word(4).into());
+        let Some((bytes, next)) = tail.split_at_checked(word(8) as usize) else {
+            bail!("a capture that ends within a frame")
+        };
+        frames.push(Frame { time, bytes });
+        rest = next;
+    }
+    Ok(frames)
+}

@@ -1,0 +1,361 @@
+//! A scenario: one client in one mode over one IP version, played under the agent's eyes, and what came of it beside
+//! what is known to be true.
+//!
+//! Subscriber 1 runs the client; its counterparts and their servers are on the internet host. The agent and a capture
+//! run from before the first packet. Nothing but the client's traffic crosses the router, so every flow that
+//! [`super::Truth`] does not name otherwise is P2P.
+
+use std::{
+    cell::RefCell,
+    collections::BTreeMap,
+    fmt, fs,
+    net::IpAddr,
+    path::Path,
+    process::Command,
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    thread,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use super::{
+    Agent, Capture, Counters, INTERNET_V4, INTERNET_V6, Kind, Lab, Namespace, POOLS, SubscriberRow, Truth, access,
+    interrupt, output, subscriber_v4, subscriber_v6, wait_for,
+};
+
+/// The agent's configuration; the drain is short because a scenario is.
+const CONFIGURATION: &str = "drain_interval = \"500ms\"\non_exit = \"detach\"\n[metrics]\nsubscribers = true\n";
+/// Clients that did not find each other are started afresh: some ask again only after minutes.
+const ATTEMPTS: u32 = 3;
+/// Longest time for a clear signal, from the start of the clients.
+const SIGNAL: Duration = Duration::from_secs(60);
+
+/// An IP version.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IpVersion {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+impl IpVersion {
+    /// Takes the other version from `host`, so that clients cannot choose it.
+    fn alone(self, host: &Namespace) -> Result<()> {
+        match self {
+            Self::V4 => host.ip("-6 addr flush dev eth0"),
+            Self::V6 => {
+                host.ip("-4 addr flush dev eth0")?;
+                // Leads nowhere. Without any IPv4 address, Transmission does not find the address 0.0.0.0 (getaddrinfo(3),
+                // AI_ADDRCONFIG), and its control port stays shut.
+                host.ip("addr add 192.0.2.1/32 dev lo")
+            }
+        }
+    }
+}
+
+impl fmt::Display for IpVersion {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(match self {
+            Self::V4 => "ipv4",
+            Self::V6 => "ipv6",
+        })
+    }
+}
+
+/// What a scenario promises.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Expected {
+    /// Every byte of every P2P flow that carries payload.
+    All,
+    /// This share (0 to 1) of the P2P bytes after [`Stage::mark`]: the client is known by then.
+    AfterMark(f64),
+    /// Nothing yet: the numbers are shown, for the reason given.
+    Measured(&'static str),
+    /// Every byte but those of flows that tell nothing on the wire, for the reason given. Some bytes are labelled.
+    Signalling(&'static str),
+}
+
+impl fmt::Display for Expected {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::All => out.write_str("all"),
+            Self::AfterMark(share) => write!(out, ">= {:.0} % then", share * 100.0),
+            Self::Measured(_) => out.write_str("(measured)"),
+            Self::Signalling(_) => out.write_str("signalling"),
+        }
+    }
+}
+
+/// One client in one mode over one IP version.
+#[derive(Clone, Copy, Debug)]
+pub struct Scenario {
+    /// The client.
+    pub client: &'static str,
+    /// How it is set up.
+    pub mode: &'static str,
+    /// The only IP version that the subscriber has.
+    pub ip: IpVersion,
+    /// Programs or files that it needs.
+    pub programs: &'static [&'static str],
+    /// Protocols that it speaks: another label is wrong.
+    pub protocols: &'static [&'static str],
+    /// What it promises.
+    pub expected: Expected,
+    /// Plays it, from the start of the clients to the end of the transfer.
+    pub play: fn(&Stage<'_>) -> Result<()>,
+}
+
+/// Where a scenario is played.
+#[derive(Debug)]
+pub struct Stage<'a> {
+    /// The laboratory.
+    pub lab: &'a Lab,
+    /// The only IP version that the subscriber has.
+    pub ip: IpVersion,
+    agent: &'a Agent<'a>,
+    before: &'a BTreeMap<String, Counters>,
+    mark: RefCell<Option<Mark>>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Mark {
+    /// Since 1970.
+    time: Duration,
+    labelled: u64,
+}
+
+/// IP bytes, labelled and all.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Share {
+    /// Bytes that the agent gave a P2P label.
+    pub labelled: u64,
+    /// Bytes that are P2P.
+    pub p2p: u64,
+}
+
+impl Share {
+    /// Labelled of all, from 0 to 1.
+    #[must_use]
+    pub fn value(self) -> f64 {
+        if self.p2p == 0 { 0.0 } else { self.labelled as f64 / self.p2p as f64 }
+    }
+}
+
+/// What came of a scenario.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// IP bytes by protocol and confidence, P2P labels only.
+    pub labels: BTreeMap<(String, String), u64>,
+    /// From the first packet on.
+    pub overall: Share,
+    /// From [`Stage::mark`] on, if it was called.
+    pub after_mark: Option<Share>,
+    /// Flows without payload: packets of the clients that nothing can name.
+    pub bare_bytes: u64,
+    /// Flows that have no label, by replaying the capture on the host; empty if all have.
+    pub unlabelled: Vec<String>,
+    /// From the start of the clients to the end of the transfer.
+    pub time: Duration,
+}
+
+impl Stage<'_> {
+    /// Address of the internet host.
+    #[must_use]
+    pub fn internet(&self) -> IpAddr {
+        match self.ip {
+            IpVersion::V4 => INTERNET_V4.into(),
+            IpVersion::V6 => INTERNET_V6.into(),
+        }
+    }
+
+    /// Address of the subscriber.
+    #[must_use]
+    pub fn subscriber(&self) -> IpAddr {
+        match self.ip {
+            IpVersion::V4 => subscriber_v4(1).into(),
+            IpVersion::V6 => subscriber_v6(1).into(),
+        }
+    }
+
+    /// Marks the moment from which the client is known: waits until the agent has named something of it and has drained
+    /// every packet so far.
+    ///
+    /// # Errors
+    /// The client gave no clear signal.
+    pub fn mark(&self) -> Result<()> {
+        wait_for("clear signal of the client", SIGNAL, Duration::from_millis(100), || {
+            Ok(labels(&self.agent.subscribers()?).values().sum::<u64>() > 0)
+        })?;
+        let rows = self.agent.settled(self.before)?;
+        let time = SystemTime::now().duration_since(UNIX_EPOCH)?;
+        *self.mark.borrow_mut() = Some(Mark { time, labelled: labels(&rows).values().sum() });
+        Ok(())
+    }
+}
+
+/// IP bytes of subscriber 1 by P2P label.
+fn labels(rows: &[SubscriberRow]) -> BTreeMap<(String, String), u64> {
+    let mut labels = BTreeMap::new();
+    for row in rows.iter().filter(|row| row.is_of(1) && row.is_p2p() && row.bytes_up + row.bytes_down > 0) {
+        *labels.entry((row.protocol.clone(), row.confidence.clone())).or_default() += row.bytes_up + row.bytes_down;
+    }
+    labels
+}
+
+impl Scenario {
+    /// `client-mode-ipversion`.
+    #[must_use]
+    pub fn name(&self) -> String {
+        format!("{}-{}-{}", self.client, self.mode, self.ip)
+    }
+
+    /// Plays it with the agent `executable`, and keeps the capture as `captures/name.pcap` if a folder is given.
+    ///
+    /// # Errors
+    /// The clients do not do their part. What the agent saw is no error here: see [`Outcome::judge`].
+    pub fn run(&self, executable: &Path, captures: Option<&Path>) -> Result<Outcome> {
+        let mut attempt = 1;
+        loop {
+            match self.attempt(executable, captures)? {
+                Ok(outcome) => return Ok(outcome),
+                Err(error) if attempt == ATTEMPTS => return Err(error.context(self.name())),
+                Err(error) => println!("{}: attempt {attempt}: {error:#}", self.name()),
+            }
+            attempt += 1;
+        }
+    }
+
+    /// The inner error is the clients', and worth another attempt.
+    fn attempt(&self, executable: &Path, captures: Option<&Path>) -> Result<Result<Outcome>> {
+        let lab = Lab::new(1)?;
+        self.ip.alone(lab.subscriber(1))?;
+        lab.settle()?;
+        let before = lab.router().counters()?;
+        let agent = Agent::start(&lab, executable, CONFIGURATION)?;
+        let file = lab.directory().join(format!("{}.pcap", self.name()));
+        let capture = Capture::start(lab.router(), &access(1), &file, &["-s", "0"])?;
+        let stage = Stage { lab: &lab, ip: self.ip, agent: &agent, before: &before, mark: RefCell::default() };
+        let start = Instant::now();
+        let played = (self.play)(&stage);
+        let time = start.elapsed();
+        if let Err(error) = played {
+            drop(capture);
+            drop(agent);
+            lab.close()?;
+            return Ok(Err(error));
+        }
+        lab.settle()?;
+        let rows = agent.settled(&before)?;
+        let pcap = capture.stop()?;
+        if let Some(folder) = captures {
+            fs::create_dir_all(folder).with_context(|| format!("create {}", folder.display()))?;
+            let copy = folder.join(format!("{}.pcap", self.name()));
+            fs::write(&copy, &pcap).with_context(|| format!("write {}", copy.display()))?;
+        }
+        let truth = Truth::read(&pcap)?;
+        let mut outcome = weigh(&rows, &truth, *stage.mark.borrow());
+        outcome.time = time;
+        if outcome.overall.labelled < outcome.overall.p2p {
+            outcome.unlabelled = unlabelled(executable, &file)?;
+        }
+        drop(agent);
+        lab.close()?;
+        Ok(Ok(outcome))
+    }
+}
+
+/// Plays `scenarios`, up to `jobs` at a time (each has a laboratory of its own), and hands each with its result to `done`
+/// as it ends.
+pub fn play_all(
+    scenarios: &[Scenario],
+    jobs: usize,
+    executable: &Path,
+    captures: Option<&Path>,
+    done: impl FnMut(&Scenario, Result<Outcome>) + Send,
+) {
+    let next = AtomicUsize::new(0);
+    let done = Mutex::new(done);
+    thread::scope(|scope| {
+        for _ in 0..jobs.clamp(1, scenarios.len().max(1)) {
+            scope.spawn(|| {
+                while let Some(scenario) = scenarios.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let result = scenario.run(executable, captures);
+                    (*done.lock().unwrap_or_else(PoisonError::into_inner))(scenario, result);
+                    if interrupt().load(Ordering::Relaxed) {
+                        return;
+                    }
+                }
+            });
+        }
+    });
+}
+
+/// Puts what the agent counted beside what is true.
+fn weigh(rows: &[SubscriberRow], truth: &Truth, mark: Option<Mark>) -> Outcome {
+    let labels = labels(rows);
+    let labelled: u64 = labels.values().sum();
+    let after_mark =
+        mark.map(|mark| Share { labelled: labelled - mark.labelled, p2p: truth.bytes_since(Kind::P2p, mark.time) });
+    Outcome {
+        labels,
+        overall: Share { labelled, p2p: truth.bytes(Kind::P2p) },
+        after_mark,
+        bare_bytes: truth.bytes(Kind::Bare),
+        unlabelled: Vec::new(),
+        time: Duration::ZERO,
+    }
+}
+
+/// Flows that `replay` leaves without a label.
+fn unlabelled(executable: &Path, capture: &Path) -> Result<Vec<String>> {
+    let mut command = Command::new(executable);
+    command.args(["replay", "--engine", "host", "--flows"]).arg(capture);
+    for pool in POOLS {
+        command.args(["--subscribers", pool]);
+    }
+    let replayed = output(&mut command)?;
+    ensure!(replayed.status.success(), "replay: {}", String::from_utf8_lossy(&replayed.stderr));
+    let text = String::from_utf8_lossy(&replayed.stdout).into_owned();
+    let flows = text.lines().skip_while(|line| !line.starts_with("L4 ")).skip(1);
+    Ok(flows.filter(|line| line.contains(" unclassified ")).map(str::to_owned).collect())
+}
+
+impl Outcome {
+    /// Holds the outcome against what `scenario` promises.
+    ///
+    /// # Errors
+    /// It falls short: the message says in what.
+    pub fn judge(&self, scenario: &Scenario) -> Result<()> {
+        for ((protocol, confidence), bytes) in &self.labels {
+            ensure!(
+                scenario.protocols.contains(&protocol.as_str()),
+                "{bytes} bytes labelled {protocol} ({confidence}), which {} does not speak",
+                scenario.client
+            );
+        }
+        let Share { labelled, p2p } = self.overall;
+        ensure!(p2p > 0 && labelled > 0, "no P2P: {self:?}");
+        // Noise may carry a label, never more bytes than there are.
+        match scenario.expected {
+            Expected::All => {
+                ensure!(labelled >= p2p, "{} of {p2p} bytes have no label: {self:#?}", p2p - labelled)
+            }
+            Expected::AfterMark(share) => {
+                let after = self.after_mark.context("a scenario of that kind marks a moment")?;
+                ensure!(after.p2p > 0 && after.value() >= share, "{after:?}: less than {share}: {self:#?}");
+            }
+            Expected::Measured(_) => {}
+            Expected::Signalling(why) => {
+                if labelled >= p2p {
+                    bail!("all is labelled, so say so in the scenario's promise; it says: {why}");
+                }
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,69 @@
+//! Every scenario of `cargo xtask lab`: real clients, their plain and their encrypted modes, IPv4 and IPv6.
+
+use std::sync::Mutex;
+
+use anyhow::{Result, ensure};
+use peertally_tests::lab::{self, Scenario, executable};
+
+/// Scenarios at a time: they mostly wait for their clients.
+const JOBS: usize = 3;
+
+/// Clients by network, a test each.
+const BITTORRENT: &[&str] = &["transmission", "aria2", "libtorrent", "rtorrent", "ctorrent", "qbittorrent"];
+const DIRECT_CONNECT: &[&str] = &["ncdc"];
+
+fn of(clients: &[&str]) -> Vec<Scenario> {
+    lab::scenarios().into_iter().filter(|scenario| clients.contains(&scenario.client)).collect()
+}
+
+fn play(test: &str, clients: &[&str]) -> Result<()> {
+    let scenarios = of(clients);
+    let programs: Vec<_> = scenarios.iter().flat_map(|scenario| scenario.programs).copied().collect();
+    if !lab::require(test, &programs) {
+        return Ok(());
+    }
+    let trouble = Mutex::new(Vec::new());
+    lab::play_all(&scenarios, JOBS, &executable()?, None, |scenario, result| {
+        let judged = result.and_then(|outcome| {
+            println!(
+                "{}: {:?}, after the mark {:?}, {:?}, {} s",
+                scenario.name(),
+                outcome.overall,
+                outcome.after_mark,
+                outcome.labels,
+                outcome.time.as_secs()
+            );
+            outcome.judge(scenario)
+        });
+        if let Err(error) = judged {
+            trouble
+                .lock()
+                .unwrap_or_else(|poisoned| poisoned.into_inner())
+                .push(format!("{}: {error:#}", scenario.name()));
+        }
+    });
+    let trouble = trouble.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner());
+    ensure!(trouble.is_empty(), "{} of {} fell short:\n{}", trouble.len(), scenarios.len(), trouble.join("\n"));
+    Ok(())
+}
+
+#[test]
+fn every_scenario_belongs_to_a_test() {
+    let tested = [BITTORRENT, DIRECT_CONNECT].concat();
+    for scenario in lab::scenarios() {
+        assert!(tested.contains(&scenario.client), "{} is in no test", scenario.name());
+    }
+    for client in tested {
+        assert!(!of(&[client]).is_empty(), "{client} has no scenario");
+    }
+}
+
+#[test]
+fn bittorrent() -> Result<()> {
+    play("bittorrent", BITTORRENT)
+}
+
+#[test]
+fn direct_connect() -> Result<()> {
+    play("direct_connect", DIRECT_CONNECT)
+}
