@@ -1,0 +1,68 @@
+//! The literals of the signatures themselves, in places where they are only words, and almost the literals.
+//!
+//! Named cases at the end are conversations that were labelled once.
+
+use super::flow::{Bits, Conversation};
+
+/// Literals that open a conversation of a P2P protocol over TCP, as the specifications spell them.
+pub(super) const LITERALS: &[&[u8]] = &[
+    b"\x13BitTorrent protocol\0\0\0\0\0\x10\0\x05",
+    b"GET /announce?info_hash=%124Vx%9A%BC%DE%F1%23Eg%89%AB%CD%EF%124Vx%9A&peer_id=-TR4000-abcdefghijkl&port=1 HTTP/1.1\r\n",
+    b"GET /scrape?info_hash=%124Vx%9A%BC%DE%F1%23Eg%89%AB%CD%EF%124Vx%9A HTTP/1.1\r\n",
+    b"GET /webseed?info_hash=%124Vx&piece=3 HTTP/1.1\r\n",
+    b"GNUTELLA CONNECT/0.6\r\nUser-Agent: LimeWire\r\n\r\n",
+    b"GNUTELLA/0.6 200 OK\r\n\r\n",
+    b"GET /uri-res/N2R?urn:sha1:PLSTHIPQGSSZTS5FJUPAKUZWUGYQYPFB HTTP/1.1\r\n",
+    b"GIV 36:809BC12168A1852CFF5D7A785833F600/Foobar.mp3\n\n",
+    b"$Lock EXTENDEDPROTOCOLABCABCABCABC Pk=DCPLUSPLUS0.868|",
+    b"$MyNick someone|",
+    b"$ADCGET file TTH/PPUROLR2WSYTGPLCM3KV4V6LJC36SCTFQJFDJKA 0 -1|",
+    b"HSUP ADBASE ADTIGR\n",
+    b"CGET file TTH/PPUROLR2WSYTGPLCM3KV4V6LJC36SCTFQJFDJKA 0 -1\n",
+    b"GET /.hash=ea97adc32b795a9ab45937c5e151dfda397a5d0f HTTP/1.1\r\n",
+    b"GIVE 1234567\r\n\r\n",
+    b"ajprot\r\n",
+    b"GET.sha1:0123",
+    b"BSYNC\0\0\0\0",
+    b"\x13/multistream/1.0.0\n",
+];
+
+/// Conversations around one literal: quoted, shifted, in another case, cut off.
+pub(super) fn around(bits: &mut Bits, literal: &[u8]) -> Vec<(&'static str, Conversation)> {
+    let (client, server) = (bits.port(), bits.of(&[80, 8080, 25, 6667, 6881, 411]));
+    let open = || Conversation::tcp(client, server);
+    let quoted = |before: &str, behind: &str| [before.as_bytes(), literal, behind.as_bytes()].concat();
+    let name = bits.word(1, 30);
+    // Not the head of a WebSocket frame, in which a greeting of libp2p is one.
+    let prefix = [&[bits.of(&[0, 3, 0x16, b'>', b'x', 0x7f, 0xff])], bits.some(0, 7).as_slice()].concat();
+    let mut conversations = vec![
+        ("in a query", open().ask(quoted(&format!("GET /{name}?q="), " HTTP/1.1\r\nHost: a\r\n\r\n"))),
+        ("in a referer", open().ask(quoted(&format!("GET /{name} HTTP/1.1\r\nReferer: http://a/"), "\r\n\r\n"))),
+        ("in a body", open().ask(quoted("POST /paste HTTP/1.1\r\nHost: a\r\nContent-Length: 200\r\n\r\n", ""))),
+        (
+            "in an answer",
+            open()
+                .ask(format!("GET /{name} HTTP/1.1\r\n\r\n").into_bytes())
+                .answer(quoted("HTTP/1.1 200 OK\r\n\r\n", "")),
+        ),
+        ("in a chat", open().answer(quoted(&format!(":{name}!a@b PRIVMSG #c :"), "\r\n"))),
+        ("in a mail", open().answer("220 a\r\n").ask(quoted("Subject: ", "\r\n"))),
+        ("in JSON", open().ask(quoted("{\"text\":\"", "\"}\n"))),
+        ("behind other bytes", open().ask([&prefix, literal].concat())),
+    ];
+    let swapped: Vec<u8> = literal
+        .iter()
+        .map(|byte| if byte.is_ascii_lowercase() { byte.to_ascii_uppercase() } else { byte.to_ascii_lowercase() })
+        .collect();
+    conversations.push(("in the other case", open().ask(swapped)));
+    // Half of it, then text that does not go on with it.
+    let cut = bits.within(1, literal.len().min(5));
+    conversations.push(("cut off", open().ask(&literal[..cut]).ask(format!(" {name}\r\n").into_bytes())));
+    conversations
+}
+
+/// Conversations that some rule labelled when it was wider than its specification.
+pub(super) fn named() -> Vec<(&'static str, Conversation)> {
+    let http = |request: &str| Conversation::tcp(50_000, 80).ask(request);
+    vec![("a forum's search", http("GET /forum/view?q=announce&info_hash=x HTTP/1.1\r\n"))]
+}
