@@ -2,12 +2,13 @@
 //!
 //! Every answer comes from the last drain; no request reads the kernel. Nothing here changes anything.
 
+pub mod encoding;
 pub mod listen;
 #[cfg(test)]
 pub(crate) mod tests;
 
 use std::{
-    convert::Infallible,
+    io,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -19,13 +20,15 @@ use axum::{
     Router,
     body::Body,
     extract::{Query, State},
-    http::{StatusCode, header},
+    http::{HeaderMap, StatusCode, header},
     response::{Html, IntoResponse, Response},
     routing::get,
 };
 use futures_util::stream;
 use serde::Deserialize;
 use tokio::sync::{Semaphore, mpsc};
+
+use encoding::Encoding;
 
 use crate::{
     metrics::{
@@ -135,13 +138,17 @@ async fn landing(State(app): State<App>) -> Html<String> {
     ))
 }
 
-async fn metrics(State(app): State<App>) -> Response {
-    match tokio::task::spawn_blocking(move || app.exposition.text()).await {
-        Ok(text) => ([(header::CONTENT_TYPE, TEXT_FORMAT)], text).into_response(),
-        Err(error) => {
-            (StatusCode::INTERNAL_SERVER_ERROR, format!("metrics cannot be written: {error}\n")).into_response()
-        }
+async fn metrics(State(app): State<App>, headers: HeaderMap) -> Response {
+    let encoding = Encoding::of(&headers);
+    match tokio::task::spawn_blocking(move || encoding.writer().whole(app.exposition.text())).await {
+        Ok(Ok(text)) => ([(header::CONTENT_TYPE, TEXT_FORMAT)], encoding.headers(), text).into_response(),
+        Ok(Err(error)) => unwritten(&error),
+        Err(error) => unwritten(&error),
     }
+}
+
+fn unwritten(error: &dyn std::error::Error) -> Response {
+    (StatusCode::INTERNAL_SERVER_ERROR, format!("metrics cannot be written: {error}\n")).into_response()
 }
 
 async fn livez(State(app): State<App>) -> Response {
@@ -175,7 +182,7 @@ struct ShardQuery {
     shard: Option<String>,
 }
 
-async fn all_subscribers(State(app): State<App>, Query(query): Query<ShardQuery>) -> Response {
+async fn all_subscribers(State(app): State<App>, headers: HeaderMap, Query(query): Query<ShardQuery>) -> Response {
     let shard = match query.shard.as_deref().map_or(Ok(Shard::ALL), str::parse) {
         Ok(shard) => shard,
         Err(message) => return (StatusCode::BAD_REQUEST, format!("{message}\n")).into_response(),
@@ -184,33 +191,51 @@ async fn all_subscribers(State(app): State<App>, Query(query): Query<ShardQuery>
         return (StatusCode::SERVICE_UNAVAILABLE, "no drain yet\n").into_response();
     };
     let pseudonyms = app.pseudonyms.clone();
-    streamed(&app, TEXT_FORMAT, move |send| subscribers::write(&published.snapshot, &pseudonyms, shard, send))
+    let encoding = Encoding::of(&headers);
+    streamed(&app, TEXT_FORMAT, encoding, move |send| {
+        subscribers::write(&published.snapshot, &pseudonyms, shard, send);
+    })
 }
 
 async fn tallies(State(app): State<App>) -> Response {
     let Some(published) = app.shared.published() else {
         return (StatusCode::SERVICE_UNAVAILABLE, "no drain yet\n").into_response();
     };
-    streamed(&app, "application/x-ndjson", move |send| status::subscribers::write(&published.snapshot, send))
+    streamed(&app, "application/x-ndjson", Encoding::Identity, move |send| {
+        status::subscribers::write(&published.snapshot, send)
+    })
 }
 
 /// Answers with what `write` hands on, piece by piece, so that memory does not grow with the number of subscribers.
 fn streamed(
     app: &App,
     content_type: &'static str,
-    write: impl FnOnce(&dyn Fn(String) -> bool) + Send + 'static,
+    encoding: Encoding,
+    write: impl FnOnce(&mut dyn FnMut(String) -> bool) + Send + 'static,
 ) -> Response {
     let Ok(place) = Arc::clone(&app.streams).try_acquire_owned() else {
         let text = "too many scrapes of every subscriber at once; scrape one shard after another\n";
         return (StatusCode::SERVICE_UNAVAILABLE, text).into_response();
     };
-    let (sender, receiver) = mpsc::channel::<String>(PIECES_AHEAD);
+    let (sender, receiver) = mpsc::channel::<io::Result<Vec<u8>>>(PIECES_AHEAD);
     tokio::task::spawn_blocking(move || {
-        write(&|piece| sender.blocking_send(piece).is_ok());
+        let mut writer = encoding.writer();
+        let mut reader_is_there = true;
+        write(&mut |piece| {
+            reader_is_there = match writer.piece(piece).transpose() {
+                None => true,
+                // An error breaks the connection off: the reader must not take half an answer for a whole one.
+                Some(bytes) => bytes.is_ok() & sender.blocking_send(bytes).is_ok(),
+            };
+            reader_is_there
+        });
+        if reader_is_there {
+            // The reader may go away at the very end.
+            let _gone = sender.blocking_send(writer.finish());
+        }
         drop(place);
     });
-    let pieces = stream::unfold(receiver, |mut receiver| async {
-        receiver.recv().await.map(|piece| (Ok::<_, Infallible>(piece), receiver))
-    });
-    ([(header::CONTENT_TYPE, content_type)], Body::from_stream(pieces)).into_response()
+    let pieces =
+        stream::unfold(receiver, |mut receiver| async { receiver.recv().await.map(|piece| (piece, receiver)) });
+    ([(header::CONTENT_TYPE, content_type)], encoding.headers(), Body::from_stream(pieces)).into_response()
 }

@@ -59,6 +59,35 @@ async fn pages_answer() {
     assert_eq!(get(address, "/status").await.0, 404, "the status is for the control socket");
 }
 
+/// Headers and body of a GET that accepts gzip.
+async fn get_gzip(address: SocketAddr, path: &str) -> (String, Vec<u8>) {
+    let mut stream = tokio::net::TcpStream::connect(address).await.expect("connected");
+    let request = format!("GET {path} HTTP/1.0\r\nHost: x\r\nAccept-Encoding: gzip\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.expect("sent");
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).await.expect("read");
+    let head = answer.windows(4).position(|window| window == b"\r\n\r\n").expect("an answer");
+    let body = answer.split_off(head + 4);
+    (String::from_utf8(answer).expect("headers").to_lowercase(), body)
+}
+
+#[tokio::test]
+async fn metrics_are_compressed_for_those_who_ask() {
+    let address = serve("[metrics]\nsubscribers = true\n", true, Duration::from_secs(60)).await;
+    for path in ["/metrics", "/metrics/subscribers"] {
+        let (_, plain) = get(address, path).await;
+        let (headers, body) = get_gzip(address, path).await;
+        assert!(headers.contains("content-encoding: gzip") && headers.contains("vary: accept-encoding"), "{headers}");
+        assert!(body.len() * 3 < plain.len(), "{} bytes of {}", body.len(), plain.len());
+        let mut text = String::new();
+        std::io::Read::read_to_string(&mut flate2::read::GzDecoder::new(&*body), &mut text).expect("gzip, to its end");
+        // Ages go on between the two.
+        let same = |text: &str| text.lines().filter(|line| !line.contains("snapshot_age")).count();
+        assert_eq!(same(&text), same(&plain));
+        assert_eq!(text.lines().next(), plain.lines().next());
+    }
+}
+
 #[tokio::test]
 async fn health_says_what_is_wrong() {
     let address = serve("", false, Duration::ZERO).await;

@@ -15,7 +15,8 @@ fn the_documented_table_is_current() {
          also over restarts of the agent. Subscribers appear under keyed pseudonyms only.\n\n\
          Series of `/metrics` are bounded: {MAX_ROWS} rows of interface, direction and verdict by themselves and the rest under interface `other`,\n\
          `metrics.top_k` x protocols x 2 for the top subscribers, and a fixed number for each hook, policy, table, reason and event.\n\
-         `/metrics/subscribers` exists only with `metrics.subscribers = true`; `?shard=i/n` gives a fixed part of the subscribers.\n\n\
+         `/metrics/subscribers` exists only with `metrics.subscribers = true`; `?shard=i/n` gives a fixed part of the subscribers.\n\
+         Both are compressed for clients that accept gzip.\n\n\
          `/livez` answers 200 while the agent's drain loop turns. `/readyz` answers 200 once a drain is done and while the program is\n\
          attached to every interface.\n",
     );

@@ -15,6 +15,7 @@ use monitor_common::{
 use peertally::{
     analysis::Analysis,
     config::{self, Overrides, choices::Inspection},
+    http::encoding::Encoding,
     metrics::{
         collector::{Exposition, Shared},
         subscribers::{self, Shard},
@@ -36,21 +37,26 @@ pub(crate) fn measure() -> Result<Value> {
     let snapshot = snapshot();
     let folder = tempfile::tempdir()?;
     let pseudonyms = Pseudonyms::open(&folder.path().join("key"))?;
-    let per_subscriber = runs(|| {
-        let mut bytes = 0;
-        subscribers::write(&snapshot, &pseudonyms, Shard::ALL, |piece| {
-            bytes += piece.len();
-            true
-        });
-        bytes
-    });
+    let per_subscriber = |encoding: Encoding| {
+        runs(|| {
+            let (mut bytes, mut writer) = (0, encoding.writer());
+            subscribers::write(&snapshot, &pseudonyms, Shard::ALL, |piece| {
+                bytes += writer.piece(piece).expect("memory does not fail").map_or(0, |encoded| encoded.len());
+                true
+            });
+            bytes + writer.finish().expect("memory does not fail").len()
+        })
+    };
+    let (plain, compressed) = (per_subscriber(Encoding::Identity), per_subscriber(Encoding::Gzip));
     let resolved = config::parse(Path::new("bench.toml"), "", &Overrides::default())?;
     let shared = Shared::new(Inspection::Framing, Vec::new());
     let (published, _events) = Analysis::new(Arc::new(resolved), pseudonyms).take(snapshot);
     shared.publish(published);
     let exposition = Exposition::new(shared);
     let node = runs(|| exposition.text().len());
-    Ok(json!([row("/metrics", node), row("/metrics/subscribers", per_subscriber)]))
+    let mut compressed = row("/metrics/subscribers", compressed);
+    compressed["encoding"] = json!("gzip");
+    Ok(json!([row("/metrics", node), row("/metrics/subscribers", plain), compressed]))
 }
 
 fn runs(mut run: impl FnMut() -> usize) -> (Duration, usize) {

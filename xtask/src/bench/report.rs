@@ -105,6 +105,9 @@ pub(super) struct Scrape {
     pub(super) endpoint: String,
     /// Subscribers with a tally.
     pub(super) subscribers: u64,
+    /// Content coding, when there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) encoding: Option<String>,
     /// Time to the last byte, in ms.
     pub(super) ms: f64,
     /// Bytes of the body.
@@ -189,8 +192,12 @@ impl Report {
         }
         for scrape in &self.scrape {
             line(format_args!(
-                "{} with {} subscribers: {:.1} ms, {} bytes",
-                scrape.endpoint, scrape.subscribers, scrape.ms, scrape.bytes
+                "{} with {} subscribers: {:.1} ms, {} bytes {}",
+                scrape.endpoint,
+                scrape.subscribers,
+                scrape.ms,
+                scrape.bytes,
+                scrape.encoding.as_deref().unwrap_or_default()
             ));
         }
         for NotMeasured { path, reason } in &self.not_measured {
