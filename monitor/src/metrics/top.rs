@@ -152,7 +152,7 @@ impl Top {
         for (number, name) in order {
             let begin = rows.len();
             for slot in roster.slots(*number) {
-                let (Some(key), Some(totals)) = (roster.key(*slot), snapshot.totals.get(*slot as usize)) else {
+                let (Some(key), Some(totals)) = (roster.key(slot), snapshot.totals.get(slot as usize)) else {
                     continue;
                 };
                 let Some(protocol) = Protocol::from_number(key.protocol).filter(|_| is_p2p(key)) else { continue };

@@ -183,8 +183,8 @@ impl Engine {
         self.scratch.clear();
         let mut covered: u64 = 0;
         for slot in roster.slots(number) {
-            let Some(key) = roster.key(*slot) else { continue };
-            let amount = lane.history.sum(*slot);
+            let Some(key) = roster.key(slot) else { continue };
+            let amount = lane.history.sum(slot);
             if amount == 0 || lane.least[class_of(key)] == u64::MAX {
                 continue;
             }

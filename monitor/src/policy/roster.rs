@@ -1,6 +1,6 @@
 //! Dense numbers for subscribers, so that what is kept per subscriber is an array and not a hash table.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, iter, sync::Arc};
 
 use monitor_common::tally::TallyKey;
 
@@ -9,14 +9,20 @@ use crate::{snapshot::Snapshot, subscriber::Subscriber};
 /// Number of no subscriber: the catch-all tally.
 pub(super) const NOBODY: u32 = u32::MAX;
 
+/// Ends the list of a subscriber's slots.
+const NO_SLOT: u32 = u32::MAX;
+
 /// Which subscriber each tally slot belongs to, and which slots each subscriber has.
 #[derive(Debug, Default)]
 pub struct Roster {
     keys: Arc<Vec<TallyKey>>,
     /// Subscriber number of each slot.
     of_slot: Vec<u32>,
+    /// The next slot of the same subscriber, of each slot: a list of its own for each subscriber would take seven times as much.
+    next: Vec<u32>,
     subscribers: Vec<Subscriber>,
-    slots: Vec<Vec<u32>>,
+    /// First and last slot of each subscriber.
+    ends: Vec<(u32, u32)>,
     numbers: HashMap<Subscriber, u32>,
 }
 
@@ -29,14 +35,12 @@ impl Roster {
         }
         for slot in 0..self.of_slot.len().min(snapshot.keys.len()) {
             if self.keys[slot] != snapshot.keys[slot] {
-                let number = self.of_slot[slot];
-                if let Some(slots) = self.slots.get_mut(number as usize) {
-                    slots.retain(|each| *each as usize != slot);
-                }
+                self.unlink(slot as u32);
                 self.of_slot[slot] = self.number(&snapshot.keys[slot], slot);
                 reused.push(slot as u32);
             }
         }
+        self.next.resize(snapshot.keys.len().max(self.next.len()), NO_SLOT);
         for slot in self.of_slot.len()..snapshot.keys.len() {
             let number = self.number(&snapshot.keys[slot], slot);
             self.of_slot.push(number);
@@ -51,10 +55,33 @@ impl Roster {
         let number = *self.numbers.entry(subscriber).or_insert(next);
         if number == next {
             self.subscribers.push(subscriber);
-            self.slots.push(Vec::new());
+            self.ends.push((NO_SLOT, NO_SLOT));
         }
-        self.slots[number as usize].push(slot as u32);
+        self.link(number, slot as u32);
         number
+    }
+
+    /// Adds a slot to a subscriber's.
+    fn link(&mut self, number: u32, slot: u32) {
+        let (first, last) = &mut self.ends[number as usize];
+        self.next[slot as usize] = NO_SLOT;
+        if *first == NO_SLOT {
+            *first = slot;
+        } else {
+            self.next[*last as usize] = slot;
+        }
+        *last = slot;
+    }
+
+    /// Takes a slot from its subscriber's.
+    fn unlink(&mut self, slot: u32) {
+        let number = self.of_slot[slot as usize];
+        if number == NOBODY {
+            return;
+        }
+        let left: Vec<u32> = self.slots(number).filter(|each| *each != slot).collect();
+        self.ends[number as usize] = (NO_SLOT, NO_SLOT);
+        left.into_iter().for_each(|each| self.link(number, each));
     }
 
     /// The subscriber number of a slot; `NOBODY` for the catch-all.
@@ -70,9 +97,10 @@ impl Roster {
     }
 
     /// The slots of a subscriber.
-    #[must_use]
-    pub fn slots(&self, number: u32) -> &[u32] {
-        self.slots.get(number as usize).map_or(&[], Vec::as_slice)
+    pub fn slots(&self, number: u32) -> impl Iterator<Item = u32> {
+        let in_use = |slot: u32| (slot != NO_SLOT).then_some(slot);
+        let first = self.ends.get(number as usize).and_then(|(first, _)| in_use(*first));
+        iter::successors(first, move |slot| self.next.get(*slot as usize).and_then(|next| in_use(*next)))
     }
 
     /// The subscriber of a number.
@@ -91,5 +119,61 @@ impl Roster {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.subscribers.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use monitor_common::{
+        key::Address,
+        protocol::{Confidence, Protocol},
+    };
+
+    use super::*;
+    use crate::fake::Kernel;
+
+    fn key(host: u32, protocol: Protocol) -> TallyKey {
+        TallyKey {
+            address: Address::v4(host).bytes(),
+            realm: 0,
+            prefix_len: 128,
+            protocol: protocol as u8,
+            confidence: Confidence::Signature as u8,
+            reserved: 0,
+        }
+    }
+
+    /// A roster that has seen these keys, from slot 1 on, one list after the other.
+    fn after(lists: &[&[TallyKey]]) -> (Roster, Vec<u32>) {
+        let (mut roster, mut reused) = (Roster::default(), Vec::new());
+        for keys in lists {
+            let keys = [&[TallyKey::CATCH_ALL], *keys].concat();
+            let snapshot = Snapshot { keys: Arc::new(keys), ..Kernel::new().drain_at(Duration::ZERO) };
+            reused = roster.update(&snapshot);
+        }
+        (roster, reused)
+    }
+
+    #[test]
+    fn a_subscriber_has_its_slots_in_order() {
+        let first = [key(1, Protocol::BitTorrent), key(2, Protocol::BitTorrent), key(1, Protocol::Gnutella)];
+        let (roster, reused) = after(&[&first, &[&first[..], &[key(1, Protocol::Soulseek)]].concat()]);
+        assert!(reused.is_empty());
+        assert_eq!(roster.len(), 2);
+        assert_eq!(roster.slots(roster.of_slot(1)).collect::<Vec<_>>(), [1, 3, 4]);
+        assert_eq!(roster.slots(roster.of_slot(2)).collect::<Vec<_>>(), [2]);
+        assert_eq!(roster.of_slot(0), NOBODY);
+        assert_eq!(roster.slots(NOBODY).count(), 0);
+    }
+
+    #[test]
+    fn a_slot_that_is_used_again_changes_hands() {
+        let (one, two, three) = (key(1, Protocol::BitTorrent), key(1, Protocol::Gnutella), key(1, Protocol::Soulseek));
+        let (roster, reused) = after(&[&[one, two, three], &[one, key(2, Protocol::Gnutella), three]]);
+        assert_eq!(reused, [2]);
+        assert_eq!(roster.slots(roster.of_slot(1)).collect::<Vec<_>>(), [1, 3]);
+        assert_eq!(roster.slots(roster.of_slot(2)).collect::<Vec<_>>(), [2]);
     }
 }

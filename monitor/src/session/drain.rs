@@ -40,7 +40,7 @@ impl Ledger {
     pub(super) fn snapshot(
         &mut self,
         view: &View<'_>,
-        reading: Reading,
+        mut reading: Reading,
         begun: Instant,
         surroundings: &Surroundings<'_>,
     ) -> Snapshot {
@@ -48,7 +48,7 @@ impl Ledger {
         let interval = self.last.map_or(Duration::ZERO, |last| begun.duration_since(last));
         self.last = Some(begun);
         self.name(view, reading.totals.len());
-        let changes = self.advance(&reading.totals, baseline);
+        let changes = self.advance(&mut reading.totals, baseline);
         self.advance_node(&reading.node);
         Snapshot {
             taken_at: SystemTime::now(),
@@ -56,7 +56,7 @@ impl Ledger {
             interval,
             drain_duration: begun.elapsed(),
             keys: Arc::clone(&self.keys),
-            totals: self.totals.clone(),
+            totals: reading.totals,
             changes,
             node: self.node_rows(surroundings.interfaces),
             skipped: Vec::new(),
@@ -99,12 +99,14 @@ impl Ledger {
         }
     }
 
-    /// Takes the higher of what was known and what was read; what moved. The first drain moves nothing: what pinned tables
-    /// hold from before is no traffic of this interval.
-    fn advance(&mut self, read: &[Totals], baseline: bool) -> Vec<Change> {
+    /// Takes the higher of what was known and what was read, here and in the reading; what moved. The first drain moves nothing:
+    /// what pinned tables hold from before is no traffic of this interval.
+    fn advance(&mut self, read: &mut Vec<Totals>, baseline: bool) -> Vec<Change> {
         let mut changes = Vec::new();
-        self.totals.resize(read.len().max(self.totals.len()), Totals::default());
-        for (slot, (known, read)) in self.totals.iter_mut().zip(read).enumerate() {
+        let slots = read.len().max(self.totals.len());
+        self.totals.resize(slots, Totals::default());
+        read.resize(slots, Totals::default());
+        for (slot, (known, read)) in self.totals.iter_mut().zip(&mut *read).enumerate() {
             let delta = Totals {
                 flows: read.flows.saturating_sub(known.flows),
                 packets_up: read.packets_up.saturating_sub(known.packets_up),
@@ -113,6 +115,7 @@ impl Ledger {
                 bytes_down: read.bytes_down.saturating_sub(known.bytes_down),
             };
             if delta == Totals::default() {
+                *read = *known;
                 continue;
             }
             known.flows += delta.flows;
@@ -120,6 +123,7 @@ impl Ledger {
             known.bytes_up += delta.bytes_up;
             known.packets_down += delta.packets_down;
             known.bytes_down += delta.bytes_down;
+            *read = *known;
             if !baseline {
                 changes.push(Change { slot: slot as u32, delta });
             }
@@ -171,18 +175,18 @@ mod tests {
     #[test]
     fn the_first_drain_is_a_baseline() {
         let mut ledger = Ledger::default();
-        assert_eq!(ledger.advance(&[totals(0), totals(500)], true), []);
-        assert_eq!(ledger.advance(&[totals(0), totals(700)], false), [Change { slot: 1, delta: totals(200) }]);
+        assert_eq!(ledger.advance(&mut vec![totals(0), totals(500)], true), []);
+        assert_eq!(ledger.advance(&mut vec![totals(0), totals(700)], false), [Change { slot: 1, delta: totals(200) }]);
     }
 
     #[test]
     fn a_reading_that_misses_a_flow_moves_nothing_back() {
         let mut ledger = Ledger::default();
-        ledger.advance(&[totals(1000)], true);
-        assert_eq!(ledger.advance(&[totals(400)], false), []);
+        ledger.advance(&mut vec![totals(1000)], true);
+        assert_eq!(ledger.advance(&mut vec![totals(400)], false), []);
         assert_eq!(ledger.totals, [totals(1000)]);
         // The flow turns up in its tally at the next drain: only what is new counts.
-        assert_eq!(ledger.advance(&[totals(1100)], false), [Change { slot: 0, delta: totals(100) }]);
+        assert_eq!(ledger.advance(&mut vec![totals(1100)], false), [Change { slot: 0, delta: totals(100) }]);
     }
 
     #[test]
