@@ -30,6 +30,15 @@ pub enum Command {
         /// The file.
         file: PathBuf,
     },
+    /// Say what memory a configuration will take, table by table. Loads nothing.
+    Plan {
+        /// What `run` would be given.
+        #[command(flatten)]
+        run: RunArgs,
+        /// Output format.
+        #[arg(long, value_enum, default_value_t = Format::Table)]
+        format: Format,
+    },
     /// Count the P2P protocol traffic of captures, as the XDP program would have counted it.
     Replay(ReplayArgs),
     /// Attach to the interfaces and count, serve metrics, watch thresholds and call hooks, until SIGTERM.

@@ -13,6 +13,7 @@ pub mod hooks;
 pub mod http;
 pub mod logging;
 pub mod metrics;
+pub mod plan;
 pub mod policy;
 pub mod pool;
 pub mod replay;

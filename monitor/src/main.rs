@@ -7,6 +7,7 @@ use peertally::{
     check,
     cli::{Cli, Command},
     exit::{Exit, ExitCause as _},
+    plan,
     replay::{self, args::Format},
     run,
     session::{self, Session},
@@ -34,6 +35,13 @@ fn main() -> ExitCode {
         Command::Detach => match session::detach() {
             Ok(removed) if removed.is_empty() => show("nothing was attached by Peertally\n"),
             Ok(removed) => show(&removed.iter().map(|pin| format!("removed {}\n", pin.display())).collect::<String>()),
+            Err(error) => fail(&error, error.exit()),
+        },
+        Command::Plan { run, format } => match plan::main(&run) {
+            Ok(plan) => show(&match format {
+                Format::Table => plan::show(&plan),
+                Format::Json => plan::json(&plan),
+            }),
             Err(error) => fail(&error, error.exit()),
         },
         Command::Replay(args) => replay::main(&args),

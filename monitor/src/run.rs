@@ -39,6 +39,7 @@ use crate::{
     },
     logging,
     metrics::collector::Shared,
+    plan::{Plan, PlanError},
     status::Facts,
     subscriber::{PseudonymError, Pseudonyms},
     watchlist::{Audit, AuditError, Change, HitLog},
@@ -59,6 +60,9 @@ pub enum RunError {
     /// The pseudonym key.
     #[error(transparent)]
     Pseudonyms(#[from] PseudonymError),
+    /// The tables do not fit into the machine.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
     /// A hook cannot be set up.
     #[error(transparent)]
     Hook(#[from] HookError),
@@ -95,6 +99,7 @@ impl ExitCause for RunError {
     fn exit(&self) -> Exit {
         match self {
             Self::Config(error) => error.exit(),
+            Self::Plan(error) => error.exit(),
             Self::Listen(error) => error.exit(),
             Self::Pseudonyms(PseudonymError::Io { source, .. }) if source.kind() == io::ErrorKind::PermissionDenied => {
                 Exit::Rights
@@ -120,6 +125,7 @@ pub fn main<S: Source>(
     let resolved = config::load(args.config.as_deref(), &args.overrides())?;
     resolved.require_interfaces()?;
     logging::start(&resolved.log);
+    Plan::new(&resolved)?.check()?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .thread_name("peertally")

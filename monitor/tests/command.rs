@@ -47,6 +47,28 @@ fn the_shipped_example_is_valid() {
 }
 
 #[test]
+fn a_plan_names_tables_and_sums() {
+    let directory = tempfile::tempdir().expect("directory");
+    let file = directory.path().join("p.toml");
+    fs::write(&file, "[capacity]\nflows = 4194304\ntallies = 3000000\n").expect("written");
+    let file = file.to_str().expect("UTF-8");
+    let said = peertally(&["plan", "--config", file]);
+    assert_eq!(said.code, Some(0), "{}", said.err);
+    for part in
+        ["FLOWS ", "TALLY_SLOTS ", "tables in the kernel ", "agent, every tally moving ", "4194304 flows of 64 bytes"]
+    {
+        assert!(said.out.contains(part), "no {part} in {}", said.out);
+    }
+    let said = peertally(&["plan", "--config", file, "--format", "json"]);
+    let plan: serde_json::Value = serde_json::from_str(&said.out).expect("JSON");
+    let tables = plan["tables"].as_array().expect("tables");
+    let sum: u64 = tables.iter().filter_map(|table| table["bytes"].as_u64()).sum();
+    assert_eq!(plan["kernel_bytes"].as_u64(), Some(sum));
+    assert!(sum > 4_194_304 * 64 + 3_000_000 * 72, "{sum}");
+    assert_eq!(peertally(&["plan", "--config", "/nonexistent"]).code, Some(64));
+}
+
+#[test]
 fn mistakes_end_with_64_and_name_the_line() {
     let directory = tempfile::tempdir().expect("directory");
     let file = directory.path().join("p.toml");
@@ -77,7 +99,7 @@ fn help_and_version_end_with_0() {
 #[test]
 fn commands_that_are_not_built_do_not_exist() {
     let help = peertally(&["--help"]).out;
-    for name in ["doctor", "plan", "top", "subscribers", "cases", "notices"] {
+    for name in ["doctor", "top", "subscribers", "cases", "notices"] {
         assert_eq!(peertally(&[name]).code, Some(64), "{name}");
         assert!(!help.lines().any(|line| line.trim_start().starts_with(name)), "{name} is in the help");
     }

@@ -39,6 +39,19 @@ impl TableSizes {
         sets(self.flows)
     }
 
+    /// Entries of the maps that these sizes decide, by their names in the object.
+    #[must_use]
+    pub fn entries(&self) -> [(&'static str, u32); 6] {
+        [
+            ("FLOWS", self.sets()),
+            ("COLD_FLOWS", self.sets()),
+            ("ENDPOINTS", self.endpoint_sets()),
+            ("TALLIES", self.tallies),
+            ("TALLY_KEYS", self.tallies),
+            ("TALLY_SLOTS", self.tallies),
+        ]
+    }
+
     /// Endpoint sets: a power of two.
     #[must_use]
     pub fn endpoint_sets(&self) -> u32 {

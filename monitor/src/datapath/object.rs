@@ -196,13 +196,10 @@ impl LoadedObject {
     pub fn load(options: &LoadOptions) -> Result<Self, ObjectError> {
         let replaying = u8::from(options.replaying);
         let mut loader = EbpfLoader::new();
+        for (name, entries) in options.sizes.entries() {
+            loader.map_max_entries(name, entries);
+        }
         loader
-            .map_max_entries("FLOWS", options.sizes.sets())
-            .map_max_entries("COLD_FLOWS", options.sizes.sets())
-            .map_max_entries("ENDPOINTS", options.sizes.endpoint_sets())
-            .map_max_entries("TALLIES", options.sizes.tallies)
-            .map_max_entries("TALLY_KEYS", options.sizes.tallies)
-            .map_max_entries("TALLY_SLOTS", options.sizes.tallies)
             .map_max_entries("WATCHLIST", (options.watchlist.entries.len() as u32).max(1))
             .override_global("REPLAYING", &replaying, true)
             .override_global("AYA_LOG_LEVEL", &options.log_level, true);

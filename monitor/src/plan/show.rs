@@ -1,0 +1,40 @@
+//! A plan for people and for programs.
+
+use std::fmt::Write as _;
+
+use super::Plan;
+
+const MIB: f64 = 1024.0 * 1024.0;
+
+/// The table for people.
+#[must_use]
+pub fn show(plan: &Plan) -> String {
+    let mut out = String::new();
+    let mut line = |name: &str, bytes: u64, note: String| {
+        let _infallible = writeln!(out, "{}", format!("{name:<30}{:>10.1} MiB  {note}", bytes as f64 / MIB).trim_end());
+    };
+    for table in plan.tables.iter().filter(|table| table.bytes >= 1 << 16) {
+        line(&format!("  {}", table.name), table.bytes, format!("{} entries", table.entries));
+    }
+    let small: u64 = plan.tables.iter().filter(|table| table.bytes < 1 << 16).map(|table| table.bytes).sum();
+    line("  smaller tables", small, String::new());
+    line("tables in the kernel", plan.kernel_bytes, "taken at the start, kept while they are pinned".to_owned());
+    line("agent, every tally moving", plan.agent_bytes, "an estimate from measurements".to_owned());
+    line("together", plan.kernel_bytes + plan.agent_bytes, String::new());
+    if let Some(available) = plan.available_bytes {
+        line("available here now", available, String::new());
+    }
+    let per_tally = plan.agent_bytes / plan.tallies.max(1);
+    let _infallible = writeln!(
+        out,
+        "{} flows of {} bytes; {} tallies of {} bytes, and {per_tally} in the agent",
+        plan.flows, plan.bytes_per_flow, plan.tallies, plan.bytes_per_tally
+    );
+    out
+}
+
+/// One JSON object.
+#[must_use]
+pub fn json(plan: &Plan) -> String {
+    serde_json::to_string_pretty(plan).expect("a plan is plain data") + "\n"
+}
