@@ -1,4 +1,5 @@
-//! What the agent pays at scale: draining a million tallies, and answering scrapes. `cargo xtask bench` runs this.
+//! What the agent pays at scale: draining a million tallies, answering scrapes, evaluating policies, and waiting. `cargo xtask bench`
+//! runs this.
 //!
 //! The drain is the agent's own reading of its mapped tables, in a loaded object with a flow cache of the default size; beside it,
 //! batch map calls over a hash of as many entries. All times are CPU time of the working thread, medians of several runs. Writes
@@ -7,9 +8,12 @@
 mod batch;
 #[path = "../shared/clock.rs"]
 mod clock;
+mod idle;
 #[path = "../shared/options.rs"]
 mod options;
+mod policies;
 mod scrape;
+mod snapshot;
 
 use std::time::Duration;
 
@@ -31,7 +35,7 @@ use serde_json::{Value, json};
 use clock::cpu_time;
 
 /// Tallies of the drain (issue of design section 4).
-const TALLIES: u32 = 1_000_000;
+pub(crate) const TALLIES: u32 = 1_000_000;
 /// Runs; the median is taken over them.
 const RUNS: usize = 7;
 /// Idle seconds after which a drain settles pending flows; nothing is pending here.
@@ -55,7 +59,9 @@ fn main() -> Result<()> {
         batch.push(took);
     }
     let drain = json!({ "tallies": TALLIES, "ms": ms(mapped), "batch_ms": ms(median(batch)) });
-    println!("{}", json!({ "drain": drain, "scrape": scrape::measure()? }));
+    drop(hash);
+    let (scrape, policies, idle) = (scrape::measure()?, policies::measure()?, idle::measure()?);
+    println!("{}", json!({ "drain": drain, "scrape": scrape, "policies": policies, "idle": idle }));
     Ok(())
 }
 

@@ -1,17 +1,8 @@
 //! The two metrics endpoints over a snapshot of many subscribers, without the network: the text is what costs.
 
-use std::{
-    path::Path,
-    sync::Arc,
-    time::{Duration, Instant, SystemTime},
-};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use anyhow::Result;
-use monitor_common::{
-    key::Address,
-    protocol::{Confidence, Protocol},
-    tally::{TallyKey, Totals},
-};
 use peertally::{
     analysis::Analysis,
     config::{self, Overrides, choices::Inspection},
@@ -20,12 +11,11 @@ use peertally::{
         collector::{Exposition, Shared},
         subscribers::{self, Shard},
     },
-    snapshot::{Change, Pending, Snapshot},
     subscriber::Pseudonyms,
 };
 use serde_json::{Value, json};
 
-use crate::{clock::cpu_time, median, ms};
+use crate::{clock::cpu_time, median, ms, snapshot::snapshot};
 
 /// Subscribers with one tally each.
 const SUBSCRIBERS: u32 = 100_000;
@@ -34,7 +24,7 @@ const RUNS: usize = 5;
 
 /// Times both endpoints.
 pub(crate) fn measure() -> Result<Value> {
-    let snapshot = snapshot();
+    let snapshot = snapshot(SUBSCRIBERS);
     let folder = tempfile::tempdir()?;
     let pseudonyms = Pseudonyms::open(&folder.path().join("key"))?;
     let per_subscriber = |encoding: Encoding| {
@@ -72,48 +62,4 @@ fn runs(mut run: impl FnMut() -> usize) -> (Duration, usize) {
 
 fn row(endpoint: &str, (time, bytes): (Duration, usize)) -> Value {
     json!({ "endpoint": endpoint, "subscribers": SUBSCRIBERS, "ms": ms(time), "bytes": bytes })
-}
-
-/// A drain in which every subscriber moved.
-fn snapshot() -> Snapshot {
-    let mut keys = vec![TallyKey::CATCH_ALL];
-    let mut totals = vec![Totals::default()];
-    let mut changes = Vec::new();
-    for number in 1..=SUBSCRIBERS {
-        keys.push(TallyKey {
-            address: Address::v4(0x6440_0000 + number).bytes(),
-            realm: 0,
-            prefix_len: 128,
-            protocol: Protocol::BitTorrent as u8,
-            confidence: Confidence::Signature as u8,
-            reserved: 0,
-        });
-        let moved = u64::from(number);
-        let delta = Totals {
-            flows: 1,
-            packets_up: moved,
-            bytes_up: moved * 1000,
-            packets_down: moved,
-            bytes_down: moved * 1400,
-        };
-        totals.push(delta);
-        changes.push(Change { slot: number, delta });
-    }
-    Snapshot {
-        taken_at: SystemTime::now(),
-        taken: Instant::now(),
-        interval: Duration::from_secs(10),
-        drain_duration: Duration::from_millis(20),
-        keys: Arc::new(keys),
-        totals,
-        changes,
-        node: Vec::new(),
-        skipped: Vec::new(),
-        events: Vec::new(),
-        tables: Vec::new(),
-        pending: Pending::default(),
-        watchlist: Vec::new(),
-        hits: Vec::new(),
-        attachments: Vec::new(),
-    }
 }

@@ -16,6 +16,12 @@ pub(super) struct Report {
     /// Answers of the metrics endpoints.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(super) scrape: Vec<Scrape>,
+    /// Evaluation of many policies.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) policies: Vec<Policies>,
+    /// The agent without traffic.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) idle: Option<Idle>,
     /// Rows that ought to be here, and why they are not.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(super) not_measured: Vec<NotMeasured>,
@@ -114,12 +120,44 @@ pub(super) struct Scrape {
     pub(super) bytes: u64,
 }
 
+/// Evaluation of many policies after a drain in which every tally moved.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Policies {
+    /// Policies.
+    pub(super) policies: u64,
+    /// Different windows between them.
+    pub(super) windows: u64,
+    /// Tallies that moved.
+    pub(super) tallies: u64,
+    /// CPU time of the whole evaluation, in ms.
+    pub(super) ms: f64,
+}
+
+/// A running agent with many tallies and no traffic.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Idle {
+    /// Tallies.
+    pub(super) tallies: u64,
+    /// CPU time of one drain and all that follows it, in ms.
+    pub(super) cpu_ms_per_drain: f64,
+    /// Share of one core at the default pace of ten seconds.
+    pub(super) core_percent: f64,
+    /// The most anonymous memory it had, in MiB: without the maps, which are mapped into it.
+    pub(super) memory_mib: f64,
+    /// The same before there were tallies.
+    pub(super) memory_empty_mib: f64,
+    /// The difference for each tally.
+    pub(super) bytes_per_tally: f64,
+}
+
 impl Report {
     /// Adds what another bench found.
     pub(super) fn add(&mut self, other: Report) {
         self.rows.extend(other.rows);
         self.drain = other.drain.or(self.drain.take());
         self.scrape.extend(other.scrape);
+        self.policies.extend(other.policies);
+        self.idle = other.idle.or(self.idle.take());
     }
 
     /// Takes the rows of a later run in place of the same rows here where they are better, and what it says of the agent.
@@ -135,6 +173,10 @@ impl Report {
         if !later.scrape.is_empty() {
             self.scrape = later.scrape;
         }
+        if !later.policies.is_empty() {
+            self.policies = later.policies;
+        }
+        self.idle = later.idle.or(self.idle.take());
     }
 
     /// Takes each row from the run in which its ratio is the median of this and the other runs.
@@ -198,6 +240,23 @@ impl Report {
                 scrape.ms,
                 scrape.bytes,
                 scrape.encoding.as_deref().unwrap_or_default()
+            ));
+        }
+        for Policies { policies, windows, tallies, ms } in &self.policies {
+            line(format_args!(
+                "{policies} policies with {windows} windows over {tallies} tallies that moved: {ms:.1} ms"
+            ));
+        }
+        if let Some(idle) = &self.idle {
+            line(format_args!(
+                "agent with {} tallies and no traffic: {:.1} ms a drain, {:.2} % of a core; {:.0} MiB beside the maps ({:.0} without \
+                 tallies, {:.0} bytes a tally)",
+                idle.tallies,
+                idle.cpu_ms_per_drain,
+                idle.core_percent,
+                idle.memory_mib,
+                idle.memory_empty_mib,
+                idle.bytes_per_tally
             ));
         }
         for NotMeasured { path, reason } in &self.not_measured {

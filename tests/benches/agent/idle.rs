@@ -1,0 +1,121 @@
+//! A running agent with a million tallies and no traffic: what its drains cost, and what it takes of memory beside the maps.
+//!
+//! The agent is the real one, on a laboratory's router. The tallies are written into its pinned maps, as a program that has seen a
+//! million subscribers would have left them, and drained every second; the share of a core is given for the default pace.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, ensure};
+use aya::maps::{Map, MapData};
+use monitor_common::{
+    key::Address,
+    limits::SCHEMA_VERSION,
+    protocol::{Confidence, Protocol},
+    store::Settings,
+    tally::{KeyWords, SlotKey, Tally},
+};
+use peertally::datapath::mapped::MappedArray;
+use peertally_tests::lab::{Agent, Lab, executable, wait_for};
+use serde_json::{Value, json};
+
+use crate::TALLIES;
+
+/// Drains that are measured, at one a second.
+const DRAINS: f64 = 10.0;
+/// The default time between drains, in seconds.
+const INTERVAL_S: f64 = 10.0;
+/// Ticks a second in `/proc/PID/stat` (proc(5), `sysconf(_SC_CLK_TCK)`).
+const TICKS_PER_SECOND: f64 = 100.0;
+/// Why the numbers of one reading are `f64`: shares and means are made of them.
+const MIB: f64 = 1024.0 * 1024.0;
+
+/// Measures the agent.
+pub(crate) fn measure() -> Result<Value> {
+    let lab = Lab::new(1)?;
+    let toml = format!("drain_interval = \"1s\"\n\n[capacity]\ntallies = {}\n", TALLIES + 1);
+    let mut agent = Agent::start(&lab, &executable()?, &toml)?;
+    let process = agent.process().id();
+    let empty = anonymous_bytes(process)?;
+    fill(&pins(process))?;
+    wait_for("a drain of every tally", Duration::from_secs(60), Duration::from_millis(100), || {
+        Ok(tallies(&agent)? > f64::from(TALLIES) - 1.0)
+    })?;
+    // The first drain after that makes everything the agent keeps for a tally.
+    let settled = drains(&agent)? + 2.0;
+    wait_until(&agent, settled)?;
+    let (begun, before, first) = (Instant::now(), cpu_ticks(process)?, drains(&agent)?);
+    let mut peak = 0.0_f64;
+    wait_for("ten drains", Duration::from_secs(60), Duration::from_millis(5), || {
+        peak = peak.max(anonymous_bytes(process)?);
+        // Asking the agent costs it as much as a scrape does: only about as often as it is scraped.
+        Ok(begun.elapsed().as_secs_f64() >= DRAINS)
+    })?;
+    let (ticks, drained) = (cpu_ticks(process)? - before, drains(&agent)? - first);
+    ensure!(drained >= DRAINS - 1.0, "only {drained} drains in {DRAINS} s");
+    let ms = ticks / TICKS_PER_SECOND * 1000.0 / drained;
+    let round = |value: f64| (value * 100.0).round() / 100.0;
+    Ok(json!({
+        "tallies": TALLIES,
+        "cpu_ms_per_drain": round(ms),
+        "core_percent": round(ms / 1000.0 / INTERVAL_S * 100.0),
+        "memory_mib": round(peak / MIB),
+        "memory_empty_mib": round(empty / MIB),
+        "bytes_per_tally": ((peak - empty) / f64::from(TALLIES)).round(),
+    }))
+}
+
+/// The agent's pins, through its own mounts.
+fn pins(process: u32) -> PathBuf {
+    PathBuf::from(format!("/proc/{process}/root/sys/fs/bpf/peertally/v{SCHEMA_VERSION}"))
+}
+
+/// Writes the tallies into the pinned maps.
+fn fill(folder: &Path) -> Result<()> {
+    let open = |name: &str| -> Result<Map> {
+        let path = folder.join(name);
+        Ok(Map::Array(MapData::from_pin(&path).with_context(|| format!("open {}", path.display()))?))
+    };
+    let keys: MappedArray<SlotKey> = MappedArray::new("TALLY_KEYS", &open("TALLY_KEYS")?)?;
+    let counts: MappedArray<Tally> = MappedArray::new("TALLIES", &open("TALLIES")?)?;
+    let settings: MappedArray<Settings> = MappedArray::new("SETTINGS", &open("SETTINGS")?)?;
+    let verdict = (Protocol::BitTorrent as u8, Confidence::Signature as u8);
+    for slot in 1..=TALLIES {
+        let address = Address::v4(0x1000_0000 + slot);
+        keys.values()[slot as usize].write(Some(&KeyWords::new(address, 0, 128, verdict.0, verdict.1)));
+        counts.values()[slot as usize].packets_up.add(1);
+    }
+    settings.values()[0].next_slot.store(u64::from(TALLIES) + 1);
+    Ok(())
+}
+
+fn tallies(agent: &Agent<'_>) -> Result<f64> {
+    Ok(agent.metrics()?.sum("peertally_table_entries", &[("table", "tallies")]) as f64)
+}
+
+fn drains(agent: &Agent<'_>) -> Result<f64> {
+    Ok(agent.metrics()?.sum("peertally_drain_duration_seconds_count", &[]) as f64)
+}
+
+fn wait_until(agent: &Agent<'_>, count: f64) -> Result<()> {
+    wait_for("drains", Duration::from_secs(60), Duration::from_millis(100), || Ok(drains(agent)? >= count))
+}
+
+/// CPU time of a process in user space and in the kernel: fields 14 and 15 of its `stat` (proc(5)).
+fn cpu_ticks(process: u32) -> Result<f64> {
+    let stat = fs::read_to_string(format!("/proc/{process}/stat"))?;
+    let (_, fields) = stat.rsplit_once(')').context("a process status")?;
+    let ticks = fields.split_whitespace().skip(11).take(2).map(str::parse::<u64>).sum::<Result<u64, _>>()?;
+    Ok(ticks as f64)
+}
+
+/// Resident memory that is the process's own: the maps, mapped into it, are not (`RssAnon` of proc(5)).
+fn anonymous_bytes(process: u32) -> Result<f64> {
+    let status = fs::read_to_string(format!("/proc/{process}/status"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).context("RssAnon")?;
+    let kib: u64 = line.trim().trim_end_matches(" kB").parse()?;
+    Ok(kib as f64 * 1024.0)
+}

@@ -1,0 +1,57 @@
+//! A drain as the kernel side hands it on, made up.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
+
+use monitor_common::{
+    key::Address,
+    protocol::{Confidence, Protocol},
+    tally::{TallyKey, Totals},
+};
+use peertally::snapshot::{Change, Pending, Snapshot};
+
+/// A drain in which every subscriber moved.
+pub(crate) fn snapshot(subscribers: u32) -> Snapshot {
+    let mut keys = vec![TallyKey::CATCH_ALL];
+    let mut totals = vec![Totals::default()];
+    let mut changes = Vec::new();
+    for number in 1..=subscribers {
+        keys.push(TallyKey {
+            address: Address::v4(0x6440_0000 + number).bytes(),
+            realm: 0,
+            prefix_len: 128,
+            protocol: Protocol::BitTorrent as u8,
+            confidence: Confidence::Signature as u8,
+            reserved: 0,
+        });
+        let moved = u64::from(number);
+        let delta = Totals {
+            flows: 1,
+            packets_up: moved,
+            bytes_up: moved * 1000,
+            packets_down: moved,
+            bytes_down: moved * 1400,
+        };
+        totals.push(delta);
+        changes.push(Change { slot: number, delta });
+    }
+    Snapshot {
+        taken_at: SystemTime::now(),
+        taken: Instant::now(),
+        interval: Duration::from_secs(10),
+        drain_duration: Duration::from_millis(20),
+        keys: Arc::new(keys),
+        totals,
+        changes,
+        node: Vec::new(),
+        skipped: Vec::new(),
+        events: Vec::new(),
+        tables: Vec::new(),
+        pending: Pending::default(),
+        watchlist: Vec::new(),
+        hits: Vec::new(),
+        attachments: Vec::new(),
+    }
+}
