@@ -32,7 +32,7 @@ pub use work::{Scratch, Work};
 #[inline(always)]
 pub fn process<P: Packet, S: Store>(packet: &P, store: &S, settings: &Settings, interface: u16) {
     let current = match walk::plain(packet) {
-        Some(headers) => settled(&headers, store, settings, interface),
+        Some(headers) => settled(&headers, store, settings, interface) || !keep(store, headers),
         None => unusual(packet, store, settings, interface),
     };
     if !current {
@@ -40,7 +40,16 @@ pub fn process<P: Packet, S: Store>(packet: &P, store: &S, settings: &Settings, 
     }
 }
 
-/// As [`settled`], for frames that take the full walk; `true` also for a frame that is skipped.
+/// Leaves the headers in the work, for the slow path; whether that went well.
+#[inline(always)]
+fn keep<S: Store>(store: &S, headers: Headers) -> bool {
+    step(store, |work| {
+        work.headers = headers;
+        true
+    })
+}
+
+/// As [`settled`], for frames that take the full walk; `true` also for a frame that is skipped. Leaves the headers in the work.
 #[inline(never)]
 fn unusual<P: Packet, S: Store>(packet: &P, store: &S, settings: &Settings, interface: u16) -> bool {
     let done = store.with_scratch(|scratch| match walk::full(packet, &mut scratch.work.headers) {
@@ -108,7 +117,7 @@ const fn counter_index(way: usize, from_lower: u64) -> usize {
 /// knew of a value that went through a map, so it verifies each step once, and not once for each way to reach it.
 #[inline(never)]
 fn slow<P: Packet, S: Store>(packet: &P, store: &S, settings: &Settings, interface: u16) {
-    if !step(store, |work| work.begin(packet, store, settings, interface)) {
+    if !step(store, |work| work.begin(store, settings, interface)) {
         return;
     }
     if !step(store, |work| cache::look_up(store, settings, work)) {

@@ -10,6 +10,7 @@ pub mod cell;
 pub mod classify;
 pub mod endpoint;
 pub mod engine;
+pub mod familiar;
 pub mod flow;
 pub mod key;
 pub mod limits;

@@ -84,10 +84,14 @@ impl Payload {
             if index * 8 >= self.captured as usize {
                 break;
             }
-            // SAFETY: window and tail are the first fields and adjoin (asserted above), so the word lies in this struct,
-            // aligned; the reference is exclusive. Volatile keeps LLVM from making it a `memset` again.
-            unsafe { words.add(index).write_volatile(0) };
-            index += 1;
+            let mut word = 0;
+            while word < 8 {
+                // SAFETY: window and tail are the first fields and adjoin (asserted above), so the word lies in this struct,
+                // aligned; the reference is exclusive. Volatile keeps LLVM from making it a `memset` again.
+                unsafe { words.add(index + word).write_volatile(0) };
+                word += 1;
+            }
+            index += 8;
         }
         // SAFETY: as above, for the tail.
         unsafe { words.add(WINDOW / 8).write_volatile(0) };

@@ -8,6 +8,7 @@ use crate::{
     announce,
     cell::Cell,
     classify::classify,
+    familiar::{HEAD, is_familiar},
     flow::{Progress, State, Word, pack_slots, shown, unpack},
     limits::{INSPECTED_PER_DIRECTION, MSE_OPENING, PENDING_PACKETS, WAYS},
     opaque::{self, Look},
@@ -31,6 +32,10 @@ pub(super) fn look<P: Packet, S: Store>(packet: &P, settings: &Settings, store: 
         work.shown = 0;
         if let Some(verdict) = verdict_of_headers(store, settings, work) {
             decide(work, verdict);
+            return true;
+        }
+        if begins_familiar(packet, work) {
+            decide(work, Verdict::UNCLASSIFIED);
             return true;
         }
     }
@@ -96,6 +101,16 @@ fn verdict_of_headers<S: Store>(store: &S, settings: &Settings, work: &Work) -> 
     let counter = super::counter_index(work.way as usize & (WAYS - 1), u64::from(work.from_lower));
     // Acknowledgements only: no use waiting for a payload for ever.
     (unpack(set.counters[counter].load()).0 >= PENDING_PACKETS).then_some(Verdict::UNCLASSIFIED)
+}
+
+/// Whether the payload is certainly of a common other protocol: then it is not looked into further.
+#[inline(always)]
+fn begins_familiar<P: Packet>(packet: &P, work: &Work) -> bool {
+    if (work.headers.payload_len as usize) < HEAD {
+        return false;
+    }
+    let Some(head) = packet.read::<HEAD>(work.headers.payload_offset as usize) else { return false };
+    is_familiar(transport(work), head, (work.headers.source_port, work.headers.destination_port))
 }
 
 /// Copies the payload and classifies it, with what the flow's earlier payloads left behind; keeps what this one leaves.

@@ -3,10 +3,9 @@
 use crate::{
     key::{Address, FlowKey},
     limits::FIRST_PEER_PORT,
-    packet::Packet,
     payload::Payload,
     store::{Note, Settings, Store},
-    walk::{self, Headers, ip_protocol},
+    walk::{Headers, ip_protocol},
     watch::ContentHash,
 };
 
@@ -104,18 +103,9 @@ impl Work {
         }
     }
 
-    /// Takes up a packet. It walks the headers again, so that on the fast path they need no memory.
+    /// Takes up the packet whose headers are in the work.
     #[inline(never)]
-    pub(super) fn begin<P: Packet, S: Store>(
-        &mut self,
-        packet: &P,
-        store: &S,
-        settings: &Settings,
-        interface: u16,
-    ) -> bool {
-        if walk::full(packet, &mut self.headers).is_err() {
-            return false;
-        }
+    pub(super) fn begin<S: Store>(&mut self, store: &S, settings: &Settings, interface: u16) -> bool {
         let (key, from_lower) = self.headers.flow_key();
         self.tag = key.tag(&settings.seed);
         self.set_index = FlowKey::set_index(self.tag, settings.set_mask);

@@ -107,23 +107,14 @@ pub(crate) fn tls_client_hello() -> Vec<u8> {
     payload
 }
 
-/// A TLS application data record (RFC 8446 section 5.2) that fills a segment.
-pub(crate) fn tls_application_data() -> Vec<u8> {
-    let mut payload = vec![0x17, 0x03, 0x03, 0x05, 0x9f];
-    payload.extend(noise(1400 - payload.len()));
-    payload
+/// A full segment of a protocol without a face of its own.
+pub(crate) fn ciphertext() -> Vec<u8> {
+    noise(1400)
 }
 
 /// A QUIC version 1 Initial packet (RFC 9000 section 17.2.2), padded to 1200 bytes.
 pub(crate) fn quic_initial() -> Vec<u8> {
     let mut payload = vec![0xc3, 0, 0, 0, 1, 8, 1, 2, 3, 4, 5, 6, 7, 8, 0, 0, 0x44, 0x9e];
-    payload.extend(noise(1200 - payload.len()));
-    payload
-}
-
-/// A QUIC version 1 packet with a short header (RFC 9000 section 17.3.1).
-pub(crate) fn quic_short() -> Vec<u8> {
-    let mut payload = vec![0x47, 1, 2, 3, 4, 5, 6, 7, 8];
     payload.extend(noise(1200 - payload.len()));
     payload
 }
