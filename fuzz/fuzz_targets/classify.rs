@@ -20,8 +20,8 @@ fuzz_target!(|data: &[u8]| {
             0 => (Transport::Tcp, &mut states[0]),
             _ => (Transport::Udp, &mut states[1]),
         };
-        let payload = Payload::from_bytes(bytes, 6881, 6346, from_lower);
-        if let Some(verdict) = classify(transport, &payload, state) {
+        let mut payload = Payload::from_bytes(bytes, 6881, 6346, from_lower);
+        if let Some(verdict) = classify(transport, &mut payload, state) {
             assert_ne!(verdict.confidence, Confidence::None, "a verdict says how sure it is");
         }
     }

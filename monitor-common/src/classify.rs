@@ -7,8 +7,8 @@ use crate::{
     payload::{FlowState, Payload, Transport},
     protocol::{Confidence, Protocol, Verdict},
     signatures::{
-        applejuice, ares, bittorrent, btsync, directconnect, edonkey, fasttrack, gnutella, gnutella2, kademlia, libp2p,
-        mute, openft, opennap, soulseek, split, waste, webtorrent, winmx,
+        applejuice, ares, bittorrent, btsync, directconnect, edonkey, fasttrack, gnutella, gnutella2, headers,
+        kademlia, libp2p, mute, opennap, soulseek, split, waste, webtorrent, winmx,
     },
 };
 
@@ -24,45 +24,114 @@ macro_rules! first_match {
     };
 }
 
-/// The verdict that this payload gives its flow, if it shows one.
+/// A set of bytes, as bits.
+const fn set(bytes: &[u8]) -> [u64; 4] {
+    let (mut set, mut index) = ([0; 4], 0);
+    while index < bytes.len() {
+        set[(bytes[index] >> 6) as usize] |= 1 << (bytes[index] & 63);
+        index += 1;
+    }
+    set
+}
+
+/// Whether the payload's first byte is in a set. One look spares all rules that start with a fixed byte the payloads that the
+/// others are for, which is nearly all of what a network carries.
 #[inline(always)]
-pub fn classify(transport: Transport, payload: &Payload, state: &mut FlowState) -> Option<Verdict> {
+fn begins(payload: &Payload, set: &[u64; 4]) -> bool {
+    let first = payload.byte(0);
+    set[(first >> 6) as usize] >> (first & 63) & 1 != 0
+}
+
+/// First bytes of the TCP signatures that are text, length-prefixed with a fixed header byte, or WebSocket frames.
+const WORDS: &[u8] = b"$CGHIPSa\xc5\xd4\xe3\xfa\x81\x82";
+/// The same with those of the signatures that are found whole, cut by `split.rs`'s own rule, or mid-stream only.
+static TCP: [u64; 4] = union(set(WORDS), set(b"\x00\x01\x03\x13/1B\x87"));
+/// Those of which a short segment may be the start of a signature.
+static CUT: [u64; 4] = set(WORDS);
+/// First bytes of the UDP signatures that start with a fixed one; trackers and Gnutella start with numbers of any value.
+static UDP: [u64; 4] = set(b"\x01\x21\x27\x28\x41$BGUd\xc5\xe3\xe4\xe5");
+
+/// Bytes that are in either set.
+const fn union(a: [u64; 4], b: [u64; 4]) -> [u64; 4] {
+    [a[0] | b[0], a[1] | b[1], a[2] | b[2], a[3] | b[3]]
+}
+
+/// The verdict that this payload gives its flow, if it shows one. A payload of a stream that an earlier short segment began gets
+/// that one's bytes in front.
+#[inline(always)]
+pub fn classify(transport: Transport, payload: &mut Payload, state: &mut FlowState) -> Option<Verdict> {
     match transport {
         Transport::Tcp => {
-            first_match!(payload, state;
-                bittorrent::tcp => Protocol::BitTorrent,
-                libp2p::tcp => Protocol::LibP2p,
-                edonkey::tcp => Protocol::EDonkey,
-                gnutella::tcp => Protocol::Gnutella,
-                directconnect::tcp => Protocol::DirectConnect,
-                fasttrack::tcp => Protocol::FastTrack,
-                webtorrent::tcp => Protocol::WebTorrent,
-                soulseek::tcp => Protocol::Soulseek,
-                ares::tcp => Protocol::Ares,
-                winmx::tcp => Protocol::WinMx,
-                opennap::tcp => Protocol::OpenNap,
-                applejuice::tcp => Protocol::AppleJuice,
-                mute::tcp => Protocol::Mute,
-                openft::tcp => Protocol::OpenFt,
-                waste::tcp => Protocol::Waste,
-                btsync::tcp => Protocol::BtSync,
-            );
-            let protocol = split::completes(payload.isolated(), state)?;
-            Some(Verdict { protocol, confidence: Confidence::Signature })
+            split::join(payload, state);
+            forget(payload, state);
+            tcp(payload, state)
         }
-        Transport::Udp => {
-            first_match!(payload, state;
-                bittorrent::udp => Protocol::BitTorrent,
-                edonkey::udp => Protocol::EDonkey,
-                kademlia::udp => Protocol::Kademlia,
-                gnutella::udp => Protocol::Gnutella,
-                gnutella2::udp => Protocol::Gnutella2,
-                directconnect::udp => Protocol::DirectConnect,
-                fasttrack::udp => Protocol::FastTrack,
-                libp2p::udp => Protocol::LibP2p,
-                btsync::udp => Protocol::BtSync,
-            );
-            None
+        Transport::Udp => udp(payload, state),
+    }
+}
+
+/// Makes all ways that led here one for the verifier ([`Payload::forget`]).
+#[inline(always)]
+fn forget(payload: &mut Payload, state: &mut FlowState) {
+    state.memo = payload.forget(state.memo);
+    state.marks = payload.forget(u64::from(state.marks)) as u32;
+}
+
+#[inline(always)]
+fn tcp(payload: &mut Payload, state: &mut FlowState) -> Option<Verdict> {
+    if begins(payload, &TCP) {
+        first_match!(payload, state;
+            bittorrent::tcp => Protocol::BitTorrent,
+            libp2p::tcp => Protocol::LibP2p,
+            edonkey::tcp => Protocol::EDonkey,
+            gnutella::tcp => Protocol::Gnutella,
+            directconnect::tcp => Protocol::DirectConnect,
+            fasttrack::tcp => Protocol::FastTrack,
+            webtorrent::tcp => Protocol::WebTorrent,
+            ares::tcp => Protocol::Ares,
+            winmx::tcp => Protocol::WinMx,
+            applejuice::tcp => Protocol::AppleJuice,
+            mute::tcp => Protocol::Mute,
+            waste::tcp => Protocol::Waste,
+            btsync::tcp => Protocol::BtSync,
+        );
+        if let Some(verdict) = headers::tcp(payload) {
+            return Some(verdict);
         }
     }
+    first_match!(payload, state;
+        soulseek::tcp => Protocol::Soulseek,
+        opennap::tcp => Protocol::OpenNap,
+    );
+    forget(payload, state);
+    if edonkey::continued(payload.isolated(), state) {
+        return Some(Verdict { protocol: Protocol::EDonkey, confidence: Confidence::Structural });
+    }
+    forget(payload, state);
+    split::keep(payload.isolated(), state, begins(payload.isolated(), &CUT));
+    forget(payload, state);
+    let protocol = split::completes(payload.isolated(), state)?;
+    Some(Verdict { protocol, confidence: Confidence::Signature })
+}
+
+#[inline(always)]
+fn udp(payload: &mut Payload, state: &mut FlowState) -> Option<Verdict> {
+    if begins(payload, &UDP) {
+        first_match!(payload, state;
+            bittorrent::udp => Protocol::BitTorrent,
+            gnutella2::udp => Protocol::Gnutella2,
+            directconnect::udp => Protocol::DirectConnect,
+            fasttrack::udp => Protocol::FastTrack,
+            btsync::udp => Protocol::BtSync,
+            edonkey::udp => Protocol::EDonkey,
+            kademlia::udp => Protocol::Kademlia,
+        );
+    }
+    forget(payload, state);
+    first_match!(payload, state;
+        gnutella::udp => Protocol::Gnutella,
+        libp2p::udp => Protocol::LibP2p,
+        bittorrent::exchanges => Protocol::BitTorrent,
+    );
+    None
 }

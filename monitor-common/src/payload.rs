@@ -34,6 +34,8 @@ pub struct Payload {
     pub destination_port: u16,
     /// 1 when the packet came from the flow's numerically lower endpoint: the direction, for state across packets.
     pub from_lower: u32,
+    /// Room of [`Self::forget`].
+    passing: u64,
 }
 
 const _: () = assert!(core::mem::offset_of!(Payload, window) == 0);
@@ -52,6 +54,7 @@ impl Payload {
             source_port: 0,
             destination_port: 0,
             from_lower: 0,
+            passing: 0,
         }
     }
 
@@ -98,6 +101,46 @@ impl Payload {
         self.captured = 0;
     }
 
+    /// Puts up to eight bytes, which an earlier segment held, in front of the payload: the first `count` of `bytes`, in memory
+    /// order, the others being zero.
+    ///
+    /// Moves by words what the frame held, so the window stays zero behind it.
+    #[inline(never)]
+    pub fn prepend(&mut self, bytes: u64, count: u32) {
+        let words = (&raw mut *self).cast::<u64>();
+        let (shift, end) = (count.clamp(1, 8) * 8, self.captured as usize + 8);
+        let (mut carry, mut index) = (bytes, 0);
+        while index < WINDOW / 8 {
+            if index * 8 >= end {
+                break;
+            }
+            // SAFETY: the window is the first field, aligned to 8 bytes (asserted above), so the word lies in it; the reference is
+            // exclusive. Volatile keeps LLVM from splitting or merging the accesses.
+            unsafe {
+                let word = u64::from_le(words.add(index).read_volatile());
+                // Shifting twice keeps each shift below 64 when all eight bytes are put in front.
+                words.add(index).write_volatile((word << (shift - 1) << 1 | carry).to_le());
+                carry = word >> (64 - shift);
+            }
+            index += 1;
+        }
+        self.len = self.len.wrapping_add(shift / 8);
+        self.captured = (self.captured + shift / 8).min(WINDOW as u32);
+    }
+
+    /// The same value, of which the verifier knows nothing: it goes through memory whose content the verifier does not follow.
+    ///
+    /// Where paths meet that left different values, it would walk all that follows once for each of them.
+    #[inline(always)]
+    pub fn forget(&mut self, value: u64) -> u64 {
+        let room = &raw mut self.passing;
+        // SAFETY: a field of this struct behind an exclusive reference. Volatile, so that the accesses stay.
+        unsafe {
+            room.write_volatile(value);
+            room.read_volatile()
+        }
+    }
+
     /// The same payload, of which the compiler cannot know that it is the same: values are loaded anew from it.
     #[inline(always)]
     #[must_use]
@@ -135,6 +178,14 @@ impl Payload {
     #[must_use]
     pub fn counted(&self, offset: usize) -> u8 {
         self.window[offset & (WINDOW - 1)]
+    }
+
+    /// The word number `index` of the window that a loop with a constant bound counts, like [`Self::counted`].
+    #[inline(always)]
+    pub(crate) fn counted_word(&self, index: usize) -> u64 {
+        // SAFETY: as in `word`.
+        let words = unsafe { &*(&raw const self.window).cast::<[u64; WINDOW / 8]>() };
+        u64::from_le(words[index & (WINDOW / 8 - 1)])
     }
 
     /// The window as words of 32 bits in memory order, for loops with a constant bound.
@@ -252,8 +303,8 @@ const fn opaque(index: usize) -> usize {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct FlowState {
-    /// Values a signature keeps for a later packet. TCP: progress of split literals (`signatures/split.rs`). UDP: what the
-    /// latest request said, of the kind that [`marks`] names.
+    /// Values a signature keeps for a later packet. TCP: a short segment's bytes, or what a message is still owed
+    /// (`signatures/split.rs`). UDP: what the latest request said, of the kind that [`marks`] names.
     pub memo: u64,
     /// Bits a signature sets for a later packet; each is declared in [`marks`]. TCP and UDP flows never share one.
     pub marks: u32,
@@ -262,6 +313,13 @@ pub struct FlowState {
 }
 
 impl FlowState {
+    /// TCP: says what [`Self::memo`] holds of this payload's direction: bits of [`marks::HELD`].
+    #[inline(always)]
+    pub fn hold(&mut self, payload: &Payload, what: u32) {
+        let from = if payload.from_lower != 0 { marks::HELD_FROM_LOWER } else { 0 };
+        self.marks = (self.marks & !(marks::HELD | marks::HELD_FROM_LOWER)) | what | from;
+    }
+
     /// Keeps `memo` for a packet from the other side, in place of what was kept before.
     #[inline(always)]
     pub fn ask(&mut self, payload: &Payload, kind: u32, memo: u64) {
@@ -284,12 +342,14 @@ impl FlowState {
         (self.marks & kind != 0) && (from_lower != (payload.from_lower != 0))
     }
 
-    /// Sets `mark`; whether `counterpart` was set by an earlier payload. For requests and answers that prove too little alone:
-    /// the same message again would prove nothing more, since its bytes may be a constant of another protocol.
+    /// Notes a message that proves too little alone; whether an earlier payload was another such message. The same message
+    /// again would prove nothing more, since its bytes may be a constant of another protocol. `kind` is not 0.
     #[inline(always)]
-    pub fn completes(&mut self, mark: u32, counterpart: u32) -> bool {
-        self.marks |= mark;
-        self.marks & counterpart != 0
+    pub fn confirms(&mut self, kind: u8) -> bool {
+        let kind = u32::from(kind) << marks::WEAK_SHIFT;
+        let earlier = self.marks & marks::WEAK;
+        self.marks = (self.marks & !marks::WEAK) | kind;
+        (earlier != 0) & (earlier != kind)
     }
 }
 
@@ -299,6 +359,18 @@ pub mod marks {
     pub const LONE_1_FROM_LOWER: u32 = 1 << 0;
     /// TCP: the higher endpoint sent the single byte "1" (WinMX).
     pub const LONE_1_FROM_HIGHER: u32 = 1 << 1;
+    /// TCP: what `memo` holds is of the lower endpoint's direction.
+    pub const HELD_FROM_LOWER: u32 = 1 << 2;
+    /// TCP: lowest bit of what `memo` holds: 1 to 8, so many bytes of a short segment; [`HELD_OWED`], a message's missing bytes.
+    pub const HELD_SHIFT: u32 = 3;
+    /// TCP: the bits that say what `memo` holds.
+    pub const HELD: u32 = 0xf << HELD_SHIFT;
+    /// TCP: `memo` holds how many bytes of a message are still to come in its direction.
+    pub const HELD_OWED: u32 = 9 << HELD_SHIFT;
+    /// TCP: lowest bit of the higher endpoint's place in the split literals; the lower endpoint's lies [`PLACE_BITS`] above.
+    pub const PLACE_SHIFT: u32 = 8;
+    /// TCP: width of a place.
+    pub const PLACE_BITS: u32 = 6;
     /// UDP: the kept value came from the lower endpoint.
     pub const MEMO_FROM_LOWER: u32 = 1 << 0;
     /// UDP: the kept value is a uTP SYN's connection id and sequence number (BEP 29).
@@ -311,14 +383,10 @@ pub mod marks {
     pub const MEMO_DHT: u32 = 1 << 8;
     /// UDP: every bit that says what is kept.
     pub const MEMO: u32 = MEMO_FROM_LOWER | MEMO_UTP_SYN | MEMO_TRACKER | MEMO_UTP_DATA | MEMO_DHT;
-    /// UDP: a Kad request was seen whose bytes alone prove too little.
-    pub const KAD_REQUEST: u32 = 1 << 3;
-    /// UDP: a Kad answer was seen whose bytes alone prove too little.
-    pub const KAD_ANSWER: u32 = 1 << 4;
-    /// UDP: an eDonkey or eMule request was seen whose bytes alone prove too little.
-    pub const EDONKEY_REQUEST: u32 = 1 << 5;
-    /// UDP: an eDonkey or eMule answer was seen whose bytes alone prove too little.
-    pub const EDONKEY_ANSWER: u32 = 1 << 6;
+    /// UDP: lowest bit of the opcode of the latest Kad, eDonkey or eMule message whose bytes alone prove too little.
+    pub const WEAK_SHIFT: u32 = 16;
+    /// UDP: its bits.
+    pub const WEAK: u32 = 0xff << WEAK_SHIFT;
     /// UDP: this payload repeats a value that the other side chose in an earlier one, so its sender's address is not forged.
     pub const ECHOED: u32 = 1 << 31;
 }

@@ -15,15 +15,16 @@ pub mod gnutella2;
 pub mod kademlia;
 pub mod libp2p;
 pub mod mute;
-pub mod openft;
 pub mod opennap;
 pub mod soulseek;
 pub mod waste;
 pub mod webtorrent;
 pub mod winmx;
 
+pub(crate) mod headers;
 #[cfg(test)]
 mod lookalikes;
+mod openft;
 pub(crate) mod split;
 #[cfg(test)]
 mod testing;

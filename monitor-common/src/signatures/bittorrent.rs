@@ -2,9 +2,10 @@
 //! beside this file uTP (BEP 29), DHT (BEP 5), UDP trackers (BEP 15) and HTTP trackers (BEP 3, BEP 48).
 //!
 //! Matched here, on any port:
-//! - the handshake, whole or (in `split.rs`) cut over the first segments: 0x13 "BitTorrent protocol" (BEP 3, also with BEP 52 torrents);
-//! - mid-stream, for flows that began before the program: a `request` that fills its segment or is followed by another, and
-//!   the head of a `piece`. Their lengths, identifiers and block offsets must agree with each other, which guards against
+//! - the handshake, whole or (in `split.rs`) cut over the first segments: 0x13 "BitTorrent protocol" (BEP 3, also with BEP 52 torrents),
+//!   and without its first byte, which some clients send alone and which may be lost, when reserved bits (BEP 4) follow;
+//! - mid-stream, for flows that began before the program: a `request`, `cancel` or `reject` (BEP 6), which are built alike, that fills
+//!   its segment or is followed by another, and the head of a `piece`. Their lengths, identifiers and block offsets must agree with each other, which guards against
 //!   other length-prefixed protocols. Port 7680 is left out there: Windows Update Delivery Optimization has the same frames;
 //! - UDP: "BT-SEARCH * HTTP/1.1".
 
@@ -22,6 +23,9 @@ use crate::{
 const DELIVERY_OPTIMIZATION_PORT: u16 = 7680;
 /// Length and identifier of a `request` message (BEP 3: `<len=0013><id=6><index><begin><length>`).
 const REQUEST: u64 = 0x0000_000d_0600_0000;
+/// Identifiers of the messages that have the layout of a `request`: `cancel` (BEP 3), `reject` (BEP 6).
+const CANCEL: u32 = 8;
+const REJECT: u32 = 16;
 /// Bytes of a `request` message.
 const REQUEST_LEN: u32 = 17;
 /// Smallest unit of a block that clients ask for, in bytes (BEP 3: 2^14).
@@ -35,6 +39,10 @@ pub fn tcp(payload: &Payload, _state: &mut FlowState) -> Option<Confidence> {
     if payload.has(0, b"\x13BitTorrent protocol") {
         return Some(Confidence::Signature);
     }
+    // The top bit of the first reserved byte is Azureus', the others are unused; info hash and more follow.
+    if payload.has(0, b"BitTorrent protocol") && payload.byte(19) & 0x7f == 0 && payload.captured >= 39 {
+        return Some(Confidence::Signature);
+    }
     if http::tracker(payload) {
         return Some(Confidence::Signature);
     }
@@ -42,13 +50,14 @@ pub fn tcp(payload: &Payload, _state: &mut FlowState) -> Option<Confidence> {
     let other =
         (payload.source_port == DELIVERY_OPTIMIZATION_PORT) || (payload.destination_port == DELIVERY_OPTIMIZATION_PORT);
     // Both messages are shorter than 16 MiB, and their piece index is below 2^24: two zero bytes gate the rest.
-    if (head >> 56 == 0) && (head & 0xff00_0000 <= 0x0700_0000) && (head & 0xff00_0000 >= 0x0600_0000) && !other {
+    let known = matches!(head as u32 >> 24, CANCEL | REJECT | 6 | 7);
+    if (head >> 56 == 0) && known && !other {
         return (request(payload, head) || piece(payload, head)).then_some(Confidence::Structural);
     }
     None
 }
 
-/// One `request` that is the whole segment, or the first of several.
+/// One `request` or message like it that is the whole segment, or the first of several.
 #[inline(always)]
 fn request(payload: &Payload, head: u64) -> bool {
     let wanted = payload.be32(13);
@@ -58,11 +67,12 @@ fn request(payload: &Payload, head: u64) -> bool {
         | (wanted == MAX_BLOCK)
         | (wanted == BLOCK * 4);
     let alone = payload.len == REQUEST_LEN;
-    let repeated = (payload.len >= 2 * REQUEST_LEN) && ((payload.be64(17) ^ REQUEST) & 0xffff_ffff_ff00_0000 == 0);
-    ((head ^ REQUEST) & 0xffff_ffff_ff00_0000 == 0)
+    let repeated = (payload.len >= 2 * REQUEST_LEN) && ((payload.be64(17) ^ head) & 0xffff_ffff_ff00_0000 == 0);
+    let kind = head as u32 >> 24;
+    ((head ^ REQUEST) >> 32 == 0)
+        && ((kind == 6) | (kind == CANCEL) | (kind == REJECT))
         && size
-        && payload.be32(9).is_multiple_of(BLOCK / 2)
-        && (alone | repeated)
+        && (alone || repeated && payload.be32(9).is_multiple_of(BLOCK / 2))
 }
 
 /// The head of a `piece` that holds an aligned block.
@@ -76,7 +86,7 @@ fn piece(payload: &Payload, head: u64) -> bool {
         && (payload.captured >= 13)
 }
 
-/// DHT, uTP, UDP trackers, local service discovery.
+/// DHT and local service discovery.
 #[inline(always)]
 pub fn udp(payload: &Payload, state: &mut FlowState) -> Option<Confidence> {
     if dht::message(payload) {
@@ -86,6 +96,13 @@ pub fn udp(payload: &Payload, state: &mut FlowState) -> Option<Confidence> {
     if payload.has(0, b"BT-SEARCH * HTTP/1.1\r\n") {
         return Some(Confidence::Signature);
     }
+    None
+}
+
+/// UDP trackers and uTP, which need what earlier datagrams said. Tried after all other rules: each way out leaves another state,
+/// and the verifier walks what follows once for each.
+#[inline(always)]
+pub fn exchanges(payload: &Payload, state: &mut FlowState) -> Option<Confidence> {
     match tracker::udp(payload, state) {
         None => utp::udp(payload, state),
         found => found,
@@ -125,6 +142,11 @@ mod tests {
         assert_eq!(tcp(&frame[..20]), SIGNATURE);
         every_bit_counts(&frame, 0..20, |bytes| tcp(bytes));
         every_byte_counts(&frame[..20], |bytes| tcp(bytes));
+        assert_eq!(tcp(&frame[1..]), None, "reserved bits that nobody sets");
+        let late = [b"BitTorrent protocol\x80".as_slice(), &[0; 47]].concat();
+        assert_eq!(tcp(&late), SIGNATURE);
+        every_bit_counts(&late, 0..19, |bytes| tcp(bytes));
+        every_byte_counts(&late[..39], |bytes| tcp(bytes));
         assert_eq!(tcp(b"BitTorrent protocol alone, without its length byte"), None);
         assert_eq!(tcp(b"POST / HTTP/1.1\r\n\r\n\x13BitTorrent protocol"), None);
     }
@@ -132,11 +154,19 @@ mod tests {
     #[test]
     fn mid_stream_requests_and_pieces_are_structural() {
         assert_eq!(tcp(request(9, 0x4000, 0x4000)), STRUCTURAL);
+        assert_eq!(tcp(request(9, 0x1000, 0x4000)), STRUCTURAL, "alone its begin may be any");
+        for kind in [0x08, 0x10] {
+            let mut like = request(9, 0x4000, 0x4000);
+            like[4] = kind;
+            assert_eq!(tcp(&like), STRUCTURAL, "{kind}");
+            assert_eq!(tcp([like.clone(), like].concat()), STRUCTURAL, "{kind}");
+        }
         assert_eq!(tcp([request(9, 0, 0x4000), request(9, 0x4000, 0x4000)].concat()), STRUCTURAL);
         assert_eq!(tcp(piece(0x8000, 0x4000)), STRUCTURAL);
         for near_miss in [
             request(9, 0x4000, 0x4001),
-            request(9, 0x4001, 0x4000),
+            [request(9, 0x4001, 0x4000), request(9, 0x4000, 0x4000)].concat(),
+            [hex("0000000d 09"), request(9, 0, 0x4000)[5..].to_vec()].concat(),
             [request(9, 0, 0x4000), vec![0; 3]].concat(),
             request(9, 0, 0x4000)[..16].to_vec(),
             piece(0x8001, 0x4000),

@@ -3,12 +3,13 @@
 //! Source: the NMDC documentation (nmdc.sourceforge.io) and "Advanced Direct Connect" (adc.sourceforge.io/ADC.html).
 //! Matched, on any port:
 //! - NMDC: "$Lock " with " Pk=" in it; "$MyNick " and, for flows that began earlier, other commands with fixed arguments.
-//!   Each ends its segment with "|". Transfers: "$ADCGET " and "$ADCSND " of a file, a list or a hash tree;
-//! - ADC: "SUP AD" to or from a hub or a peer, ended by a line feed; "CGET " and "CSND " as above;
+//!   Each is ended by "|", at the segment's end or near its start. Transfers: "$ADCGET " and "$ADCSND " of a file, a list or a hash tree;
+//! - ADC: "SUP AD" to or from a hub or a peer, ended by a line feed likewise; "CGET " and "CSND " as above;
 //! - UDP: "$SR " ended by "|"; "URES " and "UINF " with a client identifier of 39 characters, ended by a line feed.
 //!
 //! Guard: the terminators, and that no rule is shorter than seven fixed bytes, but for the two whose inner marks are checked.
 
+use super::text;
 use crate::{
     payload::{FlowState, Payload},
     protocol::Confidence,
@@ -37,19 +38,23 @@ fn nmdc(payload: &Payload) -> bool {
     if payload.has(1, b"ADCGET ") || payload.has(1, b"ADCSND ") {
         return transfer(payload, 8);
     }
-    if payload.last() != b'|' {
-        return false;
-    }
     if payload.has(1, b"Lock ") {
-        return key(payload);
+        return key(payload) && ended(payload, b'|');
     }
-    payload.has(1, b"MyNick ")
+    let command = payload.has(1, b"MyNick ")
         || payload.has(1, b"MyINFO $ALL ")
         || payload.has(1, b"ValidateNick ")
         || payload.has(1, b"ConnectToMe ")
         || payload.has(1, b"RevConnectToMe ")
         || payload.has(1, b"Direction Upload ")
-        || payload.has(1, b"Direction Download ")
+        || payload.has(1, b"Direction Download ");
+    command && ended(payload, b'|')
+}
+
+/// Whether a command ends in this segment: at its end, or where the first one does when more of them are cut by the segment size.
+#[inline(always)]
+fn ended(payload: &Payload, by: u8) -> bool {
+    payload.last() == by || text::near(payload, by)
 }
 
 /// Whether a lock has its key, " Pk=".
@@ -71,7 +76,7 @@ fn key(payload: &Payload) -> bool {
 #[inline(always)]
 fn adc(payload: &Payload) -> bool {
     if payload.has(1, b"SUP AD") {
-        return payload.last() == b'\n';
+        return ended(payload, b'\n');
     }
     payload.byte(0) == b'C' && (payload.has(1, b"GET ") || payload.has(1, b"SND ")) && transfer(payload, 5)
 }
@@ -118,6 +123,9 @@ mod tests {
             "$ConnectToMe nick 192.0.2.1:412|",
             "$Direction Download 30000|",
             "$ADCGET file TTH/PPUROLR2WSYTGPLCM3KV4V6LJC36SCTFQJFDJKA 0 -1|",
+            "$MyNick someone|$Lock EXTENDED",
+            "$Lock EXTENDEDPROTOCOLABC Pk=hub|$HubName A hub with",
+            "ISUP ADBASE ADTIGR\nISID AAAB\nIINF CT32 NIhub",
             "HSUP ADBASE ADTIGR\n",
             "ISUP ADBASE ADTIGR\nISID AAAB\n",
             "CSUP ADBASE ADTIGR ADBZIP ADZLIG\n",

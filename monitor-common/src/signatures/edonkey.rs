@@ -5,7 +5,8 @@
 //! from the opcode, and an opcode. Matched, on any port:
 //! - a message that ends exactly with its segment and has an opcode of its header byte;
 //! - a message that is followed by a second header of this form;
-//! - the head of a longer message: a file part whose offsets agree with its length, or a packed message with zlib's magic.
+//! - the head of a longer message: a file part whose offsets agree with its length, or a packed message with zlib's magic;
+//! - a longer message of another kind when its direction's next segments end it exactly, or go on with a second header.
 //!
 //! UDP messages have no length field, so each opcode's own layout is checked in `edonkey/udp.rs`.
 //! Guard: a header byte and a length alone also occur elsewhere; the opcode sets and the agreeing lengths do not.
@@ -15,7 +16,7 @@ mod udp;
 pub use udp::udp;
 
 use crate::{
-    payload::{FlowState, Payload},
+    payload::{FlowState, Payload, marks},
     protocol::Confidence,
 };
 
@@ -50,11 +51,11 @@ const EDONKEY_OPCODES: [u64; 4] = set(&[
     (0x01, 0x01),
     (0x05, 0x05),
     (0x14, 0x16),
-    (0x18, 0x1c),
+    (0x18, 0x1f),
     (0x21, 0x21),
     (0x23, 0x23),
     (0x32, 0x36),
-    (0x38, 0x38),
+    (0x38, 0x3d),
     (0x40, 0x44),
     (0x46, 0x52),
     (0x54, 0x61),
@@ -94,6 +95,33 @@ pub fn tcp(payload: &Payload, _state: &mut FlowState) -> Option<Confidence> {
         return None;
     }
     message(payload).then_some(Confidence::Structural)
+}
+
+/// Whether this segment ends a message that earlier ones of its direction began, or goes on with another behind it; notes a
+/// message that it begins.
+///
+/// Tried last: what it leaves in the flow's state would have the verifier walk all that follows once more.
+#[inline(never)]
+pub(crate) fn continued(payload: &Payload, state: &mut FlowState) -> bool {
+    let mine = (state.marks & marks::HELD_FROM_LOWER != 0) == (payload.from_lower != 0);
+    if state.marks & marks::HELD == marks::HELD_OWED && mine {
+        let owed = state.memo as u32;
+        if payload.len < owed {
+            state.memo = u64::from(owed - payload.len);
+            return false;
+        }
+        state.marks &= !marks::HELD;
+        if payload.len == owed || followed(payload, owed) {
+            return true;
+        }
+    }
+    let length = payload.le32(1);
+    let held = payload.len.wrapping_sub(HEADER);
+    if payload.len > HEADER && plausible(length) && known(payload.byte(0), payload.byte(5)) && length > held {
+        state.memo = u64::from(length - held);
+        state.hold(payload, marks::HELD_OWED);
+    }
+    false
 }
 
 /// Whether the segment starts with a message: the part of [`tcp`] behind its gate.
@@ -159,7 +187,7 @@ fn piece(size: u32, data: u32) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{Label, every_bit_counts, every_byte_counts, hex, tcp};
+    use super::super::testing::{Flow, Label, every_bit_counts, every_byte_counts, hex, tcp};
     use crate::protocol::{Confidence, Protocol};
     use proptest::prelude::*;
 
@@ -201,6 +229,29 @@ mod tests {
         assert_eq!(tcp(&frame), STRUCTURAL);
         assert_eq!(tcp(&frame[..frame.len() - 3]), STRUCTURAL, "the second may go on in the next segment");
         assert_eq!(tcp([message(0xe3, 0x58, &[1; 16]), vec![0x4f; 22]].concat()), None);
+    }
+
+    #[test]
+    fn messages_cut_over_segments_match() {
+        let hello = message(0xe3, 0x01, &[0x10; 40]);
+        for first in 1..hello.len() {
+            let mut flow = Flow::tcp();
+            assert_eq!(flow.ask(&hello[..first]), None, "{first}");
+            assert_eq!(flow.answer(b"something else"), None, "{first}");
+            assert_eq!(flow.ask(&hello[first..]), STRUCTURAL, "{first}");
+            let mut flow = Flow::tcp();
+            assert_eq!(flow.ask(&hello[..first]), None);
+            assert_eq!(flow.answer(&hello[first..]), None, "the other side does not go on, {first}");
+        }
+        let mut flow = Flow::tcp();
+        let long = message(0xe3, 0x15, &[7; 3000]);
+        assert_eq!(flow.ask(&long[..1460]), None);
+        assert_eq!(flow.ask(&long[1460..2920]), None);
+        assert_eq!(flow.ask([&long[2920..], &message(0xe3, 0x16, &[7; 30])].concat()), STRUCTURAL);
+        let mut flow = Flow::tcp();
+        assert_eq!(flow.ask(&hello[..20]), None);
+        assert_eq!(flow.ask([&hello[20..], &[7; 9]].concat()), None, "something else goes on");
+        assert_eq!(flow.ask(&hello[20..]), None, "too late");
     }
 
     #[test]

@@ -2,16 +2,20 @@
 //!
 //! Source: giFT-FastTrack's reverse engineering (`PROTOCOL`, `crypt/`). Matched, on any port:
 //! - the clear head of a link to a supernode, 12 bytes, of which the first four are fixed; the rest is ciphered;
-//! - downloads: "GET /.hash=", "GIVE " with a decimal identifier, and other requests with an "X-Kazaa-" header;
+//! - downloads: "GET /.hash="; "GIVE " with a decimal identifier and nothing else; and, in `headers.rs`, other requests and
+//!   answers with an "X-Kazaa-" header;
 //! - UDP: ping (27) and pong (28) with the network's name at its place.
 //!
-//! Guard: exact lengths and literals; a request for a path that starts with a digit needs the header.
+//! Guard: exact lengths and literals; for the text "GIVE 100", which a chat may hold too, and for UDP no port below 1024.
 
-use super::text;
 use crate::{
     payload::{FlowState, Payload},
     protocol::Confidence,
 };
+
+/// The start of the names of headers, and of the client that has none of them (nDPI: "PeerEnabler/").
+pub(super) const HTTP_HEADER: &[u8; 8] = b"X-Kazaa-";
+pub(super) const AGENT: &[u8; 8] = b"PeerEnab";
 
 /// The clear head of a link: random seed's mask and encryption type as clients send them.
 const LINK: u32 = u32::from_be_bytes([0xfa, 0x00, 0xb6, 0x2b]);
@@ -22,18 +26,15 @@ const LEN: u32 = 12;
 #[inline(always)]
 pub fn tcp(payload: &Payload, _state: &mut FlowState) -> Option<Confidence> {
     let head = payload.be32(0);
-    let found = if head == LINK {
-        payload.len == LEN
-    } else if head == u32::from_be_bytes(*b"GET ") {
-        let named = payload.byte(4) == b'/' && payload.byte(5).is_ascii_digit();
-        payload.has(4, b"/.hash=") || (named && text::has_header(payload, b"X-Kazaa"))
-    } else {
-        head == u32::from_be_bytes(*b"GIVE") && give(payload)
-    };
-    found.then_some(Confidence::Signature)
+    if head == u32::from_be_bytes(*b"GIVE") {
+        return give(payload).then_some(Confidence::Structural);
+    }
+    let link = head == LINK && payload.len == LEN;
+    (link || payload.has(0, b"GET /.hash=")).then_some(Confidence::Signature)
 }
 
-/// Whether the segment is a push: a decimal identifier of up to ten digits between a blank and the line's end.
+/// Whether the segment is a push: a decimal identifier of up to ten digits between a blank and the line's end, at most an empty
+/// line behind it.
 #[inline(never)]
 fn give(payload: &Payload) -> bool {
     let mut index = 5;
@@ -43,7 +44,9 @@ fn give(payload: &Payload) -> bool {
         }
         index += 1;
     }
-    payload.byte(4) == b' ' && index > 5 && payload.has(index, b"\r\n")
+    let behind = payload.len.wrapping_sub(index as u32);
+    let ends = behind == 2 || (behind == 4 && payload.has(index, b"\r\n\r\n"));
+    payload.byte(4) == b' ' && index > 5 && payload.has(index, b"\r\n") && ends && payload.high_ports()
 }
 
 /// Pings and pongs between supernodes and clients.
@@ -52,12 +55,12 @@ pub fn udp(payload: &Payload, _state: &mut FlowState) -> Option<Confidence> {
     let ping = payload.byte(0) == 0x27 && payload.len == LEN && payload.has(6, b"KaZaA\0");
     let name = u64::from_be_bytes(*b"\0\0KaZaA\0");
     let pong = payload.byte(0) == 0x28 && u64::from_be_bytes(payload.tail) & 0xffff_ffff_ffff == name;
-    (ping || pong).then_some(Confidence::Signature)
+    ((ping || pong) && payload.high_ports()).then_some(Confidence::Signature)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{Label, every_bit_counts, every_byte_counts, hex, tcp, udp};
+    use super::super::testing::{Flow, Label, every_bit_counts, every_byte_counts, hex, tcp, udp};
     use crate::protocol::{Confidence, Protocol};
 
     const SIGNATURE: Label = Some((Protocol::FastTrack, Confidence::Signature));
@@ -70,9 +73,22 @@ mod tests {
         for request in [
             "GET /.hash=ea97adc32b795a9ab45937c5e151dfda397a5d0f HTTP/1.1\r\n",
             "GET /1234/a%20song.mp3 HTTP/1.1\r\nHost: 192.0.2.1:1214\r\nX-Kazaa-Username: someone\r\n",
-            "GIVE 1234567\r\n\r\n",
+            "GET /My%20Music/a%20song.mp3 HTTP/1.1\r\nHost: 192.0.2.1:1214\r\nX-Kazaa-Username: someone\r\n",
+            "GET /a.mp3 HTTP/1.1\r\nHost: 192.0.2.1:1214\r\nUser-Agent: PeerEnabler/1.0\r\n",
+            "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nX-Kazaa-Username: someone\r\n",
         ] {
             assert_eq!(tcp(request), SIGNATURE, "{request}");
+        }
+    }
+
+    #[test]
+    fn pushes_are_a_whole_segment_between_peers() {
+        for push in ["GIVE 1234567\r\n\r\n", "GIVE 1234567890\r\n"] {
+            assert_eq!(tcp(push), Some((Protocol::FastTrack, Confidence::Structural)), "{push}");
+            assert_eq!(Flow::tcp().ports(40_000, 23).ask(push), None, "a service's port");
+        }
+        for text in ["GIVE 100\r\nto someone\r\n", "GIVE 100\r\n..", "GIVE 100\r\n\r\n."] {
+            assert_eq!(tcp(text), None, "{text}");
         }
     }
 
@@ -80,6 +96,7 @@ mod tests {
     fn pings_and_pongs_match() {
         let ping = hex("27 00000029 80 4b615a614100");
         assert_eq!(udp(&ping), SIGNATURE);
+        assert_eq!(Flow::udp().ports(40_000, 53).ask(&ping), None, "a service's port");
         every_bit_counts(&ping, 6..12, |bytes| udp(bytes));
         assert_eq!(udp(hex("28 00000029 00 0000000010 4b615a614100")), SIGNATURE);
         assert_eq!(udp(hex("27 00000029 80 4b615a614100 00")), None);

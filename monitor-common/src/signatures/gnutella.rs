@@ -3,22 +3,31 @@
 //! Source: "RFC Gnutella 0.6" (rfc-gnutella.sourceforge.net), the HUGE proposal for `/uri-res/N2R`, Mojito for the DHT.
 //! Matched, on any port:
 //! - "GNUTELLA CONNECT/", "GNUTELLA/" and a digit (either side);
-//! - "GET /uri-res/N2R?urn:sha1:" (also HEAD); "GET /get/" with a header of Gnutella's in the segment;
+//! - "GET /uri-res/N2R?urn:sha1:" and the other services of HUGE and THEX (also HEAD); the paths "/gnutella/push-proxy?" and
+//!   "/gnutella/tigertree/"; "PUSH guid:"; and, in `headers.rs`, requests and answers with a header of Gnutella's;
 //! - "GIV ", a file index, ":", the servent's identifier as 32 hexadecimal digits, "/";
-//! - UDP: the 23-byte message header whose payload length at offset 19 agrees with the datagram, with a known message type.
+//! - UDP: the 23-byte message header whose payload length at offset 19 agrees with the datagram, with a known message type and
+//!   at least the bytes that a message of this type has.
 //!
-//! Guard: literals; for UDP the 32-bit length, type, hop counts that a live message has.
+//! Guard: literals; for UDP the 32-bit length, type, least length, hop counts that a live message has, no port below 1024.
 
-use super::text;
 use crate::{
     payload::{FlowState, Payload},
     protocol::Confidence,
 };
 
+/// The start of the names of headers, the header of a queued download, and clients by the first eight characters of their names.
+pub(super) const HTTP_HEADER: &[u8; 8] = b"X-Gnutel";
+pub(super) const QUEUE: &[u8; 8] = b"X-Queue:";
+pub(super) const AGENTS: [&[u8; 8]; 8] =
+    [b"LimeWire", b"Morpheus", b"Shareaza", b"gtk-gnut", b"Gnucleus", b"Gnutella", b"giFT-Gnu", b"BearShar"];
+
 /// Message header, in bytes: 16 identifier, 1 type, 1 time to live, 1 hops, 4 payload length.
 const HEADER: u32 = 23;
 /// Type of the DHT's messages (Mojito), which have a version where others have time to live and hops.
 const DHT: u8 = 0x44;
+/// Length of a "PUSH guid:" segment, in bytes (nDPI).
+const PUSH_LEN: u32 = 46;
 /// No servent lets a message live for longer, or travel further.
 const MAX_HOPS: u8 = 16;
 
@@ -29,6 +38,9 @@ pub fn tcp(payload: &Payload, _state: &mut FlowState) -> Option<Confidence> {
     let gnutella = head == u32::from_le_bytes(*b"GNUT");
     let get = (head == u32::from_le_bytes(*b"GET ")) || (head == u32::from_le_bytes(*b"HEAD"));
     let push = head == u32::from_le_bytes(*b"GIV ");
+    if head == u32::from_le_bytes(*b"PUSH") {
+        return (payload.len == PUSH_LEN && payload.has(4, b" guid:")).then_some(Confidence::Signature);
+    }
     if !(gnutella | get | push) {
         return None;
     }
@@ -36,14 +48,25 @@ pub fn tcp(payload: &Payload, _state: &mut FlowState) -> Option<Confidence> {
         let status = payload.has(4, b"ELLA/") && payload.byte(9).is_ascii_digit();
         status | payload.has(4, b"ELLA CONNECT/")
     } else if get {
-        payload.has(4, b"/uri-res/N2R?urn:sha1:")
-            || payload.has(4, b" /uri-res/N2R?urn:sha1:")
-            || (payload.has(4, b"/get/")
-                && (text::has_header(payload, b"X-Gnute") || text::has_header(payload, b"X-Queue")))
+        download(payload)
     } else {
         giv(payload)
     };
     found.then_some(Confidence::Signature)
+}
+
+/// Whether a request is for a path that only servents serve.
+#[inline(never)]
+fn download(payload: &Payload) -> bool {
+    // The path is one byte further in a HEAD request.
+    let path = if payload.byte(4) == b' ' { 5 } else { 4 };
+    if payload.has(path, b"/uri-res/N2") {
+        // N2R, N2X for a hash tree, N2XS. Libraries resolve other names than hashes of files (RFC 2169).
+        let name = if payload.byte(path + 12) == b'?' { path + 13 } else { path + 14 };
+        return payload.byte(name - 1) == b'?'
+            && (payload.has(name, b"urn:sha1:") || payload.has(name, b"urn:bitprint:"));
+    }
+    payload.has(path, b"/gnutella/push-proxy?") || payload.has(path, b"/gnutella/tigertree/")
 }
 
 /// Whether the segment is a push: a decimal index of up to ten digits, a colon, 32 hexadecimal digits, a slash.
@@ -77,17 +100,40 @@ const fn outside_hex(word: u64) -> u64 {
 #[inline(always)]
 pub fn udp(payload: &Payload, _state: &mut FlowState) -> Option<Confidence> {
     // The length first: it is the strongest and rejects nearly everything.
-    if (payload.le32(19) != payload.len.wrapping_sub(HEADER)) || (payload.len < HEADER) {
+    if (payload.le32(19) != payload.len.wrapping_sub(HEADER)) || (payload.len < HEADER) || !payload.high_ports() {
         return None;
     }
+    message(payload).then_some(Confidence::Structural)
+}
+
+/// The part of [`udp`] behind its gate.
+#[inline(never)]
+fn message(payload: &Payload) -> bool {
     let kind = payload.byte(16);
     let (ttl, hops) = (payload.byte(17) & 0x7f, payload.byte(18));
-    // Ping, pong, bye, QRP, vendor (standard and other), push, query, hit.
-    let known = (kind <= 0x02) || (kind.wrapping_sub(0x30) <= 2) || (kind == 0x40) || (kind.wrapping_sub(0x80) <= 2);
-    let lives = (ttl <= MAX_HOPS) && (hops <= MAX_HOPS) && (ttl | hops != 0);
+    let body = payload.len - HEADER;
+    let enough = match kind {
+        // A ping is nothing but its header, so that one must not be all zeros.
+        0x00 => (body != 0) | (ttl | hops != 0),
+        // Pong: port, address, files, kilobytes; bye: code.
+        0x01 => body >= 14,
+        0x02 => body >= 2,
+        // QRP: variant; vendor messages: vendor, selector, version.
+        0x30 => body >= 1,
+        0x31 | 0x32 => body >= 8,
+        // Push: servent, index, address, port; query: speed, text; hit: count, port, address, speed, servent.
+        0x40 => body >= 26,
+        0x80 => body >= 3,
+        0x81 => body >= 27,
+        0x82 => body >= 1,
+        // Opcode, the sender's contact with an IPv4 address, instance, flags, length of more.
+        DHT => body >= 38,
+        _ => false,
+    };
+    let lives = (kind == DHT) | ((ttl <= MAX_HOPS) & (hops <= MAX_HOPS));
     // An identifier of zeros is no message but a zero-filled one of another protocol.
     let identified = (payload.le64(0) | payload.le64(8)) != 0;
-    (((known && lives) || ((kind == DHT) && (ttl <= MAX_HOPS))) & identified).then_some(Confidence::Structural)
+    enough & lives & identified
 }
 
 #[cfg(test)]
@@ -108,6 +154,19 @@ mod tests {
             "HEAD /uri-res/N2R?urn:sha1:PLSTHIPQGSSZTS5FJUPAKUZWUGYQYPFB HTTP/1.1\r\n",
             "GET /get/2468/Foobar.mp3 HTTP/1.1\r\nHost: 192.0.2.1\r\nX-Gnutella-Content-URN: urn:sha1:A\r\n",
             "GET /get/2468/Foobar.mp3 HTTP/1.1\r\nHost: 192.0.2.1\r\nX-Queue: 0.1\r\n",
+            "GET /get/2468/Foobar.mp3 HTTP/1.1\r\nUser-Agent: LimeWire/4.12\r\n",
+            "GET /get/1/a.mp3 HTTP/1.1\r\nHost: 192.0.2.1\r\nUser-Agent: BearShare 5.0\r\n",
+            "GET /get/1/a.mp3 HTTP/1.1\r\nUser-Agent: Phex 3.4.2\r\n",
+            "GET / HTTP/1.1\r\nUser-Agent: BearShare Lite 5.1\r\n",
+            "GET / HTTP/1.1\r\nHost: 192.0.2.1\r\nAccept: application/x-gnutella-packets\r\n",
+            "HTTP/1.1 200 OK\r\nServer: a\r\nX-Gnutella-Content-URN: urn:sha1:PLSTHIPQGSSZTS5FJUPAKUZWUGYQYPFB\r\n",
+            "HTTP/1.1 503 Busy\r\nX-Gnutella-Content-URN: urn:sha1:A\r\nX-Queue: position=2\r\n",
+            "GET /uri-res/N2X?urn:sha1:PLSTHIPQGSSZTS5FJUPAKUZWUGYQYPFB HTTP/1.1\r\n",
+            "GET /uri-res/N2XS?urn:sha1:PLSTHIPQGSSZTS5FJUPAKUZWUGYQYPFB HTTP/1.1\r\n",
+            "GET /uri-res/N2R?urn:bitprint:PLSTHIPQGSSZTS5FJUPAKUZWUGYQYPFB. HTTP/1.1\r\n",
+            "HEAD /gnutella/push-proxy?ServerId=A HTTP/1.1\r\n",
+            "GET /gnutella/tigertree/v2?urn:tree:tiger/:A HTTP/1.1\r\n",
+            "PUSH guid:809BC12168A1852CFF5D7A785833F600\r\n\r\n",
             "GIV 36:809BC12168A1852CFF5D7A785833F600/Foobar.mp3\n\n",
         ] {
             assert_eq!(tcp(frame), SIGNATURE, "{frame}");
@@ -123,6 +182,14 @@ mod tests {
             "gnutella connect/0.6\r\n",
             "GET /get/2468/Foobar.mp3 HTTP/1.1\r\nHost: example.org\r\n\r\n",
             "GET /uri-res/ HTTP/1.1\r\n",
+            "GET /uri-res/N2L?urn:nbn:de:101 HTTP/1.1\r\n",
+            "GET /gnutella/ HTTP/1.1\r\n",
+            "PUSH guid:809BC12168A1852CFF5D7A785833F600\r\n\r\n.",
+            "GET /get/status HTTP/1.1\r\nX-Queue: 7\r\n",
+            "GET /get/2468 HTTP/1.1\r\nX-Queue-Id: 7\r\n",
+            "GET /get/2468 HTTP/1.1\r\nX-Queued: 7\r\n",
+            "GET / HTTP/1.1\r\nUser-Agent: LimeWire/4.12\r\n",
+            "HTTP/1.1 200 OK\r\nX-Queue: 7\r\n",
             "GET /?q=X-Gnutella HTTP/1.1\r\n",
             "GIVE me 5",
             "GIV 36:809BC12168A1852CFF5D7A785833F60/Foobar.mp3\n\n",
@@ -143,9 +210,18 @@ mod tests {
     #[test]
     fn messages_over_udp_match() {
         for kind in [0x00, 0x01, 0x02, 0x30, 0x31, 0x32, 0x40, 0x80, 0x81] {
-            assert_eq!(udp(message(kind, 1, 0, &[5; 14])), STRUCTURAL, "{kind:02x}");
+            assert_eq!(udp(message(kind, 1, 0, &[5; 27])), STRUCTURAL, "{kind:02x}");
+            assert_eq!(udp(message(kind, 0, 0, &[5; 27])), STRUCTURAL, "{kind:02x}");
+            assert_eq!(Flow::udp().ports(50_123, 53).ask(message(kind, 1, 0, &[5; 27])), None, "a service's port");
         }
-        assert_eq!(udp(message(DHT, 0, 0, &[5; 60])), STRUCTURAL);
+        for (kind, least) in [(0x01, 14), (0x02, 2), (0x30, 1), (0x31, 8), (0x32, 8), (0x40, 26), (0x80, 3), (0x81, 27)]
+        {
+            assert_eq!(udp(message(kind, 1, 0, &vec![5; least])), STRUCTURAL, "{kind:02x}");
+            assert_eq!(udp(message(kind, 1, 0, &vec![5; least - 1])), None, "{kind:02x}");
+        }
+        assert_eq!(udp(message(DHT, 0, 0, &[5; 38])), STRUCTURAL);
+        assert_eq!(udp(message(DHT, 0x70, 0x70, &[5; 60])), STRUCTURAL, "a version, no hops");
+        assert_eq!(udp(message(DHT, 0, 0, &[5; 37])), None);
         assert_eq!(udp(message(0, 0x81, 0, &[])), STRUCTURAL);
         every_bit_counts(&message(0x80, 4, 1, &[5; 14]), 19..23, |bytes| udp(bytes));
         every_byte_counts(&message(0x80, 4, 1, &[5; 14]), |bytes| udp(bytes));

@@ -3,7 +3,7 @@
 //! Source: "The Gnutella2 Developers' Network", reliable UDP transport. Matched: the tag "GND", flags, sequence, part number
 //! and part count that agree with each other. G2 over TCP greets as Gnutella 0.6 does and counts as that.
 //!
-//! Guard: text that starts with GND has no flags below 0x10 behind it and no part number that fits its count.
+//! Guard: no port below 1024; text that starts with GND has no flags below 0x10 behind it and no part number that fits its count.
 
 use crate::{
     payload::{FlowState, Payload},
@@ -25,12 +25,12 @@ pub fn udp(payload: &Payload, _state: &mut FlowState) -> Option<Confidence> {
     let parts = (part >= 1) && ((count == 0) || (count >= part));
     // An acknowledgement has no count and no content.
     let acknowledgement = (count != 0) || (payload.len == HEADER);
-    ((flags & RESERVED_FLAGS == 0) && parts & acknowledgement).then_some(Confidence::Structural)
+    ((flags & RESERVED_FLAGS == 0) && parts & acknowledgement & payload.high_ports()).then_some(Confidence::Structural)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{Label, every_bit_counts, every_byte_counts, hex, udp};
+    use super::super::testing::{Flow, Label, every_bit_counts, every_byte_counts, hex, udp};
     use crate::protocol::{Confidence, Protocol};
 
     const STRUCTURAL: Label = Some((Protocol::Gnutella2, Confidence::Structural));
@@ -39,6 +39,7 @@ mod tests {
     fn packets_and_acknowledgements_match() {
         let packet = [hex("474e44 03 1234 01 02"), vec![7; 60]].concat();
         assert_eq!(udp(&packet), STRUCTURAL);
+        assert_eq!(Flow::udp().ports(40_000, 53).ask(&packet), None, "a service's port");
         every_bit_counts(&packet, 0..3, |bytes| udp(bytes));
         let acknowledgement = hex("474e44 10 1234 01 00");
         assert_eq!(udp(&acknowledgement), STRUCTURAL);

@@ -4,11 +4,11 @@
 //! and an opcode, or 0xe5 and an opcode over zlib data. Neither has a length field, so each opcode's own layout is checked.
 //!
 //! Guard: lengths are exact and counts agree with them. Messages of up to six bytes, and those that show nothing but opcode
-//! and length, count on the default port or when the flow shows a request and an answer. Ports below 1024 are left out (DNS).
+//! and length, count on the default port or when the flow shows two of different opcodes. Ports below 1024 are left out (DNS).
 
 use super::edonkey::zlib;
 use crate::{
-    payload::{FlowState, Payload, marks},
+    payload::{FlowState, Payload},
     protocol::Confidence,
 };
 
@@ -20,8 +20,25 @@ const PACKED: u8 = 0xe5;
 const PORT: u16 = 4672;
 /// Highest Kad version so far is 10; four bits are left to it.
 const MAX_VERSION: u8 = 15;
+/// A load is in percent.
+const MAX_LOAD: u8 = 100;
 /// No file is larger: eMule's limit is 2^38 bytes.
 const MAX_FILE_BITS: u32 = 40;
+
+/// Opcodes of Kad 2, as bits.
+static OPCODES: [u64; 4] = opcodes(&[
+    0x01, 0x09, 0x11, 0x19, 0x21, 0x22, 0x29, 0x33, 0x34, 0x35, 0x3b, 0x43, 0x44, 0x45, 0x4b, 0x50, 0x51, 0x52, 0x53,
+    0x58, 0x59, 0x5a, 0x60, 0x61, 0x62,
+]);
+
+const fn opcodes(list: &[u8]) -> [u64; 4] {
+    let (mut set, mut index) = ([0; 4], 0);
+    while index < list.len() {
+        set[(list[index] >> 6) as usize] |= 1 << (list[index] & 63);
+        index += 1;
+    }
+    set
+}
 
 /// Kad messages.
 #[inline(always)]
@@ -32,26 +49,12 @@ pub fn udp(payload: &Payload, state: &mut FlowState) -> Option<Confidence> {
     }
     let opcode = payload.byte(1);
     if header == PACKED {
-        let known = (opcode == 0x09)
-            || (opcode & 0xf7 == 0x11)
-            || (opcode == 0x29)
-            || (opcode == 0x3b)
-            || (opcode & 0xf8 == 0x40);
+        let known = OPCODES[(opcode >> 6) as usize] >> (opcode & 63) & 1 != 0;
         return (known && zlib(payload, 2)).then_some(Confidence::Structural);
     }
     let (weak, strong) = message(payload, opcode);
     let port = (payload.source_port == PORT) || (payload.destination_port == PORT);
-    let enough = strong
-        || weak
-            && (port || {
-                let answer = matches!(opcode, 0x22 | 0x4b | 0x58 | 0x59 | 0x5a | 0x61 | 0x62);
-                let (mark, counterpart) = if answer {
-                    (marks::KAD_ANSWER, marks::KAD_REQUEST)
-                } else {
-                    (marks::KAD_REQUEST, marks::KAD_ANSWER)
-                };
-                state.completes(mark, counterpart)
-            });
+    let enough = strong || weak && (port || state.confirms(opcode));
     enough.then_some(Confidence::Structural)
 }
 
@@ -72,13 +75,16 @@ fn message(payload: &Payload, opcode: u8) -> (bool, bool) {
         0x22 => (len >= 19, (len == 19) && (payload.byte(18) == 0)),
         // Lookup: kind (2, 4 or 11 contacts wanted), target, receiver; its answer: target, count, contacts.
         0x21 => {
-            let wanted = payload.byte(2) & 0x1f;
-            (false, (len == 35) && ((wanted == 2) || (wanted == 4) || (wanted == 11)))
+            let kind = payload.byte(2);
+            let wanted = kind & 0x1f;
+            let fits = (len == 35) && ((wanted == 2) || (wanted == 4) || (wanted == 11));
+            // The three bits above are free to receivers, but no sender sets them.
+            (fits, fits && kind == wanted)
         }
         0x29 => (false, len == 19 + 25 * payload.byte(18) as u32),
         // Search for a keyword: target, start position 0; its top bit says that an expression of kind 0 to 3 follows.
         0x33 => (
-            false,
+            len >= 20,
             (len == 20 && payload.le16(18) == 0) || (len > 20 && payload.le16(18) == 0x8000 && payload.byte(20) <= 3),
         ),
         // Search for sources: target, start position, file size; for notes: target, file size.
@@ -89,10 +95,12 @@ fn message(payload: &Payload, opcode: u8) -> (bool, bool) {
         0x43 => (false, (len >= 40) && (payload.le16(18) < 256) && tag(payload, 37)),
         // Publishing a source or a note: file, source, tags; its answer: file, load.
         0x44 | 0x45 => (false, (len >= 40) && (payload.byte(34) < 32) && tag(payload, 35)),
-        0x4b => (len == 19, false),
+        // A DNS message on a high port (RFC 4795) has the number of its sections where this one has a random hash.
+        0x4b => (len == 19, len == 19 && payload.byte(18) <= MAX_LOAD && payload.be64(4) != 1 << 48),
         // Firewall check, its answers, buddy search and callback.
         0x50 => (len == 4, false),
-        0x53 => (len == 21, false),
+        // Port, user hash, connect options of which the lowest bits are used.
+        0x53 => (len == 21, len == 21 && payload.le16(2) >= 1024 && payload.byte(20) & 0xf0 == 0),
         0x58 => (len == 6, false),
         0x59 => (len == 2, false),
         0x51 | 0x52 | 0x5a => (len == 36, false),
@@ -128,6 +136,8 @@ mod tests {
     fn messages_whose_fields_agree_match_on_any_port() {
         for frame in [
             [hex("e411"), vec![7; 16], hex("3612 08 00")].concat(),
+            [hex("e44b"), vec![7; 16], hex("05")].concat(),
+            [hex("e453 3612"), vec![7; 16], hex("07")].concat(),
             [hex("e421 0b"), vec![7; 32]].concat(),
             [hex("e429"), vec![7; 16], hex("01"), vec![7; 25]].concat(),
             [hex("e409"), vec![7; 16], hex("3612 08 0100"), vec![7; 25]].concat(),
@@ -151,10 +161,22 @@ mod tests {
     }
 
     #[test]
-    fn short_messages_need_the_default_port_or_their_counterpart() {
-        for (request, answer) in
-            [("e460", "e461 3612"), ("e401", "e461 3612"), ("e450 3612", "e458 c0000201"), ("e460", "e462 00 3612")]
-        {
+    fn any_opcode_may_be_packed() {
+        assert_eq!(udp(hex("e533 789c 63600000")), STRUCTURAL);
+        assert_eq!(udp(hex("e561 7801 63600000")), STRUCTURAL);
+        assert_eq!(udp(hex("e502 789c 63600000")), None);
+        assert_eq!(udp(hex("e5e1 789c 63600000")), None);
+    }
+
+    #[test]
+    fn short_messages_need_the_default_port_or_another_one() {
+        for (request, answer) in [
+            ("e460", "e461 3612"),
+            ("e401", "e461 3612"),
+            ("e450 3612", "e458 c0000201"),
+            ("e460", "e462 00 3612"),
+            ("e460", "e450 3612"),
+        ] {
             for frame in [hex(request), hex(answer)] {
                 assert_eq!(udp(&frame), None, "{frame:02x?}");
                 assert_eq!(Flow::udp().ports(40_000, 4672).answer(&frame), STRUCTURAL);
@@ -175,6 +197,7 @@ mod tests {
             hex("e460 00"),
             [hex("e421 0b"), vec![7; 31]].concat(),
             [hex("e421 07"), vec![7; 32]].concat(),
+            [hex("e44b"), vec![7; 18]].concat(),
             [hex("e429"), vec![7; 16], hex("02"), vec![7; 25]].concat(),
             [hex("e411"), vec![7; 16], hex("3612 10 00")].concat(),
             [hex("e434"), vec![7; 26]].concat(),

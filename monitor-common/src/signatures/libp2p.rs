@@ -1,8 +1,10 @@
 //! libp2p, the transport of IPFS, Filecoin, Ethereum and others: a class of its own, not file sharing.
 //!
 //! Source: multistream-select 1.0 and the WebSocket transport of the libp2p specifications, RFC 6455 for frames. Matched:
-//! - 0x13 "/multistream/1.0.0\n" at the start of a stream, whole or (in `split.rs`) cut over segments;
-//! - the same in a binary WebSocket frame, masked or not, with the length byte or, when that had its own frame, without;
+//! - 0x13 "/multistream/1.0.0\n" at the start of a stream, whole or (in `split.rs`) cut over segments, or without its first byte,
+//!   which had a segment of its own that was lost;
+//! - the same in a binary WebSocket frame, masked or not, with the length byte or, when that had its own frame, without; that frame
+//!   may be in the same segment;
 //! - UDP: discovery over multicast DNS, the name "_p2p._udp.local" on port 5353. It stays on the LAN.
 //!
 //! Guard: 19-byte literals.
@@ -19,7 +21,7 @@ const MDNS_PORT: u16 = 5353;
 /// Streams and WebSockets.
 #[inline(always)]
 pub fn tcp(payload: &Payload, _state: &mut FlowState) -> Option<Confidence> {
-    if payload.has(0, b"\x13/multistream/1.0.0\n") {
+    if payload.has(0, b"\x13/multistream/1.0.0\n") || payload.has(0, b"/multistream/1.0.0\n") {
         return Some(Confidence::Signature);
     }
     (payload.byte(0) == websocket::BINARY && framed(payload)).then_some(Confidence::Signature)
@@ -28,7 +30,14 @@ pub fn tcp(payload: &Payload, _state: &mut FlowState) -> Option<Confidence> {
 /// Whether a binary frame starts with the greeting.
 #[inline(never)]
 fn framed(payload: &Payload) -> bool {
-    let Some((start, key)) = websocket::content(payload) else { return false };
+    let Some((mut start, mut key)) = websocket::content(payload, 0) else { return false };
+    // A frame of the length byte alone, and the next one behind it.
+    if payload.byte(1) & 0x7f == 1 && payload.byte(start) ^ key as u8 == 0x13 {
+        (start, key) = match websocket::content(payload, start + 1) {
+            Some(next) if payload.byte(start + 1) == websocket::BINARY => next,
+            _ => return false,
+        };
+    }
     let mask = u64::from(key) | u64::from(key) << 32;
     let first = payload.le64(start) ^ mask;
     let second = payload.le64(start + 8) ^ mask;
@@ -56,7 +65,9 @@ mod tests {
     fn greetings_match_whole_and_cut() {
         assert_eq!(tcp(GREETING), SIGNATURE);
         assert_eq!(tcp([GREETING.as_slice(), b"\x07/noise\n"].concat()), SIGNATURE);
+        assert_eq!(tcp(&GREETING[1..]), SIGNATURE, "the length byte was lost");
         every_bit_counts(GREETING, 0..20, |bytes| tcp(bytes));
+        every_bit_counts(&GREETING[1..], 0..19, |bytes| tcp(bytes));
         for cut in 1..20 {
             let mut flow = Flow::tcp();
             assert_eq!(flow.ask(&GREETING[..cut]), None);
@@ -77,8 +88,19 @@ mod tests {
     }
 
     #[test]
+    fn two_frames_in_one_segment_match() {
+        let key = hex("3e56c38f");
+        let masked: Vec<u8> = GREETING[1..].iter().zip(key.iter().cycle()).map(|(byte, key)| byte ^ key).collect();
+        let first = [&[0x82, 0x81], key.as_slice(), &[0x13 ^ key[0]]].concat();
+        let first = first.as_slice();
+        assert_eq!(tcp([first, &[0x82, 0x93], key.as_slice(), &masked].concat()), SIGNATURE);
+        assert_eq!(tcp([first, &[0x81, 0x93], key.as_slice(), &masked].concat()), None, "text");
+        assert_eq!(tcp([&[0x82, 1, 0x13, 0x82, 0x13], &GREETING[1..]].concat()), SIGNATURE);
+        assert_eq!(tcp([&[0x82, 1, 0x12, 0x82, 0x13], &GREETING[1..]].concat()), None);
+    }
+
+    #[test]
     fn near_misses_do_not_match() {
-        assert_eq!(tcp(b"/multistream/1.0.0\n"), None, "without its length");
         assert_eq!(tcp(b"GET /multistream/1.0.0 HTTP/1.1\r\n"), None);
         assert_eq!(tcp(b"\x13/multistream/2.0.0\n"), None);
     }

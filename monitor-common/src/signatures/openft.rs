@@ -1,24 +1,15 @@
 //! OpenFT (giFT): downloads.
 //!
-//! Source: giFT-OpenFT's `ft_transfer.c`, libprotoident. Matched: a GET request whose first header, right behind the request
-//! line, is "X-OpenftAlias". Guard: that header; the request line has nothing of its own.
+//! Source: giFT-OpenFT's `ft_transfer.c`, libprotoident. Matched, in `headers.rs`: a GET request with the header
+//! "X-OpenftAlias". Guard: that header; the request line has nothing of its own.
 
-use super::text;
-use crate::{
-    payload::{FlowState, Payload},
-    protocol::Confidence,
-};
-
-/// Downloads from peers.
-#[inline(always)]
-pub fn tcp(payload: &Payload, _state: &mut FlowState) -> Option<Confidence> {
-    (payload.has(0, b"GET /") && text::has_header(payload, b"X-Openf")).then_some(Confidence::Signature)
-}
+/// The start of the header's name.
+pub(super) const HTTP_HEADER: &[u8; 8] = b"X-Openft";
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::tcp;
     use crate::protocol::{Confidence, Protocol};
+    use crate::signatures::testing::tcp;
 
     #[test]
     fn downloads_match_by_their_header() {
@@ -26,5 +17,7 @@ mod tests {
         assert_eq!(tcp(request), Some((Protocol::OpenFt, Confidence::Signature)));
         assert_eq!(tcp("GET /X-OpenftAlias: HTTP/1.1\r\nHost: example.org\r\n\r\n"), None);
         assert_eq!(tcp("GET /a HTTP/1.1\r\nX-OpenID: someone\r\n\r\n"), None);
+        // OpenFaaS, as Go spells its headers.
+        assert_eq!(tcp("GET /function/figlet HTTP/1.1\r\nHost: a\r\nX-Openfaas-Call-Id: 5\r\n\r\n"), None);
     }
 }

@@ -8,7 +8,8 @@
 //! - PierceFirewall: nine bytes, length 5, code 0;
 //! - the two peer messages obfuscated: a key of 32 bits, rotated left by one for every word it is applied to.
 //!
-//! Guard: every length must agree with the others and with the segment. Names are never kept.
+//! Guard: every length must agree with the others and with the segment; the nine bytes of a PierceFirewall are what any protocol
+//! with such lengths may send, so they do not count on a port below 1024. Names are never kept.
 
 use crate::{
     payload::{FlowState, Payload},
@@ -38,7 +39,7 @@ pub fn tcp(payload: &Payload, _state: &mut FlowState) -> Option<Confidence> {
 fn message(payload: &Payload) -> bool {
     let length = payload.le32(0);
     if payload.byte(4) == 0 {
-        return length == 5 && payload.len == 9;
+        return length == 5 && payload.len == 9 && payload.high_ports();
     }
     if payload.len < length + 4 || length < 15 {
         return false;
@@ -68,7 +69,8 @@ fn login(payload: &Payload, length: u32, name: u32) -> bool {
     let behind = 16 + name + password;
     let version = payload.le32(behind as usize);
     let short = length == behind;
-    let digest = length == behind + 4 + DIGEST + 4 && payload.le32(behind as usize + 4) == DIGEST;
+    // The minor version behind the digest is not sent by all clients.
+    let digest = length >= behind + 4 + DIGEST && payload.le32(behind as usize + 4) == DIGEST;
     (short || digest) && version.wrapping_sub(100) < 1900
 }
 
@@ -82,14 +84,14 @@ fn obfuscated(payload: &Payload, head: u64) -> bool {
     }
     let code = payload.le32(8) ^ key.rotate_left(2);
     if length == 5 {
-        return payload.len == 13 && code & 0xff == 0;
+        return payload.len == 13 && code & 0xff == 0 && payload.high_ports();
     }
     length >= 15 && payload.len >= length + 8 && code == 1 | (length - 14) << 8
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{Label, every_bit_counts, every_byte_counts, hex, tcp};
+    use super::super::testing::{Flow, Label, every_bit_counts, every_byte_counts, hex, tcp};
     use crate::protocol::{Confidence, Protocol};
     use proptest::prelude::*;
 
@@ -128,12 +130,19 @@ mod tests {
         assert_eq!(tcp(login("someone", "secret", digest)), STRUCTURAL);
         every_byte_counts(&login("someone", "secret", digest), |bytes| tcp(bytes));
         assert_eq!(tcp(message(&[hex("01000000"), string("someone"), string("secret"), hex("9d000000")])), STRUCTURAL);
+        let no_minor = [hex("01000000"), string("someone"), string("secret"), hex("a0000000"), string(digest)];
+        assert_eq!(tcp(message(&no_minor)), STRUCTURAL);
+        assert_eq!(tcp(message(&[&no_minor[..], &[hex("01000000 02000000")]].concat())), STRUCTURAL);
         for kind in ["P", "F", "D"] {
             every_byte_counts(&peer_init("someone", kind), |bytes| tcp(bytes));
         }
         let pierce = hex("05000000 00 12345678");
         assert_eq!(tcp(&pierce), STRUCTURAL);
         every_bit_counts(&pierce, 0..5, |bytes| tcp(bytes));
+        for frame in [pierce.clone(), obfuscate(&pierce, 0x1234_5678)] {
+            assert_eq!(Flow::tcp().ports(40_000, 443).ask(&frame), None, "a service's port");
+            assert_eq!(Flow::tcp().ports(443, 40_000).ask(&frame), None, "a service's port");
+        }
     }
 
     #[test]

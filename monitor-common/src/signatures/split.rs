@@ -1,13 +1,16 @@
-//! Literals of 20 bytes at the start of a TCP stream that the sender cut over its first segments.
+//! Signatures that the sender cut over its first TCP segments.
 //!
-//! Two protocols greet with the byte 0x13 and 19 characters, BitTorrent (BEP 3) and multistream-select (libp2p), and real
+//! Any: a first segment of up to eight bytes that may be the start of a known one is kept, and put in front of the direction's
+//! next segment before that is looked into ([`join`], [`keep`]). Writers that send a length or a command word alone do so.
+//!
+//! Literals: two protocols greet with the byte 0x13 and 19 characters, BitTorrent (BEP 3) and multistream-select (libp2p), and real
 //! peers write that length byte, or any other part, in a segment of its own. How far each direction came is kept in
-//! [`FlowState::memo`], one byte each. Only a stream's first bytes count: a literal never starts mid-segment.
+//! [`FlowState::marks`]. Only a stream's first bytes count: a literal never starts mid-segment.
 //!
-//! It is tried last: each way out leaves another value in the memo, and the verifier walks what follows once for each.
+//! Both are tried last: each way out leaves another state, and the verifier walks what follows once for each.
 
 use crate::{
-    payload::{FlowState, Payload},
+    payload::{FlowState, Payload, marks},
     protocol::Protocol,
 };
 
@@ -24,17 +27,56 @@ static LITERALS: [u8; 2 * SECOND] =
 /// The protocol whose literal this payload completes, after earlier payloads of the same direction.
 #[inline(always)]
 pub(crate) fn completes(payload: &Payload, state: &mut FlowState) -> Option<Protocol> {
-    if state.memo == 0 && payload.byte(0) != FIRST {
+    let places = state.marks >> marks::PLACE_SHIFT & PLACES;
+    if places == 0 && payload.byte(0) != FIRST {
         return None;
     }
-    let shift = if payload.from_lower != 0 { 8 } else { 0 };
-    let place = advance(payload, (state.memo >> shift) as usize & 0xff);
-    state.memo = (state.memo & !(0xff << shift)) | (place as u64) << shift;
+    let shift = if payload.from_lower != 0 { marks::PLACE_BITS } else { 0 };
+    let place = advance(payload, (places >> shift & PLACE) as usize);
+    let places = (places & !(PLACE << shift)) | (place as u32 & PLACE) << shift;
+    state.marks = (state.marks & !(PLACES << marks::PLACE_SHIFT)) | places << marks::PLACE_SHIFT;
     match place {
         LEN => Some(Protocol::BitTorrent),
         LITERALS_END => Some(Protocol::LibP2p),
         _ => None,
     }
+}
+
+/// One direction's place, and both.
+const PLACE: u32 = (1 << marks::PLACE_BITS) - 1;
+const PLACES: u32 = (1 << (2 * marks::PLACE_BITS)) - 1;
+const _: () = assert!(2 * SECOND as u32 <= PLACE + 1);
+
+/// Bytes of a segment that are kept at most.
+const KEPT: u32 = 8;
+
+/// Puts what was kept of this direction's last segment in front of this one.
+#[inline(always)]
+pub(crate) fn join(payload: &mut Payload, state: &mut FlowState) {
+    let count = (state.marks & marks::HELD) >> marks::HELD_SHIFT;
+    let mine = (state.marks & marks::HELD_FROM_LOWER != 0) == (payload.from_lower != 0);
+    if count == 0 || count > KEPT || !mine {
+        return;
+    }
+    // The same segment again is a retransmission.
+    if payload.len == count && payload.le64(0) == state.memo {
+        return;
+    }
+    state.marks &= !marks::HELD;
+    payload.prepend(state.memo, count);
+}
+
+/// Keeps a segment that may be the start of a signature, until its direction's next one.
+#[inline(always)]
+pub(crate) fn keep(payload: &Payload, state: &mut FlowState, starts: bool) {
+    // Soulseek and OpenNap: a small length of 16 or 32 bits, a type up to 7.
+    let length = payload.len == 4 && payload.le32(0) & 0xfff8_ff00 == 0;
+    let wanted = payload.len.wrapping_sub(1) < KEPT && payload.captured == payload.len && (starts || length);
+    if !wanted || state.marks & marks::HELD == marks::HELD_OWED {
+        return;
+    }
+    state.memo = payload.le64(0);
+    state.hold(payload, payload.len << marks::HELD_SHIFT);
 }
 
 /// The place behind the second literal.
@@ -83,6 +125,52 @@ mod tests {
                 assert_eq!(label.map(|label| label.0), Some(Protocol::BitTorrent), "cut at {first} and {second}");
             }
         }
+    }
+
+    /// Segments of one direction; the label of the last, when those before it have none.
+    fn cut(message: &[u8], first: usize) -> Option<Protocol> {
+        let mut flow = Flow::tcp();
+        assert_eq!(flow.ask(&message[..first]), None);
+        assert_eq!(flow.answer(b"220 something else\r\n"), None);
+        flow.ask(&message[first..]).map(|label| label.0)
+    }
+
+    #[test]
+    fn signatures_cut_within_eight_bytes_are_found() {
+        let login = [&[27, 0, 2, 0], b"user pass 6699 \"nap v0.8\" 8".as_slice()].concat();
+        for (message, protocol) in [
+            (b"GNUTELLA CONNECT/0.6\r\nUser-Agent: a\r\n".as_slice(), Protocol::Gnutella),
+            (b"GET /uri-res/N2R?urn:sha1:PLSTHIPQGSSZTS5FJUPAKUZWUGYQYPFB HTTP/1.1\r\n", Protocol::Gnutella),
+            (b"$MyNick someone|$Lock EXTENDED Pk=a|", Protocol::DirectConnect),
+            (b"CSUP ADBASE ADTIGR\n", Protocol::DirectConnect),
+            (b"ajprot\r\n", Protocol::AppleJuice),
+            (b"GET /announce?info_hash=%124Vx HTTP/1.1\r\n", Protocol::BitTorrent),
+        ] {
+            for first in 1..=8.min(message.len() - 1) {
+                assert_eq!(cut(message, first), Some(protocol), "cut at {first}: {message:?}");
+            }
+        }
+        assert_eq!(cut(&login, 4), Some(Protocol::OpenNap));
+        assert_eq!(cut(b"\x05\0\0\0\0abcd", 4), Some(Protocol::Soulseek));
+    }
+
+    #[test]
+    fn what_was_kept_is_of_one_direction_and_once() {
+        let message = b"GNUTELLA CONNECT/0.6\r\n";
+        let mut flow = Flow::tcp();
+        assert_eq!(flow.ask(&message[..4]), None);
+        assert_eq!(flow.answer(&message[4..]), None);
+        assert_eq!(flow.ask(&message[..4]), None, "again: a retransmission");
+        assert!(flow.ask(&message[4..]).is_some());
+        let mut flow = Flow::tcp();
+        assert_eq!(flow.ask(&message[..4]), None);
+        assert_eq!(flow.ask(b"something else"), None);
+        assert_eq!(flow.ask(&message[4..]), None);
+        let mut flow = Flow::tcp();
+        for byte in &message[..8] {
+            assert_eq!(flow.ask([*byte]), None);
+        }
+        assert!(flow.ask(&message[8..]).is_some());
     }
 
     #[test]

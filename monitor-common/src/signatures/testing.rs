@@ -45,8 +45,8 @@ impl Flow {
 
     fn feed(&mut self, bytes: &[u8], from_lower: bool) -> Label {
         let (source, destination) = if from_lower { self.ports } else { (self.ports.1, self.ports.0) };
-        let payload = Payload::from_bytes(bytes, source, destination, from_lower);
-        classify(self.transport, &payload, &mut self.state)
+        let mut payload = Payload::from_bytes(bytes, source, destination, from_lower);
+        classify(self.transport, &mut payload, &mut self.state)
             .map(|Verdict { protocol, confidence }| (protocol, confidence))
     }
 }

@@ -52,16 +52,39 @@ pub(super) const fn unequal(word: u64) -> u64 {
     word | word.wrapping_neg()
 }
 
-/// Whether a header line within the first bytes of the segment starts with these seven characters, as they are spelled.
+/// Bytes of a segment in which the end of its first command or line is looked for.
+const NEAR: usize = 192;
+
+/// Whether `byte`, which is not 0, is among the segment's first [`NEAR`]. Eight at once, and without a branch.
+#[inline(never)]
+pub(super) fn near(payload: &Payload, byte: u8) -> bool {
+    let pattern = EACH * u64::from(byte);
+    let (mut found, mut index) = (0, 0);
+    while index < NEAR / 8 {
+        found |= zeros(payload.counted_word(index) ^ pattern);
+        index += 1;
+    }
+    found != 0
+}
+
+/// One in each byte.
+pub(super) const EACH: u64 = 0x0101_0101_0101_0101;
+
+/// The top bit of the lowest zero byte is the lowest bit that is set; 0 when no byte is zero.
 #[inline(always)]
-pub(super) fn has_header(payload: &Payload, name: &[u8; 7]) -> bool {
-    let [a, b, c, d, e, f, g] = *name;
-    holds(payload, u64::from_le_bytes([b'\n', a, b, c, d, e, f, g]))
+pub(super) const fn zeros(word: u64) -> u64 {
+    word.wrapping_sub(EACH) & !word & EACH << 7
+}
+
+/// Which byte of eight the lowest top bit belongs to: the bit times this constant leaves the number in the topmost byte.
+#[inline(always)]
+pub(super) const fn place(tops: u64) -> usize {
+    (((tops & tops.wrapping_neg()) >> 7).wrapping_mul(0x0001_0203_0405_0607) >> 56) as usize
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{SCANNED, has_header, holds};
+    use super::{NEAR, SCANNED, holds, near, place, zeros};
     use crate::payload::Payload;
 
     fn text(bytes: &[u8]) -> Payload {
@@ -81,8 +104,23 @@ mod tests {
     }
 
     #[test]
-    fn headers_start_a_line() {
-        assert!(has_header(&text(b"GET / HTTP/1.1\r\nX-Kazaa-Username: a\r\n"), b"X-Kazaa"));
-        assert!(!has_header(&text(b"GET /X-Kazaa-Username HTTP/1.1\r\n"), b"X-Kazaa"));
+    fn a_byte_is_found_anywhere_near_the_start() {
+        for offset in 0..NEAR + 8 {
+            let mut bytes = vec![b'}'; NEAR + 8];
+            bytes[offset] = b'|';
+            assert_eq!(near(&text(&bytes), b'|'), offset < NEAR, "{offset}");
+        }
+        assert!(!near(&text(&[0xfc; NEAR]), b'|'));
+    }
+
+    #[test]
+    fn the_place_of_the_first_zero_byte() {
+        for byte in 0..8 {
+            let word: u64 = !(0xff << (8 * byte));
+            assert_eq!(place(zeros(word)), byte);
+            assert_eq!(place(zeros(word & (u64::MAX >> 8))), byte);
+        }
+        assert_eq!(zeros(u64::MAX), 0);
+        assert_eq!(zeros(0x0101_0101_0101_0101), 0);
     }
 }

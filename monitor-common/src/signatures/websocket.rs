@@ -7,14 +7,14 @@ pub(super) const TEXT: u8 = 0x81;
 /// First byte of a binary frame that is the last of its message.
 pub(super) const BINARY: u8 = 0x82;
 
-/// Where the frame's content starts, and its masking key in memory order; an unmasked frame has the key 0.
+/// Where the content of the frame at `frame` starts, and its masking key in memory order; an unmasked frame has the key 0.
 #[inline(always)]
-pub(super) fn content(payload: &Payload) -> Option<(usize, u32)> {
-    let second = payload.byte(1);
+pub(super) fn content(payload: &Payload, frame: usize) -> Option<(usize, u32)> {
+    let second = payload.byte(frame + 1);
     let key = match second & 0x7f {
-        126 => 4,
-        127 => 10,
-        _ => 2,
+        126 => frame + 4,
+        127 => frame + 10,
+        _ => frame + 2,
     };
     let masked = second & 0x80 != 0;
     let start = if masked { key + 4 } else { key };

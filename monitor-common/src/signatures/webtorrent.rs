@@ -4,7 +4,8 @@
 //! frame whose content starts as a JSON object, `{"`, and has the member `"info_hash"` near its start. The peers' data runs
 //! over WebRTC and cannot be told from other WebRTC.
 //!
-//! Guard: `"info_hash"`; an object with an `"action"` is a chat as likely as an announce.
+//! Guard: `"info_hash"`; an object with an `"action"` is a chat as likely as an announce. What a server says, which is not
+//! masked (RFC 6455 section 5.1), must have both: feeds of clients' user interfaces name info hashes too.
 
 use super::{text, websocket};
 use crate::{
@@ -24,13 +25,14 @@ pub fn tcp(payload: &Payload, _state: &mut FlowState) -> Option<Confidence> {
 /// The part of [`tcp`] behind its gate.
 #[inline(never)]
 fn announce(payload: &Payload) -> bool {
-    let Some((start, key)) = websocket::content(payload) else { return false };
+    let Some((start, key)) = websocket::content(payload, 0) else { return false };
     if (payload.le16(start) ^ key as u16) != u16::from_le_bytes(*b"{\"") {
         return false;
     }
     // The content starts two bytes past a word, or on a word when its length has no bytes of its own.
     let key = if start & 2 != 0 { key.rotate_left(16) } else { key };
     text::holds_masked(payload, u64::from_le_bytes(*b"\"info_ha"), key)
+        && (payload.byte(1) & 0x80 != 0 || text::holds(payload, u64::from_le_bytes(*b"\"action\"")))
 }
 
 #[cfg(test)]
@@ -61,7 +63,12 @@ mod tests {
             let short = format!("{{\"action\":\"announce{}\",\"info_hash\":\"a\"}}", "x".repeat(pad));
             let long = format!("{{\"numwant\":1,\"pad\":\"{}\",\"info_hash\":\"a\"}}", "x".repeat(130 + pad));
             for text in [&short, &long] {
-                for key in [None, Some([0x81, 0x92, 0xa3, 0xb4])] {
+                assert_eq!(
+                    tcp(frame(0x81, text, None)).is_some(),
+                    text == &short,
+                    "unmasked it needs an action: {text}"
+                );
+                for key in [[0x81, 0x92, 0xa3, 0xb4], [0, 0, 0, 0]].map(Some) {
                     assert_eq!(tcp(frame(0x81, text, key)), SIGNATURE, "{text} {key:?}");
                     assert_eq!(tcp(frame(0x01, text, key)), SIGNATURE, "{text} {key:?}");
                     assert_eq!(tcp(frame(0x82, text, key)), None, "binary");

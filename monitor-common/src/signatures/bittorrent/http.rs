@@ -1,9 +1,9 @@
 //! HTTP trackers (BEP 3, BEP 7, BEP 23, BEP 48) and web seeds (BEP 17): GET requests whose query names an info hash.
 //!
-//! Matched: a request target whose path holds "announce" or "scrape" and whose query has the parameter `info_hash`; the
-//! fixed "/webseed?info_hash="; and BitComet's "/data?fid=", 40 hexadecimal digits, "&size=".
+//! Matched: a request target whose path holds "announce" or "scrape", ended by one of `?./;`, and whose query has the parameter
+//! `info_hash`; the fixed "/webseed?info_hash="; and BitComet's "/data?fid=", 40 hexadecimal digits, "&size=".
 //!
-//! Guard: both words, in their places within the request target. A page about announces, or a body or header that
+//! Guard: both words, whole and in their places within the request target. A page about announces, or a body or header that
 //! mentions an info hash, has one of them at most.
 
 use super::super::text::{self, unequal};
@@ -26,8 +26,8 @@ pub(super) fn tracker(payload: &Payload) -> bool {
     request && text::holds(payload, u64::from_le_bytes(*b"info_has")) && scan(payload)
 }
 
-/// One pass over the request target, which few requests need, with its latest 16 bytes in two words. Everything that was
-/// seen is kept in top bits, so that the loop has no branch but its own.
+/// One pass over the request target, which few requests need, with the 16 bytes ahead in two words. Everything that was seen is
+/// kept in top bits, so that the loop has no branch but its own.
 #[inline(never)]
 fn scan(payload: &Payload) -> bool {
     // The top bit of each is clear once its word was seen, the question mark was seen, or a blank ended the target.
@@ -36,16 +36,22 @@ fn scan(payload: &Payload) -> bool {
     let mut index = 5;
     while index < SCANNED {
         let byte = u64::from(payload.counted(index));
-        older = older << 8 | recent >> 56;
-        recent = recent << 8 | byte;
         target &= !byte.wrapping_sub(0x21);
-        query &= unequal(byte ^ u64::from(b'?'));
+        let question = unequal(byte ^ u64::from(b'?'));
+        let end = question
+            & unequal(byte ^ u64::from(b'.'))
+            & unequal(byte ^ u64::from(b'/'))
+            & unequal(byte ^ u64::from(b';'));
         let announce = unequal(recent ^ u64::from_be_bytes(*b"announce"));
         let scrape = unequal((recent ^ u64::from_be_bytes(*b"\0\0scrape")) & 0xffff_ffff_ffff);
-        path &= (announce & scrape) | !query | !target;
-        let start = (older ^ u64::from_be_bytes(*b"\0\0\0\0\0\0in")) & 0xffff;
-        let name = unequal((recent ^ u64::from_be_bytes(*b"fo_hash=")) | start);
-        hash &= name | query | !target;
+        path &= (announce & scrape) | end | !query | !target;
+        query &= question;
+        older = older << 8 | recent >> 56;
+        recent = recent << 8 | byte;
+        let first = (older ^ u64::from_be_bytes(*b"\0\0\0\0\0?in")) & 0xff_ffff;
+        let later = (older ^ u64::from_be_bytes(*b"\0\0\0\0\0&in")) & 0xff_ffff;
+        let rest = unequal(recent ^ u64::from_be_bytes(*b"fo_hash="));
+        hash &= rest | (unequal(first) & unequal(later)) | query | !target;
         index += 1;
     }
     (path | hash) >> 63 == 0
@@ -75,6 +81,7 @@ mod tests {
             "GET /scrape.php?passkey=1&info_hash=aaaaaaaaaaaaaaaaaaaa HTTP/1.1\r\n",
             "GET http://tracker.example.org:6969/announce?info_hash=%124Vx HTTP/1.1\r\n",
             "GET /webseed?info_hash=%124Vx&piece=3 HTTP/1.1\r\n",
+            "GET /announce/0123456789abcdef?info_hash=%124Vx HTTP/1.1\r\n",
             &bitcomet,
             &late,
         ] {
@@ -94,6 +101,9 @@ mod tests {
             "GET /data?fid=17&size=3 HTTP/1.1\r\n",
             "POST /announce?info_hash=%12 HTTP/1.1\r\n",
             "GET /announce?info-hash=%12 HTTP/1.1\r\n",
+            "GET /announcements/list?sort=asc&info_hash=abc HTTP/1.1\r\n",
+            "GET /scraper/result?info_hash=0123456789abcdef0123456789abcdef01234567 HTTP/1.1\r\n",
+            "GET /announce?xinfo_hash=%12 HTTP/1.1\r\n",
         ] {
             assert_eq!(tcp(request), None, "{request}");
         }

@@ -2,10 +2,10 @@
 //!
 //! Layouts from eMule's `UDPSocket.cpp` and `ClientUDPSocket.cpp`. A message whose fields agree with its length is enough;
 //! one that has only a header byte, an opcode and a fixed length (16 bits of evidence in a datagram of that size) counts on
-//! the default ports, or when the flow shows a request and an answer. Ports below 1024 are left out: DNS identifiers may read e3 97.
+//! the default ports, or when the flow shows two of different opcodes, as a request and its answer are. Ports below 1024 are left out: DNS identifiers may read e3 97.
 
 use crate::{
-    payload::{FlowState, Payload, marks},
+    payload::{FlowState, Payload},
     protocol::Confidence,
 };
 
@@ -46,15 +46,9 @@ pub fn udp(payload: &Payload, state: &mut FlowState) -> Option<Confidence> {
     if evidence == Evidence::None {
         return None;
     }
-    let enough = evidence == Evidence::Strong || default_port(payload) || {
-        let answer = matches!(payload.byte(1), 0x91..=0x93 | 0x97 | 0x99 | 0x9b | 0xa3);
-        let (mark, counterpart) = if answer {
-            (marks::EDONKEY_ANSWER, marks::EDONKEY_REQUEST)
-        } else {
-            (marks::EDONKEY_REQUEST, marks::EDONKEY_ANSWER)
-        };
-        state.completes(mark, counterpart)
-    };
+    // Opcodes behind the two headers are told apart by a bit that none has; Kad's are all below 0x80.
+    let kind = if header == super::EMULE { payload.byte(1) | 0x40 } else { payload.byte(1) };
+    let enough = evidence == Evidence::Strong || default_port(payload) || state.confirms(kind);
     enough.then_some(Confidence::Structural)
 }
 
@@ -75,7 +69,7 @@ fn server(payload: &Payload) -> Evidence {
         0x96 => Evidence::new(len == 6, (len == 6) && (payload.le16(4) == 0x55aa)),
         // Status answer: the challenge again, users, files, and more counters in later versions.
         0x97 => Evidence::new(
-            (len >= 14) & body.is_multiple_of(4) && (len <= 64),
+            (len >= 14) && body.is_multiple_of(4),
             (14..=64).contains(&len) && (payload.le16(4) == 0x55aa),
         ),
         // Description request: alone, or with a challenge whose low half is 0xf0ff.
@@ -159,12 +153,14 @@ mod tests {
     }
 
     #[test]
-    fn weak_messages_need_a_default_port_or_their_counterpart() {
+    fn weak_messages_need_a_default_port_or_another_one() {
         for (request, answer) in [
             (hex("e396 12340000"), hex("e397 12340000 00000100 00002000")),
             ([hex("c590"), vec![7; 16]].concat(), hex("c592")),
             ([hex("c590"), vec![7; 16]].concat(), hex("c591 0500")),
             ([hex("e39a"), vec![7; 16]].concat(), hex("e3a3 12345678 9abc")),
+            ([hex("e39a"), vec![7; 16]].concat(), hex("e396 12340000")),
+            (hex("e396 12340000"), [hex("e397 12340000"), vec![7; 64]].concat()),
         ] {
             for frame in [&request, &answer] {
                 assert_eq!(udp(frame), None, "{frame:02x?}");
