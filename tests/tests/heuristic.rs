@@ -55,7 +55,9 @@ fn no_negative_capture_is_labelled_by_behaviour() {
     }
     for (set, folder) in [("negative", corpus.join("negative")), ("P2P", corpus.join("p2p"))] {
         let (openings, flows, labelled) = behaviour(&folder);
-        println!("{set} captures: {openings} of {flows} flows open as MSE does, {labelled} tallies labelled by behaviour");
+        println!(
+            "{set} captures: {openings} of {flows} flows open as MSE does, {labelled} tallies labelled by behaviour"
+        );
         assert!(openings > 0, "{set}: the test of openings was run");
         assert!(set != "negative" || labelled == 0, "{labelled} tallies of ordinary traffic");
     }
