@@ -1,28 +1,4 @@
 //! The classifier over the packets of one flow.
 #![no_main]
 
-use libfuzzer_sys::fuzz_target;
-use monitor_common::{
-    classify::classify,
-    payload::{FlowState, Payload, Transport},
-    protocol::Confidence,
-};
-
-fuzz_target!(|data: &[u8]| {
-    let mut states = [FlowState::default(); 2];
-    let mut rest = data;
-    while let Some(([header, high, low], packets)) = rest.split_first_chunk::<3>() {
-        let length = usize::from(u16::from_be_bytes([*high, *low])).min(packets.len());
-        let (bytes, next) = packets.split_at(length);
-        rest = next;
-        let from_lower = header & 1 == 1;
-        let (transport, state) = match header & 2 {
-            0 => (Transport::Tcp, &mut states[0]),
-            _ => (Transport::Udp, &mut states[1]),
-        };
-        let mut payload = Payload::from_bytes(bytes, 6881, 6346, from_lower);
-        if let Some(verdict) = classify(transport, &mut payload, state) {
-            assert_ne!(verdict.confidence, Confidence::None, "a verdict says how sure it is");
-        }
-    }
-});
+libfuzzer_sys::fuzz_target!(|data: &[u8]| peertally_fuzz::classify::run(data));

@@ -1,32 +1,4 @@
 //! The whole data path over any packets: each is counted once, or skipped under a reason.
 #![no_main]
 
-use libfuzzer_sys::fuzz_target;
-use monitor_common::{
-    key::Seed,
-    reason::Reason,
-    store::{Disposition, Event, Inspection},
-};
-use peertally::datapath::host::{HostDataPath, TableSizes};
-
-fuzz_target!(|data: &[u8]| {
-    // Small tables: sets fill up, tallies run out.
-    let sizes = TableSizes { flows: 8, tallies: 8, endpoints: 8 };
-    let pools = ["0.0.0.0/1/24", "::/0/56"].map(|pool| pool.parse().expect("a pool"));
-    let mut path = HostDataPath::new(&sizes, &pools, Seed::from_random([1, 2, 3]), Inspection::Framing);
-    let (mut packets, mut skipped) = (0_u64, 0_u64);
-    let mut rest = data;
-    while let Some((length, frames)) = rest.split_first_chunk::<2>() {
-        let length = usize::from(u16::from_be_bytes(*length)).min(frames.len());
-        let (frame, next) = frames.split_at(length);
-        rest = next;
-        match path.frame(frame, frame.len(), packets) {
-            Disposition::Skipped(_) => skipped += 1,
-            _ => packets += 1,
-        }
-    }
-    let reading = path.view().read(0);
-    assert_eq!(reading.node.iter().map(|node| node.packets).sum::<u64>(), packets);
-    assert_eq!(Reason::ALL.iter().map(|reason| path.skipped(*reason)).sum::<u64>(), skipped);
-    assert_eq!((path.events(Event::Lost), reading.pending.packets), (0, 0));
-});
+libfuzzer_sys::fuzz_target!(|data: &[u8]| peertally_fuzz::engine::run(data));

@@ -2,5 +2,7 @@
 
 pub mod lab;
 #[cfg(feature = "kernel")]
+pub mod p2p;
+#[cfg(feature = "kernel")]
 pub mod packet_table;
 pub mod wire;

@@ -8,6 +8,7 @@ pub mod bench;
 pub mod build_ebpf;
 pub mod command;
 pub mod demo;
+pub mod fuzz;
 pub mod kernels;
 pub mod lab;
 pub mod provenance;

@@ -4,7 +4,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use xtask::{accuracy, bench, build_ebpf, demo, kernels, lab, setup, test};
+use xtask::{accuracy, bench, build_ebpf, demo, fuzz, kernels, lab, setup, test};
 
 /// Developer commands of Peertally.
 #[derive(Debug, Parser)]
@@ -24,6 +24,8 @@ enum Verb {
     BuildEbpf(build_ebpf::Arguments),
     /// Watch real clients between namespaces: the main job, end to end, in two minutes
     Demo(demo::Arguments),
+    /// Fuzz each target for a bounded time
+    Fuzz(fuzz::Arguments),
     /// Boot the kernels that are supported and try the object in each
     Kernels(kernels::Arguments),
     /// Run real clients between namespaces and compare verdicts with what is known to be true
@@ -50,6 +52,7 @@ fn run() -> anyhow::Result<()> {
         Verb::Bench(arguments) => bench::run(&arguments),
         Verb::BuildEbpf(arguments) => build_ebpf::run(&arguments),
         Verb::Demo(arguments) => demo::run(&arguments),
+        Verb::Fuzz(arguments) => fuzz::run(&arguments).map(|_held| ()),
         Verb::Kernels(arguments) => kernels::run(&arguments),
         Verb::Lab(arguments) => lab::run(&arguments),
         Verb::Setup(arguments) => setup::run(&arguments),

@@ -25,6 +25,8 @@ pub enum Need {
     Compare,
     /// The program that labels are compared with
     Accuracy,
+    /// The fuzzer
+    Fuzz,
 }
 
 /// A Debian package.
@@ -89,6 +91,18 @@ const CARGO_DENY: CargoTool = CargoTool {
     why: "checks licences, sources and known vulnerabilities of dependencies",
 };
 
+const CARGO_FUZZ: CargoTool = CargoTool {
+    program: "cargo-fuzz",
+    version: "0.13.2",
+    arguments: &[],
+    environment: &[],
+    packages: &[],
+    why: "builds and runs the fuzz targets",
+};
+
+/// libFuzzer is compiled from its sources.
+const CXX: Package = package("build-essential", "c++", "compiling libFuzzer");
+
 const KERNELS: &[Package] = &[
     package("qemu-system-x86", "qemu-system-x86_64", "boots the kernels"),
     package("busybox-static", "busybox", "the guest's user space"),
@@ -146,6 +160,7 @@ impl Need {
             Self::Deny => "deny",
             Self::Compare => "compare",
             Self::Accuracy => "accuracy",
+            Self::Fuzz => "fuzz",
         }
     }
 
@@ -159,6 +174,7 @@ impl Need {
             Self::Lab => &[DEMO, LAB],
             Self::Compare => &[DEMO, COMPARE],
             Self::Deny => &[],
+            Self::Fuzz => &[&[CXX]],
             Self::Accuracy => &[&[NDPI]],
         };
         tables.iter().copied().flatten()
@@ -168,6 +184,7 @@ impl Need {
         match self {
             Self::Ebpf => &[BPF_LINKER],
             Self::Deny => &[CARGO_DENY],
+            Self::Fuzz => &[CARGO_FUZZ],
             Self::Kernels | Self::Tests | Self::Demo | Self::Lab | Self::Compare | Self::Accuracy => &[],
         }
     }

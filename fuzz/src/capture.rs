@@ -1,0 +1,30 @@
+//! The capture reader over any bytes.
+
+use std::io::Cursor;
+
+use peertally::capture::{Capture, Item, MAX_PACKET_BYTES};
+
+/// Bytes that re-framing may add to a packet.
+const ETHERNET_BYTES: usize = 14;
+
+/// See the module.
+///
+/// # Panics
+/// When something does not hold.
+pub fn run(data: &[u8]) {
+    let Ok(mut capture) = Capture::from_reader(Box::new(Cursor::new(data.to_vec()))) else { return };
+    loop {
+        match capture.next_item() {
+            Ok(Some(Item::Frame(frame))) => {
+                assert!(frame.bytes.len() <= frame.wire_len);
+                assert!(frame.wire_len <= MAX_PACKET_BYTES + ETHERNET_BYTES);
+            }
+            Ok(Some(Item::UnsupportedLinkType(_))) => {}
+            Ok(None) => return,
+            Err(_) => {
+                assert!(matches!(capture.next_item(), Ok(None)), "nothing follows an error");
+                return;
+            }
+        }
+    }
+}

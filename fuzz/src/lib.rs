@@ -1,0 +1,16 @@
+//! What each fuzz target does with its input: a function a target, which panics when something does not hold.
+//!
+//! Apart from libFuzzer, so that `cargo test` replays every seed and finding on stable Rust (`tests/tests/fuzz_cases.rs`
+//! includes these files).
+
+pub mod capture;
+pub mod classify;
+pub mod engine;
+pub mod walk;
+
+/// A target by its name.
+pub type Target = (&'static str, fn(&[u8]));
+
+/// Every target.
+pub const TARGETS: [Target; 4] =
+    [("capture", capture::run), ("classify", classify::run), ("engine", engine::run), ("walk", walk::run)];

@@ -1,0 +1,103 @@
+//! Conversations of P2P protocols, built from their specifications: what the data path must label.
+//!
+//! The captures of real clients lie outside of the repository. These are what tests and fuzzers have without them; they
+//! prove that the rules and the specifications agree, not that real programs do what the specifications say.
+
+mod bittorrent;
+mod captures;
+mod others;
+
+use std::net::SocketAddr;
+
+use monitor_common::protocol::Protocol;
+
+pub use captures::{captures, framings, pcap};
+
+use crate::wire::{flag, tcp, udp};
+
+/// One conversation of two peers, or of a client and a server.
+#[derive(Clone, Debug)]
+pub struct Exchange {
+    /// What it is; also the name of files made of it.
+    pub name: &'static str,
+    /// The label that it must get.
+    pub protocol: Protocol,
+    tcp: bool,
+    /// Opener's port, the other's port.
+    ports: (u16, u16),
+    /// Whether the opener sends it, and the payload.
+    messages: Vec<(bool, Vec<u8>)>,
+}
+
+impl Exchange {
+    fn new(name: &'static str, protocol: Protocol, tcp: bool, ports: (u16, u16)) -> Self {
+        Self { name, protocol, tcp, ports, messages: Vec::new() }
+    }
+
+    fn tcp(name: &'static str, protocol: Protocol, ports: (u16, u16)) -> Self {
+        Self::new(name, protocol, true, ports)
+    }
+
+    fn udp(name: &'static str, protocol: Protocol, ports: (u16, u16)) -> Self {
+        Self::new(name, protocol, false, ports)
+    }
+
+    fn ask(mut self, payload: impl Into<Vec<u8>>) -> Self {
+        self.messages.push((true, payload.into()));
+        self
+    }
+
+    fn answer(mut self, payload: impl Into<Vec<u8>>) -> Self {
+        self.messages.push((false, payload.into()));
+        self
+    }
+
+    /// Its frames, in order, the connection's opening first; `opener` and `other` are addresses of one IP version.
+    ///
+    /// # Panics
+    /// When the addresses are of different versions.
+    #[must_use]
+    pub fn frames(&self, opener: std::net::IpAddr, other: std::net::IpAddr) -> Vec<Vec<u8>> {
+        let (opener, other) = (SocketAddr::new(opener, self.ports.0), SocketAddr::new(other, self.ports.1));
+        let mut frames = Vec::new();
+        if self.tcp {
+            frames.push(tcp(opener, other, flag::SYN, b""));
+            frames.push(tcp(other, opener, flag::SYN_ACK, b""));
+        }
+        for (forth, payload) in &self.messages {
+            let (from, to) = if *forth { (opener, other) } else { (other, opener) };
+            frames.push(if self.tcp { tcp(from, to, flag::PUSH, payload) } else { udp(from, to, payload) });
+        }
+        frames
+    }
+
+    /// Its payloads in the form that the fuzz target `classify` reads: direction and transport, length, bytes.
+    #[must_use]
+    pub fn payloads(&self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        for (forth, payload) in &self.messages {
+            bytes.push(u8::from(*forth) | if self.tcp { 0 } else { 2 });
+            bytes.extend((payload.len() as u16).to_be_bytes());
+            bytes.extend(payload);
+        }
+        bytes
+    }
+}
+
+/// Every conversation.
+#[must_use]
+pub fn exchanges() -> Vec<Exchange> {
+    [bittorrent::exchanges(), others::exchanges()].concat()
+}
+
+/// The bytes of a string of hexadecimal digits; blanks are skipped.
+fn hex(digits: &str) -> Vec<u8> {
+    let digits: Vec<u8> = digits.bytes().filter(|byte| !byte.is_ascii_whitespace()).collect();
+    let value = |byte: u8| char::from(byte).to_digit(16).expect("a hexadecimal digit") as u8;
+    digits.chunks(2).map(|pair| value(pair[0]) << 4 | value(pair[1])).collect()
+}
+
+/// A message behind its little-endian length.
+fn framed(body: &[u8]) -> Vec<u8> {
+    [&(body.len() as u32).to_le_bytes(), body].concat()
+}

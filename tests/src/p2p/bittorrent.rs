@@ -1,0 +1,98 @@
+//! BitTorrent: BEP 3 (peers, trackers), BEP 5 (DHT), BEP 14 (local discovery), BEP 15 (UDP trackers), BEP 29 (uTP); WebTorrent.
+
+use monitor_common::protocol::Protocol::{BitTorrent, WebTorrent};
+
+use super::{Exchange, hex};
+
+/// The handshake of BEP 3, with extension bits.
+fn handshake() -> Vec<u8> {
+    let reserved = [0, 0, 0, 0, 0, 0x10, 0, 5];
+    [b"\x13BitTorrent protocol".as_slice(), &reserved, &[0xab; 20], b"-TR4000-0123456789ab"].concat()
+}
+
+fn request(index: u32, begin: u32) -> Vec<u8> {
+    [hex("0000000d 06"), index.to_be_bytes().into(), begin.to_be_bytes().into(), hex("00004000")].concat()
+}
+
+/// Length, identifier, index, begin, and as much of the block as one segment holds.
+fn piece(index: u32, begin: u32) -> Vec<u8> {
+    [hex("00004009 07"), index.to_be_bytes().into(), begin.to_be_bytes().into(), vec![0x5a; 1400]].concat()
+}
+
+fn peers() -> Vec<Exchange> {
+    let tcp = |name| Exchange::tcp(name, BitTorrent, (51_413, 6881));
+    let whole = handshake();
+    vec![
+        tcp("bittorrent-handshake").ask(whole.clone()).answer(whole.clone()),
+        tcp("bittorrent-handshake-1-67").ask(&whole[..1]).ask(&whole[1..]),
+        tcp("bittorrent-handshake-20-48").ask(&whole[..20]).ask(&whole[20..]),
+        tcp("bittorrent-handshake-7-7-54").ask(&whole[..7]).ask(&whole[7..14]).ask(&whole[14..]),
+        tcp("bittorrent-midstream").ask(request(7, 0x8000)).answer(piece(7, 0x8000)),
+        tcp("bittorrent-midstream-pipelined").ask([request(7, 0), request(7, 0x4000)].concat()),
+    ]
+}
+
+fn trackers() -> Vec<Exchange> {
+    let announce = "GET /announce?info_hash=%124Vx%9A%BC%DE%F1%23Eg%89%AB%CD%EF%124Vx%9A&peer_id=-TR4000-0123456789ab&port=51413&left=0 HTTP/1.1\r\nHost: a\r\n\r\n";
+    let scrape = "GET /scrape.php?passkey=0123&info_hash=%124Vx%9A%BC%DE%F1%23Eg%89%AB%CD%EF%124Vx%9A HTTP/1.0\r\n\r\n";
+    let connect = hex("0000041727101980 00000000 5eed1234");
+    let connected = hex("00000000 5eed1234 c95b3d2f8a6e1407");
+    let udp_announce = [
+        hex("c95b3d2f8a6e1407 00000001 5eed1235"),
+        vec![0xab; 20],
+        b"-TR4000-0123456789ab".to_vec(),
+        hex("0000000000000000 0000000000000000 0000000000000000 00000002 00000000 0badcafe ffffffff c8d5"),
+    ]
+    .concat();
+    let announced = hex("00000001 5eed1235 00000708 00000001 00000001 c0000201 1ae1");
+    vec![
+        Exchange::tcp("bittorrent-http-announce", BitTorrent, (50_000, 80))
+            .ask(announce)
+            .answer("HTTP/1.1 200 OK\r\n\r\nd8:intervali1800ee"),
+        Exchange::tcp("bittorrent-http-scrape", BitTorrent, (50_000, 6969)).ask(scrape),
+        Exchange::udp("bittorrent-udp-tracker", BitTorrent, (51_413, 6969))
+            .ask(connect)
+            .answer(connected)
+            .ask(udp_announce.clone())
+            .answer(announced.clone()),
+        Exchange::udp("bittorrent-udp-tracker-midstream", BitTorrent, (51_413, 6969))
+            .ask(udp_announce)
+            .answer(announced),
+    ]
+}
+
+fn datagrams() -> Vec<Exchange> {
+    let udp = |name| Exchange::udp(name, BitTorrent, (51_413, 6881));
+    let syn = "4102 6d0a 4f2b1c9e 00000000 00100000 9f31 0000 0008 0000000000000000";
+    let state = "2100 6d0a 1c9e4f2b 00001f40 00100000 1234 9f31";
+    let data = "0100 6d0b 4f2b1c9e 00001f40 00100000 9f32 1233";
+    let acknowledged = "2100 6d0a 1c9e4f2b 00001f40 00100000 1234 9f32";
+    vec![
+        udp("bittorrent-dht")
+            .ask("d1:ad2:id20:abcdefghij01234567899:info_hash20:mnopqrstuvwxyz123456e1:q9:get_peers1:t2:aa1:y1:qe")
+            .answer("d1:rd2:id20:mnopqrstuvwxyz1234565:token8:aoeusnth6:valuesl6:axje.uee1:t2:aa1:y1:re"),
+        udp("bittorrent-dht-bep42").answer(b"d2:ip6:\x01\x02\x03\x04\x1a\xe11:rd2:id20:mnopqrstuvwxyz123456e1:t2:aa1:y1:re".as_slice()),
+        udp("bittorrent-dht-error").answer("d1:eli201e23:A Generic Error Ocurrede1:t2:aa1:y1:ee"),
+        udp("bittorrent-utp").ask(hex(syn)).answer(hex(state)).ask([hex(data), handshake()].concat()),
+        udp("bittorrent-utp-midstream").ask([hex(data), vec![0x5a; 900]].concat()).answer(hex(acknowledged)),
+        udp("bittorrent-utp-handshake").ask([hex(data), handshake()].concat()),
+        Exchange::udp("bittorrent-local-discovery", BitTorrent, (6771, 6771))
+            .ask("BT-SEARCH * HTTP/1.1\r\nHost: 239.192.152.143:6771\r\nPort: 51413\r\nInfohash: 0123456789abcdef0123456789abcdef01234567\r\n\r\n\r\n"),
+    ]
+}
+
+/// An announce in a masked text frame (RFC 6455), after the upgrade.
+fn webtorrent() -> Exchange {
+    let text = b"{\"numwant\":5,\"uploaded\":0,\"downloaded\":0,\"left\":1,\"event\":\"started\",\"action\":\"announce\",\"info_hash\":\"abcdefghij0123456789\",\"peer_id\":\"-WW0109-0123456789ab\"}";
+    let key = [0x12, 0x34, 0x56, 0x78];
+    let masked: Vec<u8> = text.iter().zip(key.iter().cycle()).map(|(byte, key)| byte ^ key).collect();
+    let head = [&[0x81, 0x80 | 126][..], &(text.len() as u16).to_be_bytes(), &key].concat();
+    Exchange::tcp("webtorrent-announce", WebTorrent, (50_000, 8000))
+        .ask("GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n")
+        .answer("HTTP/1.1 101 Switching Protocols\r\n\r\n")
+        .ask([head, masked].concat())
+}
+
+pub(super) fn exchanges() -> Vec<Exchange> {
+    [peers(), trackers(), datagrams(), vec![webtorrent()]].concat()
+}

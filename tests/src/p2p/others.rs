@@ -1,0 +1,159 @@
+//! The other networks; sources at the signatures' own files.
+
+use monitor_common::protocol::Protocol::{
+    AppleJuice, Ares, BtSync, DirectConnect, EDonkey, FastTrack, Gnutella, Gnutella2, Kademlia, LibP2p, Mute, OpenFt,
+    OpenNap, Soulseek, Waste, WinMx,
+};
+
+use super::{Exchange, framed, hex};
+
+/// A file's hash as Direct Connect writes it.
+const TTH: &str = "PPUROLR2WSYTGPLCM3KV4V6LJC36SCTFQJFDJKA";
+
+fn string(text: &str) -> Vec<u8> {
+    framed(text.as_bytes())
+}
+
+/// An eDonkey message: header byte, length, opcode, body.
+fn message(header: u8, opcode: u8, body: &[u8]) -> Vec<u8> {
+    [&[header], framed(&[&[opcode], body].concat()).as_slice()].concat()
+}
+
+fn edonkey() -> Vec<Exchange> {
+    let hash = [7u8; 16];
+    let hello = [&[16], &hash[..], &hex("0a000001 3612 00000000 00000000 0000")].concat();
+    let part = [&hash[..], &hex("00500000 00780000"), &[0x5a; 0x2800][..1400]].concat();
+    let part = [vec![0xe3], (25 + 0x2800u32).to_le_bytes().into(), vec![0x46], part].concat();
+    let tcp = |name| Exchange::tcp(name, EDonkey, (50_000, 4662));
+    let udp = |name, port| Exchange::udp(name, EDonkey, (4672, port));
+    let kad = |name| Exchange::udp(name, Kademlia, (50_000, 4672));
+    vec![
+        tcp("edonkey-hello").ask(message(0xe3, 0x01, &hello)).answer(message(0xe3, 0x4c, &hello)),
+        tcp("edonkey-requests").ask([message(0xe3, 0x58, &hash), message(0xe3, 0x4f, &hash)].concat()),
+        tcp("edonkey-part-midstream").answer(part),
+        tcp("edonkey-packed").ask(message(0xd4, 0x15, &hex("789c 0102030405"))),
+        udp("edonkey-server", 4665).ask(hex("e396 1234aa55")).answer(hex("e397 1234aa55 00000100 00002000")),
+        udp("emule-reask", 17_366)
+            .ask([&hex("c590")[..], &hash, &hex("0a00 ff03 0200")].concat())
+            .answer(hex("c591 0a00 ff03 0500")),
+        kad("kad-hello")
+            .ask([&hex("e411")[..], &hash, &hex("3612 08 00")].concat())
+            .answer([&hex("e419")[..], &hash, &hex("3612 08 00")].concat()),
+        kad("kad-lookup")
+            .ask([&hex("e421 0b")[..], &hash, &hash].concat())
+            .answer([&hex("e429")[..], &hash, &hex("01"), &[9; 25]].concat()),
+        kad("kad-ping").ask(hex("e460")).answer(hex("e461 3612")),
+        kad("kad-packed").answer(hex("e529 789c 636064 0400")),
+    ]
+}
+
+fn gnutella() -> Vec<Exchange> {
+    let id = hex("809bc12168a1852cff5d7a785833f600");
+    let header = |kind: u8, body: &[u8]| [&id, &[kind, 1, 0][..], &(body.len() as u32).to_le_bytes(), body].concat();
+    let tcp = |name| Exchange::tcp(name, Gnutella, (50_000, 6346));
+    vec![
+        tcp("gnutella-connect")
+            .ask("GNUTELLA CONNECT/0.6\r\nUser-Agent: a\r\n\r\n")
+            .answer("GNUTELLA/0.6 200 OK\r\n\r\n"),
+        tcp("gnutella-download")
+            .ask("GET /uri-res/N2R?urn:sha1:PLSTHIPQGSSZTS5FJUPAKUZWUGYQYPFB HTTP/1.1\r\nHost: a\r\n\r\n"),
+        tcp("gnutella-push").ask("GIV 36:809BC12168A1852CFF5D7A785833F600/a.mp3\n\n"),
+        Exchange::udp("gnutella-ping", Gnutella, (6346, 6346)).ask(header(0, &[])).answer(header(1, &[5; 14])),
+        Exchange::udp("gnutella-query", Gnutella, (6346, 6346)).ask(header(0x80, b"\0\0some words\0")),
+        Exchange::udp("gnutella2-packet", Gnutella2, (6346, 6346))
+            .ask([&hex("474e44 03 1234 01 01")[..], &[7; 60]].concat())
+            .answer(hex("474e44 00 1234 01 00")),
+    ]
+}
+
+fn direct_connect() -> Vec<Exchange> {
+    let tcp = |name, port| Exchange::tcp(name, DirectConnect, (50_000, port));
+    vec![
+        tcp("nmdc-hub", 411)
+            .answer("$Lock EXTENDEDPROTOCOLABCABCABCABC Pk=hub|")
+            .ask("$Supports NoHello|$Key x|$ValidateNick a|"),
+        tcp("nmdc-peer", 412).ask("$MyNick someone|$Lock EXTENDEDPROTOCOLABC Pk=a|"),
+        tcp("nmdc-transfer", 412).ask(format!("$ADCGET file TTH/{TTH} 0 -1|")),
+        tcp("adc-hub", 1511).ask("HSUP ADBASE ADTIGR\n").answer("ISUP ADBASE ADTIGR\nISID AAAB\n"),
+        tcp("adc-transfer", 5000)
+            .ask(format!("CGET file TTH/{TTH} 0 -1\n"))
+            .answer(format!("CSND file TTH/{TTH} 0 9\n")),
+        Exchange::udp("nmdc-result", DirectConnect, (50_000, 412))
+            .ask(format!("$SR nick a\\b\x05123 1/2\x05TTH:{TTH} (192.0.2.1:411)|")),
+        Exchange::udp("adc-result", DirectConnect, (50_000, 5001)).ask(format!("URES {TTH} TO1 SL10 SI4 FN/a\n")),
+    ]
+}
+
+/// Obfuscates as Soulseek's peers do: a key that turns left by one bit for each word.
+fn obfuscated(message: &[u8], mut key: u32) -> Vec<u8> {
+    let mut bytes: Vec<u8> = key.to_le_bytes().into();
+    for word in message.chunks(4) {
+        key = key.rotate_left(1);
+        bytes.extend(word.iter().zip(key.to_le_bytes()).map(|(byte, key)| byte ^ key));
+    }
+    bytes
+}
+
+fn soulseek() -> Vec<Exchange> {
+    let digest = "d51c9a7e9353746a6020f9602d452929";
+    let login = framed(
+        &[hex("01000000"), string("someone"), string("secret"), hex("a0000000"), string(digest), hex("01000000")]
+            .concat(),
+    );
+    let init = framed(&[hex("01"), string("someone"), string("P"), hex("02000000")].concat());
+    let pierce = hex("05000000 00 12345678");
+    let tcp = |name, port| Exchange::tcp(name, Soulseek, (50_000, port));
+    vec![
+        tcp("soulseek-login", 2242).ask(login),
+        tcp("soulseek-peer", 2234).ask(init.clone()),
+        tcp("soulseek-pierce", 2234).ask(pierce.clone()),
+        tcp("soulseek-obfuscated-peer", 2235).ask(obfuscated(&init, 0x1234_5678)),
+        tcp("soulseek-obfuscated-pierce", 2235).ask(obfuscated(&pierce, 0x89ab_cdef)),
+    ]
+}
+
+fn older() -> Vec<Exchange> {
+    let login = "user pass 6699 \"nap v0.8\" 8";
+    let key = [b"PublicKey: ".as_slice(), &[b'A'; 198]].concat();
+    vec![
+        Exchange::tcp("fasttrack-link", FastTrack, (50_000, 1214))
+            .ask(hex("fa00b62b 07716acf c991489b"))
+            .answer(hex("81fc5b398c399a9e")),
+        Exchange::tcp("fasttrack-download", FastTrack, (50_000, 1214))
+            .ask("GET /.hash=ea97adc32b795a9ab45937c5e151dfda397a5d0f HTTP/1.1\r\n\r\n"),
+        Exchange::udp("fasttrack-ping", FastTrack, (1214, 1214))
+            .ask(hex("27 00000029 80 4b615a614100"))
+            .answer(hex("28 00000029 00 0000000010 4b615a614100")),
+        Exchange::tcp("ares-link", Ares, (50_000, 37_619))
+            .ask(hex("03005a 0606 05"))
+            .answer([hex("87003c"), vec![0x5a; 135]].concat()),
+        Exchange::tcp("winmx-get", WinMx, (50_000, 6699)).answer("1").ask("GET").ask("nick \"a.mp3\" 0"),
+        Exchange::tcp("winmx-send", WinMx, (50_000, 6699)).answer("1").ask("SEND"),
+        Exchange::tcp("opennap-login", OpenNap, (50_000, 8888))
+            .ask([&(login.len() as u16).to_le_bytes(), &[2, 0], login.as_bytes()].concat()),
+        Exchange::tcp("openft-download", OpenFt, (50_000, 1216))
+            .ask("GET /a.mp3 HTTP/1.1\r\nX-OpenftAlias: someone\r\n\r\n"),
+        Exchange::tcp("applejuice-greeting", AppleJuice, (50_000, 9850)).ask("ajprot\r\n"),
+        Exchange::tcp("mute-key", Mute, (50_000, 4900)).ask(key),
+        Exchange::tcp("waste-download", Waste, (50_000, 1337))
+            .ask("GET.sha1:0123456789abcdef0123456789abcdef01234567\r\n"),
+    ]
+}
+
+fn transports() -> Vec<Exchange> {
+    let greeting = b"\x13/multistream/1.0.0\n";
+    let key = [0x3e, 0x56, 0xc3, 0x8f];
+    let masked: Vec<u8> = greeting.iter().zip(key.iter().cycle()).map(|(byte, key)| byte ^ key).collect();
+    vec![
+        Exchange::tcp("libp2p-greeting", LibP2p, (50_000, 4001))
+            .ask([greeting.as_slice(), b"\x07/noise\n"].concat())
+            .answer(greeting.as_slice()),
+        Exchange::tcp("libp2p-greeting-1-19", LibP2p, (50_000, 4001)).ask(&greeting[..1]).ask(&greeting[1..]),
+        Exchange::tcp("libp2p-websocket", LibP2p, (50_000, 4002)).ask([&[0x82, 0x94][..], &key, &masked].concat()),
+        Exchange::tcp("btsync-greeting", BtSync, (50_000, 15_365)).ask(b"BSYNC\0\0\0\0d5:nonce16:".as_slice()),
+    ]
+}
+
+pub(super) fn exchanges() -> Vec<Exchange> {
+    [edonkey(), gnutella(), direct_connect(), soulseek(), older(), transports()].concat()
+}

@@ -1,0 +1,108 @@
+//! `cargo xtask fuzz`: libFuzzer on each target for a bounded time, from the named seeds and findings.
+//!
+//! Works on the machine's own toolchain: cargo-fuzz asks for unstable flags only with a sanitizer, and this code has no
+//! unsafe memory to watch outside of the header walk's host form, which Rust bounds. What libFuzzer learns stays in the
+//! target folder and is its start next time. A crash fails, and says how it becomes a named case.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::command::stream;
+use crate::setup::{self, Need};
+use crate::workspace::{root, target};
+
+/// The targets; `fuzz/README.md` says what each reads.
+pub const TARGETS: [&str; 4] = ["capture", "classify", "engine", "walk"];
+/// Longest input, in bytes: a jumbo frame and a few packets.
+const MAX_LEN: u32 = 16_384;
+/// No input may take longer, in seconds.
+const INPUT_TIMEOUT: u32 = 10;
+/// Limit of one target, its compilation included.
+const LIMIT: Duration = Duration::from_secs(20 * 60);
+
+/// What `fuzz` takes.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Arguments {
+    /// Targets; all when not given
+    #[arg(value_parser = clap::builder::PossibleValuesParser::new(TARGETS))]
+    pub targets: Vec<String>,
+    /// Seconds for each target
+    #[arg(long, default_value_t = 20)]
+    pub seconds: u32,
+}
+
+impl Default for Arguments {
+    fn default() -> Self {
+        Self { targets: Vec::new(), seconds: 20 }
+    }
+}
+
+/// Fuzzes; returns the number of targets that held.
+///
+/// # Errors
+/// When a target cannot be built, or an input breaks it.
+pub fn run(arguments: &Arguments) -> Result<u64> {
+    setup::ensure(&[Need::Fuzz])?;
+    let chosen = |name: &&str| arguments.targets.is_empty() || arguments.targets.iter().any(|target| target == name);
+    let (mut held, mut broken) = (0, Vec::new());
+    for name in TARGETS.into_iter().filter(chosen) {
+        match fuzz(name, arguments.seconds) {
+            Ok(()) => held += 1,
+            Err(error) => broken.push(format!("{name}: {error:#}")),
+        }
+    }
+    if !broken.is_empty() {
+        bail!(
+            "fuzz: {}\nmake each input in fuzz/artifacts a case: mend the code, then move the file to fuzz/findings/TARGET \
+             under a name that says what was wrong (`cargo test` replays it)",
+            broken.join("\n")
+        );
+    }
+    println!("fuzz: {held} targets held for {} seconds each", arguments.seconds);
+    Ok(held)
+}
+
+fn fuzz(name: &str, seconds: u32) -> Result<()> {
+    let learned = target().join("fuzz-corpus").join(name);
+    fs::create_dir_all(&learned).with_context(|| format!("cannot create {}", learned.display()))?;
+    let named = ["seeds", "findings"].map(|kind| root().join("fuzz").join(kind).join(name));
+    let folders: Vec<PathBuf> = [vec![learned], named.into()].concat();
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command
+        .current_dir(root())
+        // A folder of its own: other flags, other artefacts.
+        .env("CARGO_TARGET_DIR", target().join("fuzz"))
+        .args(["fuzz", "run", "--sanitizer", "none", name])
+        .args(folders.iter().filter(|folder| folder.is_dir()))
+        .arg("--")
+        .args([
+            format!("-max_total_time={seconds}"),
+            format!("-max_len={MAX_LEN}"),
+            format!("-timeout={INPUT_TIMEOUT}"),
+        ])
+        .arg("-print_final_stats=1");
+    stream(&mut command, LIMIT + Duration::from_secs(u64::from(seconds)), |_| {})
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_target_is_known_and_has_seeds() {
+        let mut found: Vec<String> = fs::read_dir(root().join("fuzz/fuzz_targets"))
+            .expect("targets")
+            .filter_map(|entry| Some(entry.ok()?.path().file_stem()?.to_string_lossy().into_owned()))
+            .collect();
+        found.sort();
+        assert_eq!(found, TARGETS);
+        for name in TARGETS {
+            let seeds = fs::read_dir(root().join("fuzz/seeds").join(name)).expect("seeds");
+            assert!(seeds.count() > 4, "{name}");
+        }
+    }
+}
