@@ -57,12 +57,41 @@ pub(super) fn around(bits: &mut Bits, literal: &[u8]) -> Vec<(&'static str, Conv
     conversations.push(("in the other case", open().ask(swapped)));
     // Half of it, then text that does not go on with it.
     let cut = bits.within(1, literal.len().min(5));
-    conversations.push(("cut off", open().ask(&literal[..cut]).ask(format!(" {name}\r\n").into_bytes())));
+    conversations.push(("cut off", open().ask(&literal[..cut]).ask(format!(" x{name}\r\n").into_bytes())));
     conversations
 }
 
 /// Conversations that some rule labelled when it was wider than its specification.
 pub(super) fn named() -> Vec<(&'static str, Conversation)> {
     let http = |request: &str| Conversation::tcp(50_000, 80).ask(request);
-    vec![("a forum's search", http("GET /forum/view?q=announce&info_hash=x HTTP/1.1\r\n"))]
+    let framed = |kind: u16, text: &str| {
+        [&(text.len() as u16).to_le_bytes(), kind.to_le_bytes().as_slice(), text.as_bytes()].concat()
+    };
+    let identifier = [7; 16];
+    let udp = |server: u16, payload: &[u8]| Conversation::udp(50_000, server).ask(payload);
+    vec![
+        (
+            "OpenFaaS's headers as Go spells them",
+            http("GET /function/a HTTP/1.1\r\nHost: a\r\nX-Openfaas-Call-Id: 5\r\n\r\n"),
+        ),
+        ("a queue's header", http("GET /get/status HTTP/1.1\r\nHost: a\r\nX-Queue-Id: 7\r\n\r\n")),
+        ("a list of announcements", http("GET /announcements/list?sort=asc&info_hash=abc HTTP/1.1\r\n")),
+        (
+            "a scraper's results",
+            http("GET /scraper/result?info_hash=0123456789abcdef0123456789abcdef01234567 HTTP/1.1\r\n"),
+        ),
+        ("a forum's search", http("GET /forum/view?q=announce&info_hash=x HTTP/1.1\r\n")),
+        ("a parameter that ends like info_hash", http("GET /announce?xinfo_hash=abc HTTP/1.1\r\n")),
+        ("a player gives", Conversation::tcp(50_000, 23).ask("GIVE 100\r\n")),
+        (
+            "JSON behind a length and 2",
+            Conversation::tcp(50_000, 9000).ask(framed(2, "{\"op\":\"login\",\"user\":\"a\"}")),
+        ),
+        ("JSON behind a length and 6", Conversation::tcp(50_000, 443).ask(framed(6, "{\"op\":\"ping\"}"))),
+        ("length 5, kind 0, a number", Conversation::tcp(50_000, 443).ask([5, 0, 0, 0, 0, 1, 2, 3, 4])),
+        ("length 3, kind 5a, to a mail server", Conversation::tcp(50_000, 25).ask([3, 0, 0x5a, 9, 9, 5])),
+        ("a UUID and a small frame to a name server", udp(53, &[&identifier[..], &[0, 1, 0, 0, 0, 0, 0]].concat())),
+        ("a UUID and an empty message of kind 1", udp(40_000, &[&identifier[..], &[1, 1, 0, 0, 0, 0, 0]].concat())),
+        ("GND to a service", udp(53, b"GND\x03\x01\x02\x01\x01text")),
+    ]
 }
