@@ -89,7 +89,6 @@ fn tcp(payload: &mut Payload, state: &mut FlowState) -> Option<Verdict> {
             fasttrack::tcp => Protocol::FastTrack,
             webtorrent::tcp => Protocol::WebTorrent,
             ares::tcp => Protocol::Ares,
-            winmx::tcp => Protocol::WinMx,
             applejuice::tcp => Protocol::AppleJuice,
             mute::tcp => Protocol::Mute,
             waste::tcp => Protocol::Waste,
@@ -98,12 +97,15 @@ fn tcp(payload: &mut Payload, state: &mut FlowState) -> Option<Verdict> {
         if let Some(verdict) = headers::tcp(payload) {
             return Some(verdict);
         }
+        first_match!(payload, state;
+            winmx::tcp => Protocol::WinMx,
+        );
+        forget(payload, state);
     }
     first_match!(payload, state;
         soulseek::tcp => Protocol::Soulseek,
         opennap::tcp => Protocol::OpenNap,
     );
-    forget(payload, state);
     if edonkey::continued(payload.isolated(), state) {
         return Some(Verdict { protocol: Protocol::EDonkey, confidence: Confidence::Structural });
     }

@@ -7,8 +7,9 @@
 use std::net::SocketAddr;
 
 use monitor_common::{
+    flow::{FlowSet, Word},
     key::Seed,
-    limits::ENDPOINT_SECONDS,
+    limits::{ENDPOINT_SECONDS, PENDING_PACKETS},
     protocol::{Confidence, Protocol, Verdict},
     store::{Disposition, Event, Heuristic, Inspection},
 };
@@ -323,6 +324,23 @@ fn knowledge_expires_and_ports_of_clients_are_not_endpoints() {
     assert_eq!(verdict.confidence, Confidence::Signature);
     assert_eq!(network.obfuscated(of(SUBSCRIBER, 40_001), at(PEER)), BITTORRENT, "the accepting side is");
     assert_eq!(network.obfuscated(at("192.0.2.9:40002"), of(SUBSCRIBER, 40_000)), Verdict::UNCLASSIFIED);
+}
+
+#[test]
+fn no_flow_is_waited_for_without_end() {
+    let mut network = Network::new();
+    let from = of(SUBSCRIBER, 40_000);
+    network.send(&tcp(from, at(PEER), flag::SYN, b""));
+    network.send(&tcp(from, at(PEER), flag::PUSH, &[b"\x13BitTorrent protocol".as_slice(), &[0; 48]].concat()));
+    let waiting = |network: &Network| {
+        let words = |set: &FlowSet| set.words.iter().filter(|word| Word(word.load()).is_teaching()).count();
+        network.host.view().flows.iter().map(words).sum::<usize>()
+    };
+    assert_eq!(waiting(&network), 1, "the other side has not spoken yet");
+    for _ in 0..PENDING_PACKETS {
+        network.send(&tcp(from, at(PEER), flag::ACK, b""));
+    }
+    assert_eq!(waiting(&network), 0);
 }
 
 #[test]

@@ -38,6 +38,9 @@ pub(super) fn look<P: Packet, S: Store>(packet: &P, settings: &Settings, store: 
             decide(work, Verdict::UNCLASSIFIED);
             return true;
         }
+    } else if work.headers.payload_len == 0 && is_waiting_in_vain(store, work) {
+        work.exhausted = 1;
+        return true;
     }
     if work.headers.payload_len != 0 {
         // The only call: the verifier walks all signatures once.
@@ -94,13 +97,15 @@ fn verdict_of_headers<S: Store>(store: &S, settings: &Settings, work: &Work) -> 
     if !has_ports || settings.inspection.load() == Inspection::Headers as u64 {
         return Some(Verdict::UNCLASSIFIED);
     }
-    if work.headers.payload_len != 0 {
-        return None;
-    }
-    let set = store.flow_set(work.set_index)?;
+    (work.headers.payload_len == 0 && is_waiting_in_vain(store, work)).then_some(Verdict::UNCLASSIFIED)
+}
+
+/// Whether so many packets of this direction came that there is no use in waiting for a payload: acknowledgements only.
+#[inline(always)]
+fn is_waiting_in_vain<S: Store>(store: &S, work: &Work) -> bool {
+    let Some(set) = store.flow_set(work.set_index) else { return false };
     let counter = super::counter_index(work.way as usize & (WAYS - 1), u64::from(work.from_lower));
-    // Acknowledgements only: no use waiting for a payload for ever.
-    (unpack(set.counters[counter].load()).0 >= PENDING_PACKETS).then_some(Verdict::UNCLASSIFIED)
+    unpack(set.counters[counter].load()).0 >= PENDING_PACKETS
 }
 
 /// Whether the payload is certainly of a common other protocol: then it is not looked into further.

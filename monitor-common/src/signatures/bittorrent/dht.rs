@@ -1,8 +1,9 @@
-//! BitTorrent DHT (BEP 5, BEP 32, BEP 42, BEP 43, BEP 51): bencoded dictionaries over UDP.
+//! BitTorrent DHT (BEP 5, BEP 32, BEP 33, BEP 42, BEP 43, BEP 51): bencoded dictionaries over UDP.
 //!
 //! Matched: the sorted forms that begin with the sender's id, `d1:ad2:id20:` and `d1:rd2:id20:`, the latter also behind the
-//! `ip` key of BEP 42; and other dictionaries that begin with a one-letter key of BEP 5 and end in `1:y1:` and a known
-//! message type. The guard is the literal itself; bencoded data that is not DHT has neither head nor tail.
+//! `ip` key of BEP 42; answers that begin with the filters of a scrape (BEP 33), `d1:rd4:BFpe256:`; and other dictionaries that
+//! begin with a one-letter key of BEP 5 and end in `1:y1:` and a known message type. The guard is the literal itself; bencoded data
+//! that is not DHT has neither head nor tail.
 
 use crate::payload::{FlowState, Payload, marks};
 
@@ -15,7 +16,7 @@ pub(super) fn message(payload: &Payload) -> bool {
     if !(one_letter | address) {
         return false;
     }
-    if one_letter & (payload.has(4, b"d2:id20:")) {
+    if one_letter && (payload.has(4, b"d2:id20:") || payload.has(4, b"d4:BFpe256:")) {
         let kind = (head >> 24) as u8;
         return (kind == b'a') || (kind == b'r');
     }
@@ -123,6 +124,14 @@ mod tests {
         let cut = b"d1:ad2:id20:abcdefghij0123456789e1:q9:get_peers";
         every_bit_counts(cut, 0..12, |bytes| udp(bytes));
         every_byte_counts(&cut[..12], |bytes| udp(bytes));
+    }
+
+    #[test]
+    fn a_scrape_answer_needs_no_tail() {
+        let cut = [b"d1:rd4:BFpe256:".as_slice(), &[7; 400]].concat();
+        assert_eq!(udp(&cut), SIGNATURE);
+        every_bit_counts(&cut, 0..3, |bytes| udp(bytes));
+        every_bit_counts(&cut, 4..15, |bytes| udp(bytes));
     }
 
     #[test]

@@ -29,7 +29,7 @@ pub(super) fn udp(payload: &Payload, state: &mut FlowState) -> Option<Confidence
         return answered.then_some(Confidence::Structural);
     }
     let action = payload.be32(8);
-    let announce = (action == ANNOUNCE) && (payload.len >= 98) && (payload.be32(80) <= 3) && (payload.be16(96) != 0);
+    let announce = (action == ANNOUNCE) && (payload.len >= 98) && (payload.be32(80) <= 3);
     let scrape = (action == SCRAPE) && (payload.len >= 36) && payload.len.wrapping_sub(16).is_multiple_of(20);
     if announce | scrape {
         state.ask(payload, marks::MEMO_TRACKER, (action as u64) << 32 | payload.be32(12) as u64);
@@ -82,6 +82,20 @@ mod tests {
         assert_eq!(flow.answer(hex("00000001 5eed1235 00000708 00000001 00000001")), None);
         assert_eq!(flow.answer(hex("00000001 5eed1234 00000708 00000001 00000001 0102")), None);
         assert_eq!(flow.answer(hex("00000001 5eed1234 00000708 00000001 00000001 c0000201 1ae1")), STRUCTURAL);
+    }
+
+    #[test]
+    fn a_client_that_stops_may_name_no_port() {
+        let mut stopped = announce();
+        stopped[83] = 3;
+        stopped[96..98].copy_from_slice(&[0, 0]);
+        let mut flow = Flow::udp();
+        assert_eq!(flow.ask(&stopped), None);
+        assert_eq!(flow.answer(hex("00000001 5eed1234 00000708 00000001 00000001")), STRUCTURAL);
+        stopped[83] = 4;
+        let mut flow = Flow::udp();
+        assert_eq!(flow.ask(&stopped), None);
+        assert_eq!(flow.answer(hex("00000001 5eed1234 00000708 00000001 00000001")), None, "no such event");
     }
 
     #[test]
