@@ -29,6 +29,7 @@ mod require;
 mod scenario;
 mod scenarios;
 mod servers;
+pub mod tools;
 mod torrent;
 mod truth;
 mod wait;
@@ -52,11 +53,13 @@ pub use self::{
     agent::{AGENT_VARIABLE, Agent, LISTEN, NodeTotals, SubscriberRow, configuration, executable},
     capture::{Capture, Frame, frames},
     clients::{
-        amule::Amule,
+        aioslsk::Aioslsk,
+        amule::{Amule, AmuleSetup},
         aria2::Aria2,
         ctorrent::Ctorrent,
         libtorrent::{LIBTORRENT_PORT, Libtorrent},
         ncdc::Ncdc,
+        node::NodePeer,
         qbittorrent::Qbittorrent,
         rtorrent::Rtorrent,
         transmission::Transmission,
@@ -75,6 +78,7 @@ pub use self::{
         announce::AnnounceServer,
         direct_connect::{ADC_PORT, AdcHub, NMDC_PORT, NmdcHub},
         edonkey::EdonkeyServer,
+        soulseek::{SOULSEEK_PORT, SoulseekServer},
         tracker::{TRACKER_PORT, Tracker},
     },
     torrent::{Reported, Transfer, make_file, make_torrent},

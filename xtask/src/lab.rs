@@ -69,7 +69,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         signal_hook::flag::register(signal, interrupted.clone())?;
     }
     println!(
-        "\n{:14}{:14}{:6}{:>10}{:>9}{:>9}{:>12}  {:14}{:>5}  verdict",
+        "\n{:14}{:16}{:6}{:>10}{:>9}{:>9}{:>12}  {:14}{:>5}  verdict",
         "client", "mode", "ip", "P2P bytes", "labelled", "then", "no payload", "expected", "s"
     );
     let start = Instant::now();
@@ -117,7 +117,7 @@ fn build() -> Result<PathBuf> {
 
 /// Prints the row of one scenario; whether it kept its promise.
 fn report(scenario: &Scenario, result: Result<Outcome>) -> bool {
-    let head = format!("{:14}{:14}{:6}", scenario.client, scenario.mode, scenario.ip.to_string());
+    let head = format!("{:14}{:16}{:6}", scenario.client, scenario.mode, scenario.ip.to_string());
     let outcome = match result {
         Ok(outcome) => outcome,
         Err(error) => {
@@ -146,7 +146,8 @@ fn report(scenario: &Scenario, result: Result<Outcome>) -> bool {
 fn details(outcome: &Outcome) {
     let labels =
         outcome.labels.iter().map(|((protocol, confidence), bytes)| format!("{protocol}/{confidence} {bytes}"));
-    println!("    {}", labels.collect::<Vec<_>>().join(", "));
+    let labels = labels.collect::<Vec<_>>().join(", ");
+    println!("    {}", if labels.is_empty() { "no label" } else { &labels });
     for flow in &outcome.unlabelled {
         println!("    unlabelled: {}", flow.split_whitespace().collect::<Vec<_>>().join(" "));
     }

@@ -1,9 +1,12 @@
 //! `cargo xtask setup`: the one place that installs anything. Every verb calls [`ensure`] with what it needs.
 //!
-//! Installs only what is missing, from Debian's archive and crates.io, with progress on the terminal. Without root it
-//! installs nothing of Debian's and says the exact command. Never starts a service: the tests start their own.
+//! Installs only what is missing, from Debian's archive, crates.io and the package indexes of Python and Node.js, with
+//! progress on the terminal. Without root it installs nothing of Debian's and says the exact command. Never starts a service: the tests
+//! start their own.
 
 mod needs;
+mod node;
+mod python;
 
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::Path;
@@ -67,6 +70,10 @@ fn names(needs: &[Need]) -> String {
 struct Missing {
     packages: Vec<Package>,
     tools: Vec<&'static CargoTool>,
+    /// The Python packages of the lab's clients.
+    python: bool,
+    /// The Node.js packages of the lab's clients.
+    node: bool,
 }
 
 impl Missing {
@@ -82,6 +89,8 @@ impl Missing {
                     missing.packages.push(*package);
                 }
             }
+            missing.python |= need.peers() && !python::is_installed();
+            missing.node |= need.peers() && !node::is_installed();
             for tool in need.tools() {
                 let known = missing.tools.iter().any(|other| other.program == tool.program);
                 if !known && !tool.is_installed() {
@@ -102,7 +111,7 @@ impl Missing {
     }
 
     fn is_empty(&self) -> bool {
-        self.packages.is_empty() && self.tools.is_empty()
+        self.packages.is_empty() && self.tools.is_empty() && !self.python && !self.node
     }
 
     fn print(&self) {
@@ -113,6 +122,12 @@ impl Missing {
         for tool in &self.tools {
             println!("  {:28} cargo tool, version {}: {}", tool.program, tool.version, tool.why);
         }
+        if self.python {
+            println!("  {:28} Python packages of tests/lab/requirements.txt: a Soulseek client", "aioslsk");
+        }
+        if self.node {
+            println!("  {:28} Node.js packages of tests/lab/node: peers of these networks", "webtorrent, libp2p");
+        }
     }
 
     fn install(&self, needs: &[Need]) -> Result<()> {
@@ -121,6 +136,12 @@ impl Missing {
         }
         for tool in &self.tools {
             tool.install()?;
+        }
+        if self.python {
+            python::install()?;
+        }
+        if self.node {
+            node::install()?;
         }
         let left = Self::of(needs)?;
         if !left.is_empty() {
@@ -186,6 +207,7 @@ fn not_installed(packages: &[Package]) -> Result<Vec<Package>> {
     Ok(packages
         .iter()
         .copied()
+        .filter(|package| !package.any_origin || package.probe.is_none_or(|probe| find(probe).is_none()))
         .filter(|package| !listed.lines().any(|line| line == format!("{} installed", package.name)))
         .collect())
 }

@@ -3,4 +3,5 @@
 pub(super) mod announce;
 pub(super) mod direct_connect;
 pub(super) mod edonkey;
+pub(super) mod soulseek;
 pub(super) mod tracker;

@@ -38,6 +38,8 @@ pub(super) struct Package {
     pub(super) probe: Option<&'static str>,
     /// What it is needed for.
     pub(super) why: &'static str,
+    /// Whether the program will do wherever it comes from: Debian's package conflicts with others that bring it.
+    pub(super) any_origin: bool,
 }
 
 /// A tool that cargo compiles.
@@ -58,7 +60,11 @@ pub(super) struct CargoTool {
 }
 
 const fn package(name: &'static str, probe: &'static str, why: &'static str) -> Package {
-    Package { name, probe: if probe.is_empty() { None } else { Some(probe) }, why }
+    Package { name, probe: if probe.is_empty() { None } else { Some(probe) }, why, any_origin: false }
+}
+
+const fn program(name: &'static str, probe: &'static str, why: &'static str) -> Package {
+    Package { any_origin: true, ..package(name, probe, why) }
 }
 
 const LLVM: &[Package] = &[
@@ -131,6 +137,9 @@ const LAB: &[Package] = &[
     package("qbittorrent-nox", "qbittorrent-nox", "a BitTorrent client"),
     package("ncdc", "ncdc", "a Direct Connect client"),
     package("uhub", "uhub", "a Direct Connect hub"),
+    package("python3-venv", "python3", "an environment for clients in Python"),
+    program("nodejs", "node", "WebTorrent and libp2p peers"),
+    program("npm", "npm", "installs these peers"),
     package("tmux", "tmux", "drives clients that want a terminal"),
     package("tcpdump", "tcpdump", "an independent count of packets"),
 ];
@@ -178,6 +187,11 @@ impl Need {
             Self::Accuracy => &[&[NDPI]],
         };
         tables.iter().copied().flatten()
+    }
+
+    /// Whether it needs the lab's peers in Python and for Node.js.
+    pub(super) fn peers(self) -> bool {
+        matches!(self, Self::Tests | Self::Lab)
     }
 
     pub(super) fn tools(self) -> &'static [CargoTool] {

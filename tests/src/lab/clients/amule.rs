@@ -14,6 +14,9 @@ use super::super::{
 };
 
 const CLIENT_PORT: u16 = 4662;
+/// Port of Kad and of what clients ask each other.
+const UDP_PORT: u16 = 4672;
+const PAUSE: Duration = Duration::from_millis(250);
 const PASSWORD: &str = "laboratory";
 const FILE: &str = "image.iso";
 
@@ -25,6 +28,19 @@ pub struct Amule<'a> {
     directory: PathBuf,
 }
 
+/// How a client is set up.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct AmuleSetup {
+    /// The eDonkey server that it connects to.
+    pub server: Option<Ipv4Addr>,
+    /// Its own address, and that of another client by which it finds its way into Kad.
+    pub kad: Option<[Ipv4Addr; 2]>,
+    /// Whether it asks for obfuscation, and refuses clients without it.
+    pub obfuscated: bool,
+    /// Bytes of the file that it shares; 0 for none.
+    pub shared: usize,
+}
+
 impl<'a> Amule<'a> {
     /// Starts one without obfuscation and Kad that shares a file of `shared` random bytes, if not 0, and connects to the
     /// server at `server`.
@@ -32,29 +48,59 @@ impl<'a> Amule<'a> {
     /// # Errors
     /// It does not start.
     pub fn start(lab: &Lab, namespace: &'a Namespace, server: Ipv4Addr, shared: usize) -> Result<Self> {
+        Self::set_up(lab, namespace, AmuleSetup { server: Some(server), shared, ..AmuleSetup::default() })
+    }
+
+    /// Starts one as `setup` says; returns when it is connected to its server.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub fn set_up(lab: &Lab, namespace: &'a Namespace, setup: AmuleSetup) -> Result<Self> {
         let directory = lab.subdirectory(&format!("amule-{}", namespace.name()))?;
         for folder in ["Incoming", "Temp"] {
             fs::create_dir_all(directory.join(folder))?;
         }
-        if shared > 0 {
-            fs::write(directory.join("Incoming").join(FILE), random(shared)?)?;
+        if setup.shared > 0 {
+            fs::write(directory.join("Incoming").join(FILE), random(setup.shared)?)?;
         }
-        fs::write(directory.join("amule.conf"), amule_configuration(&directory.display().to_string())?)?;
+        if let Some([own, contact]) = setup.kad {
+            fs::write(directory.join("preferencesKad.dat"), kad_preferences(own))?;
+            fs::write(directory.join("nodes.dat"), kad_contacts(contact))?;
+        }
+        fs::write(directory.join("amule.conf"), amule_configuration(&directory.display().to_string(), setup)?)?;
         let mut command = namespace.command("amuled");
         command.arg("-c").arg(&directory).arg("-o").env("HOME", &directory).current_dir(&directory);
         let process = Process::spawn("amuled", &directory, &mut command)?;
         let mut client = Self { namespace, process, directory };
-        let link = format!("add ed2k://|server|{server}|{SERVER_PORT}|/");
-        let connected = format!("connect {server}:{SERVER_PORT}");
-        wait_for("aMule", Duration::from_secs(60), Duration::from_millis(250), || {
+        wait_for("aMule", Duration::from_secs(60), PAUSE, || {
             client.process.ensure_running()?;
-            Ok(client.command(&link).is_ok() && client.command(&connected).is_ok())
+            Ok(client.command("status").is_ok())
         })?;
-        wait_for("aMule's connection to its server", Duration::from_secs(60), Duration::from_millis(250), || {
-            client.process.ensure_running()?;
-            Ok(client.command("status").is_ok_and(|status| status.contains("eD2k: Connected to")))
-        })?;
+        if let Some(server) = setup.server {
+            let link = format!("add ed2k://|server|{server}|{SERVER_PORT}|/");
+            let connect = format!("connect {server}:{SERVER_PORT}");
+            wait_for("aMule's server", Duration::from_secs(60), PAUSE, || {
+                client.process.ensure_running()?;
+                Ok(client.command(&link).is_ok() && client.command(&connect).is_ok())
+            })?;
+            client.wait_status("eD2k: Connected to")?;
+        }
         Ok(client)
+    }
+
+    /// Waits until it is in Kad: it has heard from its contact.
+    ///
+    /// # Errors
+    /// It does not.
+    pub fn wait_kad(&mut self) -> Result<()> {
+        self.wait_status("Kad: Connected")
+    }
+
+    fn wait_status(&mut self, words: &str) -> Result<()> {
+        wait_for(&format!("status `{words}` of aMule"), Duration::from_secs(60), PAUSE, || {
+            self.process.ensure_running()?;
+            Ok(self.command("status").is_ok_and(|status| status.contains(words)))
+        })
     }
 
     /// Link to the shared file, with this client at `address` as its source.
@@ -68,6 +114,28 @@ impl<'a> Amule<'a> {
         let text = String::from_utf8_lossy(&digest.stdout).into_owned();
         let hash = text.split_whitespace().next_back().context("an MD4 hash")?;
         Ok(format!("ed2k://|file|{FILE}|{bytes}|{hash}|/|sources,{address}:{CLIENT_PORT}|/"))
+    }
+
+    /// As [`Self::link`], for a downloader that is to obfuscate: the source with its user hash, which is the key.
+    ///
+    /// # Errors
+    /// It has not written its preferences.
+    pub fn obfuscated_link(&self, address: Ipv4Addr) -> Result<String> {
+        let preferences = fs::read(self.directory.join("preferences.dat"))?;
+        let mut hash: [u8; 16] = preferences.get(1..17).context("a user hash")?.try_into()?;
+        // The bytes that mark an eMule client (CPreferences::Init of aMule), which the file lacks.
+        (hash[5], hash[14]) = (14, 111);
+        let key: String = hash.iter().map(|byte| format!("{byte:02X}")).collect();
+        // 131: obfuscation supported (1) and asked for (2), user hash present (128).
+        Ok(self.link(address)?.replace(&format!(":{CLIENT_PORT}|/"), &format!(":{CLIENT_PORT}:131:{key}|/")))
+    }
+
+    /// Looks for a file by a word in Kad.
+    ///
+    /// # Errors
+    /// aMule refuses it.
+    pub fn search_kad(&self, word: &str) -> Result<()> {
+        self.command(&format!("search kad {word}")).map(drop)
     }
 
     /// Starts to download what `link` names.
@@ -107,7 +175,34 @@ impl<'a> Amule<'a> {
     }
 }
 
-fn amule_configuration(directory: &str) -> Result<String> {
+/// The Kad identifier of the client at `address`: known beforehand, since it is the key to an obfuscated first message.
+fn kad_identifier(address: Ipv4Addr) -> Vec<u8> {
+    address.octets().repeat(4)
+}
+
+/// A `preferencesKad.dat`: address, two bytes without use, the identifier, no tags (CPrefs::ReadFile of aMule).
+fn kad_preferences(own: Ipv4Addr) -> Vec<u8> {
+    [&[0; 6][..], &kad_identifier(own), &[0]].concat()
+}
+
+/// A `nodes.dat` with one contact: version 2, its identifier, address (host order), ports, Kad version 8, no key, and
+/// whether it is verified (CRoutingZone::ReadFile of aMule).
+fn kad_contacts(contact: Ipv4Addr) -> Vec<u8> {
+    let mut file = [0_u32, 2, 1].map(u32::to_le_bytes).concat();
+    file.extend(kad_identifier(contact));
+    file.extend(u32::from(contact).to_le_bytes());
+    file.extend(UDP_PORT.to_le_bytes());
+    file.extend(CLIENT_PORT.to_le_bytes());
+    file.push(8);
+    file.extend([0; 8]);
+    file.push(1);
+    file
+}
+
+fn amule_configuration(directory: &str, setup: AmuleSetup) -> Result<String> {
+    let flag = u8::from;
+    let (kad, obfuscated) = (flag(setup.kad.is_some()), flag(setup.obfuscated));
+    let edonkey = flag(setup.server.is_some());
     let digest =
         output(Command::new("/bin/sh").args(["-c", &format!("printf %s {PASSWORD} | md5sum | cut -d' ' -f1")]))?;
     let password = String::from_utf8_lossy(&digest.stdout).trim().to_owned();
@@ -116,14 +211,14 @@ fn amule_configuration(directory: &str) -> Result<String> {
 AppVersion=2.3.3
 Nick=laboratory
 Port={CLIENT_PORT}
-UDPPort=4672
+UDPPort={UDP_PORT}
 UDPEnable=1
-Autoconnect=0
+Autoconnect={kad}
 MaxUpload=0
 MaxDownload=0
 SlotAllocation=500
-ConnectToKad=0
-ConnectToED2K=1
+ConnectToKad={kad}
+ConnectToED2K={edonkey}
 IncomingDir={directory}/Incoming
 TempDir={directory}/Temp
 FilterLanIPs=0
@@ -131,9 +226,9 @@ ParanoidFiltering=0
 IpFilterClients=0
 IpFilterServers=0
 IsCryptLayerRequired=0
-IsClientCryptLayerSupported=0
-IsCryptLayerRequested=0
-IsClientCryptLayerRequired=0
+IsClientCryptLayerSupported={obfuscated}
+IsCryptLayerRequested={obfuscated}
+IsClientCryptLayerRequired={obfuscated}
 UPnPEnabled=0
 Ed2kServersUrl=
 KadNodesUrl=
@@ -145,9 +240,10 @@ ECPort=4712
 ECPassword={password}
 UPnPECEnabled=0
 [Obfuscation]
-IsClientCryptLayerSupported=0
-IsCryptLayerRequested=0
-IsClientCryptLayerRequired=0
+CryptoKadUDPKey=12345
+IsClientCryptLayerSupported={obfuscated}
+IsCryptLayerRequested={obfuscated}
+IsClientCryptLayerRequired={obfuscated}
 "
     ))
 }

@@ -1,0 +1,148 @@
+//! What came of a scenario: what the agent counted beside what is true, and whether that keeps the promise.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use super::{
+    super::{Kind, SubscriberRow, Truth},
+    Expected, Mark, Scenario,
+};
+
+/// IP bytes, labelled and all.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Share {
+    /// Bytes that the agent gave a P2P label.
+    pub labelled: u64,
+    /// Bytes that are P2P.
+    pub p2p: u64,
+}
+
+impl Share {
+    /// Labelled of all, from 0 to 1.
+    #[must_use]
+    pub fn value(self) -> f64 {
+        if self.p2p == 0 { 0.0 } else { self.labelled as f64 / self.p2p as f64 }
+    }
+}
+
+/// What came of a scenario.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// IP bytes by protocol and confidence, P2P labels only.
+    pub labels: BTreeMap<(String, String), u64>,
+    /// From the first packet on.
+    pub overall: Share,
+    /// From [`super::Stage::mark`] on, if it was called.
+    pub after_mark: Option<Share>,
+    /// Flows without payload: packets of the clients that nothing can name.
+    pub bare_bytes: u64,
+    /// Flows that have no label, by replaying the capture on the host; empty if all have.
+    pub unlabelled: Vec<String>,
+    /// From the start of the clients to the end of the transfer.
+    pub time: Duration,
+}
+
+/// IP bytes of subscriber 1 by P2P label.
+pub(super) fn labels(rows: &[SubscriberRow]) -> BTreeMap<(String, String), u64> {
+    let mut labels = BTreeMap::new();
+    for row in rows.iter().filter(|row| row.is_of(1) && row.is_p2p() && row.bytes_up + row.bytes_down > 0) {
+        *labels.entry((row.protocol.clone(), row.confidence.clone())).or_default() += row.bytes_up + row.bytes_down;
+    }
+    labels
+}
+
+/// Puts what the agent counted beside what is true.
+pub(super) fn weigh(rows: &[SubscriberRow], truth: &Truth, mark: Option<Mark>) -> Outcome {
+    let labels = labels(rows);
+    let labelled: u64 = labels.values().sum();
+    let after_mark =
+        mark.map(|mark| Share { labelled: labelled - mark.labelled, p2p: truth.bytes_since(Kind::P2p, mark.time) });
+    Outcome {
+        labels,
+        overall: Share { labelled, p2p: truth.bytes(Kind::P2p) },
+        after_mark,
+        bare_bytes: truth.bytes(Kind::Bare),
+        unlabelled: Vec::new(),
+        time: Duration::ZERO,
+    }
+}
+
+impl Outcome {
+    /// Holds the outcome against what `scenario` promises.
+    ///
+    /// # Errors
+    /// It falls short: the message says in what.
+    pub fn judge(&self, scenario: &Scenario) -> Result<()> {
+        for ((protocol, confidence), bytes) in &self.labels {
+            ensure!(
+                scenario.protocols.contains(&protocol.as_str()),
+                "{bytes} bytes labelled {protocol} ({confidence}), which {} does not speak",
+                scenario.client
+            );
+        }
+        let Share { labelled, p2p } = self.overall;
+        let may_be_unnamed = matches!(scenario.expected, Expected::Measured(_));
+        ensure!(p2p > 0 && (labelled > 0 || may_be_unnamed), "no P2P: {self:?}");
+        // Noise may carry a label, never more bytes than there are.
+        match scenario.expected {
+            Expected::All => {
+                ensure!(labelled >= p2p, "{} of {p2p} bytes have no label: {self:#?}", p2p - labelled)
+            }
+            Expected::AfterMark(share) => {
+                let after = self.after_mark.context("a scenario of that kind marks a moment")?;
+                ensure!(after.p2p > 0 && after.value() >= share, "{after:?}: less than {share}: {self:#?}");
+            }
+            Expected::Measured(_) => {}
+            Expected::Signalling(why) => {
+                if labelled >= p2p {
+                    bail!("all is labelled, so say so in the scenario's promise; it says: {why}");
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::IpVersion, *};
+
+    fn judged(expected: Expected, protocol: &str, overall: Share, after_mark: Option<Share>) -> bool {
+        let scenario = Scenario {
+            client: "client",
+            mode: "mode",
+            ip: IpVersion::V4,
+            programs: &[],
+            protocols: &["bittorrent"],
+            expected,
+            play: |_| Ok(()),
+        };
+        let outcome = Outcome {
+            labels: BTreeMap::from([((protocol.to_owned(), "signature".to_owned()), overall.labelled)]),
+            overall,
+            after_mark,
+            bare_bytes: 0,
+            unlabelled: Vec::new(),
+            time: Duration::ZERO,
+        };
+        outcome.judge(&scenario).is_ok()
+    }
+
+    #[test]
+    fn a_promise_is_kept_or_not() {
+        let share = |labelled, p2p| Share { labelled, p2p };
+        assert!(judged(Expected::All, "bittorrent", share(100, 100), None));
+        assert!(!judged(Expected::All, "bittorrent", share(99, 100), None));
+        assert!(!judged(Expected::All, "edonkey", share(100, 100), None));
+        assert!(!judged(Expected::All, "bittorrent", share(0, 0), None));
+        let then = Expected::AfterMark(0.9);
+        assert!(judged(then, "bittorrent", share(90, 1000), Some(share(90, 100))));
+        assert!(!judged(then, "bittorrent", share(999, 1000), Some(share(89, 100))));
+        assert!(!judged(then, "bittorrent", share(100, 100), None));
+        assert!(judged(Expected::Signalling("why"), "bittorrent", share(1, 100), None));
+        assert!(!judged(Expected::Signalling("why"), "bittorrent", share(100, 100), None));
+        assert!(!judged(Expected::Signalling("why"), "bittorrent", share(0, 100), None));
+        assert!(judged(Expected::Measured("why"), "bittorrent", share(0, 100), None));
+    }
+}
