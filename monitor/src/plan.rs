@@ -37,9 +37,9 @@ const HASH_BUCKET: u64 = 16;
 const TRIE_NODE: u64 = 40;
 
 /// The agent without a tally: program, threads, runtime.
-const AGENT_BYTES: u64 = 12 << 20;
+const AGENT_BYTES: u64 = 18 << 20;
 /// What the agent keeps for each tally, the drain under way included.
-const AGENT_BYTES_PER_TALLY: u64 = 270;
+const AGENT_BYTES_PER_TALLY: u64 = 280;
 /// What it keeps for each tally that moved within a policy's window, for each different window.
 const AGENT_BYTES_PER_TALLY_AND_WINDOW: u64 = 140;
 

@@ -1,6 +1,6 @@
 //! The benchmark object in the kernel, and one timed run of the test runner.
 
-use std::{fs, path::Path};
+use std::{fs, path::Path, thread};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use aya::{
@@ -12,11 +12,12 @@ use aya::{
     programs::{ProgramFd, TestRun as _, TestRunOptions, Xdp},
     util::nr_cpus,
 };
+use rustix::thread::{CpuSet, sched_setaffinity};
 
 use crate::{
     clock::cpu_time,
     layout::{Generator, POOL_V4, POOL_V6, POOLS_V4},
-    rows::SUBSCRIBERS,
+    rows::Row,
 };
 
 /// `XDP_PASS`, the only verdict there is.
@@ -34,15 +35,16 @@ pub(crate) struct Bench {
 }
 
 impl Bench {
-    /// Loads the object with reference tables for `flows` flows, and `pools` pools in its tries.
-    pub(crate) fn load(path: &Path, flows: u32, pools: u32) -> Result<Self> {
+    /// Loads the object with reference tables for a row's flows and subscribers, and its pools in the tries.
+    pub(crate) fn load(path: &Path, row: &Row) -> Result<Self> {
+        let (flows, subscribers, pools) = (row.table_flows(), row.subscribers, row.pools);
         let bytes = fs::read(path).with_context(|| format!("reading {}", path.display()))?;
         let capacity = (flows * 2).max(1 << 12);
         let mut object = EbpfLoader::new()
             .map_max_entries("FLOWS_V4", capacity)
             .map_max_entries("FLOWS_V6", capacity)
-            .map_max_entries("TALLIES_V4", SUBSCRIBERS * 2)
-            .map_max_entries("TALLIES_V6", SUBSCRIBERS * 2)
+            .map_max_entries("TALLIES_V4", subscribers * 2)
+            .map_max_entries("TALLIES_V6", subscribers * 2)
             .load(&bytes)
             .context("loading the benchmark object")?;
         for name in ["empty", "reference", "prologue_ipv4", "prologue_ipv6", "prologue_qinq_pppoe"] {
@@ -78,10 +80,30 @@ impl Bench {
         )
     }
 
-    /// Sets the generator of every CPU.
+    /// Sets the generator of every CPU; each gets random numbers of its own.
     pub(crate) fn generate(&mut self, generator: Generator) -> Result<()> {
-        self.generator.set(0, PerCpuValues::try_from(vec![generator; self.cpus])?, 0)?;
+        let of_cpu = |cpu: usize| Generator { random: generator.random ^ ((cpu as u64) << 32), ..generator };
+        self.generator.set(0, PerCpuValues::try_from((0..self.cpus).map(of_cpu).collect::<Vec<_>>())?, 0)?;
         Ok(())
+    }
+
+    /// As [`Self::run`], on the first `cpus` CPUs at once; the mean of their times.
+    pub(crate) fn run_on(&self, cpus: usize, prologue: &str, frame: &[u8], packets: u32) -> Result<f64> {
+        if cpus == 1 {
+            return self.run(prologue, frame, packets);
+        }
+        ensure!(cpus <= self.cpus, "a row of {cpus} CPUs on a machine with {}", self.cpus);
+        let times: Vec<Result<f64>> = thread::scope(|scope| {
+            let run = |cpu| {
+                let mut set = CpuSet::new();
+                set.set(cpu);
+                sched_setaffinity(None, &set).context("pinning a thread")?;
+                self.run(prologue, frame, packets)
+            };
+            let threads: Vec<_> = (0..cpus).map(|cpu| scope.spawn(move || run(cpu))).collect();
+            threads.into_iter().map(|thread| thread.join().expect("no panic")).collect()
+        });
+        Ok(times.into_iter().sum::<Result<f64>>()? / cpus as f64)
     }
 
     /// Sends `packets` packets; the CPU time per packet of this thread, in ns. Time lost to other processes does not count.

@@ -54,6 +54,10 @@ fn main() -> Result<()> {
     let rounds = arguments.rounds.unwrap_or(if arguments.quick { 9 } else { 15 });
     let mut rows = Vec::new();
     for row in rows::rows(arguments.quick).iter().filter(|row| arguments.asks_for(row)) {
+        if row.cpus > std::thread::available_parallelism()?.get() {
+            eprintln!("{}: left out, this machine has fewer than {} CPUs", row.name(), row.cpus);
+            continue;
+        }
         let result = measure::measure(row, &arguments.shared.object, !arguments.reference_only, rounds)
             .with_context(|| format!("{} with {} flows", row.path, row.flows))?;
         eprintln!(
@@ -70,7 +74,8 @@ fn main() -> Result<()> {
         let mut value = json!({
             "path": row.path,
             "flows": row.flows,
-            "subscribers": rows::SUBSCRIBERS,
+            "subscribers": row.subscribers,
+            "cpus": row.cpus,
             "pools": row.pools,
             "reference_ns_above_empty": tenth(result.reference.ns),
             "reference_spread_ns": tenth(result.reference.spread_ns),

@@ -8,7 +8,7 @@ use aya::programs::ProgramFd;
 use crate::{
     kernel::Bench,
     layout::{DOWN, Generator, RANDOM, SEQUENTIAL, UP},
-    rows::{Kind, Row, SUBSCRIBERS},
+    rows::{Kind, Row},
     subject::Subject,
 };
 
@@ -47,7 +47,7 @@ pub(crate) struct Costs {
 
 /// Measures a row.
 pub(crate) fn measure(row: &Row, object: &Path, subject: bool, rounds: u32) -> Result<Costs> {
-    let bench = Bench::load(object, row.table_flows(), row.pools)?;
+    let bench = Bench::load(object, row)?;
     let mut subject = if subject { Some(Subject::load(row, row.table_flows())?) } else { None };
     let empty = bench.program("empty")?;
     let mut tested: Vec<ProgramFd> = vec![bench.program("reference")?];
@@ -98,7 +98,7 @@ impl Rounds<'_> {
             random: self.seed | 1,
             made: 0,
             flow_mask,
-            subscriber_mask: SUBSCRIBERS - 1,
+            subscriber_mask: self.row.subscribers - 1,
             pool_mask: self.row.pools - 1,
             pool_bits: self.row.pools.trailing_zeros(),
             order,
@@ -144,8 +144,8 @@ impl Rounds<'_> {
             Kind::Settled | Kind::Transit => {
                 let generator = self.generator(RANDOM, direction, mask, 0);
                 self.bench.generate(generator)?;
-                self.bench.run(prologue, &self.row.frame, WARM_PACKETS)?;
-                self.bench.run(prologue, &self.row.frame, RUN_PACKETS)
+                self.bench.run_on(self.row.cpus, prologue, &self.row.frame, WARM_PACKETS)?;
+                self.bench.run_on(self.row.cpus, prologue, &self.row.frame, RUN_PACKETS)
             }
             Kind::New => {
                 let generator = self.generator(RANDOM, direction, (1 << 40) - 1, 1 << 41);

@@ -5,8 +5,8 @@ use crate::{
     layout::{DOWN, MIXED, UP},
 };
 
-/// Subscribers of every row (design section 4).
-pub(crate) const SUBSCRIBERS: u32 = 1 << 16;
+/// Subscribers of every row but those that say otherwise (design section 4).
+const SUBSCRIBERS: u32 = 1 << 16;
 
 /// What a row measures.
 pub(crate) enum Kind {
@@ -26,6 +26,10 @@ pub(crate) struct Row {
     pub(crate) path: &'static str,
     /// Flows: a power of two.
     pub(crate) flows: u32,
+    /// Subscribers: a power of two.
+    pub(crate) subscribers: u32,
+    /// CPUs that send at once, each its own packets of the same flows.
+    pub(crate) cpus: usize,
     /// Address pools: 1 or 64.
     pub(crate) pools: u32,
     /// Direction of the packets, as the generator has it.
@@ -58,6 +62,8 @@ pub(crate) fn rows(quick: bool) -> Vec<Row> {
     let settled = |path, flows, framing, direction, pools| Row {
         path,
         flows,
+        subscribers: SUBSCRIBERS,
+        cpus: 1,
         pools,
         direction,
         framing,
@@ -67,6 +73,8 @@ pub(crate) fn rows(quick: bool) -> Vec<Row> {
     let new = |path, framing, pools| Row {
         path,
         flows: 1 << 17,
+        subscribers: SUBSCRIBERS,
+        cpus: 1,
         pools,
         direction: UP,
         framing,
@@ -76,6 +84,8 @@ pub(crate) fn rows(quick: bool) -> Vec<Row> {
     let inspected = |path, transport, opening: Vec<u8>, payload: Vec<u8>, passes| Row {
         path,
         flows: 1 << 14,
+        subscribers: SUBSCRIBERS,
+        cpus: 1,
         pools: 1,
         direction: UP,
         framing: Framing::Ipv4,
@@ -85,6 +95,8 @@ pub(crate) fn rows(quick: bool) -> Vec<Row> {
     let transit = |path, flows, pools| Row {
         path,
         flows,
+        subscribers: SUBSCRIBERS,
+        cpus: 1,
         pools,
         direction: MIXED,
         framing: Framing::Ipv4,
@@ -117,6 +129,10 @@ pub(crate) fn rows(quick: bool) -> Vec<Row> {
             settled("settled-ipv4-64-pools", 1 << 19, Framing::Ipv4, UP, 64),
             settled("settled-ipv6", 1 << 17, Framing::Ipv6, UP, 1),
             settled("settled-ipv6", 1 << 20, Framing::Ipv6, UP, 1),
+            Row { cpus: 2, ..settled("settled-ipv4-2-cpus", 1 << 10, Framing::Ipv4, UP, 1) },
+            Row { cpus: 2, ..settled("settled-ipv4-2-cpus", 1 << 19, Framing::Ipv4, UP, 1) },
+            Row { subscribers: 1 << 20, ..settled("settled-ipv4-1m-subscribers", 1 << 19, Framing::Ipv4, UP, 1) },
+            Row { subscribers: 1 << 20, ..new("new-flow-1m-subscribers", Framing::Ipv4, 1) },
             new("new-flow-ipv6", Framing::Ipv6, 1),
             new("new-flow-64-pools", Framing::Ipv4, 64),
             transit("transit", 1 << 17, 1),

@@ -8,7 +8,7 @@ use peertally::datapath::{
     object::{LoadOptions, LoadedObject, MonitoredInterface},
 };
 
-use crate::rows::{Kind, Row, SUBSCRIBERS};
+use crate::rows::{Kind, Row};
 
 /// The loaded program.
 pub(crate) struct Subject(LoadedObject);
@@ -29,7 +29,7 @@ impl Subject {
             // Two tallies for each subscriber: unclassified, and one protocol.
             sizes: TableSizes {
                 flows: flows * 2,
-                tallies: SUBSCRIBERS * 2 + 1,
+                tallies: row.subscribers * 2 + 1,
                 endpoints: monitor_common::limits::DEFAULT_ENDPOINTS,
             },
             pools,

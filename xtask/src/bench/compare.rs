@@ -118,7 +118,8 @@ fn machine() -> Result<String> {
         field("model name"),
         field("cpu family"),
         field("model"),
-        kernel.trim(),
+        // What a builder appends to the version names the machine more than the kernel.
+        kernel.trim().split('-').next().unwrap_or("unknown"),
         load.split(' ').next().unwrap_or("unknown")
     ))
 }

@@ -23,6 +23,13 @@ const DRAIN_FACTOR: f64 = 10.0;
 /// Upper bounds of the endpoints' answers, in ms.
 const SCRAPE_MS: &[(&str, f64)] = &[("/metrics", 50.0), ("/metrics/subscribers", 300.0)];
 
+/// Evaluation of a thousand policies of one window over a million tallies that moved, in ms.
+const POLICIES_MS: f64 = 100.0;
+/// Share of a core that an agent may take without traffic, in percent.
+const IDLE_PERCENT: f64 = 1.0;
+/// Memory that it may take beside the maps, in MiB.
+const MEMORY_MIB: f64 = 300.0;
+
 /// Bounds that this run missed; rows that were not measured are not looked at.
 pub(super) fn missed(report: &Report) -> Vec<Failure> {
     let mut failures = Vec::new();
@@ -51,6 +58,20 @@ pub(super) fn missed(report: &Report) -> Vec<Failure> {
             ));
         }
     }
+    for policies in report.policies.iter().filter(|policies| policies.windows == 1 && policies.ms > POLICIES_MS) {
+        agent(format!("{} policies: {:.1} ms, promised at most {POLICIES_MS:.0}", policies.policies, policies.ms));
+    }
+    if let Some(idle) = &report.idle {
+        if idle.core_percent >= IDLE_PERCENT {
+            agent(format!(
+                "agent without traffic: {:.2} % of a core, promised below {IDLE_PERCENT:.0}",
+                idle.core_percent
+            ));
+        }
+        if idle.memory_mib >= MEMORY_MIB {
+            agent(format!("agent: {:.0} MiB beside the maps, promised below {MEMORY_MIB:.0}", idle.memory_mib));
+        }
+    }
     for scrape in &report.scrape {
         for (_, bound) in SCRAPE_MS.iter().filter(|(endpoint, _)| *endpoint == scrape.endpoint) {
             if scrape.ms > *bound {
@@ -59,4 +80,28 @@ pub(super) fn missed(report: &Report) -> Vec<Failure> {
         }
     }
     failures
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::report::Idle, *};
+
+    fn idle(core_percent: f64, memory_mib: f64) -> Report {
+        let idle = Idle {
+            tallies: 1_000_000,
+            cpu_ms_per_drain: core_percent * 100.0,
+            core_percent,
+            memory_mib,
+            memory_empty_mib: 10.0,
+            bytes_per_tally: 270.0,
+        };
+        Report { idle: Some(idle), ..Report::default() }
+    }
+
+    #[test]
+    fn a_waiting_agent_has_bounds() {
+        assert_eq!(missed(&idle(0.4, 280.0)), []);
+        assert_eq!(missed(&idle(1.0, 280.0)).len(), 1);
+        assert_eq!(missed(&idle(1.0, 300.0)).len(), 2);
+    }
 }

@@ -51,6 +51,8 @@ pub(super) struct Row {
     pub(super) flows: u32,
     /// Subscribers.
     pub(super) subscribers: u32,
+    /// CPUs that send at once.
+    pub(super) cpus: u32,
     /// Address pools.
     pub(super) pools: u32,
     /// The shipped program.
@@ -83,6 +85,7 @@ impl Row {
             path: path.to_owned(),
             flows: 1024,
             subscribers: 65_536,
+            cpus: 1,
             pools: 1,
             ns_above_empty,
             spread_ns: 0.0,

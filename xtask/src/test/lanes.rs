@@ -98,7 +98,9 @@ impl Lane {
         match self {
             Self::Format | Self::Lints | Self::Docs => &[],
             Self::Deny => &[Need::Deny],
-            Self::Object | Self::Bench => &[Need::Ebpf],
+            Self::Object => &[Need::Ebpf],
+            // The demonstration's packages are the laboratory's: a running agent is measured in one.
+            Self::Bench => &[Need::Ebpf, Need::Demo],
             Self::Demo => &[Need::Demo],
             Self::Tests | Self::E2e => &[Need::Tests],
             Self::Accuracy => &[Need::Accuracy],
