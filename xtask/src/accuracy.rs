@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
+use peertally_tests::lab::POOLS;
 
 use crate::command::output;
 use crate::setup::{self, Need};
@@ -130,8 +131,10 @@ fn examine(programs: &Programs, captures: &[Capture]) -> Result<Examined> {
 /// The flows of TCP and UDP of one capture; two connections between the same ports are one, and a label of either counts.
 fn flows_of(programs: &Programs, capture: &Capture) -> Result<Vec<Flow>> {
     let ndpi = programs.ndpi(&capture.path)?;
+    // What an endpoint teaches depends on which end is the subscriber; in the corpus nothing says which is.
+    let pools: &[&str] = if capture.set == Set::Live { &POOLS } else { &[] };
     let mut flows: std::collections::BTreeMap<flow::Key, Flow> = std::collections::BTreeMap::new();
-    for row in programs.ours(&capture.path)? {
+    for row in programs.ours(&capture.path, pools)? {
         if !["tcp", "udp"].contains(&row.l4.as_str()) || row.protocol == "fragment" {
             continue;
         }

@@ -105,7 +105,8 @@ pub(super) fn live(date: &str, live: &Examined) -> String {
     let peers = || live.flows.iter().map(|(_, flow)| flow).filter(|flow| flow.truth != Truth::Other);
     let others = total(live.flows.iter().map(|(_, flow)| flow).filter(|flow| flow.truth == Truth::Other));
     let mut text = format!(
-        "`cargo xtask lab --capture DIR`, then `cargo xtask accuracy --captures DIR`: {} captures of {date}, nDPI {}.\n\n",
+        "`cargo xtask lab --capture DIR`, then `cargo xtask accuracy --captures DIR`: {} captures of {date}, nDPI {}. \
+         The client is the subscriber.\n\n",
         live.captures, live.ndpi_version
     );
     text.push_str(&peer_table("capture", &by(peers(), |flow| flow.capture.clone()), &total(peers())));

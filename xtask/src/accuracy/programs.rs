@@ -77,10 +77,11 @@ impl Programs {
         version.map(|version| version.trim().to_owned()).context("ndpiReader -h names no version")
     }
 
-    /// Every flow of the capture, as the host engine labels it.
-    pub(super) fn ours(&self, capture: &Path) -> Result<Vec<OurFlow>> {
+    /// Every flow of the capture, as the host engine labels it with these pools; without any, every address is a subscriber.
+    pub(super) fn ours(&self, capture: &Path, pools: &[&str]) -> Result<Vec<OurFlow>> {
         let mut command = Command::new(&self.peertally);
-        command.args(["replay", "--engine", "host", "--flows", "--format", "json"]).arg(capture).stdin(Stdio::null());
+        command.args(["replay", "--engine", "host", "--flows", "--format", "json"]);
+        command.args(pools.iter().flat_map(|pool| ["--subscribers", pool])).arg(capture).stdin(Stdio::null());
         let ended = command.output().with_context(|| format!("cannot start `{}`", shown(&command)))?;
         if !ended.status.success() && ended.status.code() != Some(DAMAGED) {
             bail!("`{}`: {}\n{}", shown(&command), ended.status, String::from_utf8_lossy(&ended.stderr));
