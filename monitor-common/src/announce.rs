@@ -8,9 +8,13 @@
 
 use crate::{
     cell::negated,
+    limits::WINDOW,
     payload::{Payload, Transport},
     protocol::Protocol,
 };
+
+/// In place of a port: a request that any web page could have made a browser send, which vouches for nobody.
+pub const UNVOUCHED: u32 = u32::MAX;
 
 /// Bytes of an HTTP request that are looked into for the port.
 const SCANNED: usize = 400;
@@ -36,10 +40,35 @@ pub fn find_port(transport: Transport, protocol: u8, payload: &Payload, port: &m
 #[inline(never)]
 fn http(payload: &Payload, port: &mut u32) {
     if payload.le32(0) == u32::from_le_bytes(*b"GET ") {
+        // A page may make a visitor's browser ask for anything, but not in another program's name.
+        find_agent(payload, port);
+        let agent = *port as usize;
+        *port = UNVOUCHED;
+        if agent == 0 || payload.le64(agent) == u64::from_le_bytes(*b"Mozilla/") {
+            return;
+        }
+        *port = 0;
         find_parameter(payload, port);
         // Through memory: the verifier forgets the place, and walks what follows once for all places.
         let start = *port as usize;
         *port = if start == 0 { 0 } else { digits(payload, start) };
+    }
+}
+
+/// The place of the value of `User-Agent:`, into `place`; 0 when it is not seen.
+#[inline(never)]
+fn find_agent(payload: &Payload, place: &mut u32) {
+    let mut recent = 0u64;
+    let mut index = 4;
+    *place = 0;
+    while index < WINDOW - 16 {
+        recent = recent << 8 | u64::from(payload.counted(index));
+        index += 1;
+        // A line feed is in front of it, which no request target holds.
+        if recent == u64::from_be_bytes(*b"\nUser-Ag") {
+            *place = index as u32 + 5;
+            return;
+        }
     }
 }
 
@@ -133,19 +162,22 @@ mod tests {
 
     #[test]
     fn http_announces_name_the_port() {
-        let port = |request: &str| named(Transport::Tcp, Protocol::BitTorrent, request.as_bytes());
+        let ask = |request: &str, agent: &str| {
+            let request = format!("{request}\r\nHost: a\r\nUser-Agent: {agent}\r\n\r\n");
+            named(Transport::Tcp, Protocol::BitTorrent, request.as_bytes())
+        };
+        let port = |request: &str| ask(request, "Transmission/3.00");
         let hash = "%12".repeat(20);
-        assert_eq!(
-            port(&format!("GET /announce?info_hash={hash}&peer_id=-TR3000-abcdefghijkl&port=51413&left=0 H")),
-            51_413
-        );
+        let whole = format!("GET /announce?info_hash={hash}&peer_id=-TR3000-abcdefghijkl&port=51413&left=0 HTTP/1.1");
+        assert_eq!(port(&whole), 51_413);
         assert_eq!(port("GET /announce?port=6881&info_hash=x HTTP/1.1"), 6881);
-        assert_eq!(port("GET /announce?port=6881 HTTP/1.1"), 6881);
         assert_eq!(port("GET /announce?xport=6881&info_hash=x HTTP/1.1"), 0);
         assert_eq!(port("GET /announce?port=80&info_hash=x HTTP/1.1"), 0, "no port of a service");
         assert_eq!(port("GET /announce?port=99999999&info_hash=x HTTP/1.1"), 0);
         assert_eq!(port("GET /announce?info_hash=x HTTP/1.1\r\nReferer: /?a&port=6881 "), 0, "behind the target");
         assert_eq!(port("POST /announce?port=6881&info_hash=x HTTP/1.1"), 0);
+        assert_eq!(ask("GET /announce?port=6881&info_hash=x HTTP/1.1", "Mozilla/5.0 (X11)"), UNVOUCHED);
+        assert_eq!(named(Transport::Tcp, Protocol::BitTorrent, b"GET /announce?port=6881 HTTP/1.1\r\n\r\n"), UNVOUCHED);
     }
 
     #[test]

@@ -10,7 +10,7 @@
 use crate::{
     cell::Cell,
     key::{Address, Seed, absorb},
-    limits::{CLOCK_SKEW_AGE, ENDPOINT_SECONDS, WAYS},
+    limits::{ENDPOINT_SECONDS, WAYS},
 };
 
 /// Four entries: one cache line.
@@ -25,8 +25,9 @@ pub struct EndpointSet {
 
 const _: () = assert!(core::mem::size_of::<EndpointSet>() == 64);
 
-/// The word of an entry: bits 0..16 second of the latest teaching, 16..24 protocol, 24 a subscriber's own, 25 in use, 26 being
-/// written, 32..64 a bitmap of remote endpoints.
+/// The word of an entry: bits 0..16 and 27..32 second of the latest teaching, 16..24 protocol, 24 a subscriber's own, 25 in use, 26
+/// being written, 32..64 a bitmap of remote endpoints. Seconds of 21 bits come again after 24 days; the drain clears what has
+/// expired long before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Known(pub u64);
 
@@ -42,7 +43,8 @@ impl Known {
     #[inline(always)]
     #[must_use]
     pub const fn new(protocol: u8, own: bool, now_s: u64) -> Self {
-        Self((now_s & 0xffff) | (protocol as u64) << 16 | if own { OWN } else { 0 } | USED)
+        let second = (now_s & 0xffff) | (now_s >> 16 & 0x1f) << 27;
+        Self(second | (protocol as u64) << 16 | if own { OWN } else { 0 } | USED)
     }
 
     /// The same, with a bitmap.
@@ -76,22 +78,24 @@ impl Known {
     /// Seconds since it was taught.
     #[inline(always)]
     #[must_use]
-    pub const fn age_s(self, now_s: u64) -> u16 {
-        let age = (now_s as u16).wrapping_sub(self.0 as u16);
-        if age >= CLOCK_SKEW_AGE { 0 } else { age }
+    pub const fn age_s(self, now_s: u64) -> u32 {
+        let second = (self.0 & 0xffff) as u32 | ((self.0 >> 27) as u32 & 0x1f) << 16;
+        let age = (now_s as u32).wrapping_sub(second) & SECONDS;
+        // Clocks of two CPUs may be a moment apart.
+        if age >= SECONDS - CLOCK_SKEW_S { 0 } else { age }
     }
 
     /// Whether it is an entry that has not expired.
     #[inline(always)]
     #[must_use]
     pub const fn is_current(self, now_s: u64) -> bool {
-        self.is_known() && self.age_s(now_s) < ENDPOINT_SECONDS
+        self.is_known() && self.age_s(now_s) < ENDPOINT_SECONDS as u32
     }
 
     /// How willingly it is given up for another: 0 never.
     #[inline(always)]
     const fn willingness(self, now_s: u64) -> u32 {
-        let age = self.age_s(now_s) as u32;
+        let age = self.age_s(now_s);
         if self.0 & WRITING != 0 {
             0
         } else if !self.is_known() {
@@ -106,9 +110,13 @@ impl Known {
     }
 }
 
-/// Willingness of remote endpoints and of expired entries is at least this; ages have 16 bits.
-const REMOTE: u32 = 0x2_0000;
-const EXPIRED: u32 = 0x4_0000;
+/// Willingness of remote endpoints and of expired entries is at least this; ages have 21 bits.
+const REMOTE: u32 = 0x40_0000;
+const EXPIRED: u32 = 0x80_0000;
+/// The bits of a second that a word keeps.
+const SECONDS: u32 = 0x1f_ffff;
+/// Ages that are no ages but clocks a moment apart.
+const CLOCK_SKEW_S: u32 = 16;
 
 /// What an entry is about.
 #[derive(Clone, Copy, Debug)]
@@ -219,6 +227,7 @@ mod tests {
         assert!(!set.find(7, last + 1).is_known());
         assert_eq!(set.teach(7, Known::new(2, true, last), last), Taught::Refreshed);
         assert!(set.find(7, last + 1).is_known());
+        assert!(!set.find(7, last + 65_536).is_known(), "sixteen bits of seconds are not enough");
     }
 
     #[test]

@@ -147,9 +147,7 @@ fn slow<P: Packet, S: Store>(packet: &P, store: &S, settings: &Settings, interfa
     }
     if task == Task::INSPECT {
         step(store, |work| associate::judge(store, settings, work));
-        if !step(store, |work| inspect::conclude(store, settings, work)) {
-            return;
-        }
+        step(store, |work| inspect::conclude(store, settings, work));
     }
     step(store, |work| learn::learn(store, settings, work));
     if settings.inspection.load() == Inspection::Watchlist as u64 {

@@ -1,7 +1,7 @@
 //! Payloads that are certainly of the commonest other protocols, by their first bytes: TLS, QUIC and DNS.
 //!
-//! Most new flows of a network are one of these. Their first payload ends the inspection: it is not even copied. No P2P rule
-//! looks like them, and what they carry cannot be looked into.
+//! Most new flows of a network are one of these. Such a first payload is not even copied, and when both sides' are, the
+//! inspection ends. No P2P rule looks like them, and what they carry cannot be looked into.
 
 use crate::payload::Transport;
 
@@ -9,16 +9,20 @@ use crate::payload::Transport;
 pub const HEAD: usize = 8;
 /// The port of DNS (RFC 1035 section 4.2).
 const DNS_PORT: u16 = 53;
+/// Datagrams with an Initial packet are at least this long, in bytes (RFC 9000 section 14.1).
+const QUIC_INITIAL: u32 = 1200;
 /// Longest TLS record (RFC 8446 section 5.1).
 const MAX_RECORD: u16 = 1 << 14;
 
 /// Whether a payload that begins with `head` is one of these. `ports` are those of both ends.
 #[inline(always)]
 #[must_use]
-pub fn is_familiar(transport: Transport, head: [u8; HEAD], ports: (u16, u16)) -> bool {
+pub fn is_familiar(transport: Transport, head: [u8; HEAD], len: u32, ports: (u16, u16)) -> bool {
     match transport {
         Transport::Tcp => tls_hello(head),
-        Transport::Udp => quic_long_header(head) || ((ports.0 == DNS_PORT || ports.1 == DNS_PORT) && dns(head)),
+        Transport::Udp => {
+            (len >= QUIC_INITIAL && quic_initial(head)) || ((ports.0 == DNS_PORT || ports.1 == DNS_PORT) && dns(head))
+        }
     }
 }
 
@@ -35,11 +39,13 @@ fn tls_hello(head: [u8; HEAD]) -> bool {
         & (length == 0)
 }
 
-/// A QUIC long header of version 1 or 2 (RFC 9000 section 17.2, RFC 9369 section 3.1).
+/// An Initial packet of QUIC version 1 or 2 (RFC 9000 section 17.2.2, RFC 9369 section 3.2): its type, and the length of the
+/// destination's connection id.
 #[inline(always)]
-fn quic_long_header(head: [u8; HEAD]) -> bool {
+fn quic_initial(head: [u8; HEAD]) -> bool {
     let version = u32::from_be_bytes([head[1], head[2], head[3], head[4]]);
-    (head[0] & 0xc0 == 0xc0) & ((version == 1) | (version == 0x6b33_43cf))
+    let first = head[0] & 0xf0;
+    ((first == 0xc0) & (version == 1) | (first == 0xd0) & (version == 0x6b33_43cf)) & (head[5] <= 20)
 }
 
 /// The header of a DNS message with one question and a standard opcode (RFC 1035 section 4.1.1).
@@ -53,11 +59,11 @@ mod tests {
     use super::*;
 
     fn tcp(head: [u8; HEAD]) -> bool {
-        is_familiar(Transport::Tcp, head, (50_000, 443))
+        is_familiar(Transport::Tcp, head, 517, (50_000, 443))
     }
 
     fn udp(head: [u8; HEAD], port: u16) -> bool {
-        is_familiar(Transport::Udp, head, (50_000, port))
+        is_familiar(Transport::Udp, head, if port == 53 { 40 } else { 1200 }, (50_000, port))
     }
 
     #[test]

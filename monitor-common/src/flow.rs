@@ -308,8 +308,18 @@ pub mod shown {
     pub const BOTH_SPOKE: u16 = SPOKE_LOWER | SPOKE_HIGHER;
     /// The flow began with a TCP SYN, so that its first packet came from the connecting side.
     pub const OPENED: u16 = 1 << 2;
-    /// The first payload of a direction looked random.
-    pub const RANDOM: u16 = 1 << 3;
+    /// The first payload of the lower endpoint looked random.
+    pub const RANDOM_LOWER: u16 = 1 << 9;
+    /// That of the higher endpoint did.
+    pub const RANDOM_HIGHER: u16 = 1 << 10;
+    /// One of them did.
+    pub const RANDOM: u16 = RANDOM_LOWER | RANDOM_HIGHER;
+    /// The first payload of the lower endpoint was certainly of a common other protocol (`familiar.rs`).
+    pub const FAMILIAR_LOWER: u16 = 1 << 11;
+    /// That of the higher endpoint was.
+    pub const FAMILIAR_HIGHER: u16 = 1 << 12;
+    /// Both were.
+    pub const FAMILIAR: u16 = FAMILIAR_LOWER | FAMILIAR_HIGHER;
     /// The first payload of a direction looked like something that has a face of its own (TLS, text, a repetitive header).
     pub const PLAIN: u16 = 1 << 8;
     /// The first payload of the lower endpoint had the size and look of an MSE opening.

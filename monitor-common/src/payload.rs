@@ -99,6 +99,7 @@ impl Payload {
         // SAFETY: as above, for the tail.
         unsafe { words.add(WINDOW / 8).write_volatile(0) };
         self.captured = 0;
+        self.passing = 0;
     }
 
     /// Puts up to eight bytes, which an earlier segment held, in front of the payload: the first `count` of `bytes`, in memory

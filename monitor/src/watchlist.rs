@@ -100,9 +100,10 @@ fn bytes(text: &str) -> Option<Vec<u8>> {
     let hexadecimal = text.bytes().all(|byte| byte.is_ascii_hexdigit());
     let bytes = match text.len() {
         32 | 40 if hexadecimal => digits(text, 16, 4),
-        32 | 39 => digits(&text[..32], 32, 5),
+        32 | 39 => digits(text, 32, 5),
         _ => None,
     }?;
+    let bytes = bytes.get(..bytes.len().min(20))?.to_vec();
     bytes.iter().any(|byte| *byte != 0).then_some(bytes)
 }
 
@@ -157,9 +158,14 @@ mod tests {
 
     #[test]
     fn lines_that_are_no_hash_are_told() {
-        for line in
-            ["0123", "0123456789abcdef0123456789abcdef0123456", "AAAQEAYEAUDAOCAJBIFQYDIOB4IBCEQ1", &"0".repeat(40)]
-        {
+        for line in [
+            "0123",
+            "0123456789abcdef0123456789abcdef0123456",
+            "AAAQEAYEAUDAOCAJBIFQYDIOB4IBCEQ1",
+            "AAAQEAYEAUDAOCAJBIFQYDIOB4IBCEQTAAAAAA1",
+            "AAAQEAYEAUDAOCAJBIFQYDIOB4IBCEQéAAAAAA",
+            &"0".repeat(40),
+        ] {
             let error = read(&format!("# x\n{line}\n")).expect_err("refused");
             assert!(error.to_string().starts_with("list:2: not a content hash"), "{error}");
         }

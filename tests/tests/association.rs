@@ -268,7 +268,8 @@ fn datagrams_are_labelled_by_the_subscribers_own_endpoint_only() {
 fn announces_name_the_endpoint() {
     let mut network = Network::new();
     let tracker = at("192.0.2.80:6969");
-    let announce = b"GET /announce?info_hash=%124Vx%9A&peer_id=-TR3000-abcdefghijkl&port=50555&left=0 HTTP/1.1\r\n\r\n";
+    let announce = b"GET /announce?info_hash=%124Vx%9A&peer_id=-TR3000-abcdefghijkl&port=50555&left=0 HTTP/1.1\r\n\
+          Host: tracker.example\r\nUser-Agent: Transmission/3.00\r\n\r\n";
     network.send(&tcp(of(SUBSCRIBER, 40_000), tracker, flag::SYN, b""));
     network.send(&tcp(tracker, of(SUBSCRIBER, 40_000), flag::SYN_ACK, b""));
     network.send(&tcp(of(SUBSCRIBER, 40_000), tracker, flag::PUSH, announce));
@@ -285,6 +286,27 @@ fn announces_name_the_endpoint() {
     announce.extend(50_556u16.to_be_bytes());
     network.send(&udp(from, tracker, &announce));
     assert_eq!(network.obfuscated(at("192.0.2.9:40003"), of(SUBSCRIBER, 50_556)), BITTORRENT);
+}
+
+#[test]
+fn a_page_that_makes_a_browser_announce_teaches_nothing() {
+    let mut network = Network::new();
+    let tracker = at("192.0.2.80:80");
+    let request =
+        b"GET /announce?info_hash=x&port=51820 HTTP/1.1\r\nHost: a.example\r\nUser-Agent: Mozilla/5.0 (X11)\r\n\r\n";
+    network.send(&tcp(of(SUBSCRIBER, 40_000), tracker, flag::SYN, b""));
+    network.send(&tcp(tracker, of(SUBSCRIBER, 40_000), flag::SYN_ACK, b""));
+    network.send(&tcp(of(SUBSCRIBER, 40_000), tracker, flag::PUSH, request));
+    assert_eq!(network.events(Event::EndpointLearned), 0);
+    assert_eq!(network.datagrams(of(SUBSCRIBER, 51_820), at("192.0.2.9:51820")), Verdict::UNCLASSIFIED);
+}
+
+#[test]
+fn one_familiar_payload_does_not_hide_a_flow() {
+    let mut network = Network::new();
+    let initial = [&[0xc3, 0, 0, 0, 1, 8], &ciphertext(1200, 1)[..]].concat();
+    assert_eq!(network.send(&udp(of(SUBSCRIBER, 6881), at(PEER), &initial)), Verdict::UNCLASSIFIED);
+    assert_eq!(network.send(&udp(of(SUBSCRIBER, 6881), at(PEER), PING)).protocol, Protocol::BitTorrent);
 }
 
 #[test]

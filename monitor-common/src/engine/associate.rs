@@ -1,8 +1,8 @@
 //! Verdicts that no payload shows: by a known endpoint, or (when switched on) by behaviour.
 //!
 //! A flow is labelled by **association** when all of this holds:
-//! * it is TCP or UDP between ports that peers choose, and the first payload of each direction looks random: what has a face of
-//!   its own is no obfuscated P2P flow, whatever its endpoint;
+//! * it is TCP or UDP between ports that peers choose, and the first payload of one direction looks random and that of the
+//!   other like nothing else: what has a face of its own is no obfuscated P2P flow, whatever its endpoint;
 //! * one of its endpoints is known to speak the protocol; for UDP, the subscriber's own one;
 //! * each of its subscribers is known to speak the protocol, by a certain flow of its own.
 //!
@@ -38,8 +38,9 @@ pub(super) fn judge<S: Store>(store: &S, settings: &Settings, work: &mut Work) -
         let progress = cold.flows[work.way as usize & (WAYS - 1)].progress.load();
         work.shown = u32::from(crate::flow::Progress::from_bits(progress).shown);
     }
-    let looks = work.shown & u32::from(shown::RANDOM | shown::PLAIN);
-    if looks != u32::from(shown::RANDOM) || !work.has_peer_ports() || !subscribers::locate(store, work) {
+    // An obfuscated side may be silent, or say too little to tell; neither may look like something else.
+    let random = work.shown & u32::from(shown::RANDOM) != 0 && work.shown & u32::from(shown::PLAIN) == 0;
+    if !random || !work.has_peer_ports() || !subscribers::locate(store, work) {
         return false;
     }
     let mut known = known_at(store, settings, work, 0);
@@ -115,7 +116,7 @@ fn suspect<S: Store>(store: &S, settings: &Settings, work: &Work, end: usize) ->
     };
     let held = set.find(tag, work.now_s);
     // The entry keeps the second in which its window began.
-    let current = held.is_known() && held.age_s(work.now_s) < rule.window_s;
+    let current = held.is_known() && held.age_s(work.now_s) < u32::from(rule.window_s);
     let mut entry = if current { held } else { Known::new(Protocol::BitTorrent as u8, true, work.now_s) };
     if work.task == Task::INSPECT {
         let remote = learn::endpoint_tag(settings, work, 1 - end, work.port(1 - end));
@@ -123,7 +124,9 @@ fn suspect<S: Store>(store: &S, settings: &Settings, work: &Work, end: usize) ->
         set.teach(tag, entry, work.now_s);
     }
     let speaker = speaker(store, settings, work, end, Protocol::BitTorrent as u8);
-    entry.bitmap().count_ones() >= rule.endpoints && speaker.is_known() && speaker.age_s(work.now_s) < rule.window_s
+    entry.bitmap().count_ones() >= rule.endpoints
+        && speaker.is_known()
+        && speaker.age_s(work.now_s) < u32::from(rule.window_s)
 }
 
 /// Gives a flow that had ended as unclassified the verdict in the work, for what comes from now on.

@@ -25,18 +25,19 @@ use crate::{
 pub(super) fn look<P: Packet, S: Store>(packet: &P, settings: &Settings, store: &S, scratch: &mut Scratch) -> bool {
     let work = &mut scratch.work;
     let inspecting = work.task == Task::INSPECT;
-    work.spoke = 0;
-    work.named_port = 0;
-    work.exhausted = 0;
+    work.forged = u32::from(is_forged(store, work));
     if inspecting {
-        work.shown = 0;
         if let Some(verdict) = verdict_of_headers(store, settings, work) {
             decide(work, verdict);
             return true;
         }
         if begins_familiar(packet, work) {
-            decide(work, Verdict::UNCLASSIFIED);
-            return true;
+            if note_familiar(store, work) {
+                decide(work, Verdict::UNCLASSIFIED);
+                return true;
+            }
+            store.note(work.note(0, 0));
+            return false;
         }
     } else if work.headers.payload_len == 0 && is_waiting_in_vain(store, work) {
         work.exhausted = 1;
@@ -51,7 +52,7 @@ pub(super) fn look<P: Packet, S: Store>(packet: &P, settings: &Settings, store: 
             let certain = found.is_some() && (inspecting || u32::from(protocol) == work.protocol);
             work.spoke = u32::from(certain);
             announce::find_port(transport(work), protocol, payload, &mut work.named_port);
-            show(work);
+            show(store, work, protocol);
         }
         if settings.inspection.load() == Inspection::Watchlist as u64 {
             watch::content(transport(work), protocol, payload, &mut work.content);
@@ -108,6 +109,15 @@ fn is_waiting_in_vain<S: Store>(store: &S, work: &Work) -> bool {
     unpack(set.counters[counter].load()).0 >= PENDING_PACKETS
 }
 
+/// Whether the packet has a subscriber's address as its source and came in where no subscriber's packet does.
+///
+/// A call of its own: what it leaves on the stack would make the verifier walk all signatures twice.
+#[inline(never)]
+fn is_forged<S: Store>(store: &S, work: &Work) -> bool {
+    store.is_core(work.interface as u16)
+        && (store.pool(work.headers.outer_source).is_some() || store.pool(work.headers.source).is_some())
+}
+
 /// Whether the payload is certainly of a common other protocol: then it is not looked into further.
 #[inline(always)]
 fn begins_familiar<P: Packet>(packet: &P, work: &Work) -> bool {
@@ -115,7 +125,33 @@ fn begins_familiar<P: Packet>(packet: &P, work: &Work) -> bool {
         return false;
     }
     let Some(head) = packet.read::<HEAD>(work.headers.payload_offset as usize) else { return false };
-    is_familiar(transport(work), head, (work.headers.source_port, work.headers.destination_port))
+    let ports = (work.headers.source_port, work.headers.destination_port);
+    is_familiar(transport(work), head, work.headers.payload_len, ports)
+}
+
+/// Counts a familiar payload as looked into; whether both sides' first payloads are familiar, which ends the inspection for good.
+///
+/// Both, and no later payload: eight bytes of one side must not hide what follows.
+#[inline(never)]
+fn note_familiar<S: Store>(store: &S, work: &mut Work) -> bool {
+    let Some(cold) = store.cold_set(work.set_index) else { return false };
+    let cell = &cold.flows[work.way as usize & (WAYS - 1)].progress;
+    let mut progress = Progress::from_bits(cell.load());
+    let inspected = if work.is_from_lower() { &mut progress.inspected_lower } else { &mut progress.inspected_higher };
+    let first = *inspected == 0;
+    *inspected = inspected.saturating_add(1);
+    let exhausted = *inspected >= INSPECTED_PER_DIRECTION;
+    if first {
+        progress.shown |= shown::PLAIN | shown::FAMILIAR_LOWER << ((1 - work.from_lower) & 1);
+    }
+    let both = progress.shown & shown::FAMILIAR == shown::FAMILIAR;
+    if both {
+        progress.inspected_lower = INSPECTED_PER_DIRECTION;
+        progress.inspected_higher = INSPECTED_PER_DIRECTION;
+    }
+    work.shown = u32::from(progress.shown);
+    cell.store(progress.to_bits());
+    both || exhausted
 }
 
 /// Copies the payload and classifies it, with what the flow's earlier payloads left behind; keeps what this one leaves.
@@ -143,6 +179,10 @@ fn examine<P: Packet, S: Store>(packet: &P, store: &S, scratch: &mut Scratch) ->
     if found.is_none() && inspected == 1 && work.has_peer_ports() {
         note_look(work, payload);
     }
+    if work.forged != 0 {
+        // It must not be what a later packet answers.
+        state = FlowState { memo: cold.memo.load(), marks: progress.marks & !marks::ECHOED, reserved: 0 };
+    }
     if state.marks & marks::ECHOED != 0 {
         let sender = 1 - work.from_lower;
         work.shown |= u32::from(shown::BOTH_SPOKE) | u32::from(shown::PROVED_LOWER) << (sender & 1);
@@ -159,7 +199,7 @@ fn examine<P: Packet, S: Store>(packet: &P, store: &S, scratch: &mut Scratch) ->
 fn note_look(work: &mut Work, payload: &Payload) {
     match opaque::look(payload) {
         Look::Random => {
-            work.shown |= u32::from(shown::RANDOM);
+            work.shown |= u32::from(shown::RANDOM_LOWER) << ((1 - work.from_lower) & 1);
             if work.is_tcp() && MSE_OPENING.contains(&payload.len) {
                 work.shown |= u32::from(shown::MSE_LOWER) << ((1 - work.from_lower) & 1);
             }
@@ -169,11 +209,24 @@ fn note_look(work: &mut Work, payload: &Payload) {
     }
 }
 
-/// Notes that the payload's sender spoke the flow's protocol. An announce to a UDP tracker proves nothing alone, but in a
-/// tracker's flow it names a port.
+/// Notes that the payload's sender spoke the flow's protocol, unless its address may be forged. An announce to a UDP tracker
+/// proves nothing alone, but in a tracker's flow it names a port; nothing else does that without being certain.
 #[inline(always)]
-fn show(work: &mut Work) {
-    if (work.spoke | work.named_port) != 0 {
+fn show<S: Store>(store: &S, work: &mut Work, protocol: u8) {
+    let announce = !work.is_tcp() && protocol == Protocol::BitTorrent as u8;
+    if work.spoke == 0 && !announce {
+        work.named_port = 0;
+    }
+    if work.named_port == announce::UNVOUCHED {
+        (work.spoke, work.named_port) = (0, 0);
+    }
+    if (work.spoke | work.named_port) == 0 {
+        return;
+    }
+    if work.forged != 0 {
+        store.count_event(Event::EndpointRefused);
+        (work.spoke, work.named_port) = (0, 0);
+    } else {
         work.spoke = 1;
         work.shown |= u32::from(shown::SPOKE_LOWER) << ((1 - work.from_lower) & 1);
     }
@@ -211,6 +264,10 @@ pub(super) fn conclude<S: Store>(store: &S, settings: &Settings, work: &mut Work
             let higher = subscribers::slot(store, settings, work, 1, (protocol, confidence));
             cold.slots.store(pack_slots(lower, higher));
         }
+    }
+    if work.is_tcp() {
+        // What signatures kept of earlier segments is of no more use, and is not kept longer.
+        cold.memo.store(0);
     }
     account::publish(store, cell, cold, generation, (protocol, confidence));
     true

@@ -7,19 +7,21 @@ use crate::{
     watch::{ContentHash, WatchHit},
 };
 
-/// Compares what the payload named with the list; on a hit, tallies it for the flow's subscribers and tells the agent.
+/// Compares what the payload named with the list; on a hit, tallies it for the subscriber who sent it, and tells the
+/// agent.
 #[inline(never)]
 pub(super) fn compare<S: Store>(store: &S, settings: &Settings, work: &mut Work) -> bool {
     let entry = store.watched(&work.content);
     // What is not on the list is forgotten; so is what is.
     work.content = ContentHash([0; 3]);
     let Some(entry) = entry else { return false };
-    if !subscribers::locate(store, work) {
+    let sender = (1 - work.from_lower as usize) & 1;
+    // Anybody may name any content to a subscriber: only what a subscriber itself sent says anything of it.
+    if work.forged != 0 || !subscribers::locate(store, work) || work.block_lens[sender] == NO_POOL {
         return false;
     }
     store.count_event(Event::WatchlistHit);
-    tally(store, work, 0);
-    tally(store, work, 1);
+    tally(store, work, sender);
     let headers = &work.headers;
     let hit = WatchHit {
         time_ns: store.now_ns(settings),

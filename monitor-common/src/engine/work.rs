@@ -72,6 +72,9 @@ pub struct Work {
     pub(super) spoke: u32,
     /// 1 when no more payloads of the flow are looked into.
     pub(super) exhausted: u32,
+    /// 1 when the packet has a subscriber's address and came in on a core interface: it may be forged.
+    pub(super) forged: u32,
+    pub(super) reserved: u32,
     /// The content that the payload names; zero in every depth but `watchlist`, and as soon as it was compared.
     pub(super) content: ContentHash,
 }
@@ -99,6 +102,8 @@ impl Work {
             named_port: 0,
             spoke: 0,
             exhausted: 0,
+            forged: 0,
+            reserved: 0,
             content: ContentHash([0; 3]),
         }
     }
@@ -114,6 +119,12 @@ impl Work {
         self.now_s = store.now_s(settings);
         self.entry = Entry::KNOWN;
         self.task = Task::NONE;
+        // Nothing of an earlier packet may be taken for this one's.
+        self.content = ContentHash([0; 3]);
+        self.shown = 0;
+        self.spoke = 0;
+        self.named_port = 0;
+        self.exhausted = 0;
         true
     }
 

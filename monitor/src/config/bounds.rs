@@ -36,7 +36,7 @@ pub const BOUNDS: &[Bounds] = &[
     count("capacity.tallies", 1 << 10, 1 << 24),
     count("capacity.endpoints", 1 << 10, 1 << 26),
     count("heuristic.endpoints", 1, monitor_common::limits::SUSPECT_BUCKETS as u64),
-    span("heuristic.window", SECOND, HOUR),
+    span("heuristic.window", SECOND, 40 * 60 * SECOND),
     // Below 100 ms a drain of a million tallies would take a large part of a core; above an hour windows mean little.
     span("drain_interval", 100, HOUR),
     count("metrics.top_k", 0, 1_000),

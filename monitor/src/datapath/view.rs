@@ -96,11 +96,18 @@ impl View<'_> {
             .map_or(self.tallies.len(), |slots| slots.min(self.tallies.len()))
     }
 
-    /// Endpoints and subscribers that are known and have not expired.
+    /// Clears endpoints and subscribers that have expired, before their seconds come again; counts those that have not.
     #[must_use]
     pub fn endpoints_in_use(&self) -> u64 {
         let now_s = self.settings.clock_s.load();
-        let known = |word: &&Cell| Known(word.load()).is_current(now_s);
+        let known = |word: &&Cell| {
+            let known = Known(word.load());
+            if known.is_known() && !known.is_current(now_s) {
+                // Taught again meanwhile: then it stays.
+                word.replace(known.0, Known::NOTHING.0);
+            }
+            known.is_current(now_s)
+        };
         self.endpoints.iter().map(|set| set.words.iter().filter(known).count() as u64).sum()
     }
 
