@@ -97,6 +97,12 @@ const fn mix(hash: u64, word: u64, multiplier: u64) -> u64 {
     product ^ (product >> 32)
 }
 
+/// Whether both addresses are IPv4 ones: 48 bits of each say all. Two addresses of `::/64` may have more.
+#[inline(always)]
+pub(crate) const fn both_ipv4(a: Address, b: Address) -> bool {
+    (a.high | b.high) | (a.low | b.low) >> 48 == 0
+}
+
 /// Two steps for one word, so that what a difference in it does to the hash depends on the seed.
 ///
 /// After a single step it would not: whatever the odd multiplier, a difference in the top bit alone stays one in the top bit
@@ -117,7 +123,7 @@ impl FlowKey {
             | (u64::from(self.fragment) << 8)
             | u64::from(self.protocol);
         let mut hash = seed.mask;
-        if (self.lower.high | self.higher.high) == 0 {
+        if both_ipv4(self.lower, self.higher) {
             // Both IPv4: the two addresses fill one word.
             hash = mix(hash, (self.lower.low << 32) ^ self.higher.low, seed.multiplier_a);
         } else {
@@ -172,6 +178,22 @@ mod tests {
         assert_eq!(address.block(0), Address { high: 0, low: 0 });
         assert_eq!(address.block(56).high, u64::MAX << 8);
         assert_eq!(Address::v4(0x0a01_0203).block(96 + 24), Address::v4(0x0a01_0200));
+    }
+
+    #[test]
+    fn addresses_of_the_first_64_bits_are_told_apart() {
+        let seed = Seed::from_random([1, 2, 3]);
+        let key = |low: u64| FlowKey {
+            lower: Address { high: 0, low: 1 },
+            higher: Address { high: 0, low },
+            lower_port: 1,
+            higher_port: 2,
+            protocol: 17,
+            fragment: 0,
+            tunnel: 0,
+        };
+        assert_ne!(key(7 | 1 << 63).tag(&seed), key(7).tag(&seed));
+        assert_ne!(key(7 | 1 << 48).tag(&seed), key(7).tag(&seed));
     }
 
     proptest! {

@@ -6,7 +6,7 @@
 
 use crate::{
     cell::negated,
-    key::{Address, FlowKey},
+    key::{self, Address, FlowKey},
     limits::MAX_HEADER_OFFSET,
     packet::Packet,
     reason::Reason,
@@ -130,7 +130,7 @@ impl Headers {
     #[inline(always)]
     #[must_use]
     pub fn flow_key(&self) -> (FlowKey, u64) {
-        let from_lower = if (self.source.high | self.destination.high) == 0 {
+        let from_lower = if key::both_ipv4(self.source, self.destination) {
             // An IPv4 address and the port in one word; the bits above are alike.
             let source = self.source.low << 16 | u64::from(self.source_port);
             let destination = self.destination.low << 16 | u64::from(self.destination_port);

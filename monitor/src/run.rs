@@ -174,12 +174,16 @@ async fn serve<S: Source>(
         watchlist_entries: resolved.watchlist.entries.len(),
         watchlist_digest: if watching { resolved.watchlist.digest.clone() } else { String::new() },
     };
-    if Audit::new(resolved.state_dir.join("audit.jsonl")).record(&change)? {
-        tracing::warn!(
+    match Audit::new(resolved.state_dir.join("audit.jsonl")).record(&change) {
+        Ok(false) => {}
+        Ok(true) => tracing::warn!(
             depth = change.inspection,
             entries = change.watchlist_entries,
-            "the inspection depth changed; recorded"
-        );
+            "another inspection depth is asked for; recorded"
+        ),
+        Err(error) if watching => return Err(error.into()),
+        // Looking less deep needs no record to be safe, and must not fail for the lack of one.
+        Err(error) => tracing::warn!(%error, "the inspection depth could not be recorded"),
     }
     let hit_log = if watching { Some(open_hit_log(&resolved)?) } else { None };
 

@@ -162,7 +162,7 @@ impl Source for Session {
         snapshot.events = events;
         snapshot.watchlist = watchlist;
         if watching {
-            snapshot.hits = self.object.watchlist_hits()?;
+            snapshot.hits = self.object.watchlist_hits();
         }
         snapshot.attachments = attach::attachments(&self.targets);
         snapshot.drain_duration = begun.elapsed();

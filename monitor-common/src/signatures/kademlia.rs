@@ -6,7 +6,7 @@
 //! Guard: lengths are exact and counts agree with them. Messages of up to six bytes, and those that show nothing but opcode
 //! and length, count on the default port or when the flow shows two of different opcodes. Ports below 1024 are left out (DNS).
 
-use super::edonkey::zlib;
+use super::{edonkey::zlib, text};
 use crate::{
     payload::{FlowState, Payload},
     protocol::Confidence,
@@ -44,7 +44,7 @@ const fn opcodes(list: &[u8]) -> [u64; 4] {
 #[inline(always)]
 pub fn udp(payload: &Payload, state: &mut FlowState) -> Option<Confidence> {
     let header = payload.byte(0);
-    if ((header != PLAIN) && (header != PACKED)) | !payload.high_ports() {
+    if ((header != PLAIN) && (header != PACKED)) | !payload.high_ports() | text::reads_as_dns(payload) {
         return None;
     }
     let opcode = payload.byte(1);
@@ -65,7 +65,11 @@ fn message(payload: &Payload, opcode: u8) -> (bool, bool) {
     match opcode {
         // Bootstrap request; its answer: id, port, version, count, contacts of 25 bytes.
         0x01 => (len == 2, false),
-        0x09 => (false, (version(payload, 20)) && (len == 23 + 25 * payload.le16(21) as u32)),
+        0x09 => {
+            let contacts = payload.le16(21) as u32;
+            let sane = (contacts <= 20) & (contacts == 0 || version(payload, 47));
+            (false, version(payload, 20) && sane && len == 23 + 25 * contacts)
+        }
         // Hello and its answer: id, port, version, number of tags.
         0x11 | 0x19 => {
             let tags = payload.byte(21);

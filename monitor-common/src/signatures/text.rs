@@ -82,6 +82,13 @@ pub(super) const fn place(tops: u64) -> usize {
     (((tops & tops.wrapping_neg()) >> 7).wrapping_mul(0x0001_0203_0405_0607) >> 56) as usize
 }
 
+/// Whether a datagram reads as a DNS message, on whatever port (mDNS, LLMNR, resolvers): one question and few records (RFC 1035
+/// section 4.1.1). Its identifier may be any header and opcode.
+#[inline(always)]
+pub(super) fn reads_as_dns(payload: &Payload) -> bool {
+    (payload.len >= 12) & (payload.be64(4) & 0xffff_ffe0_ffe0_fffc == 0x0001_0000_0000_0000)
+}
+
 #[cfg(test)]
 mod tests {
     use super::{NEAR, SCANNED, holds, near, place, zeros};

@@ -13,7 +13,7 @@ use monitor_common::{
     endpoint::EndpointSet,
     flow::{ColdSet, FlowSet},
     key::Seed,
-    limits::MAX_INTERFACES,
+    limits::{MAX_INTERFACES, WATCH_BUFFER_BYTES},
     reason::Reason,
     store::{CORE_INTERFACE, Event, Heuristic, Inspection, Settings},
     tally::{KeyWords, NodeTally, SlotKey, Tally, TallyKey},
@@ -185,7 +185,7 @@ pub struct LoadedObject {
     keys: MappedArray<SlotKey>,
     node: MappedArray<NodeTally>,
     interfaces: Vec<(u16, u32)>,
-    hits: Option<RingBuf<MapData>>,
+    hits: RingBuf<MapData>,
 }
 
 impl LoadedObject {
@@ -223,7 +223,7 @@ impl LoadedObject {
                 settings,
                 keys,
                 interfaces: Vec::new(),
-                hits: None,
+                hits: ring(&mut ebpf, "WATCH_HITS")?,
                 ebpf: {
                     xdp(&mut ebpf)?.load().map_err(|source| ObjectError::Verifier { source: Box::new(source) })?;
                     ebpf
@@ -350,22 +350,15 @@ impl LoadedObject {
     }
 
     /// Watchlist hits since the last call.
-    ///
-    /// # Errors
-    /// When the ring buffer cannot be mapped.
-    pub fn watchlist_hits(&mut self) -> Result<Vec<WatchHit>, ObjectError> {
-        if self.hits.is_none() {
-            let name = "WATCH_HITS";
-            let map = self.ebpf.take_map(name).ok_or(ObjectError::MapMissing { name })?;
-            self.hits = Some(RingBuf::try_from(map).map_err(|source| ObjectError::Map { name, source })?);
-        }
+    pub fn watchlist_hits(&mut self) -> Vec<WatchHit> {
         let mut hits = Vec::new();
-        if let Some(ring) = &mut self.hits {
-            while let Some(message) = ring.next() {
-                hits.extend(WatchHit::from_bytes(&message));
-            }
+        // At most what the buffer holds: the program may be writing as fast as this reads.
+        while hits.len() < WATCH_BUFFER_HITS
+            && let Some(message) = self.hits.next()
+        {
+            hits.extend(WatchHit::from_bytes(&message));
         }
-        Ok(hits)
+        hits
     }
 
     fn write_watchlist(&mut self, entries: &[ContentHash]) -> Result<(), ObjectError> {
@@ -429,6 +422,14 @@ impl LoadedObject {
         self.interfaces = known;
         Ok(())
     }
+}
+
+/// Messages that the ring buffer of watchlist hits holds: each takes its own bytes and eight of the buffer's.
+const WATCH_BUFFER_HITS: usize = WATCH_BUFFER_BYTES as usize / (size_of::<WatchHit>() + 8);
+
+fn ring(ebpf: &mut Ebpf, name: &'static str) -> Result<RingBuf<MapData>, ObjectError> {
+    let map = ebpf.take_map(name).ok_or(ObjectError::MapMissing { name })?;
+    RingBuf::try_from(map).map_err(|source| ObjectError::Map { name, source })
 }
 
 fn xdp(ebpf: &mut Ebpf) -> Result<&mut Xdp, ObjectError> {

@@ -1,5 +1,6 @@
 //! The audit file: who changed how deep the node looks, when. Appended only, a JSON object a line; each line holds the
-//! digest of the line before, so that a line which was changed or taken out later shows.
+//! digest of the line before, so that a line which was changed or taken out of the middle later shows. That the last lines were cut off does
+//! not show: keep copies of the last line elsewhere.
 
 use std::{
     fs::{self, OpenOptions},
@@ -85,7 +86,15 @@ impl Audit {
             Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
             Err(error) => return Err(failed("read")(error)),
         };
-        let last = verify(&text, &self.path)?;
+        // A line without its end was never acknowledged: a crash cut it off. It goes, so that the chain goes on.
+        let whole = text.rfind('\n').map_or(0, |end| end + 1);
+        if whole < text.len() {
+            tracing::warn!(file = %self.path.display(), "the last line of the audit file is torn, and is taken off");
+            let file = OpenOptions::new().write(true).open(&self.path).map_err(failed("open"))?;
+            file.set_len(whole as u64).and_then(|()| file.sync_all()).map_err(failed("mend"))?;
+        }
+        let text = &text[..whole];
+        let last = verify(text, &self.path)?;
         let default =
             Change { inspection: "framing".to_owned(), watchlist_entries: 0, watchlist_digest: String::new() };
         if last.as_ref().unwrap_or(&default) == change {
@@ -163,6 +172,10 @@ mod tests {
         fs::write(&path, text.replacen("\"watchlist_entries\":3", "\"watchlist_entries\":2", 1)).expect("writes");
         let error = audit.record(&change("headers", 0)).expect_err("changed");
         assert!(error.to_string().contains(":2: the audit chain is broken"), "{error}");
+        fs::write(&path, format!("{text}{{\"time\":\"20")).expect("writes");
+        assert!(audit.record(&change("headers", 0)).expect("a torn line is no break"));
+        let mended = fs::read_to_string(&path).expect("reads");
+        assert_eq!(verify(&mended, &path).expect("whole"), Some(change("headers", 0)));
         let without: Vec<&str> = text.lines().skip(1).collect();
         assert!(verify(&without.join("\n"), &path).is_err(), "taken out");
     }

@@ -71,6 +71,15 @@ pub(super) fn named() -> Vec<(&'static str, Conversation)> {
     let udp = |server: u16, payload: &[u8]| Conversation::udp(50_000, server).ask(payload);
     vec![
         (
+            "DNS with EDNS, identifier e399",
+            udp(8053, b"\xe3\x99\x01\0\0\x01\0\0\0\0\0\x01\x03rp9\0\0\x0c\0\x01\0\0)\x10\0\0\0\0\0\0\0"),
+        ),
+        ("a refusal, identifier c591", udp(5300, b"\xc5\x91\x84\0\0\x01\0\0\0\0\0\0\x02sj\x02oh\0\0\xff\0\x01")),
+        (
+            "LLMNR, identifier c590",
+            udp(5355, b"\xc5\x90\0\0\0\x01\0\0\0\0\0\x01\x06j0oocf\0\0\xff\0\x01\0\0)\x10\0\0\0\0\0\0\0"),
+        ),
+        (
             "OpenFaaS's headers as Go spells them",
             http("GET /function/a HTTP/1.1\r\nHost: a\r\nX-Openfaas-Call-Id: 5\r\n\r\n"),
         ),

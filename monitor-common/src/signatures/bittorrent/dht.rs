@@ -32,7 +32,7 @@ pub(super) fn message(payload: &Payload) -> bool {
 
 /// Keeps a query's transaction id, and says whether a response repeats that of the other side's latest query.
 ///
-/// Ids of two and four bytes are read, which clients use, where sorted dictionaries have them: before the type, and before
+/// Ids of one, two and four bytes are read, which clients use, where sorted dictionaries have them: before the type, and before
 /// the version of four bytes if there is one.
 #[inline(never)]
 pub(super) fn transaction(payload: &Payload, state: &mut FlowState) {
@@ -49,6 +49,8 @@ pub(super) fn transaction(payload: &Payload, state: &mut FlowState) {
         short >> 40
     } else if payload.le64(end.wrapping_sub(9)) & 0xff_ffff_ffff == u64::from_le_bytes(*b"1:t4:\0\0\0") {
         u64::from(long) | 1 << 32
+    } else if payload.le64(end.wrapping_sub(6)) & 0xff_ffff_ffff == u64::from_le_bytes(*b"1:t1:\0\0\0") {
+        payload.le64(end.wrapping_sub(6)) >> 40 & 0xff | 1 << 33
     } else {
         return;
     };

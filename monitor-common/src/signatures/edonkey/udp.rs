@@ -4,6 +4,7 @@
 //! one that has only a header byte, an opcode and a fixed length (16 bits of evidence in a datagram of that size) counts on
 //! the default ports, or when the flow shows two of different opcodes, as a request and its answer are. Ports below 1024 are left out: DNS identifiers may read e3 97.
 
+use super::super::text;
 use crate::{
     payload::{FlowState, Payload},
     protocol::Confidence,
@@ -39,7 +40,7 @@ impl Evidence {
 #[inline(always)]
 pub fn udp(payload: &Payload, state: &mut FlowState) -> Option<Confidence> {
     let header = payload.byte(0);
-    if ((header != super::EDONKEY) && (header != super::EMULE)) | !payload.high_ports() {
+    if ((header != super::EDONKEY) && (header != super::EMULE)) | !payload.high_ports() | text::reads_as_dns(payload) {
         return None;
     }
     let evidence = if header == super::EDONKEY { server(payload) } else { client(payload) };
@@ -85,7 +86,8 @@ fn server(payload: &Payload) -> Evidence {
         0x9a => Evidence::new(body.is_multiple_of(16) && (len > 2), false),
         0x94 => Evidence::new(
             len > 2 && body.is_multiple_of(20),
-            len > 2 && body.is_multiple_of(28) && payload.le32(18) == 0,
+            // The form with a 64-bit size is for files above 4 GiB.
+            len > 2 && body.is_multiple_of(28) && payload.le32(18) == 0 && payload.le32(26) != 0,
         ),
         // Found sources: hash, count, that many addresses with ports; several answers may follow each other.
         0x9b => {
