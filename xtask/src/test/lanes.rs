@@ -10,7 +10,7 @@ use super::Outcome;
 use crate::command::{shown, stream};
 use crate::setup::Need;
 use crate::workspace::root;
-use crate::{accuracy, build_ebpf, kernels};
+use crate::{accuracy, build_ebpf, fuzz, kernels};
 
 /// One lane.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -33,6 +33,8 @@ pub enum Lane {
     E2e,
     /// The labels on the corpus, beside nDPI's
     Accuracy,
+    /// Fuzzing for a bounded time
+    Fuzz,
     /// The object in other kernels
     Kernels,
     /// Costs beside the reference program, against the baseline
@@ -56,6 +58,7 @@ impl Lane {
         Self::Kernels,
         Self::Demo,
         Self::Accuracy,
+        Self::Fuzz,
         Self::Tests,
         Self::E2e,
         Self::Bench,
@@ -73,6 +76,7 @@ impl Lane {
             Self::Tests => "tests",
             Self::E2e => "e2e",
             Self::Accuracy => "accuracy",
+            Self::Fuzz => "fuzz",
             Self::Kernels => "kernels",
             Self::Bench => "bench",
         }
@@ -88,6 +92,7 @@ impl Lane {
             Self::Demo => "`cargo xtask demo`, as a person starts it",
             Self::Tests => "unit, property, differential and kernel tests, strict",
             Self::E2e => "real clients and servers between namespaces, one test at a time, strict",
+            Self::Fuzz => "20 seconds of libFuzzer on each target, from the named seeds",
             Self::Accuracy => "docs/detection.md says what the captures, the sources and nDPI give",
             Self::Kernels => "the eBPF object on the oldest and on newer kernels",
             Self::Bench => "`cargo xtask bench --quick --check`: no ratio to the reference has worsened by a quarter",
@@ -104,6 +109,7 @@ impl Lane {
             Self::Demo => &[Need::Demo],
             Self::Tests | Self::E2e => &[Need::Tests],
             Self::Accuracy => &[Need::Accuracy],
+            Self::Fuzz => &[Need::Fuzz],
             Self::Kernels => &[Need::Kernels],
         }
     }
@@ -135,6 +141,10 @@ impl Lane {
             }
             // Clients that share two cores with other clients send again what was only late: then counts differ.
             Self::E2e => tests(outcome, &[], &integration_tests()?.1, &["--test-threads=1"]),
+            Self::Fuzz => {
+                outcome.passed = fuzz::run(&fuzz::Arguments::default())?;
+                Ok(())
+            }
             Self::Accuracy => {
                 accuracy::run(&accuracy::Arguments { check: true, ..Default::default() })?;
                 *outcome = Outcome::one();
