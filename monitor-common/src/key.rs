@@ -133,7 +133,8 @@ impl FlowKey {
             hash = absorb(hash, self.higher.low, seed);
         }
         if self.tunnel != 0 {
-            hash = absorb(hash, self.tunnel, seed);
+            // The digest has no key, so it could be chosen to take a difference of the IPv4 word back: a step lies in between.
+            hash = absorb(mix(hash, 0, seed.multiplier_b), self.tunnel, seed);
         }
         hash = mix(hash, ports, seed.multiplier_b);
         hash = mix(hash, seed.multiplier_a, seed.multiplier_b);
