@@ -97,10 +97,10 @@ const fn mix(hash: u64, word: u64, multiplier: u64) -> u64 {
     product ^ (product >> 32)
 }
 
-/// Whether both addresses are IPv4 ones: 48 bits of each say all. Two addresses of `::/64` may have more.
+/// Whether both addresses are IPv4 ones, of which 32 bits say all. Other addresses of `::/64` may have more.
 #[inline(always)]
 pub(crate) const fn both_ipv4(a: Address, b: Address) -> bool {
-    (a.high | b.high) | (a.low | b.low) >> 48 == 0
+    (a.high | b.high) | ((a.low ^ MAPPED) | (b.low ^ MAPPED)) >> 32 == 0
 }
 
 /// Two steps for one word, so that what a difference in it does to the hash depends on the seed.
@@ -195,6 +195,7 @@ mod tests {
         };
         assert_ne!(key(7 | 1 << 63).tag(&seed), key(7).tag(&seed));
         assert_ne!(key(7 | 1 << 48).tag(&seed), key(7).tag(&seed));
+        assert_ne!(key(7 | 1 << 40).tag(&seed), key(7).tag(&seed));
     }
 
     proptest! {
