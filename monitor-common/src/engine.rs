@@ -9,10 +9,10 @@ use crate::{
     cell::masked,
     flow::{Word, pack, unpack},
     key::FlowKey,
-    limits::{FIRST_PEER_PORT, FOLD_PACKETS, WAYS},
+    limits::{FOLD_PACKETS, WAYS},
     packet::Packet,
     store::{Event, Inspection, Note, Settings, Store},
-    walk::{self, Headers},
+    walk::{self, Brief},
 };
 
 mod account;
@@ -31,78 +31,90 @@ pub use work::{Scratch, Work};
 /// Counts one frame that came in on the interface with index `interface` (its low 16 bits).
 #[inline(always)]
 pub fn process<P: Packet, S: Store>(packet: &P, store: &S, settings: &Settings, interface: u16) {
-    let current = match walk::plain(packet) {
-        Some(headers) => settled(&headers, store, settings, interface) || !keep(store, headers),
+    let counted = match walk::brief(packet, &settings.seed) {
+        Some(brief) => match settled(&brief, store, settings, interface) {
+            Ok(()) => true,
+            Err(place) => {
+                // What the slow path needs first is on its way while the headers are walked.
+                store.prefetch_cold_set(place.set_index);
+                !step(store, |work| work.found(&brief, place, false))
+            }
+        },
         None => unusual(packet, store, settings, interface),
     };
-    if !current {
+    if !counted {
         slow(packet, store, settings, interface);
     }
-}
-
-/// Leaves the headers in the work, for the slow path; whether that went well.
-#[inline(always)]
-fn keep<S: Store>(store: &S, headers: Headers) -> bool {
-    step(store, |work| {
-        work.headers = headers;
-        true
-    })
 }
 
 /// As [`settled`], for frames that take the full walk; `true` also for a frame that is skipped. Leaves the headers in the work.
 #[inline(never)]
 fn unusual<P: Packet, S: Store>(packet: &P, store: &S, settings: &Settings, interface: u16) -> bool {
-    let done = store.with_scratch(|scratch| match walk::full(packet, &mut scratch.work.headers) {
-        Ok(()) => settled(&scratch.work.headers, store, settings, interface),
-        Err(reason) => {
+    let counted = store.with_scratch(|scratch| {
+        let work = &mut scratch.work;
+        if let Err(reason) = walk::full(packet, &mut work.headers) {
             store.count_skip(reason);
             store.note(Note::skipped(reason));
-            true
+            return true;
+        }
+        let brief = Brief::of(&work.headers, &settings.seed);
+        match settled(&brief, store, settings, interface) {
+            Ok(()) => true,
+            Err(place) => !work.found(&brief, place, true),
         }
     });
-    done.unwrap_or(false)
+    counted.unwrap_or(false)
 }
 
-/// Counts a packet of a settled flow that needs nothing but its counter; whether this was one.
+/// Where a flow was looked for.
+#[derive(Clone, Copy)]
+struct Place {
+    /// The set that holds it; the last one looked into when none does.
+    set_index: u32,
+    /// Its way; [`WAYS`] when no set holds it.
+    way: usize,
+}
+
+/// Counts a packet of a settled flow that needs nothing but its counter.
+///
+/// # Errors
+/// Where the flow was looked for, when there is more to do.
 #[inline(always)]
-fn settled<S: Store>(headers: &Headers, store: &S, settings: &Settings, interface: u16) -> bool {
-    let (key, from_lower) = headers.flow_key();
-    let tag = key.tag(&settings.seed);
-    let Some(mut set) = store.flow_set(FlowKey::set_index(tag, settings.set_mask)) else { return false };
-    let mut way = cache::find(set, tag);
-    if way == WAYS {
-        let Some(second) = store.flow_set(FlowKey::second_set_index(tag, settings.set_mask)) else { return false };
-        set = second;
-        way = cache::find(set, tag);
-        if way == WAYS {
-            return false;
+fn settled<S: Store>(brief: &Brief, store: &S, settings: &Settings, interface: u16) -> Result<(), Place> {
+    let (tag, from_lower) = (brief.tag, brief.from_lower);
+    let mut place = Place { set_index: FlowKey::set_index(tag, settings.set_mask), way: WAYS };
+    let Some(mut set) = store.flow_set(place.set_index) else { return Err(place) };
+    place.way = cache::find(set, tag);
+    if place.way == WAYS {
+        let index = FlowKey::second_set_index(tag, settings.set_mask);
+        let Some(second) = store.flow_set(index) else { return Err(place) };
+        place.way = cache::find(second, tag);
+        if place.way == WAYS {
+            return Err(place);
         }
+        (set, place.set_index) = (second, index);
     }
-    let way = masked::<{ WAYS - 1 }>(way);
+    let way = masked::<{ WAYS - 1 }>(place.way);
     let word = Word(set.words[way].load());
     let counter = &set.counters[counter_index(way, from_lower)];
-    if !word.is_settled_on(from_lower, interface)
-        || headers.opens_connection()
-        || unpack(counter.load()).0 >= FOLD_PACKETS
-    {
-        return false;
+    if !word.is_settled_on(from_lower, interface) || brief.opens || unpack(counter.load()).0 >= FOLD_PACKETS {
+        return Err(place);
     }
     let now_s = settings.clock_s.load();
     if word.second() != now_s as u16 {
         // The first packet in a new second says so. If another CPU was first, the slow path sees what has changed.
         let seen = word.seen(now_s as u16, from_lower, interface);
         let unclassified = word.protocol_number() == 0;
-        let peers = headers.source_port >= FIRST_PEER_PORT && headers.destination_port >= FIRST_PEER_PORT;
-        if unclassified && (cache::paused(word, now_s) || (peers && cache::is_due_at(word, now_s))) {
-            return false;
+        if unclassified && (cache::paused(word, now_s) || (brief.has_peer_ports() && cache::is_due_at(word, now_s))) {
+            return Err(place);
         }
         if !set.words[way].replace(word.0, seen.0) {
-            return false;
+            return Err(place);
         }
     }
-    counter.add(pack(1, u64::from(headers.ip_bytes)));
+    counter.add(pack(1, u64::from(brief.ip_bytes)));
     store.note(Note::flow(work::Entry::KNOWN.0, word.protocol_number(), word.confidence_number()));
-    true
+    Ok(())
 }
 
 /// Index of a flow's counter for one direction.
@@ -117,10 +129,14 @@ const fn counter_index(way: usize, from_lower: u64) -> usize {
 /// knew of a value that went through a map, so it verifies each step once, and not once for each way to reach it.
 #[inline(never)]
 fn slow<P: Packet, S: Store>(packet: &P, store: &S, settings: &Settings, interface: u16) {
+    if store.with_scratch(|scratch| walk_plain(packet, &mut scratch.work)) != Some(true) {
+        store.count_event(Event::Lost);
+        return;
+    }
     if !step(store, |work| work.begin(store, settings, interface)) {
         return;
     }
-    if !step(store, |work| cache::look_up(store, settings, work)) {
+    if !step(store, |work| cache::look_up(store, work)) {
         if !step(store, |work| subscribers::locate(store, work)) {
             step(store, |work| account::transit(store, work));
             return;
@@ -152,6 +168,21 @@ fn slow<P: Packet, S: Store>(packet: &P, store: &S, settings: &Settings, interfa
     step(store, |work| learn::learn(store, settings, work));
     if settings.inspection.load() == Inspection::Watchlist as u64 {
         step(store, |work| work.content.is_some() && watchlist::compare(store, settings, work));
+    }
+}
+
+/// Walks the frame, unless its headers are in the work; whether they are now, as always.
+#[inline(never)]
+fn walk_plain<P: Packet>(packet: &P, work: &mut Work) -> bool {
+    if work.walked != 0 {
+        return true;
+    }
+    match walk::plain(packet) {
+        Some(headers) => {
+            work.headers = headers;
+            true
+        }
+        None => false,
     }
 }
 

@@ -113,6 +113,21 @@ pub(crate) const fn absorb(hash: u64, word: u64, seed: &Seed) -> u64 {
     mix(mix(hash, word, seed.multiplier_a), 0, seed.multiplier_b)
 }
 
+/// The last step: a tag, never 0.
+#[inline(always)]
+const fn finish(hash: u64, seed: &Seed) -> u64 {
+    let hash = mix(hash, seed.multiplier_a, seed.multiplier_b);
+    if hash == 0 { 1 } else { hash }
+}
+
+/// [`FlowKey::tag`] of an IPv4 flow outside tunnels: its addresses in one word, the lower endpoint's in the upper half, and ports
+/// (lower endpoint's in bits 48..64, the other's in 32..48), fragment bit and protocol in another.
+#[inline(always)]
+#[must_use]
+pub(crate) const fn tag_ipv4(addresses: u64, ports: u64, seed: &Seed) -> u64 {
+    finish(mix(mix(seed.mask, addresses, seed.multiplier_a), ports, seed.multiplier_b), seed)
+}
+
 impl FlowKey {
     /// The flow's tag: a keyed 64-bit hash, never 0. Its upper half picks the set.
     #[inline(always)]
@@ -125,7 +140,11 @@ impl FlowKey {
         let mut hash = seed.mask;
         if both_ipv4(self.lower, self.higher) {
             // Both IPv4: the two addresses fill one word.
-            hash = mix(hash, (self.lower.low << 32) ^ self.higher.low, seed.multiplier_a);
+            let addresses = (self.lower.low << 32) | (self.higher.low & 0xffff_ffff);
+            if self.tunnel == 0 {
+                return tag_ipv4(addresses, ports, seed);
+            }
+            hash = mix(hash, addresses, seed.multiplier_a);
         } else {
             hash = absorb(hash, self.lower.high, seed);
             hash = absorb(hash, self.lower.low, seed);
@@ -136,9 +155,7 @@ impl FlowKey {
             // The digest has no key, so it could be chosen to take a difference of the IPv4 word back: a step lies in between.
             hash = absorb(mix(hash, 0, seed.multiplier_b), self.tunnel, seed);
         }
-        hash = mix(hash, ports, seed.multiplier_b);
-        hash = mix(hash, seed.multiplier_a, seed.multiplier_b);
-        if hash == 0 { 1 } else { hash }
+        finish(mix(hash, ports, seed.multiplier_b), seed)
     }
 
     /// The first set of a tag, for a power-of-two number of sets.

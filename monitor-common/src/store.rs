@@ -33,8 +33,10 @@ pub struct Settings {
     pub endpoint_mask: u64,
     /// [`Heuristic`] in its packed form, 0 for off; changed while the program runs.
     pub heuristic: Cell,
+    /// Interfaces that lead to the core: with none, no packet need be asked whether it came in on one.
+    pub core_interfaces: Cell,
     /// Explicit padding.
-    pub reserved: [u64; 6],
+    pub reserved: [u64; 5],
 }
 
 const _: () = assert!(core::mem::size_of::<Settings>() == 128);
@@ -223,6 +225,8 @@ pub trait Store: Ledger {
     fn flow_set(&self, index: u32) -> Option<&FlowSet>;
     /// Their cold parts.
     fn cold_set(&self, index: u32) -> Option<&ColdSet>;
+    /// Begins to load the cold parts of four flows, which take a while to come from memory.
+    fn prefetch_cold_set(&self, index: u32);
     /// Four known endpoints.
     fn endpoint_set(&self, index: u32) -> Option<&EndpointSet>;
     /// Whether an interface leads to the core, where no subscriber's packet comes in.

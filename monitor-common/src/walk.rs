@@ -12,10 +12,13 @@ use crate::{
     reason::Reason,
 };
 
+mod brief;
 mod link;
 mod network;
 mod transport;
 mod tunnel;
+
+pub use brief::{Brief, brief};
 
 /// IP protocol numbers the walk knows (IANA "Protocol Numbers").
 pub mod ip_protocol {

@@ -33,28 +33,11 @@ pub(super) fn find(set: &FlowSet, tag: u64) -> usize {
     (first + second + third + fourth) as usize
 }
 
-/// Finds the flow in either of its sets; fills in `set_index` and `way`.
+/// Whether the packet's flow is in the cache and can go on as it is. Fills in `word` and `entry`.
 #[inline(never)]
-fn find_set<S: Store>(store: &S, settings: &Settings, work: &mut Work) -> bool {
-    for index in
-        [FlowKey::set_index(work.tag, settings.set_mask), FlowKey::second_set_index(work.tag, settings.set_mask)]
-    {
-        let Some(set) = store.flow_set(index) else { return false };
-        let way = find(set, work.tag);
-        if way != WAYS {
-            work.set_index = index;
-            work.way = way as u32;
-            return true;
-        }
-    }
-    false
-}
-
-/// Looks the flow up; whether it is in the cache and can go on as it is. Fills in `way`, `word` and `entry`.
-#[inline(never)]
-pub(super) fn look_up<S: Store>(store: &S, settings: &Settings, work: &mut Work) -> bool {
+pub(super) fn look_up<S: Store>(store: &S, work: &mut Work) -> bool {
     work.entry = Entry::NEW;
-    if !find_set(store, settings, work) {
+    if work.way >= WAYS as u32 {
         return false;
     }
     let (Some(set), Some(cold)) = (store.flow_set(work.set_index), store.cold_set(work.set_index)) else {
@@ -148,7 +131,7 @@ pub(super) fn choose<S: Store>(store: &S, settings: &Settings, work: &mut Work) 
         store.count_event(Event::FlowRestarted);
         return true;
     }
-    if find_set(store, settings, work) {
+    if work.way < WAYS as u32 {
         // Another CPU is making or ending this very flow.
         store.count_event(Event::FlowBusy);
         return false;

@@ -25,7 +25,7 @@ use crate::{
 pub(super) fn look<P: Packet, S: Store>(packet: &P, settings: &Settings, store: &S, scratch: &mut Scratch) -> bool {
     let work = &mut scratch.work;
     let inspecting = work.task == Task::INSPECT;
-    work.forged = u32::from(is_forged(store, work));
+    work.forged = u32::from(settings.core_interfaces.load() != 0 && is_forged(store, work));
     if inspecting {
         if let Some(verdict) = verdict_of_headers(store, settings, work) {
             decide(work, verdict);

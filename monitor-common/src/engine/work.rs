@@ -1,11 +1,12 @@
 //! What the steps of the slow path hand to each other, in per-CPU memory.
 
+use super::Place;
 use crate::{
-    key::{Address, FlowKey},
+    key::Address,
     limits::FIRST_PEER_PORT,
     payload::Payload,
     store::{Note, Settings, Store},
-    walk::{Headers, ip_protocol},
+    walk::{Brief, Headers, ip_protocol},
     watch::ContentHash,
 };
 
@@ -52,6 +53,7 @@ pub struct Work {
     /// Their block lengths; [`super::subscribers::NO_POOL`] for no subscriber.
     pub(super) block_lens: [u32; 2],
     pub(super) set_index: u32,
+    /// [`crate::limits::WAYS`] for a flow that is in no set.
     pub(super) way: u32,
     /// 1 when the packet came from the lower endpoint.
     pub(super) from_lower: u32,
@@ -74,7 +76,8 @@ pub struct Work {
     pub(super) exhausted: u32,
     /// 1 when the packet has a subscriber's address and came in on a core interface: it may be forged.
     pub(super) forged: u32,
-    pub(super) reserved: u32,
+    /// 1 when the packet's headers are in the work.
+    pub(super) walked: u32,
     /// The content that the payload names; zero in every depth but `watchlist`, and as soon as it was compared.
     pub(super) content: ContentHash,
 }
@@ -103,28 +106,35 @@ impl Work {
             spoke: 0,
             exhausted: 0,
             forged: 0,
-            reserved: 0,
+            walked: 0,
             content: ContentHash([0; 3]),
         }
     }
 
-    /// Takes up the packet whose headers are in the work.
+    /// Takes up a packet whose flow was looked for.
+    #[inline(always)]
+    pub(super) fn found(&mut self, brief: &Brief, place: Place, walked: bool) -> bool {
+        self.walked = u32::from(walked);
+        self.tag = brief.tag;
+        self.from_lower = brief.from_lower as u32;
+        self.set_index = place.set_index;
+        self.way = place.way as u32;
+        true
+    }
+
+    /// Begins the slow path of the packet whose headers are in the work.
     #[inline(never)]
     pub(super) fn begin<S: Store>(&mut self, store: &S, settings: &Settings, interface: u16) -> bool {
-        let (key, from_lower) = self.headers.flow_key();
-        self.tag = key.tag(&settings.seed);
-        self.set_index = FlowKey::set_index(self.tag, settings.set_mask);
-        self.from_lower = from_lower as u32;
         self.interface = u32::from(interface);
         self.now_s = store.now_s(settings);
         self.entry = Entry::KNOWN;
         self.task = Task::NONE;
         // Nothing of an earlier packet may be taken for this one's.
-        self.content = ContentHash([0; 3]);
-        self.shown = 0;
-        self.spoke = 0;
-        self.named_port = 0;
-        self.exhausted = 0;
+        self.content.clear();
+        for field in [&mut self.shown, &mut self.named_port, &mut self.spoke, &mut self.exhausted] {
+            // SAFETY: as in `ContentHash::clear`, and for the same reason.
+            unsafe { core::ptr::from_mut(field).write_volatile(0) };
+        }
         true
     }
 

@@ -7,7 +7,7 @@ use super::{Headers, ip_protocol, network, transport};
 use crate::{key::tunnel_digest, limits::MAX_HEADER_OFFSET, packet::Packet, reason::Reason};
 
 /// UDP port of GTP-U (TS 29.281 section 4.4.2.3).
-const GTPU_PORT: u16 = 2152;
+pub(super) const GTPU_PORT: u16 = 2152;
 /// GTP-U message type of user data (TS 29.281 section 6.1).
 const GTPU_T_PDU: u8 = 255;
 /// GTP-U extension headers that are stepped over.

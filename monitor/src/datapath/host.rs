@@ -112,6 +112,7 @@ impl HostDataPath {
                 slots: tallies as u64,
                 inspection: monitor_common::cell::Cell::new(inspection as u64),
                 endpoint_mask: u64::from(sizes.endpoint_sets()) - 1,
+                core_interfaces: monitor_common::cell::Cell::new(1),
                 ..Settings::default()
             },
             flows: zeroed(sets),
@@ -211,6 +212,8 @@ impl Store for HostDataPath {
     fn cold_set(&self, index: u32) -> Option<&ColdSet> {
         self.cold.get(index as usize)
     }
+
+    fn prefetch_cold_set(&self, _index: u32) {}
 
     fn endpoint_set(&self, index: u32) -> Option<&EndpointSet> {
         self.endpoints.get(index as usize)

@@ -418,6 +418,8 @@ impl LoadedObject {
             let entry = number | if interface.core { CORE_INTERFACE } else { 0 };
             entries.insert(u32::from(low), entry, 0).map_err(error)?;
         }
+        let core = interfaces.iter().filter(|interface| interface.core).count();
+        self.settings.values()[0].core_interfaces.store(core as u64);
         known.sort_by_key(|(_, number)| *number);
         self.interfaces = known;
         Ok(())

@@ -1,0 +1,227 @@
+//! The little that counts a packet of a settled flow: its flow's tag, its direction and its bytes.
+//!
+//! Nearly every packet on a line is TCP or UDP over plain IPv4 or IPv6 and belongs to a settled flow. For such a frame the tag is
+//! computed from a handful of word loads, without building [`Headers`]. Whatever is unusual about a frame ends as `None`, and is
+//! walked in full; the two must agree wherever both have an answer, which the tests below try.
+
+use super::{Headers, ip_protocol, link, tcp_flag, tunnel};
+use crate::{
+    cell::negated,
+    key::{self, Seed},
+    packet::Packet,
+};
+
+/// What a packet of a settled flow is counted by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Brief {
+    /// The flow's tag ([`crate::key::FlowKey::tag`]).
+    pub tag: u64,
+    /// 1 if the packet comes from the flow's lower endpoint, else 0.
+    pub from_lower: u64,
+    /// IP bytes of the outermost packet.
+    pub ip_bytes: u32,
+    /// Source port in the upper half, destination port in the lower.
+    pub ports: u32,
+    /// Whether the packet opens a TCP connection.
+    pub opens: bool,
+}
+
+/// Bytes of a TCP header without options. Datagrams of less than that are unusual, too: one bounds test does for both.
+const TRANSPORT_LEN: usize = 20;
+const IPV4_LEN: usize = 20;
+const IPV6_LEN: usize = 40;
+/// Version 4, five words of header.
+const IPV4_PLAIN: u8 = 0x45;
+/// More fragments, and the fragment offset (RFC 791 section 3.1).
+const FRAGMENTED: u16 = 0x3fff;
+
+impl Brief {
+    /// The same of a frame that was walked in full.
+    #[inline(always)]
+    #[must_use]
+    pub fn of(headers: &Headers, seed: &Seed) -> Self {
+        let (key, from_lower) = headers.flow_key();
+        Self {
+            tag: key.tag(seed),
+            from_lower,
+            ip_bytes: headers.ip_bytes,
+            ports: u32::from(headers.source_port) << 16 | u32::from(headers.destination_port),
+            opens: headers.opens_connection(),
+        }
+    }
+
+    /// Whether both ports are such as peers choose.
+    #[inline(always)]
+    #[must_use]
+    pub const fn has_peer_ports(&self) -> bool {
+        let first = crate::limits::FIRST_PEER_PORT as u32;
+        (self.ports >> 16 >= first) & (self.ports & 0xffff >= first)
+    }
+}
+
+/// The brief of the commonest frames; `None` for all others.
+#[inline(always)]
+pub fn brief<P: Packet>(packet: &P, seed: &Seed) -> Option<Brief> {
+    match link::plain_version(packet)? {
+        4 => ipv4(packet, seed),
+        _ => ipv6(packet, seed),
+    }
+}
+
+#[inline(always)]
+fn ipv4<P: Packet>(packet: &P, seed: &Seed) -> Option<Brief> {
+    let bytes = packet.read::<{ IPV4_LEN + TRANSPORT_LEN }>(link::ETHERNET_LEN)?;
+    let ip_bytes = be16(&bytes, 2);
+    let protocol = bytes[9];
+    let ports = be32(&bytes, IPV4_LEN);
+    if bytes[0] != IPV4_PLAIN || be16(&bytes, 6) & FRAGMENTED != 0 {
+        return None;
+    }
+    is_plain(packet, link::ETHERNET_LEN, usize::from(ip_bytes), IPV4_LEN, protocol, ports)?;
+    // Source in the upper half, destination in the lower; the same for the ports.
+    let addresses = be64(&bytes, 12);
+    let source = (addresses >> 32) << 16 | u64::from(ports) >> 16;
+    let destination = (addresses & 0xffff_ffff) << 16 | u64::from(ports) & 0xffff;
+    // As in `Headers::flow_key`: computed, not branched on.
+    let from_higher = destination.wrapping_add(negated(source)) >> 63;
+    let swap = negated(from_higher);
+    let addresses = addresses ^ ((addresses ^ addresses.rotate_left(32)) & swap);
+    let ordered = u64::from(ports ^ ((ports ^ ports.rotate_left(16)) & swap as u32));
+    Some(Brief {
+        tag: key::tag_ipv4(addresses, ordered << 32 | u64::from(protocol), seed),
+        from_lower: 1 ^ from_higher,
+        ip_bytes: u32::from(ip_bytes),
+        ports,
+        opens: opens(protocol, bytes[IPV4_LEN + 13]),
+    })
+}
+
+#[inline(always)]
+fn ipv6<P: Packet>(packet: &P, seed: &Seed) -> Option<Brief> {
+    let bytes = packet.read::<{ IPV6_LEN + TRANSPORT_LEN }>(link::ETHERNET_LEN)?;
+    let payload_len = usize::from(be16(&bytes, 4));
+    let protocol = bytes[6];
+    let ports = be32(&bytes, IPV6_LEN);
+    if bytes[0] >> 4 != 6 || payload_len == 0 {
+        return None;
+    }
+    is_plain(packet, link::ETHERNET_LEN, IPV6_LEN + payload_len, IPV6_LEN, protocol, ports)?;
+    let headers = Headers {
+        source: key::Address { high: be64(&bytes, 8), low: be64(&bytes, 16) },
+        destination: key::Address { high: be64(&bytes, 24), low: be64(&bytes, 32) },
+        source_port: (ports >> 16) as u16,
+        destination_port: ports as u16,
+        protocol,
+        tcp_flags: if protocol == ip_protocol::TCP { bytes[IPV6_LEN + 13] } else { 0 },
+        ip_bytes: (IPV6_LEN + payload_len) as u32,
+        ..Headers::EMPTY
+    };
+    Some(Brief::of(&headers, seed))
+}
+
+/// `Some` for TCP and UDP outside tunnels, in an IP packet whose length is stated, which the frame holds, and which has room for
+/// the transport header.
+#[inline(always)]
+fn is_plain<P: Packet>(
+    packet: &P,
+    start: usize,
+    ip_bytes: usize,
+    header_len: usize,
+    protocol: u8,
+    ports: u32,
+) -> Option<()> {
+    let known = protocol == ip_protocol::TCP || (protocol == ip_protocol::UDP && ports as u16 != tunnel::GTPU_PORT);
+    let whole = ip_bytes >= header_len + TRANSPORT_LEN && start + ip_bytes <= packet.readable();
+    (known && whole).then_some(())
+}
+
+/// SYN without ACK.
+#[inline(always)]
+const fn opens(protocol: u8, flags: u8) -> bool {
+    protocol == ip_protocol::TCP && flags & (tcp_flag::SYN | tcp_flag::ACK) == tcp_flag::SYN
+}
+
+#[inline(always)]
+fn be16<const N: usize>(bytes: &[u8; N], at: usize) -> u16 {
+    u16::from_be_bytes([bytes[at], bytes[at + 1]])
+}
+
+#[inline(always)]
+fn be32<const N: usize>(bytes: &[u8; N], at: usize) -> u32 {
+    u32::from_be_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
+}
+
+#[inline(always)]
+fn be64<const N: usize>(bytes: &[u8; N], at: usize) -> u64 {
+    u64::from(be32(bytes, at)) << 32 | u64::from(be32(bytes, at + 4))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::{packet::Frame, walk};
+
+    /// Frames near the common ones: an Ethernet header, then mostly what an IP header with TCP or UDP begins with.
+    fn frames() -> impl Strategy<Value = Vec<u8>> {
+        let start = prop_oneof![
+            (prop_oneof![Just(0x45_u8), any::<u8>()], 0_u8..=1, any::<u8>()).prop_map(|(first, high, low)| {
+                let mut bytes = [0; 6];
+                (bytes[0], bytes[2], bytes[3]) = (first, high, low);
+                (0x0800_u16, bytes)
+            }),
+            (0_u8..=1, any::<u8>()).prop_map(|(high, low)| (0x86dd, [0x60, 0, 0, 0, high, low])),
+        ];
+        let protocol = prop_oneof![Just(6_u8), Just(17), Just(44), any::<u8>()];
+        let flags = prop_oneof![Just(0_u8), Just(0x40), any::<u8>()];
+        let rest = proptest::collection::vec(any::<u8>(), 0..600);
+        (start, protocol, flags, rest, any::<bool>()).prop_map(|((ethertype, start), protocol, flags, rest, gtpu)| {
+            let mut frame = vec![0; 12];
+            frame.extend(ethertype.to_be_bytes());
+            frame.extend(start);
+            frame.extend(rest);
+            let (protocol_at, port_at) = if ethertype == 0x0800 { (14 + 9, 14 + 22) } else { (14 + 6, 14 + 42) };
+            if frame.len() > port_at + 1 {
+                frame[protocol_at] = protocol;
+                if ethertype == 0x0800 {
+                    frame[14 + 6] = flags;
+                    frame[14 + 7] = if flags & 1 == 0 { 0 } else { frame[14 + 7] };
+                }
+                if gtpu {
+                    frame[port_at..port_at + 2].copy_from_slice(&tunnel::GTPU_PORT.to_be_bytes());
+                }
+            }
+            frame
+        })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(4096))]
+
+        #[test]
+        fn agrees_with_both_walks(bytes in frames(), words: [u64; 3]) {
+            let (frame, seed) = (Frame::new(&bytes, bytes.len()), Seed::from_random(words));
+            if let Some(brief) = brief(&frame, &seed) {
+                let plain = walk::plain(&frame).expect("whatever has a brief is plain");
+                prop_assert_eq!(brief, Brief::of(&plain, &seed));
+                prop_assert_eq!(Ok(plain), walk::walk(&frame));
+            }
+        }
+    }
+
+    /// The frames above reach all of it: without this, a strategy that never makes a common frame would pass.
+    #[test]
+    fn common_frames_have_a_brief() {
+        use proptest::{strategy::ValueTree, test_runner::TestRunner};
+        let (mut runner, seed) = (TestRunner::deterministic(), Seed::from_random([1, 2, 3]));
+        let (mut v4, mut v6) = (0, 0);
+        for _ in 0..2_000 {
+            let bytes = frames().new_tree(&mut runner).expect("a frame").current();
+            if brief(&Frame::new(&bytes, bytes.len()), &seed).is_some() {
+                *if bytes[12] == 8 { &mut v4 } else { &mut v6 } += 1;
+            }
+        }
+        assert!(v4 > 50 && v6 > 50, "{v4} {v6}");
+    }
+}
