@@ -137,7 +137,7 @@ fn slow<P: Packet, S: Store>(packet: &P, store: &S, settings: &Settings, interfa
         return;
     }
     if !step(store, |work| cache::look_up(store, work)) {
-        if !step(store, |work| subscribers::locate(store, work)) {
+        if !step(store, |work| subscribers::locate(store, settings, work)) {
             step(store, |work| account::transit(store, work));
             return;
         }

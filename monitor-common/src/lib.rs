@@ -20,6 +20,7 @@ pub mod payload;
 pub mod protocol;
 pub mod reason;
 pub mod signatures;
+pub mod slots;
 pub mod store;
 pub mod tally;
 pub mod walk;

@@ -9,6 +9,7 @@ use crate::{
     limits::MAX_INTERFACES,
     protocol::{CONFIDENCE_SLOTS, Confidence, PROTOCOL_SLOTS, Protocol, Verdict},
     reason::Reason,
+    slots::SlotLine,
     tally::{Direction, KeyWords, NodeTally, Tally},
     watch::{ContentHash, WatchHit},
 };
@@ -35,8 +36,10 @@ pub struct Settings {
     pub heuristic: Cell,
     /// Interfaces that lead to the core: with none, no packet need be asked whether it came in on one.
     pub core_interfaces: Cell,
+    /// Number of slot lines minus one; the number is a power of two.
+    pub slot_mask: u64,
     /// Explicit padding.
-    pub reserved: [u64; 5],
+    pub reserved: [u64; 4],
 }
 
 const _: () = assert!(core::mem::size_of::<Settings>() == 128);
@@ -233,6 +236,10 @@ pub trait Store: Ledger {
     fn is_core(&self, interface: u16) -> bool;
     /// Length in bits (out of 128) of the block that one subscriber gets in the pool that holds `address`.
     fn pool(&self, address: Address) -> Option<u8>;
+    /// Eight cached slots.
+    fn slot_line(&self, index: u32) -> Option<&SlotLine>;
+    /// Begins to load eight cached slots.
+    fn prefetch_slot_line(&self, index: u32);
     /// Slot of a tally key.
     fn find_slot(&self, key: &KeyWords) -> Option<u32>;
     /// Enters a key with its slot; whether it was not there before.

@@ -139,7 +139,11 @@ impl Plan {
         windows.dedup();
         let tallies = u64::from(tallies);
         let per_tally = AGENT_BYTES_PER_TALLY + AGENT_BYTES_PER_TALLY_AND_WINDOW * windows.len() as u64;
-        let index = tables.iter().find(|table| table.name == "TALLY_SLOTS").map_or(0, |table| table.bytes);
+        let index: u64 = tables
+            .iter()
+            .filter(|table| ["TALLY_SLOTS", "SLOT_CACHE"].contains(&table.name.as_str()))
+            .map(|table| table.bytes)
+            .sum();
         Ok(Self {
             flows: u64::from(flows),
             tallies,

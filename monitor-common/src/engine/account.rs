@@ -9,6 +9,7 @@ use crate::{
     flow::{ColdFlow, ColdSet, Ends, FlowSet, NO_SLOT, State, Word, pack, pack_slots, unpack, unpack_slots},
     limits::{FOLD_PACKETS, UNCLASSIFIED_QUARTERS, WAYS},
     protocol::{Confidence, Protocol, Verdict},
+    slots,
     store::{Event, Ledger, Note, Settings, Store, node_index},
     tally::{Direction, KeyWords},
 };
@@ -23,9 +24,26 @@ const fn direction(ends: Ends, from_lower: bool) -> Direction {
     }
 }
 
-/// The slot of a tally key, made if need be; the catch-all when the table is full.
+/// The slot of a tally key, made if need be; the catch-all when the table is full. `block_hash` is that of the key's block.
 #[inline(never)]
-pub(super) fn slot_of<S: Store>(store: &S, settings: &Settings, key: &KeyWords) -> u32 {
+pub(super) fn slot_of<S: Store>(store: &S, settings: &Settings, key: &KeyWords, block_hash: u64) -> u32 {
+    let tag = slots::tag(block_hash, key, &settings.seed);
+    let line = store.slot_line(slots::line_index(block_hash, settings.slot_mask));
+    if let Some(slot) = line.and_then(|line| line.find(tag)) {
+        return slot;
+    }
+    let slot = hashed_slot(store, settings, key);
+    if slot != 0
+        && let Some(line) = line
+    {
+        line.enter(tag, slot);
+    }
+    slot
+}
+
+/// The same by the hash of all slots.
+#[inline(never)]
+fn hashed_slot<S: Store>(store: &S, settings: &Settings, key: &KeyWords) -> u32 {
     if let Some(slot) = store.find_slot(key) {
         return slot;
     }

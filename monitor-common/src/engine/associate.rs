@@ -40,7 +40,7 @@ pub(super) fn judge<S: Store>(store: &S, settings: &Settings, work: &mut Work) -
     }
     // An obfuscated side may be silent, or say too little to tell; neither may look like something else.
     let random = work.shown & u32::from(shown::RANDOM) != 0 && work.shown & u32::from(shown::PLAIN) == 0;
-    if !random || !work.has_peer_ports() || !subscribers::locate(store, work) {
+    if !random || !work.has_peer_ports() || !subscribers::locate(store, settings, work) {
         return false;
     }
     let mut known = known_at(store, settings, work, 0);

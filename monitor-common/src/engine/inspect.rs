@@ -259,7 +259,7 @@ pub(super) fn conclude<S: Store>(store: &S, settings: &Settings, work: &mut Work
             return false;
         }
         // New pools may have been loaded since the flow began; without a subscriber its tallies stay the ones it has.
-        if subscribers::locate(store, work) {
+        if subscribers::locate(store, settings, work) {
             let lower = subscribers::slot(store, settings, work, 0, (protocol, confidence));
             let higher = subscribers::slot(store, settings, work, 1, (protocol, confidence));
             cold.slots.store(pack_slots(lower, higher));

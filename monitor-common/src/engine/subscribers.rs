@@ -4,6 +4,7 @@ use super::{account, work::Work};
 use crate::{
     flow::{Ends, NO_SLOT},
     key::Address,
+    slots,
     store::{Settings, Store},
     tally::KeyWords,
 };
@@ -27,7 +28,7 @@ fn outermost<S: Store>(store: &S, outer: Address, inner: Address, tunnel: bool) 
 ///
 /// The ends are in the order of the flow key, which is that of the inner addresses.
 #[inline(never)]
-pub(super) fn locate<S: Store>(store: &S, work: &mut Work) -> bool {
+pub(super) fn locate<S: Store>(store: &S, settings: &Settings, work: &mut Work) -> bool {
     let headers = &work.headers;
     let tunnel = headers.tunnel != 0;
     let (source, source_len) = outermost(store, headers.outer_source, headers.source, tunnel);
@@ -37,7 +38,20 @@ pub(super) fn locate<S: Store>(store: &S, work: &mut Work) -> bool {
     } else {
         ([destination, source], [destination_len, source_len])
     };
+    find_line(store, settings, work, 0);
+    find_line(store, settings, work, 1);
     source_len != NO_POOL || destination_len != NO_POOL
+}
+
+/// Says which line of the slot cache an end's subscriber has, and begins to load it.
+#[inline(always)]
+fn find_line<S: Store>(store: &S, settings: &Settings, work: &mut Work, end: usize) {
+    let block_len = work.block_lens[end];
+    if block_len != NO_POOL {
+        let hash = slots::block_hash(work.ends[end].block(block_len as u8), block_len, &settings.seed);
+        work.block_hashes[end] = hash;
+        store.prefetch_slot_line(slots::line_index(hash, settings.slot_mask));
+    }
 }
 
 /// Which ends are subscribers, of a packet that was located.
@@ -61,5 +75,6 @@ pub(super) fn slot<S: Store>(store: &S, settings: &Settings, work: &Work, end: u
         return NO_SLOT;
     }
     let block = work.ends[end].block(block_len as u8);
-    account::slot_of(store, settings, &KeyWords::new(block, 0, block_len as u8, verdict.0, verdict.1))
+    let key = KeyWords::new(block, 0, block_len as u8, verdict.0, verdict.1);
+    account::slot_of(store, settings, &key, work.block_hashes[end])
 }

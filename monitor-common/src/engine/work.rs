@@ -52,6 +52,8 @@ pub struct Work {
     pub(super) ends: [Address; 2],
     /// Their block lengths; [`super::subscribers::NO_POOL`] for no subscriber.
     pub(super) block_lens: [u32; 2],
+    /// Keyed hashes of their blocks ([`crate::slots::block_hash`]), for ends that are subscribers.
+    pub(super) block_hashes: [u64; 2],
     pub(super) set_index: u32,
     /// [`crate::limits::WAYS`] for a flow that is in no set.
     pub(super) way: u32,
@@ -93,6 +95,7 @@ impl Work {
             word: 0,
             ends: [Address { high: 0, low: 0 }; 2],
             block_lens: [0; 2],
+            block_hashes: [0; 2],
             set_index: 0,
             way: 0,
             from_lower: 0,

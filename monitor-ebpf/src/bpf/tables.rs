@@ -19,6 +19,7 @@ use monitor_common::{
     key::Address,
     limits::{MAX_INTERFACES, MAX_POOLS, WATCH_BUFFER_BYTES, WATCH_TALLIES_MAX},
     reason::{REASON_SLOTS, Reason},
+    slots::SlotLine,
     store::{EVENT_SLOTS, Event, Ledger, NODE_ENTRIES_PER_INTERFACE, Note, Settings, Store},
     tally::{KeyWords, NodeTally, SlotKey, Tally},
     watch::{ContentHash, WatchHit},
@@ -38,6 +39,9 @@ static TALLIES: Array<Tally> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 static TALLY_KEYS: Array<SlotKey> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 #[map]
 static TALLY_SLOTS: HashMap<KeyWords, u32> = HashMap::with_max_entries(1, 0);
+/// A cache in front of it.
+#[map]
+static SLOT_CACHE: Array<SlotLine> = Array::with_max_entries(1, 0);
 #[map]
 static NODE: Array<NodeTally> =
     Array::with_max_entries((MAX_INTERFACES * NODE_ENTRIES_PER_INTERFACE) as u32, BPF_F_MMAPABLE);
@@ -168,6 +172,18 @@ impl Store for Maps {
         // SAFETY: from `prefix_len` on, the bytes are those of `Key<[u8; 16]>`, which needs no alignment.
         let key = unsafe { &*core::ptr::from_ref(&key).cast::<u8>().add(4).cast::<Key<[u8; 16]>>() };
         POOLS.get(key).map(|prefix_len| *prefix_len as u8)
+    }
+
+    #[inline(always)]
+    fn slot_line(&self, index: u32) -> Option<&SlotLine> {
+        SLOT_CACHE.get(index)
+    }
+
+    #[inline(always)]
+    fn prefetch_slot_line(&self, index: u32) {
+        if let Some(line) = SLOT_CACHE.get(index) {
+            line.touch();
+        }
     }
 
     #[inline(always)]

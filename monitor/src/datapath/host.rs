@@ -13,6 +13,7 @@ use monitor_common::{
     limits::{MAX_INTERFACES, WAYS},
     packet::Frame,
     reason::{REASON_SLOTS, Reason},
+    slots::SlotLine,
     store::{Disposition, EVENT_SLOTS, Event, Inspection, Ledger, NODE_ENTRIES_PER_INTERFACE, Note, Settings, Store},
     tally::{KeyWords, NodeTally, SlotKey, Tally},
     watch::{ContentHash, WatchHit},
@@ -41,7 +42,7 @@ impl TableSizes {
 
     /// Entries of the maps that these sizes decide, by their names in the object.
     #[must_use]
-    pub fn entries(&self) -> [(&'static str, u32); 6] {
+    pub fn entries(&self) -> [(&'static str, u32); 7] {
         [
             ("FLOWS", self.sets()),
             ("COLD_FLOWS", self.sets()),
@@ -49,7 +50,14 @@ impl TableSizes {
             ("TALLIES", self.tallies),
             ("TALLY_KEYS", self.tallies),
             ("TALLY_SLOTS", self.tallies),
+            ("SLOT_CACHE", self.slot_lines()),
         ]
+    }
+
+    /// Lines of the slot cache: a power of two; room for twice the tallies.
+    #[must_use]
+    pub fn slot_lines(&self) -> u32 {
+        sets(self.tallies)
     }
 
     /// Endpoint sets: a power of two.
@@ -73,6 +81,7 @@ pub struct HostDataPath {
     keys: Box<[SlotKey]>,
     node: Box<[NodeTally]>,
     slots: RefCell<HashMap<KeyWords, u32>>,
+    slot_cache: Box<[SlotLine]>,
     pools: Vec<(Address, u8, u8)>,
     skips: [Local<u64>; REASON_SLOTS],
     events: [Local<u64>; EVENT_SLOTS],
@@ -112,6 +121,7 @@ impl HostDataPath {
                 slots: tallies as u64,
                 inspection: monitor_common::cell::Cell::new(inspection as u64),
                 endpoint_mask: u64::from(sizes.endpoint_sets()) - 1,
+                slot_mask: u64::from(sizes.slot_lines()) - 1,
                 core_interfaces: monitor_common::cell::Cell::new(1),
                 ..Settings::default()
             },
@@ -121,6 +131,7 @@ impl HostDataPath {
             tallies: zeroed(tallies),
             keys,
             node: zeroed(MAX_INTERFACES * NODE_ENTRIES_PER_INTERFACE),
+            slot_cache: zeroed(sizes.slot_lines() as usize),
             slots: RefCell::new(HashMap::new()),
             pools,
             skips: [const { Local::new(0) }; REASON_SLOTS],
@@ -227,6 +238,12 @@ impl Store for HostDataPath {
         let found = self.pools.iter().find(|(prefix, prefix_len, _)| address.block(*prefix_len) == *prefix);
         found.map(|(_, _, block_len)| *block_len)
     }
+
+    fn slot_line(&self, index: u32) -> Option<&SlotLine> {
+        self.slot_cache.get(index as usize)
+    }
+
+    fn prefetch_slot_line(&self, _index: u32) {}
 
     fn find_slot(&self, key: &KeyWords) -> Option<u32> {
         self.slots.borrow().get(key).copied()

@@ -37,6 +37,7 @@ const PINNED: &[&str] = &[
     "TALLIES",
     "TALLY_KEYS",
     "TALLY_SLOTS",
+    "SLOT_CACHE",
     "NODE",
     "INTERFACES",
     "POOLS",
@@ -463,6 +464,7 @@ fn initialise(
     settings.set_mask = u64::from(options.sizes.sets()) - 1;
     settings.slots = u64::from(options.sizes.tallies);
     settings.endpoint_mask = u64::from(options.sizes.endpoint_sets()) - 1;
+    settings.slot_mask = u64::from(options.sizes.slot_lines()) - 1;
     settings.next_slot.store(1);
     keys.values()[0].write(Some(&KeyWords::CATCH_ALL));
     Ok(true)
