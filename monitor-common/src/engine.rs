@@ -36,7 +36,7 @@ pub fn process<P: Packet, S: Store>(packet: &P, store: &S, settings: &Settings, 
             Ok(()) => true,
             Err(place) => {
                 // What the slow path needs first is on its way while the headers are walked.
-                store.prefetch_cold_set(place.set_index);
+                store.prefetch_cold_set(place.set_index());
                 !step(store, |work| work.found(&brief, place, false))
             }
         },
@@ -66,13 +66,28 @@ fn unusual<P: Packet, S: Store>(packet: &P, store: &S, settings: &Settings, inte
     counted.unwrap_or(false)
 }
 
-/// Where a flow was looked for.
+/// Where a flow was looked for: its way in bits 0..3, [`WAYS`] when no set holds it; above them the set, or the first one looked
+/// into. One word, which the settled path carries in one register.
 #[derive(Clone, Copy)]
-struct Place {
-    /// The set that holds it; the last one looked into when none does.
-    set_index: u32,
-    /// Its way; [`WAYS`] when no set holds it.
-    way: usize,
+struct Place(u64);
+
+const _: () = assert!(WAYS < 8);
+
+impl Place {
+    #[inline(always)]
+    const fn new(set_index: u32, way: usize) -> Self {
+        Self((set_index as u64) << 3 | way as u64)
+    }
+
+    #[inline(always)]
+    const fn set_index(self) -> u32 {
+        (self.0 >> 3) as u32
+    }
+
+    #[inline(always)]
+    const fn way(self) -> u32 {
+        self.0 as u32 & 7
+    }
 }
 
 /// Counts a packet of a settled flow that needs nothing but its counter.
@@ -82,22 +97,30 @@ struct Place {
 #[inline(always)]
 fn settled<S: Store>(brief: &Brief, store: &S, settings: &Settings, interface: u16) -> Result<(), Place> {
     let (tag, from_lower) = (brief.tag, brief.from_lower);
-    let mut place = Place { set_index: FlowKey::set_index(tag, settings.set_mask), way: WAYS };
-    let Some(mut set) = store.flow_set(place.set_index) else { return Err(place) };
-    place.way = cache::find(set, tag);
-    if place.way == WAYS {
-        let index = FlowKey::second_set_index(tag, settings.set_mask);
-        let Some(second) = store.flow_set(index) else { return Err(place) };
-        place.way = cache::find(second, tag);
-        if place.way == WAYS {
-            return Err(place);
+    let mut index = FlowKey::set_index(tag, settings.set_mask);
+    let nowhere = Place::new(index, WAYS);
+    let Some(mut set) = store.flow_set(index) else { return Err(nowhere) };
+    let way = match cache::find(set, tag) {
+        Some(way) => way,
+        None => {
+            index = FlowKey::second_set_index(tag, settings.set_mask);
+            let Some(second) = store.flow_set(index) else { return Err(nowhere) };
+            set = second;
+            let Some(way) = cache::find(set, tag) else { return Err(nowhere) };
+            way
         }
-        (set, place.set_index) = (second, index);
-    }
-    let way = masked::<{ WAYS - 1 }>(place.way);
+    };
+    let way = masked::<{ WAYS - 1 }>(way);
+    let place = Place::new(index, way);
     let word = Word(set.words[way].load());
     let counter = &set.counters[counter_index(way, from_lower)];
-    if !word.is_settled_on(from_lower, interface) || brief.opens || unpack(counter.load()).0 >= FOLD_PACKETS {
+    if word.unsettled_bits(from_lower, interface) != 0 {
+        return Err(place);
+    }
+    if brief.opens() {
+        return Err(place);
+    }
+    if unpack(counter.load()).0 >= FOLD_PACKETS {
         return Err(place);
     }
     let now_s = settings.clock_s.load();

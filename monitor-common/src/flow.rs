@@ -174,14 +174,14 @@ impl Word {
         Self(kept | second as u64 | ((interface as u64) << shift))
     }
 
-    /// Whether this is a settled flow that teaches nothing, whose latest packet of this direction came in on the same interface.
+    /// 0 for a settled flow that teaches nothing, whose latest packet of this direction came in on the same interface.
     #[inline(always)]
     #[must_use]
-    pub const fn is_settled_on(self, from_lower: u64, interface: u16) -> bool {
+    pub const fn unsettled_bits(self, from_lower: u64, interface: u16) -> u64 {
         let shift = interface_shift(from_lower);
         let wanted = ((State::Settled as u64) << STATE_SHIFT) | ((interface as u64) << shift);
         let mask = (3 << STATE_SHIFT) | TEACHING | (0xffff << shift);
-        (self.0 ^ wanted) & mask == 0
+        (self.0 ^ wanted) & mask
     }
 
     /// What the way holds.

@@ -16,21 +16,22 @@ use crate::{
 /// Protocol and confidence numbers of a flow without a verdict.
 const NONE: (u8, u8) = (Protocol::Unclassified as u8, Confidence::None as u8);
 
-/// 1 when the tag of a way is another one, without a branch that the processor would have to guess.
+/// A word whose top bit is set when the tag of a way is another one, without a branch that the processor would have to guess.
 #[inline(always)]
 fn differs(set: &FlowSet, way: usize, tag: u64) -> u64 {
     let difference = set.tags[way].load() ^ tag;
-    (difference | negated(difference)) >> 63
+    difference | negated(difference)
 }
 
-/// The way whose tag is `tag`, or [`WAYS`].
+/// The way whose tag is `tag`.
 #[inline(always)]
-pub(super) fn find(set: &FlowSet, tag: u64) -> usize {
-    let first = differs(set, 0, tag);
-    let second = first & differs(set, 1, tag);
-    let third = second & differs(set, 2, tag);
-    let fourth = third & differs(set, 3, tag);
-    (first + second + third + fourth) as usize
+pub(super) fn find(set: &FlowSet, tag: u64) -> Option<usize> {
+    let (zero, one) = (differs(set, 0, tag), differs(set, 1, tag));
+    let (two, three) = (differs(set, 2, tag), differs(set, 3, tag));
+    // The bits of the way's number: neither 0 nor 1, neither 0 nor 2.
+    let way = ((zero & one) >> 63 << 1) | ((zero & two) >> 63);
+    // Beside the number and not before it: whoever waits for the number does not wait for this.
+    ((zero & one & two & three) >> 63 == 0).then_some(way as usize)
 }
 
 /// Whether the packet's flow is in the cache and can go on as it is. Fills in `word` and `entry`.

@@ -120,8 +120,8 @@ impl Work {
         self.walked = u32::from(walked);
         self.tag = brief.tag;
         self.from_lower = brief.from_lower as u32;
-        self.set_index = place.set_index;
-        self.way = place.way as u32;
+        self.set_index = place.set_index();
+        self.way = place.way();
         true
     }
 

@@ -22,8 +22,8 @@ pub struct Brief {
     pub ip_bytes: u32,
     /// Source port in the upper half, destination port in the lower.
     pub ports: u32,
-    /// Whether the packet opens a TCP connection.
-    pub opens: bool,
+    /// 0 when the packet opens a TCP connection. A number, since making a truth value takes a branch on the BPF target.
+    continues: u8,
 }
 
 /// Bytes of a TCP header without options. Datagrams of less than that are unusual, too: one bounds test does for both.
@@ -31,9 +31,9 @@ const TRANSPORT_LEN: usize = 20;
 const IPV4_LEN: usize = 20;
 const IPV6_LEN: usize = 40;
 /// Version 4, five words of header.
-const IPV4_PLAIN: u8 = 0x45;
+const IPV4_PLAIN: u64 = 0x45;
 /// More fragments, and the fragment offset (RFC 791 section 3.1).
-const FRAGMENTED: u16 = 0x3fff;
+const FRAGMENTED: u64 = 0x3fff;
 
 impl Brief {
     /// The same of a frame that was walked in full.
@@ -46,8 +46,15 @@ impl Brief {
             from_lower,
             ip_bytes: headers.ip_bytes,
             ports: u32::from(headers.source_port) << 16 | u32::from(headers.destination_port),
-            opens: headers.opens_connection(),
+            continues: continues(headers.protocol, headers.tcp_flags),
         }
+    }
+
+    /// Whether the packet opens a TCP connection.
+    #[inline(always)]
+    #[must_use]
+    pub const fn opens(&self) -> bool {
+        self.continues == 0
     }
 
     /// Whether both ports are such as peers choose.
@@ -71,28 +78,31 @@ pub fn brief<P: Packet>(packet: &P, seed: &Seed) -> Option<Brief> {
 #[inline(always)]
 fn ipv4<P: Packet>(packet: &P, seed: &Seed) -> Option<Brief> {
     let bytes = packet.read::<{ IPV4_LEN + TRANSPORT_LEN }>(link::ETHERNET_LEN)?;
-    let ip_bytes = be16(&bytes, 2);
-    let protocol = bytes[9];
-    let ports = be32(&bytes, IPV4_LEN);
-    if bytes[0] != IPV4_PLAIN || be16(&bytes, 6) & FRAGMENTED != 0 {
+    // Version, header length, service, total length, identification, fragment.
+    let first = be64(&bytes, 0);
+    if first & (0xff << 56 | FRAGMENTED) != IPV4_PLAIN << 56 {
         return None;
     }
+    let (ip_bytes, protocol, ports) = ((first >> 32) as u16, bytes[9], be32(&bytes, IPV4_LEN));
     is_plain(packet, link::ETHERNET_LEN, usize::from(ip_bytes), IPV4_LEN, protocol, ports)?;
     // Source in the upper half, destination in the lower; the same for the ports.
     let addresses = be64(&bytes, 12);
-    let source = (addresses >> 32) << 16 | u64::from(ports) >> 16;
-    let destination = (addresses & 0xffff_ffff) << 16 | u64::from(ports) & 0xffff;
+    let difference = addresses ^ addresses.rotate_left(32);
+    if difference == 0 {
+        // Between a host and itself the ports decide which end is the lower.
+        return None;
+    }
     // As in `Headers::flow_key`: computed, not branched on.
-    let from_higher = destination.wrapping_add(negated(source)) >> 63;
+    let from_higher = (addresses & 0xffff_ffff).wrapping_add(negated(addresses >> 32)) >> 63;
     let swap = negated(from_higher);
-    let addresses = addresses ^ ((addresses ^ addresses.rotate_left(32)) & swap);
+    let addresses = addresses ^ (difference & swap);
     let ordered = u64::from(ports ^ ((ports ^ ports.rotate_left(16)) & swap as u32));
     Some(Brief {
-        tag: key::tag_ipv4(addresses, ordered << 32 | u64::from(protocol), seed),
+        tag: key::tag_ipv4(addresses, u64::from(protocol) << 32 | ordered, seed),
         from_lower: 1 ^ from_higher,
         ip_bytes: u32::from(ip_bytes),
         ports,
-        opens: opens(protocol, bytes[IPV4_LEN + 13]),
+        continues: continues(protocol, bytes[IPV4_LEN + 13]),
     })
 }
 
@@ -135,10 +145,10 @@ fn is_plain<P: Packet>(
     (known && whole).then_some(())
 }
 
-/// SYN without ACK.
+/// 0 for TCP with SYN and without ACK.
 #[inline(always)]
-const fn opens(protocol: u8, flags: u8) -> bool {
-    protocol == ip_protocol::TCP && flags & (tcp_flag::SYN | tcp_flag::ACK) == tcp_flag::SYN
+const fn continues(protocol: u8, flags: u8) -> u8 {
+    (protocol ^ ip_protocol::TCP) | ((flags & (tcp_flag::SYN | tcp_flag::ACK)) ^ tcp_flag::SYN)
 }
 
 #[inline(always)]
@@ -153,7 +163,16 @@ fn be32<const N: usize>(bytes: &[u8; N], at: usize) -> u32 {
 
 #[inline(always)]
 fn be64<const N: usize>(bytes: &[u8; N], at: usize) -> u64 {
-    u64::from(be32(bytes, at)) << 32 | u64::from(be32(bytes, at + 4))
+    u64::from_be_bytes([
+        bytes[at],
+        bytes[at + 1],
+        bytes[at + 2],
+        bytes[at + 3],
+        bytes[at + 4],
+        bytes[at + 5],
+        bytes[at + 6],
+        bytes[at + 7],
+    ])
 }
 
 #[cfg(test)]
