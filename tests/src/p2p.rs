@@ -9,7 +9,7 @@ mod others;
 
 use std::net::SocketAddr;
 
-use monitor_common::protocol::Protocol;
+use monitor_common::{payload::Transport, protocol::Protocol};
 
 pub use captures::{captures, framings, pcap};
 
@@ -22,24 +22,29 @@ pub struct Exchange {
     pub name: &'static str,
     /// The label that it must get.
     pub protocol: Protocol,
-    tcp: bool,
+    /// TCP or UDP.
+    pub transport: Transport,
     /// Opener's port, the other's port.
-    ports: (u16, u16),
+    pub ports: (u16, u16),
     /// Whether the opener sends it, and the payload.
-    messages: Vec<(bool, Vec<u8>)>,
+    pub messages: Vec<(bool, Vec<u8>)>,
 }
 
 impl Exchange {
-    fn new(name: &'static str, protocol: Protocol, tcp: bool, ports: (u16, u16)) -> Self {
-        Self { name, protocol, tcp, ports, messages: Vec::new() }
+    fn new(name: &'static str, protocol: Protocol, transport: Transport, ports: (u16, u16)) -> Self {
+        Self { name, protocol, transport, ports, messages: Vec::new() }
     }
 
     fn tcp(name: &'static str, protocol: Protocol, ports: (u16, u16)) -> Self {
-        Self::new(name, protocol, true, ports)
+        Self::new(name, protocol, Transport::Tcp, ports)
     }
 
     fn udp(name: &'static str, protocol: Protocol, ports: (u16, u16)) -> Self {
-        Self::new(name, protocol, false, ports)
+        Self::new(name, protocol, Transport::Udp, ports)
+    }
+
+    fn is_tcp(&self) -> bool {
+        self.transport == Transport::Tcp
     }
 
     fn ask(mut self, payload: impl Into<Vec<u8>>) -> Self {
@@ -60,13 +65,13 @@ impl Exchange {
     pub fn frames(&self, opener: std::net::IpAddr, other: std::net::IpAddr) -> Vec<Vec<u8>> {
         let (opener, other) = (SocketAddr::new(opener, self.ports.0), SocketAddr::new(other, self.ports.1));
         let mut frames = Vec::new();
-        if self.tcp {
+        if self.is_tcp() {
             frames.push(tcp(opener, other, flag::SYN, b""));
             frames.push(tcp(other, opener, flag::SYN_ACK, b""));
         }
         for (forth, payload) in &self.messages {
             let (from, to) = if *forth { (opener, other) } else { (other, opener) };
-            frames.push(if self.tcp { tcp(from, to, flag::PUSH, payload) } else { udp(from, to, payload) });
+            frames.push(if self.is_tcp() { tcp(from, to, flag::PUSH, payload) } else { udp(from, to, payload) });
         }
         frames
     }
@@ -76,7 +81,7 @@ impl Exchange {
     pub fn payloads(&self) -> Vec<u8> {
         let mut bytes = Vec::new();
         for (forth, payload) in &self.messages {
-            bytes.push(u8::from(*forth) | if self.tcp { 0 } else { 2 });
+            bytes.push(u8::from(*forth) | if self.is_tcp() { 0 } else { 2 });
             bytes.extend((payload.len() as u16).to_be_bytes());
             bytes.extend(payload);
         }

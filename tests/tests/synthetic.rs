@@ -3,6 +3,7 @@
 
 use std::{collections::BTreeMap, fs, net::IpAddr, path::PathBuf};
 
+use monitor_common::protocol::Protocol;
 use peertally::replay::{
     args::{EngineKind, Format, ReplayArgs},
     collect,
@@ -67,6 +68,16 @@ fn check(captures: Vec<(String, Vec<u8>)>, kernel: bool) {
         if kernel {
             assert_eq!(flows(EngineKind::Kernel, path), found, "{name}: kernel and host");
         }
+    }
+}
+
+#[test]
+fn every_protocol_has_a_conversation() {
+    let exchanges = exchanges();
+    for protocol in Protocol::ALL {
+        let known = exchanges.iter().any(|exchange| exchange.protocol == *protocol);
+        let spoken = !matches!(protocol, Protocol::Unclassified | Protocol::Fragment);
+        assert_eq!(known, spoken, "{}", protocol.label());
     }
 }
 

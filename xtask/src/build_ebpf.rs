@@ -24,17 +24,29 @@ pub struct Arguments {
     /// Build even when the sources have not changed
     #[arg(long, conflicts_with = "check")]
     pub force: bool,
-    /// Build the benchmark object instead, which is not shipped: into the target folder only
+    /// Build the benchmark objects instead, which are not shipped: into the target folder only
     #[arg(long, conflicts_with_all = ["check", "force"])]
     pub bench: bool,
 }
 
-/// The binary target of the benchmark object.
+/// The binary target of the benchmark object, with the generator and the reference program.
 const BENCH: &str = "bench";
+
+/// The feature of `monitor-ebpf` that makes the shipped program know the first protocols only.
+const FIRST_PROTOCOLS: &str = "first-protocols";
 
 /// Where `--bench` leaves the benchmark object.
 pub fn bench_object() -> PathBuf {
-    target().join("ebpf").join(format!("{BENCH}.stripped"))
+    stripped(&target().join("ebpf"), BENCH)
+}
+
+/// Where `--bench` leaves the shipped program that knows the first protocols only.
+pub fn first_protocols_object() -> PathBuf {
+    stripped(&target().join("ebpf"), FIRST_PROTOCOLS)
+}
+
+fn stripped(folder: &Path, name: &str) -> PathBuf {
+    folder.join(format!("{name}.stripped"))
 }
 
 /// Builds, or with `--check` compares.
@@ -47,8 +59,10 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     }
     if arguments.bench {
         setup::ensure(&[Need::Ebpf])?;
-        let object = Object { bin: BENCH, path: BENCH };
-        build(&Toolchain::find()?, &object, root(), &target().join("ebpf"), &source_hash()?)?;
+        let (toolchain, folder) = (Toolchain::find()?, target().join("ebpf"));
+        link(&toolchain, BENCH, None, root(), &folder)?;
+        let [shipped] = OBJECTS else { bail!("more than one object is shipped: which one knows protocols?") };
+        link(&toolchain, shipped.bin, Some(FIRST_PROTOCOLS), root(), &folder)?;
         return Ok(());
     }
     let mut wanted = Vec::new();
@@ -138,7 +152,7 @@ fn copy_workspace(to: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Builds one object from the workspace at `workspace` with `target` as cargo's target folder.
+/// Builds one object to be shipped, with the record of what it was built from.
 fn build(
     toolchain: &Toolchain,
     object: &Object,
@@ -146,28 +160,7 @@ fn build(
     target: &Path,
     source: &str,
 ) -> Result<(Vec<u8>, Provenance)> {
-    let (flags, recorded) = flags(toolchain, workspace, target)?;
-    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    clean_environment(&mut cargo);
-    cargo
-        .current_dir(workspace)
-        .args(["build", "--locked", "--profile", "ebpf", "--target", TARGET])
-        .args(["--package", "monitor-ebpf", "--bin", object.bin])
-        .env("CARGO_TARGET_DIR", target)
-        .env("RUSTC", &toolchain.rustc)
-        // The BPF target and its intrinsics need unstable features; the compiler is pinned by the provenance record.
-        .env("RUSTC_BOOTSTRAP", "1")
-        .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"));
-    if toolchain.build_std {
-        cargo.args(["-Z", "build-std=core"]);
-    }
-    println!("build-ebpf: {} with {}, {}", object.bin, toolchain.rustc_version, toolchain.linker_version);
-    run_command(&mut cargo)?;
-    let linked = target.join(TARGET).join("ebpf").join(object.bin);
-    let stripped = target.join(format!("{}.stripped", object.bin));
-    run_command(Command::new(&toolchain.strip).arg("-g").arg(&linked).arg("-o").arg(&stripped))?;
-    let bytes = fs::read(&stripped).with_context(|| format!("cannot read {}", stripped.display()))?;
-    refuse_panics(&bytes, &linked)?;
+    let (bytes, recorded) = link(toolchain, object.bin, None, workspace, target)?;
     let name = Path::new(object.path).file_name().and_then(|name| name.to_str()).unwrap_or(object.bin);
     let provenance = Provenance {
         object: name.to_owned(),
@@ -181,6 +174,43 @@ fn build(
         flags: recorded,
     };
     Ok((bytes, provenance))
+}
+
+/// Builds one binary target from the workspace at `workspace` with `target` as cargo's target folder: the stripped object, which
+/// also stays in that folder under the feature's or the binary's name, and the flags to record.
+fn link(
+    toolchain: &Toolchain,
+    bin: &str,
+    feature: Option<&str>,
+    workspace: &Path,
+    target: &Path,
+) -> Result<(Vec<u8>, Vec<String>)> {
+    let (flags, recorded) = flags(toolchain, workspace, target)?;
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    clean_environment(&mut cargo);
+    cargo
+        .current_dir(workspace)
+        .args(["build", "--locked", "--profile", "ebpf", "--target", TARGET])
+        .args(["--package", "monitor-ebpf", "--bin", bin])
+        .env("CARGO_TARGET_DIR", target)
+        .env("RUSTC", &toolchain.rustc)
+        // The BPF target and its intrinsics need unstable features; the compiler is pinned by the provenance record.
+        .env("RUSTC_BOOTSTRAP", "1")
+        .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"));
+    if toolchain.build_std {
+        cargo.args(["-Z", "build-std=core"]);
+    }
+    if let Some(feature) = feature {
+        cargo.args(["--features", feature]);
+    }
+    println!("build-ebpf: {bin} with {}, {}", toolchain.rustc_version, toolchain.linker_version);
+    run_command(&mut cargo)?;
+    let linked = target.join(TARGET).join("ebpf").join(bin);
+    let stripped = stripped(target, feature.unwrap_or(bin));
+    run_command(Command::new(&toolchain.strip).arg("-g").arg(&linked).arg("-o").arg(&stripped))?;
+    let bytes = fs::read(&stripped).with_context(|| format!("cannot read {}", stripped.display()))?;
+    refuse_panics(&bytes, &linked)?;
+    Ok((bytes, recorded))
 }
 
 /// A panic has nowhere to go in the kernel, and the verifier refuses its endless loop without saying where it came from.

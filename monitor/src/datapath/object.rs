@@ -195,6 +195,14 @@ impl LoadedObject {
     /// # Errors
     /// When the kernel refuses the maps or the program, or pinned maps do not fit.
     pub fn load(options: &LoadOptions) -> Result<Self, ObjectError> {
+        Self::load_build(OBJECT, options)
+    }
+
+    /// Loads another build of the object, for measurements.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub fn load_build(object: &[u8], options: &LoadOptions) -> Result<Self, ObjectError> {
         let replaying = u8::from(options.replaying);
         let mut loader = EbpfLoader::new();
         for (name, entries) in options.sizes.entries() {
@@ -209,7 +217,7 @@ impl LoadedObject {
                 loader.map_pin_path(name, folder.join(name));
             }
         }
-        let mut ebpf = loader.load(OBJECT).map_err(|source| ObjectError::Load { source })?;
+        let mut ebpf = loader.load(object).map_err(|source| ObjectError::Load { source })?;
         let mut settings: MappedArray<Settings> = mapped(&ebpf, "SETTINGS")?;
         let fresh;
         let mut object = {

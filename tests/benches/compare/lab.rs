@@ -196,6 +196,7 @@ impl Rig {
             order: RANDOM,
             direction: UP,
             pooled: 1,
+            remote_port: 443,
             ..Generator::default()
         };
         generator.set(0, PerCpuValues::try_from(vec![each; cpus])?, 0)?;

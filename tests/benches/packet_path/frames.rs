@@ -2,14 +2,7 @@
 //!
 //! Payloads are the smallest that each protocol's first packets may have: BEP 3, RFC 8446, RFC 9000.
 
-/// TCP or UDP around a payload.
-#[derive(Clone, Copy)]
-pub(crate) enum Transport {
-    /// RFC 9293, flags PSH and ACK.
-    Tcp,
-    /// RFC 768.
-    Udp,
-}
+use monitor_common::payload::Transport;
 
 /// What the frame is wrapped in.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -106,6 +99,13 @@ pub(crate) fn tls_client_hello() -> Vec<u8> {
     payload.extend(noise(517 - payload.len()));
     payload
 }
+
+/// A request for a page, as browsers send it (RFC 9112).
+pub(crate) const HTTP_REQUEST: &[u8] = b"GET /news/2026/index.html HTTP/1.1\r\nHost: www.example.org\r\n\
+    User-Agent: Mozilla/5.0 (X11; Linux x86_64; rv:128.0) Gecko/20100101 Firefox/128.0\r\n\
+    Accept: text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8\r\nAccept-Language: en-US,en;q=0.5\r\n\
+    Accept-Encoding: gzip, deflate\r\nConnection: keep-alive\r\nCookie: session=0123456789abcdef0123456789abcdef\r\n\
+    Upgrade-Insecure-Requests: 1\r\n\r\n";
 
 /// A full segment of a protocol without a face of its own.
 pub(crate) fn ciphertext() -> Vec<u8> {

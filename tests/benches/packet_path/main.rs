@@ -11,13 +11,17 @@ mod layout;
 mod measure;
 #[path = "../shared/options.rs"]
 mod options;
+mod protocols;
 mod rows;
 mod subject;
+
+use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
 use clap::Parser;
 use serde_json::{Value, json};
 
+use measure::Subjects;
 use rows::Row;
 
 /// Arguments.
@@ -40,6 +44,12 @@ struct Arguments {
     /// The reference program alone.
     #[arg(long)]
     reference_only: bool,
+    /// Object of the program that knows the first protocols only.
+    #[arg(long)]
+    first_protocols: Option<PathBuf>,
+    /// Makes the program under test slower by so many percent of its cost.
+    #[arg(long)]
+    handicap: Option<u32>,
 }
 
 impl Arguments {
@@ -51,25 +61,30 @@ impl Arguments {
 
 fn main() -> Result<()> {
     let Some(arguments) = options::read::<Arguments>() else { return Ok(()) };
-    let rounds = arguments.rounds.unwrap_or(if arguments.quick { 9 } else { 15 });
+    let subjects = Subjects {
+        shipped: !arguments.reference_only,
+        first: arguments.first_protocols.as_deref(),
+        handicap: arguments.handicap,
+    };
     let mut rows = Vec::new();
     for row in rows::rows(arguments.quick).iter().filter(|row| arguments.asks_for(row)) {
         if row.cpus > std::thread::available_parallelism()?.get() {
             eprintln!("{}: left out, this machine has fewer than {} CPUs", row.name(), row.cpus);
             continue;
         }
-        let result = measure::measure(row, &arguments.shared.object, !arguments.reference_only, rounds)
+        let rounds = arguments.rounds.unwrap_or(if arguments.quick { row.rounds.min(9) } else { row.rounds });
+        let result = measure::measure(row, &arguments.shared.object, &subjects, rounds)
             .with_context(|| format!("{} with {} flows", row.path, row.flows))?;
         eprintln!(
-            "{:<24}{:>9} flows{:>4} pools  peertally {:>7.1}  reference {:>7.1} ±{:>5.1}  empty {:>6.1} ±{:>4.1}",
+            "{:<40}{:>9} flows{:>4} pools  peertally {:>7.1}  reference {:>7.1} ±{:>5.1}  empty {:>6.1} ±{:>4.1}",
             row.path,
             row.flows,
             row.pools,
-            result.subject.map_or(f64::NAN, |subject| subject.ns),
-            result.reference.ns,
-            result.reference.spread_ns,
-            result.empty.ns,
-            result.empty.spread_ns,
+            result.subject.map_or(f64::NAN, |(subject, _)| subject.median),
+            result.reference.median,
+            result.reference.spread,
+            result.empty.median,
+            result.empty.spread,
         );
         let mut value = json!({
             "path": row.path,
@@ -77,13 +92,23 @@ fn main() -> Result<()> {
             "subscribers": row.subscribers,
             "cpus": row.cpus,
             "pools": row.pools,
-            "reference_ns_above_empty": tenth(result.reference.ns),
-            "reference_spread_ns": tenth(result.reference.spread_ns),
-            "empty_ns": tenth(result.empty.ns),
+            "reference_ns_above_empty": rounded(result.reference.median, 1),
+            "reference_spread_ns": rounded(result.reference.spread, 1),
+            "empty_ns": rounded(result.empty.median, 1),
         });
-        if let Some(subject) = result.subject {
-            value["ns_above_empty"] = tenth(subject.ns);
-            value["spread_ns"] = tenth(subject.spread_ns);
+        if let Some((subject, ratio)) = result.subject {
+            value["ns_above_empty"] = rounded(subject.median, 1);
+            value["spread_ns"] = rounded(subject.spread, 1);
+            value["ratio"] = rounded(ratio.median, 4);
+            value["ratio_spread"] = rounded(ratio.spread, 4);
+        }
+        if let Some((first, rise)) = result.first {
+            value["first_protocols"] = json!({
+                "ns_above_empty": rounded(first.median, 1),
+                "spread_ns": rounded(first.spread, 1),
+                "rise": rounded(rise.median, 4),
+                "rise_spread": rounded(rise.spread, 4),
+            });
         }
         rows.push(value);
     }
@@ -91,7 +116,8 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-/// One decimal: the rest is noise.
-fn tenth(ns: f64) -> Value {
-    json!((ns * 10.0).round() / 10.0)
+/// So many decimals: the rest is noise.
+fn rounded(value: f64, decimals: i32) -> Value {
+    let unit = 10_f64.powi(decimals);
+    json!((value * unit).round() / unit)
 }

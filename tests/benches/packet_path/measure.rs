@@ -1,4 +1,7 @@
 //! One row: tables filled, flows settled, then rounds of short runs that take turns, and the median of their differences.
+//!
+//! Ratios are medians of the rounds' ratios, not ratios of medians: what slows the machine for a while slows both parts of a
+//! round. Every other round goes backwards, so that no program always runs behind the same other one.
 
 use std::path::Path;
 
@@ -7,7 +10,7 @@ use aya::programs::ProgramFd;
 
 use crate::{
     kernel::Bench,
-    layout::{DOWN, Generator, RANDOM, SEQUENTIAL, UP},
+    layout::{DOWN, Generator, MAX_SPIN, RANDOM, SEQUENTIAL, UP},
     rows::{Kind, Row},
     subject::Subject,
 };
@@ -29,57 +32,108 @@ const FILLED_SALT: u64 = 1 << 45;
 /// A median and half the range between the quartiles.
 #[derive(Clone, Copy)]
 pub(crate) struct Measured {
-    /// Median of the rounds.
-    pub(crate) ns: f64,
+    /// Median of the rounds: ns, or a ratio.
+    pub(crate) median: f64,
     /// Half the distance between the quartiles.
-    pub(crate) spread_ns: f64,
+    pub(crate) spread: f64,
 }
 
 /// A row's numbers.
 pub(crate) struct Costs {
-    /// Program under test, above empty.
-    pub(crate) subject: Option<Measured>,
+    /// Program under test, above empty, and as a part of the reference.
+    pub(crate) subject: Option<(Measured, Measured)>,
+    /// The program that knows the first protocols only, above empty, and the program under test as a multiple of it.
+    pub(crate) first: Option<(Measured, Measured)>,
     /// Reference, above empty.
     pub(crate) reference: Measured,
     /// The empty program itself, with the prologue.
     pub(crate) empty: Measured,
 }
 
-/// Measures a row.
-pub(crate) fn measure(row: &Row, object: &Path, subject: bool, rounds: u32) -> Result<Costs> {
-    let bench = Bench::load(object, row)?;
-    let mut subject = if subject { Some(Subject::load(row, row.table_flows())?) } else { None };
-    let empty = bench.program("empty")?;
-    let mut tested: Vec<ProgramFd> = vec![bench.program("reference")?];
-    if let Some(subject) = &mut subject {
-        tested.push(subject.program()?);
+/// What is measured beside the reference.
+pub(crate) struct Subjects<'a> {
+    /// The shipped program.
+    pub(crate) shipped: bool,
+    /// The object of the program that knows the first protocols only, for the rows that ask for it.
+    pub(crate) first: Option<&'a Path>,
+    /// Percent of its own cost by which the shipped program is made slower.
+    pub(crate) handicap: Option<u32>,
+}
+
+/// One program that takes its turns.
+struct Tested {
+    program: ProgramFd,
+    /// Steps of idle arithmetic in front of it.
+    spin: u32,
+    above: Vec<f64>,
+}
+
+impl Tested {
+    fn new(program: ProgramFd) -> Self {
+        Self { program, spin: 0, above: Vec::new() }
     }
-    let mut round = Rounds { bench, row, seed: 0x9e37_79b9_7f4a_7c15 };
-    for program in &tested {
+
+    /// The rounds' costs as multiples of another program's.
+    fn ratio(&self, other: &Self) -> Measured {
+        median(&mut self.above.iter().zip(&other.above).map(|(one, other)| one / other).collect::<Vec<_>>())
+    }
+
+    fn cost(&self) -> Measured {
+        median(&mut self.above.clone())
+    }
+}
+
+/// Measures a row.
+pub(crate) fn measure(row: &Row, object: &Path, subjects: &Subjects<'_>, rounds: u32) -> Result<Costs> {
+    let bench = Bench::load(object, row)?;
+    let mut loaded = Vec::new();
+    if subjects.shipped {
+        loaded.push(Subject::load(row, None)?);
+        if let Some(first) = subjects.first.filter(|_| row.beside_first) {
+            loaded.push(Subject::load(row, Some(first))?);
+        }
+    }
+    let empty = bench.program("empty")?;
+    let mut tested = vec![Tested::new(bench.program("reference")?)];
+    for subject in &mut loaded {
+        tested.push(Tested::new(subject.program()?));
+    }
+    let mut round = Rounds { bench, row, seed: 0x9e37_79b9_7f4a_7c15, spin: 0 };
+    for tested in &tested {
         match row.kind {
-            Kind::Settled => round.settle(program)?,
-            Kind::New | Kind::Inspected { .. } => round.fill(program)?,
+            Kind::Settled => round.settle(&tested.program)?,
+            Kind::New | Kind::Inspected { .. } => round.fill(&tested.program)?,
             Kind::Transit => {}
         }
     }
-    let mut above = vec![Vec::new(); tested.len()];
+    if let (Some(percent), Some(shipped)) = (subjects.handicap, tested.get_mut(1)) {
+        shipped.spin = round.steps(&shipped.program, &empty, percent)?;
+    }
     let mut empties = Vec::new();
-    let mut before = round.time(&empty)?;
-    for _ in 0..rounds {
-        for (program, above) in tested.iter().zip(&mut above) {
-            let ns = round.time(program)?;
-            let after = round.time(&empty)?;
-            above.push(ns - f64::midpoint(before, after));
+    let mut before = round.time(&empty, 0)?;
+    for number in 0..rounds {
+        if number > 0 {
+            tested.reverse();
+        }
+        for tested in &mut tested {
+            let ns = round.time(&tested.program, tested.spin)?;
+            let after = round.time(&empty, 0)?;
+            tested.above.push(ns - f64::midpoint(before, after));
             empties.push(after);
             before = after;
         }
     }
-    if let Some(subject) = &subject {
+    if rounds.is_multiple_of(2) {
+        tested.reverse();
+    }
+    for subject in &loaded {
         subject.check(row)?;
     }
+    let (reference, shipped, first) = (&tested[0], tested.get(1), tested.get(2));
     Ok(Costs {
-        reference: median(&mut above[0]),
-        subject: above.get_mut(1).map(|above| median(above)),
+        reference: reference.cost(),
+        subject: shipped.map(|shipped| (shipped.cost(), shipped.ratio(reference))),
+        first: first.zip(shipped).map(|(first, shipped)| (first.cost(), shipped.ratio(first))),
         empty: median(&mut empties),
     })
 }
@@ -88,6 +142,8 @@ struct Rounds<'a> {
     bench: Bench,
     row: &'a Row,
     seed: u64,
+    /// Steps of idle arithmetic before each packet.
+    spin: u32,
 }
 
 impl Rounds<'_> {
@@ -105,6 +161,8 @@ impl Rounds<'_> {
             direction,
             pooled: u32::from(!matches!(self.row.kind, Kind::Transit)),
             salt,
+            remote_port: u32::from(self.row.remote_port),
+            spin: self.spin,
         }
     }
 
@@ -134,31 +192,46 @@ impl Rounds<'_> {
         Ok(())
     }
 
+    /// The number of steps that take this part of what a program costs.
+    fn steps(&mut self, program: &ProgramFd, empty: &ProgramFd, percent: u32) -> Result<u32> {
+        let (plain, spun) = (self.time(empty, 0)?, self.time(empty, MAX_SPIN)?);
+        let step_ns = (spun - plain) / f64::from(MAX_SPIN);
+        // The first verdicts of a subscriber cost more or less than later ones.
+        let costs = [self.time(program, 0)?, self.time(program, 0)?, self.time(program, 0)?];
+        let wanted_ns = (costs[2] - plain) * f64::from(percent) / 100.0;
+        Ok((wanted_ns / step_ns).round().clamp(1.0, f64::from(MAX_SPIN)) as u32)
+    }
+
     /// One timed run.
-    fn time(&mut self, program: &ProgramFd) -> Result<f64> {
+    fn time(&mut self, program: &ProgramFd, spin: u32) -> Result<f64> {
         self.bench.select(program)?;
-        let prologue = self.row.framing.prologue();
-        let mask = u64::from(self.row.flows - 1);
-        let direction = self.row.direction;
-        match &self.row.kind {
+        self.spin = spin;
+        let row = self.row;
+        let prologue = row.framing.prologue();
+        let mask = u64::from(row.flows - 1);
+        match &row.kind {
             Kind::Settled | Kind::Transit => {
-                let generator = self.generator(RANDOM, direction, mask, 0);
+                let generator = self.generator(RANDOM, row.direction, mask, 0);
                 self.bench.generate(generator)?;
-                self.bench.run_on(self.row.cpus, prologue, &self.row.frame, WARM_PACKETS)?;
-                self.bench.run_on(self.row.cpus, prologue, &self.row.frame, RUN_PACKETS)
+                self.bench.run_on(row.cpus, prologue, &row.frame, WARM_PACKETS)?;
+                self.bench.run_on(row.cpus, prologue, &row.frame, RUN_PACKETS)
             }
             Kind::New => {
-                let generator = self.generator(RANDOM, direction, (1 << 40) - 1, 1 << 41);
+                let generator = self.generator(RANDOM, row.direction, (1 << 40) - 1, 1 << 41);
                 self.bench.generate(generator)?;
-                self.bench.run(prologue, &self.row.frame, NEW_PACKETS / 8)?;
-                self.bench.run(prologue, &self.row.frame, NEW_PACKETS)
+                self.bench.run(prologue, &row.frame, NEW_PACKETS / 8)?;
+                self.bench.run(prologue, &row.frame, NEW_PACKETS)
             }
             Kind::Inspected { opening, passes } => {
                 let salt = self.seed >> 8;
-                let generator = self.generator(SEQUENTIAL, direction, mask, salt);
+                for packet in opening {
+                    let generator = self.generator(SEQUENTIAL, packet.direction, mask, salt);
+                    self.bench.generate(generator)?;
+                    self.bench.run(prologue, &packet.frame, row.flows)?;
+                }
+                let generator = self.generator(SEQUENTIAL, row.direction, mask, salt);
                 self.bench.generate(generator)?;
-                self.bench.run(prologue, opening, self.row.flows)?;
-                self.bench.run(prologue, &self.row.frame, self.row.flows * passes)
+                self.bench.run(prologue, &row.frame, row.flows * passes)
             }
         }
     }
@@ -168,5 +241,5 @@ impl Rounds<'_> {
 fn median(values: &mut [f64]) -> Measured {
     values.sort_by(f64::total_cmp);
     let at = |part: usize| values[(values.len() - 1) * part / 4];
-    Measured { ns: at(2), spread_ns: (at(3) - at(1)) / 2.0 }
+    Measured { median: at(2), spread: (at(3) - at(1)) / 2.0 }
 }

@@ -1,12 +1,23 @@
 //! The rows of the bench: which packets, which flows, in which order.
 
+use monitor_common::{
+    payload::Transport::{self, Tcp, Udp},
+    protocol::Protocol,
+};
+
 use crate::{
-    frames::{Framing, Transport, bittorrent_handshake, ciphertext, frame, quic_initial, tls_client_hello},
+    frames::{Framing, HTTP_REQUEST, bittorrent_handshake, ciphertext, frame, quic_initial, tls_client_hello},
     layout::{DOWN, MIXED, UP},
+    protocols,
 };
 
 /// Subscribers of every row but those that say otherwise (design section 4).
 const SUBSCRIBERS: u32 = 1 << 16;
+/// Port of the far end in rows that do not need another one.
+const HTTPS: u16 = 443;
+
+/// Rounds of every row but those that say otherwise.
+const ROUNDS: u32 = 15;
 
 /// What a row measures.
 pub(crate) enum Kind {
@@ -14,16 +25,24 @@ pub(crate) enum Kind {
     Settled,
     /// First packets of flows.
     New,
-    /// Packets of flows that one packet each opened: `passes` packets of each flow.
-    Inspected { opening: Vec<u8>, passes: u32 },
+    /// Packets of flows that these packets opened, one of each for a flow: `passes` packets of each flow.
+    Inspected { opening: Vec<Packet>, passes: u32 },
     /// Packets between two addresses outside every pool.
     Transit,
+}
+
+/// A packet of every flow of a row.
+pub(crate) struct Packet {
+    /// Its direction, as the generator has it.
+    pub(crate) direction: u32,
+    /// Its template.
+    pub(crate) frame: Vec<u8>,
 }
 
 /// One row.
 pub(crate) struct Row {
     /// Name in the output (design section 4).
-    pub(crate) path: &'static str,
+    pub(crate) path: String,
     /// Flows: a power of two.
     pub(crate) flows: u32,
     /// Subscribers: a power of two.
@@ -34,12 +53,20 @@ pub(crate) struct Row {
     pub(crate) pools: u32,
     /// Direction of the packets, as the generator has it.
     pub(crate) direction: u32,
+    /// Port of the flows' far ends.
+    pub(crate) remote_port: u16,
     /// Encapsulation.
     pub(crate) framing: Framing,
     /// The measured packets' template.
     pub(crate) frame: Vec<u8>,
     /// What is measured.
     pub(crate) kind: Kind,
+    /// The verdict that the measured packets give their flows.
+    pub(crate) shows: Option<Protocol>,
+    /// Whether the program that knows the first protocols only is measured, too.
+    pub(crate) beside_first: bool,
+    /// Rounds, unless others are asked for.
+    pub(crate) rounds: u32,
 }
 
 impl Row {
@@ -57,51 +84,76 @@ impl Row {
     }
 }
 
-/// Every row, or with `quick` one for each path that a gate or an operator's sizing rests on.
-pub(crate) fn rows(quick: bool) -> Vec<Row> {
-    let settled = |path, flows, framing, direction, pools| Row {
-        path,
-        flows,
-        subscribers: SUBSCRIBERS,
-        cpus: 1,
-        pools,
-        direction,
-        framing,
-        frame: frame(framing, Transport::Tcp, &tls_client_hello()),
-        kind: Kind::Settled,
-    };
-    let new = |path, framing, pools| Row {
-        path,
-        flows: 1 << 17,
-        subscribers: SUBSCRIBERS,
-        cpus: 1,
-        pools,
-        direction: UP,
-        framing,
-        frame: frame(framing, Transport::Tcp, &tls_client_hello()),
-        kind: Kind::New,
-    };
-    let inspected = |path, transport, opening: Vec<u8>, payload: Vec<u8>, passes| Row {
-        path,
+/// A row of packets that are looked into.
+pub(crate) fn inspected(path: impl Into<String>, transport: Transport, payload: &[u8], opening: Vec<Packet>) -> Row {
+    Row {
+        path: path.into(),
         flows: 1 << 14,
         subscribers: SUBSCRIBERS,
         cpus: 1,
         pools: 1,
         direction: UP,
+        remote_port: HTTPS,
         framing: Framing::Ipv4,
-        frame: frame(Framing::Ipv4, transport, &payload),
-        kind: Kind::Inspected { opening: frame(Framing::Ipv4, transport, &opening), passes },
+        frame: frame(Framing::Ipv4, transport, payload),
+        kind: Kind::Inspected { opening, passes: 1 },
+        shows: None,
+        beside_first: false,
+        rounds: ROUNDS,
+    }
+}
+
+/// A packet from the subscriber.
+pub(crate) fn up(transport: Transport, payload: &[u8]) -> Packet {
+    Packet { direction: UP, frame: frame(Framing::Ipv4, transport, payload) }
+}
+
+/// Every row, or with `quick` one for each path that a gate or an operator's sizing rests on.
+pub(crate) fn rows(quick: bool) -> Vec<Row> {
+    let settled = |path: &str, flows, framing, direction, pools| Row {
+        path: path.to_owned(),
+        flows,
+        subscribers: SUBSCRIBERS,
+        cpus: 1,
+        pools,
+        direction,
+        remote_port: HTTPS,
+        framing,
+        frame: frame(framing, Tcp, &tls_client_hello()),
+        kind: Kind::Settled,
+        shows: None,
+        beside_first: false,
+        rounds: ROUNDS,
     };
-    let transit = |path, flows, pools| Row {
-        path,
+    let new = |path: &str, framing, pools| Row {
+        path: path.to_owned(),
+        flows: 1 << 17,
+        subscribers: SUBSCRIBERS,
+        cpus: 1,
+        pools,
+        direction: UP,
+        remote_port: HTTPS,
+        framing,
+        frame: frame(framing, Tcp, &tls_client_hello()),
+        kind: Kind::New,
+        shows: None,
+        beside_first: false,
+        rounds: ROUNDS,
+    };
+    let transit = |path: &str, flows, pools| Row {
+        path: path.to_owned(),
         flows,
         subscribers: SUBSCRIBERS,
         cpus: 1,
         pools,
         direction: MIXED,
+        remote_port: HTTPS,
         framing: Framing::Ipv4,
-        frame: frame(Framing::Ipv4, Transport::Tcp, &tls_client_hello()),
+        frame: frame(Framing::Ipv4, Tcp, &tls_client_hello()),
         kind: Kind::Transit,
+        shows: None,
+        beside_first: false,
+        rounds: ROUNDS,
     };
     let mut rows = vec![
         settled("settled-ipv4", 1 << 10, Framing::Ipv4, UP, 1),
@@ -110,13 +162,28 @@ pub(crate) fn rows(quick: bool) -> Vec<Row> {
         settled("settled-ipv6", 1 << 10, Framing::Ipv6, UP, 1),
         settled("settled-ipv6", 1 << 19, Framing::Ipv6, UP, 1),
         settled("qinq-pppoe", 1 << 10, Framing::QinqPppoe, UP, 1),
-        new("new-flow", Framing::Ipv4, 1),
-        inspected("inspect-bittorrent", Transport::Tcp, b"opening".to_vec(), bittorrent_handshake(), 1),
+        Row { beside_first: true, ..new("new-flow", Framing::Ipv4, 1) },
+        Row {
+            shows: Some(Protocol::BitTorrent),
+            beside_first: true,
+            ..inspected("inspect-bittorrent", Tcp, &bittorrent_handshake(), vec![up(Tcp, b"opening")])
+        },
         // A hello or an Initial ends the inspection, so each flow has one such packet; ciphertext without a face is looked into
         // packet after packet.
-        inspected("inspect-tls", Transport::Tcp, Vec::new(), tls_client_hello(), 1),
-        inspected("inspect-quic", Transport::Udp, Vec::new(), quic_initial(), 1),
-        inspected("inspect-opaque", Transport::Tcp, ciphertext(), ciphertext(), 6),
+        Row { beside_first: true, ..inspected("inspect-tls", Tcp, &tls_client_hello(), vec![up(Tcp, b"")]) },
+        // What a browser asks: the text that most rules look into.
+        Row { beside_first: true, ..inspected("inspect-http", Tcp, HTTP_REQUEST, vec![up(Tcp, b"")]) },
+        Row { beside_first: true, ..inspected("inspect-quic", Udp, &quic_initial(), vec![up(Udp, b"")]) },
+        Row {
+            kind: Kind::Inspected { opening: vec![up(Tcp, &ciphertext())], passes: 6 },
+            beside_first: true,
+            ..inspected("inspect-opaque", Tcp, &ciphertext(), Vec::new())
+        },
+        Row {
+            kind: Kind::Inspected { opening: vec![up(Udp, &ciphertext())], passes: 6 },
+            beside_first: true,
+            ..inspected("inspect-opaque-udp", Udp, &ciphertext(), Vec::new())
+        },
         // Few flows: among many, the reference alone costs 80 or 115 ns from one load to the next.
         transit("transit", 1 << 10, 1),
     ];
@@ -138,7 +205,8 @@ pub(crate) fn rows(quick: bool) -> Vec<Row> {
             transit("transit", 1 << 17, 1),
             transit("transit-64-pools", 1 << 17, 64),
         ]);
+        rows.extend(protocols::rows());
     }
-    rows.sort_by_key(|row| (row.path, row.flows));
+    rows.sort_by(|left, right| (&left.path, left.flows).cmp(&(&right.path, right.flows)));
     rows
 }

@@ -1,8 +1,13 @@
-//! The program under test: the shipped object, loaded as the agent loads it.
+//! The program under test: the shipped object or another build of it, loaded as the agent loads it.
+
+use std::{fs, path::Path};
 
 use anyhow::{Context as _, Result};
 use aya::programs::ProgramFd;
-use monitor_common::store::{Event, Inspection};
+use monitor_common::{
+    protocol::{PROTOCOL_SLOTS, Protocol},
+    store::{Event, Inspection},
+};
 use peertally::datapath::{
     host::TableSizes,
     object::{LoadOptions, LoadedObject, MonitoredInterface},
@@ -14,8 +19,9 @@ use crate::rows::{Kind, Row};
 pub(crate) struct Subject(LoadedObject);
 
 impl Subject {
-    /// Loads the shipped object with tables for a row: room for twice as many flows as there are, as the reference has.
-    pub(crate) fn load(row: &Row, flows: u32) -> Result<Self> {
+    /// Loads the shipped object, or another build, with tables for a row: room for twice as many flows as there are, as the
+    /// reference has.
+    pub(crate) fn load(row: &Row, build: Option<&Path>) -> Result<Self> {
         let mut pools = vec!["2001:db8::/32/56".parse()?];
         if row.pools == 1 {
             pools.push("100.64.0.0/10".parse()?);
@@ -28,7 +34,7 @@ impl Subject {
         let options = LoadOptions {
             // Two tallies for each subscriber: unclassified, and one protocol.
             sizes: TableSizes {
-                flows: flows * 2,
+                flows: row.table_flows() * 2,
                 tallies: row.subscribers * 2 + 1,
                 endpoints: monitor_common::limits::DEFAULT_ENDPOINTS,
             },
@@ -43,7 +49,11 @@ impl Subject {
             // The loopback device, which the test runner's frames come from.
             interfaces: vec![MonitoredInterface::access(1)],
         };
-        LoadedObject::load(&options).map(Self).context("loading the shipped object")
+        let Some(path) = build else {
+            return LoadedObject::load(&options).map(Self).context("loading the shipped object");
+        };
+        let bytes = fs::read(path).with_context(|| format!("reading {}", path.display()))?;
+        LoadedObject::load_build(&bytes, &options).map(Self).with_context(|| format!("loading {}", path.display()))
     }
 
     /// The program's fd.
@@ -58,6 +68,10 @@ impl Subject {
         let transit = matches!(row.kind, Kind::Transit);
         anyhow::ensure!((of(Event::Transit) > 0) == transit, "{}: transit packets: {events:?}", row.path);
         anyhow::ensure!(of(Event::Lost) == 0, "{}: packets were lost: {events:?}", row.path);
+        if let Some(protocol) = row.shows {
+            let (flows, wanted) = (self.flows_of(protocol), u64::from(row.flows));
+            anyhow::ensure!(flows >= wanted, "{}: {flows} flows of {}: {events:?}", row.path, protocol.label());
+        }
         if matches!(row.kind, Kind::Settled) {
             // A cache that is half full refuses some flows in a thousand: both their sets are full.
             let flows = u64::from(row.flows);
@@ -68,5 +82,11 @@ impl Subject {
             );
         }
         Ok(())
+    }
+
+    /// Flows with this verdict, of every confidence and direction.
+    fn flows_of(&self, protocol: Protocol) -> u64 {
+        let node = self.0.view().read(0).node.into_iter().enumerate();
+        node.filter(|(index, _)| index % PROTOCOL_SLOTS == protocol as usize).map(|(_, counts)| counts.flows).sum()
     }
 }

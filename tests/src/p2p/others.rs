@@ -150,7 +150,10 @@ fn transports() -> Vec<Exchange> {
             .answer(greeting.as_slice()),
         Exchange::tcp("libp2p-greeting-1-19", LibP2p, (50_000, 4001)).ask(&greeting[..1]).ask(&greeting[1..]),
         Exchange::tcp("libp2p-websocket", LibP2p, (50_000, 4002)).ask([&[0x82, 0x94][..], &key, &masked].concat()),
+        Exchange::udp("libp2p-discovery", LibP2p, (5353, 5353))
+            .ask([&hex("0000 0000 0001 0000 0000 0000")[..], b"\x04_p2p\x04_udp\x05local\0\0\x0c\0\x01"].concat()),
         Exchange::tcp("btsync-greeting", BtSync, (50_000, 15_365)).ask(b"BSYNC\0\0\0\0d5:nonce16:".as_slice()),
+        Exchange::udp("btsync-ping", BtSync, (50_000, 15_365)).ask(b"BSYNC\0d1:m4:ping4:peer20:".as_slice()),
     ]
 }
 

@@ -11,7 +11,7 @@ use aya_ebpf::{
     programs::XdpContext,
 };
 
-use crate::layout::{DOWN, Generator, MIXED, POOL_V4, POOL_V6, POOLS_V4, RANDOM};
+use crate::layout::{DOWN, Generator, MAX_SPIN, MIXED, POOL_V4, POOL_V6, POOLS_V4, RANDOM};
 
 /// Slot 0: the program under test. The index is a constant, so the kernel patches in a direct jump.
 #[map]
@@ -73,20 +73,40 @@ fn draw(generator: &mut Generator) -> Draw {
     }
 }
 
+/// Takes the time of `generator.spin` steps, each of which needs the one before it.
+#[inline(always)]
+fn spin(generator: &mut Generator) {
+    let mut random = generator.random;
+    let mut step = 0;
+    while step < MAX_SPIN {
+        if step >= generator.spin {
+            break;
+        }
+        random ^= random << 13;
+        random ^= random >> 7;
+        step += 1;
+    }
+    // Never true, which the compiler does not know, so the steps stay: a xorshift step makes 0 of 0 only.
+    if random == 0 {
+        generator.made = 0;
+    }
+}
+
 #[inline(always)]
 fn rewrite<const IP: usize, const V6: bool>(context: &XdpContext) -> u32 {
     let Some(generator) = GENERATOR.get_ptr_mut(0) else { return xdp_action::XDP_ABORTED };
     // SAFETY: a per-CPU array's element is this CPU's own, and the test runner does not migrate a run.
     let generator = unsafe { &mut *generator };
     let header = if V6 { 40 } else { 20 };
+    spin(generator);
     let data = context.data();
     if data + IP + header + 4 > context.data_end() {
         return xdp_action::XDP_ABORTED;
     }
     let Draw { subscriber, hash, down } = draw(generator);
-    // High ports for the subscriber; 443 for the far end.
+    // High ports for the subscriber.
     let local_port = u32::from(((hash >> 48) as u16 | 0x8000).to_be());
-    let remote_port = u32::from(443u16.to_be());
+    let remote_port = u32::from((generator.remote_port as u16).to_be());
     let ports = if down { remote_port | (local_port << 16) } else { local_port | (remote_port << 16) };
     if V6 {
         let subscriber = u64::from(POOL_V6.to_be()) | (u64::from((subscriber << 8).to_be()) << 32);

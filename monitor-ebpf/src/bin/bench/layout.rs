@@ -26,9 +26,16 @@ pub(crate) struct Generator {
     pub(crate) pooled: u32,
     /// Makes different flows of the same numbers.
     pub(crate) salt: u64,
+    /// Port of the far end.
+    pub(crate) remote_port: u32,
+    /// Steps of idle arithmetic before the program under test, at most [`MAX_SPIN`]: makes it artificially slower.
+    pub(crate) spin: u32,
 }
 
-const _: () = assert!(core::mem::size_of::<Generator>() == 56);
+const _: () = assert!(core::mem::size_of::<Generator>() == 64);
+
+/// Bound of [`Generator::spin`], for the verifier.
+pub(crate) const MAX_SPIN: u32 = 2048;
 
 /// Flow `n` for the n-th packet.
 pub(crate) const SEQUENTIAL: u32 = 0;
