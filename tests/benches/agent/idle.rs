@@ -2,6 +2,7 @@
 //!
 //! The agent is the real one, on a laboratory's router. The tallies are written into its pinned maps, as a program that has seen a
 //! million subscribers would have left them, and drained every second; the share of a core is given for the default pace.
+//! Its reference is a plain reading of the same maps, once a second beside it: with caches as cold as the agent finds them.
 
 use std::{
     fs,
@@ -22,7 +23,7 @@ use peertally::datapath::mapped::MappedArray;
 use peertally_tests::lab::{Agent, Lab, executable, wait_for};
 use serde_json::{Value, json};
 
-use crate::TALLIES;
+use crate::{TALLIES, clock::cpu_time, median};
 
 /// Drains that are measured, at one a second.
 const DRAINS: f64 = 10.0;
@@ -40,7 +41,8 @@ pub(crate) fn measure() -> Result<Value> {
     let mut agent = Agent::start(&lab, &executable()?, &toml)?;
     let process = agent.process().id();
     let empty = anonymous_bytes(process)?;
-    fill(&pins(process))?;
+    let tables = Tables::open(&pins(process))?;
+    tables.fill();
     wait_for("a drain of every tally", Duration::from_secs(60), Duration::from_millis(100), || {
         Ok(tallies(&agent)? > f64::from(TALLIES) - 1.0)
     })?;
@@ -48,9 +50,12 @@ pub(crate) fn measure() -> Result<Value> {
     let settled = drains(&agent)? + 2.0;
     wait_until(&agent, settled)?;
     let (begun, before, first) = (Instant::now(), cpu_ticks(process)?, drains(&agent)?);
-    let mut peak = 0.0_f64;
+    let (mut peak, mut plain) = (0.0_f64, Vec::new());
     wait_for("ten drains", Duration::from_secs(60), Duration::from_millis(5), || {
         peak = peak.max(anonymous_bytes(process)?);
+        if begun.elapsed().as_secs() >= plain.len() as u64 {
+            plain.push(tables.read()?);
+        }
         // Asking the agent costs it as much as a scrape does: only about as often as it is scraped.
         Ok(begun.elapsed().as_secs_f64() >= DRAINS)
     })?;
@@ -61,6 +66,7 @@ pub(crate) fn measure() -> Result<Value> {
     Ok(json!({
         "tallies": TALLIES,
         "cpu_ms_per_drain": round(ms),
+        "reference_ms": crate::ms(median(plain)),
         "core_percent": round(ms / 1000.0 / INTERVAL_S * 100.0),
         "memory_mib": round(peak / MIB),
         "memory_empty_mib": round(empty / MIB),
@@ -73,23 +79,47 @@ fn pins(process: u32) -> PathBuf {
     PathBuf::from(format!("/proc/{process}/root/sys/fs/bpf/peertally/v{SCHEMA_VERSION}"))
 }
 
-/// Writes the tallies into the pinned maps.
-fn fill(folder: &Path) -> Result<()> {
-    let open = |name: &str| -> Result<Map> {
-        let path = folder.join(name);
-        Ok(Map::Array(MapData::from_pin(&path).with_context(|| format!("open {}", path.display()))?))
-    };
-    let keys: MappedArray<SlotKey> = MappedArray::new("TALLY_KEYS", &open("TALLY_KEYS")?)?;
-    let counts: MappedArray<Tally> = MappedArray::new("TALLIES", &open("TALLIES")?)?;
-    let settings: MappedArray<Settings> = MappedArray::new("SETTINGS", &open("SETTINGS")?)?;
-    let verdict = (Protocol::BitTorrent as u8, Confidence::Signature as u8);
-    for slot in 1..=TALLIES {
-        let address = Address::v4(0x1000_0000 + slot);
-        keys.values()[slot as usize].write(Some(&KeyWords::new(address, 0, 128, verdict.0, verdict.1)));
-        counts.values()[slot as usize].packets_up.add(1);
+/// The agent's pinned maps.
+struct Tables {
+    keys: MappedArray<SlotKey>,
+    counts: MappedArray<Tally>,
+    settings: MappedArray<Settings>,
+}
+
+impl Tables {
+    fn open(folder: &Path) -> Result<Self> {
+        let open = |name: &str| -> Result<Map> {
+            let path = folder.join(name);
+            Ok(Map::Array(MapData::from_pin(&path).with_context(|| format!("open {}", path.display()))?))
+        };
+        Ok(Self {
+            keys: MappedArray::new("TALLY_KEYS", &open("TALLY_KEYS")?)?,
+            counts: MappedArray::new("TALLIES", &open("TALLIES")?)?,
+            settings: MappedArray::new("SETTINGS", &open("SETTINGS")?)?,
+        })
     }
-    settings.values()[0].next_slot.store(u64::from(TALLIES) + 1);
-    Ok(())
+
+    /// Writes the tallies.
+    fn fill(&self) {
+        let verdict = (Protocol::BitTorrent as u8, Confidence::Signature as u8);
+        for slot in 1..=TALLIES {
+            let address = Address::v4(0x1000_0000 + slot);
+            self.keys.values()[slot as usize].write(Some(&KeyWords::new(address, 0, 128, verdict.0, verdict.1)));
+            self.counts.values()[slot as usize].packets_up.add(1);
+        }
+        self.settings.values()[0].next_slot.store(u64::from(TALLIES) + 1);
+    }
+
+    /// Reads all tallies once; the CPU time that took.
+    fn read(&self) -> Result<Duration> {
+        let start = cpu_time();
+        // Into no memory of its own: new pages cost more than the reading, or less where the kernel has large ones at hand.
+        let all = self.counts.values().iter().map(Tally::totals);
+        let sum = all.fold(0, |sum, of| sum + of.packets_up + of.bytes_up + of.packets_down + of.bytes_down + of.flows);
+        let took = cpu_time() - start;
+        ensure!(sum == u64::from(TALLIES), "a plain reading found {sum} in place of {TALLIES}");
+        Ok(took)
+    }
 }
 
 fn tallies(agent: &Agent<'_>) -> Result<f64> {

@@ -1,6 +1,6 @@
 //! The two metrics endpoints over a snapshot of many subscribers, without the network: the text is what costs.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{fmt::Write as _, hint::black_box, path::Path, sync::Arc, time::Duration};
 
 use anyhow::Result;
 use peertally::{
@@ -37,16 +37,34 @@ pub(crate) fn measure() -> Result<Value> {
             bytes + writer.finish().expect("memory does not fail").len()
         })
     };
-    let (plain, compressed) = (per_subscriber(Encoding::Identity), per_subscriber(Encoding::Gzip));
+    let (written, compressed) = (per_subscriber(Encoding::Identity), per_subscriber(Encoding::Gzip));
     let resolved = config::parse(Path::new("bench.toml"), "", &Overrides::default())?;
     let shared = Shared::new(Inspection::Framing, Vec::new());
     let (published, _events) = Analysis::new(Arc::new(resolved), pseudonyms).take(snapshot);
     shared.publish(published);
     let exposition = Exposition::new(shared);
     let node = runs(|| exposition.text().len());
-    let mut compressed = row("/metrics/subscribers", compressed);
+    let per_subscriber = plain(written.1);
+    let mut compressed = row("/metrics/subscribers", compressed, per_subscriber);
     compressed["encoding"] = json!("gzip");
-    Ok(json!([row("/metrics", node), row("/metrics/subscribers", plain), compressed]))
+    Ok(json!([row("/metrics", node, plain(node.1)), row("/metrics/subscribers", written, per_subscriber), compressed]))
+}
+
+/// Time to write lines of the same form and length in all, of nothing that had to be looked up.
+fn plain(bytes: usize) -> Duration {
+    let (took, _) = runs(|| {
+        let (mut line, mut written, mut number) = (String::new(), 0, 0u64);
+        while written < bytes {
+            line.clear();
+            number += 1;
+            let (subscriber, value) = (number << 20, number * 1400);
+            let _cannot_fail =
+                writeln!(line, "plain_bytes_total{{subscriber=\"{subscriber:016x}\",direction=\"up\"}} {value}");
+            written += black_box(&line).len();
+        }
+        written
+    });
+    took
 }
 
 fn runs(mut run: impl FnMut() -> usize) -> (Duration, usize) {
@@ -60,6 +78,12 @@ fn runs(mut run: impl FnMut() -> usize) -> (Duration, usize) {
     (median(times), bytes)
 }
 
-fn row(endpoint: &str, (time, bytes): (Duration, usize)) -> Value {
-    json!({ "endpoint": endpoint, "subscribers": SUBSCRIBERS, "ms": ms(time), "bytes": bytes })
+fn row(endpoint: &str, (time, bytes): (Duration, usize), reference: Duration) -> Value {
+    json!({
+        "endpoint": endpoint,
+        "subscribers": SUBSCRIBERS,
+        "ms": ms(time),
+        "reference_ms": ms(reference),
+        "bytes": bytes,
+    })
 }

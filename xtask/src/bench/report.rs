@@ -4,6 +4,8 @@ use std::fmt::Write as _;
 
 use serde::{Deserialize, Serialize};
 
+use super::{promises::Promise, ratios::Compared};
+
 /// One run.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(super) struct Report {
@@ -22,6 +24,9 @@ pub(super) struct Report {
     /// The agent without traffic.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) idle: Option<Idle>,
+    /// What was promised in times, and reached here.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) promises: Vec<Promise>,
     /// Rows that ought to be here, and why they are not.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(super) not_measured: Vec<NotMeasured>,
@@ -65,14 +70,29 @@ pub(super) struct Row {
     pub(super) reference_spread_ns: f64,
     /// The empty program with the generator in front.
     pub(super) empty_ns: f64,
+    /// The shipped program's cost as a part of the reference's: the median of the rounds' ratios.
+    pub(super) ratio: f64,
+    /// Half the distance between the quartiles of the rounds' ratios.
+    pub(super) ratio_spread: f64,
+    /// The program that knows the first protocols only, in rows whose packets show no other.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) first_protocols: Option<FirstProtocols>,
+}
+
+/// The shipped program with the signatures of the first protocols only, in the same rounds.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct FirstProtocols {
+    /// Its cost.
+    pub(super) ns_above_empty: f64,
+    /// Half the distance between the quartiles of its rounds.
+    pub(super) spread_ns: f64,
+    /// The shipped program's cost as a multiple of that: the median of the rounds' ratios.
+    pub(super) rise: f64,
+    /// Half the distance between the quartiles of the rounds' ratios.
+    pub(super) rise_spread: f64,
 }
 
 impl Row {
-    /// Cost as a part of the reference's.
-    pub(super) fn ratio(&self) -> f64 {
-        self.ns_above_empty / self.reference_ns_above_empty
-    }
-
     /// Name in the baseline.
     pub(super) fn name(&self) -> String {
         format!("{}/{}", self.path, self.flows)
@@ -80,18 +100,21 @@ impl Row {
 
     /// A row of 1,024 flows whose reference costs 100 ns.
     #[cfg(test)]
-    pub(super) fn for_tests(path: &str, ns_above_empty: f64) -> Self {
+    pub(super) fn for_tests(path: &str, ratio: f64) -> Self {
         Self {
             path: path.to_owned(),
             flows: 1024,
             subscribers: 65_536,
             cpus: 1,
             pools: 1,
-            ns_above_empty,
+            ns_above_empty: ratio * 100.0,
             spread_ns: 0.0,
             reference_ns_above_empty: 100.0,
             reference_spread_ns: 0.0,
             empty_ns: 30.0,
+            ratio,
+            ratio_spread: 0.0,
+            first_protocols: None,
         }
     }
 }
@@ -119,8 +142,18 @@ pub(super) struct Scrape {
     pub(super) encoding: Option<String>,
     /// Time to the last byte, in ms.
     pub(super) ms: f64,
+    /// Time to write as much text, before any encoding, that nothing had to be looked up for, in ms.
+    pub(super) reference_ms: f64,
     /// Bytes of the body.
     pub(super) bytes: u64,
+}
+
+impl Scrape {
+    /// Endpoint and encoding.
+    pub(super) fn what(&self) -> String {
+        let encoding = self.encoding.as_ref().map(|encoding| format!(" {encoding}"));
+        format!("{}{}", self.endpoint, encoding.unwrap_or_default())
+    }
 }
 
 /// Evaluation of many policies after a drain in which every tally moved.
@@ -134,6 +167,8 @@ pub(super) struct Policies {
     pub(super) tallies: u64,
     /// CPU time of the whole evaluation, in ms.
     pub(super) ms: f64,
+    /// CPU time of a plain pass over the same data, in ms.
+    pub(super) reference_ms: f64,
 }
 
 /// A running agent with many tallies and no traffic.
@@ -143,6 +178,8 @@ pub(super) struct Idle {
     pub(super) tallies: u64,
     /// CPU time of one drain and all that follows it, in ms.
     pub(super) cpu_ms_per_drain: f64,
+    /// CPU time of a plain reading of the same maps beside it, in ms.
+    pub(super) reference_ms: f64,
     /// Share of one core at the default pace of ten seconds.
     pub(super) core_percent: f64,
     /// The most anonymous memory it had, in MiB: without the maps, which are mapped into it.
@@ -153,6 +190,22 @@ pub(super) struct Idle {
     pub(super) bytes_per_tally: f64,
 }
 
+#[cfg(test)]
+impl Idle {
+    /// An agent with a million tallies.
+    pub(super) fn for_tests(core_percent: f64, memory_mib: f64) -> Self {
+        Self {
+            tallies: 1_000_000,
+            cpu_ms_per_drain: core_percent * 100.0,
+            reference_ms: 30.0,
+            core_percent,
+            memory_mib,
+            memory_empty_mib: 10.0,
+            bytes_per_tally: 270.0,
+        }
+    }
+}
+
 impl Report {
     /// Adds what another bench found.
     pub(super) fn add(&mut self, other: Report) {
@@ -161,36 +214,6 @@ impl Report {
         self.scrape.extend(other.scrape);
         self.policies.extend(other.policies);
         self.idle = other.idle.or(self.idle.take());
-    }
-
-    /// Takes the rows of a later run in place of the same rows here where they are better, and what it says of the agent.
-    pub(super) fn keep_better(&mut self, later: Report) {
-        for row in later.rows {
-            if let Some(here) = self.rows.iter_mut().find(|here| here.name() == row.name())
-                && row.ratio() < here.ratio()
-            {
-                *here = row;
-            }
-        }
-        self.drain = later.drain.or(self.drain.take());
-        if !later.scrape.is_empty() {
-            self.scrape = later.scrape;
-        }
-        if !later.policies.is_empty() {
-            self.policies = later.policies;
-        }
-        self.idle = later.idle.or(self.idle.take());
-    }
-
-    /// Takes each row from the run in which its ratio is the median of this and the other runs.
-    pub(super) fn take_median(&mut self, others: &[Report]) {
-        for row in &mut self.rows {
-            let name = row.name();
-            let same = others.iter().flat_map(|other| &other.rows).filter(|other| other.name() == name);
-            let mut all: Vec<Row> = same.cloned().chain([row.clone()]).collect();
-            all.sort_by(|left, right| left.ratio().total_cmp(&right.ratio()));
-            *row = all.swap_remove(all.len() / 2);
-        }
     }
 
     /// The row of this path and number of flows.
@@ -209,13 +232,14 @@ impl Report {
                 "ns of CPU time per packet above an empty XDP program, median ± half the quartile distance"
             ));
             line(format_args!(
-                "{:<24}{:>8}{:>7}{:>18}{:>18}{:>8}",
-                "path", "flows", "pools", "peertally", "reference", "ratio"
+                "{:<40}{:>8}{:>7}{:>18}{:>18}{:>8}{:>7}",
+                "path", "flows", "pools", "peertally", "reference", "ratio", "rise"
             ));
         }
         for row in &self.rows {
+            let rise = row.first_protocols.as_ref().map(|first| format!("{:.2}", first.rise));
             line(format_args!(
-                "{:<24}{:>8}{:>7}{:>10.1} ±{:>6.1}{:>10.1} ±{:>6.1}{:>7.0}%",
+                "{:<40}{:>8}{:>7}{:>10.1} ±{:>6.1}{:>10.1} ±{:>6.1}{:>7.0}%{:>7}",
                 row.path,
                 row.flows,
                 row.pools,
@@ -223,8 +247,12 @@ impl Report {
                 row.spread_ns,
                 row.reference_ns_above_empty,
                 row.reference_spread_ns,
-                row.ratio() * 100.0
+                row.ratio * 100.0,
+                rise.unwrap_or_default()
             ));
+        }
+        if self.rows.iter().any(|row| row.first_protocols.is_some()) {
+            line(format_args!("rise: all protocols beside the first ones (BitTorrent, eDonkey), in the same rounds"));
         }
         if let Some(drain) = &self.drain {
             line(format_args!(
@@ -237,17 +265,19 @@ impl Report {
         }
         for scrape in &self.scrape {
             line(format_args!(
-                "{} with {} subscribers: {:.1} ms, {} bytes {}",
-                scrape.endpoint,
+                "{} with {} subscribers: {:.1} ms, {} bytes ({:.1} times a plain text)",
+                scrape.what(),
                 scrape.subscribers,
                 scrape.ms,
                 scrape.bytes,
-                scrape.encoding.as_deref().unwrap_or_default()
+                scrape.ratio()
             ));
         }
-        for Policies { policies, windows, tallies, ms } in &self.policies {
+        for each in &self.policies {
+            let Policies { policies, windows, tallies, ms, .. } = each;
             line(format_args!(
-                "{policies} policies with {windows} windows over {tallies} tallies that moved: {ms:.1} ms"
+                "{policies} policies with {windows} windows over {tallies} tallies that moved: {ms:.1} ms ({:.1} times a plain pass)",
+                each.ratio()
             ));
         }
         if let Some(idle) = &self.idle {
@@ -262,26 +292,15 @@ impl Report {
                 idle.bytes_per_tally
             ));
         }
+        if !self.promises.is_empty() {
+            line(format_args!("promises (they fail a run with --promises only):"));
+        }
+        for promise in &self.promises {
+            line(format_args!("  {promise}"));
+        }
         for NotMeasured { path, reason } in &self.not_measured {
             line(format_args!("not measured: {path}: {reason}"));
         }
         text
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_median_run_of_each_row_is_taken() {
-        let run = |one, other| Report {
-            rows: vec![Row::for_tests("one", one), Row::for_tests("other", other)],
-            ..Report::default()
-        };
-        let mut report = run(30.0, 1.0);
-        report.take_median(&[run(10.0, 2.0), run(20.0, 3.0)]);
-        let ns: Vec<f64> = report.rows.iter().map(|row| row.ns_above_empty).collect();
-        assert_eq!(ns, [20.0, 2.0]);
     }
 }

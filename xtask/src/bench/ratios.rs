@@ -1,0 +1,179 @@
+//! What a run is compared by: each number's ratio to a reference that took turns with it in the same run.
+//!
+//! A ratio carries over between machines and between hours of one machine, a time does not. What disturbs a run makes some ratios
+//! worse and others better; so a bound counts as missed only when the best of several attempts misses it, and a baseline is the
+//! median of several runs.
+
+use super::report::{Drain, Idle, Policies, Report, Row, Scrape};
+
+/// A number with a reference.
+pub(super) trait Compared {
+    /// Name in the baseline.
+    fn name(&self) -> String;
+    /// Cost as a part of the reference's.
+    fn ratio(&self) -> f64;
+}
+
+impl Compared for Row {
+    fn name(&self) -> String {
+        Row::name(self)
+    }
+
+    fn ratio(&self) -> f64 {
+        self.ratio
+    }
+}
+
+impl Compared for Drain {
+    fn name(&self) -> String {
+        "agent: drain".to_owned()
+    }
+
+    fn ratio(&self) -> f64 {
+        self.ms / self.batch_ms
+    }
+}
+
+impl Compared for Scrape {
+    fn name(&self) -> String {
+        format!("agent: {}", self.what())
+    }
+
+    fn ratio(&self) -> f64 {
+        self.ms / self.reference_ms
+    }
+}
+
+impl Compared for Policies {
+    fn name(&self) -> String {
+        format!("agent: {} policies of {} windows", self.policies, self.windows)
+    }
+
+    fn ratio(&self) -> f64 {
+        self.ms / self.reference_ms
+    }
+}
+
+impl Compared for Idle {
+    fn name(&self) -> String {
+        "agent: without traffic".to_owned()
+    }
+
+    fn ratio(&self) -> f64 {
+        self.cpu_ms_per_drain / self.reference_ms
+    }
+}
+
+/// One ratio of a run.
+pub(super) struct Ratio {
+    /// Name in the baseline.
+    pub(super) name: String,
+    /// Cost as a part of the reference's.
+    pub(super) value: f64,
+    /// Whether it is a row of the packet path, which can be measured again alone.
+    pub(super) is_row: bool,
+}
+
+/// Every ratio of a run.
+pub(super) fn of(report: &Report) -> Vec<Ratio> {
+    fn each<'a, T: Compared + 'a>(all: &'a [T], is_row: bool) -> impl Iterator<Item = Ratio> + 'a {
+        all.iter().map(move |one| Ratio { name: one.name(), value: one.ratio(), is_row })
+    }
+    each(&report.rows, true)
+        .chain(each(report.drain.as_slice(), false))
+        .chain(each(&report.scrape, false))
+        .chain(each(&report.policies, false))
+        .chain(each(report.idle.as_slice(), false))
+        .collect()
+}
+
+/// Takes what a later run has in place of the same here where its ratio is lower.
+pub(super) fn keep_better(report: &mut Report, later: Report) {
+    fn each<T: Compared>(all: &mut [T], later: impl IntoIterator<Item = T>) {
+        for one in later {
+            if let Some(here) = all.iter_mut().find(|here| here.name() == one.name())
+                && one.ratio() < here.ratio()
+            {
+                *here = one;
+            }
+        }
+    }
+    // A row's two ratios are best in different attempts.
+    for row in &mut report.rows {
+        let same = later.rows.iter().find(|other| other.name() == row.name());
+        if let (Some(here), Some(other)) = (&mut row.first_protocols, same.and_then(|row| row.first_protocols.as_ref()))
+            && other.rise < here.rise
+        {
+            *here = other.clone();
+        }
+    }
+    let rises: Vec<_> = report.rows.iter().map(|row| row.first_protocols.clone()).collect();
+    each(&mut report.rows, later.rows);
+    for (row, rise) in report.rows.iter_mut().zip(rises) {
+        row.first_protocols = rise;
+    }
+    each(report.drain.as_mut_slice(), later.drain);
+    each(&mut report.scrape, later.scrape);
+    each(&mut report.policies, later.policies);
+    each(report.idle.as_mut_slice(), later.idle);
+}
+
+/// Takes each number from the run in which its ratio is the median of this and the other runs.
+pub(super) fn take_median(report: &mut Report, others: &[Report]) {
+    fn each<'a, T: Compared + Clone + 'a>(all: &mut [T], others: impl Iterator<Item = &'a [T]> + Clone) {
+        for one in all {
+            let same = others.clone().flatten().filter(|other| other.name() == one.name());
+            let mut runs: Vec<T> = same.cloned().chain([one.clone()]).collect();
+            runs.sort_by(|left, right| left.ratio().total_cmp(&right.ratio()));
+            *one = runs.swap_remove(runs.len() / 2);
+        }
+    }
+    each(&mut report.rows, others.iter().map(|run| &run.rows[..]));
+    each(report.drain.as_mut_slice(), others.iter().map(|run| run.drain.as_slice()));
+    each(&mut report.scrape, others.iter().map(|run| &run.scrape[..]));
+    each(&mut report.policies, others.iter().map(|run| &run.policies[..]));
+    each(report.idle.as_mut_slice(), others.iter().map(|run| run.idle.as_slice()));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::report::FirstProtocols, *};
+
+    fn run(one: f64, other: f64) -> Report {
+        Report { rows: vec![Row::for_tests("one", one), Row::for_tests("other", other)], ..Report::default() }
+    }
+
+    fn values(report: &Report) -> Vec<f64> {
+        of(report).into_iter().map(|ratio| ratio.value).collect()
+    }
+
+    #[test]
+    fn the_median_run_of_each_row_is_taken() {
+        let mut report = run(0.3, 0.01);
+        take_median(&mut report, &[run(0.1, 0.02), run(0.2, 0.03)]);
+        assert_eq!(values(&report), [0.2, 0.02]);
+    }
+
+    #[test]
+    fn the_best_of_both_ratios_of_a_row_is_kept() {
+        let row = |ratio, rise| {
+            let first = FirstProtocols { ns_above_empty: 100.0, spread_ns: 0.0, rise, rise_spread: 0.0 };
+            let row = Row { first_protocols: Some(first), ..Row::for_tests("inspect-http", ratio) };
+            Report { rows: vec![row], ..Report::default() }
+        };
+        let mut report = row(0.9, 1.2);
+        keep_better(&mut report, row(0.8, 1.4));
+        keep_better(&mut report, row(1.0, 1.1));
+        assert_eq!(values(&report), [0.8]);
+        assert_eq!(report.rows[0].first_protocols.as_ref().map(|first| first.rise), Some(1.1));
+    }
+
+    #[test]
+    fn the_agents_numbers_are_compared_like_rows() {
+        let run = |ms| Report { drain: Some(Drain { tallies: 1_000_000, ms, batch_ms: 400.0 }), ..Report::default() };
+        let mut report = run(40.0);
+        keep_better(&mut report, run(30.0));
+        keep_better(&mut report, run(50.0));
+        assert_eq!(values(&report), [0.075]);
+    }
+}
