@@ -35,8 +35,9 @@ pub fn process<P: Packet, S: Store>(packet: &P, store: &S, settings: &Settings, 
         Some(brief) => match settled(&brief, store, settings, interface) {
             Ok(()) => true,
             Err(place) => {
-                // What the slow path needs first is on its way while the headers are walked.
-                store.prefetch_cold_set(place.set_index());
+                // What the slow path needs first is on its way before it begins. The index is computed anew: one out of `place`
+                // would wait for the flow's set, and that is the very wait in which this one's can pass, too.
+                store.prefetch_cold_set(FlowKey::set_index(brief.tag, settings.set_mask));
                 !step(store, |work| work.found(&brief, place, false))
             }
         },
