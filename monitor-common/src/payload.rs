@@ -329,6 +329,23 @@ impl FlowState {
             (self.marks & !marks::MEMO) | kind | if payload.from_lower != 0 { marks::MEMO_FROM_LOWER } else { 0 };
     }
 
+    /// Keeps a value for a packet from the other side, beside what the other side asked.
+    #[inline(always)]
+    pub fn ask_beside(&mut self, payload: &Payload, kind: u32, value: u32) {
+        let shift = 32 * (payload.from_lower & 1);
+        let kept = if self.marks & kind != 0 { self.memo & !(0xffff_ffff << shift) } else { 0 };
+        self.memo = kept | u64::from(value) << shift;
+        self.marks = (self.marks & !marks::MEMO) | kind;
+    }
+
+    /// What the other side asked latest, of what [`Self::ask_beside`] keeps; 0 for nothing.
+    #[inline(always)]
+    #[must_use]
+    pub fn asked_beside(&self, payload: &Payload, kind: u32) -> u32 {
+        let shift = 32 * (1 - (payload.from_lower & 1));
+        if self.marks & kind != 0 { (self.memo >> shift) as u32 } else { 0 }
+    }
+
     /// Says whether this payload repeats a value that the other side chose.
     #[inline(always)]
     pub fn echoes(&mut self, echoes: bool) {
@@ -380,7 +397,8 @@ pub mod marks {
     pub const MEMO_TRACKER: u32 = 1 << 2;
     /// UDP: the kept value is a uTP DATA packet's connection id and sequence number.
     pub const MEMO_UTP_DATA: u32 = 1 << 7;
-    /// UDP: the kept value is a DHT query's transaction id (BEP 5).
+    /// UDP: the kept values are transaction ids (BEP 5), of the higher endpoint's latest DHT query in the low half, of the lower
+    /// one's in the high half.
     pub const MEMO_DHT: u32 = 1 << 8;
     /// UDP: every bit that says what is kept.
     pub const MEMO: u32 = MEMO_FROM_LOWER | MEMO_UTP_SYN | MEMO_TRACKER | MEMO_UTP_DATA | MEMO_DHT;

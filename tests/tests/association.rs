@@ -149,6 +149,23 @@ fn a_peer_known_from_the_dht_is_known_when_it_speaks_encrypted() {
 }
 
 #[test]
+fn a_node_that_asks_back_before_it_answers_is_known() {
+    let (own, ask) = (of(SUBSCRIBER, 6881), b"d1:ad2:id20:mnopqrstuvwxyz123456e1:q4:ping1:t4:pn\x00\x001:y1:qe");
+    let mut network = Network::new();
+    network.send(&udp(own, at(PEER), PING));
+    network.send(&udp(at(PEER), own, ask));
+    network.send(&udp(at(PEER), own, PONG));
+    assert_eq!(network.obfuscated(of(SUBSCRIBER, 40_000), at(PEER)), BITTORRENT);
+    // Its question alone proves nothing, but the flow goes on teaching.
+    let mut network = Network::new();
+    network.send(&udp(own, at(PEER), PING));
+    network.send(&udp(at(PEER), own, ask));
+    assert_eq!(network.obfuscated(of(SUBSCRIBER, 40_000), at(PEER)), Verdict::UNCLASSIFIED);
+    network.ping(own, at(PEER));
+    assert_eq!(network.obfuscated(of(SUBSCRIBER, 40_001), at(PEER)), BITTORRENT);
+}
+
+#[test]
 fn the_same_over_ipv6() {
     let mut network = Network::new();
     let (subscriber, peer) = (at("[2001:db8::1]:6881"), at("[2001:db9::7]:51413"));

@@ -33,6 +33,7 @@ pub(super) fn learn<S: Store>(store: &S, settings: &Settings, work: &mut Work) -
     if word.state() != State::Settled || !word.is_teaching() {
         return false;
     }
+    let mut complete = false;
     // libp2p is a transport of many programs, and a subscriber's other use of it must not be mistaken for one of them.
     if work.spoke != 0 && work.protocol != Protocol::LibP2p as u32 {
         let lower = unpack(set.counters[counter_index(way, 1)].load()).0 != 0;
@@ -40,14 +41,23 @@ pub(super) fn learn<S: Store>(store: &S, settings: &Settings, work: &mut Work) -
         if subscribers::locate(store, settings, work) {
             teach(store, settings, work, word, 0, higher);
             teach(store, settings, work, word, 1, lower);
+            complete = is_complete(work);
         }
     }
-    let both = work.shown & u32::from(shown::BOTH_SPOKE) == u32::from(shown::BOTH_SPOKE);
     let watching = settings.inspection.load() == Inspection::Watchlist as u64;
-    if work.exhausted != 0 || (both && !watching) {
+    if work.exhausted != 0 || (complete && !watching) {
         end_teaching(cell);
     }
     true
+}
+
+/// Whether a located flow has shown all that it can: both sides spoke, and over UDP the remote one has proved its address.
+#[inline(always)]
+fn is_complete(work: &Work) -> bool {
+    let proved = |end: usize| {
+        work.is_tcp() | (work.block_lens[end] != NO_POOL) | (work.shown & u32::from(shown::PROVED_LOWER) << end != 0)
+    };
+    work.shown & u32::from(shown::BOTH_SPOKE) == u32::from(shown::BOTH_SPOKE) && proved(0) & proved(1)
 }
 
 /// Learns what one end (0 lower, 1 higher) has shown; `answered` when the other end has sent packets.

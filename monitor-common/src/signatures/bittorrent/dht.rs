@@ -30,7 +30,8 @@ pub(super) fn message(payload: &Payload) -> bool {
     tail(payload) && (address & payload.has(4, b"p") | known_key((head >> 24) as u8))
 }
 
-/// Keeps a query's transaction id, and says whether a response repeats that of the other side's latest query.
+/// Keeps a query's transaction id, and says whether a response repeats that of the other side's latest query. Both sides' ids
+/// are kept: a node asks back before it answers.
 ///
 /// Ids of one, two and four bytes are read, which clients use, where sorted dictionaries have them: before the type, and before
 /// the version of four bytes if there is one.
@@ -46,18 +47,18 @@ pub(super) fn transaction(payload: &Payload, state: &mut FlowState) {
     let short = payload.le64(end.wrapping_sub(7)) << 8 >> 8;
     let long = payload.le32(end.wrapping_sub(4));
     let id = if short & 0xff_ffff_ffff == u64::from_le_bytes(*b"1:t2:\0\0\0") {
-        short >> 40
+        (short >> 40) as u32 | 1 << 16
     } else if payload.le64(end.wrapping_sub(9)) & 0xff_ffff_ffff == u64::from_le_bytes(*b"1:t4:\0\0\0") {
-        u64::from(long) | 1 << 32
+        long
     } else if payload.le64(end.wrapping_sub(6)) & 0xff_ffff_ffff == u64::from_le_bytes(*b"1:t1:\0\0\0") {
-        payload.le64(end.wrapping_sub(6)) >> 40 & 0xff | 1 << 33
+        (payload.le64(end.wrapping_sub(6)) >> 40) as u32 & 0xff | 1 << 17
     } else {
         return;
     };
     if payload.tail[6] == b'q' {
-        state.ask(payload, marks::MEMO_DHT, id);
+        state.ask_beside(payload, marks::MEMO_DHT, id);
     } else {
-        let echoes = state.asked(payload, marks::MEMO_DHT) && state.memo == id;
+        let echoes = (id != 0) & (state.asked_beside(payload, marks::MEMO_DHT) == id);
         state.echoes(echoes);
     }
 }
@@ -105,6 +106,23 @@ mod tests {
         assert!(!echoes(query, long, false));
         assert!(!echoes(query, b"d1:rd2:id20:mnopqrstuvwxyz123456e1:t2:ab1:y1:re", false));
         assert!(!echoes(query, query, false), "a query is no answer");
+        let one = b"d1:ad2:id20:abcdefghij0123456789e1:q4:ping1:t1:\x001:y1:qe".as_slice();
+        assert!(echoes(one, b"d1:rd2:id20:mnopqrstuvwxyz123456e1:t1:\x001:y1:re", false), "as rtorrent counts");
+        assert!(!echoes(one, b"d1:rd2:id20:mnopqrstuvwxyz123456e1:t2:\x00\x001:y1:re", false));
+    }
+
+    #[test]
+    fn a_node_may_ask_back_before_it_answers() {
+        let mut state = FlowState::default();
+        let mut says = |from_lower, bytes: &[u8]| {
+            super::transaction(&Payload::from_bytes(bytes, 6881, 6882, from_lower), &mut state);
+            state.marks & marks::ECHOED != 0
+        };
+        says(true, b"d1:ad2:id20:abcdefghij0123456789e1:q4:ping1:t1:a1:y1:qe");
+        says(false, b"d1:ad2:id20:mnopqrstuvwxyz123456e1:q4:ping1:t4:pn\x00\x001:y1:qe");
+        assert!(says(false, b"d1:rd2:id20:mnopqrstuvwxyz123456e1:t1:a1:y1:re"));
+        assert!(says(true, b"d1:rd2:id20:abcdefghij0123456789e1:t4:pn\x00\x001:y1:re"));
+        assert!(!says(true, b"d1:rd2:id20:abcdefghij0123456789e1:t1:a1:y1:re"), "its own");
     }
 
     #[test]

@@ -66,13 +66,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     forced(scenario("aria2", "tcp-seeding", IpVersion::V4, ARIA2, aria2_seeding)),
     forced(scenario("aria2", "tcp-forced", IpVersion::V6, ARIA2, aria2_forced)),
     scenario("rtorrent", "tcp-plain", IpVersion::V4, RTORRENT, rtorrent),
-    Scenario {
-        // Its peers become known only by what they do themselves: DHT, uTP, a clear handshake with another subscriber.
-        expected: Expected::Measured(
-            "its peers were not learned when it was last measured; one-byte DHT ids, which it has, are read since",
-        ),
-        ..scenario("rtorrent", "tcp-forced", IpVersion::V4, RTORRENT, rtorrent_forced)
-    },
+    forced(scenario("rtorrent", "tcp-forced", IpVersion::V4, RTORRENT, rtorrent_forced)),
     scenario("ctorrent", "tcp-plain", IpVersion::V4, CTORRENT, ctorrent),
     scenario("qbittorrent", "tcp-plain", IpVersion::V4, QBITTORRENT, qbittorrent),
     forced(scenario("qbittorrent", "tcp-forced", IpVersion::V6, QBITTORRENT, qbittorrent_forced)),
