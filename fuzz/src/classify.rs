@@ -1,9 +1,11 @@
-//! The classifier over the packets of one flow.
+//! The classifier, and the reading of sources, over the packets of one flow.
 
 use monitor_common::{
     classify::classify,
+    limits::WINDOW,
     payload::{FlowState, Payload, Transport},
-    protocol::Confidence,
+    protocol::{Confidence, Protocol},
+    sources::{self, Context, Walk},
 };
 
 /// See the module.
@@ -23,6 +25,21 @@ pub fn run(data: &[u8]) {
             _ => (Transport::Udp, &mut states[1]),
         };
         let mut payload = Payload::from_bytes(bytes, 6881, 6346, from_lower);
+        for (protocol, ipv6) in
+            [(Protocol::BitTorrent, false), (Protocol::BitTorrent, true), (Protocol::EDonkey, false)]
+        {
+            let context = Context { transport, protocol: protocol as u8, ipv6, announces: false, asked: true };
+            let mut walk = Walk::NONE;
+            sources::begin(&context, &payload, &mut walk);
+            let most = WINDOW / 6;
+            for step in 0..=most + 1 {
+                if walk.is_over() {
+                    break;
+                }
+                assert!(step <= most, "a list ends with its payload");
+                sources::next(&payload, &mut walk);
+            }
+        }
         if let Some(verdict) = classify(transport, &mut payload, state) {
             assert_ne!(verdict.confidence, Confidence::None, "a verdict says how sure it is");
         }

@@ -1,14 +1,14 @@
 //! What is known of endpoints and subscribers from earlier flows: a bounded, ageing, set-associative table.
 //!
-//! Three kinds of knowledge share it, each under a keyed hash of its own: an *endpoint* (address and port) that spoke a
-//! protocol; a *speaker*, the subscriber block that did; and, when the heuristic tier is on, how many remote endpoints a
-//! subscriber opened MSE-shaped connections to. `engine/learn.rs` says who may teach what, `engine/associate.rs` what follows.
+//! Four kinds of knowledge share it, each under a keyed hash of its own: an *endpoint* (address and port) that spoke a
+//! protocol; a *speaker*, the subscriber block that did; an endpoint that a server *named* to one subscriber; and, when the
+//! heuristic tier is on, how many remote endpoints a subscriber opened MSE-shaped connections to. `engine/learn.rs` says who may teach what, `engine/associate.rs` what follows.
 //!
-//! An entry is forgotten [`ENDPOINT_SECONDS`] after it was last taught. A full set gives up what expired, then remote
-//! endpoints before subscribers' own, the oldest first. Nothing here is a counter, so losing an entry loses no count.
+//! An entry is forgotten [`ENDPOINT_SECONDS`] after it was last taught. A full set gives up what expired, then endpoints that were
+//! only named, then remote ones before subscribers' own, the oldest first. Nothing here is a counter, so losing an entry loses no count.
 
 use crate::{
-    cell::Cell,
+    cell::{Cell, masked, negated},
     key::{Address, Seed, absorb},
     limits::{ENDPOINT_SECONDS, WAYS},
 };
@@ -26,7 +26,7 @@ pub struct EndpointSet {
 const _: () = assert!(core::mem::size_of::<EndpointSet>() == 64);
 
 /// The word of an entry: bits 0..16 and 27..32 second of the latest teaching, 16..24 protocol, 24 a subscriber's own, 25 in use, 26
-/// being written, 32..64 a bitmap of remote endpoints. Seconds of 21 bits come again after 24 days; the drain clears what has
+/// being written, 32..64 a subscriber's bitmap of remote endpoints; for others, bit 32: only named. Seconds of 21 bits come again after 24 days; the drain clears what has
 /// expired long before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Known(pub u64);
@@ -34,6 +34,7 @@ pub struct Known(pub u64);
 const OWN: u64 = 1 << 24;
 const USED: u64 = 1 << 25;
 const WRITING: u64 = 1 << 26;
+const NAMED: u64 = 1 << 32;
 
 impl Known {
     /// Nothing.
@@ -45,6 +46,13 @@ impl Known {
     pub const fn new(protocol: u8, own: bool, now_s: u64) -> Self {
         let second = (now_s & 0xffff) | (now_s >> 16 & 0x1f) << 27;
         Self(second | (protocol as u64) << 16 | if own { OWN } else { 0 } | USED)
+    }
+
+    /// The same for an endpoint that has only been named.
+    #[inline(always)]
+    #[must_use]
+    pub const fn named(self) -> Self {
+        Self(self.0 | NAMED)
     }
 
     /// The same, with a bitmap.
@@ -78,43 +86,59 @@ impl Known {
     /// Seconds since it was taught.
     #[inline(always)]
     #[must_use]
-    pub const fn age_s(self, now_s: u64) -> u32 {
+    pub fn age_s(self, now_s: u64) -> u32 {
         let second = (self.0 & 0xffff) as u32 | ((self.0 >> 27) as u32 & 0x1f) << 16;
         let age = (now_s as u32).wrapping_sub(second) & SECONDS;
-        // Clocks of two CPUs may be a moment apart.
-        if age >= SECONDS - CLOCK_SKEW_S { 0 } else { age }
+        // Clocks of two CPUs may be a moment apart: such an age is none. Adding to it carries into the bit above.
+        age & !negated(u64::from(age + CLOCK_SKEW_S) >> SECONDS_BITS) as u32
     }
 
     /// Whether it is an entry that has not expired.
     #[inline(always)]
     #[must_use]
-    pub const fn is_current(self, now_s: u64) -> bool {
+    pub fn is_current(self, now_s: u64) -> bool {
         self.is_known() && self.age_s(now_s) < ENDPOINT_SECONDS as u32
     }
 
-    /// How willingly it is given up for another: 0 never.
+    /// How willingly it is given up for another: 0 never. Without a branch, as [`EndpointSet::teach`] says.
     #[inline(always)]
-    const fn willingness(self, now_s: u64) -> u32 {
-        let age = self.age_s(now_s);
-        if self.0 & WRITING != 0 {
-            0
-        } else if !self.is_known() {
-            u32::MAX
-        } else if age >= ENDPOINT_SECONDS as u32 {
-            EXPIRED + age
-        } else if self.0 & OWN == 0 {
-            REMOTE + age
-        } else {
-            1 + age
-        }
+    fn willingness(self, now_s: u64) -> u64 {
+        let age = u64::from(self.age_s(now_s));
+        let lasts = negated(age.wrapping_add(negated(u64::from(ENDPOINT_SECONDS))) >> 63);
+        let kept = self.0 >> 24 & 7 | 8 & !lasts | self.0 >> 28 & 16;
+        let least = u64::from(WILLINGNESS[masked::<{ WILLINGNESS.len() - 1 }>(kept as usize)]);
+        (least + age) & negated(1 ^ self.0 >> 26 & 1)
     }
 }
 
-/// Willingness of remote endpoints and of expired entries is at least this; ages have 21 bits.
-const REMOTE: u32 = 0x40_0000;
+/// The least willingness of what a word says: its bits 24 to 26, then whether it has expired, then whether it was only named. Ages,
+/// which are added, have 21 bits.
+static WILLINGNESS: [u32; 32] = {
+    let (own, used, expired, named) = (1, 2, 8, 16);
+    let mut table = [0; 32];
+    let mut kept = 0;
+    while kept < table.len() {
+        table[kept] = if kept & used == 0 {
+            0xa0_0000
+        } else if kept & expired != 0 {
+            EXPIRED
+        } else if kept & own != 0 {
+            1
+        } else if kept & named != 0 {
+            0x60_0000
+        } else {
+            0x40_0000
+        };
+        kept += 1;
+    }
+    table
+};
+
+/// Willingness of what has expired or was never used is at least this.
 const EXPIRED: u32 = 0x80_0000;
 /// The bits of a second that a word keeps.
-const SECONDS: u32 = 0x1f_ffff;
+const SECONDS: u32 = (1 << SECONDS_BITS) - 1;
+const SECONDS_BITS: u32 = 21;
 /// Ages that are no ages but clocks a moment apart.
 const CLOCK_SKEW_S: u32 = 16;
 
@@ -128,6 +152,10 @@ pub enum Kind {
     Speaker = 2 << 40,
     /// A subscriber's block and its length.
     Suspect = 3 << 40,
+    /// The same, as one who asks; its tag stands for the tunnel in those of [`Self::Named`].
+    Asker = 4 << 40,
+    /// An address and a port, as a server named them to one subscriber.
+    Named = 5 << 40,
 }
 
 /// The tag of an entry: a keyed 64-bit hash, never 0. `tunnel` is the digest of the outer addresses, 0 outside tunnels.
@@ -138,7 +166,8 @@ pub fn tag(seed: &Seed, kind: Kind, address: Address, detail: u64, tunnel: u64) 
     hash = absorb(hash, address.low, seed);
     hash = absorb(hash, tunnel, seed);
     hash = absorb(hash, kind as u64 | detail, seed);
-    if hash == 0 { 1 } else { hash }
+    // Without a branch, which would double all that the verifier walks behind it.
+    hash | (1 ^ (hash | negated(hash)) >> 63)
 }
 
 /// The set of a tag, for a power-of-two number of sets.
@@ -167,31 +196,39 @@ impl EndpointSet {
     }
 
     /// Enters what is known under a tag, or refreshes it.
+    ///
+    /// The ways are compared without branches: the verifier would walk all that follows for each way and each reason to take it.
     #[inline(always)]
     pub fn teach(&self, tag: u64, known: Known, now_s: u64) -> Taught {
-        let (mut best, mut chosen) = (0, 0);
+        // Each with the way in its low bits, counted from the last one: of two alike, the first is taken.
+        let (mut best, mut found, mut held) = (0, 0, 0);
         let mut way = 0;
         while way < WAYS {
-            let held = Known(self.words[way].load());
-            if self.tags[way].load() == tag && held.is_known() {
-                // Another CPU may refresh it at once: then its word is as good.
-                self.words[way].replace(held.0, known.0);
-                return Taught::Refreshed;
-            }
-            let willingness = held.willingness(now_s);
-            if willingness > best {
-                (best, chosen) = (willingness, way);
-            }
-            way += 1;
+            let number = (WAYS - 1 - way) as u64;
+            let word = self.words[way].load();
+            let willing = Known(word).willingness(now_s) << 2 | number;
+            let more = willing.wrapping_add(negated(best));
+            best = best.wrapping_add(more & !negated(more >> 63));
+            let difference = self.tags[way].load() ^ tag;
+            let differs = negated((difference | negated(difference)) >> 63 | (1 ^ word >> 25 & 1));
+            found = found & differs | (WAYS as u64 | number) & !differs;
+            held = held & differs | word & !differs;
+            // Keeps the compiler from unrolling the loop, whose values would not fit the registers.
+            way = masked::<{ 2 * WAYS - 1 }>(way + 1);
         }
-        let chosen = chosen & (WAYS - 1);
+        if found != 0 {
+            // Another CPU may refresh it at once: then its word is as good.
+            self.words[(WAYS - 1) ^ masked::<{ WAYS - 1 }>(found as usize)].replace(held, known.0);
+            return Taught::Refreshed;
+        }
+        let chosen = (WAYS - 1) ^ masked::<{ WAYS - 1 }>(best as usize);
         let held = self.words[chosen].load();
-        if best == 0 || !self.words[chosen].replace(held, WRITING) {
+        if best < WAYS as u64 || !self.words[chosen].replace(held, WRITING) {
             return Taught::Missed;
         }
         self.tags[chosen].swap(tag);
         self.words[chosen].store(known.0);
-        if best < EXPIRED { Taught::Evicted } else { Taught::Entered }
+        if best >> 2 < u64::from(EXPIRED) { Taught::Evicted } else { Taught::Entered }
     }
 }
 
@@ -236,6 +273,12 @@ mod tests {
         for (tag, own, second) in [(1, true, 10), (2, false, 30), (3, false, 20), (4, true, 15)] {
             assert_eq!(set.teach(tag, Known::new(2, own, second), second), Taught::Entered);
         }
+        let named = EndpointSet::default();
+        for (tag, known) in [(1, REMOTE_PEER), (2, REMOTE_PEER.named()), (3, REMOTE_PEER), (4, OWN_PEER)] {
+            assert_eq!(named.teach(tag, known, 100), Taught::Entered);
+        }
+        assert_eq!(named.teach(5, OWN_PEER, 200), Taught::Evicted);
+        assert!(!named.find(2, 200).is_known() && named.find(1, 200).is_known(), "one that was only named goes first");
         assert_eq!(set.teach(5, Known::new(2, true, 40), 40), Taught::Evicted);
         assert!(!set.find(3, 40).is_known() && set.find(2, 40).is_known());
         assert_eq!(set.teach(6, Known::new(2, true, 41), 41), Taught::Evicted);

@@ -16,6 +16,7 @@ use crate::{
 };
 
 mod account;
+mod ask;
 mod associate;
 mod cache;
 mod inspect;
@@ -129,7 +130,8 @@ fn settled<S: Store>(brief: &Brief, store: &S, settings: &Settings, interface: u
         // The first packet in a new second says so. If another CPU was first, the slow path sees what has changed.
         let seen = word.seen(now_s as u16, from_lower, interface);
         let unclassified = word.protocol_number() == 0;
-        if unclassified && (cache::paused(word, now_s) || (brief.has_peer_ports() && cache::is_due_at(word, now_s))) {
+        let due = (unclassified && brief.has_peer_ports() || word.is_session()) && cache::is_due_at(word, now_s);
+        if due || (unclassified && cache::paused(word, now_s)) {
             return Err(place);
         }
         if !set.words[way].replace(word.0, seen.0) {

@@ -68,7 +68,7 @@ pub enum State {
 }
 
 /// The word of a way: bits 0..16 last-seen second, 16..18 state, 18..24 protocol, 24..27 confidence, 27 first packet's
-/// direction, 28..30 direction class, 30 teaching, 32..48 interface of lower-to-higher packets, 48..64 interface of the others.
+/// direction, 28..30 direction class, 30 teaching, 31 session, 32..48 interface of lower-to-higher packets, 48..64 interface of the others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Word(pub u64);
 
@@ -91,6 +91,7 @@ const CONFIDENCE_SHIFT: u32 = 24;
 const FIRST_SHIFT: u32 = 27;
 const ENDS_SHIFT: u32 = 28;
 const TEACHING: u64 = 1 << 30;
+const SESSION: u64 = 1 << 31;
 const INTERFACE_SHIFT: u32 = 32;
 
 /// Where a word keeps the interface of a direction; `from_lower` is 1 or 0.
@@ -152,6 +153,27 @@ impl Word {
     #[must_use]
     pub const fn is_teaching(self) -> bool {
         self.0 & TEACHING != 0
+    }
+
+    /// The same flow, known as a session of a client with a server.
+    #[inline(always)]
+    #[must_use]
+    pub const fn session(self) -> Self {
+        Self(self.0 | SESSION)
+    }
+
+    /// [`Self::is_session`] as 1 or 0.
+    #[inline(always)]
+    #[must_use]
+    pub const fn session_bit(self) -> u64 {
+        self.0 >> 31 & 1
+    }
+
+    /// Whether the flow is a session of a client with a server, in which questions for sources may come at any time.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_session(self) -> bool {
+        self.0 & SESSION != 0
     }
 
     /// The same flow, still under inspection, with its verdict being written by the caller: nobody else may settle or replace it.
@@ -332,6 +354,8 @@ pub mod shown {
     pub const PROVED_LOWER: u16 = 1 << 6;
     /// The higher endpoint did.
     pub const PROVED_HIGHER: u16 = 1 << 7;
+    /// A packet of the flow had a subscriber's address and came in on a core interface: who opened the flow is not known.
+    pub const FORGED: u16 = 1 << 13;
 }
 
 /// Both slots of a flow in one word.

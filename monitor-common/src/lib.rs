@@ -21,6 +21,7 @@ pub mod protocol;
 pub mod reason;
 pub mod signatures;
 pub mod slots;
+pub mod sources;
 pub mod store;
 pub mod tally;
 pub mod walk;

@@ -69,6 +69,13 @@ pub const ENDPOINT_SECONDS: u16 = 2_400;
 /// it has packets. Power of two.
 pub const ASSOCIATION_SECONDS: u64 = 8;
 
+/// Packets of a direction of a session with a server that are looked into in each such period: a client's questions and what they
+/// are answered come in bursts of some ten segments.
+pub const SESSION_PACKETS: u8 = 32;
+/// Sources that are learned of one packet, the messages stepped over counted. Each costs the verifier up to 3,000 instructions
+/// (Linux 6.1); a tracker that is asked again, or tells another list, adds to what is known.
+pub const SOURCES_PER_PACKET: u32 = 16;
+
 /// Remote endpoints that the heuristic tier tells apart: they are hashed into the bits of half a word.
 pub const SUSPECT_BUCKETS: u32 = 32;
 /// Shortest and longest first payload of either side of an MSE connection, in bytes: 96 bytes of key and up to 512 of padding.

@@ -86,6 +86,8 @@ pub struct Headers {
     pub tcp_flags: u8,
     /// 1 for a fragment that is not the first.
     pub fragment: u8,
+    /// Bytes of the TCP header in front of the payload, 0 for other protocols and without payload.
+    pub transport_len: u8,
 }
 
 impl Headers {
@@ -106,6 +108,7 @@ impl Headers {
             protocol: network.protocol,
             tcp_flags: 0,
             fragment: network.fragment,
+            transport_len: 0,
         }
     }
 
@@ -124,6 +127,7 @@ impl Headers {
         protocol: 0,
         tcp_flags: 0,
         fragment: 0,
+        transport_len: 0,
     };
 
     /// The flow's key, and 1 if this packet comes from its lower endpoint, else 0.

@@ -27,8 +27,15 @@ pub fn udp(from: SocketAddr, to: SocketAddr, payload: &[u8]) -> Vec<u8> {
 /// An Ethernet frame with a TCP segment.
 #[must_use]
 pub fn tcp(from: SocketAddr, to: SocketAddr, flags: u8, payload: &[u8]) -> Vec<u8> {
+    tcp_at(from, to, flags, (1, 1), payload)
+}
+
+/// The same with these sequence and acknowledgement numbers.
+#[must_use]
+pub fn tcp_at(from: SocketAddr, to: SocketAddr, flags: u8, numbers: (u32, u32), payload: &[u8]) -> Vec<u8> {
     let mut segment = ports(from, to);
-    segment.extend([0, 0, 0, 1, 0, 0, 0, 1, 0x50, flags, 0xff, 0xff, 0, 0, 0, 0]);
+    segment.extend([numbers.0, numbers.1].map(u32::to_be_bytes).concat());
+    segment.extend([0x50, flags, 0xff, 0xff, 0, 0, 0, 0]);
     segment.extend(payload);
     frame(from, to, 6, &segment)
 }

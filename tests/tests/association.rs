@@ -4,6 +4,9 @@
 //! Each conversation is played to the host's data path and, with the rights for it, to the kernel's, which must agree on
 //! every packet.
 
+#[path = "association/named.rs"]
+mod named;
+
 use std::net::SocketAddr;
 
 use monitor_common::{

@@ -1,7 +1,7 @@
 //! Where counts go: from a flow's counters into tallies, and straight into tallies for packets without a flow.
 
 use super::{
-    cache, counter_index, subscribers,
+    ask, cache, counter_index, subscribers,
     work::{Task, Work},
 };
 use crate::{
@@ -198,19 +198,25 @@ pub(super) fn count<S: Store>(store: &S, work: &mut Work) -> bool {
         }
     }
     let inspecting = word.state() == State::Inspecting;
+    let renewed = settled && word.is_session() && cache::is_due_at(word, work.now_s);
     if settled || inspecting {
         let seen = word.seen(work.now_s as u16, from_lower, work.interface as u16);
+        let seen = if renewed { seen.teaching() } else { seen };
         if seen != word {
             // Another CPU may have been first: then its word is as good, and the next packet tries again.
             cell.replace(word.0, seen.0);
         }
     }
     counter.add(pack(1, u64::from(work.headers.ip_bytes)));
+    if renewed {
+        ask::renew(store, work);
+    }
+    work.word = word.0;
     work.protocol = u32::from(word.protocol_number());
     work.confidence = u32::from(word.confidence_number());
     work.task = if inspecting && word.protocol_number() == 0 {
         Task::INSPECT
-    } else if settled && word.is_teaching() {
+    } else if renewed || (settled && word.is_teaching()) {
         Task::LEARN
     } else if settled && word.protocol_number() == 0 && cache::is_due(word, work) {
         Task::ASSOCIATE

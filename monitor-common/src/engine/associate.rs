@@ -3,7 +3,8 @@
 //! A flow is labelled by **association** when all of this holds:
 //! * it is TCP or UDP between ports that peers choose, and the first payload of one direction looks random and that of the
 //!   other like nothing else: what has a face of its own is no obfuscated P2P flow, whatever its endpoint;
-//! * one of its endpoints is known to speak the protocol; for UDP, the subscriber's own one;
+//! * one of its endpoints is known to speak the protocol; for UDP, the subscriber's own one. Or a server named the remote one to the
+//!   subscriber that opened the flow, by the flow's first packet (`ask.rs`);
 //! * each of its subscribers is known to speak the protocol, by a certain flow of its own.
 //!
 //! It is asked when the inspection of a flow ends, and again every few seconds while the flow lasts, since its endpoint may
@@ -47,6 +48,9 @@ pub(super) fn judge<S: Store>(store: &S, settings: &Settings, work: &mut Work) -
     if known == 0 {
         known = known_at(store, settings, work, 1);
     }
+    if known == 0 {
+        known = named(store, settings, work);
+    }
     if known != 0 && speaks(store, settings, work, 0, known as u8) && speaks(store, settings, work, 1, known as u8) {
         let kad = known == Protocol::EDonkey as u32 && !work.is_tcp();
         work.protocol = if kad { Protocol::Kademlia as u32 } else { known };
@@ -75,6 +79,21 @@ fn known_at<S: Store>(store: &S, settings: &Settings, work: &Work, end: usize) -
     }
     let tag = learn::endpoint_tag(settings, work, end, work.port(end));
     u32::from(find(store, settings, tag, work.now_s).protocol_number())
+}
+
+/// Protocol number for which a server named the flow's accepting end to the subscriber that opened it; 0 for none.
+#[inline(never)]
+fn named<S: Store>(store: &S, settings: &Settings, work: &Work) -> u32 {
+    let opener = usize::from(!Word(work.word).first_from_lower());
+    let opened = !work.is_tcp() || work.shown & u32::from(shown::OPENED) != 0;
+    if !opened || work.shown & u32::from(shown::FORGED) != 0 || work.block_lens[opener] == NO_POOL {
+        return 0;
+    }
+    let asker = learn::asker_tag(settings, work, opener);
+    let tag = learn::named_tag(settings, asker, work.address(1 - opener), work.port(1 - opener));
+    let known = find(store, settings, tag, work.now_s).protocol_number();
+    // A source's TCP port says nothing of what it does by UDP, in eDonkey; BitTorrent has one port for both.
+    if !work.is_tcp() && known == Protocol::EDonkey as u8 { 0 } else { u32::from(known) }
 }
 
 /// Whether one end is no subscriber, or one who speaks the protocol.

@@ -1,16 +1,16 @@
 //! Looking into a flow's first payload packets, and settling it.
 
 use super::{
-    Scratch, account, subscribers,
+    Scratch, account, ask, subscribers,
     work::{Task, Work},
 };
 use crate::{
     announce,
-    cell::Cell,
+    cell::{Cell, negated},
     classify::classify,
     familiar::{HEAD, is_familiar},
     flow::{Progress, State, Word, pack_slots, shown, unpack},
-    limits::{INSPECTED_PER_DIRECTION, MSE_OPENING, PENDING_PACKETS, WAYS},
+    limits::{INSPECTED_PER_DIRECTION, MSE_OPENING, PENDING_PACKETS, SESSION_PACKETS, WAYS},
     opaque::{self, Look},
     packet::Packet,
     payload::{FlowState, Payload, Transport, marks},
@@ -26,6 +26,9 @@ pub(super) fn look<P: Packet, S: Store>(packet: &P, settings: &Settings, store: 
     let work = &mut scratch.work;
     let inspecting = work.task == Task::INSPECT;
     work.forged = u32::from(settings.core_interfaces.load() != 0 && is_forged(store, work));
+    if work.forged != 0 {
+        note_forged(store, work);
+    }
     if inspecting {
         if let Some(verdict) = verdict_of_headers(store, settings, work) {
             decide(work, verdict);
@@ -53,7 +56,9 @@ pub(super) fn look<P: Packet, S: Store>(packet: &P, settings: &Settings, store: 
             work.spoke = u32::from(certain);
             announce::find_port(transport(work), protocol, payload, &mut work.named_port);
             show(store, work, protocol);
+            ask::read(packet, store, settings, scratch, protocol);
         }
+        let (work, payload) = (&mut scratch.work, &mut scratch.payload);
         if settings.inspection.load() == Inspection::Watchlist as u64 {
             watch::content(transport(work), protocol, payload, &mut work.content);
         }
@@ -104,6 +109,9 @@ fn verdict_of_headers<S: Store>(store: &S, settings: &Settings, work: &Work) -> 
 /// Whether so many packets of this direction came that there is no use in waiting for a payload: acknowledgements only.
 #[inline(always)]
 fn is_waiting_in_vain<S: Store>(store: &S, work: &Work) -> bool {
+    if Word(work.word).is_session() {
+        return ask::count_bare(store, work);
+    }
     let Some(set) = store.flow_set(work.set_index) else { return false };
     let counter = super::counter_index(work.way as usize & (WAYS - 1), u64::from(work.from_lower));
     unpack(set.counters[counter].load()).0 >= PENDING_PACKETS
@@ -116,6 +124,16 @@ fn is_waiting_in_vain<S: Store>(store: &S, work: &Work) -> bool {
 fn is_forged<S: Store>(store: &S, work: &Work) -> bool {
     store.is_core(work.interface as u16)
         && (store.pool(work.headers.outer_source).is_some() || store.pool(work.headers.source).is_some())
+}
+
+/// Notes that a packet of the flow may be forged.
+#[inline(never)]
+fn note_forged<S: Store>(store: &S, work: &Work) {
+    if let Some(cold) = store.cold_set(work.set_index) {
+        let cell = &cold.flows[work.way as usize & (WAYS - 1)].progress;
+        let progress = Progress::from_bits(cell.load());
+        cell.store(Progress { shown: progress.shown | shown::FORGED, ..progress }.to_bits());
+    }
 }
 
 /// Whether the payload is certainly of a common other protocol: then it is not looked into further.
@@ -161,7 +179,11 @@ fn examine<P: Packet, S: Store>(packet: &P, store: &S, scratch: &mut Scratch) ->
     let cold = store.cold_set(work.set_index)?;
     let cold = &cold.flows[work.way as usize & (WAYS - 1)];
     let mut progress = Progress::from_bits(cold.progress.load());
-    let mut state = FlowState { memo: cold.memo.load(), marks: progress.marks & !marks::ECHOED, reserved: 0 };
+    // In a session by TCP the memo is the question: what signatures keep there is dropped. Without a branch, or the verifier
+    // would walk all signatures twice.
+    let asks = negated(Word(work.word).session_bit() & work.tcp_bit());
+    let held = marks::HELD & asks as u32;
+    let mut state = FlowState { memo: cold.memo.load(), marks: progress.marks & !marks::ECHOED & !held, reserved: 0 };
     payload.len = work.headers.payload_len;
     payload.source_port = work.headers.source_port;
     payload.destination_port = work.headers.destination_port;
@@ -187,9 +209,10 @@ fn examine<P: Packet, S: Store>(packet: &P, store: &S, scratch: &mut Scratch) ->
         let sender = 1 - work.from_lower;
         work.shown |= u32::from(shown::BOTH_SPOKE) | u32::from(shown::PROVED_LOWER) << (sender & 1);
     }
-    work.exhausted = u32::from(inspected >= INSPECTED_PER_DIRECTION);
+    let budget = if Word(work.word).is_session() { SESSION_PACKETS } else { INSPECTED_PER_DIRECTION };
+    work.exhausted = u32::from(inspected >= budget);
     progress.marks = state.marks;
-    cold.memo.store(state.memo);
+    cold.memo.store(state.memo & !asks | cold.memo.load() & asks);
     cold.progress.store(progress.to_bits());
     found
 }

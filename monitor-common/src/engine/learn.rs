@@ -10,9 +10,11 @@
 //! * by TCP, only the side that accepted the connection is an endpoint: the other's port is of no lasting use;
 //! * a port that framing names (`announce.rs`) counts for the sender of the payload, under the same conditions.
 //!
+//! A server's answer may also name endpoints, to one subscriber alone: `ask.rs`.
+//!
 //! What follows from knowledge, and what else it takes, is in `associate.rs`.
 
-use super::{counter_index, subscribers, subscribers::NO_POOL, work::Work};
+use super::{ask, counter_index, subscribers, subscribers::NO_POOL, work::Work};
 use crate::{
     cell::Cell,
     endpoint::{self, Kind, Known, Taught},
@@ -41,7 +43,11 @@ pub(super) fn learn<S: Store>(store: &S, settings: &Settings, work: &mut Work) -
         if subscribers::locate(store, settings, work) {
             teach(store, settings, work, word, 0, higher);
             teach(store, settings, work, word, 1, lower);
-            complete = is_complete(work);
+            complete = is_complete(work) && !word.is_session();
+            if work.sources.asks != 0 && work.block_lens[1 - (work.from_lower as usize & 1)] != NO_POOL {
+                ask::keep(store, work, cell);
+                complete = false;
+            }
         }
     }
     let watching = settings.inspection.load() == Inspection::Watchlist as u64;
@@ -79,7 +85,7 @@ fn teach<S: Store>(store: &S, settings: &Settings, work: &Work, word: Word, end:
             return;
         }
         let block = work.ends[end & 1].block(block_len as u8);
-        enter(store, settings, speaker_tag(settings, block, block_len, work.protocol as u8), work, true);
+        enter(store, settings, speaker_tag(settings, block, block_len, work.protocol as u8), work, known(work, true));
     } else {
         let proved = work.is_tcp() || work.shown & u32::from(shown::PROVED_LOWER) << end != 0;
         if !(spoken_to && proved) {
@@ -99,7 +105,7 @@ fn teach<S: Store>(store: &S, settings: &Settings, work: &Work, word: Word, end:
 #[inline(never)]
 fn enter_endpoint<S: Store>(store: &S, settings: &Settings, work: &Work, end: usize, port: u16, own: bool) {
     if port >= FIRST_PEER_PORT {
-        enter(store, settings, endpoint_tag(settings, work, end, port), work, own);
+        enter(store, settings, endpoint_tag(settings, work, end, port), work, known(work, own));
     }
 }
 
@@ -109,6 +115,27 @@ pub(super) fn endpoint_tag(settings: &Settings, work: &Work, end: usize, port: u
     endpoint::tag(&settings.seed, Kind::Endpoint, work.address(end), u64::from(port), work.headers.tunnel)
 }
 
+/// Enters the endpoint that a server named to the packet's receiver.
+#[inline(never)]
+pub(super) fn enter_named<S: Store>(store: &S, settings: &Settings, work: &Work) {
+    let tag = named_tag(settings, work.asker, work.sources.address, work.sources.port as u16);
+    enter(store, settings, tag, work, known(work, false).named());
+}
+
+/// The tag of an endpoint that a server named to this asker.
+#[inline(always)]
+pub(super) fn named_tag(settings: &Settings, asker: u64, address: Address, port: u16) -> u64 {
+    endpoint::tag(&settings.seed, Kind::Named, address, u64::from(port), asker)
+}
+
+/// The tag of the subscriber at one end as one who asks.
+#[inline(never)]
+pub(super) fn asker_tag(settings: &Settings, work: &Work, end: usize) -> u64 {
+    let block_len = work.block_lens[end & 1];
+    let block = work.ends[end & 1].block(block_len as u8);
+    endpoint::tag(&settings.seed, Kind::Asker, block, u64::from(block_len), work.headers.tunnel)
+}
+
 /// The tag of a subscriber who speaks a protocol.
 #[inline(always)]
 pub(super) fn speaker_tag(settings: &Settings, block: Address, block_len: u32, protocol: u8) -> u64 {
@@ -116,14 +143,19 @@ pub(super) fn speaker_tag(settings: &Settings, block: Address, block_len: u32, p
     endpoint::tag(&settings.seed, Kind::Speaker, block, detail, 0)
 }
 
+/// The protocol of the packet's flow, known from now on.
+#[inline(always)]
+fn known(work: &Work, own: bool) -> Known {
+    Known::new(Protocol::family_number(work.protocol as u8), own, work.now_s)
+}
+
 /// Enters one piece of knowledge.
 #[inline(never)]
-fn enter<S: Store>(store: &S, settings: &Settings, tag: u64, work: &Work, own: bool) {
+fn enter<S: Store>(store: &S, settings: &Settings, tag: u64, work: &Work, known: Known) {
     let Some(set) = store.endpoint_set(endpoint::set_index(tag, settings.endpoint_mask)) else {
         store.count_event(Event::Lost);
         return;
     };
-    let known = Known::new(Protocol::family_number(work.protocol as u8), own, work.now_s);
     match set.teach(tag, known, work.now_s) {
         Taught::Refreshed | Taught::Missed => {}
         Taught::Entered => store.count_event(Event::EndpointLearned),

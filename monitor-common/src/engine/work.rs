@@ -5,6 +5,7 @@ use crate::{
     key::Address,
     limits::FIRST_PEER_PORT,
     payload::Payload,
+    sources::Walk,
     store::{Note, Settings, Store},
     walk::{Brief, Headers, ip_protocol},
     watch::ContentHash,
@@ -80,6 +81,12 @@ pub struct Work {
     pub(super) forged: u32,
     /// 1 when the packet's headers are in the work.
     pub(super) walked: u32,
+    /// TCP sequence number (upper half) and acknowledgement number of the packet, where they were read.
+    pub(super) numbers: u64,
+    /// Tag of the subscriber whose question the packet answers.
+    pub(super) asker: u64,
+    /// What the payload asks, and the sources that it names.
+    pub(super) sources: Walk,
     /// The content that the payload names; zero in every depth but `watchlist`, and as soon as it was compared.
     pub(super) content: ContentHash,
 }
@@ -110,6 +117,9 @@ impl Work {
             exhausted: 0,
             forged: 0,
             walked: 0,
+            numbers: 0,
+            asker: 0,
+            sources: Walk::NONE,
             content: ContentHash([0; 3]),
         }
     }
@@ -134,7 +144,9 @@ impl Work {
         self.task = Task::NONE;
         // Nothing of an earlier packet may be taken for this one's.
         self.content.clear();
-        for field in [&mut self.shown, &mut self.named_port, &mut self.spoke, &mut self.exhausted] {
+        for field in
+            [&mut self.shown, &mut self.named_port, &mut self.spoke, &mut self.exhausted, &mut self.sources.asks]
+        {
             // SAFETY: as in `ContentHash::clear`, and for the same reason.
             unsafe { core::ptr::from_mut(field).write_volatile(0) };
         }
@@ -157,6 +169,12 @@ impl Work {
     #[inline(always)]
     pub(super) fn is_tcp(&self) -> bool {
         self.headers.protocol == ip_protocol::TCP
+    }
+
+    /// Whether the flow is TCP, as 1 or 0: not UDP, of what is looked into. TCP's number (6) has bit 0 clear, UDP's (17) set.
+    #[inline(always)]
+    pub(super) fn tcp_bit(&self) -> u64 {
+        u64::from(!self.headers.protocol & 1)
     }
 
     /// Whether what peers do can be known by its endpoints: TCP or UDP between ports that no service has by default.

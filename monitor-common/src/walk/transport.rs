@@ -31,6 +31,7 @@ pub(super) fn walk<P: Packet>(packet: &P, offset: usize, end: usize, headers: &m
         if header_len >= TCP_LEN && payload < end {
             headers.payload_offset = payload as u32;
             headers.payload_len = (end - payload) as u32;
+            headers.transport_len = header_len as u8;
         }
     } else if headers.protocol == ip_protocol::UDP
         && let Some([a, b, c, d, e, f, _, _]) = packet.read::<UDP_LEN>(offset)

@@ -49,6 +49,13 @@ fn trackers() -> Vec<Exchange> {
         Exchange::tcp("bittorrent-http-announce", BitTorrent, (50_000, 80))
             .ask(announce)
             .answer("HTTP/1.1 200 OK\r\n\r\nd8:intervali1800ee"),
+        Exchange::tcp("bittorrent-http-peers", BitTorrent, (50_000, 6969))
+            .ask(announce.replace("Host: a", "Host: a\r\nUser-Agent: Transmission/4.00"))
+            .answer("HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\n\r\n")
+            .answer(
+                [b"d8:intervali1800e5:peers12:".as_slice(), &hex("c0000207 1ae1 c0000208 1ae2"), b"6:peers60:e"]
+                    .concat(),
+            ),
         Exchange::tcp("bittorrent-http-scrape", BitTorrent, (50_000, 6969)).ask(scrape),
         Exchange::udp("bittorrent-udp-tracker", BitTorrent, (51_413, 6969))
             .ask(connect)

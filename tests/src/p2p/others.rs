@@ -31,6 +31,13 @@ fn edonkey() -> Vec<Exchange> {
         tcp("edonkey-hello").ask(message(0xe3, 0x01, &hello)).answer(message(0xe3, 0x4c, &hello)),
         tcp("edonkey-requests").ask([message(0xe3, 0x58, &hash), message(0xe3, 0x4f, &hash)].concat()),
         tcp("edonkey-part-midstream").answer(part),
+        Exchange::tcp("edonkey-sources", EDonkey, (50_000, 4661))
+            .ask(message(0xe3, 0x01, &[&hash[..], &hex("00000000 3612 00000000")].concat()))
+            .answer([message(0xe3, 0x38, b"\x05\0hello"), message(0xe3, 0x40, &[0; 8])].concat())
+            .ask(message(0xe3, 0x19, &hash))
+            .answer(message(0xe3, 0x42, &[&hash[..], &hex("02 c0000207 3612 01020300 3612")].concat()))
+            .ask([message(0xe3, 0x23, &hash), message(0xe3, 0x23, &hash)].concat())
+            .answer(message(0xe3, 0x44, &[&hash[..], &hex("01 c0000208 3612 83"), &hash].concat())),
         tcp("edonkey-packed").ask(message(0xd4, 0x15, &hex("789c 0102030405"))),
         udp("edonkey-server", 4665).ask(hex("e396 1234aa55")).answer(hex("e397 1234aa55 00000100 00002000")),
         udp("emule-reask", 17_366)

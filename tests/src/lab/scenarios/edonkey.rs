@@ -29,15 +29,15 @@ const fn scenario(mode: &'static str, expected: Expected, play: fn(&Stage<'_>) -
 /// The scenarios.
 pub(super) const SCENARIOS: &[Scenario] = &[
     scenario("plain", Expected::All, |stage| download(stage, false)),
-    scenario(
-        "obfuscated",
-        Expected::Measured("the source is known from the server's list alone, which teaches no endpoint"),
-        |stage| download(stage, true),
-    ),
+    scenario("obfuscated", Expected::AfterMark(0.9), |stage| download(stage, true)),
     scenario("kad-plain", Expected::All, |stage| kad(stage, false)),
     scenario(
         "kad-obfuscated",
-        Expected::Measured("every message is ciphered, and nothing else of the client is on the wire"),
+        // Kad has clear words where a client starts from an address alone or meets contacts of before version 6. Here it starts
+        // from a `nodes.dat` with identifiers, which are the keys of the very first messages.
+        Expected::Measured(
+            "every message is ciphered, the first ones included, and nothing else of the client is on the wire",
+        ),
         |stage| kad(stage, true),
     ),
 ];

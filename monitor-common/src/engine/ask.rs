@@ -1,0 +1,154 @@
+//! Sources that a server names to a subscriber who asked for them.
+//!
+//! An obfuscated flow to a source is the only trace of some clients, and the server's answer the only clear word about it. What
+//! keeps that from being used against a subscriber:
+//! * the **subscriber asks**: a payload of its own, which may teach (`learn.rs`), in a flow that is certain by then. A forged
+//!   one, or one that any web page could have made a browser send, asks nothing;
+//! * the **answer answers**: by UDP it repeats the transaction id of the question. By TCP its acknowledgement number is within
+//!   [`ANSWER_BYTES`] of the question's end, and its sequence number as far behind what the question acknowledged: what TCP itself
+//!   demands of a segment (RFC 5961 section 5). Somebody off the path has to guess both, and the port;
+//! * it is learned **for that subscriber alone**, and counts for nothing but flows that it opens itself to the named endpoint, that
+//!   look random, and only while it speaks the protocol (`associate.rs`).
+//!
+//! So a server can mislabel random-looking flows of those who ask it, to addresses that it named. DHT answers (BEP 5 `values`)
+//! are not read for that reason: there, any stranger is a server.
+//!
+//! Questions come late in a long session, and a server's flow is quiet. So it goes on teaching, by a budget of
+//! [`SESSION_PACKETS`] a direction that is renewed every [`crate::limits::ASSOCIATION_SECONDS`].
+
+use super::{
+    Scratch, learn,
+    subscribers::{self, NO_POOL},
+    work::Work,
+};
+use crate::{
+    cell::Cell,
+    flow::{Progress, Word},
+    key,
+    limits::{FIRST_PEER_PORT, SESSION_PACKETS, SOURCES_PER_PACKET, WAYS},
+    packet::Packet,
+    payload::{Transport, marks},
+    sources::{self, Context, asks},
+    store::{Settings, Store},
+};
+
+/// An answer's numbers lie within so many bytes of those of its question: what TCP lets a sender have unacknowledged without
+/// window scaling (RFC 9293 section 3.1).
+const ANSWER_BYTES: u32 = 0xffff;
+
+/// Reads questions, and the sources of answers, from a payload of a flow with this certain verdict.
+#[inline(never)]
+pub(super) fn read<P: Packet, S: Store>(
+    packet: &P,
+    store: &S,
+    settings: &Settings,
+    scratch: &mut Scratch,
+    protocol: u8,
+) {
+    let (work, payload) = (&mut scratch.work, &mut scratch.payload);
+    let asked = Word(work.word).is_session();
+    if !asked && work.spoke == 0 {
+        return;
+    }
+    let context = Context {
+        transport: if work.is_tcp() { Transport::Tcp } else { Transport::Udp },
+        protocol,
+        ipv6: !key::both_ipv4(work.headers.source, work.headers.destination),
+        announces: work.named_port != 0,
+        asked,
+    };
+    sources::begin(&context, payload, &mut work.sources);
+    if work.is_tcp() {
+        read_numbers(packet, work);
+    }
+    let answers = asked && is_answer(store, work) && is_for_subscriber(store, settings, work);
+    // Whether it answers is not known to the verifier here, nor learned in the loop: it walks the loop once.
+    let answers = payload.forget(u64::from(answers));
+    let mut step = 0;
+    while step < SOURCES_PER_PACKET {
+        if work.sources.is_over() {
+            break;
+        }
+        sources::next(payload, &mut work.sources);
+        if payload.forget(answers) != 0 && work.sources.port >= u32::from(FIRST_PEER_PORT) {
+            learn::enter_named(store, settings, work);
+        }
+        step += 1;
+    }
+}
+
+/// Sequence and acknowledgement number of the segment, into the work.
+#[inline(never)]
+fn read_numbers<P: Packet>(packet: &P, work: &mut Work) {
+    let header = work.headers.payload_offset.wrapping_sub(u32::from(work.headers.transport_len));
+    // RFC 9293 section 3.1: offsets 4 and 8.
+    work.numbers = packet.read::<8>(header as usize + 4).map_or(0, u64::from_be_bytes);
+}
+
+/// Whether the payload answers what the other side asked latest.
+#[inline(never)]
+fn is_answer<S: Store>(store: &S, work: &Work) -> bool {
+    let Some(cold) = store.cold_set(work.set_index) else { return false };
+    let cold = &cold.flows[work.way as usize & (WAYS - 1)];
+    if !work.is_tcp() {
+        return Progress::from_bits(cold.progress.load()).marks & marks::ECHOED != 0;
+    }
+    let question = cold.memo.load();
+    let sequence = ((work.numbers >> 32) as u32).wrapping_sub(question as u32);
+    let acknowledged = (work.numbers as u32).wrapping_sub((question >> 32) as u32);
+    // Behind the end of the latest question when an earlier one is answered, beyond it when the client said more meanwhile.
+    (question != 0) & (sequence <= ANSWER_BYTES) & (acknowledged.wrapping_add(ANSWER_BYTES) <= 2 * ANSWER_BYTES)
+}
+
+/// Whether the packet goes to a subscriber, whose tag is then in the work.
+#[inline(never)]
+fn is_for_subscriber<S: Store>(store: &S, settings: &Settings, work: &mut Work) -> bool {
+    let receiver = work.from_lower as usize & 1;
+    if !subscribers::locate(store, settings, work) || work.block_lens[receiver] == NO_POOL {
+        return false;
+    }
+    work.asker = learn::asker_tag(settings, work, receiver);
+    true
+}
+
+/// Keeps what the packet's sender, a subscriber, asked: the flow is a session from now on, and knows what an answer has to
+/// match. By UDP the transaction id was kept already.
+#[inline(never)]
+pub(super) fn keep<S: Store>(store: &S, work: &Work, cell: &Cell) {
+    let Some(cold) = store.cold_set(work.set_index) else { return };
+    let (word, memo) = (Word(cell.load()), &cold.flows[work.way as usize & (WAYS - 1)].memo);
+    if work.is_tcp() && work.sources.asks & asks::SOURCES != 0 {
+        let end = ((work.numbers >> 32) as u32).wrapping_add(work.headers.payload_len);
+        memo.store(u64::from(end) << 32 | u64::from(work.numbers as u32));
+    } else if work.is_tcp() && !word.is_session() {
+        // What signatures kept is no question.
+        memo.store(0);
+    }
+    // If another CPU refreshes the last-seen second at this very moment, the next question tries again.
+    if word != word.session() {
+        cell.replace(word.0, word.session().0);
+    }
+}
+
+/// Counts a session's packet without payload; whether its budget is used up.
+#[inline(never)]
+pub(super) fn count_bare<S: Store>(store: &S, work: &Work) -> bool {
+    let Some(cold) = store.cold_set(work.set_index) else { return true };
+    let cell = &cold.flows[work.way as usize & (WAYS - 1)].progress;
+    let mut progress = Progress::from_bits(cell.load());
+    let inspected = if work.is_from_lower() { &mut progress.inspected_lower } else { &mut progress.inspected_higher };
+    *inspected = inspected.saturating_add(1);
+    let exhausted = *inspected >= SESSION_PACKETS;
+    cell.store(progress.to_bits());
+    exhausted
+}
+
+/// Gives a session a new budget.
+#[inline(never)]
+pub(super) fn renew<S: Store>(store: &S, work: &Work) {
+    if let Some(cold) = store.cold_set(work.set_index) {
+        let cell = &cold.flows[work.way as usize & (WAYS - 1)].progress;
+        let progress = Progress::from_bits(cell.load());
+        cell.store(Progress { inspected_lower: 0, inspected_higher: 0, ..progress }.to_bits());
+    }
+}
