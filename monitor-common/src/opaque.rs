@@ -3,15 +3,17 @@
 //! Source: the "fully encrypted traffic" rules as published (Wu et al., "How the Great Firewall of China Detects and Blocks
 //! Fully Encrypted Traffic", USENIX Security 2023, section 4): set bits per byte, a printable start, the printable share,
 //! and the TLS and HTTP exemptions. Two bounds are wider than published, since a flow is judged by one payload: eight printable bytes in
-//! front (six: one random payload in 400) and three fifths printable (a half: one in 270). Here they only ever narrow down: a payload that looks random proves nothing alone.
+//! front (six) and three fifths printable (a half). Here they only ever narrow down: a payload that looks random proves nothing
+//! alone.
 
 use crate::payload::Payload;
 
 /// Bytes of a payload that are looked at. An MSE opening has at least as many (the Diffie-Hellman key).
 pub const SAMPLE: usize = 96;
-/// Shorter payloads say too little: of 16 random bytes, nine in ten pass.
+/// Shorter payloads say too little: the fewer bytes, the wider random ones scatter.
 const SHORTEST: u32 = 16;
-/// From here on, random bytes fail by chance once in a thousand times; a shorter payload that fails says nothing.
+/// From here on, random bytes fail by chance in at most two of a thousand payloads (tested below); a shorter payload that fails
+/// says nothing.
 const SURE: u32 = 64;
 /// Bounds of set bits per byte, in fifths: random bytes have 4.0, and more than 3.4 and less than 4.6.
 const FEWEST_FIFTHS: u32 = 17;
@@ -123,6 +125,16 @@ mod tests {
         }
         for head in [b"\x16\x03\x01".as_slice(), b"\x17\x03\x03", b"\x16\xfe\xfd", b"\x01\x01\0\x08\x21\x12\xa4\x42"] {
             assert!(!random(&[head, &ciphertext(200)].concat()), "{head:02x?}");
+        }
+    }
+
+    #[test]
+    fn random_bytes_rarely_fail() {
+        const PAYLOADS: usize = 50_000;
+        let bytes = ciphertext(PAYLOADS * SAMPLE);
+        for len in [SURE as usize, SAMPLE] {
+            let failed = bytes.chunks(SAMPLE).filter(|payload| !random(&payload[..len])).count();
+            assert!(failed * 1000 <= 2 * PAYLOADS, "{failed} of {PAYLOADS} with {len} bytes");
         }
     }
 

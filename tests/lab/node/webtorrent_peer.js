@@ -14,7 +14,7 @@ const client = () =>
 
 if (role === "tracker") {
   const server = new bittorrentTracker.Server({ udp: false, http: false, ws: true, stats: false });
-  server.listen(Number(rest[0]), "0.0.0.0", () => console.log("ready"));
+  server.listen(Number(rest[0]), "::", () => console.log("ready"));
 } else if (role === "seed") {
   const [file, announce, torrentFile] = rest;
   client().seed(file, { announce: [announce] }, (torrent) => {

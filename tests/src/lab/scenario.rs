@@ -181,31 +181,15 @@ impl Scenario {
     /// # Errors
     /// The clients do not do their part. What the agent saw is no error here: see [`Outcome::judge`].
     pub fn run(&self, executable: &Path, captures: Option<&Path>) -> Result<Outcome> {
-        let (mut attempt, mut unlucky) = (1, false);
+        let mut attempt = 1;
         loop {
             match self.attempt(executable, captures)? {
-                Ok(outcome) if self.is_bad_luck(&outcome) && !unlucky => {
-                    unlucky = true;
-                    println!(
-                        "{}: {:?}, played once more; unlabelled: {:?}",
-                        self.name(),
-                        outcome.after_mark,
-                        outcome.unlabelled
-                    );
-                    continue;
-                }
                 Ok(outcome) => return Ok(outcome),
                 Err(error) if attempt == ATTEMPTS => return Err(error.context(self.name())),
                 Err(error) => println!("{}: attempt {attempt}: {error:#}", self.name()),
             }
             attempt += 1;
         }
-    }
-
-    /// Whether the outcome may be chance: about one encrypted flow in a hundred opens with bytes that do not look random
-    /// (`opaque.rs`), and a scenario has one such flow where a minute of a swarm has dozens. Twice is no chance.
-    fn is_bad_luck(&self, outcome: &Outcome) -> bool {
-        matches!(self.expected, Expected::AfterMark(_)) && outcome.judge(self).is_err()
     }
 
     /// The inner error is the clients', and worth another attempt.

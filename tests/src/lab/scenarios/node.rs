@@ -1,6 +1,6 @@
 //! Peers of the web: WebTorrent with its tracker, and libp2p over TCP and WebSocket.
 
-use std::time::Duration;
+use std::{net::SocketAddr, time::Duration};
 
 use anyhow::{Context, Result};
 
@@ -18,17 +18,22 @@ const fn libp2p(mode: &'static str, ip: IpVersion, play: fn(&Stage<'_>) -> Resul
     Scenario { client: "libp2p", mode, ip, programs: PROGRAMS, protocols: &["libp2p"], expected: Expected::All, play }
 }
 
-/// The scenarios.
-pub(super) const SCENARIOS: &[Scenario] = &[
+const fn webtorrent_over(ip: IpVersion) -> Scenario {
     Scenario {
         client: "webtorrent",
         mode: "ws-tracker",
-        ip: IpVersion::V4,
+        ip,
         programs: PROGRAMS,
         protocols: &["webtorrent"],
         expected: Expected::Signalling("the file goes by WebRTC, as video calls do: DTLS, and STUN before it"),
         play: webtorrent,
-    },
+    }
+}
+
+/// The scenarios.
+pub(super) const SCENARIOS: &[Scenario] = &[
+    webtorrent_over(IpVersion::V4),
+    webtorrent_over(IpVersion::V6),
     libp2p("tcp-noise", IpVersion::V4, |stage| request(stage, "tcp", "noise")),
     libp2p("tcp-tls", IpVersion::V6, |stage| request(stage, "tcp", "tls")),
     libp2p("ws-noise", IpVersion::V4, |stage| request(stage, "ws", "noise")),
@@ -41,7 +46,7 @@ fn webtorrent(stage: &Stage<'_>) -> Result<()> {
     let mut transfer = make_file(stage.lab, "laboratory", BYTES)?;
     let mut tracker = start(stage.lab.internet(), "tracker", &[&TRACKER_PORT.to_string()])?;
     tracker.wait_line()?;
-    let announce = format!("ws://{}:{TRACKER_PORT}", stage.internet());
+    let announce = format!("ws://{}", SocketAddr::new(stage.internet(), TRACKER_PORT));
     let file = transfer.seed.join(&transfer.file);
     transfer.torrent = stage.lab.directory().join("laboratory.torrent");
     let text = |path: &std::path::Path| path.to_str().map(str::to_owned).context("a path in UTF-8");
