@@ -13,6 +13,8 @@ use crate::{
 
 /// Subscribers of every row but those that say otherwise (design section 4).
 const SUBSCRIBERS: u32 = 1 << 16;
+/// Flows of the rows whose tables fit into the caches.
+const FEW: u32 = 1 << 10;
 /// Port of the far end in rows that do not need another one.
 const HTTPS: u16 = 443;
 
@@ -187,6 +189,20 @@ pub(crate) fn rows(quick: bool) -> Vec<Row> {
         // Few flows: among many, the reference alone costs 80 or 115 ns from one load to the next.
         transit("transit", 1 << 10, 1),
     ];
+    // Each packet that is looked into while its flow is in the caches, as a flow's first packets are when they come at once: the
+    // verdict and the packets after it that teach, or packets without one.
+    for (path, transport, payload, opening) in [
+        ("inspect-bittorrent", Tcp, bittorrent_handshake(), b"opening".as_slice()),
+        ("inspect-tls", Tcp, tls_client_hello(), b""),
+        ("inspect-quic", Udp, quic_initial(), b""),
+        ("inspect-opaque", Tcp, ciphertext(), b"opening"),
+    ] {
+        rows.push(Row {
+            flows: FEW,
+            kind: Kind::Inspected { opening: vec![up(transport, opening)], passes: 6 },
+            ..inspected(path, transport, &payload, Vec::new())
+        });
+    }
     if !quick {
         rows.extend([
             settled("settled-ipv4", 1 << 17, Framing::Ipv4, UP, 1),

@@ -70,6 +70,7 @@ impl std::fmt::Display for Promise {
 pub(super) fn promises(report: &Report) -> Vec<Promise> {
     let mut promises = Vec::new();
     packet_path(report, &mut promises);
+    inspected_at_once(report, &mut promises);
     agent(report, &mut promises);
     promises
 }
@@ -91,7 +92,7 @@ fn packet_path(report: &Report, promises: &mut Vec<Promise>) {
         }
     }
     for (what, prefix, bound) in [("new flow", "new-flow", NEW_NS), ("inspected packet", "inspect-", INSPECTED_NS)] {
-        let rows = report.rows.iter().filter(|row| row.path.starts_with(prefix));
+        let rows = report.rows.iter().filter(|row| row.path.starts_with(prefix) && row.flows != FEW);
         let cost = |row: &&Row| row.ns_above_empty;
         for (which, row) in [
             ("cheapest", rows.clone().min_by(|one, other| cost(one).total_cmp(&cost(other)))),
@@ -101,6 +102,14 @@ fn packet_path(report: &Report, promises: &mut Vec<Promise>) {
                 promises.push(Promise::new(format!("{what}, {which} ({})", row.path), row.ns_above_empty, bound, "ns"));
             }
         }
+    }
+}
+
+/// Packets that are looked into while their flow is in the caches.
+fn inspected_at_once(report: &Report, promises: &mut Vec<Promise>) {
+    for row in report.rows.iter().filter(|row| row.path.starts_with("inspect-") && row.flows == FEW) {
+        let what = format!("inspected packet of a flow in the caches ({})", row.path);
+        promises.push(Promise::new(what, row.ns_above_empty, INSPECTED_NS, "ns"));
     }
 }
 
