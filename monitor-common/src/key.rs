@@ -124,7 +124,8 @@ const fn finish(hash: u64, seed: &Seed) -> u64 {
 /// its ports (bits 0..16 the higher endpoint's, 16..32 the lower's), protocol (32..40) and fragment bit (40).
 ///
 /// Two products that do not wait for each other. A difference in the top bits of the addresses, which no multiplier spreads, cannot
-/// be taken back by the ports, whose word has no such bits: two flows share a tag under one seed in some 2^31 at most.
+/// be taken back by the ports, whose word has no such bits: two flows with ports share a tag under one seed in some 2^31 at most
+/// (two without ports, which carry no verdict, under one in 2^23).
 #[inline(always)]
 #[must_use]
 pub(crate) const fn tag_ipv4(addresses: u64, ports: u64, seed: &Seed) -> u64 {

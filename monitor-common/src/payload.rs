@@ -385,6 +385,8 @@ pub mod marks {
     pub const HELD: u32 = 0xf << HELD_SHIFT;
     /// TCP: `memo` holds how many bytes of a message are still to come in its direction.
     pub const HELD_OWED: u32 = 9 << HELD_SHIFT;
+    /// TCP: the lower endpoint asked what `memo` holds the numbers of (`engine/ask.rs`).
+    pub const ASKED_FROM_LOWER: u32 = 1 << 7;
     /// TCP: lowest bit of the higher endpoint's place in the split literals; the lower endpoint's lies [`PLACE_BITS`] above.
     pub const PLACE_SHIFT: u32 = 8;
     /// TCP: width of a place.

@@ -1,10 +1,10 @@
 //! Where the tallies of a subscriber are: a cache of slot numbers in front of the hash that holds all of them.
 //!
-//! A look-up in the kernel's hash reads a bucket and an element, each somewhere else in memory. One line of this cache holds all
-//! tallies of a subscriber block, and which line that is, is known as soon as the block is, so it can be on its way early. Nothing
-//! depends on what the cache holds: a slot that is not in it is found in the hash.
+//! A look-up in the kernel's hash reads a bucket and an element, each somewhere else in memory. The tallies of a subscriber block
+//! share a line of this cache, and which line that is, is known as soon as the block is, so it can be on its way early. A line has
+//! eight entries, which the blocks that fall on it share; a slot that is not there is found in the hash.
 //!
-//! Slots are never given to another key, so an entry is never wrong. Whoever makes slots reusable has to clear their entries first.
+//! Slots are never given to another key, so an entry never goes out of date. Whoever makes slots reusable has to clear them first.
 //! An entry is told by the line, a keyed hash of the block, and by 40 more bits of a keyed hash of the whole key: of a million
 //! tallies in 2^18 lines, two are mistaken for one with a probability of 2 in 10^6 (2^39 pairs in 2^58 places).
 

@@ -1,5 +1,8 @@
 //! `cargo xtask fuzz`: libFuzzer on each target for a bounded time, from the named seeds and findings.
 //!
+//! The lane of `cargo xtask test` runs a fixed number of inputs from a fixed start instead, so that the same sources give the same
+//! verdict: what chance finds is found by the verb, and becomes a case.
+//!
 //! Works on the machine's own toolchain: cargo-fuzz asks for unstable flags only with a sanitizer, and this code has no
 //! unsafe memory to watch outside of the header walk's host form, which Rust bounds. What libFuzzer learns stays in the
 //! target folder and is its start next time. A crash fails, and says how it becomes a named case.
@@ -23,6 +26,10 @@ const MAX_LEN: u32 = 16_384;
 const INPUT_TIMEOUT: u32 = 10;
 /// Limit of one target, its compilation included.
 const LIMIT: Duration = Duration::from_secs(20 * 60);
+/// Inputs that the lane tries on each target.
+const LANE_RUNS: u32 = 100_000;
+/// What libFuzzer's choices begin with there.
+const LANE_SEED: u32 = 1;
 
 /// What `fuzz` takes.
 #[derive(Clone, Debug, clap::Args)]
@@ -35,9 +42,21 @@ pub struct Arguments {
     pub seconds: u32,
 }
 
-impl Default for Arguments {
-    fn default() -> Self {
-        Self { targets: Vec::new(), seconds: 20 }
+/// How long a target is fuzzed.
+#[derive(Clone, Copy)]
+enum Bound {
+    /// For so many seconds, from what earlier runs learned.
+    Seconds(u32),
+    /// For [`LANE_RUNS`] inputs, from the named ones alone.
+    Lane,
+}
+
+impl std::fmt::Display for Bound {
+    fn fmt(&self, text: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Seconds(seconds) => write!(text, "{seconds} seconds"),
+            Self::Lane => write!(text, "{LANE_RUNS} inputs"),
+        }
     }
 }
 
@@ -46,11 +65,23 @@ impl Default for Arguments {
 /// # Errors
 /// When a target cannot be built, or an input breaks it.
 pub fn run(arguments: &Arguments) -> Result<u64> {
+    fuzz_all(&arguments.targets, Bound::Seconds(arguments.seconds))
+}
+
+/// Fuzzes every target as the lane does; returns the number of targets that held.
+///
+/// # Errors
+/// As [`run`].
+pub fn lane() -> Result<u64> {
+    fuzz_all(&[], Bound::Lane)
+}
+
+fn fuzz_all(targets: &[String], bound: Bound) -> Result<u64> {
     setup::ensure(&[Need::Fuzz])?;
-    let chosen = |name: &&str| arguments.targets.is_empty() || arguments.targets.iter().any(|target| target == name);
+    let chosen = |name: &&str| targets.is_empty() || targets.iter().any(|target| target == name);
     let (mut held, mut broken) = (0, Vec::new());
     for name in TARGETS.into_iter().filter(chosen) {
-        match fuzz(name, arguments.seconds) {
+        match fuzz(name, bound) {
             Ok(()) => held += 1,
             Err(error) => broken.push(format!("{name}: {error:#}")),
         }
@@ -62,12 +93,18 @@ pub fn run(arguments: &Arguments) -> Result<u64> {
             broken.join("\n")
         );
     }
-    println!("fuzz: {held} targets held for {} seconds each", arguments.seconds);
+    println!("fuzz: {held} targets held for {bound} each");
     Ok(held)
 }
 
-fn fuzz(name: &str, seconds: u32) -> Result<()> {
-    let learned = target().join("fuzz-corpus").join(name);
+fn fuzz(name: &str, bound: Bound) -> Result<()> {
+    let learned = match bound {
+        Bound::Seconds(_) => target().join("fuzz-corpus").join(name),
+        Bound::Lane => target().join("fuzz-lane").join(name),
+    };
+    if matches!(bound, Bound::Lane) && learned.exists() {
+        fs::remove_dir_all(&learned).with_context(|| format!("cannot empty {}", learned.display()))?;
+    }
     fs::create_dir_all(&learned).with_context(|| format!("cannot create {}", learned.display()))?;
     let named = ["seeds", "findings"].map(|kind| root().join("fuzz").join(kind).join(name));
     let folders: Vec<PathBuf> = [vec![learned], named.into()].concat();
@@ -79,13 +116,20 @@ fn fuzz(name: &str, seconds: u32) -> Result<()> {
         .args(["fuzz", "run", "--sanitizer", "none", name])
         .args(folders.iter().filter(|folder| folder.is_dir()))
         .arg("--")
-        .args([
-            format!("-max_total_time={seconds}"),
-            format!("-max_len={MAX_LEN}"),
-            format!("-timeout={INPUT_TIMEOUT}"),
-        ])
+        .args([format!("-max_len={MAX_LEN}"), format!("-timeout={INPUT_TIMEOUT}")])
         .arg("-print_final_stats=1");
-    stream(&mut command, LIMIT + Duration::from_secs(u64::from(seconds)), |_| {})
+    let limit = match bound {
+        Bound::Seconds(seconds) => {
+            command.arg(format!("-max_total_time={seconds}"));
+            LIMIT + Duration::from_secs(u64::from(seconds))
+        }
+        Bound::Lane => {
+            // Without reading the folder again, which it does by the clock.
+            command.args([format!("-runs={LANE_RUNS}"), format!("-seed={LANE_SEED}"), "-reload=0".to_owned()]);
+            LIMIT
+        }
+    };
+    stream(&mut command, limit, |_| {})
 }
 
 #[cfg(test)]

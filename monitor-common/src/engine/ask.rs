@@ -2,9 +2,9 @@
 //!
 //! An obfuscated flow to a source is the only trace of some clients, and the server's answer the only clear word about it. What
 //! keeps that from being used against a subscriber:
-//! * the **subscriber asks**: a payload of its own, which may teach (`learn.rs`), in a flow that is certain by then. A forged
-//!   one, or one that any web page could have made a browser send, asks nothing;
-//! * the **answer answers**: by UDP it repeats the transaction id of the question. By TCP its acknowledgement number is within
+//! * the **subscriber asks**: a payload of its own, which may teach (`learn.rs`), in a flow that is certain by then and in which the
+//!   other side has sent packets. A forged one asks nothing, nor does a request by a browser's name (see `announce.rs`);
+//! * the **answer answers**, and comes from the other side: by UDP it repeats the transaction id of the question. By TCP its acknowledgement number is within
 //!   [`ANSWER_BYTES`] of the question's end, and its sequence number as far behind what the question acknowledged: what TCP itself
 //!   demands of a segment (RFC 5961 section 5). Somebody off the path has to guess both, and the port;
 //! * it is learned **for that subscriber alone**, and counts for nothing but flows that it opens itself to the named endpoint, that
@@ -90,8 +90,13 @@ fn read_numbers<P: Packet>(packet: &P, work: &mut Work) {
 fn is_answer<S: Store>(store: &S, work: &Work) -> bool {
     let Some(cold) = store.cold_set(work.set_index) else { return false };
     let cold = &cold.flows[work.way as usize & (WAYS - 1)];
+    let kept = Progress::from_bits(cold.progress.load()).marks;
     if !work.is_tcp() {
-        return Progress::from_bits(cold.progress.load()).marks & marks::ECHOED != 0;
+        return kept & marks::ECHOED != 0;
+    }
+    if (kept & marks::ASKED_FROM_LOWER != 0) == work.is_from_lower() {
+        // Nobody answers itself.
+        return false;
     }
     let question = cold.memo.load();
     let sequence = ((work.numbers >> 32) as u32).wrapping_sub(question as u32);
@@ -116,9 +121,16 @@ fn is_for_subscriber<S: Store>(store: &S, settings: &Settings, work: &mut Work) 
 #[inline(never)]
 pub(super) fn keep<S: Store>(store: &S, work: &Work, cell: &Cell) {
     let Some(cold) = store.cold_set(work.set_index) else { return };
-    let (word, memo) = (Word(cell.load()), &cold.flows[work.way as usize & (WAYS - 1)].memo);
+    let cold = &cold.flows[work.way as usize & (WAYS - 1)];
+    let (word, memo) = (Word(cell.load()), &cold.memo);
     if work.is_tcp() && work.sources.asks & asks::SOURCES != 0 {
         let end = ((work.numbers >> 32) as u32).wrapping_add(work.headers.payload_len);
+        let mut progress = Progress::from_bits(cold.progress.load());
+        progress.marks &= !marks::ASKED_FROM_LOWER;
+        if work.is_from_lower() {
+            progress.marks |= marks::ASKED_FROM_LOWER;
+        }
+        cold.progress.store(progress.to_bits());
         memo.store(u64::from(end) << 32 | u64::from(work.numbers as u32));
     } else if work.is_tcp() && !word.is_session() {
         // What signatures kept is no question.

@@ -47,6 +47,11 @@ pub(super) fn look_up<S: Store>(store: &S, work: &mut Work) -> bool {
     let way = work.way as usize & (WAYS - 1);
     let word = Word(set.words[way].load());
     work.word = word.0;
+    if set.tags[way].load() != work.tag {
+        // Another flow took the way since it was found.
+        work.way = WAYS as u32;
+        return false;
+    }
     if matches!(word.state(), State::Empty | State::Locked) {
         return false;
     }

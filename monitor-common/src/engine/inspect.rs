@@ -277,6 +277,10 @@ pub(super) fn conclude<S: Store>(store: &S, settings: &Settings, work: &mut Work
     let (cell, cold) = (&set.words[way], &cold.flows[way]);
     store.note(work.note(protocol, confidence));
     let generation = cold.generation.load();
+    if set.tags[way].load() != work.tag {
+        // Another flow took the way while this packet was looked into; what was counted was counted when it was taken.
+        return false;
+    }
     if protocol != Protocol::Unclassified as u8 {
         if !claim(cell, protocol, confidence) {
             return false;

@@ -44,7 +44,8 @@ pub(super) fn learn<S: Store>(store: &S, settings: &Settings, work: &mut Work) -
             teach(store, settings, work, word, 0, higher);
             teach(store, settings, work, word, 1, lower);
             complete = is_complete(work) && !word.is_session();
-            if work.sources.asks != 0 && work.block_lens[1 - (work.from_lower as usize & 1)] != NO_POOL {
+            let answered = if work.is_from_lower() { higher } else { lower };
+            if work.sources.asks != 0 && answered && work.block_lens[1 - (work.from_lower as usize & 1)] != NO_POOL {
                 ask::keep(store, work, cell);
                 complete = false;
             }

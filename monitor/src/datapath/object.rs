@@ -2,7 +2,7 @@
 //!
 //! The object is built by `cargo xtask build-ebpf` and committed, so that the agent builds on stable Rust alone.
 
-use std::{io, path::PathBuf, sync::Arc};
+use std::{collections::BTreeSet, io, path::PathBuf, sync::Arc};
 
 use aya::{
     Ebpf, EbpfError, EbpfLoader,
@@ -408,9 +408,14 @@ impl LoadedObject {
         let mut entries: HashMap<_, u32, u32> = map.try_into().map_err(error)?;
         // Interfaces of earlier runs keep their numbers, under which pinned counters were counted.
         let mut known: Vec<(u16, u32)> = Vec::new();
+        // Those that are no longer configured may still be attached: what leads to the core goes on doing so.
+        let mut core = BTreeSet::new();
         for entry in entries.iter() {
             let (index, entry) = entry.map_err(error)?;
             known.push((index as u16, entry & !CORE_INTERFACE));
+            if entry & CORE_INTERFACE != 0 {
+                core.insert(index as u16);
+            }
         }
         for interface in interfaces {
             let low = interface.index as u16;
@@ -426,9 +431,13 @@ impl LoadedObject {
             };
             let entry = number | if interface.core { CORE_INTERFACE } else { 0 };
             entries.insert(u32::from(low), entry, 0).map_err(error)?;
+            if interface.core {
+                core.insert(low);
+            } else {
+                core.remove(&low);
+            }
         }
-        let core = interfaces.iter().filter(|interface| interface.core).count();
-        self.settings.values()[0].core_interfaces.store(core as u64);
+        self.settings.values()[0].core_interfaces.store(core.len() as u64);
         known.sort_by_key(|(_, number)| *number);
         self.interfaces = known;
         Ok(())

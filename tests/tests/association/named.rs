@@ -206,6 +206,19 @@ fn what_does_not_answer_names_nobody() {
     }
 }
 
+/// One who is a subscriber, too, asks in its own name and answers itself: that names nothing to the one it sends to.
+#[test]
+fn a_neighbour_who_answers_its_own_question_names_nothing() {
+    let mut network = Network::new();
+    Session::login(&mut network, SUBSCRIBER);
+    let mut session = Session::open(&mut network, of("10.0.0.66", 41_000), of(SUBSCRIBER, 4662));
+    session.says(&mut network, &login());
+    session.says(&mut network, &get_sources());
+    let (client, server, (sent, received)) = (session.client, session.server, session.next);
+    network.send(&tcp_at(client, server, flag::PUSH, (received, sent), &found_sources(&[at(SOURCE)])));
+    assert_eq!(network.obfuscated(of(SUBSCRIBER, 40_001), at(SOURCE)), Verdict::UNCLASSIFIED);
+}
+
 #[test]
 fn a_forged_question_asks_nothing() {
     let mut network = Network::with(None, 1024, true);
@@ -283,7 +296,7 @@ fn lists_that_nobody_vouches_for_teach_nothing() {
     let mut session = Session { client: of(SUBSCRIBER, 41_002), server: at(TRACKER), next: (0x1000_0000, 0x2000_0000) };
     session.says(&mut network, &announce("Transmission/3.00"));
     session.is_answered(&mut network, &answer);
-    assert_eq!(network.events(Event::EndpointLearned), 1, "the peer alone");
+    assert_eq!(network.events(Event::EndpointLearned), 0, "not even the peer");
     assert_eq!(network.obfuscated(of(SUBSCRIBER, 40_003), at(PEER)), Verdict::UNCLASSIFIED);
 }
 
