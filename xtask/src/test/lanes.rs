@@ -92,7 +92,7 @@ impl Lane {
             Self::Demo => "`cargo xtask demo`, as a person starts it",
             Self::Tests => "unit, property, differential and kernel tests, strict",
             Self::E2e => "real clients and servers between namespaces, one test at a time, strict",
-            Self::Fuzz => "20 seconds of libFuzzer on each target, from the named seeds",
+            Self::Fuzz => "libFuzzer on each target, a fixed number of inputs from the named seeds",
             Self::Accuracy => "docs/detection.md says what the captures, the sources and nDPI give",
             Self::Kernels => "the eBPF object on the oldest and on newer kernels",
             Self::Bench => "`cargo xtask bench --quick --check`: no ratio to the reference has worsened by a quarter",
