@@ -29,6 +29,13 @@ impl Address {
         Self { high: u64::from_be_bytes([a, b, c, d, e, f, g, h]), low: u64::from_be_bytes([i, j, k, l, m, n, o, p]) }
     }
 
+    /// Whether this is an IPv4 address.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_v4(self) -> bool {
+        self.high | (self.low ^ MAPPED) >> 32 == 0
+    }
+
     /// Network-order bytes.
     #[inline(always)]
     #[must_use]

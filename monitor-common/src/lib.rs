@@ -17,6 +17,7 @@ pub mod limits;
 pub mod opaque;
 pub mod packet;
 pub mod payload;
+pub mod pools;
 pub mod protocol;
 pub mod reason;
 pub mod signatures;

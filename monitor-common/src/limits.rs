@@ -4,7 +4,7 @@
 //! into are all limited by a constant of this file.
 
 /// Layout version of everything that is pinned or mapped; part of the pin path. Bump on any change of a shared type.
-pub const SCHEMA_VERSION: u32 = 3;
+pub const SCHEMA_VERSION: u32 = 4;
 
 /// VLAN tags that are walked (IEEE 802.1ad: one service tag and one customer tag).
 pub const MAX_VLAN_TAGS: u32 = 2;

@@ -234,6 +234,8 @@ pub trait Store: Ledger {
     fn endpoint_set(&self, index: u32) -> Option<&EndpointSet>;
     /// Whether an interface leads to the core, where no subscriber's packet comes in.
     fn is_core(&self, interface: u16) -> bool;
+    /// A word of the table in front of the pools ([`crate::pools`]).
+    fn pool_word(&self, index: u32) -> Option<u64>;
     /// Length in bits (out of 128) of the block that one subscriber gets in the pool that holds `address`.
     fn pool(&self, address: Address) -> Option<u8>;
     /// Eight cached slots.

@@ -14,6 +14,7 @@ use crate::{
     opaque::{self, Look},
     packet::Packet,
     payload::{FlowState, Payload, Transport, marks},
+    pools,
     protocol::{Protocol, Verdict},
     store::{Event, Inspection, Settings, Store},
     walk::ip_protocol,
@@ -123,7 +124,8 @@ fn is_waiting_in_vain<S: Store>(store: &S, work: &Work) -> bool {
 #[inline(never)]
 fn is_forged<S: Store>(store: &S, work: &Work) -> bool {
     store.is_core(work.interface as u16)
-        && (store.pool(work.headers.outer_source).is_some() || store.pool(work.headers.source).is_some())
+        && (pools::find(store, work.headers.outer_source).is_some()
+            || pools::find(store, work.headers.source).is_some())
 }
 
 /// Notes that a packet of the flow may be forged.

@@ -4,7 +4,7 @@ use super::{account, work::Work};
 use crate::{
     flow::{Ends, NO_SLOT},
     key::Address,
-    slots,
+    pools, slots,
     store::{Settings, Store},
     tally::KeyWords,
 };
@@ -15,10 +15,10 @@ pub(super) const NO_POOL: u32 = 255;
 /// The outermost address of an end that lies in a pool, and its pool's block length.
 #[inline(always)]
 fn outermost<S: Store>(store: &S, outer: Address, inner: Address, tunnel: bool) -> (Address, u32) {
-    if let Some(len) = store.pool(outer) {
+    if let Some(len) = pools::find(store, outer) {
         return (outer, u32::from(len));
     }
-    if tunnel && let Some(len) = store.pool(inner) {
+    if tunnel && let Some(len) = pools::find(store, inner) {
         return (inner, u32::from(len));
     }
     (inner, NO_POOL)

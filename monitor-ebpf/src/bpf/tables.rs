@@ -18,6 +18,7 @@ use monitor_common::{
     flow::{ColdSet, FlowSet},
     key::Address,
     limits::{MAX_INTERFACES, MAX_POOLS, WATCH_BUFFER_BYTES, WATCH_TALLIES_MAX},
+    pools,
     reason::{REASON_SLOTS, Reason},
     slots::SlotLine,
     store::{EVENT_SLOTS, Event, Ledger, NODE_ENTRIES_PER_INTERFACE, Note, Settings, Store},
@@ -49,6 +50,9 @@ static NODE: Array<NodeTally> =
 static INTERFACES: HashMap<u32, u32> = HashMap::with_max_entries(MAX_INTERFACES as u32, BPF_F_RDONLY_PROG);
 #[map]
 static POOLS: LpmTrie<[u8; 16], u32> = LpmTrie::with_max_entries(MAX_POOLS, 0);
+/// A table in front of them.
+#[map]
+static POOL_TABLE: Array<Cell> = Array::with_max_entries(pools::WORDS as u32, BPF_F_MMAPABLE);
 #[map]
 static SKIPS: PerCpuArray<u64> = PerCpuArray::with_max_entries(REASON_SLOTS as u32, 0);
 #[map]
@@ -164,6 +168,11 @@ impl Store for Maps {
     fn is_core(&self, interface: u16) -> bool {
         // SAFETY: as in `interface_number`.
         unsafe { INTERFACES.get(u32::from(interface)) }.is_some_and(|entry| entry & CORE != 0)
+    }
+
+    #[inline(always)]
+    fn pool_word(&self, index: u32) -> Option<u64> {
+        POOL_TABLE.get(index).map(Cell::load)
     }
 
     #[inline(always)]

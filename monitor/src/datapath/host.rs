@@ -20,7 +20,7 @@ use monitor_common::{
 };
 
 use super::view::View;
-use crate::pool::Pool;
+use crate::pool::{Pool, pool_words};
 
 /// How large the tables are, and what the program is told.
 #[derive(Clone, Debug)]
@@ -83,6 +83,7 @@ pub struct HostDataPath {
     slots: RefCell<HashMap<KeyWords, u32>>,
     slot_cache: Box<[SlotLine]>,
     pools: Vec<(Address, u8, u8)>,
+    pool_table: Box<[u64]>,
     skips: [Local<u64>; REASON_SLOTS],
     events: [Local<u64>; EVENT_SLOTS],
     scratch: RefCell<Scratch>,
@@ -133,6 +134,7 @@ impl HostDataPath {
             node: zeroed(MAX_INTERFACES * NODE_ENTRIES_PER_INTERFACE),
             slot_cache: zeroed(sizes.slot_lines() as usize),
             slots: RefCell::new(HashMap::new()),
+            pool_table: pool_words(&pools).into(),
             pools,
             skips: [const { Local::new(0) }; REASON_SLOTS],
             events: [const { Local::new(0) }; EVENT_SLOTS],
@@ -232,6 +234,10 @@ impl Store for HostDataPath {
 
     fn is_core(&self, interface: u16) -> bool {
         interface == CORE
+    }
+
+    fn pool_word(&self, index: u32) -> Option<u64> {
+        self.pool_table.get(index as usize).copied()
     }
 
     fn pool(&self, address: Address) -> Option<u8> {

@@ -10,6 +10,7 @@ use aya::{
     programs::{ProgramError, Xdp},
 };
 use monitor_common::{
+    cell::Cell,
     endpoint::EndpointSet,
     flow::{ColdSet, FlowSet},
     key::Seed,
@@ -21,7 +22,10 @@ use monitor_common::{
 };
 
 use super::{host::TableSizes, mapped::MappedArray, view::View};
-use crate::{pool::Pool, watchlist::Watchlist};
+use crate::{
+    pool::{Pool, pool_words},
+    watchlist::Watchlist,
+};
 
 /// The object's bytes.
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!("../../ebpf/peertally.bpf.o");
@@ -41,6 +45,7 @@ const PINNED: &[&str] = &[
     "NODE",
     "INTERFACES",
     "POOLS",
+    "POOL_TABLE",
     "SKIPS",
     "EVENTS",
     "WATCH_TALLIES",
@@ -185,6 +190,7 @@ pub struct LoadedObject {
     tallies: MappedArray<Tally>,
     keys: MappedArray<SlotKey>,
     node: MappedArray<NodeTally>,
+    pool_table: MappedArray<Cell>,
     interfaces: Vec<(u16, u32)>,
     hits: RingBuf<MapData>,
 }
@@ -229,6 +235,7 @@ impl LoadedObject {
                 endpoints: mapped(&ebpf, "ENDPOINTS")?,
                 tallies: mapped(&ebpf, "TALLIES")?,
                 node: mapped(&ebpf, "NODE")?,
+                pool_table: mapped(&ebpf, "POOL_TABLE")?,
                 settings,
                 keys,
                 interfaces: Vec::new(),
@@ -391,6 +398,10 @@ impl LoadedObject {
         for (address, prefix_len, block_len) in &wanted {
             let key = Key::new(u32::from(*prefix_len), address.bytes());
             trie.insert(&key, u32::from(*block_len), 0).map_err(error)?;
+        }
+        // Between the two: while it is written, the trie knows both what was and what is to be.
+        for (cell, word) in self.pool_table.values().iter().zip(pool_words(&wanted)) {
+            cell.store(word);
         }
         for key in stale {
             let (prefix_len, data) = (key.prefix_len(), key.data());
