@@ -39,7 +39,14 @@ pub fn process<P: Packet, S: Store>(packet: &P, store: &S, settings: &Settings, 
                 // What the slow path needs first is on its way before it begins. The index is computed anew: one out of `place`
                 // would wait for the flow's set, and that is the very wait in which this one's can pass, too.
                 store.prefetch_cold_set(FlowKey::set_index(brief.tag, settings.set_mask));
-                !step(store, |work| work.found(&brief, place, false))
+                if place.way() >= WAYS as u32 {
+                    step(store, |work| {
+                        work.found(&brief, place, false) && subscribers::foresee(packet, store, settings, work)
+                    });
+                } else {
+                    step(store, |work| work.found(&brief, place, false));
+                }
+                false
             }
         },
         None => unusual(packet, store, settings, interface),
@@ -163,7 +170,7 @@ fn slow<P: Packet, S: Store>(packet: &P, store: &S, settings: &Settings, interfa
         return;
     }
     if !step(store, |work| cache::look_up(store, work)) {
-        if !step(store, |work| subscribers::locate(store, settings, work)) {
+        if !step(store, |work| subscribers::located(store, settings, work)) {
             step(store, |work| account::transit(store, work));
             return;
         }

@@ -85,6 +85,15 @@ impl Walk {
     pub const NONE: Self =
         Self { address: Address { high: 0, low: 0 }, port: 0, asks: 0, at: 0, left: 0, form: form::NONE, reserved: 0 };
 
+    /// Forgets what was read. The address stays, which counts for nothing without a port.
+    #[inline(always)]
+    fn clear(&mut self) {
+        for field in [&mut self.port, &mut self.asks, &mut self.at, &mut self.left, &mut self.form] {
+            // SAFETY: an exclusive reference. Volatile keeps LLVM from making a `memset` of it, a loop over bytes on the BPF target.
+            unsafe { core::ptr::from_mut(field).write_volatile(0) };
+        }
+    }
+
     /// Whether nothing is left to read.
     #[inline(always)]
     #[must_use]
@@ -96,7 +105,7 @@ impl Walk {
 /// Begins to read a payload.
 #[inline(never)]
 pub fn begin(context: &Context, payload: &Payload, walk: &mut Walk) {
-    *walk = Walk::NONE;
+    walk.clear();
     let tcp = context.transport == Transport::Tcp;
     if tcp & (context.protocol == Protocol::EDonkey as u8) {
         walk.form = form::EDONKEY;

@@ -18,7 +18,7 @@ mod network;
 mod transport;
 mod tunnel;
 
-pub use brief::{Brief, brief};
+pub use brief::{Brief, addresses, brief};
 
 /// IP protocol numbers the walk knows (IANA "Protocol Numbers").
 pub mod ip_protocol {

@@ -4,9 +4,11 @@ use super::{account, work::Work};
 use crate::{
     flow::{Ends, NO_SLOT},
     key::Address,
+    packet::Packet,
     pools, slots,
     store::{Settings, Store},
     tally::KeyWords,
+    walk,
 };
 
 /// A block length that no pool has: "no subscriber".
@@ -40,7 +42,32 @@ pub(super) fn locate<S: Store>(store: &S, settings: &Settings, work: &mut Work) 
     };
     find_line(store, settings, work, 0);
     find_line(store, settings, work, 1);
-    source_len != NO_POOL || destination_len != NO_POOL
+    has_subscriber(work)
+}
+
+/// Whether one end is a subscriber, of a packet that was located.
+#[inline(always)]
+pub(super) fn has_subscriber(work: &Work) -> bool {
+    work.block_lens[0] != NO_POOL || work.block_lens[1] != NO_POOL
+}
+
+/// [`locate`], unless that was done.
+#[inline(always)]
+pub(super) fn located<S: Store>(store: &S, settings: &Settings, work: &mut Work) -> bool {
+    if work.located != 0 { has_subscriber(work) } else { locate(store, settings, work) }
+}
+
+/// The same for a packet whose flow is new, as soon as that is known: what its tallies need is then on its way from memory together
+/// with the sets of its flow, and not after them.
+#[inline(never)]
+pub(super) fn foresee<P: Packet, S: Store>(packet: &P, store: &S, settings: &Settings, work: &mut Work) -> bool {
+    let Some((source, destination)) = walk::addresses(packet) else { return false };
+    let headers = &mut work.headers;
+    (headers.source, headers.destination, headers.tunnel) = (source, destination, 0);
+    (headers.outer_source, headers.outer_destination) = (source, destination);
+    locate(store, settings, work);
+    work.located = 1;
+    true
 }
 
 /// Says which line of the slot cache an end's subscriber has, and begins to load it.

@@ -81,6 +81,8 @@ pub struct Work {
     pub(super) forged: u32,
     /// 1 when the packet's headers are in the work.
     pub(super) walked: u32,
+    /// 1 when its subscribers were looked for.
+    pub(super) located: u32,
     /// TCP sequence number (upper half) and acknowledgement number of the packet, where they were read.
     pub(super) numbers: u64,
     /// Tag of the subscriber whose question the packet answers.
@@ -117,6 +119,7 @@ impl Work {
             exhausted: 0,
             forged: 0,
             walked: 0,
+            located: 0,
             numbers: 0,
             asker: 0,
             sources: Walk::NONE,
@@ -128,6 +131,7 @@ impl Work {
     #[inline(always)]
     pub(super) fn found(&mut self, brief: &Brief, place: Place, walked: bool) -> bool {
         self.walked = u32::from(walked);
+        self.located = 0;
         self.tag = brief.tag;
         self.from_lower = brief.from_lower as u32;
         self.set_index = place.set_index();

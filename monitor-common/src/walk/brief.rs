@@ -7,7 +7,7 @@
 use super::{Headers, ip_protocol, link, tcp_flag, tunnel};
 use crate::{
     cell::negated,
-    key::{self, Seed},
+    key::{self, Address, Seed},
     packet::Packet,
 };
 
@@ -75,6 +75,18 @@ pub fn brief<P: Packet>(packet: &P, seed: &Seed) -> Option<Brief> {
     }
 }
 
+/// Source and destination of a frame that has a brief.
+#[inline(always)]
+pub fn addresses<P: Packet>(packet: &P) -> Option<(Address, Address)> {
+    if link::plain_version(packet)? == 4 {
+        let bytes = packet.read::<8>(link::ETHERNET_LEN + 12)?;
+        return Some((Address::v4(be32(&bytes, 0)), Address::v4(be32(&bytes, 4))));
+    }
+    let bytes = packet.read::<32>(link::ETHERNET_LEN + 8)?;
+    let address = |at| Address { high: be64(&bytes, at), low: be64(&bytes, at + 8) };
+    Some((address(0), address(16)))
+}
+
 #[inline(always)]
 fn ipv4<P: Packet>(packet: &P, seed: &Seed) -> Option<Brief> {
     let bytes = packet.read::<{ IPV4_LEN + TRANSPORT_LEN }>(link::ETHERNET_LEN)?;
@@ -117,8 +129,8 @@ fn ipv6<P: Packet>(packet: &P, seed: &Seed) -> Option<Brief> {
     }
     is_plain(packet, link::ETHERNET_LEN, IPV6_LEN + payload_len, IPV6_LEN, protocol, ports)?;
     let headers = Headers {
-        source: key::Address { high: be64(&bytes, 8), low: be64(&bytes, 16) },
-        destination: key::Address { high: be64(&bytes, 24), low: be64(&bytes, 32) },
+        source: Address { high: be64(&bytes, 8), low: be64(&bytes, 16) },
+        destination: Address { high: be64(&bytes, 24), low: be64(&bytes, 32) },
         source_port: (ports >> 16) as u16,
         destination_port: ports as u16,
         protocol,
