@@ -65,6 +65,7 @@ mod bpf {
     // SAFETY: every access below is one aligned 64-bit load, store or BPF_ATOMIC instruction.
     unsafe impl Sync for Cell {}
 
+    #[expect(missing_docs, reason = "documented where the host has the same")]
     impl Cell {
         #[inline(always)]
         pub fn load(&self) -> u64 {

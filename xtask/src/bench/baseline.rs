@@ -5,11 +5,13 @@ use std::{collections::BTreeMap, fs, path::PathBuf};
 use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
 
-use super::{Failure, ratios, report::Report};
+use super::{Failure, processor::Processor, ratios, report::Report};
 use crate::workspace::root;
 
 /// A ratio may grow by this factor before it fails.
 const TOLERANCE: f64 = 1.25;
+/// The same on another processor than the baseline's.
+const TOLERANCE_ELSEWHERE: f64 = 2.0;
 
 /// The file.
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -20,13 +22,19 @@ pub(super) struct Baseline {
     /// Lowest and highest of those runs: says how far the comparison can be trusted. Not looked at by the gate.
     #[serde(default)]
     range: BTreeMap<String, (f64, f64)>,
+    /// The processor of those runs.
+    #[serde(default)]
+    processor: String,
+    /// See [`Self::set_tolerance`].
+    #[serde(skip)]
+    tolerance: Option<f64>,
 }
 
 #[cfg(test)]
 impl Baseline {
     /// One row.
     pub(super) fn for_tests(name: &str, ratio: f64) -> Self {
-        Self { ratios: [(name.to_owned(), ratio)].into(), range: BTreeMap::new() }
+        Self { ratios: [(name.to_owned(), ratio)].into(), ..Self::default() }
     }
 }
 
@@ -46,12 +54,26 @@ pub(super) fn read() -> Result<Baseline> {
 pub(super) fn write(runs: &[Report], keep: bool) -> Result<()> {
     let mut baseline = if keep { read()? } else { Baseline::default() };
     baseline.take(runs);
+    baseline.processor = Processor::read()?.kind();
     let path = path();
     fs::write(&path, serde_json::to_string_pretty(&baseline)? + "\n")
         .with_context(|| format!("cannot write {}", path.display()))
 }
 
 impl Baseline {
+    /// Lets ratios grow more where they were not measured, and says so.
+    pub(super) fn set_tolerance(&mut self, processor: &Processor) {
+        if processor.kind() != self.processor {
+            eprintln!(
+                "bench: the baseline is of another processor ({} instead of {}): a ratio fails at {TOLERANCE_ELSEWHERE} times its value, not \
+                 at {TOLERANCE}",
+                self.processor,
+                processor.kind()
+            );
+            self.tolerance = Some(TOLERANCE_ELSEWHERE);
+        }
+    }
+
     /// Takes median, lowest and highest of each ratio, in thousandths.
     fn take(&mut self, runs: &[Report]) {
         let mut values: BTreeMap<String, Vec<f64>> = BTreeMap::new();
@@ -72,7 +94,7 @@ pub(super) fn compare(report: &Report, baseline: &Baseline) -> Vec<Failure> {
     for ratio in ratios::of(report) {
         let message = match baseline.ratios.get(&ratio.name) {
             None => format!("{}: not in the baseline; run `cargo xtask bench --bless`", ratio.name),
-            Some(before) if ratio.value > before * TOLERANCE => {
+            Some(before) if ratio.value > before * baseline.tolerance.unwrap_or(TOLERANCE) => {
                 format!("{}: {:.1} % of the reference, was {:.1} %", ratio.name, ratio.value * 100.0, before * 100.0)
             }
             Some(_) => continue,
@@ -95,6 +117,18 @@ mod tests {
         let baseline = Baseline::for_tests("settled-ipv4/1024", 0.2);
         assert_eq!(compare(&report(0.249), &baseline), []);
         assert_eq!(compare(&report(0.251), &baseline).len(), 1);
+    }
+
+    #[test]
+    fn elsewhere_twice_as_much_passes() {
+        let mut baseline = Baseline::for_tests("settled-ipv4/1024", 0.2);
+        baseline.set_tolerance(&Processor::read().expect("a processor"));
+        assert_eq!(compare(&report(0.39), &baseline), []);
+        assert_eq!(compare(&report(0.41), &baseline).len(), 1);
+        let mut baseline = Baseline { processor: Processor::read().expect("a processor").kind(), ..baseline };
+        baseline.tolerance = None;
+        baseline.set_tolerance(&Processor::read().expect("a processor"));
+        assert_eq!(compare(&report(0.39), &baseline).len(), 1);
     }
 
     #[test]

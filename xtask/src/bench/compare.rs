@@ -6,7 +6,7 @@ use std::{fmt::Write as _, fs, path::Path, process::Command};
 use anyhow::{Context as _, Result};
 use serde::Deserialize;
 
-use super::{build_ebpf, cargo_bench};
+use super::{build_ebpf, cargo_bench, processor::Processor};
 use crate::{
     command::output,
     setup::{self, Need},
@@ -104,20 +104,14 @@ fn replaced(text: &str, section: &str) -> Option<String> {
 fn machine() -> Result<String> {
     let date = output(Command::new("date").args(["-u", "+%-d %B %Y"]))?;
     let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").context("cannot read the kernel's release")?;
-    let cpu = fs::read_to_string("/proc/cpuinfo").context("cannot read /proc/cpuinfo")?;
-    let field = |name: &str| {
-        let line = cpu.lines().find(|line| line.split(':').next().is_some_and(|key| key.trim() == name));
-        line.and_then(|line| line.split_once(':')).map_or("unknown", |(_, value)| value.trim()).to_owned()
-    };
-    let count = cpu.lines().filter(|line| line.starts_with("processor")).count();
-    let kind = if field("flags").contains("hypervisor") { "virtual machine" } else { "machine" };
+    let processor = Processor::read()?;
+    let kind = if processor.field("flags").contains("hypervisor") { "virtual machine" } else { "machine" };
     let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
     Ok(format!(
-        "{}; {kind} with {count} CPUs ({}, family {} model {}), Linux {}, load {} when it ended",
+        "{}; {kind} with {} CPUs ({}), Linux {}, load {} when it ended",
         date.trim(),
-        field("model name"),
-        field("cpu family"),
-        field("model"),
+        processor.count(),
+        processor.kind(),
         // What a builder appends to the version names the machine more than the kernel.
         kernel.trim().split('-').next().unwrap_or("unknown"),
         load.split(' ').next().unwrap_or("unknown")
