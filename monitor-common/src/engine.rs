@@ -162,46 +162,56 @@ const fn counter_index(way: usize, from_lower: u64) -> usize {
 /// knew of a value that went through a map, so it verifies each step once, and not once for each way to reach it.
 #[inline(never)]
 fn slow<P: Packet, S: Store>(packet: &P, store: &S, settings: &Settings, interface: u16) {
-    if store.with_scratch(|scratch| walk_plain(packet, &mut scratch.work)) != Some(true) {
+    if store.with_scratch(|scratch| take_up(packet, store, settings, interface, scratch)) != Some(true) {
         store.count_event(Event::Lost);
-        return;
     }
-    if !step(store, |work| work.begin(store, settings, interface)) {
-        return;
+}
+
+/// The steps; whether the packet was counted, which it is unless there is a bug.
+#[inline(always)]
+fn take_up<P: Packet, S: Store>(
+    packet: &P,
+    store: &S,
+    settings: &Settings,
+    interface: u16,
+    scratch: &mut Scratch,
+) -> bool {
+    let work = &mut scratch.work;
+    if !walk_plain(packet, work) {
+        return false;
     }
-    if !step(store, |work| cache::look_up(store, work)) {
-        if !step(store, |work| subscribers::located(store, settings, work)) {
-            step(store, |work| account::transit(store, work));
-            return;
+    work.begin(store, settings, interface);
+    if !cache::look_up(store, work) {
+        if !subscribers::located(store, settings, work) {
+            return account::transit(store, work);
         }
-        if !step(store, |work| cache::choose(store, settings, work))
-            || !step(store, |work| cache::take(store, settings, work))
-        {
-            step(store, |work| account::direct(store, settings, work));
-            return;
+        if !cache::choose(store, settings, work) || !cache::take(store, settings, work) {
+            return account::direct(store, settings, work);
         }
     }
-    if !step(store, |work| account::count(store, work)) {
-        return;
+    if !account::count(store, work) {
+        return true;
     }
-    let task = store.with_scratch(|scratch| scratch.work.task).unwrap_or(Task::NONE);
+    let task = work.task;
     if task == Task::ASSOCIATE {
-        if step(store, |work| associate::judge(store, settings, work)) {
-            step(store, |work| associate::relabel(store, settings, work));
+        if associate::judge(store, settings, work) {
+            associate::relabel(store, settings, work);
         }
-        return;
+        return true;
     }
-    if store.with_scratch(|scratch| inspect::look(packet, settings, store, scratch)) != Some(true) {
-        return;
+    if !inspect::look(packet, settings, store, scratch) {
+        return true;
     }
+    let work = &mut scratch.work;
     if task == Task::INSPECT {
-        step(store, |work| associate::judge(store, settings, work));
-        step(store, |work| inspect::conclude(store, settings, work));
+        associate::judge(store, settings, work);
+        inspect::conclude(store, settings, work);
     }
-    step(store, |work| learn::learn(store, settings, work));
-    if settings.inspection.load() == Inspection::Watchlist as u64 {
-        step(store, |work| work.content.is_some() && watchlist::compare(store, settings, work));
+    learn::learn(store, settings, work);
+    if settings.inspection.load() == Inspection::Watchlist as u64 && work.content.is_some() {
+        watchlist::compare(store, settings, work);
     }
+    true
 }
 
 /// Walks the frame, unless its headers are in the work; whether they are now, as always.

@@ -250,8 +250,8 @@ pub trait Store: Ledger {
     fn write_slot_key(&self, slot: u32, key: Option<&KeyWords>);
     /// Counts a skipped frame.
     fn count_skip(&self, reason: Reason);
-    /// Coarse time in seconds.
-    fn now_s(&self, settings: &Settings) -> u64;
+    /// Coarse time in seconds. `tick` is this CPU's, and says when it was looked at last.
+    fn now_s(&self, settings: &Settings, tick: &mut u64) -> u64;
     /// Monotonic time in nanoseconds.
     fn now_ns(&self, settings: &Settings) -> u64;
     /// Number of the watchlist's entry that this content is.

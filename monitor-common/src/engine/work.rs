@@ -47,6 +47,8 @@ pub struct Work {
     pub(super) tag: u64,
     /// Coarse time in seconds.
     pub(super) now_s: u64,
+    /// When this CPU looked at the time last, in the kernel's ticks.
+    tick: u64,
     /// The word of the way as it was when the way was looked up or chosen.
     pub(super) word: u64,
     /// Subscriber address of the lower endpoint, and of the higher.
@@ -101,6 +103,7 @@ impl Work {
             headers: Headers::EMPTY,
             tag: 0,
             now_s: 0,
+            tick: 0,
             word: 0,
             ends: [Address { high: 0, low: 0 }; 2],
             block_lens: [0; 2],
@@ -143,7 +146,7 @@ impl Work {
     #[inline(never)]
     pub(super) fn begin<S: Store>(&mut self, store: &S, settings: &Settings, interface: u16) -> bool {
         self.interface = u32::from(interface);
-        self.now_s = store.now_s(settings);
+        self.now_s = store.now_s(settings, &mut self.tick);
         self.entry = Entry::KNOWN;
         self.task = Task::NONE;
         // Nothing of an earlier packet may be taken for this one's.

@@ -7,7 +7,7 @@ use super::log;
 use aya_ebpf::{
     Global,
     bindings::{BPF_F_MMAPABLE, BPF_F_RDONLY_PROG, BPF_NOEXIST},
-    helpers::generated::{bpf_ktime_get_coarse_ns, bpf_ktime_get_ns},
+    helpers::generated::{bpf_jiffies64, bpf_ktime_get_coarse_ns, bpf_ktime_get_ns},
     macros::map,
     maps::{Array, HashMap, LpmTrie, PerCpuArray, RingBuf, lpm_trie::Key},
 };
@@ -223,11 +223,18 @@ impl Store for Maps {
     }
 
     #[inline(always)]
-    fn now_s(&self, settings: &Settings) -> u64 {
+    fn now_s(&self, settings: &Settings, tick: &mut u64) -> u64 {
         let clock = settings.clock_s.load();
         if REPLAYING.load() != 0 {
             return clock;
         }
+        // The coarse time moves with the kernel's ticks only, and to read their count takes no call.
+        // SAFETY: a helper without arguments.
+        let now_ticks = unsafe { bpf_jiffies64() };
+        if now_ticks == *tick {
+            return clock;
+        }
+        *tick = now_ticks;
         // SAFETY: a helper without arguments.
         let now = unsafe { bpf_ktime_get_coarse_ns() } / 1_000_000_000;
         if now != clock {

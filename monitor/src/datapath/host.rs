@@ -271,7 +271,7 @@ impl Store for HostDataPath {
         counter.set(counter.get() + 1);
     }
 
-    fn now_s(&self, settings: &Settings) -> u64 {
+    fn now_s(&self, settings: &Settings, _tick: &mut u64) -> u64 {
         settings.clock_s.load()
     }
 
