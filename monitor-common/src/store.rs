@@ -34,12 +34,10 @@ pub struct Settings {
     pub endpoint_mask: u64,
     /// [`Heuristic`] in its packed form, 0 for off; changed while the program runs.
     pub heuristic: Cell,
-    /// Interfaces that lead to the core: with none, no packet need be asked whether it came in on one.
-    pub core_interfaces: Cell,
     /// Number of slot lines minus one; the number is a power of two.
     pub slot_mask: u64,
     /// Explicit padding.
-    pub reserved: [u64; 4],
+    pub reserved: [u64; 5],
 }
 
 const _: () = assert!(core::mem::size_of::<Settings>() == 128);
@@ -266,10 +264,52 @@ pub trait Store: Ledger {
     fn note(&self, note: Note);
 }
 
-/// Bit of an entry of the `INTERFACES` map beside the interface's number: it leads to the core.
-pub const CORE_INTERFACE: u32 = 1 << 16;
+/// What is known of an interface, in the table that has an entry for every number of 16 bits: the inverse of the number under
+/// which it is counted, so that 0 stands for the last one, which all unknown ones share; and whether it leads to the core.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InterfaceEntry(pub u64);
 
-const _: () = assert!(MAX_INTERFACES.is_power_of_two() && MAX_INTERFACES < CORE_INTERFACE as usize);
+/// Entries of that table.
+pub const INTERFACE_ENTRIES: u32 = 1 << 16;
+const LAST_INTERFACE: u64 = MAX_INTERFACES as u64 - 1;
+const CORE: u64 = MAX_INTERFACES as u64;
+
+const _: () = assert!(MAX_INTERFACES.is_power_of_two());
+
+impl InterfaceEntry {
+    /// An interface that does not lead to the core, by its number, which is not the last.
+    #[must_use]
+    pub const fn new(number: u32) -> Self {
+        Self(number as u64 & LAST_INTERFACE ^ LAST_INTERFACE)
+    }
+
+    /// The same interface, which leads to the core or not.
+    #[must_use]
+    pub const fn with_core(self, core: bool) -> Self {
+        Self(if core { self.0 | CORE } else { self.0 & !CORE })
+    }
+
+    /// Its number; `None` for one that has none of its own.
+    #[must_use]
+    pub const fn number(self) -> Option<u32> {
+        let number = self.shared_number();
+        if number as u64 == LAST_INTERFACE { None } else { Some(number) }
+    }
+
+    /// Its number, or the last one.
+    #[inline(always)]
+    #[must_use]
+    pub const fn shared_number(self) -> u32 {
+        (self.0 & LAST_INTERFACE ^ LAST_INTERFACE) as u32
+    }
+
+    /// Whether it leads to the core, where no subscriber's packet comes in.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_core(self) -> bool {
+        self.0 & CORE != 0
+    }
+}
 
 /// Entries of the node table per interface.
 pub const NODE_ENTRIES_PER_INTERFACE: usize = 4 * CONFIDENCE_SLOTS * PROTOCOL_SLOTS;
@@ -280,4 +320,21 @@ pub const NODE_ENTRIES_PER_INTERFACE: usize = 4 * CONFIDENCE_SLOTS * PROTOCOL_SL
 pub const fn node_index(interface_number: u32, direction: Direction, protocol: u8, confidence: u8) -> u32 {
     ((interface_number * 4 + direction as u32) * CONFIDENCE_SLOTS as u32 + confidence as u32) * PROTOCOL_SLOTS as u32
         + protocol as u32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_interface_keeps_its_number_whatever_its_role() {
+        assert_eq!((InterfaceEntry(0).number(), InterfaceEntry(0).shared_number()), (None, MAX_INTERFACES as u32 - 1));
+        for number in 0..MAX_INTERFACES as u32 - 1 {
+            let entry = InterfaceEntry::new(number);
+            assert_eq!((entry.number(), entry.shared_number(), entry.is_core()), (Some(number), number, false));
+            let core = entry.with_core(true);
+            assert_eq!((core.number(), core.is_core(), core.with_core(false)), (Some(number), true, entry));
+        }
+        assert_eq!(InterfaceEntry(0).with_core(true).number(), None, "the last number is shared");
+    }
 }

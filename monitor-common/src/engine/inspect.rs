@@ -26,7 +26,7 @@ use crate::{
 pub(super) fn look<P: Packet, S: Store>(packet: &P, settings: &Settings, store: &S, scratch: &mut Scratch) -> bool {
     let work = &mut scratch.work;
     let inspecting = work.task == Task::INSPECT;
-    work.forged = u32::from(settings.core_interfaces.load() != 0 && is_forged(store, work));
+    work.forged = u32::from(store.is_core(work.interface as u16) && has_subscribers_source(store, work));
     if work.forged != 0 {
         note_forged(store, work);
     }
@@ -118,14 +118,12 @@ fn is_waiting_in_vain<S: Store>(store: &S, work: &Work) -> bool {
     unpack(set.counters[counter].load()).0 >= PENDING_PACKETS
 }
 
-/// Whether the packet has a subscriber's address as its source and came in where no subscriber's packet does.
+/// Whether the packet has a subscriber's address as its source.
 ///
 /// A call of its own: what it leaves on the stack would make the verifier walk all signatures twice.
 #[inline(never)]
-fn is_forged<S: Store>(store: &S, work: &Work) -> bool {
-    store.is_core(work.interface as u16)
-        && (pools::find(store, work.headers.outer_source).is_some()
-            || pools::find(store, work.headers.source).is_some())
+fn has_subscribers_source<S: Store>(store: &S, work: &Work) -> bool {
+    pools::find(store, work.headers.outer_source).is_some() || pools::find(store, work.headers.source).is_some()
 }
 
 /// Notes that a packet of the flow may be forged.

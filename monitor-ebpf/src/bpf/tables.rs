@@ -6,7 +6,7 @@
 use super::log;
 use aya_ebpf::{
     Global,
-    bindings::{BPF_F_MMAPABLE, BPF_F_RDONLY_PROG, BPF_NOEXIST},
+    bindings::{BPF_F_MMAPABLE, BPF_NOEXIST},
     helpers::generated::{bpf_jiffies64, bpf_ktime_get_coarse_ns, bpf_ktime_get_ns},
     macros::map,
     maps::{Array, HashMap, LpmTrie, PerCpuArray, RingBuf, lpm_trie::Key},
@@ -21,7 +21,10 @@ use monitor_common::{
     pools,
     reason::{REASON_SLOTS, Reason},
     slots::SlotLine,
-    store::{EVENT_SLOTS, Event, Ledger, NODE_ENTRIES_PER_INTERFACE, Note, Settings, Store},
+    store::{
+        EVENT_SLOTS, Event, INTERFACE_ENTRIES, InterfaceEntry, Ledger, NODE_ENTRIES_PER_INTERFACE, Note, Settings,
+        Store,
+    },
     tally::{KeyWords, NodeTally, SlotKey, Tally},
     watch::{ContentHash, WatchHit},
 };
@@ -47,7 +50,7 @@ static SLOT_CACHE: Array<SlotLine> = Array::with_max_entries(1, 0);
 static NODE: Array<NodeTally> =
     Array::with_max_entries((MAX_INTERFACES * NODE_ENTRIES_PER_INTERFACE) as u32, BPF_F_MMAPABLE);
 #[map]
-static INTERFACES: HashMap<u32, u32> = HashMap::with_max_entries(MAX_INTERFACES as u32, BPF_F_RDONLY_PROG);
+static INTERFACES: Array<Cell> = Array::with_max_entries(INTERFACE_ENTRIES, BPF_F_MMAPABLE);
 #[map]
 static POOLS: LpmTrie<[u8; 16], u32> = LpmTrie::with_max_entries(MAX_POOLS, 0);
 /// A table in front of them.
@@ -72,9 +75,6 @@ static WATCH_HITS: RingBuf = RingBuf::with_byte_size(WATCH_BUFFER_BYTES, 0);
 #[map]
 static REPLAY: Array<Cell> = Array::with_max_entries(2, BPF_F_MMAPABLE);
 
-/// Bit of an interface's entry beside its number: it leads to the core.
-const CORE: u32 = monitor_common::store::CORE_INTERFACE;
-
 /// 1 in a program that replays captures through the test runner; the verifier removes the code behind a 0.
 #[unsafe(no_mangle)]
 static REPLAYING: Global<u8> = Global::new(0);
@@ -92,6 +92,11 @@ pub(super) fn replayed_wire_len() -> Option<usize> {
         return None;
     }
     REPLAY.get(0).map(|cell| cell.load() as usize)
+}
+
+#[inline(always)]
+fn interface_entry(interface: u16) -> InterfaceEntry {
+    InterfaceEntry(INTERFACES.get(u32::from(interface)).map_or(0, Cell::load))
 }
 
 /// A trie key whose address is aligned, as the verifier wants all 64-bit stores to the stack to be.
@@ -119,9 +124,7 @@ impl Ledger for Maps {
 
     #[inline(always)]
     fn interface_number(&self, interface: u16) -> u32 {
-        // SAFETY: only the agent writes this map, before it attaches the program.
-        let entry = unsafe { INTERFACES.get(u32::from(interface)) }.copied();
-        entry.map_or(MAX_INTERFACES as u32 - 1, |entry| entry & (MAX_INTERFACES as u32 - 1))
+        interface_entry(interface).shared_number()
     }
 
     #[inline(always)]
@@ -166,8 +169,7 @@ impl Store for Maps {
 
     #[inline(always)]
     fn is_core(&self, interface: u16) -> bool {
-        // SAFETY: as in `interface_number`.
-        unsafe { INTERFACES.get(u32::from(interface)) }.is_some_and(|entry| entry & CORE != 0)
+        interface_entry(interface).is_core()
     }
 
     #[inline(always)]

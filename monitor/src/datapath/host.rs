@@ -123,7 +123,6 @@ impl HostDataPath {
                 inspection: monitor_common::cell::Cell::new(inspection as u64),
                 endpoint_mask: u64::from(sizes.endpoint_sets()) - 1,
                 slot_mask: u64::from(sizes.slot_lines()) - 1,
-                core_interfaces: monitor_common::cell::Cell::new(1),
                 ..Settings::default()
             },
             flows: zeroed(sets),

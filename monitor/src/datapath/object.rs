@@ -2,7 +2,7 @@
 //!
 //! The object is built by `cargo xtask build-ebpf` and committed, so that the agent builds on stable Rust alone.
 
-use std::{collections::BTreeSet, io, path::PathBuf, sync::Arc};
+use std::{io, path::PathBuf, sync::Arc};
 
 use aya::{
     Ebpf, EbpfError, EbpfLoader,
@@ -16,7 +16,7 @@ use monitor_common::{
     key::Seed,
     limits::{MAX_INTERFACES, WATCH_BUFFER_BYTES},
     reason::Reason,
-    store::{CORE_INTERFACE, Event, Heuristic, Inspection, Settings},
+    store::{Event, Heuristic, Inspection, InterfaceEntry, Settings},
     tally::{KeyWords, NodeTally, SlotKey, Tally, TallyKey},
     watch::{ContentHash, WatchHit},
 };
@@ -191,6 +191,7 @@ pub struct LoadedObject {
     keys: MappedArray<SlotKey>,
     node: MappedArray<NodeTally>,
     pool_table: MappedArray<Cell>,
+    interface_table: MappedArray<Cell>,
     interfaces: Vec<(u16, u32)>,
     hits: RingBuf<MapData>,
 }
@@ -236,6 +237,7 @@ impl LoadedObject {
                 tallies: mapped(&ebpf, "TALLIES")?,
                 node: mapped(&ebpf, "NODE")?,
                 pool_table: mapped(&ebpf, "POOL_TABLE")?,
+                interface_table: mapped(&ebpf, "INTERFACES")?,
                 settings,
                 keys,
                 interfaces: Vec::new(),
@@ -247,7 +249,7 @@ impl LoadedObject {
             }
         };
         object.check_sizes(&options.sizes)?;
-        object.write_interfaces(&options.interfaces)?;
+        object.number_interfaces(&options.interfaces);
         object.write_watchlist(&options.watchlist.entries)?;
         if fresh {
             object.configure(options)?;
@@ -255,7 +257,7 @@ impl LoadedObject {
         Ok(object)
     }
 
-    /// Puts pools and inspection depth into force. Fresh maps have them from the start; for pinned maps, which a program may be
+    /// Puts pools, roles of interfaces and inspection depth into force. Fresh maps have them from the start; for pinned maps, which a program may be
     /// counting into, the caller says when.
     ///
     /// # Errors
@@ -264,6 +266,7 @@ impl LoadedObject {
         let settings = &self.settings.values()[0];
         settings.inspection.store(options.inspection as u64);
         settings.heuristic.store(options.heuristic.map_or(0, Heuristic::to_bits));
+        self.write_core_interfaces(&options.interfaces);
         self.write_pools(&options.pools)
     }
 
@@ -412,46 +415,34 @@ impl LoadedObject {
         Ok(())
     }
 
-    fn write_interfaces(&mut self, interfaces: &[MonitoredInterface]) -> Result<(), ObjectError> {
-        let name = "INTERFACES";
-        let error = |source| ObjectError::Map { name, source };
-        let map = self.ebpf.map_mut(name).ok_or(ObjectError::MapMissing { name })?;
-        let mut entries: HashMap<_, u32, u32> = map.try_into().map_err(error)?;
-        // Interfaces of earlier runs keep their numbers, under which pinned counters were counted.
-        let mut known: Vec<(u16, u32)> = Vec::new();
-        // Those that are no longer configured may still be attached: what leads to the core goes on doing so.
-        let mut core = BTreeSet::new();
-        for entry in entries.iter() {
-            let (index, entry) = entry.map_err(error)?;
-            known.push((index as u16, entry & !CORE_INTERFACE));
-            if entry & CORE_INTERFACE != 0 {
-                core.insert(index as u16);
-            }
-        }
+    /// Gives interfaces numbers, under which they are counted. Those of earlier runs keep theirs: pinned counters have them.
+    fn number_interfaces(&mut self, interfaces: &[MonitoredInterface]) {
+        let entries = self.interface_table.values();
+        let known =
+            (0..=u16::MAX).zip(entries).filter_map(|(low, entry)| Some((low, InterfaceEntry(entry.load()).number()?)));
+        let mut known: Vec<(u16, u32)> = known.collect();
         for interface in interfaces {
             let low = interface.index as u16;
-            let number = match known.iter().find(|(other, _)| *other == low) {
-                Some((_, number)) => *number,
-                None => {
-                    let free = |number: &u32| known.iter().all(|(_, other)| other != number);
-                    // With every number taken it counts under the last one, as `other`.
-                    let Some(number) = (0..MAX_INTERFACES as u32 - 1).find(free) else { continue };
-                    known.push((low, number));
-                    number
-                }
-            };
-            let entry = number | if interface.core { CORE_INTERFACE } else { 0 };
-            entries.insert(u32::from(low), entry, 0).map_err(error)?;
-            if interface.core {
-                core.insert(low);
-            } else {
-                core.remove(&low);
+            if known.iter().any(|(other, _)| *other == low) {
+                continue;
             }
+            let free = |number: &u32| known.iter().all(|(_, other)| other != number);
+            // With every number taken it counts under the last one, as `other`.
+            let Some(number) = (0..MAX_INTERFACES as u32 - 1).find(free) else { break };
+            entries[usize::from(low)].store(InterfaceEntry::new(number).0);
+            known.push((low, number));
         }
-        self.settings.values()[0].core_interfaces.store(core.len() as u64);
         known.sort_by_key(|(_, number)| *number);
         self.interfaces = known;
-        Ok(())
+    }
+
+    /// Says which interfaces lead to the core. Those that are no longer configured may still be attached, and stay what they were.
+    fn write_core_interfaces(&self, interfaces: &[MonitoredInterface]) {
+        let entries = self.interface_table.values();
+        for interface in interfaces {
+            let cell = &entries[usize::from(interface.index as u16)];
+            cell.store(InterfaceEntry(cell.load()).with_core(interface.core).0);
+        }
     }
 }
 
