@@ -53,11 +53,12 @@ fn begins(payload: &Payload, set: &[u64; 4]) -> bool {
     set[(first >> 6) as usize] >> (first & 63) & 1 != 0
 }
 
-/// First bytes of the TCP signatures that are text, length-prefixed with a fixed header byte, or WebSocket frames.
-const WORDS: &[u8] = if ALL { b"$CGHIPSa\xc5\xd4\xe3\xfa\x81\x82" } else { b"G\xc5\xd4\xe3" };
-/// The same with those of the signatures that are found whole, cut by `split.rs`'s own rule, or mid-stream only.
-static TCP: [u64; 4] = union(set(WORDS), set(if ALL { b"\x00\x01\x03\x13/1B\x87" } else { b"\x00\x13B" }));
-/// Those of which a short segment may be the start of a signature.
+/// First bytes of the TCP signatures that are text, length-prefixed with a fixed header byte, or WebSocket frames: those of which a
+/// short segment may be the start.
+const WORDS: &[u8] = if ALL { b"\x01\x13$BCGHIPSa\xc5\xd4\xe3\xfa\x81\x82" } else { b"\x13G\xc5\xd4\xe3" };
+/// The same with those of the signatures that are found whole or mid-stream only.
+static TCP: [u64; 4] = union(set(WORDS), set(if ALL { b"\x00\x03/1\x87" } else { b"\x00B" }));
+/// [`WORDS`].
 static CUT: [u64; 4] = set(WORDS);
 /// First bytes of the UDP signatures that start with a fixed one; trackers and Gnutella start with numbers of any value.
 static UDP: [u64; 4] = set(if ALL { b"\x01\x21\x27\x28\x41$BGUd\xc5\xe3\xe4\xe5" } else { b"Bd\xc5\xe3" });
@@ -67,13 +68,12 @@ const fn union(a: [u64; 4], b: [u64; 4]) -> [u64; 4] {
     [a[0] | b[0], a[1] | b[1], a[2] | b[2], a[3] | b[3]]
 }
 
-/// The verdict that this payload gives its flow, if it shows one. A payload of a stream that an earlier short segment began gets
-/// that one's bytes in front.
+/// The verdict that this payload gives its flow, if it shows one. What earlier segments of its stream began is in front of it; that of
+/// a TCP flow without a verdict may have to be kept for the next one ([`crate::payload::marks::KEPT`]).
 #[inline(always)]
 pub fn classify(transport: Transport, payload: &mut Payload, state: &mut FlowState) -> Option<Verdict> {
     match transport {
         Transport::Tcp => {
-            split::join(payload, state);
             forget(payload, state);
             tcp(payload, state)
         }
@@ -121,10 +121,9 @@ fn tcp(payload: &mut Payload, state: &mut FlowState) -> Option<Verdict> {
         return Some(Verdict { protocol: Protocol::EDonkey, confidence: Confidence::Structural });
     }
     forget(payload, state);
-    split::keep(payload.isolated(), state, begins(payload.isolated(), &CUT));
+    split::leave(payload.isolated(), state, begins(payload.isolated(), &CUT));
     forget(payload, state);
-    let protocol = split::completes(payload.isolated(), state)?;
-    Some(Verdict { protocol, confidence: Confidence::Signature })
+    None
 }
 
 #[inline(always)]

@@ -18,6 +18,7 @@ use crate::{
 mod account;
 mod ask;
 mod associate;
+mod beginnings;
 mod cache;
 mod inspect;
 mod learn;

@@ -50,6 +50,15 @@ pub struct ColdSet {
 
 const _: () = assert!(core::mem::size_of::<ColdSet>() == 128);
 
+impl ColdSet {
+    /// The flow in one way.
+    #[inline(always)]
+    #[must_use]
+    pub const fn flow(&self, way: u32) -> &ColdFlow {
+        &self.flows[way as usize & (WAYS - 1)]
+    }
+}
+
 /// The slot number that means "this end is no subscriber".
 pub const NO_SLOT: u32 = u32::MAX;
 
@@ -297,6 +306,14 @@ pub struct Progress {
 }
 
 impl Progress {
+    /// Counts a payload of one direction as looked into; how many are now.
+    #[inline(always)]
+    pub const fn inspect(&mut self, from_lower: bool) -> u8 {
+        let inspected = if from_lower { &mut self.inspected_lower } else { &mut self.inspected_higher };
+        *inspected = inspected.saturating_add(1);
+        *inspected
+    }
+
     /// The packed form.
     #[inline(always)]
     #[must_use]

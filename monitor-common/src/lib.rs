@@ -6,6 +6,7 @@
 #![cfg_attr(target_arch = "bpf", feature(core_intrinsics, asm_experimental_arch), allow(internal_features))]
 
 pub mod announce;
+pub mod beginning;
 pub mod cell;
 pub mod classify;
 pub mod endpoint;

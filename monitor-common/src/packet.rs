@@ -28,10 +28,11 @@ pub trait Packet {
         value
     }
 
-    /// Copies the bytes at `offset` into the payload's window and tail.
+    /// Copies the bytes at `offset` into the payload's window, behind the `payload.captured` that are in it, and tail.
     ///
-    /// `payload.len` holds the length the headers claim; the copy is bounded by it, by the window and by what the frame held.
-    /// Sets `payload.captured`. Window and tail are zero before (see [`Payload::wipe`]), and stay so where the frame held nothing.
+    /// `payload.len` holds these and the length the headers claim; the copy is bounded by it, by the window and by what the frame
+    /// held. Sets `payload.captured`. The rest of the window and the tail are zero before (see [`Payload::wipe`]), and stay so where
+    /// the frame held nothing. At most [`crate::limits::KEPT_BYTES`] are in front.
     fn copy_payload(&self, offset: usize, payload: &mut Payload);
 }
 
@@ -68,14 +69,18 @@ impl Packet for Frame<'_> {
 
     fn copy_payload(&self, offset: usize, payload: &mut Payload) {
         let held = self.bytes.get(offset..).unwrap_or_default();
-        let claimed = payload.len as usize;
+        let before = payload.captured as usize;
+        let claimed = payload.len as usize - before;
         let bytes = &held[..held.len().min(claimed)];
-        let captured = bytes.len().min(WINDOW);
-        payload.window[..captured].copy_from_slice(&bytes[..captured]);
-        payload.captured = captured as u32;
-        if bytes.len() == claimed
-            && let Some(tail) = bytes.last_chunk::<TAIL>()
-        {
+        let copied = bytes.len().min(WINDOW - before);
+        payload.window[before..before + copied].copy_from_slice(&bytes[..copied]);
+        payload.captured = (before + copied) as u32;
+        if bytes.len() < claimed {
+            return;
+        }
+        if let Some(tail) = bytes.last_chunk::<TAIL>() {
+            payload.tail = *tail;
+        } else if let Some(tail) = payload.window[..before + copied].last_chunk::<TAIL>() {
             payload.tail = *tail;
         }
     }

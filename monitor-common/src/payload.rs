@@ -3,7 +3,10 @@
 //! The window is a copy: signatures never touch packet memory. Bytes past what the frame held are zero, so a fixed-offset
 //! comparison needs no bounds test; a rule that must not accept padding asks [`Payload::captured`] or [`Payload::len`].
 
-use crate::limits::{TAIL, WINDOW};
+use crate::{
+    cell::Cell,
+    limits::{KEPT_BYTES, TAIL, WINDOW},
+};
 
 /// Transport protocols that have ports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,7 +17,8 @@ pub enum Transport {
     Udp,
 }
 
-/// The first bytes of one packet's transport payload, and what the headers said about it.
+/// The first bytes of one packet's transport payload, and what the headers said about it. Where the packet continues what earlier
+/// segments of its stream began (`beginning.rs`), their bytes are in front and part of it.
 ///
 /// Aligned to 8 bytes, so that the window can be read as words: the BPF target splits unaligned loads into single bytes.
 #[derive(Clone, Debug)]
@@ -41,6 +45,7 @@ pub struct Payload {
 const _: () = assert!(core::mem::offset_of!(Payload, window) == 0);
 const _: () = assert!(core::mem::offset_of!(Payload, tail) == WINDOW && TAIL.is_multiple_of(8));
 const _: () = assert!(core::mem::align_of::<Payload>() == 8 && WINDOW.is_power_of_two());
+const _: () = assert!(KEPT_BYTES.is_multiple_of(8) && KEPT_BYTES < WINDOW);
 
 impl Payload {
     /// An empty payload.
@@ -102,31 +107,18 @@ impl Payload {
         self.passing = 0;
     }
 
-    /// Puts up to eight bytes, which an earlier segment held, in front of the payload: the first `count` of `bytes`, in memory
-    /// order, the others being zero.
-    ///
-    /// Moves by words what the frame held, so the window stays zero behind it.
-    #[inline(never)]
-    pub fn prepend(&mut self, bytes: u64, count: u32) {
+    /// Puts what earlier segments held at the window's start, of which the packet's bytes are copied behind. The window is zero
+    /// before, and the words behind what is kept are.
+    #[inline(always)]
+    pub(crate) fn begin(&mut self, kept: &[Cell; KEPT_BYTES / 8]) {
         let words = (&raw mut *self).cast::<u64>();
-        let (shift, end) = (count.clamp(1, 8) * 8, self.captured as usize + 8);
-        let (mut carry, mut index) = (bytes, 0);
-        while index < WINDOW / 8 {
-            if index * 8 >= end {
-                break;
-            }
-            // SAFETY: the window is the first field, aligned to 8 bytes (asserted above), so the word lies in it; the reference is
-            // exclusive. Volatile keeps LLVM from splitting or merging the accesses.
-            unsafe {
-                let word = u64::from_le(words.add(index).read_volatile());
-                // Shifting twice keeps each shift below 64 when all eight bytes are put in front.
-                words.add(index).write_volatile((word << (shift - 1) << 1 | carry).to_le());
-                carry = word >> (64 - shift);
-            }
+        let mut index = 0;
+        while index < KEPT_BYTES / 8 {
+            // SAFETY: the window is the first field, aligned to 8 bytes and longer (asserted above), so the word lies in it; the
+            // reference is exclusive. Volatile keeps LLVM from making the loop a `memcpy`.
+            unsafe { words.add(index).write_volatile(kept[index].load()) };
             index += 1;
         }
-        self.len = self.len.wrapping_add(shift / 8);
-        self.captured = (self.captured + shift / 8).min(WINDOW as u32);
     }
 
     /// The same value, of which the verifier knows nothing: it goes through memory whose content the verifier does not follow.
@@ -304,8 +296,7 @@ const fn opaque(index: usize) -> usize {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct FlowState {
-    /// Values a signature keeps for a later packet. TCP: a short segment's bytes, or what a message is still owed
-    /// (`signatures/split.rs`). UDP: what the latest request said, of the kind that [`marks`] names.
+    /// Values a signature keeps for a later packet. TCP: what a message is still owed (`signatures/edonkey.rs`). UDP: what the latest request said, of the kind that [`marks`] names.
     pub memo: u64,
     /// Bits a signature sets for a later packet; each is declared in [`marks`]. TCP and UDP flows never share one.
     pub marks: u32,
@@ -314,11 +305,12 @@ pub struct FlowState {
 }
 
 impl FlowState {
-    /// TCP: says what [`Self::memo`] holds of this payload's direction: bits of [`marks::HELD`].
+    /// TCP: keeps how many bytes a message of this payload's direction is still owed.
     #[inline(always)]
-    pub fn hold(&mut self, payload: &Payload, what: u32) {
-        let from = if payload.from_lower != 0 { marks::HELD_FROM_LOWER } else { 0 };
-        self.marks = (self.marks & !(marks::HELD | marks::HELD_FROM_LOWER)) | what | from;
+    pub fn owe(&mut self, payload: &Payload, bytes: u32) {
+        self.memo = u64::from(bytes);
+        let from = if payload.from_lower != 0 { marks::OWED_FROM_LOWER } else { 0 };
+        self.marks = (self.marks & !marks::OWED_FROM_LOWER) | marks::OWED | from;
     }
 
     /// Keeps `memo` for a packet from the other side, in place of what was kept before.
@@ -378,19 +370,30 @@ pub mod marks {
     /// TCP: the higher endpoint sent the single byte "1" (WinMX).
     pub const LONE_1_FROM_HIGHER: u32 = 1 << 1;
     /// TCP: what `memo` holds is of the lower endpoint's direction.
-    pub const HELD_FROM_LOWER: u32 = 1 << 2;
-    /// TCP: lowest bit of what `memo` holds: 1 to 8, so many bytes of a short segment; [`HELD_OWED`], a message's missing bytes.
-    pub const HELD_SHIFT: u32 = 3;
-    /// TCP: the bits that say what `memo` holds.
-    pub const HELD: u32 = 0xf << HELD_SHIFT;
+    pub const OWED_FROM_LOWER: u32 = 1 << 2;
     /// TCP: `memo` holds how many bytes of a message are still to come in its direction.
-    pub const HELD_OWED: u32 = 9 << HELD_SHIFT;
+    pub const OWED: u32 = 1 << 3;
     /// TCP: the lower endpoint asked what `memo` holds the numbers of (`engine/ask.rs`).
     pub const ASKED_FROM_LOWER: u32 = 1 << 7;
-    /// TCP: lowest bit of the higher endpoint's place in the split literals; the lower endpoint's lies [`PLACE_BITS`] above.
-    pub const PLACE_SHIFT: u32 = 8;
-    /// TCP: width of a place.
-    pub const PLACE_BITS: u32 = 6;
+    /// TCP: what the lower endpoint's stream began with is kept (`beginning.rs`). Of this and the next four, the bit above is the
+    /// higher endpoint's ([`of`]).
+    pub const KEPT: u32 = 1 << 8;
+    /// TCP: the lower endpoint's stream is behind its beginning.
+    pub const BEGUN: u32 = 1 << 10;
+    /// TCP: it began with text of no P2P protocol: what follows is that text's, whatever it looks like (`signatures/split.rs`).
+    pub const OTHER: u32 = 1 << 12;
+    /// TCP: but it may go on with frames of WebSocket.
+    pub const FRAMES: u32 = 1 << 14;
+    /// TCP: it began with a text that is too short to tell.
+    pub const TEXT: u32 = 1 << 16;
+
+    /// One of the marks that both directions have, for the direction of a packet; `from_lower` is 1 or 0.
+    #[inline(always)]
+    #[must_use]
+    pub const fn of(mark: u32, from_lower: u32) -> u32 {
+        mark << (1 - (from_lower & 1))
+    }
+
     /// UDP: the kept value came from the lower endpoint.
     pub const MEMO_FROM_LOWER: u32 = 1 << 0;
     /// UDP: the kept value is a uTP SYN's connection id and sequence number (BEP 29).

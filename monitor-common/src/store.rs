@@ -1,6 +1,7 @@
 //! The tables the engine works on: BPF maps in the kernel, plain memory on the host, mapped memory in the agent.
 
 use crate::{
+    beginning::Beginning,
     cell::Cell,
     endpoint::EndpointSet,
     engine::Scratch,
@@ -141,6 +142,8 @@ events! {
     WatchlistEventLost = 18, "watchlist_event_lost";
     /// The table of hits was full: a hit is counted at node level only.
     WatchlistTallyRefused = 19, "watchlist_tally_refused";
+    /// The first bytes of a stream, kept for its next segment, gave way to another stream's: a signature that was cut there is not found.
+    BeginningOverwritten = 20, "beginning_overwritten";
 }
 
 /// Number of events a table indexed by event needs; room to append.
@@ -230,6 +233,8 @@ pub trait Store: Ledger {
     fn prefetch_cold_set(&self, index: u32);
     /// Four known endpoints.
     fn endpoint_set(&self, index: u32) -> Option<&EndpointSet>;
+    /// What one direction's first segments held.
+    fn beginning(&self, index: u32) -> Option<&Beginning>;
     /// Whether an interface leads to the core, where no subscriber's packet comes in.
     fn is_core(&self, interface: u16) -> bool;
     /// A word of the table in front of the pools ([`crate::pools`]).

@@ -13,7 +13,7 @@ use monitor_common::{payload::Transport, protocol::Protocol};
 
 pub use captures::{captures, framings, pcap};
 
-use crate::wire::{flag, tcp, udp};
+use crate::wire::{Connection, udp};
 
 /// One conversation of two peers, or of a client and a server.
 #[derive(Clone, Debug)]
@@ -57,6 +57,18 @@ impl Exchange {
         self
     }
 
+    /// The same with one message sent in several segments, which end in front of each of these places of it.
+    #[must_use]
+    pub fn cut(&self, message: usize, places: &[usize]) -> Self {
+        let (forth, whole) = &self.messages[message];
+        let mut bounds = vec![0];
+        bounds.extend(places);
+        bounds.push(whole.len());
+        let parts = bounds.windows(2).map(|bounds| (*forth, whole[bounds[0]..bounds[1]].to_vec()));
+        let messages = [&self.messages[..message], &parts.collect::<Vec<_>>(), &self.messages[message + 1..]].concat();
+        Self { messages, ..self.clone() }
+    }
+
     /// Its frames, in order, the connection's opening first; `opener` and `other` are addresses of one IP version.
     ///
     /// # Panics
@@ -64,16 +76,14 @@ impl Exchange {
     #[must_use]
     pub fn frames(&self, opener: std::net::IpAddr, other: std::net::IpAddr) -> Vec<Vec<u8>> {
         let (opener, other) = (SocketAddr::new(opener, self.ports.0), SocketAddr::new(other, self.ports.1));
-        let mut frames = Vec::new();
         if self.is_tcp() {
-            frames.push(tcp(opener, other, flag::SYN, b""));
-            frames.push(tcp(other, opener, flag::SYN_ACK, b""));
+            let (mut connection, opening) = Connection::open(opener, other);
+            let segments = self.messages.iter().map(|(forth, payload)| connection.says(*forth, payload));
+            return opening.into_iter().chain(segments).collect();
         }
-        for (forth, payload) in &self.messages {
-            let (from, to) = if *forth { (opener, other) } else { (other, opener) };
-            frames.push(if self.is_tcp() { tcp(from, to, flag::PUSH, payload) } else { udp(from, to, payload) });
-        }
-        frames
+        let ends = |forth: bool| if forth { (opener, other) } else { (other, opener) };
+        let datagram = |(forth, payload): &(bool, Vec<u8>)| udp(ends(*forth).0, ends(*forth).1, payload);
+        self.messages.iter().map(datagram).collect()
     }
 
     /// Its payloads in the form that the fuzz target `classify` reads: direction and transport, length, bytes.

@@ -40,6 +40,44 @@ pub fn tcp_at(from: SocketAddr, to: SocketAddr, flags: u8, numbers: (u32, u32), 
     frame(from, to, 6, &segment)
 }
 
+/// The segments of a TCP connection, with the numbers that they have in a real one.
+#[derive(Clone, Copy, Debug)]
+pub struct Connection {
+    /// Who opens it.
+    pub opener: SocketAddr,
+    /// Who accepts.
+    pub other: SocketAddr,
+    /// Next sequence numbers of both.
+    next: [u32; 2],
+}
+
+impl Connection {
+    /// A connection, and its first two frames. The opener's numbers wrap soon.
+    #[must_use]
+    pub fn open(opener: SocketAddr, other: SocketAddr) -> (Self, [Vec<u8>; 2]) {
+        let next = [u32::MAX - 9, 0x2000_0000];
+        let syn = tcp_at(opener, other, flag::SYN, (next[0].wrapping_sub(1), 0), b"");
+        let answer = tcp_at(other, opener, flag::SYN_ACK, (next[1] - 1, next[0]), b"");
+        (Self { opener, other, next }, [syn, answer])
+    }
+
+    /// The next segment, of the opener if `forth`.
+    pub fn says(&mut self, forth: bool, payload: &[u8]) -> Vec<u8> {
+        let frame = self.repeats(forth, 0, payload);
+        let next = &mut self.next[usize::from(!forth)];
+        *next = next.wrapping_add(payload.len() as u32);
+        frame
+    }
+
+    /// A segment that begins so many bytes before the next one, and moves nothing on.
+    #[must_use]
+    pub fn repeats(&self, forth: bool, bytes_before: u32, payload: &[u8]) -> Vec<u8> {
+        let (from, to) = if forth { (self.opener, self.other) } else { (self.other, self.opener) };
+        let (mine, theirs) = (self.next[usize::from(!forth)], self.next[usize::from(forth)]);
+        tcp_at(from, to, flag::PUSH, (mine.wrapping_sub(bytes_before), theirs), payload)
+    }
+}
+
 /// Bytes that look as ciphertext does; the same for the same `seed`.
 #[must_use]
 pub fn ciphertext(len: usize, seed: u64) -> Vec<u8> {

@@ -3,6 +3,7 @@
 #![expect(unsafe_code, reason = "maps are read with bpf(2) whatever their type")]
 
 use std::{
+    collections::HashSet,
     net::SocketAddr,
     os::fd::{AsFd as _, AsRawFd as _},
     sync::Arc,
@@ -26,7 +27,7 @@ use peertally::{
 };
 use peertally_tests::{
     packet_table::may_use_kernel,
-    wire::{flag, tcp, udp},
+    wire::{Connection, flag, tcp, udp},
 };
 
 /// Content of two torrents; bytes that occur nowhere by chance.
@@ -73,7 +74,12 @@ struct Paths {
 
 fn paths(inspection: Inspection) -> Paths {
     // Roomy, so that no flow of the test finds both its sets full.
-    let sizes = TableSizes { flows: 1 << 18, tallies: 1024, endpoints: 1024 };
+    paths_for(inspection, 1 << 18)
+}
+
+/// Paths with room for so many flows.
+fn paths_for(inspection: Inspection, flows: u32) -> Paths {
+    let sizes = TableSizes { flows, tallies: 1024, endpoints: 1024 };
     let pools = vec!["10.0.0.0/8".parse().expect("a pool")];
     let seed = Seed::from_random([0x243f_6a88_85a3_08d3, 0x1319_8a2e_0370_7344, 0xa409_3822_299f_31d0]);
     let list =
@@ -169,11 +175,65 @@ fn framing_leaves_no_content_anywhere() {
     assert!(told.is_empty() && tallies.is_empty());
     if let Some(kernel) = &mut paths.kernel {
         // The list itself holds what is on it: search for what is not, whose flows went the same way.
-        let searched = search(kernel.object(), &OTHER);
+        let searched = search(kernel.object(), &[OTHER]);
         assert!(
             searched.contains(&"SCRATCH".to_owned()) && searched.contains(&"COLD_FLOWS".to_owned()),
             "{searched:?}"
         );
+    }
+}
+
+/// Messages that name content in clear, raw or in the spelling of their protocol, and that spelling.
+fn spelled() -> Vec<(Vec<u8>, Vec<u8>)> {
+    let hex: String = OTHER.iter().map(|byte| format!("{byte:02x}")).collect();
+    let escaped: String = OTHER.iter().map(|byte| format!("%{byte:02x}")).collect();
+    let urn = "PLSTHIPQGSSZTS5FJUPAKUZWUGYQYPFB";
+    let tree = "PPUROLR2WSYTGPLCM3KV4V6LJC36SCTFQJFDJKA";
+    let text = |message: String, spelling: &str| (message.into_bytes(), spelling.as_bytes().to_vec());
+    let raw = |message: Vec<u8>| (message, OTHER[..16].to_vec());
+    vec![
+        raw([b"\x13BitTorrent protocol".as_slice(), &[0; 8], &OTHER, b"-PT0001-abcdefghijkl"].concat()),
+        raw([&[0xe3, 17, 0, 0, 0, 0x58][..], &OTHER[..16]].concat()),
+        raw([&[0xe3, 0x19, 0x28, 0, 0, 0x46][..], &OTHER[..16], &[0; 40]].concat()),
+        text(format!("GET /announce?info_hash={escaped}&port=6881 HTTP/1.1\r\n\r\n"), &escaped),
+        // A tracker whose path no rule knows.
+        text(format!("GET /a?info_hash={escaped}&port=6881 HTTP/1.1\r\n\r\n"), &escaped),
+        text(format!("GET /data?fid={hex}&size=1048576 HTTP/1.1\r\n\r\n"), &hex),
+        text(format!("GET /.hash={hex} HTTP/1.1\r\n\r\n"), &hex),
+        text(format!("GET /uri-res/N2R?urn:sha1:{urn} HTTP/1.1\r\n\r\n"), urn),
+        text(format!("GET /a?urn:sha1:{urn} HTTP/1.1\r\n\r\n"), urn),
+        text(format!("GET /a?xt=urn:btih:{hex} HTTP/1.1\r\n\r\n"), &hex),
+        text(format!("GET /get/1/a HTTP/1.1\r\nX-Gnutella-Content-URN: urn:sha1:{urn}\r\n\r\n"), urn),
+        text(format!("HTTP/1.1 200 OK\r\nETag: urn:sha1:{urn}\r\n\r\n"), urn),
+        text(format!("$ADCGET file TTH/{tree} 0 -1|"), tree),
+        text(format!("CGET file TTH/{tree} 0 -1\n"), tree),
+        text(format!("CSND tthl TTH/{tree} 0 9\n"), tree),
+        text(format!("GET.sha1:{hex}\r\n"), &hex),
+        text(format!("\u{1}{{\"info_hash\":\"{hex}\",\"action\":\"announce\"}}"), &hex),
+    ]
+}
+
+/// Nobody waits for the rest: what is kept of a first segment is there when every map is read.
+#[test]
+fn first_segments_are_kept_without_their_content() {
+    for inspection in [Inspection::Framing, Inspection::Watchlist] {
+        let mut paths = paths_for(inspection, 1 << 14);
+        let (mut port, mut kept) = (20_000, 0);
+        for (message, _) in spelled() {
+            for place in 1..message.len().min(140) {
+                port += 1;
+                let end = |address: &str, port| SocketAddr::new(address.parse().expect("an address"), port);
+                let (mut connection, opening) = Connection::open(end("10.0.0.2", port), at("192.0.2.7:6881"));
+                paths.send(&opening);
+                paths.send(&[connection.says(true, &message[..place])]);
+                kept = kept.max(paths.host.view().expire_beginnings());
+            }
+        }
+        assert!(kept > 200, "{kept} beginnings are kept");
+        let Some(kernel) = &mut paths.kernel else { continue };
+        let spellings: Vec<Vec<u8>> = spelled().into_iter().map(|(_, spelling)| spelling).collect();
+        let searched = search(kernel.object(), &spellings);
+        assert!(searched.contains(&"BEGINNINGS".to_owned()), "{searched:?}");
     }
 }
 
@@ -182,7 +242,7 @@ fn a_watchlist_leaves_no_other_content_anywhere() {
     let mut paths = paths(Inspection::Watchlist);
     paths.send(&frames("10.0.0.2", &OTHER));
     if let Some(kernel) = &mut paths.kernel {
-        search(kernel.object(), &OTHER);
+        search(kernel.object(), &[OTHER]);
     }
 }
 
@@ -190,19 +250,22 @@ fn a_watchlist_leaves_no_other_content_anywhere() {
 fn the_search_finds_what_is_there() {
     let mut paths = paths(Inspection::Watchlist);
     let Some(kernel) = &mut paths.kernel else { return };
-    let found = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| search(kernel.object(), &LISTED)));
+    let found = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| search(kernel.object(), &[LISTED])));
     assert!(found.is_err(), "the list holds it");
 }
 
-/// Reads every map that can be read; panics if one holds any six bytes of `content` in a row. Answers their names.
-fn search(object: &mut LoadedObject, content: &[u8; 20]) -> Vec<String> {
+/// Reads every map that can be read; panics if one holds any six bytes of a content in a row. Answers their names.
+fn search<T: AsRef<[u8]>>(object: &mut LoadedObject, contents: &[T]) -> Vec<String> {
+    let parts: HashSet<&[u8]> = contents.iter().flat_map(|content| content.as_ref().windows(6)).collect();
     let mut names = Vec::new();
     for (name, map) in object.ebpf().maps() {
         let Some(data) = data(map) else { continue };
         for bytes in entries(data) {
-            for part in content.windows(6) {
-                assert!(!bytes.windows(6).any(|window| window == part), "map {name} holds content");
+            if bytes.iter().all(|byte| *byte == 0) {
+                continue;
             }
+            let held = bytes.windows(6).find(|window| parts.contains(window));
+            assert!(held.is_none(), "map {name} holds content: {}", bytes.escape_ascii());
         }
         names.push(name.to_owned());
     }

@@ -17,7 +17,7 @@
 //! [`SESSION_PACKETS`] a direction that is renewed every [`crate::limits::ASSOCIATION_SECONDS`].
 
 use super::{
-    Scratch, learn,
+    Scratch, inspect, learn,
     subscribers::{self, NO_POOL},
     work::Work,
 };
@@ -25,9 +25,9 @@ use crate::{
     cell::Cell,
     flow::{Progress, Word},
     key,
-    limits::{FIRST_PEER_PORT, SESSION_PACKETS, SOURCES_PER_PACKET, WAYS},
+    limits::{FIRST_PEER_PORT, SESSION_PACKETS, SOURCES_PER_PACKET},
     packet::Packet,
-    payload::{Transport, marks},
+    payload::marks,
     sources::{self, Context, asks},
     store::{Settings, Store},
 };
@@ -51,7 +51,7 @@ pub(super) fn read<P: Packet, S: Store>(
         return;
     }
     let context = Context {
-        transport: if work.is_tcp() { Transport::Tcp } else { Transport::Udp },
+        transport: inspect::transport(work),
         protocol,
         ipv6: !key::both_ipv4(work.headers.source, work.headers.destination),
         announces: work.named_port != 0,
@@ -79,7 +79,7 @@ pub(super) fn read<P: Packet, S: Store>(
 
 /// Sequence and acknowledgement number of the segment, into the work.
 #[inline(never)]
-fn read_numbers<P: Packet>(packet: &P, work: &mut Work) {
+pub(super) fn read_numbers<P: Packet>(packet: &P, work: &mut Work) {
     let header = work.headers.payload_offset.wrapping_sub(u32::from(work.headers.transport_len));
     // RFC 9293 section 3.1: offsets 4 and 8.
     work.numbers = packet.read::<8>(header as usize + 4).map_or(0, u64::from_be_bytes);
@@ -89,7 +89,7 @@ fn read_numbers<P: Packet>(packet: &P, work: &mut Work) {
 #[inline(never)]
 fn is_answer<S: Store>(store: &S, work: &Work) -> bool {
     let Some(cold) = store.cold_set(work.set_index) else { return false };
-    let cold = &cold.flows[work.way as usize & (WAYS - 1)];
+    let cold = cold.flow(work.way);
     let kept = Progress::from_bits(cold.progress.load()).marks;
     if !work.is_tcp() {
         return kept & marks::ECHOED != 0;
@@ -121,7 +121,7 @@ fn is_for_subscriber<S: Store>(store: &S, settings: &Settings, work: &mut Work) 
 #[inline(never)]
 pub(super) fn keep<S: Store>(store: &S, work: &Work, cell: &Cell) {
     let Some(cold) = store.cold_set(work.set_index) else { return };
-    let cold = &cold.flows[work.way as usize & (WAYS - 1)];
+    let cold = cold.flow(work.way);
     let (word, memo) = (Word(cell.load()), &cold.memo);
     if work.is_tcp() && work.sources.asks & asks::SOURCES != 0 {
         let end = ((work.numbers >> 32) as u32).wrapping_add(work.headers.payload_len);
@@ -146,11 +146,9 @@ pub(super) fn keep<S: Store>(store: &S, work: &Work, cell: &Cell) {
 #[inline(never)]
 pub(super) fn count_bare<S: Store>(store: &S, work: &Work) -> bool {
     let Some(cold) = store.cold_set(work.set_index) else { return true };
-    let cell = &cold.flows[work.way as usize & (WAYS - 1)].progress;
+    let cell = &cold.flow(work.way).progress;
     let mut progress = Progress::from_bits(cell.load());
-    let inspected = if work.is_from_lower() { &mut progress.inspected_lower } else { &mut progress.inspected_higher };
-    *inspected = inspected.saturating_add(1);
-    let exhausted = *inspected >= SESSION_PACKETS;
+    let exhausted = progress.inspect(work.is_from_lower()) >= SESSION_PACKETS;
     cell.store(progress.to_bits());
     exhausted
 }
@@ -159,7 +157,7 @@ pub(super) fn count_bare<S: Store>(store: &S, work: &Work) -> bool {
 #[inline(never)]
 pub(super) fn renew<S: Store>(store: &S, work: &Work) {
     if let Some(cold) = store.cold_set(work.set_index) {
-        let cell = &cold.flows[work.way as usize & (WAYS - 1)].progress;
+        let cell = &cold.flow(work.way).progress;
         let progress = Progress::from_bits(cell.load());
         cell.store(Progress { inspected_lower: 0, inspected_higher: 0, ..progress }.to_bits());
     }

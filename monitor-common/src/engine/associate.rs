@@ -36,7 +36,7 @@ pub(super) fn judge<S: Store>(store: &S, settings: &Settings, work: &mut Work) -
     if work.task == Task::ASSOCIATE {
         // Inspection kept what the flow has shown.
         let Some(cold) = store.cold_set(work.set_index) else { return false };
-        let progress = cold.flows[work.way as usize & (WAYS - 1)].progress.load();
+        let progress = cold.flow(work.way).progress.load();
         work.shown = u32::from(crate::flow::Progress::from_bits(progress).shown);
     }
     // An obfuscated side may be silent, or say too little to tell; neither may look like something else.

@@ -1,7 +1,7 @@
 //! Looking into a flow's first payload packets, and settling it.
 
 use super::{
-    Scratch, account, ask, subscribers,
+    Scratch, account, ask, beginnings, subscribers,
     work::{Task, Work},
 };
 use crate::{
@@ -48,6 +48,9 @@ pub(super) fn look<P: Packet, S: Store>(packet: &P, settings: &Settings, store: 
         return true;
     }
     if work.headers.payload_len != 0 {
+        if work.is_tcp() && beginnings::passes_over(packet, store, scratch, inspecting) {
+            return !inspecting || is_over(store, &mut scratch.work);
+        }
         // The only call: the verifier walks all signatures once.
         let found = examine(packet, store, scratch);
         let (work, payload) = (&mut scratch.work, &mut scratch.payload);
@@ -58,6 +61,9 @@ pub(super) fn look<P: Packet, S: Store>(packet: &P, settings: &Settings, store: 
             announce::find_port(transport(work), protocol, payload, &mut work.named_port);
             show(store, work, protocol);
             ask::read(packet, store, settings, scratch, protocol);
+        }
+        if scratch.work.keeps != 0 {
+            beginnings::keep(packet, store, scratch);
         }
         let (work, payload) = (&mut scratch.work, &mut scratch.payload);
         if settings.inspection.load() == Inspection::Watchlist as u64 {
@@ -83,8 +89,19 @@ pub(super) fn look<P: Packet, S: Store>(packet: &P, settings: &Settings, store: 
     false
 }
 
+/// Whether a payload that was passed over was the last one to be looked into.
 #[inline(always)]
-fn transport(work: &Work) -> Transport {
+fn is_over<S: Store>(store: &S, work: &mut Work) -> bool {
+    if work.exhausted != 0 {
+        decide(work, Verdict::UNCLASSIFIED);
+        return true;
+    }
+    store.note(work.note(0, 0));
+    false
+}
+
+#[inline(always)]
+pub(super) fn transport(work: &Work) -> Transport {
     if work.is_tcp() { Transport::Tcp } else { Transport::Udp }
 }
 
@@ -130,7 +147,7 @@ fn has_subscribers_source<S: Store>(store: &S, work: &Work) -> bool {
 #[inline(never)]
 fn note_forged<S: Store>(store: &S, work: &Work) {
     if let Some(cold) = store.cold_set(work.set_index) {
-        let cell = &cold.flows[work.way as usize & (WAYS - 1)].progress;
+        let cell = &cold.flow(work.way).progress;
         let progress = Progress::from_bits(cell.load());
         cell.store(Progress { shown: progress.shown | shown::FORGED, ..progress }.to_bits());
     }
@@ -153,13 +170,11 @@ fn begins_familiar<P: Packet>(packet: &P, work: &Work) -> bool {
 #[inline(never)]
 fn note_familiar<S: Store>(store: &S, work: &mut Work) -> bool {
     let Some(cold) = store.cold_set(work.set_index) else { return false };
-    let cell = &cold.flows[work.way as usize & (WAYS - 1)].progress;
+    let cell = &cold.flow(work.way).progress;
     let mut progress = Progress::from_bits(cell.load());
-    let inspected = if work.is_from_lower() { &mut progress.inspected_lower } else { &mut progress.inspected_higher };
-    let first = *inspected == 0;
-    *inspected = inspected.saturating_add(1);
-    let exhausted = *inspected >= INSPECTED_PER_DIRECTION;
-    if first {
+    let inspected = progress.inspect(work.is_from_lower());
+    let exhausted = inspected >= INSPECTED_PER_DIRECTION;
+    if inspected == 1 {
         progress.shown |= shown::PLAIN | shown::FAMILIAR_LOWER << ((1 - work.from_lower) & 1);
     }
     let both = progress.shown & shown::FAMILIAR == shown::FAMILIAR;
@@ -177,27 +192,21 @@ fn note_familiar<S: Store>(store: &S, work: &mut Work) -> bool {
 fn examine<P: Packet, S: Store>(packet: &P, store: &S, scratch: &mut Scratch) -> Option<Verdict> {
     let (work, payload) = (&mut scratch.work, &mut scratch.payload);
     let cold = store.cold_set(work.set_index)?;
-    let cold = &cold.flows[work.way as usize & (WAYS - 1)];
+    let cold = cold.flow(work.way);
     let mut progress = Progress::from_bits(cold.progress.load());
     // In a session by TCP the memo is the question: what signatures keep there is dropped. Without a branch, or the verifier
     // would walk all signatures twice.
     let asks = negated(Word(work.word).session_bit() & work.tcp_bit());
-    let held = marks::HELD & asks as u32;
-    let mut state = FlowState { memo: cold.memo.load(), marks: progress.marks & !marks::ECHOED & !held, reserved: 0 };
-    payload.len = work.headers.payload_len;
+    let owed = marks::OWED & asks as u32;
+    let mut state = FlowState { memo: cold.memo.load(), marks: progress.marks & !marks::ECHOED & !owed, reserved: 0 };
+    payload.len = work.headers.payload_len + payload.captured;
     payload.source_port = work.headers.source_port;
     payload.destination_port = work.headers.destination_port;
     payload.from_lower = work.from_lower;
     packet.copy_payload(work.headers.payload_offset as usize, payload);
     let found = classify(transport(work), payload, &mut state);
     work.shown = u32::from(progress.shown);
-    let inspected = if work.is_from_lower() {
-        progress.inspected_lower = progress.inspected_lower.saturating_add(1);
-        progress.inspected_lower
-    } else {
-        progress.inspected_higher = progress.inspected_higher.saturating_add(1);
-        progress.inspected_higher
-    };
+    let inspected = progress.inspect(work.is_from_lower());
     if found.is_none() && inspected == 1 && work.has_peer_ports() {
         note_look(work, payload);
     }
@@ -211,7 +220,9 @@ fn examine<P: Packet, S: Store>(packet: &P, store: &S, scratch: &mut Scratch) ->
     }
     let budget = if Word(work.word).is_session() { SESSION_PACKETS } else { INSPECTED_PER_DIRECTION };
     work.exhausted = u32::from(inspected >= budget);
-    progress.marks = state.marks;
+    progress.marks = state.marks & !(marks::of(marks::KEPT, work.from_lower) & asks as u32);
+    let kept = progress.marks & marks::of(marks::KEPT, work.from_lower) != 0;
+    work.keeps = u32::from(work.is_tcp() && found.is_none() && kept);
     cold.memo.store(state.memo & !asks | cold.memo.load() & asks);
     cold.progress.store(progress.to_bits());
     found
@@ -259,7 +270,7 @@ fn show<S: Store>(store: &S, work: &mut Work, protocol: u8) {
 #[inline(always)]
 fn keep_shown<S: Store>(store: &S, work: &Work) {
     if let Some(cold) = store.cold_set(work.set_index) {
-        let cell = &cold.flows[work.way as usize & (WAYS - 1)].progress;
+        let cell = &cold.flow(work.way).progress;
         let progress = Progress { shown: work.shown as u16, ..Progress::from_bits(cell.load()) };
         cell.store(progress.to_bits());
     }
@@ -295,6 +306,7 @@ pub(super) fn conclude<S: Store>(store: &S, settings: &Settings, work: &mut Work
     if work.is_tcp() {
         // What signatures kept of earlier segments is of no more use, and is not kept longer.
         cold.memo.store(0);
+        beginnings::forget(store, work, &cold.progress);
     }
     account::publish(store, cell, cold, generation, (protocol, confidence));
     true

@@ -77,6 +77,8 @@ pub struct Work {
     pub(super) named_port: u32,
     /// 1 when the packet's payload is certainly of the flow's protocol.
     pub(super) spoke: u32,
+    /// 1 when the payload is kept for the next one of its direction.
+    pub(super) keeps: u32,
     /// 1 when no more payloads of the flow are looked into.
     pub(super) exhausted: u32,
     /// 1 when the packet has a subscriber's address and came in on a core interface: it may be forged.
@@ -119,6 +121,7 @@ impl Work {
             shown: 0,
             named_port: 0,
             spoke: 0,
+            keeps: 0,
             exhausted: 0,
             forged: 0,
             walked: 0,
@@ -151,9 +154,14 @@ impl Work {
         self.task = Task::NONE;
         // Nothing of an earlier packet may be taken for this one's.
         self.content.clear();
-        for field in
-            [&mut self.shown, &mut self.named_port, &mut self.spoke, &mut self.exhausted, &mut self.sources.asks]
-        {
+        for field in [
+            &mut self.shown,
+            &mut self.named_port,
+            &mut self.spoke,
+            &mut self.keeps,
+            &mut self.exhausted,
+            &mut self.sources.asks,
+        ] {
             // SAFETY: as in `ContentHash::clear`, and for the same reason.
             unsafe { core::ptr::from_mut(field).write_volatile(0) };
         }

@@ -103,14 +103,14 @@ pub fn tcp(payload: &Payload, _state: &mut FlowState) -> Option<Confidence> {
 /// Tried last: what it leaves in the flow's state would have the verifier walk all that follows once more.
 #[inline(never)]
 pub(crate) fn continued(payload: &Payload, state: &mut FlowState) -> bool {
-    let mine = (state.marks & marks::HELD_FROM_LOWER != 0) == (payload.from_lower != 0);
-    if state.marks & marks::HELD == marks::HELD_OWED && mine {
+    let mine = (state.marks & marks::OWED_FROM_LOWER != 0) == (payload.from_lower != 0);
+    if state.marks & marks::OWED != 0 && mine {
         let owed = state.memo as u32;
         if payload.len < owed {
             state.memo = u64::from(owed - payload.len);
             return false;
         }
-        state.marks &= !marks::HELD;
+        state.marks &= !marks::OWED;
         if payload.len == owed || followed(payload, owed) {
             return true;
         }
@@ -118,8 +118,7 @@ pub(crate) fn continued(payload: &Payload, state: &mut FlowState) -> bool {
     let length = payload.le32(1);
     let held = payload.len.wrapping_sub(HEADER);
     if payload.len > HEADER && plausible(length) && known(payload.byte(0), payload.byte(5)) && length > held {
-        state.memo = u64::from(length - held);
-        state.hold(payload, marks::HELD_OWED);
+        state.owe(payload, length - held);
     }
     false
 }

@@ -7,7 +7,7 @@
 //! Guard: the length, the type, that no byte of the text is outside ASCII's printable range, that there is one quoted string, and
 //! in a login three words ahead of it (name, password, port). JSON and its like have more quotation marks, or none behind a blank.
 
-use super::text::EACH;
+use super::text::{EACH, equal, printable};
 use crate::{
     payload::{FlowState, Payload},
     protocol::Confidence,
@@ -52,23 +52,6 @@ fn login(payload: &Payload, length: u32, words: u64) -> bool {
     }
     let object = payload.byte(4) == b'{' || payload.byte(4) == b'[';
     (printables == u64::from(length)) & (quotes == 2) & (opened != 0) & (blanks >= words) & !object
-}
-
-/// The lower seven bits of each byte, and the top one.
-const LOW: u64 = EACH * 0x7f;
-const TOP: u64 = EACH * 0x80;
-
-/// The top bits of the bytes of a word that are `byte`.
-#[inline(always)]
-const fn equal(word: u64, byte: u8) -> u64 {
-    let word = word ^ (EACH * byte as u64);
-    !(((word & LOW) + LOW) | word | LOW)
-}
-
-/// The top bits of the bytes of a word that are printable: 0x20 to 0x7e.
-#[inline(always)]
-const fn printable(word: u64) -> u64 {
-    ((word & LOW) + EACH * 0x60) & !((word & LOW) + EACH) & !word & TOP
 }
 
 /// How many top bits are set.

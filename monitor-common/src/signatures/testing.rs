@@ -1,8 +1,9 @@
 //! What the tests of all signatures share: a flow that payloads are fed into, and properties over frames.
 
+use super::split;
 use crate::{
     classify::classify,
-    payload::{FlowState, Payload, Transport},
+    payload::{FlowState, Payload, Transport, marks},
     protocol::{Confidence, Protocol, Verdict},
 };
 
@@ -14,12 +15,19 @@ pub(super) struct Flow {
     transport: Transport,
     ports: (u16, u16),
     state: FlowState,
+    /// What is kept of each direction, the lower endpoint's first.
+    kept: [Vec<u8>; 2],
 }
 
 impl Flow {
     /// A TCP flow between unprivileged ports.
     pub(super) fn tcp() -> Self {
-        Self { transport: Transport::Tcp, ports: (50_123, 40_321), state: FlowState::default() }
+        Self {
+            transport: Transport::Tcp,
+            ports: (50_123, 40_321),
+            state: FlowState::default(),
+            kept: Default::default(),
+        }
     }
 
     /// A UDP flow between unprivileged ports.
@@ -45,9 +53,19 @@ impl Flow {
 
     fn feed(&mut self, bytes: &[u8], from_lower: bool) -> Label {
         let (source, destination) = if from_lower { self.ports } else { (self.ports.1, self.ports.0) };
-        let mut payload = Payload::from_bytes(bytes, source, destination, from_lower);
-        classify(self.transport, &mut payload, &mut self.state)
-            .map(|Verdict { protocol, confidence }| (protocol, confidence))
+        let (kept, tcp) = (&mut self.kept[usize::from(!from_lower)], self.transport == Transport::Tcp);
+        let first = bytes.first().copied().unwrap_or_default();
+        if tcp && kept.is_empty() && split::passes_over(self.state.marks, from_lower.into(), first) {
+            return None;
+        }
+        let bytes = [&core::mem::take(kept)[..], bytes].concat();
+        self.state.marks &= !marks::of(marks::KEPT, from_lower.into());
+        let mut payload = Payload::from_bytes(&bytes, source, destination, from_lower);
+        let found = classify(self.transport, &mut payload, &mut self.state);
+        if tcp && found.is_none() && self.state.marks & marks::of(marks::KEPT, from_lower.into()) != 0 {
+            *kept = bytes[..split::kept(&payload) as usize].to_vec();
+        }
+        found.map(|Verdict { protocol, confidence }| (protocol, confidence))
     }
 }
 

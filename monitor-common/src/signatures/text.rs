@@ -82,6 +82,23 @@ pub(super) const fn place(tops: u64) -> usize {
     (((tops & tops.wrapping_neg()) >> 7).wrapping_mul(0x0001_0203_0405_0607) >> 56) as usize
 }
 
+/// The lower seven bits of each byte, and the top one.
+const LOW: u64 = EACH * 0x7f;
+const TOP: u64 = EACH * 0x80;
+
+/// The top bits of the bytes of a word that are `byte`.
+#[inline(always)]
+pub(super) const fn equal(word: u64, byte: u8) -> u64 {
+    let word = word ^ (EACH * byte as u64);
+    !(((word & LOW) + LOW) | word | LOW)
+}
+
+/// The top bits of the bytes of a word that are printable: 0x20 to 0x7e.
+#[inline(always)]
+pub(super) const fn printable(word: u64) -> u64 {
+    ((word & LOW) + EACH * 0x60) & !((word & LOW) + EACH) & !word & TOP
+}
+
 /// Whether a datagram reads as a DNS message, on whatever port (mDNS, LLMNR, resolvers): one question and few records (RFC 1035
 /// section 4.1.1). Its identifier may be any header and opcode.
 #[inline(always)]

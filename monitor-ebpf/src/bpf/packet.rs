@@ -7,12 +7,20 @@ use aya_ebpf::{
     programs::XdpContext,
 };
 use monitor_common::{
-    limits::{MAX_READ_OFFSET, OFFSET_BOUND, TAIL, WINDOW},
+    engine::Scratch,
+    limits::{KEPT_BYTES, MAX_READ_OFFSET, OFFSET_BOUND, TAIL, WINDOW},
     packet::Packet,
     payload::Payload,
 };
 
 use super::tables;
+
+/// A mask of what may be in front of a packet's bytes in the window.
+const BEFORE: usize = 0x7f;
+
+const _: () = assert!(KEPT_BYTES <= BEFORE);
+// What the verifier demands: it does not know that both bounds depend on each other.
+const _: () = assert!(size_of::<Scratch>() >= WINDOW + BEFORE);
 
 /// A frame in the kernel's `struct xdp_buff`.
 pub(super) struct XdpPacket<'a> {
@@ -115,15 +123,18 @@ impl Packet for XdpPacket<'_> {
 
     #[inline(always)]
     fn copy_payload(&self, offset: usize, payload: &mut Payload) {
-        payload.captured = 0;
+        // As for `last` below: it changes nothing, and the verifier learns a bound.
+        let mut before = payload.captured as usize;
+        // SAFETY: an operation on a register; it changes nothing, as `KEPT_BYTES` is at most 127.
+        unsafe { asm!("{0} &= {1}", inout(reg) before, const BEFORE, options(pure, nomem, nostack)) };
         let held = self.buffer_len();
         if offset >= held {
             return;
         }
         let held = held - offset;
-        let claimed = payload.len as usize;
+        let claimed = (payload.len as usize).wrapping_sub(before);
         let available = if claimed < held { claimed } else { held };
-        let wanted = if available < WINDOW { available } else { WINDOW };
+        let wanted = if available < WINDOW - before { available } else { WINDOW - before };
         if wanted == 0 {
             return;
         }
@@ -132,20 +143,22 @@ impl Packet for XdpPacket<'_> {
         // SAFETY: an operation on a register; it changes nothing, as `WINDOW` is a power of two and bounds `wanted`.
         unsafe { asm!("{0} &= {1}", inout(reg) last, const WINDOW - 1, options(pure, nomem, nostack)) };
         let wanted = last + 1;
-        // SAFETY: the window has room for `wanted` bytes; the helper checks the packet side.
+        // SAFETY: the window has room for `wanted` bytes behind the `before` that are in it; the helper checks the packet side.
         let status = unsafe {
-            bpf_xdp_load_bytes(self.context.ctx, offset as u32, payload.window.as_mut_ptr().cast(), wanted as u32)
+            let room = payload.window.as_mut_ptr().add(before);
+            bpf_xdp_load_bytes(self.context.ctx, offset as u32, room.cast(), wanted as u32)
         };
         if status != 0 {
             return;
         }
-        payload.captured = wanted as u32;
-        if claimed < TAIL || claimed > held {
+        payload.captured = (before + wanted) as u32;
+        let whole = before + claimed;
+        if whole < TAIL || claimed > held {
             return;
         }
-        if claimed <= WINDOW {
+        if whole <= WINDOW {
             // All of it is in the window: a load there is cheaper than another call.
-            payload.tail = payload.le64(claimed - TAIL).to_le_bytes();
+            payload.tail = payload.le64(whole - TAIL).to_le_bytes();
         } else {
             let tail = (offset + claimed - TAIL) as u32;
             // SAFETY: as above, for `TAIL` bytes. On failure the kernel leaves zeros.

@@ -12,12 +12,13 @@ use aya_ebpf::{
     maps::{Array, HashMap, LpmTrie, PerCpuArray, RingBuf, lpm_trie::Key},
 };
 use monitor_common::{
+    beginning::Beginning,
     cell::Cell,
     endpoint::EndpointSet,
     engine::Scratch,
     flow::{ColdSet, FlowSet},
     key::Address,
-    limits::{MAX_INTERFACES, MAX_POOLS, WATCH_BUFFER_BYTES, WATCH_TALLIES_MAX},
+    limits::{self, MAX_INTERFACES, MAX_POOLS, WATCH_BUFFER_BYTES, WATCH_TALLIES_MAX},
     pools,
     reason::{REASON_SLOTS, Reason},
     slots::SlotLine,
@@ -37,6 +38,9 @@ static FLOWS: Array<FlowSet> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 static COLD_FLOWS: Array<ColdSet> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 #[map]
 static ENDPOINTS: Array<EndpointSet> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+/// What the first segments of streams held, for the next.
+#[map]
+static BEGINNINGS: Array<Beginning> = Array::with_max_entries(limits::BEGINNINGS, BPF_F_MMAPABLE);
 #[map]
 static TALLIES: Array<Tally> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 #[map]
@@ -165,6 +169,11 @@ impl Store for Maps {
     #[inline(always)]
     fn endpoint_set(&self, index: u32) -> Option<&EndpointSet> {
         ENDPOINTS.get(index)
+    }
+
+    #[inline(always)]
+    fn beginning(&self, index: u32) -> Option<&Beginning> {
+        BEGINNINGS.get(index)
     }
 
     #[inline(always)]

@@ -6,11 +6,12 @@ use std::{
 };
 
 use monitor_common::{
+    beginning::Beginning,
     endpoint::EndpointSet,
     engine::{Scratch, process},
     flow::{ColdSet, FlowSet},
     key::{Address, Seed},
-    limits::{MAX_INTERFACES, WAYS},
+    limits::{BEGINNINGS, MAX_INTERFACES, WAYS},
     packet::Frame,
     reason::{REASON_SLOTS, Reason},
     slots::SlotLine,
@@ -77,6 +78,7 @@ pub struct HostDataPath {
     flows: Box<[FlowSet]>,
     cold: Box<[ColdSet]>,
     endpoints: Box<[EndpointSet]>,
+    beginnings: Box<[Beginning]>,
     tallies: Box<[Tally]>,
     keys: Box<[SlotKey]>,
     node: Box<[NodeTally]>,
@@ -128,6 +130,7 @@ impl HostDataPath {
             flows: zeroed(sets),
             cold: zeroed(sets),
             endpoints: zeroed(sizes.endpoint_sets() as usize),
+            beginnings: zeroed(BEGINNINGS as usize),
             tallies: zeroed(tallies),
             keys,
             node: zeroed(MAX_INTERFACES * NODE_ENTRIES_PER_INTERFACE),
@@ -166,6 +169,7 @@ impl HostDataPath {
             flows: &self.flows,
             cold: &self.cold,
             endpoints: &self.endpoints,
+            beginnings: &self.beginnings,
             tallies: &self.tallies,
             keys: &self.keys,
             node: &self.node,
@@ -229,6 +233,10 @@ impl Store for HostDataPath {
 
     fn endpoint_set(&self, index: u32) -> Option<&EndpointSet> {
         self.endpoints.get(index as usize)
+    }
+
+    fn beginning(&self, index: u32) -> Option<&Beginning> {
+        self.beginnings.get(index as usize)
     }
 
     fn is_core(&self, interface: u16) -> bool {

@@ -6,6 +6,7 @@ use std::{marker::PhantomData, os::fd::AsRawFd as _};
 use aya::maps::{Map, MapData};
 use memmap2::{MmapOptions, MmapRaw};
 use monitor_common::{
+    beginning::Beginning,
     cell::Cell,
     endpoint::EndpointSet,
     flow::{ColdSet, FlowSet},
@@ -26,7 +27,7 @@ pub trait Shared: sealed::Shared {}
 macro_rules! shared {
     ($($type:ty),*) => { $(impl sealed::Shared for $type {} impl Shared for $type {})* };
 }
-shared!(Settings, FlowSet, ColdSet, EndpointSet, Tally, SlotKey, NodeTally, Cell);
+shared!(Settings, FlowSet, ColdSet, EndpointSet, Beginning, Tally, SlotKey, NodeTally, Cell);
 
 /// An array map as a slice.
 #[derive(Debug)]

@@ -6,6 +6,7 @@
 use std::cell::Cell as Local;
 
 use monitor_common::{
+    beginning::Beginning,
     cell::Cell,
     endpoint::{EndpointSet, Known},
     engine::settle_idle,
@@ -28,6 +29,8 @@ pub struct View<'a> {
     pub cold: &'a [ColdSet],
     /// Known endpoints.
     pub endpoints: &'a [EndpointSet],
+    /// What the first segments of streams held.
+    pub beginnings: &'a [Beginning],
     /// Tallies by slot.
     pub tallies: &'a [Tally],
     /// Their keys.
@@ -109,6 +112,12 @@ impl View<'_> {
             known.is_current(now_s)
         };
         self.endpoints.iter().map(|set| set.words.iter().filter(known).count() as u64).sum()
+    }
+
+    /// Zeroes what the first segments of streams held and no later one came for; counts what still waits.
+    pub fn expire_beginnings(&self) -> u64 {
+        let now_s = self.settings.clock_s.load();
+        self.beginnings.iter().filter(|entry| entry.expire(now_s)).count() as u64
     }
 
     /// Flows the cache can hold.

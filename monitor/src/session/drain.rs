@@ -69,6 +69,11 @@ impl Ledger {
                     entries: view.endpoints_in_use(),
                     capacity: (view.endpoints.len() * WAYS) as u64,
                 },
+                TableUse {
+                    name: "beginnings",
+                    entries: view.expire_beginnings(),
+                    capacity: view.beginnings.len() as u64,
+                },
                 TableUse { name: "pools", entries: surroundings.pools, capacity: u64::from(MAX_POOLS) },
             ],
             pending: reading.pending,

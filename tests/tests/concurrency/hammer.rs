@@ -15,6 +15,7 @@ use aya::{
     programs::{Xdp, xdp::XdpMode},
 };
 use monitor_common::{
+    beginning::Beginning,
     cell::Cell,
     endpoint::EndpointSet,
     flow::{ColdSet, FlowSet},
@@ -92,6 +93,7 @@ struct Tables {
     flows: MappedArray<FlowSet>,
     cold: MappedArray<ColdSet>,
     endpoints: MappedArray<EndpointSet>,
+    beginnings: MappedArray<Beginning>,
     tallies: MappedArray<Tally>,
     keys: MappedArray<SlotKey>,
     node: MappedArray<NodeTally>,
@@ -105,6 +107,7 @@ impl Tables {
             flows: MappedArray::new("FLOWS", object.map("FLOWS")?)?,
             cold: MappedArray::new("COLD_FLOWS", object.map("COLD_FLOWS")?)?,
             endpoints: MappedArray::new("ENDPOINTS", object.map("ENDPOINTS")?)?,
+            beginnings: MappedArray::new("BEGINNINGS", object.map("BEGINNINGS")?)?,
             tallies: MappedArray::new("TALLIES", object.map("TALLIES")?)?,
             keys: MappedArray::new("TALLY_KEYS", object.map("TALLY_KEYS")?)?,
             node: MappedArray::new("NODE", object.map("NODE")?)?,
@@ -118,6 +121,7 @@ impl Tables {
             flows: self.flows.values(),
             cold: self.cold.values(),
             endpoints: self.endpoints.values(),
+            beginnings: self.beginnings.values(),
             tallies: self.tallies.values(),
             keys: self.keys.values(),
             node: self.node.values(),

@@ -11,7 +11,7 @@ use peertally::{
     datapath::host::{HostDataPath, TableSizes},
     pool::Pool,
 };
-use peertally_tests::wire::{flag, tcp, udp};
+use peertally_tests::wire::{Connection, udp};
 
 /// Evenly spread bits (SplitMix64): a seed that fails, fails again.
 pub(super) struct Bits {
@@ -104,6 +104,44 @@ impl Conversation {
     }
 }
 
+impl Conversation {
+    /// The same with each message in two or three segments, and by how many bytes the first ones are cut.
+    pub(super) fn cut(&self, bits: &mut Bits) -> Self {
+        let mut messages = Vec::new();
+        for (forth, payload) in &self.messages {
+            let mut rest = &payload[..];
+            for _ in 0..bits.within(1, 2) {
+                if rest.len() > 1 {
+                    // Short first segments are the ones that are kept.
+                    let longest = if bits.within(0, 1) == 0 { 40 } else { rest.len() };
+                    let (part, behind) = rest.split_at(bits.within(1, longest.min(rest.len() - 1)));
+                    messages.push((*forth, part.to_vec()));
+                    rest = behind;
+                }
+            }
+            messages.push((*forth, rest.to_vec()));
+        }
+        Self { messages, ..self.clone() }
+    }
+
+    /// The same with one message in two segments.
+    pub(super) fn cut_at(&self, message: usize, place: usize) -> Self {
+        let (forth, payload) = &self.messages[message];
+        let parts = [(*forth, payload[..place].to_vec()), (*forth, payload[place..].to_vec())];
+        Self { messages: [&self.messages[..message], &parts, &self.messages[message + 1..]].concat(), ..self.clone() }
+    }
+
+    /// Whether it runs over TCP, whose messages have no bounds.
+    pub(super) fn is_tcp(&self) -> bool {
+        self.tcp
+    }
+
+    /// Lengths of its messages.
+    pub(super) fn lengths(&self) -> Vec<usize> {
+        self.messages.iter().map(|(_, payload)| payload.len()).collect()
+    }
+}
+
 /// A data path that sees every conversation as a flow of a subscriber.
 pub(super) struct Network {
     path: HostDataPath,
@@ -132,14 +170,15 @@ impl Network {
         let (client, server) = self.ends(conversation.ports);
         // A second each: no flow is refused for want of room.
         let now_s = u64::from(self.played);
-        let opening: &[(bool, u8)] = if conversation.tcp { &[(true, flag::SYN), (false, flag::SYN_ACK)] } else { &[] };
-        for (forth, flags) in opening {
-            let (from, to) = if *forth { (client, server) } else { (server, client) };
-            self.send(&tcp(from, to, *flags, b""), now_s);
+        let (mut connection, opening) = Connection::open(client, server);
+        if conversation.tcp {
+            for frame in opening {
+                self.send(&frame, now_s);
+            }
         }
         for (number, (forth, payload)) in conversation.messages.iter().enumerate() {
             let (from, to) = if *forth { (client, server) } else { (server, client) };
-            let frame = if conversation.tcp { tcp(from, to, flag::PUSH, payload) } else { udp(from, to, payload) };
+            let frame = if conversation.tcp { connection.says(*forth, payload) } else { udp(from, to, payload) };
             let verdict = self.send(&frame, now_s);
             if verdict.protocol != Protocol::Unclassified || verdict.confidence != Confidence::None {
                 return Some((verdict, number));

@@ -24,7 +24,11 @@ fn play_all(tables: &[&[Row]], seed: u64) {
     let mut network = Network::new();
     for (number, (name, generator)) in tables.iter().copied().flatten().enumerate() {
         let mut bits = Bits::new(seed ^ (number as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15));
-        network.play(name, &generator(&mut bits));
+        let conversation = generator(&mut bits);
+        network.play(name, &conversation);
+        if conversation.is_tcp() {
+            network.play(&format!("{name}, cut"), &conversation.cut(&mut bits));
+        }
     }
 }
 
@@ -55,7 +59,13 @@ proptest! {
         let mut bits = Bits::new(seed);
         for literal in near_misses::LITERALS {
             for (name, conversation) in near_misses::around(&mut bits, literal) {
-                network.play(&format!("{name}: {}", literal.escape_ascii()), &conversation);
+                let may_cut = name != near_misses::NOT_CUT;
+                let name = format!("{name}: {}", literal.escape_ascii());
+                network.play(&name, &conversation);
+                if !may_cut {
+                    continue;
+                }
+                network.play(&format!("{name}, cut"), &conversation.cut(&mut bits));
             }
         }
     }
@@ -66,6 +76,34 @@ fn named_near_misses() {
     let mut network = Network::new();
     for (name, conversation) in near_misses::named() {
         network.play(name, &conversation);
+        play_cut(&mut network, name, &conversation);
+    }
+}
+
+/// Plays a conversation cut in two at every place of each message.
+fn play_cut(network: &mut Network, name: &str, conversation: &Conversation) {
+    if !conversation.is_tcp() {
+        return;
+    }
+    for (message, length) in conversation.lengths().into_iter().enumerate() {
+        for place in 1..length {
+            network.play(&format!("{name}, cut at {place}"), &conversation.cut_at(message, place));
+        }
+    }
+}
+
+/// A literal in other bytes is none when the segment that holds it begins with it: the stream began with something else.
+#[test]
+fn words_of_p2p_protocols_cut_out_of_other_text() {
+    let mut network = Network::new();
+    let mut bits = Bits::new(1);
+    for literal in near_misses::LITERALS {
+        for (name, conversation) in near_misses::around(&mut bits, literal) {
+            if name == near_misses::NOT_CUT {
+                continue;
+            }
+            play_cut(&mut network, &format!("{name}: {}", literal.escape_ascii()), &conversation);
+        }
     }
 }
 

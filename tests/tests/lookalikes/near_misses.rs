@@ -48,7 +48,7 @@ pub(super) fn around(bits: &mut Bits, literal: &[u8]) -> Vec<(&'static str, Conv
         ("in a chat", open().answer(quoted(&format!(":{name}!a@b PRIVMSG #c :"), "\r\n"))),
         ("in a mail", open().answer("220 a\r\n").ask(quoted("Subject: ", "\r\n"))),
         ("in JSON", open().ask(quoted("{\"text\":\"", "\"}\n"))),
-        ("behind other bytes", open().ask([&prefix, literal].concat())),
+        (NOT_CUT, open().ask([&prefix, literal].concat())),
     ];
     let swapped: Vec<u8> = literal
         .iter()
@@ -60,6 +60,10 @@ pub(super) fn around(bits: &mut Bits, literal: &[u8]) -> Vec<(&'static str, Conv
     conversations.push(("cut off", open().ask(&literal[..cut]).ask(format!(" x{name}\r\n").into_bytes())));
     conversations
 }
+
+/// What stays unlabelled only while a segment holds both: a stream that begins with bytes of no text may be one behind SOCKS or
+/// obfuscation, so what a later segment of it begins with counts.
+pub(super) const NOT_CUT: &str = "behind other bytes";
 
 /// Conversations that some rule labelled when it was wider than its specification.
 pub(super) fn named() -> Vec<(&'static str, Conversation)> {

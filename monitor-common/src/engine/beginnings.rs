@@ -1,0 +1,95 @@
+//! What the first segments of a stream held, for the next one: see `beginning.rs` and `signatures/split.rs`.
+
+use super::{Scratch, ask, work::Work};
+use crate::{
+    beginning::{self, Beginning, Next},
+    cell::Cell,
+    flow::{Progress, Word},
+    limits::{INSPECTED_PER_DIRECTION, SESSION_PACKETS},
+    packet::Packet,
+    payload::{Payload, marks},
+    signatures::split,
+    store::{Event, Store},
+};
+
+/// Whether the packet's payload is passed over: its direction began as something else, or it does not continue what was kept. Else
+/// what it continues is in the payload's window. Passed over, it counts as looked into.
+#[inline(never)]
+pub(super) fn passes_over<P: Packet, S: Store>(packet: &P, store: &S, scratch: &mut Scratch, inspecting: bool) -> bool {
+    let (work, payload) = (&mut scratch.work, &mut scratch.payload);
+    let Some(cold) = store.cold_set(work.set_index) else { return false };
+    let cell = &cold.flow(work.way).progress;
+    let mut progress = Progress::from_bits(cell.load());
+    let from_lower = work.from_lower;
+    let of = |mark| marks::of(mark, from_lower);
+    if progress.marks & of(marks::KEPT) != 0 {
+        match recall(packet, store, work, payload) {
+            Next::Continues | Next::Replaces => {
+                progress.marks &= !of(marks::KEPT);
+                cell.store(progress.to_bits());
+                return false;
+            }
+            Next::Beside => {}
+            // What this segment is a part of is not known any more.
+            Next::Lost => progress.marks = progress.marks & !of(marks::KEPT) | of(marks::BEGUN | marks::OTHER),
+        }
+    } else {
+        let Some([first]) = packet.read::<1>(work.headers.payload_offset as usize) else { return false };
+        if !inspecting || !split::passes_over(progress.marks, work.from_lower, first) {
+            return false;
+        }
+    }
+    let inspected = progress.inspect(work.is_from_lower());
+    cell.store(progress.to_bits());
+    work.shown = u32::from(progress.shown);
+    let budget = if Word(work.word).is_session() { SESSION_PACKETS } else { INSPECTED_PER_DIRECTION };
+    work.exhausted = u32::from(inspected >= budget);
+    true
+}
+
+/// Takes up what was kept of the packet's direction.
+#[inline(never)]
+fn recall<P: Packet, S: Store>(packet: &P, store: &S, work: &mut Work, payload: &mut Payload) -> Next {
+    ask::read_numbers(packet, work);
+    let Some(entry) = entry(store, work, work.from_lower) else { return Next::Lost };
+    if work.forged != 0 {
+        // Somebody else's bytes are not put behind what the subscriber began.
+        return Next::Beside;
+    }
+    let tag = beginning::tag(work.tag, work.from_lower);
+    entry.take(tag, (work.numbers >> 32) as u32, work.headers.payload_len, work.now_s, payload)
+}
+
+/// Keeps the packet's payload, and what it continued, until the next one of its direction.
+#[inline(never)]
+pub(super) fn keep<P: Packet, S: Store>(packet: &P, store: &S, scratch: &mut Scratch) {
+    let (work, payload) = (&mut scratch.work, &scratch.payload);
+    ask::read_numbers(packet, work);
+    let Some(entry) = entry(store, work, work.from_lower) else { return };
+    let tag = beginning::tag(work.tag, work.from_lower);
+    let next = ((work.numbers >> 32) as u32).wrapping_add(work.headers.payload_len);
+    if entry.keep(tag, next, split::kept(payload), work.now_s, payload) {
+        store.count_event(Event::BeginningOverwritten);
+    }
+}
+
+/// Zeroes what is kept of the packet's flow, which is settled, and takes back that it is.
+#[inline(never)]
+pub(super) fn forget<S: Store>(store: &S, work: &Work, progress: &Cell) {
+    let now = Progress::from_bits(progress.load());
+    let both = marks::KEPT | marks::of(marks::KEPT, 0);
+    if now.marks & both == 0 {
+        return;
+    }
+    progress.store(Progress { marks: now.marks & !both, ..now }.to_bits());
+    for from_lower in [0, 1] {
+        if let Some(entry) = entry(store, work, from_lower) {
+            entry.forget(beginning::tag(work.tag, from_lower));
+        }
+    }
+}
+
+#[inline(always)]
+fn entry<'a, S: Store>(store: &'a S, work: &Work, from_lower: u32) -> Option<&'a Beginning> {
+    store.beginning(beginning::index(work.tag, from_lower))
+}

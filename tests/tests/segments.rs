@@ -1,0 +1,318 @@
+//! Signatures that the sender cut over the first segments of a TCP stream: each is found wherever it was cut, and nothing that
+//! is kept meanwhile is taken for something else. See `monitor-common/src/signatures/split.rs`.
+//!
+//! Every frame goes to the host's data path and, with the rights for it, to the kernel's, which must agree.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use monitor_common::{
+    key::Seed,
+    limits::{BEGINNINGS, KEPT_SECONDS},
+    payload::Transport,
+    protocol::{Protocol, Verdict},
+    store::{Disposition, Event, Inspection},
+};
+use peertally::datapath::{
+    host::{HostDataPath, TableSizes},
+    object::{LoadOptions, MonitoredInterface},
+    test_run::TestRunner,
+};
+use peertally_tests::{
+    p2p::{Exchange, exchanges},
+    packet_table::may_use_kernel,
+    wire::Connection,
+};
+
+const SUBSCRIBER: &str = "10.0.0.1";
+const REMOTE: &str = "192.0.2.7";
+
+/// Both data paths.
+struct Network {
+    host: HostDataPath,
+    kernel: Option<TestRunner>,
+    now_s: u64,
+}
+
+impl Network {
+    fn new() -> Self {
+        let sizes = TableSizes { flows: 1 << 16, tallies: 1024, endpoints: 1024 };
+        let pools = vec!["10.0.0.0/8".parse().expect("a pool")];
+        let seed = Seed::from_random([0x243f_6a88_85a3_08d3, 0x1319_8a2e_0370_7344, 0xa409_3822_299f_31d0]);
+        let host = HostDataPath::new(&sizes, &pools, seed, Inspection::Framing);
+        let kernel = may_use_kernel("segments").expect("rights").then(|| {
+            let options = LoadOptions {
+                sizes,
+                pools,
+                inspection: Inspection::Framing,
+                watchlist: Arc::default(),
+                heuristic: None,
+                seed: Some(seed),
+                replaying: true,
+                pin_folder: None,
+                log_level: 0,
+                interfaces: vec![MonitoredInterface::access(1)],
+            };
+            TestRunner::new(&options).expect("loads")
+        });
+        Self { host, kernel, now_s: 1_000 }
+    }
+
+    fn send(&mut self, frame: &[u8]) -> Verdict {
+        let found = self.host.frame(frame, frame.len(), self.now_s);
+        if let Some(kernel) = &mut self.kernel {
+            assert_eq!(kernel.frame(frame, frame.len(), self.now_s).expect("counts"), found, "kernel and host");
+        }
+        match found {
+            Disposition::Hit(verdict) | Disposition::New(verdict) | Disposition::Restarted(verdict) => verdict,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn events(&self, event: Event) -> u64 {
+        let found = self.host.events(event);
+        if let Some(kernel) = &self.kernel {
+            assert!(kernel.events().expect("reads").contains(&(event, found)), "{event:?}");
+        }
+        found
+    }
+
+    /// A connection of the subscriber.
+    fn open(&mut self, ports: (u16, u16)) -> Connection {
+        let end = |address: &str, port| SocketAddr::new(address.parse().expect("an address"), port);
+        let (connection, opening) = Connection::open(end(SUBSCRIBER, ports.0), end(REMOTE, ports.1));
+        for frame in opening {
+            self.send(&frame);
+        }
+        connection
+    }
+
+    /// Plays a conversation; its label, and the message that brought it.
+    fn play(&mut self, exchange: &Exchange) -> (Protocol, usize) {
+        let mut connection = self.open(exchange.ports);
+        for (number, (forth, payload)) in exchange.messages.iter().enumerate() {
+            let protocol = self.send(&connection.says(*forth, payload)).protocol;
+            if protocol != Protocol::Unclassified {
+                return (protocol, number);
+            }
+        }
+        (Protocol::Unclassified, exchange.messages.len())
+    }
+}
+
+/// Conversations whose telling message is not found at every cut, and why.
+const NOT_CUT: [(&str, &str); 11] = [
+    ("bittorrent-midstream", "a message of a stream that began earlier"),
+    ("bittorrent-midstream-pipelined", "a message of a stream that began earlier"),
+    ("edonkey-part-midstream", "its end, many segments later, tells as well"),
+    ("edonkey-requests", "not in the header of its second message: what is kept may not have the hash in its first"),
+    ("soulseek-login", "starts with any byte; its length alone in a segment is found"),
+    ("soulseek-peer", "starts with any byte; its length alone in a segment is found"),
+    ("soulseek-pierce", "starts with any byte; its length alone in a segment is found"),
+    ("soulseek-obfuscated-peer", "starts with any byte"),
+    ("soulseek-obfuscated-pierce", "starts with any byte"),
+    ("ares-link", "three fixed bytes are too few to wait for"),
+    ("opennap-login", "starts with any byte; its length and type alone in a segment are found"),
+];
+
+/// Telling messages besides those of the table of conversations: how a stream of either side may begin.
+fn messages() -> Vec<(Protocol, bool, String)> {
+    use Protocol::{BitTorrent, DirectConnect, FastTrack, Gnutella, OpenFt};
+    let (hash, passkey) = ("%124Vx%9A%BC%DE%F1%23Eg%89%AB%CD%EF%124Vx%9A", "0123456789abcdef0123456789abcdef");
+    let urn = "urn:sha1:PLSTHIPQGSSZTS5FJUPAKUZWUGYQYPFB";
+    let ask = |protocol, text: String| (protocol, true, text);
+    let answer = |protocol, text: String| (protocol, false, text);
+    let get = |path: &str, line: &str| format!("GET {path} HTTP/1.1\r\nHost: 192.0.2.7\r\n{line}\r\n\r\n");
+    vec![
+        ask(BitTorrent, get(&format!("/announce?info_hash={hash}&port=6881"), "User-Agent: a")),
+        ask(BitTorrent, get(&format!("/{passkey}/announce?info_hash={hash}&port=6881"), "User-Agent: a")),
+        ask(BitTorrent, get(&format!("/announce.php?passkey={passkey}&info_hash={hash}"), "User-Agent: a")),
+        ask(BitTorrent, get(&format!("/scrape?info_hash={hash}"), "User-Agent: a")),
+        ask(BitTorrent, get(&format!("http://192.0.2.8/announce?info_hash={hash}"), "User-Agent: a")),
+        ask(BitTorrent, get(&format!("/webseed?info_hash={hash}"), "User-Agent: a")),
+        ask(Gnutella, get(&format!("/uri-res/N2R?{urn}"), "User-Agent: a")),
+        ask(Gnutella, get(&format!("/uri-res/N2X?{urn}"), "User-Agent: a")),
+        ask(Gnutella, get(&format!("/uri-res/N2R?{urn}"), "User-Agent: a").replace("GET", "HEAD")),
+        ask(Gnutella, get("/gnutella/push-proxy?ServerId=A", "User-Agent: a")),
+        ask(Gnutella, get("/gnutella/tigertree/v2?urn:tree:tiger/:A", "User-Agent: a")),
+        ask(Gnutella, get("/get/2468/Foobar.mp3", &format!("X-Gnutella-Content-URN: {urn}"))),
+        ask(Gnutella, get("/get/2468/Foobar.mp3", "X-Queue: 0.1")),
+        ask(Gnutella, get("/get/2468/Foobar.mp3", "User-Agent: LimeWire/4.12")),
+        ask(Gnutella, get("/get/2468/Foobar.mp3", "User-Agent: Phex 3.4.2")),
+        ask(Gnutella, get("/", "User-Agent: BearShare Lite 5.1")),
+        ask(Gnutella, get("/", "Accept: application/x-gnutella-packets")),
+        ask(Gnutella, "GNUTELLA CONNECT/0.6\r\nUser-Agent: a\r\n\r\n".into()),
+        ask(Gnutella, "PUSH guid:809BC12168A1852CFF5D7A785833F600\r\n\r\n".into()),
+        ask(Gnutella, "GIV 1234567890:809BC12168A1852CFF5D7A785833F600/a.mp3\n\n".into()),
+        answer(Gnutella, "GNUTELLA/0.6 200 OK\r\n\r\n".into()),
+        answer(Gnutella, format!("HTTP/1.1 503 Busy\r\nServer: a\r\nX-Gnutella-Content-URN: {urn}\r\n\r\n")),
+        answer(FastTrack, "HTTP/1.1 200 OK\r\nX-Kazaa-Username: someone\r\n\r\n".into()),
+        ask(FastTrack, get("/1234/a%20song.mp3", "X-Kazaa-Username: someone")),
+        ask(FastTrack, get("/supernode", "User-Agent: PeerEnabler/2.1")),
+        ask(FastTrack, "GET /.hash=ea97adc32b795a9ab45937c5e151dfda397a5d0f HTTP/1.1\r\n\r\n".into()),
+        ask(FastTrack, "GIVE 1234567\r\n\r\n".into()),
+        ask(OpenFt, get("/a.mp3", "X-OpenftAlias: someone")),
+        answer(OpenFt, "HTTP/1.1 200 OK\r\nX-OpenftAlias: someone\r\n\r\n".into()),
+        ask(DirectConnect, "$MyNick someone|$Lock EXTENDEDPROTOCOLABC Pk=a|".into()),
+        ask(DirectConnect, "$MyNick someone with a long name|".into()),
+        answer(DirectConnect, "$Lock EXTENDEDPROTOCOLABCABCABCABC Pk=DCPLUSPLUS0.868|".into()),
+        ask(DirectConnect, "$ADCGET file TTH/PPUROLR2WSYTGPLCM3KV4V6LJC36SCTFQJFDJKA 0 -1|".into()),
+        ask(DirectConnect, "$ADCGET file files.xml.bz2 0 -1|".into()),
+        ask(DirectConnect, "$ADCSND list / 0 100|".into()),
+        ask(DirectConnect, "HSUP ADBASE ADTIGR\n".into()),
+        answer(DirectConnect, "ISUP ADBASE ADTIGR\nISID AAAB\n".into()),
+        ask(DirectConnect, "CSUP ADBASE ADTIGR ADBZIP ADZLIG\n".into()),
+        ask(DirectConnect, "CGET tthl TTH/PPUROLR2WSYTGPLCM3KV4V6LJC36SCTFQJFDJKA 0 -1\n".into()),
+        ask(DirectConnect, "CGET file files.xml.bz2 0 -1\n".into()),
+        ask(DirectConnect, "CSND list /files.xml.bz2 0 100\n".into()),
+    ]
+}
+
+/// Every TCP conversation that is to be found at every cut.
+fn conversations() -> Vec<Exchange> {
+    let mut all: Vec<Exchange> = exchanges();
+    all.retain(|exchange| {
+        exchange.transport == Transport::Tcp && NOT_CUT.iter().all(|(name, _)| *name != exchange.name)
+    });
+    all.extend(messages().into_iter().map(|(protocol, forth, text)| Exchange {
+        name: "message",
+        protocol,
+        transport: Transport::Tcp,
+        ports: (50_000, 6346),
+        messages: vec![(forth, text.into_bytes())],
+    }));
+    all
+}
+
+/// Plays it cut, and checks its label.
+fn check(network: &mut Network, exchange: &Exchange, message: usize, places: &[usize]) {
+    let cut = exchange.cut(message, places);
+    let (found, _) = network.play(&cut);
+    let whole = exchange.messages[message].1[..places[0]].escape_ascii().to_string();
+    assert_eq!(found, exchange.protocol, "{} cut at {places:?}: {whole}", exchange.name);
+}
+
+/// The longest message that may be cut anywhere: what is kept of it and of the segment behind.
+const LONGEST: usize = monitor_common::limits::KEPT_BYTES;
+
+#[test]
+fn every_signature_is_found_at_every_cut_in_two() {
+    let mut network = Network::new();
+    let mut cuts = 0;
+    for exchange in conversations() {
+        let (protocol, message) = network.play(&exchange);
+        assert_eq!(protocol, exchange.protocol, "{} uncut", exchange.name);
+        // MUTE's key is longer than what is kept.
+        for place in 1..exchange.messages[message].1.len().min(LONGEST + 1) {
+            check(&mut network, &exchange, message, &[place]);
+            cuts += 1;
+        }
+    }
+    println!("{cuts} cuts in two");
+    assert!(cuts > 2_000, "{cuts}");
+}
+
+#[test]
+fn every_signature_is_found_at_cuts_in_three_and_more() {
+    let mut network = Network::new();
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut below = |bound: usize| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) as usize % bound
+    };
+    for exchange in conversations() {
+        let (_, message) = network.play(&exchange);
+        let len = exchange.messages[message].1.len().min(LONGEST);
+        for round in 0..60 {
+            let mut places: Vec<usize> = (0..2 + round / 30).map(|_| 1 + below(len - 1)).collect();
+            places.sort_unstable();
+            places.dedup();
+            check(&mut network, &exchange, message, &places);
+        }
+    }
+}
+
+/// A signature in three segments, of which the first two are kept.
+const PARTS: [&[u8]; 3] = [b"GNUT", b"ELLA CON", b"NECT/0.6\r\nUser-Agent: a\r\n\r\n"];
+
+#[test]
+fn retransmissions_are_not_doubled_and_gaps_are_no_continuation() {
+    let mut network = Network::new();
+    let mut connection = network.open((50_000, 6346));
+    network.send(&connection.says(true, PARTS[0]));
+    network.send(&connection.repeats(true, 4, PARTS[0]));
+    network.send(&connection.says(true, PARTS[1]));
+    network.send(&connection.repeats(true, 8, PARTS[1]));
+    network.send(&connection.repeats(true, 12, PARTS[0]));
+    // A probe, whether the other side is alive.
+    network.send(&connection.repeats(true, 1, b"N"));
+    assert_eq!(network.send(&connection.says(true, PARTS[2])).protocol, Protocol::Gnutella);
+
+    // The second segment is lost on its way here, and comes again behind the third.
+    let mut connection = network.open((50_001, 6346));
+    network.send(&connection.says(true, PARTS[0]));
+    let second = connection.says(true, PARTS[1]);
+    let third = connection.says(true, PARTS[2]);
+    assert_eq!(network.send(&third).protocol, Protocol::Unclassified);
+    network.send(&second);
+    assert_eq!(network.send(&third).protocol, Protocol::Gnutella);
+
+    // A sender may put what it sends again and what is new in one segment.
+    let mut connection = network.open((50_002, 6346));
+    network.send(&connection.says(true, PARTS[0]));
+    assert_eq!(network.send(&connection.repeats(true, 4, &PARTS.concat())).protocol, Protocol::Gnutella);
+}
+
+#[test]
+fn the_other_side_does_not_continue_and_both_may_be_cut() {
+    let mut network = Network::new();
+    let mut connection = network.open((50_000, 6346));
+    network.send(&connection.says(true, PARTS[0]));
+    network.send(&connection.says(false, PARTS[0]));
+    assert_eq!(network.send(&connection.says(false, b"something else")).protocol, Protocol::Unclassified);
+    network.send(&connection.says(true, PARTS[1]));
+    assert_eq!(network.send(&connection.says(true, PARTS[2])).protocol, Protocol::Gnutella);
+}
+
+#[test]
+fn what_was_kept_is_not_believed_later_or_after_a_restart() {
+    let mut network = Network::new();
+    let mut connection = network.open((50_000, 6346));
+    network.send(&connection.says(true, PARTS[0]));
+    network.now_s += u64::from(KEPT_SECONDS);
+    network.send(&connection.says(true, PARTS[1]));
+    assert_eq!(network.send(&connection.says(true, PARTS[2])).protocol, Protocol::Unclassified);
+
+    let mut connection = network.open((50_001, 6346));
+    network.send(&connection.says(true, PARTS[0]));
+    let mut again = network.open((50_001, 6346));
+    network.send(&again.says(true, b"\x01\x02\x03\x04"));
+    network.send(&again.says(true, PARTS[1]));
+    assert_eq!(network.send(&again.says(true, PARTS[2])).protocol, Protocol::Unclassified);
+}
+
+#[test]
+fn a_crowd_overwrites_and_is_counted() {
+    let mut network = Network::new();
+    let crowd = BEGINNINGS as u16;
+    for port in 0..crowd {
+        let mut connection = network.open((10_000 + port, 6346));
+        network.send(&connection.says(true, PARTS[0]));
+    }
+    assert!(network.events(Event::BeginningOverwritten) > 0);
+    let waiting = network.host.view().expire_beginnings();
+    assert!(waiting > u64::from(crowd) / 4, "{waiting}");
+    network.now_s += u64::from(KEPT_SECONDS);
+    let mut connection = network.open((9_999, 6346));
+    network.send(&connection.says(true, PARTS[0]));
+    assert_eq!(network.host.view().expire_beginnings(), 1, "the drain zeroes what waits in vain");
+}
+
+#[test]
+fn a_flow_that_settles_keeps_nothing() {
+    let mut network = Network::new();
+    let mut connection = network.open((50_000, 6346));
+    network.send(&connection.says(true, PARTS[0]));
+    assert_eq!(network.host.view().expire_beginnings(), 1);
+    assert_eq!(network.send(&connection.says(false, &PARTS.concat())).protocol, Protocol::Gnutella);
+    assert_eq!(network.host.view().expire_beginnings(), 0);
+}
