@@ -85,8 +85,6 @@ struct Lane {
 pub struct Engine {
     policies: Vec<Arc<Policy>>,
     lanes: Vec<Lane>,
-    /// Lanes that cover each class.
-    by_class: Vec<Vec<usize>>,
     /// End of the cool-down of (policy, subscriber).
     cooling: HashMap<(u32, u32), Instant>,
     /// Size of `cooling` at which ended ones are removed.
@@ -110,12 +108,9 @@ impl Engine {
             });
             lanes[position].include(index, policy);
         }
-        let by_class = (0..CLASSES)
-            .map(|class| (0..lanes.len()).filter(|lane| lanes[*lane].least[class] != u64::MAX).collect())
-            .collect();
         let counts = vec![PolicyCounts::default(); policies.len()];
         let policies = policies.into_iter().map(Arc::new).collect();
-        Self { policies, lanes, by_class, cooling: HashMap::new(), sweep_at: 1024, counts, scratch: Vec::new() }
+        Self { policies, lanes, cooling: HashMap::new(), sweep_at: 1024, counts, scratch: Vec::new() }
     }
 
     /// The policies, by index.
@@ -144,15 +139,14 @@ impl Engine {
             lane.bound.resize(roster.len(), 0);
             reused.iter().for_each(|slot| lane.history.forget(*slot));
         }
-        for change in &snapshot.changes {
-            let Some(key) = snapshot.keys.get(change.slot as usize) else { continue };
-            let subscriber = roster.of_slot(change.slot);
-            if subscriber == NOBODY {
-                continue;
-            }
-            let class = class_of(key);
-            for lane in &self.by_class[class] {
-                self.lanes[*lane].take(change.slot, subscriber, class, &change.delta);
+        // Lane by lane: what one keeps of a million tallies is written in order.
+        for lane in &mut self.lanes {
+            for change in &snapshot.changes {
+                let Some(key) = snapshot.keys.get(change.slot as usize) else { continue };
+                let (subscriber, class) = (roster.of_slot(change.slot), class_of(key));
+                if subscriber != NOBODY && lane.least[class] != u64::MAX {
+                    lane.take(change.slot, subscriber, class, &change.delta);
+                }
             }
         }
         for index in 0..self.lanes.len() {
