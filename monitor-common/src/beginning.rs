@@ -95,7 +95,6 @@ impl Beginning {
         }
     }
 
-    /// Keeps the first `count` bytes of a payload (8, or all of them) that ends in front of `next` and stands for
     /// Keeps the first `count` bytes of a payload, 8 or all of them, behind which the stream goes on at `next`; whether another
     /// direction's had to give way.
     #[inline(always)]

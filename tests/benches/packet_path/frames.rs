@@ -26,10 +26,15 @@ impl Framing {
     }
 }
 
-/// A frame with this payload.
+/// A frame with this payload, the first of its direction.
 pub(crate) fn frame(framing: Framing, transport: Transport, payload: &[u8]) -> Vec<u8> {
+    frame_behind(framing, transport, 0, payload)
+}
+
+/// A frame with this payload, behind so many bytes of its direction.
+pub(crate) fn frame_behind(framing: Framing, transport: Transport, before: u32, payload: &[u8]) -> Vec<u8> {
     let mut frame = vec![2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2];
-    let segment = segment(transport, payload);
+    let segment = segment(transport, before, payload);
     match framing {
         Framing::Ipv4 => {
             frame.extend([0x08, 0x00]);
@@ -71,10 +76,13 @@ fn ipv4(transport: Transport, segment_len: usize) -> Vec<u8> {
 }
 
 /// A transport header without ports and checksum, and the payload.
-fn segment(transport: Transport, payload: &[u8]) -> Vec<u8> {
+fn segment(transport: Transport, before: u32, payload: &[u8]) -> Vec<u8> {
     let mut segment = vec![0; 4];
     match transport {
-        Transport::Tcp => segment.extend([0, 0, 0, 1, 0, 0, 0, 1, 0x50, 0x18, 0xff, 0xff, 0, 0, 0, 0]),
+        Transport::Tcp => {
+            segment.extend((1 + before).to_be_bytes());
+            segment.extend([0, 0, 0, 1, 0x50, 0x18, 0xff, 0xff, 0, 0, 0, 0]);
+        }
         Transport::Udp => {
             segment.extend((payload.len() as u16 + 8).to_be_bytes());
             segment.extend([0, 0]);

@@ -5,13 +5,15 @@
 //! payload does.
 
 use monitor_common::{
-    classify::classify,
-    payload::{FlowState, Payload},
+    key::Seed,
+    payload::Transport,
+    store::{Disposition, Inspection},
 };
+use peertally::datapath::host::{HostDataPath, TableSizes};
 use peertally_tests::p2p::{Exchange, exchanges};
 
 use crate::{
-    frames::{Framing, frame},
+    frames::{Framing, frame_behind},
     layout::{DOWN, UP},
     rows::{Packet, Row, inspected, up},
 };
@@ -29,34 +31,49 @@ fn row(exchange: &Exchange) -> Row {
     let message = exchange.name.strip_prefix(label).unwrap_or(exchange.name).trim_start_matches('-');
     let telling = telling(exchange);
     let direction = |forth| if forth { UP } else { DOWN };
-    let mut opening: Vec<Packet> = exchange.messages[..telling]
-        .iter()
-        .map(|(forth, payload)| Packet {
-            direction: direction(*forth),
-            frame: frame(Framing::Ipv4, exchange.transport, payload),
-        })
-        .collect();
+    // Where each direction of the stream has come to.
+    let mut sent = [0; 2];
+    let mut packet = |(forth, payload): &(bool, Vec<u8>)| {
+        let sent = &mut sent[usize::from(*forth)];
+        let frame = frame_behind(Framing::Ipv4, exchange.transport, *sent, payload);
+        *sent += payload.len() as u32;
+        Packet { direction: direction(*forth), frame }
+    };
+    let mut opening: Vec<Packet> = exchange.messages[..telling].iter().map(&mut packet).collect();
+    let Packet { frame, .. } = packet(&exchange.messages[telling]);
     if opening.is_empty() {
         opening.push(up(exchange.transport, b""));
     }
     let (forth, payload) = &exchange.messages[telling];
+    let row = inspected(format!("inspect-{label}-{message}"), exchange.transport, payload, opening);
+    // Of few flows at once the beginning of a stream can be kept until its next segment comes.
+    let continues =
+        exchange.transport == Transport::Tcp && exchange.messages[..telling].iter().any(|(before, _)| before == forth);
     Row {
+        flows: if continues { 1 << 8 } else { row.flows },
         direction: direction(*forth),
         remote_port: exchange.ports.1,
         shows: Some(exchange.protocol),
         rounds: ROUNDS,
-        ..inspected(format!("inspect-{label}-{message}"), exchange.transport, payload, opening)
+        frame,
+        ..row
     }
 }
 
 /// The message after which the rules know the protocol.
 fn telling(exchange: &Exchange) -> usize {
-    let mut state = FlowState::default();
-    let tells = |(forth, bytes): &(bool, Vec<u8>)| {
-        let (near, far) = exchange.ports;
-        let (source, destination) = if *forth { (near, far) } else { (far, near) };
-        let mut payload = Payload::from_bytes(bytes, source, destination, *forth);
-        classify(exchange.transport, &mut payload, &mut state).is_some()
+    let pools = ["10.0.0.0/8".parse().expect("a pool")];
+    let sizes = TableSizes { flows: 64, tallies: 64, endpoints: 64 };
+    let mut host = HostDataPath::new(&sizes, &pools, Seed::from_random([1, 2, 3]), Inspection::Framing);
+    let frames = exchange.frames([10, 0, 0, 1].into(), [192, 0, 2, 1].into());
+    // A connection's opening comes before its messages.
+    let opening = frames.len() - exchange.messages.len();
+    let tells = |frame: &Vec<u8>| {
+        let (Disposition::Hit(verdict) | Disposition::New(verdict)) = host.frame(frame, frame.len(), 1) else {
+            return false;
+        };
+        verdict.protocol == exchange.protocol
     };
-    exchange.messages.iter().position(tells).expect("every conversation shows its protocol")
+    let frame = frames.iter().position(tells).expect("every conversation shows its protocol");
+    frame - opening
 }

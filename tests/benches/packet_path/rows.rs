@@ -168,7 +168,7 @@ pub(crate) fn rows(quick: bool) -> Vec<Row> {
         Row {
             shows: Some(Protocol::BitTorrent),
             beside_first: true,
-            ..inspected("inspect-bittorrent", Tcp, &bittorrent_handshake(), vec![up(Tcp, b"opening")])
+            ..inspected("inspect-bittorrent", Tcp, &bittorrent_handshake(), vec![up(Tcp, b"")])
         },
         // A hello or an Initial ends the inspection, so each flow has one such packet; ciphertext without a face is looked into
         // packet after packet.
@@ -192,14 +192,15 @@ pub(crate) fn rows(quick: bool) -> Vec<Row> {
     // Each packet that is looked into while its flow is in the caches, as a flow's first packets are when they come at once: the
     // verdict and the packets after it that teach, or packets without one.
     for (path, transport, payload, opening) in [
-        ("inspect-bittorrent", Tcp, bittorrent_handshake(), b"opening".as_slice()),
-        ("inspect-tls", Tcp, tls_client_hello(), b""),
-        ("inspect-quic", Udp, quic_initial(), b""),
-        ("inspect-opaque", Tcp, ciphertext(), b"opening"),
+        ("inspect-bittorrent", Tcp, bittorrent_handshake(), Vec::new()),
+        ("inspect-tls", Tcp, tls_client_hello(), Vec::new()),
+        ("inspect-quic", Udp, quic_initial(), Vec::new()),
+        ("inspect-opaque", Tcp, ciphertext(), ciphertext()),
     ] {
         rows.push(Row {
             flows: FEW,
-            kind: Kind::Inspected { opening: vec![up(transport, opening)], passes: 6 },
+            kind: Kind::Inspected { opening: vec![up(transport, &opening)], passes: 6 },
+            shows: (path == "inspect-bittorrent").then_some(Protocol::BitTorrent),
             ..inspected(path, transport, &payload, Vec::new())
         });
     }
