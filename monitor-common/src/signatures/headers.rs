@@ -39,6 +39,9 @@ fn lines(payload: &mut Payload) -> Option<Protocol> {
     let nothing = payload.forget(0);
     let (mut name, mut queue, mut agent, mut accept, mut index) = (nothing, nothing, nothing, nothing, 0);
     while index < WINDOW / 8 {
+        if index * 8 >= payload.captured as usize {
+            break;
+        }
         // The first line feed of this word; a header line is never so short that a word has two.
         let feeds = zeros(payload.counted_word(index) ^ (EACH * b'\n' as u64));
         if feeds != 0 {
