@@ -4,15 +4,14 @@
 use std::{
     collections::BTreeMap,
     io::{BufRead, BufReader, Write},
-    net::{IpAddr, SocketAddr, TcpListener, TcpStream},
+    net::{IpAddr, SocketAddr, TcpStream},
     sync::{Arc, Mutex, PoisonError},
-    thread,
     time::Duration,
 };
 
 use anyhow::{Context, Result, ensure};
 
-use super::{super::netns::Namespace, tracker::TRACKER_PORT};
+use super::{super::netns::Namespace, listen, tracker::TRACKER_PORT};
 
 /// Seconds until a client asks again.
 const INTERVAL_SECONDS: u32 = 60;
@@ -35,17 +34,8 @@ impl AnnounceServer {
     /// The port is in use.
     pub fn start(namespace: &Namespace, address: IpAddr) -> Result<Self> {
         let address = SocketAddr::new(address, TRACKER_PORT);
-        let listener =
-            namespace.inside(|| TcpListener::bind(address).with_context(|| format!("listen on {address}")))?;
         let swarms = Swarms::default();
-        let shared = Arc::clone(&swarms);
-        thread::spawn(move || {
-            for stream in listener.incoming().flatten() {
-                let swarms = Arc::clone(&shared);
-                // A client that hangs up ends its thread with an error: nothing is owed to it.
-                thread::spawn(move || serve(stream, &swarms).ok());
-            }
-        });
+        listen(namespace, address, &swarms, serve)?;
         Ok(Self { swarms })
     }
 

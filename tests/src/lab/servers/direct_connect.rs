@@ -7,15 +7,17 @@ use std::{
     collections::BTreeMap,
     fs,
     io::{BufRead, BufReader, Write},
-    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    net::{Ipv4Addr, SocketAddr, TcpStream},
     sync::{Arc, Mutex, PoisonError},
-    thread,
     time::Duration,
 };
 
 use anyhow::{Context, Result, ensure};
 
-use super::super::{Lab, netns::Namespace, process::Process, wait::wait_for};
+use super::{
+    super::{Lab, netns::Namespace, process::Process, wait::wait_for},
+    listen,
+};
 
 /// Port of uhub.
 pub const ADC_PORT: u16 = 1511;
@@ -68,16 +70,7 @@ impl NmdcHub {
     /// The port is in use.
     pub fn start(namespace: &Namespace) -> Result<Self> {
         let address = SocketAddr::from((Ipv4Addr::UNSPECIFIED, NMDC_PORT));
-        let listener =
-            namespace.inside(|| TcpListener::bind(address).with_context(|| format!("listen on {address}")))?;
-        let users = Users::default();
-        thread::spawn(move || {
-            for stream in listener.incoming().flatten() {
-                let users = Arc::clone(&users);
-                // A client that disconnects ends its thread with an error: nothing is owed to it.
-                thread::spawn(move || serve(stream, &users).ok());
-            }
-        });
+        listen(namespace, address, &Users::default(), serve)?;
         Ok(Self)
     }
 }

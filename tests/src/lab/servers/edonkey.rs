@@ -6,15 +6,17 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     io::{Read, Write},
-    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    net::{Ipv4Addr, SocketAddr, TcpStream},
     sync::{Arc, Mutex, PoisonError},
-    thread,
     time::Duration,
 };
 
 use anyhow::{Context, Result, ensure};
 
-use super::super::{netns::Namespace, wait::wait_for};
+use super::{
+    super::{netns::Namespace, wait::wait_for},
+    listen,
+};
 
 /// Port of the stand-in server.
 pub(in super::super) const SERVER_PORT: u16 = 4661;
@@ -47,17 +49,8 @@ impl EdonkeyServer {
     /// The port is in use.
     pub fn start(namespace: &Namespace) -> Result<Self> {
         let address = SocketAddr::from((Ipv4Addr::UNSPECIFIED, SERVER_PORT));
-        let listener =
-            namespace.inside(|| TcpListener::bind(address).with_context(|| format!("listen on {address}")))?;
         let sources = Sources::default();
-        let shared = Arc::clone(&sources);
-        thread::spawn(move || {
-            for stream in listener.incoming().flatten() {
-                let sources = Arc::clone(&shared);
-                // A client that disconnects ends its thread with an error: nothing is owed to it.
-                thread::spawn(move || serve(stream, &sources).ok());
-            }
-        });
+        listen(namespace, address, &sources, serve)?;
         Ok(Self { sources })
     }
 

@@ -6,14 +6,13 @@
 use std::{
     collections::BTreeMap,
     io::{Read, Write},
-    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    net::{Ipv4Addr, SocketAddr, TcpStream},
     sync::{Arc, Mutex, PoisonError},
-    thread,
 };
 
 use anyhow::{Context, Result, ensure};
 
-use super::super::netns::Namespace;
+use super::{super::netns::Namespace, listen};
 
 /// Port of the stand-in server.
 pub const SOULSEEK_PORT: u16 = 2242;
@@ -50,16 +49,7 @@ impl SoulseekServer {
     /// The port is in use.
     pub fn start(namespace: &Namespace) -> Result<Self> {
         let address = SocketAddr::from((Ipv4Addr::UNSPECIFIED, SOULSEEK_PORT));
-        let listener =
-            namespace.inside(|| TcpListener::bind(address).with_context(|| format!("listen on {address}")))?;
-        let users = Users::default();
-        thread::spawn(move || {
-            for stream in listener.incoming().flatten() {
-                let users = Arc::clone(&users);
-                // A client that disconnects ends its thread with an error: nothing is owed to it.
-                thread::spawn(move || serve(stream, &users).ok());
-            }
-        });
+        listen(namespace, address, &Users::default(), serve)?;
         Ok(Self)
     }
 }
