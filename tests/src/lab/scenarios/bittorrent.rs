@@ -69,6 +69,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     scenario("rtorrent", "tcp-plain", IpVersion::V6, RTORRENT, rtorrent),
     forced(scenario("rtorrent", "tcp-forced", IpVersion::V4, RTORRENT, rtorrent_forced)),
     forced(scenario("rtorrent", "tcp-forced", IpVersion::V6, RTORRENT, rtorrent_forced)),
+    // Debian's ctorrent has IPv4 alone: it looks names up with gethostbyname(3) and knows no other family of addresses.
     scenario("ctorrent", "tcp-plain", IpVersion::V4, CTORRENT, ctorrent),
     scenario("qbittorrent", "tcp-plain", IpVersion::V4, QBITTORRENT, qbittorrent),
     forced(scenario("qbittorrent", "tcp-forced", IpVersion::V6, QBITTORRENT, qbittorrent_forced)),
