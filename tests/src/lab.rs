@@ -54,7 +54,7 @@ pub use self::{
     capture::{Capture, Frame, frames},
     clients::{
         aioslsk::Aioslsk,
-        amule::{Amule, AmuleSetup},
+        amule::{Amule, AmuleSetup, KadSetup},
         aria2::Aria2,
         ctorrent::Ctorrent,
         libtorrent::{LIBTORRENT_PORT, Libtorrent},

@@ -1,6 +1,14 @@
 //! aMule: eDonkey over TCP and UDP, Kad, and the obfuscation of both.
 
-use std::{fs, net::Ipv4Addr, path::PathBuf, process::Command, time::Duration};
+mod control;
+
+use std::{
+    fs,
+    net::{Ipv4Addr, SocketAddrV4},
+    path::PathBuf,
+    process::Command,
+    time::Duration,
+};
 
 use anyhow::{Context, Result, ensure};
 
@@ -17,6 +25,7 @@ const CLIENT_PORT: u16 = 4662;
 /// Port of Kad and of what clients ask each other.
 const UDP_PORT: u16 = 4672;
 const PAUSE: Duration = Duration::from_millis(250);
+const CONTROL_PORT: u16 = 4712;
 const PASSWORD: &str = "laboratory";
 const FILE: &str = "image.iso";
 
@@ -24,21 +33,32 @@ const FILE: &str = "image.iso";
 #[derive(Debug)]
 pub struct Amule<'a> {
     namespace: &'a Namespace,
+    /// Address of its control port.
+    control: Ipv4Addr,
     process: Process,
     directory: PathBuf,
 }
 
 /// How a client is set up.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct AmuleSetup {
+pub struct AmuleSetup<'a> {
     /// The eDonkey server that it connects to.
     pub server: Option<Ipv4Addr>,
-    /// Its own address, and that of another client by which it finds its way into Kad.
-    pub kad: Option<[Ipv4Addr; 2]>,
+    /// Its place in Kad; it keeps out of it without one.
+    pub kad: Option<KadSetup<'a>>,
     /// Whether it asks for obfuscation, and refuses clients without it.
     pub obfuscated: bool,
     /// Bytes of the file that it shares; 0 for none.
     pub shared: usize,
+}
+
+/// A client's place in Kad.
+#[derive(Clone, Copy, Debug)]
+pub struct KadSetup<'a> {
+    /// Its address, the only one that it uses: several clients may share a namespace.
+    pub own: Ipv4Addr,
+    /// Clients that it knows with their identifiers: the keys to obfuscated first messages.
+    pub contacts: &'a [Ipv4Addr],
 }
 
 impl<'a> Amule<'a> {
@@ -55,23 +75,27 @@ impl<'a> Amule<'a> {
     ///
     /// # Errors
     /// It does not start.
-    pub fn set_up(lab: &Lab, namespace: &'a Namespace, setup: AmuleSetup) -> Result<Self> {
-        let directory = lab.subdirectory(&format!("amule-{}", namespace.name()))?;
+    pub fn set_up(lab: &Lab, namespace: &'a Namespace, setup: AmuleSetup<'_>) -> Result<Self> {
+        let control = setup.kad.map_or(Ipv4Addr::LOCALHOST, |kad| kad.own);
+        let directory = lab.subdirectory(&format!("amule-{}-{control}", namespace.name()))?;
         for folder in ["Incoming", "Temp"] {
             fs::create_dir_all(directory.join(folder))?;
         }
         if setup.shared > 0 {
             fs::write(directory.join("Incoming").join(FILE), random(setup.shared)?)?;
         }
-        if let Some([own, contact]) = setup.kad {
-            fs::write(directory.join("preferencesKad.dat"), kad_preferences(own))?;
-            fs::write(directory.join("nodes.dat"), kad_contacts(contact))?;
+        if let Some(kad) = setup.kad {
+            fs::write(directory.join("preferencesKad.dat"), kad_preferences(kad.own))?;
+            fs::write(directory.join("nodes.dat"), kad_contacts(kad.contacts))?;
         }
-        fs::write(directory.join("amule.conf"), amule_configuration(&directory.display().to_string(), setup)?)?;
+        fs::write(
+            directory.join("amule.conf"),
+            amule_configuration(&directory.display().to_string(), control, setup)?,
+        )?;
         let mut command = namespace.command("amuled");
         command.arg("-c").arg(&directory).arg("-o").env("HOME", &directory).current_dir(&directory);
         let process = Process::spawn("amuled", &directory, &mut command)?;
-        let mut client = Self { namespace, process, directory };
+        let mut client = Self { namespace, control, process, directory };
         wait_for("aMule", Duration::from_secs(60), PAUSE, || {
             client.process.ensure_running()?;
             Ok(client.command("status").is_ok())
@@ -130,6 +154,15 @@ impl<'a> Amule<'a> {
         Ok(self.link(address)?.replace(&format!(":{CLIENT_PORT}|/"), &format!(":{CLIENT_PORT}:131:{key}|/")))
     }
 
+    /// Has it ask the client at `contact`, of which it knows nothing else, for contacts in Kad.
+    ///
+    /// # Errors
+    /// aMule refuses it.
+    pub fn bootstrap_kad(&self, contact: Ipv4Addr) -> Result<()> {
+        let port = SocketAddrV4::new(self.control, CONTROL_PORT).into();
+        control::bootstrap_kad(self.namespace, port, SocketAddrV4::new(contact, UDP_PORT))
+    }
+
     /// Looks for a file by a word in Kad.
     ///
     /// # Errors
@@ -167,7 +200,8 @@ impl<'a> Amule<'a> {
 
     fn command(&self, words: &str) -> Result<String> {
         let mut command = self.namespace.command("amulecmd");
-        command.env("HOME", &self.directory).args(["-h", "127.0.0.1", "-p", "4712", "-P", PASSWORD, "-c", words]);
+        let (host, port) = (self.control.to_string(), CONTROL_PORT.to_string());
+        command.env("HOME", &self.directory).args(["-h", &host, "-p", &port, "-P", PASSWORD, "-c", words]);
         let output = output(&mut command)?;
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         ensure!(output.status.success() && text.contains("Succeeded"), "amulecmd {words}: {text}");
@@ -185,32 +219,39 @@ fn kad_preferences(own: Ipv4Addr) -> Vec<u8> {
     [&[0; 6][..], &kad_identifier(own), &[0]].concat()
 }
 
-/// A `nodes.dat` with one contact: version 2, its identifier, address (host order), ports, Kad version 8, no key, and
+/// A `nodes.dat`: version 2, and of each contact its identifier, address (host order), ports, Kad version 8, no key, and
 /// whether it is verified (CRoutingZone::ReadFile of aMule).
-fn kad_contacts(contact: Ipv4Addr) -> Vec<u8> {
-    let mut file = [0_u32, 2, 1].map(u32::to_le_bytes).concat();
-    file.extend(kad_identifier(contact));
-    file.extend(u32::from(contact).to_le_bytes());
-    file.extend(UDP_PORT.to_le_bytes());
-    file.extend(CLIENT_PORT.to_le_bytes());
-    file.push(8);
-    file.extend([0; 8]);
-    file.push(1);
+fn kad_contacts(contacts: &[Ipv4Addr]) -> Vec<u8> {
+    let mut file = [0, 2, contacts.len() as u32].map(u32::to_le_bytes).concat();
+    for contact in contacts {
+        file.extend(kad_identifier(*contact));
+        file.extend(u32::from(*contact).to_le_bytes());
+        file.extend(UDP_PORT.to_le_bytes());
+        file.extend(CLIENT_PORT.to_le_bytes());
+        file.push(8);
+        file.extend([0; 8]);
+        file.push(1);
+    }
     file
 }
 
-fn amule_configuration(directory: &str, setup: AmuleSetup) -> Result<String> {
+/// The MD5 hash of letters and digits, in hexadecimal digits.
+fn md5(text: &str) -> Result<String> {
+    let digest = output(Command::new("/bin/sh").args(["-c", &format!("printf %s {text} | md5sum | cut -d' ' -f1")]))?;
+    Ok(String::from_utf8_lossy(&digest.stdout).trim().to_owned())
+}
+
+fn amule_configuration(directory: &str, control: Ipv4Addr, setup: AmuleSetup<'_>) -> Result<String> {
     let flag = u8::from;
+    let address = setup.kad.map_or_else(String::new, |kad| format!("Address={}\n", kad.own));
     let (kad, obfuscated) = (flag(setup.kad.is_some()), flag(setup.obfuscated));
     let edonkey = flag(setup.server.is_some());
-    let digest =
-        output(Command::new("/bin/sh").args(["-c", &format!("printf %s {PASSWORD} | md5sum | cut -d' ' -f1")]))?;
-    let password = String::from_utf8_lossy(&digest.stdout).trim().to_owned();
+    let password = md5(PASSWORD)?;
     Ok(format!(
         "[eMule]
 AppVersion=2.3.3
 Nick=laboratory
-Port={CLIENT_PORT}
+{address}Port={CLIENT_PORT}
 UDPPort={UDP_PORT}
 UDPEnable=1
 Autoconnect={kad}
@@ -235,8 +276,8 @@ KadNodesUrl=
 NewVersionCheck=0
 [ExternalConnect]
 AcceptExternalConnections=1
-ECAddress=127.0.0.1
-ECPort=4712
+ECAddress={control}
+ECPort={CONTROL_PORT}
 ECPassword={password}
 UPnPECEnabled=0
 [Obfuscation]
