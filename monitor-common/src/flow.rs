@@ -371,6 +371,11 @@ pub mod shown {
     pub const PROVED_LOWER: u16 = 1 << 6;
     /// The higher endpoint did.
     pub const PROVED_HIGHER: u16 = 1 << 7;
+    /// The lower endpoint's stream began as the flow's protocol, so that its payloads are believed (`engine/learn.rs`); of UDP, where a
+    /// payload is no part of a stream, every certain one is enough.
+    pub const BEGAN_LOWER: u16 = 1 << 14;
+    /// The higher endpoint's did.
+    pub const BEGAN_HIGHER: u16 = 1 << 15;
     /// A packet of the flow had a subscriber's address and came in on a core interface: who opened the flow is not known.
     pub const FORGED: u16 = 1 << 13;
 }

@@ -330,12 +330,18 @@ impl FlowState {
         self.marks = (self.marks & !marks::MEMO) | kind;
     }
 
-    /// What the other side asked latest, of what [`Self::ask_beside`] keeps; 0 for nothing.
+    /// What one side asked latest, of what [`Self::ask_beside`] keeps; 0 for nothing. `from_lower` is 1 or 0.
     #[inline(always)]
     #[must_use]
-    pub fn asked_beside(&self, payload: &Payload, kind: u32) -> u32 {
-        let shift = 32 * (1 - (payload.from_lower & 1));
+    pub fn asked_beside(&self, from_lower: u32, kind: u32) -> u32 {
+        let shift = 32 * (from_lower & 1);
         if self.marks & kind != 0 { (self.memo >> shift) as u32 } else { 0 }
+    }
+
+    /// Adds to what the other side asked latest.
+    #[inline(always)]
+    pub fn note_beside(&mut self, payload: &Payload, bits: u32) {
+        self.memo |= u64::from(bits) << (32 * (1 - (payload.from_lower & 1)));
     }
 
     /// Says whether this payload repeats a value that the other side chose.

@@ -28,5 +28,5 @@ mod openft;
 pub(crate) mod split;
 #[cfg(test)]
 mod testing;
-mod text;
+pub(crate) mod text;
 mod websocket;

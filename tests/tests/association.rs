@@ -4,6 +4,8 @@
 //! Each conversation is played to the host's data path and, with the rights for it, to the kernel's, which must agree on
 //! every packet.
 
+#[path = "association/began.rs"]
+mod began;
 #[path = "association/named.rs"]
 mod named;
 
@@ -26,7 +28,7 @@ use peertally::{
 };
 use peertally_tests::{
     packet_table::may_use_kernel,
-    wire::{ciphertext, flag, tcp, udp},
+    wire::{Connection, ciphertext, flag, tcp, udp},
 };
 
 const SUBSCRIBER: &str = "10.0.0.1";

@@ -57,7 +57,11 @@ pub(super) fn look<P: Packet, S: Store>(packet: &P, settings: &Settings, store: 
         let protocol = found.map_or(work.protocol as u8, |verdict| verdict.protocol as u8);
         if !inspecting || found.is_some() {
             let certain = found.is_some() && (inspecting || u32::from(protocol) == work.protocol);
-            work.spoke = u32::from(certain);
+            let began = u32::from(shown::BEGAN_LOWER) << ((1 - work.from_lower) & 1);
+            if certain && work.begins != 0 {
+                work.shown |= began;
+            }
+            work.spoke = u32::from(certain && work.shown & began != 0);
             announce::find_port(transport(work), protocol, payload, &mut work.named_port);
             show(store, work, protocol);
             ask::read(packet, store, settings, scratch, protocol);
@@ -176,6 +180,9 @@ fn note_familiar<S: Store>(store: &S, work: &mut Work) -> bool {
     let exhausted = inspected >= INSPECTED_PER_DIRECTION;
     if inspected == 1 {
         progress.shown |= shown::PLAIN | shown::FAMILIAR_LOWER << ((1 - work.from_lower) & 1);
+        if work.is_tcp() {
+            progress.marks |= marks::of(marks::BEGUN, work.from_lower);
+        }
     }
     let both = progress.shown & shown::FAMILIAR == shown::FAMILIAR;
     if both {
@@ -206,6 +213,7 @@ fn examine<P: Packet, S: Store>(packet: &P, store: &S, scratch: &mut Scratch) ->
     packet.copy_payload(work.headers.payload_offset as usize, payload);
     let found = classify(transport(work), payload, &mut state);
     work.shown = u32::from(progress.shown);
+    work.begins = begins(work, progress.marks);
     let inspected = progress.inspect(work.is_from_lower());
     if found.is_none() && inspected == 1 && work.has_peer_ports() {
         note_look(work, payload);
@@ -226,6 +234,16 @@ fn examine<P: Packet, S: Store>(packet: &P, store: &S, scratch: &mut Scratch) ->
     cold.memo.store(state.memo & !asks | cold.memo.load() & asks);
     cold.progress.store(progress.to_bits());
     found
+}
+
+/// 1 when a payload that is certain may be what its sender's stream began with, `before` being the marks from before it: the first
+/// one of a stream that was seen from its start, or one behind an opening that looks random, as MSE allows. UDP has no streams.
+#[inline(always)]
+fn begins(work: &Work, before: u32) -> u32 {
+    let obfuscated = work.shown & u32::from(shown::RANDOM_LOWER) << ((1 - work.from_lower) & 1) != 0;
+    let first = before & marks::of(marks::BEGUN, work.from_lower) == 0;
+    let opened = work.shown & u32::from(shown::OPENED) != 0;
+    u32::from(!work.is_tcp() | (opened & (first | obfuscated)))
 }
 
 /// Notes how a direction's first payload looks, which showed no signature, and whether it opens its direction as MSE does.

@@ -8,6 +8,8 @@
 //!   with it: by TCP, or by repeating a value that the subscriber chose (DHT transaction, uTP connection, tracker
 //!   transaction). A lone datagram with its address teaches nothing;
 //! * by TCP, only the side that accepted the connection is an endpoint: the other's port is of no lasting use;
+//! * by TCP, a side speaks only when its stream **began** as the protocol, its first segments taken together, or obfuscated: of what
+//!   follows a request, a web page may have written every byte. A stream that was not seen from its start teaches nothing;
 //! * a port that framing names (`announce.rs`) counts for the sender of the payload, under the same conditions.
 //!
 //! A server's answer may also name endpoints, to one subscriber alone: `ask.rs`.

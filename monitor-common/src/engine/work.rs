@@ -77,6 +77,8 @@ pub struct Work {
     pub(super) named_port: u32,
     /// 1 when the packet's payload is certainly of the flow's protocol.
     pub(super) spoke: u32,
+    /// 1 when a certain payload is one that its sender's stream may begin with.
+    pub(super) begins: u32,
     /// 1 when the payload is kept for the next one of its direction.
     pub(super) keeps: u32,
     /// 1 when no more payloads of the flow are looked into.
@@ -121,6 +123,7 @@ impl Work {
             shown: 0,
             named_port: 0,
             spoke: 0,
+            begins: 0,
             keeps: 0,
             exhausted: 0,
             forged: 0,
@@ -158,6 +161,7 @@ impl Work {
             &mut self.shown,
             &mut self.named_port,
             &mut self.spoke,
+            &mut self.begins,
             &mut self.keeps,
             &mut self.exhausted,
             &mut self.sources.asks,

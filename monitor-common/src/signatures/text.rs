@@ -48,7 +48,7 @@ fn around(words: &[u32; WINDOW / 4], index: usize, key: u32, text: u64) -> bool 
 
 /// The top bit is clear exactly when `word` is zero. Unlike a comparison it needs no branch, so the verifier sees one path.
 #[inline(always)]
-pub(super) const fn unequal(word: u64) -> u64 {
+pub(crate) const fn unequal(word: u64) -> u64 {
     word | word.wrapping_neg()
 }
 
@@ -68,17 +68,17 @@ pub(super) fn near(payload: &Payload, byte: u8) -> bool {
 }
 
 /// One in each byte.
-pub(super) const EACH: u64 = 0x0101_0101_0101_0101;
+pub(crate) const EACH: u64 = 0x0101_0101_0101_0101;
 
 /// The top bit of the lowest zero byte is the lowest bit that is set; 0 when no byte is zero.
 #[inline(always)]
-pub(super) const fn zeros(word: u64) -> u64 {
+pub(crate) const fn zeros(word: u64) -> u64 {
     word.wrapping_sub(EACH) & !word & EACH << 7
 }
 
 /// Which byte of eight the lowest top bit belongs to: the bit times this constant leaves the number in the topmost byte.
 #[inline(always)]
-pub(super) const fn place(tops: u64) -> usize {
+pub(crate) const fn place(tops: u64) -> usize {
     (((tops & tops.wrapping_neg()) >> 7).wrapping_mul(0x0001_0203_0405_0607) >> 56) as usize
 }
 

@@ -95,6 +95,23 @@ pub(super) fn named() -> Vec<(&'static str, Conversation)> {
         ),
         ("a forum's search", http("GET /forum/view?q=announce&info_hash=x HTTP/1.1\r\n")),
         ("a parameter that ends like info_hash", http("GET /announce?xinfo_hash=abc HTTP/1.1\r\n")),
+        (
+            "a search for a tracker's address",
+            http(
+                "GET /search?q=/announce?info_hash=%124Vx%9A%BC&port=6881 HTTP/1.1\r\nHost: a\r\nUser-Agent: Mozilla/5.0 (X11)\r\n\r\n",
+            )
+            .answer("HTTP/1.1 200 OK\r\n\r\n<p>announce?info_hash=%124Vx%9A%BC</p>"),
+        ),
+        (
+            "a handshake in the body of a POST",
+            http("POST /a HTTP/1.1\r\nHost: a\r\nOrigin: http://a\r\nContent-Length: 68\r\n\r\n")
+                .ask([b"\x13BitTorrent protocol".as_slice(), &[0; 48]].concat()),
+        ),
+        (
+            "an announce in the body of a POST",
+            http("POST /a HTTP/1.1\r\nHost: a\r\nOrigin: http://a\r\nContent-Length: 80\r\n\r\n")
+                .ask("GET /announce?info_hash=%12&port=6881 HTTP/1.1\r\nUser-Agent: Transmission/3.00\r\n\r\n"),
+        ),
         ("a player gives", Conversation::tcp(50_000, 23).ask("GIVE 100\r\n")),
         (
             "JSON behind a length and 2",

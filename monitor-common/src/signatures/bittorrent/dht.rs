@@ -34,7 +34,7 @@ pub(super) fn message(payload: &Payload) -> bool {
 /// are kept: a node asks back before it answers.
 ///
 /// Ids of one, two and four bytes are read, which clients use, where sorted dictionaries have them: before the type, and before
-/// the version of four bytes if there is one.
+/// the version of four bytes if there is one. One byte is guessed too easily: it takes the answers to two queries with different ids.
 #[inline(never)]
 pub(super) fn transaction(payload: &Payload, state: &mut FlowState) {
     if !tail(payload) {
@@ -51,17 +51,35 @@ pub(super) fn transaction(payload: &Payload, state: &mut FlowState) {
     } else if payload.le64(end.wrapping_sub(9)) & 0xff_ffff_ffff == u64::from_le_bytes(*b"1:t4:\0\0\0") {
         long
     } else if payload.le64(end.wrapping_sub(6)) & 0xff_ffff_ffff == u64::from_le_bytes(*b"1:t1:\0\0\0") {
-        (payload.le64(end.wrapping_sub(6)) >> 40) as u32 & 0xff | 1 << 17
+        (payload.le64(end.wrapping_sub(6)) >> 40) as u32 & 0xff | ONE_BYTE
     } else {
         return;
     };
+    let one_byte = id & !0xff == ONE_BYTE;
     if payload.tail[6] == b'q' {
-        state.ask_beside(payload, marks::MEMO_DHT, id);
-    } else {
-        let echoes = (id != 0) & (state.asked_beside(payload, marks::MEMO_DHT) == id);
-        state.echoes(echoes);
+        let before = state.asked_beside(payload.from_lower, marks::MEMO_DHT);
+        let answered = if one_byte && before & ONE_BYTE != 0 { before & ANSWERED } else { 0 };
+        state.ask_beside(payload, marks::MEMO_DHT, id | answered);
+        return;
     }
+    let asked = state.asked_beside(1 - (payload.from_lower & 1), marks::MEMO_DHT);
+    if !one_byte {
+        state.echoes((id != 0) & (asked == id));
+        return;
+    }
+    let repeats = asked & !ANSWERED == id;
+    let another = asked & ONCE != 0 && asked >> 24 != id & 0xff;
+    if repeats && asked & ONCE == 0 {
+        state.note_beside(payload, ONCE | id << 24);
+    }
+    state.echoes(repeats & another);
 }
+
+/// Bits of what is kept of a query with an id of one byte: its id is the lowest byte.
+const ONE_BYTE: u32 = 1 << 17;
+/// An earlier one of the same side was answered, whose id is in the topmost byte.
+const ONCE: u32 = 1 << 18;
+const ANSWERED: u32 = ONCE | 0xff << 24;
 
 /// Whether the datagram ends in the key `y` with a message type of BEP 5, as sorted dictionaries do.
 #[inline(always)]
@@ -107,7 +125,7 @@ mod tests {
         assert!(!echoes(query, b"d1:rd2:id20:mnopqrstuvwxyz123456e1:t2:ab1:y1:re", false));
         assert!(!echoes(query, query, false), "a query is no answer");
         let one = b"d1:ad2:id20:abcdefghij0123456789e1:q4:ping1:t1:\x001:y1:qe".as_slice();
-        assert!(echoes(one, b"d1:rd2:id20:mnopqrstuvwxyz123456e1:t1:\x001:y1:re", false), "as rtorrent counts");
+        assert!(!echoes(one, b"d1:rd2:id20:mnopqrstuvwxyz123456e1:t1:\x001:y1:re", false), "one byte, once");
         assert!(!echoes(one, b"d1:rd2:id20:mnopqrstuvwxyz123456e1:t2:\x00\x001:y1:re", false));
     }
 
@@ -120,7 +138,11 @@ mod tests {
         };
         says(true, b"d1:ad2:id20:abcdefghij0123456789e1:q4:ping1:t1:a1:y1:qe");
         says(false, b"d1:ad2:id20:mnopqrstuvwxyz123456e1:q4:ping1:t4:pn\x00\x001:y1:qe");
-        assert!(says(false, b"d1:rd2:id20:mnopqrstuvwxyz123456e1:t1:a1:y1:re"));
+        assert!(!says(false, b"d1:rd2:id20:mnopqrstuvwxyz123456e1:t1:a1:y1:re"), "one of 256, once");
+        assert!(!says(false, b"d1:rd2:id20:mnopqrstuvwxyz123456e1:t1:a1:y1:re"), "the same again");
+        says(true, b"d1:ad2:id20:abcdefghij0123456789e1:q4:ping1:t1:b1:y1:qe");
+        assert!(!says(false, b"d1:rd2:id20:mnopqrstuvwxyz123456e1:t1:c1:y1:re"), "never asked");
+        assert!(says(false, b"d1:rd2:id20:mnopqrstuvwxyz123456e1:t1:b1:y1:re"));
         assert!(says(true, b"d1:rd2:id20:abcdefghij0123456789e1:t4:pn\x00\x001:y1:re"));
         assert!(!says(true, b"d1:rd2:id20:abcdefghij0123456789e1:t1:a1:y1:re"), "its own");
     }
