@@ -200,12 +200,15 @@ fn take_up<P: Packet, S: Store>(
         }
         return true;
     }
-    if !inspect::look(packet, settings, store, scratch) {
+    scratch.work.ended = u32::from(inspect::look(packet, settings, store, scratch));
+    let work = &mut scratch.work;
+    if work.ended == 0 && !(task == Task::INSPECT && associate::is_early(work)) {
         return true;
     }
-    let work = &mut scratch.work;
     if task == Task::INSPECT {
-        associate::judge(store, settings, work);
+        if !associate::judge(store, settings, work) && work.ended == 0 {
+            return true;
+        }
         inspect::conclude(store, settings, work);
     }
     learn::learn(store, settings, work);

@@ -287,6 +287,29 @@ fn datagrams_are_labelled_by_the_subscribers_own_endpoint_only() {
 }
 
 #[test]
+fn one_datagram_each_way_is_enough_when_both_look_random() {
+    let mut network = Network::new();
+    network.ping(of(SUBSCRIBER, 6881), at(PEER));
+    let own = of(SUBSCRIBER, 6881);
+    let mut once = |own, other, asks: &[u8], answers: &[u8]| {
+        assert_eq!(network.send(&udp(own, other, asks)), Verdict::UNCLASSIFIED);
+        network.send(&udp(other, own, answers))
+    };
+    // As long as what Kad sends obfuscated.
+    let (asks, answers) = (ciphertext(51, 1), ciphertext(35, 2));
+    assert_eq!(once(own, at("192.0.2.9:7000"), &asks, &answers), BITTORRENT);
+    assert_eq!(once(own, at("192.0.2.10:53"), &asks, &answers), Verdict::UNCLASSIFIED, "a service's port");
+    assert_eq!(
+        once(of(SUBSCRIBER, 6882), at("192.0.2.11:7000"), &asks, &answers),
+        Verdict::UNCLASSIFIED,
+        "another port"
+    );
+    let status = b"status: 200 and some more words of it".as_slice();
+    assert_eq!(once(own, at("192.0.2.12:7000"), &asks, status), Verdict::UNCLASSIFIED, "plain");
+    assert_eq!(once(own, at("192.0.2.13:7000"), &asks, &[1, 2, 3]), Verdict::UNCLASSIFIED, "too short to tell");
+}
+
+#[test]
 fn announces_name_the_endpoint() {
     let mut network = Network::new();
     let tracker = at("192.0.2.80:6969");

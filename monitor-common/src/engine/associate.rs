@@ -71,6 +71,13 @@ pub(super) fn judge<S: Store>(store: &S, settings: &Settings, work: &mut Work) -
     false
 }
 
+/// Whether a flow is judged before its inspection ends: by UDP, a whole conversation may be a datagram or two each way (Kad). Both
+/// sides must look random then.
+#[inline(never)]
+pub(super) fn is_early(work: &Work) -> bool {
+    !work.is_tcp() && work.shown & u32::from(shown::RANDOM) == u32::from(shown::RANDOM)
+}
+
 /// Protocol number that one end is known to speak on its port; 0 for none.
 #[inline(never)]
 fn known_at<S: Store>(store: &S, settings: &Settings, work: &Work, end: usize) -> u32 {

@@ -81,6 +81,8 @@ pub struct Work {
     pub(super) begins: u32,
     /// 1 when the payload is kept for the next one of its direction.
     pub(super) keeps: u32,
+    /// 1 when the inspection has ended, or there is something to learn.
+    pub(super) ended: u32,
     /// 1 when no more payloads of the flow are looked into.
     pub(super) exhausted: u32,
     /// 1 when the packet has a subscriber's address and came in on a core interface: it may be forged.
@@ -125,6 +127,7 @@ impl Work {
             spoke: 0,
             begins: 0,
             keeps: 0,
+            ended: 0,
             exhausted: 0,
             forged: 0,
             walked: 0,
