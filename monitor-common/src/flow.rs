@@ -248,11 +248,18 @@ impl Word {
         ((self.0 >> CONFIDENCE_SHIFT) & 7) as u8
     }
 
+    /// [`Self::first_from_lower`] as 1 or 0.
+    #[inline(always)]
+    #[must_use]
+    pub const fn first_bit(self) -> u64 {
+        (self.0 >> FIRST_SHIFT) & 1
+    }
+
     /// Whether the flow's first packet came from the lower endpoint.
     #[inline(always)]
     #[must_use]
     pub const fn first_from_lower(self) -> bool {
-        (self.0 >> FIRST_SHIFT) & 1 == 1
+        self.first_bit() == 1
     }
 
     /// Which ends are subscribers.

@@ -350,6 +350,12 @@ impl FlowState {
         self.marks = (self.marks & !marks::ECHOED) | if echoes { marks::ECHOED } else { 0 };
     }
 
+    /// Says whether this payload is certain, and the answer that the other side asked for.
+    #[inline(always)]
+    pub fn answers(&mut self, answers: bool) {
+        self.marks = (self.marks & !marks::ANSWERED) | u32::from(answers) << marks::ANSWERED.trailing_zeros();
+    }
+
     /// Whether `memo` holds a value of this kind that came from the other side than this payload.
     #[inline(always)]
     #[must_use]
@@ -411,12 +417,19 @@ pub mod marks {
     /// UDP: the kept values are transaction ids (BEP 5), of the higher endpoint's latest DHT query in the low half, of the lower
     /// one's in the high half.
     pub const MEMO_DHT: u32 = 1 << 8;
+    /// UDP: the kept value is the opcode of the answer that a Kad request is for.
+    pub const MEMO_KAD: u32 = 1 << 9;
     /// UDP: every bit that says what is kept.
-    pub const MEMO: u32 = MEMO_FROM_LOWER | MEMO_UTP_SYN | MEMO_TRACKER | MEMO_UTP_DATA | MEMO_DHT;
+    pub const MEMO: u32 = MEMO_FROM_LOWER | MEMO_UTP_SYN | MEMO_TRACKER | MEMO_UTP_DATA | MEMO_DHT | MEMO_KAD;
     /// UDP: lowest bit of the opcode of the latest Kad, eDonkey or eMule message whose bytes alone prove too little.
     pub const WEAK_SHIFT: u32 = 16;
     /// UDP: its bits.
     pub const WEAK: u32 = 0xff << WEAK_SHIFT;
+    /// UDP: this payload is the answer to a request of the other side's that was too short to be certain. It repeats nothing that the
+    /// other side chose: whose request it was is certain now, and not whose answer.
+    pub const ANSWERED: u32 = 1 << 30;
     /// UDP: this payload repeats a value that the other side chose in an earlier one, so its sender's address is not forged.
     pub const ECHOED: u32 = 1 << 31;
+    /// UDP: what is said of one payload, and is not kept for the next.
+    pub const OF_PAYLOAD: u32 = ANSWERED | ECHOED;
 }

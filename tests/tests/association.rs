@@ -6,6 +6,8 @@
 
 #[path = "association/began.rs"]
 mod began;
+#[path = "association/kad.rs"]
+mod kad;
 #[path = "association/named.rs"]
 mod named;
 

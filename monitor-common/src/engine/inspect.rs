@@ -203,9 +203,11 @@ fn examine<P: Packet, S: Store>(packet: &P, store: &S, scratch: &mut Scratch) ->
     let mut progress = Progress::from_bits(cold.progress.load());
     // In a session by TCP the memo is the question: what signatures keep there is dropped. Without a branch, or the verifier
     // would walk all signatures twice.
-    let asks = negated(Word(work.word).session_bit() & work.tcp_bit());
+    let word = Word(work.word);
+    let asks = negated(word.session_bit() & work.tcp_bit());
     let owed = marks::OWED & asks as u32;
-    let mut state = FlowState { memo: cold.memo.load(), marks: progress.marks & !marks::ECHOED & !owed, reserved: 0 };
+    let mut state =
+        FlowState { memo: cold.memo.load(), marks: progress.marks & !marks::OF_PAYLOAD & !owed, reserved: 0 };
     payload.len = work.headers.payload_len + payload.captured;
     payload.source_port = work.headers.source_port;
     payload.destination_port = work.headers.destination_port;
@@ -220,12 +222,15 @@ fn examine<P: Packet, S: Store>(packet: &P, store: &S, scratch: &mut Scratch) ->
     }
     if work.forged != 0 {
         // It must not be what a later packet answers.
-        state = FlowState { memo: cold.memo.load(), marks: progress.marks & !marks::ECHOED, reserved: 0 };
+        state = FlowState { memo: cold.memo.load(), marks: progress.marks & !marks::OF_PAYLOAD, reserved: 0 };
     }
     if state.marks & marks::ECHOED != 0 {
         let sender = 1 - work.from_lower;
         work.shown |= u32::from(shown::BOTH_SPOKE) | u32::from(shown::PROVED_LOWER) << (sender & 1);
     }
+    // Whoever asked began the flow: nobody can have made it say, or repeat, what looks like a request. Without a branch.
+    let answered = (state.marks >> marks::ANSWERED.trailing_zeros()) & (word.first_bit() as u32 ^ work.from_lower) & 1;
+    work.shown |= u32::from(shown::BOTH_SPOKE) & negated(u64::from(answered)) as u32;
     let budget = if Word(work.word).is_session() { SESSION_PACKETS } else { INSPECTED_PER_DIRECTION };
     work.exhausted = u32::from(inspected >= budget);
     progress.marks = state.marks & !(marks::of(marks::KEPT, work.from_lower) & asks as u32);

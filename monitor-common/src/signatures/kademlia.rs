@@ -5,10 +5,12 @@
 //!
 //! Guard: lengths are exact and counts agree with them. Messages of up to six bytes, and those that show nothing but opcode
 //! and length, count on the default port or when the flow shows two of different opcodes. Ports below 1024 are left out (DNS).
+//!
+//! The answer to such a request makes the request certain, too ([`marks::ANSWERED`]): clients choose their ports at random.
 
 use super::{edonkey::zlib, text};
 use crate::{
-    payload::{FlowState, Payload},
+    payload::{FlowState, Payload, marks},
     protocol::Confidence,
 };
 
@@ -50,13 +52,39 @@ pub fn udp(payload: &Payload, state: &mut FlowState) -> Option<Confidence> {
     let opcode = payload.byte(1);
     if header == PACKED {
         let known = OPCODES[(opcode >> 6) as usize] >> (opcode & 63) & 1 != 0;
-        return (known && zlib(payload, 2)).then_some(Confidence::Structural);
+        let message = known && zlib(payload, 2);
+        exchange(payload, state, opcode, message, message);
+        return message.then_some(Confidence::Structural);
     }
     let (weak, strong) = message(payload, opcode);
     let port = (payload.source_port == PORT) || (payload.destination_port == PORT);
     let enough = strong || weak && (port || state.confirms(opcode));
+    exchange(payload, state, opcode, weak | strong, enough);
     enough.then_some(Confidence::Structural)
 }
+
+/// Keeps which answer a request is for, and says whether a certain message is the one that the other side asked for.
+#[inline(always)]
+fn exchange(payload: &Payload, state: &mut FlowState, opcode: u8, message: bool, certain: bool) {
+    let answer = ANSWERS[usize::from(opcode & 0x7f)];
+    state.answers(certain & state.asked(payload, marks::MEMO_KAD) & (state.memo == u64::from(opcode)));
+    if message & (answer != 0) {
+        state.ask(payload, marks::MEMO_KAD, u64::from(answer));
+    }
+}
+
+/// Opcodes of the answers to requests that need not be certain by themselves, by the opcode of the request; 0 for other messages. A
+/// table, since the verifier would walk what follows once for each way through a comparison.
+static ANSWERS: [u8; 128] = {
+    let mut answers = [0; 128];
+    // Bootstrap, keyword search, firewall check, buddy search, ping.
+    answers[0x01] = 0x09;
+    answers[0x33] = 0x3b;
+    answers[0x50] = 0x58;
+    answers[0x51] = 0x5a;
+    answers[0x60] = 0x61;
+    answers
+};
 
 /// Whether the datagram has the opcode's length, and whether its fields prove it beyond that.
 #[inline(never)]
@@ -131,7 +159,10 @@ fn tag(payload: &Payload, offset: usize) -> bool {
 #[cfg(test)]
 mod tests {
     use super::super::testing::{Flow, Label, every_byte_counts, hex, udp};
-    use crate::protocol::{Confidence, Protocol};
+    use crate::{
+        payload::{FlowState, Payload, marks},
+        protocol::{Confidence, Protocol},
+    };
     use proptest::prelude::*;
 
     const STRUCTURAL: Label = Some((Protocol::Kademlia, Confidence::Structural));
@@ -191,6 +222,44 @@ mod tests {
             let mut flow = Flow::udp();
             assert_eq!(flow.ask(hex(request)), None);
             assert_eq!(flow.answer(hex(answer)), STRUCTURAL, "{answer}");
+        }
+    }
+
+    #[test]
+    fn the_answer_makes_the_request_certain() {
+        let answered = |request: &[u8], answer: &[u8], from_lower: bool| {
+            let mut state = FlowState::default();
+            super::udp(&Payload::from_bytes(request, 40_000, 50_000, true), &mut state);
+            let asked = state.marks & marks::ANSWERED;
+            let label = super::udp(&Payload::from_bytes(answer, 50_000, 40_000, from_lower), &mut state);
+            assert!(label.is_some() || state.marks & marks::ANSWERED == 0, "certain");
+            asked == 0 && state.marks & marks::ANSWERED != 0
+        };
+        let contacts = [hex("e409"), vec![7; 16], hex("3612 08 0100"), vec![7; 25]].concat();
+        let found = [hex("e43b"), vec![7; 32], hex("0100"), vec![7; 17], hex("09 0100 f2 04")].concat();
+        let keyword = [hex("e433"), vec![7; 16], hex("0000")].concat();
+        for (request, answer) in [
+            (hex("e401"), contacts.clone()),
+            (hex("e401"), hex("e509 789c 63600000")),
+            (hex("e460"), hex("e461 3612")),
+            (hex("e450 3612"), hex("e458 c0000201")),
+            (keyword, found),
+        ] {
+            assert!(answered(&request, &answer, false), "{request:02x?}");
+            assert!(!answered(&request, &answer, true), "by the same side: {request:02x?}");
+            assert!(!answered(&answer, &answer, false), "no request: {request:02x?}");
+            assert!(!answered(&request, &request, false), "no answer: {request:02x?}");
+        }
+        assert!(!answered(&hex("e460"), &contacts, false), "another request's");
+        assert!(!answered(&hex("e401"), &contacts[..47], false), "cut short");
+        assert!(!answered(&hex("e401"), &hex("e509 779c 63600000"), false), "not packed");
+        // What was said of one payload is not said of the next.
+        let mut state = FlowState::default();
+        for (bytes, from_lower, expected) in
+            [(hex("e401"), true, false), (contacts.clone(), false, true), (hex("e460"), false, false)]
+        {
+            super::udp(&Payload::from_bytes(&bytes, 40_000, 50_000, from_lower), &mut state);
+            assert_eq!(state.marks & marks::ANSWERED != 0, expected, "{bytes:02x?}");
         }
     }
 
