@@ -24,6 +24,9 @@ use crate::{
 /// Number of (protocol, confidence) pairs.
 const CLASSES: usize = PROTOCOL_SLOTS * CONFIDENCE_SLOTS;
 
+/// Changes that all lanes take in before any takes the next: few enough to stay in the caches.
+const TOGETHER: usize = 2048;
+
 /// A policy that fired.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Firing {
@@ -91,6 +94,8 @@ pub struct Engine {
     sweep_at: usize,
     counts: Vec<PolicyCounts>,
     scratch: Vec<(Verdict, u64)>,
+    /// Subscriber and class of each of the changes that are being taken in.
+    owners: Vec<(u32, usize)>,
 }
 
 impl Engine {
@@ -110,7 +115,15 @@ impl Engine {
         }
         let counts = vec![PolicyCounts::default(); policies.len()];
         let policies = policies.into_iter().map(Arc::new).collect();
-        Self { policies, lanes, cooling: HashMap::new(), sweep_at: 1024, counts, scratch: Vec::new() }
+        Self {
+            policies,
+            lanes,
+            cooling: HashMap::new(),
+            sweep_at: 1024,
+            counts,
+            scratch: Vec::new(),
+            owners: Vec::with_capacity(TOGETHER),
+        }
     }
 
     /// The policies, by index.
@@ -139,13 +152,19 @@ impl Engine {
             lane.bound.resize(roster.len(), 0);
             reused.iter().for_each(|slot| lane.history.forget(*slot));
         }
-        // Lane by lane: what one keeps of a million tallies is written in order.
-        for lane in &mut self.lanes {
-            for change in &snapshot.changes {
-                let Some(key) = snapshot.keys.get(change.slot as usize) else { continue };
-                let (subscriber, class) = (roster.of_slot(change.slot), class_of(key));
-                if subscriber != NOBODY && lane.least[class] != u64::MAX {
-                    lane.take(change.slot, subscriber, class, &change.delta);
+        // Some changes at a time, so that whose they are is looked up once for all lanes; and then lane by lane, so that what one
+        // keeps of a million tallies is written in order.
+        for changes in snapshot.changes.chunks(TOGETHER) {
+            self.owners.clear();
+            self.owners.extend(changes.iter().map(|change| {
+                let key = snapshot.keys.get(change.slot as usize);
+                key.map_or((NOBODY, 0), |key| (roster.of_slot(change.slot), class_of(key)))
+            }));
+            for lane in &mut self.lanes {
+                for (change, (subscriber, class)) in changes.iter().zip(&self.owners) {
+                    if *subscriber != NOBODY && lane.least[*class] != u64::MAX {
+                        lane.take(change.slot, *subscriber, *class, &change.delta);
+                    }
                 }
             }
         }

@@ -19,7 +19,7 @@ mod snapshot;
 use std::{path::Path, time::Duration};
 
 use anyhow::{Result, ensure};
-use clap::Parser;
+use clap::{Parser, ValueEnum};
 use monitor_common::{
     key::Address,
     limits::{DEFAULT_ENDPOINTS, DEFAULT_FLOWS},
@@ -47,14 +47,39 @@ const IDLE_S: u16 = 15;
 struct Arguments {
     #[command(flatten)]
     shared: options::Shared,
+    /// Measure this part only; repeatable, all when not given
+    #[arg(long, value_enum, value_name = "PART")]
+    part: Vec<Part>,
+}
+
+/// What is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Part {
+    Drain,
+    Scrape,
+    Policies,
+    Idle,
 }
 
 fn main() -> Result<()> {
     let Some(arguments) = options::read::<Arguments>() else { return Ok(()) };
-    let (mapped, batch) = drain(&arguments.shared.object)?;
-    let drain = json!({ "tallies": TALLIES, "ms": ms(mapped), "batch_ms": ms(batch) });
-    let (scrape, policies, idle) = (scrape::measure()?, policies::measure()?, idle::measure()?);
-    println!("{}", json!({ "drain": drain, "scrape": scrape, "policies": policies, "idle": idle }));
+    let mut results = serde_json::Map::new();
+    for part in Part::value_variants() {
+        if !arguments.part.is_empty() && !arguments.part.contains(part) {
+            continue;
+        }
+        let (name, result) = match part {
+            Part::Drain => {
+                let (mapped, batch) = drain(&arguments.shared.object)?;
+                ("drain", json!({ "tallies": TALLIES, "ms": ms(mapped), "batch_ms": ms(batch) }))
+            }
+            Part::Scrape => ("scrape", json!(scrape::measure()?)),
+            Part::Policies => ("policies", json!(policies::measure()?)),
+            Part::Idle => ("idle", json!(idle::measure()?)),
+        };
+        results.insert(name.to_owned(), result);
+    }
+    println!("{}", Value::Object(results));
     Ok(())
 }
 
