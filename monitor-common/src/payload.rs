@@ -189,13 +189,18 @@ impl Payload {
         unsafe { &*(&raw const self.window).cast::<[u32; WINDOW / 4]>() }
     }
 
-    /// Little-endian 64-bit integer at `offset`: one or two word loads, however `offset` is aligned.
+    /// Little-endian 64-bit integer at `offset`, which wraps like that of [`Self::byte`]; near the window's end the tail adjoins.
     #[inline(always)]
     #[must_use]
     pub fn le64(&self, offset: usize) -> u64 {
-        let shift = (offset & 7) * 8;
-        // Shifting twice keeps each shift below 64 when the offset is aligned.
-        (self.word(offset >> 3) >> shift) | ((self.word((offset >> 3) + 1) << 1) << (63 - shift))
+        if statically_known(offset) && offset.is_multiple_of(8) {
+            return self.word(offset / 8);
+        }
+        let start = (&raw const *self).cast::<u8>();
+        // SAFETY: window and tail are the first fields and adjoin (asserted above), so from each place in the window on there are
+        // eight bytes of this struct.
+        let word = unsafe { load_unaligned(start.add(opaque(offset) & (WINDOW - 1))) };
+        u64::from_le(word)
     }
 
     /// Little-endian 32-bit integer at `offset`.
@@ -269,26 +274,61 @@ impl Payload {
     }
 }
 
+/// Eight bytes at any address, in one load: the compiler would make eight of it, since some machines that run BPF have no
+/// unaligned loads. Ours have, and there the verifier allows them but on the stack.
+///
+/// # Safety
+/// The bytes lie in one object that is not on the stack.
+#[inline(always)]
+unsafe fn load_unaligned(at: *const u8) -> u64 {
+    #[cfg(target_arch = "bpf")]
+    {
+        let word: u64;
+        // SAFETY: reads what the caller vouches for.
+        unsafe {
+            core::arch::asm!("{0} = *(u64 *)({1} + 0)", out(reg) word, in(reg) at, options(pure, readonly, nostack, preserves_flags));
+        }
+        word
+    }
+    #[cfg(not(target_arch = "bpf"))]
+    // SAFETY: reads what the caller vouches for.
+    unsafe {
+        at.cast::<u64>().read_unaligned()
+    }
+}
+
+/// Whether the compiler knows a value.
+#[inline(always)]
+const fn statically_known(value: usize) -> bool {
+    #[cfg(target_arch = "bpf")]
+    {
+        core::intrinsics::is_val_statically_known(value)
+    }
+    #[cfg(not(target_arch = "bpf"))]
+    {
+        let _any = value;
+        false
+    }
+}
+
 /// Hides what is known about an index that is not a constant, so that the mask behind it stays in the program.
 ///
 /// LLVM drops a mask when an earlier comparison implies it; the verifier does not follow that comparison and would refuse
 /// the access.
-#[cfg(target_arch = "bpf")]
 #[inline(always)]
 fn opaque(index: usize) -> usize {
-    if core::intrinsics::is_val_statically_known(index) {
-        return index;
+    #[cfg(target_arch = "bpf")]
+    {
+        if statically_known(index) {
+            return index;
+        }
+        let mut hidden = index;
+        // SAFETY: copies a register to itself.
+        unsafe { core::arch::asm!("{0} = {0}", inout(reg) hidden, options(pure, nomem, nostack, preserves_flags)) };
+        hidden
     }
-    let mut hidden = index;
-    // SAFETY: copies a register to itself.
-    unsafe { core::arch::asm!("{0} = {0}", inout(reg) hidden, options(pure, nomem, nostack, preserves_flags)) };
-    hidden
-}
-
-/// On the host nothing needs hiding.
-#[cfg(not(target_arch = "bpf"))]
-#[inline(always)]
-const fn opaque(index: usize) -> usize {
+    // On the host nothing needs hiding.
+    #[cfg(not(target_arch = "bpf"))]
     index
 }
 
@@ -432,4 +472,21 @@ pub mod marks {
     pub const ECHOED: u32 = 1 << 31;
     /// UDP: what is said of one payload, and is not kept for the next.
     pub const OF_PAYLOAD: u32 = ANSWERED | ECHOED;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_are_read_at_any_place_up_to_the_tail() {
+        let bytes: Vec<u8> = (0..WINDOW + TAIL).map(|index| (index * 7 % 251) as u8).collect();
+        let payload = Payload::from_bytes(&bytes, 50_000, 80, true);
+        let at = |offset: usize| bytes[offset..].first_chunk().map_or(0, |word| u64::from_le_bytes(*word));
+        for offset in 0..WINDOW {
+            assert_eq!(payload.le64(offset), at(offset));
+            assert_eq!(payload.le64(offset + WINDOW), at(offset), "offsets wrap");
+            assert_eq!(payload.be32(offset), (at(offset) as u32).swap_bytes());
+        }
+    }
 }

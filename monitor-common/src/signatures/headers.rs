@@ -8,17 +8,23 @@
 //! clients count only for `/get/` and a decimal index, which is how Gnutella asks for a file; BearShare for the bare path too,
 //! where nDPI saw it.
 //!
-//! Guard: whole names at the start of a line, as they are spelled. OpenFaaS has `X-Openfaas-..`, others `X-Queue-Id:`.
+//! Guard: whole names at the start of a line of the header, as they are spelled. OpenFaaS has `X-Openfaas-..`, others `X-Queue-Id:`.
+//! A request in a browser's name has none of them: a page may make a visitor's browser send any header, but not in another
+//! program's name. In front of the empty line only: behind it, a page may say anything.
 
 use super::{
     fasttrack, gnutella, openft,
     text::{EACH, place, unequal, zeros},
 };
 use crate::{
+    cell::negated,
     limits::WINDOW,
     payload::Payload,
     protocol::{Confidence, Protocol, Verdict},
 };
+
+/// The name of every browser begins with this.
+const BROWSERS: &[u8; 8] = b"Mozilla/";
 
 /// The verdict of a request or an answer with a header line that names a protocol.
 #[inline(always)]
@@ -33,7 +39,7 @@ pub(crate) fn tcp(payload: &mut Payload) -> Option<Verdict> {
     lines(payload).map(|protocol| Verdict { protocol, confidence: Confidence::Signature })
 }
 
-/// Looks at each line behind the first: notes where the values are that say more, then looks at those.
+/// Looks at each line of the header behind the first: notes where the values are that say more, then looks at those.
 #[inline(never)]
 fn lines(payload: &mut Payload) -> Option<Protocol> {
     let nothing = payload.forget(0);
@@ -42,19 +48,25 @@ fn lines(payload: &mut Payload) -> Option<Protocol> {
         if index * 8 >= payload.captured as usize {
             break;
         }
-        // The first line feed of this word; a header line is never so short that a word has two.
+        // The first line feed of this word; a header line is never so short that a word has two, but for the empty one at the end.
         let feeds = zeros(payload.counted_word(index) ^ (EACH * b'\n' as u64));
         if feeds != 0 {
             let start = index * 8 + place(feeds) + 1;
             let word = payload.le64(start);
             if word == u64::from_le_bytes(*b"User-Age") {
+                if payload.le64(start + 12) == u64::from_le_bytes(*BROWSERS) {
+                    return None;
+                }
                 agent = payload.forget(start as u64);
             } else if word == u64::from_le_bytes(*b"Accept: ") {
                 accept = payload.forget(start as u64);
-            } else if word == u64::from_le_bytes(*gnutella::QUEUE) {
-                queue = payload.forget(1);
-            } else if word & 0xffff == u64::from(u16::from_le_bytes(*b"X-")) && own(word) {
-                name = payload.forget(word);
+            } else if word as u16 == u16::from_le_bytes(*b"X-") {
+                // Without a branch: each one more has the verifier walk the loop once more.
+                let queued = unequal(word ^ u64::from_le_bytes(*gnutella::QUEUE));
+                queue |= !queued >> 63;
+                name ^= (name ^ word) & negated(!others(word) >> 63);
+            } else if word as u8 == b'\r' {
+                break;
             }
         }
         index += 1;
@@ -80,13 +92,12 @@ fn lines(payload: &mut Payload) -> Option<Protocol> {
     client(payload, payload.le64(agent as usize + 12))
 }
 
-/// Whether a header starts as one of those that name a protocol.
+/// The top bit is clear when a header starts as one of those that name a protocol.
 #[inline(always)]
-fn own(word: u64) -> bool {
-    let others = unequal(word ^ u64::from_le_bytes(*gnutella::HTTP_HEADER))
+fn others(word: u64) -> u64 {
+    unequal(word ^ u64::from_le_bytes(*gnutella::HTTP_HEADER))
         & unequal(word ^ u64::from_le_bytes(*fasttrack::HTTP_HEADER))
-        & unequal(word ^ u64::from_le_bytes(*openft::HTTP_HEADER));
-    others >> 63 == 0
+        & unequal(word ^ u64::from_le_bytes(*openft::HTTP_HEADER))
 }
 
 /// The protocol whose client has this name, if it asks for what a client asks for.
@@ -128,6 +139,28 @@ mod tests {
             assert_eq!(tcp(format!("{before}Host: a\r\nX-OpenftAlias: a\r\n")), named(Protocol::OpenFt), "{pad}");
             assert_eq!(tcp(format!("{before}X-KazaaUsername: a\r\n")), None, "{pad}");
             assert_eq!(tcp(format!("{before}Y: X-Kazaa-Username: a\r\n")), None, "{pad}");
+        }
+    }
+
+    #[test]
+    fn what_a_browser_sends_names_no_program() {
+        let ask = |lines: &str| tcp(format!("GET /a HTTP/1.1\r\nHost: a\r\n{lines}\r\n\r\n"));
+        assert_eq!(ask("X-Kazaa-Username: a\r\nUser-Agent: KazaaClient"), named(Protocol::FastTrack));
+        for browser in [
+            "User-Agent: Mozilla/5.0 (X11)\r\nX-Kazaa-Username: a",
+            "X-Kazaa-Username: a\r\nUser-Agent: Mozilla/5.0 (X11)",
+            "Accept: application/x-gnutella-packets\r\nUser-Agent: Mozilla/5.0 (X11)",
+        ] {
+            assert_eq!(ask(browser), None, "{browser}");
+        }
+    }
+
+    #[test]
+    fn a_body_has_no_header_lines() {
+        for pad in 0..16 {
+            let head = format!("HTTP/1.1 200 OK\r\nServer: {}", "a".repeat(pad));
+            assert_eq!(tcp(format!("{head}\r\nX-Kazaa-Username: a\r\n\r\n")), named(Protocol::FastTrack), "{pad}");
+            assert_eq!(tcp(format!("{head}\r\n\r\nX-Kazaa-Username: a\r\n\r\n")), None, "{pad}");
         }
     }
 }

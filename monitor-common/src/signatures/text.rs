@@ -73,7 +73,13 @@ pub(crate) const EACH: u64 = 0x0101_0101_0101_0101;
 /// The top bit of the lowest zero byte is the lowest bit that is set; 0 when no byte is zero.
 #[inline(always)]
 pub(crate) const fn zeros(word: u64) -> u64 {
-    word.wrapping_sub(EACH) & !word & EACH << 7
+    below(word, 1)
+}
+
+/// The top bit of the lowest byte below `bound`, which is at most 0x80, is the lowest bit that is set; 0 when no byte is.
+#[inline(always)]
+pub(super) const fn below(word: u64, bound: u8) -> u64 {
+    word.wrapping_sub(EACH * bound as u64) & !word & TOP
 }
 
 /// Which byte of eight the lowest top bit belongs to: the bit times this constant leaves the number in the topmost byte.
@@ -84,7 +90,7 @@ pub(crate) const fn place(tops: u64) -> usize {
 
 /// The lower seven bits of each byte, and the top one.
 const LOW: u64 = EACH * 0x7f;
-const TOP: u64 = EACH * 0x80;
+pub(super) const TOP: u64 = EACH * 0x80;
 
 /// The top bits of the bytes of a word that are `byte`.
 #[inline(always)]
