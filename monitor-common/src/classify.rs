@@ -49,8 +49,13 @@ const fn set(bytes: &[u8]) -> [u64; 4] {
 /// others are for, which is nearly all of what a network carries.
 #[inline(always)]
 fn begins(payload: &Payload, set: &[u64; 4]) -> bool {
-    let first = payload.byte(0);
-    set[(first >> 6) as usize] >> (first & 63) & 1 != 0
+    holds(set, payload.byte(0))
+}
+
+/// Whether a byte is in a set.
+#[inline(always)]
+const fn holds(set: &[u64; 4], byte: u8) -> bool {
+    set[(byte >> 6) as usize] >> (byte & 63) & 1 != 0
 }
 
 /// First bytes of the TCP signatures that are text, length-prefixed with a fixed header byte, or WebSocket frames: those of which a
@@ -66,6 +71,13 @@ static UDP: [u64; 4] = set(if ALL { b"\x01\x21\x27\x28\x41$BGUd\xc5\xe3\xe4\xe5"
 /// Bytes that are in either set.
 const fn union(a: [u64; 4], b: [u64; 4]) -> [u64; 4] {
     [a[0] | b[0], a[1] | b[1], a[2] | b[2], a[3] | b[3]]
+}
+
+/// Whether no rule starts with this byte, so that those for any first byte decide: they look at [`crate::limits::SHALLOW`] bytes.
+#[inline(always)]
+#[must_use]
+pub fn is_shallow(transport: Transport, first: u8) -> bool {
+    !holds(if transport == Transport::Tcp { &TCP } else { &UDP }, first)
 }
 
 /// The verdict that this payload gives its flow, if it shows one. What earlier segments of its stream began is in front of it; that of
@@ -146,4 +158,75 @@ fn udp(payload: &mut Payload, state: &mut FlowState) -> Option<Verdict> {
         bittorrent::exchanges => Protocol::BitTorrent,
     );
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::limits::{SHALLOW, WINDOW};
+
+    /// What a payload's rules say and leave, of which so many bytes are copied.
+    fn classified(transport: Transport, bytes: &[u8], state: FlowState, depth: usize) -> (Option<Verdict>, FlowState) {
+        let mut payload = Payload::from_bytes(bytes, 50_000, 51_000, true);
+        if bytes.len() > depth {
+            payload.window[depth..].fill(0);
+            payload.captured = depth as u32;
+            if depth < WINDOW {
+                payload.tail = [0; 8];
+            }
+        }
+        let mut state = state;
+        (classify(transport, &mut payload, &mut state), state)
+    }
+
+    /// The longest messages that the rules for any first byte accept, and others.
+    fn message() -> impl Strategy<Value = Vec<u8>> {
+        let text = |len: usize| proptest::collection::vec(b'a'..=b'z', len);
+        let login = (text(30), text(64)).prop_map(|(name, password)| {
+            let digest = [32_u32.to_le_bytes().as_slice(), &[b'0'; 32], &1_u32.to_le_bytes()].concat();
+            let parts =
+                [&1_u32.to_le_bytes(), &30_u32.to_le_bytes(), name.as_slice(), &64_u32.to_le_bytes(), &password];
+            let body = [parts.concat(), 160_u32.to_le_bytes().to_vec(), digest].concat();
+            [(body.len() as u32).to_le_bytes().to_vec(), body].concat()
+        });
+        let napster = text(149).prop_map(|name| {
+            let text = [name.as_slice(), b" a 1 \"nap\" 8"].concat();
+            [&(text.len() as u16).to_le_bytes(), &2_u16.to_le_bytes(), text.as_slice()].concat()
+        });
+        let announce = proptest::collection::vec(any::<u8>(), 98..300).prop_map(|mut bytes| {
+            bytes[8..12].copy_from_slice(&1_u32.to_be_bytes());
+            bytes[80..84].fill(0);
+            bytes
+        });
+        prop_oneof![login, napster, announce, proptest::collection::vec(any::<u8>(), 0..600)]
+    }
+
+    proptest! {
+        #[test]
+        fn what_a_shallow_payload_shows_is_near_its_start(
+            bytes in message(), more in proptest::collection::vec(any::<u8>(), 0..600), tcp: bool, memo: u64, marks: u32,
+        ) {
+            let transport = if tcp { Transport::Tcp } else { Transport::Udp };
+            let bytes = [bytes, more].concat();
+            if is_shallow(transport, bytes.first().copied().unwrap_or(0)) {
+                let owed = if tcp { crate::payload::marks::OWED } else { 0 };
+                let state = FlowState { memo, marks: marks & !owed, reserved: 0 };
+                prop_assert_eq!(
+                    classified(transport, &bytes, state, SHALLOW),
+                    classified(transport, &bytes, state, WINDOW)
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn handshakes_are_not_shallow() {
+        for first in [0x13, b'G', b'H', b'$', 0xe3, 0xc5] {
+            assert!(!is_shallow(Transport::Tcp, first), "{first:#x}");
+        }
+        assert!(is_shallow(Transport::Tcp, 0x17), "TLS");
+        assert!(!is_shallow(Transport::Udp, b'd'), "the DHT");
+    }
 }

@@ -25,6 +25,9 @@ const _: () = assert!(MAX_HEADER_OFFSET + 257 * 8 < OFFSET_BOUND);
 
 /// Bytes of a payload that may be looked into (an HTTP tracker announce shows `info_hash=` within about 300). Power of two.
 pub const WINDOW: usize = 512;
+/// The same of a payload whose first byte is not one that a rule starts with: what the rules for any first byte look at. The
+/// furthest is OpenNap's, 164 bytes.
+pub const SHALLOW: usize = 192;
 /// Bytes kept from the end of a payload, for signatures with a fixed tail.
 pub const TAIL: usize = 8;
 /// Payload packets looked into per direction of a flow; 99.6 % of P2P flows show themselves within 4.

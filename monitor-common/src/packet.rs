@@ -30,9 +30,10 @@ pub trait Packet {
 
     /// Copies the bytes at `offset` into the payload's window, behind the `payload.captured` that are in it, and tail.
     ///
-    /// `payload.len` holds these and the length the headers claim; the copy is bounded by it, by the window and by what the frame
+    /// `payload.len` holds these and the length the headers claim; the copy is bounded by it, by `payload.depth` and by what the frame
     /// held. Sets `payload.captured`. The rest of the window and the tail are zero before (see [`Payload::wipe`]), and stay so where
-    /// the frame held nothing. At most [`crate::limits::KEPT_BYTES`] are in front.
+    /// the frame held nothing; so does the tail of a payload that is longer than a depth below [`WINDOW`]. At most
+    /// [`crate::limits::KEPT_BYTES`] are in front.
     fn copy_payload(&self, offset: usize, payload: &mut Payload);
 }
 
@@ -72,10 +73,11 @@ impl Packet for Frame<'_> {
         let before = payload.captured as usize;
         let claimed = payload.len as usize - before;
         let bytes = &held[..held.len().min(claimed)];
-        let copied = bytes.len().min(WINDOW - before);
+        let depth = payload.depth as usize;
+        let copied = bytes.len().min(depth - before);
         payload.window[before..before + copied].copy_from_slice(&bytes[..copied]);
         payload.captured = (before + copied) as u32;
-        if bytes.len() < claimed {
+        if bytes.len() < claimed || (depth < WINDOW && before + claimed > depth) {
             return;
         }
         if let Some(tail) = bytes.last_chunk::<TAIL>() {

@@ -32,12 +32,16 @@ pub struct Payload {
     pub len: u32,
     /// Bytes of the payload that are in `window`.
     pub captured: u32,
+    /// Most bytes that are copied into `window`: from [`crate::limits::KEPT_BYTES`] to [`WINDOW`].
+    pub depth: u32,
     /// Source port, host order.
     pub source_port: u16,
     /// Destination port, host order.
     pub destination_port: u16,
     /// 1 when the packet came from the flow's numerically lower endpoint: the direction, for state across packets.
     pub from_lower: u32,
+    /// Explicit padding.
+    reserved: u32,
     /// Room of [`Self::forget`].
     passing: u64,
 }
@@ -56,9 +60,11 @@ impl Payload {
             tail: [0; TAIL],
             len: 0,
             captured: 0,
+            depth: WINDOW as u32,
             source_port: 0,
             destination_port: 0,
             from_lower: 0,
+            reserved: 0,
             passing: 0,
         }
     }

@@ -7,10 +7,10 @@ use super::{
 use crate::{
     announce,
     cell::{Cell, negated},
-    classify::classify,
+    classify::{classify, is_shallow},
     familiar::{HEAD, is_familiar},
     flow::{Progress, State, Word, pack_slots, shown, unpack},
-    limits::{INSPECTED_PER_DIRECTION, MSE_OPENING, PENDING_PACKETS, SESSION_PACKETS, WAYS},
+    limits::{INSPECTED_PER_DIRECTION, MSE_OPENING, PENDING_PACKETS, SESSION_PACKETS, SHALLOW, WAYS, WINDOW},
     opaque::{self, Look},
     packet::Packet,
     payload::{FlowState, Payload, Transport, marks},
@@ -51,6 +51,7 @@ pub(super) fn look<P: Packet, S: Store>(packet: &P, settings: &Settings, store: 
         if work.is_tcp() && beginnings::passes_over(packet, store, scratch, inspecting) {
             return !inspecting || is_over(store, &mut scratch.work);
         }
+        choose_depth(packet, store, settings, scratch);
         // The only call: the verifier walks all signatures once.
         let found = examine(packet, store, scratch);
         let (work, payload) = (&mut scratch.work, &mut scratch.payload);
@@ -192,6 +193,27 @@ fn note_familiar<S: Store>(store: &S, work: &mut Work) -> bool {
     work.shown = u32::from(progress.shown);
     cell.store(progress.to_bits());
     both || exhausted
+}
+
+/// Says how much of the payload is copied: little of one that few rules are for, as ciphertext is.
+///
+/// Of a flow without a verdict only, outside a message that ends behind that, and without a list of contents to compare with.
+#[inline(never)]
+fn choose_depth<P: Packet, S: Store>(packet: &P, store: &S, settings: &Settings, scratch: &mut Scratch) {
+    let (work, payload) = (&scratch.work, &mut scratch.payload);
+    payload.depth = WINDOW as u32;
+    if work.task != Task::INSPECT || payload.captured != 0 {
+        return;
+    }
+    let Some([first]) = packet.read::<1>(work.headers.payload_offset as usize) else { return };
+    if !is_shallow(transport(work), first) || settings.inspection.load() == Inspection::Watchlist as u64 {
+        return;
+    }
+    let Some(cold) = store.cold_set(work.set_index) else { return };
+    let kept = Progress::from_bits(cold.flow(work.way).progress.load()).marks;
+    if !work.is_tcp() || kept & marks::OWED == 0 {
+        payload.depth = SHALLOW as u32;
+    }
 }
 
 /// Copies the payload and classifies it, with what the flow's earlier payloads left behind; keeps what this one leaves.

@@ -134,7 +134,9 @@ impl Packet for XdpPacket<'_> {
         let held = held - offset;
         let claimed = (payload.len as usize).wrapping_sub(before);
         let available = if claimed < held { claimed } else { held };
-        let wanted = if available < WINDOW - before { available } else { WINDOW - before };
+        let depth = payload.depth as usize;
+        let room = depth.wrapping_sub(before);
+        let wanted = if available < room { available } else { room };
         if wanted == 0 {
             return;
         }
@@ -156,10 +158,10 @@ impl Packet for XdpPacket<'_> {
         if whole < TAIL || claimed > held {
             return;
         }
-        if whole <= WINDOW {
+        if whole <= depth {
             // All of it is in the window: a load there is cheaper than another call.
             payload.tail = payload.le64(whole - TAIL).to_le_bytes();
-        } else {
+        } else if depth == WINDOW {
             let tail = (offset + claimed - TAIL) as u32;
             // SAFETY: as above, for `TAIL` bytes. On failure the kernel leaves zeros.
             unsafe { bpf_xdp_load_bytes(self.context.ctx, tail, payload.tail.as_mut_ptr().cast(), TAIL as u32) };
