@@ -210,6 +210,9 @@ fn take_up<P: Packet, S: Store>(
             return true;
         }
         inspect::conclude(store, settings, work);
+        if work.ended == 0 {
+            return true;
+        }
     }
     learn::learn(store, settings, work);
     if settings.inspection.load() == Inspection::Watchlist as u64 && work.content.is_some() {

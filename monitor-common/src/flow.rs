@@ -77,7 +77,7 @@ pub enum State {
 }
 
 /// The word of a way: bits 0..16 last-seen second, 16..18 state, 18..24 protocol, 24..27 confidence, 27 first packet's
-/// direction, 28..30 direction class, 30 teaching, 31 session, 32..48 interface of lower-to-higher packets, 48..64 interface of the others.
+/// direction, 28..30 direction class, 30 teaching (provisional while under inspection), 31 session, 32..48 interface of lower-to-higher packets, 48..64 interface of the others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Word(pub u64);
 
@@ -100,6 +100,8 @@ const CONFIDENCE_SHIFT: u32 = 24;
 const FIRST_SHIFT: u32 = 27;
 const ENDS_SHIFT: u32 = 28;
 const TEACHING: u64 = 1 << 30;
+/// Of a flow under inspection; the same bit.
+const PROVISIONAL: u64 = TEACHING;
 const SESSION: u64 = 1 << 31;
 const INTERFACE_SHIFT: u32 = 32;
 
@@ -134,7 +136,7 @@ impl Word {
     #[inline(always)]
     #[must_use]
     pub const fn settled(self, protocol: u8, confidence: u8) -> Self {
-        let cleared = self.0 & !(0x7ff << STATE_SHIFT);
+        let cleared = self.0 & !(0x7ff << STATE_SHIFT | PROVISIONAL);
         Self(
             cleared
                 | ((State::Settled as u64) << STATE_SHIFT)
@@ -190,10 +192,32 @@ impl Word {
     #[must_use]
     pub const fn claimed_by(self, protocol: u8, confidence: u8) -> Self {
         Self(
-            (self.0 & !(0x1ff << PROTOCOL_SHIFT))
+            (self.0 & !(0x1ff << PROTOCOL_SHIFT | PROVISIONAL))
                 | ((protocol as u64) << PROTOCOL_SHIFT)
                 | ((confidence as u64) << CONFIDENCE_SHIFT),
         )
+    }
+
+    /// The same claimed flow, whose inspection goes on: it ends with this verdict unless it finds a certain one.
+    #[inline(always)]
+    #[must_use]
+    pub const fn provisional(self) -> Self {
+        Self(self.0 | PROVISIONAL)
+    }
+
+    /// Whether the flow is under inspection, and has a verdict for the case that nothing better is found.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_provisional(self) -> bool {
+        const WANTED: u64 = (State::Inspecting as u64) << STATE_SHIFT | PROVISIONAL;
+        self.0 & (3 << STATE_SHIFT | PROVISIONAL) == WANTED
+    }
+
+    /// Whether a CPU is writing the final verdict of the flow.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_claimed(self) -> bool {
+        matches!(self.state(), State::Inspecting) && self.protocol_number() != 0 && !self.is_provisional()
     }
 
     /// The same flow, seen at `second` with a packet of this direction on `interface`.
@@ -234,14 +258,14 @@ impl Word {
         (self.0 & EPOCH_MASK) as u16
     }
 
-    /// Protocol number of a settled flow; 0 (unclassified) before.
+    /// Protocol number of a settled flow, or of one with a claimed or provisional verdict; else 0 (unclassified).
     #[inline(always)]
     #[must_use]
     pub const fn protocol_number(self) -> u8 {
         ((self.0 >> PROTOCOL_SHIFT) & 0x3f) as u8
     }
 
-    /// Confidence number of a settled flow; 0 (none) before.
+    /// Confidence number likewise; else 0 (none).
     #[inline(always)]
     #[must_use]
     pub const fn confidence_number(self) -> u8 {

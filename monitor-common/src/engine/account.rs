@@ -164,13 +164,14 @@ pub(super) fn fold<S: Ledger>(store: &S, set: &FlowSet, slots: u64, way: usize, 
     }
 }
 
-/// Ends a flow whose way the caller has locked: folds its counters, and counts it as unclassified if it had no verdict yet.
+/// Ends a flow whose way the caller has locked: folds its counters, and counts it if it had no final verdict yet, as unclassified
+/// unless it had a provisional one.
 #[inline(always)]
 pub(super) fn end_flow<S: Ledger>(store: &S, set: &FlowSet, cold: &ColdFlow, way: usize, word: Word, now_s: u64) {
     let slots = cold.slots.load();
     if word.state() == State::Inspecting {
         count_flow(store, slots);
-        count_node_flow(store, word, (Protocol::Unclassified as u8, Confidence::None as u8));
+        count_node_flow(store, word, (word.protocol_number(), word.confidence_number()));
     }
     fold(store, set, slots, way, word, now_s);
 }
@@ -214,7 +215,7 @@ pub(super) fn count<S: Store>(store: &S, work: &mut Work) -> bool {
     work.word = word.0;
     work.protocol = u32::from(word.protocol_number());
     work.confidence = u32::from(word.confidence_number());
-    work.task = if inspecting && word.protocol_number() == 0 {
+    work.task = if inspecting && !word.is_claimed() {
         Task::INSPECT
     } else if renewed || (settled && word.is_teaching()) {
         Task::LEARN
@@ -242,6 +243,9 @@ pub(super) fn publish<S: Ledger>(store: &S, cell: &Cell, cold: &ColdFlow, genera
         if word.state() != State::Inspecting || cold.generation.load() != generation {
             return;
         }
+        // Another CPU may have found a provisional one meanwhile.
+        let stands = word.is_provisional() && verdict.0 == Protocol::Unclassified as u8;
+        let verdict = if stands { (word.protocol_number(), word.confidence_number()) } else { verdict };
         let settled = word.settled(verdict.0, verdict.1);
         let settled = if verdict.1 >= Confidence::Structural as u8 { settled.teaching() } else { settled };
         if cell.replace(word.0, settled.0) {
@@ -254,7 +258,8 @@ pub(super) fn publish<S: Ledger>(store: &S, cell: &Cell, cold: &ColdFlow, genera
     store.count_event(Event::Lost);
 }
 
-/// Settles a flow under inspection as unclassified if it has been idle for `idle_s` seconds; whether it is still pending.
+/// Settles a flow under inspection if it has been idle for `idle_s` seconds, as unclassified unless it has a provisional verdict;
+/// whether it is still pending.
 ///
 /// For the drain and for the end of a replay: short flows never reach a verdict by themselves.
 pub fn settle_idle<S: Ledger>(store: &S, set: &FlowSet, cold: &ColdSet, way: usize, now_s: u64, idle_s: u16) -> bool {
@@ -267,7 +272,7 @@ pub fn settle_idle<S: Ledger>(store: &S, set: &FlowSet, cold: &ColdSet, way: usi
     if cache::age_s(word, now_s) < idle_s {
         return true;
     }
-    // A verdict that was claimed this long ago and not written, whatever became of its CPU, is written now.
+    // A provisional verdict is final now, and one that was claimed this long ago and not written, whatever became of its CPU.
     let claimed = (word.protocol_number(), word.confidence_number());
     publish(store, &set.words[way], &cold.flows[way], generation, claimed);
     false

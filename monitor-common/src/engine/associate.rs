@@ -7,8 +7,8 @@
 //!   subscriber that opened the flow, by the flow's first packet (`ask.rs`);
 //! * each of its subscribers is known to speak the protocol, by a certain flow of its own.
 //!
-//! It is asked when the inspection of a flow ends, and again every few seconds while the flow lasts, since its endpoint may
-//! become known later. What was counted until then stays counted as it was: nothing is subtracted.
+//! It is asked as soon as both sides look random, when the inspection of a flow ends, and again every few seconds while the flow
+//! lasts, since its endpoint may become known later. What was counted until then stays counted as it was: nothing is subtracted.
 //!
 //! The **heuristic** tier counts, for each subscriber, the remote endpoints with which it opened connections as MSE does.
 //! With enough of them within the window, and a certain BitTorrent flow of the same subscriber within it, these connections
@@ -60,6 +60,10 @@ pub(super) fn judge<S: Store>(store: &S, settings: &Settings, work: &mut Work) -
     if settings.heuristic.load() == 0 || work.shown & u32::from(shown::MSE) != u32::from(shown::MSE) {
         return false;
     }
+    if work.task == Task::INSPECT && work.ended == 0 {
+        // A signature may come yet.
+        return false;
+    }
     if work.task == Task::INSPECT {
         store.count_event(Event::OpeningSuspected);
     }
@@ -71,11 +75,15 @@ pub(super) fn judge<S: Store>(store: &S, settings: &Settings, work: &mut Work) -
     false
 }
 
-/// Whether a flow is judged before its inspection ends: by UDP, a whole conversation may be a datagram or two each way (Kad). Both
-/// sides must look random then.
+/// Whether a flow is judged before its inspection ends: a whole conversation may be a datagram or two each way (Kad), a connection a
+/// question and an answer. Both sides must look random then. By TCP that is once, with the payload that made it so; what is
+/// learned until its inspection ends is seen then.
+///
+/// The verdict is provisional: MSE allows a clear handshake behind such an opening.
 #[inline(never)]
 pub(super) fn is_early(work: &Work) -> bool {
-    !work.is_tcp() && work.shown & u32::from(shown::RANDOM) == u32::from(shown::RANDOM)
+    let both = work.shown & u32::from(shown::RANDOM) == u32::from(shown::RANDOM);
+    both & (!work.is_tcp() | (work.first != 0))
 }
 
 /// Protocol number that one end is known to speak on its port; 0 for none.

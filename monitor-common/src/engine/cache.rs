@@ -55,7 +55,7 @@ pub(super) fn look_up<S: Store>(store: &S, work: &mut Work) -> bool {
     if matches!(word.state(), State::Empty | State::Locked) {
         return false;
     }
-    if word.state() == State::Inspecting && word.protocol_number() != 0 {
+    if word.is_claimed() {
         // Another CPU is writing this flow's verdict: even a SYN counts with it, and the next one restarts.
         work.entry = Entry::KNOWN;
         return true;
@@ -108,7 +108,7 @@ fn willingness(word: Word, now_s: u64) -> u32 {
         State::Locked => 0,
         State::Inspecting | State::Settled if age < FRESH_SECONDS => 0,
         // A verdict is being written: the way is as good as locked.
-        State::Inspecting if word.protocol_number() != 0 => 0,
+        State::Inspecting if word.is_claimed() => 0,
         State::Inspecting | State::Settled if age >= IDLE_SECONDS => (2 - u32::from(p2p)) * IDLE + u32::from(age),
         State::Inspecting | State::Settled if p2p => 0,
         State::Inspecting | State::Settled => u32::from(age),

@@ -32,15 +32,16 @@ pub(super) fn look<P: Packet, S: Store>(packet: &P, settings: &Settings, store: 
     }
     if inspecting {
         if let Some(verdict) = verdict_of_headers(store, settings, work) {
-            decide(work, verdict);
+            if verdict != Verdict::UNCLASSIFIED {
+                decide(work, verdict);
+            }
             return true;
         }
         if begins_familiar(packet, work) {
             if note_familiar(store, work) {
-                decide(work, Verdict::UNCLASSIFIED);
                 return true;
             }
-            store.note(work.note(0, 0));
+            note(store, work);
             return false;
         }
     } else if work.headers.payload_len == 0 && is_waiting_in_vain(store, work) {
@@ -84,12 +85,11 @@ pub(super) fn look<P: Packet, S: Store>(packet: &P, settings: &Settings, store: 
             return true;
         }
         if work.exhausted != 0 {
-            decide(work, Verdict::UNCLASSIFIED);
             return true;
         }
     }
     if inspecting {
-        store.note(scratch.work.note(0, 0));
+        note(store, &scratch.work);
     }
     false
 }
@@ -98,10 +98,9 @@ pub(super) fn look<P: Packet, S: Store>(packet: &P, settings: &Settings, store: 
 #[inline(always)]
 fn is_over<S: Store>(store: &S, work: &mut Work) -> bool {
     if work.exhausted != 0 {
-        decide(work, Verdict::UNCLASSIFIED);
         return true;
     }
-    store.note(work.note(0, 0));
+    note(store, work);
     false
 }
 
@@ -110,6 +109,13 @@ pub(super) fn transport(work: &Work) -> Transport {
     if work.is_tcp() { Transport::Tcp } else { Transport::Udp }
 }
 
+/// Notes a packet of a flow whose inspection goes on.
+#[inline(always)]
+fn note<S: Store>(store: &S, work: &Work) {
+    store.note(work.note(work.protocol as u8, work.confidence as u8));
+}
+
+/// Puts the final verdict into the work, where the flow's provisional one is, or none.
 #[inline(always)]
 fn decide(work: &mut Work, verdict: Verdict) {
     work.protocol = verdict.protocol as u32;
@@ -239,6 +245,7 @@ fn examine<P: Packet, S: Store>(packet: &P, store: &S, scratch: &mut Scratch) ->
     work.shown = u32::from(progress.shown);
     work.begins = begins(work, progress.marks);
     let inspected = progress.inspect(work.is_from_lower());
+    work.first = u32::from(inspected == 1);
     if found.is_none() && inspected == 1 && work.has_peer_ports() {
         note_look(work, payload);
     }
@@ -321,7 +328,8 @@ fn keep_shown<S: Store>(store: &S, work: &Work) {
     }
 }
 
-/// Writes a flow's final verdict, once: the first CPU to mark the word wins.
+/// Writes a flow's final verdict, once: the first CPU to mark the word wins. One that is found before the inspection has ended is
+/// provisional: a certain one may still come.
 #[inline(never)]
 pub(super) fn conclude<S: Store>(store: &S, settings: &Settings, work: &mut Work) -> bool {
     let (protocol, confidence) = (work.protocol as u8, work.confidence as u8);
@@ -348,6 +356,10 @@ pub(super) fn conclude<S: Store>(store: &S, settings: &Settings, work: &mut Work
             cold.slots.store(pack_slots(lower, higher));
         }
     }
+    if work.ended == 0 {
+        suppose(cell);
+        return true;
+    }
     if work.is_tcp() {
         // What signatures kept of earlier segments is of no more use, and is not kept longer.
         cold.memo.store(0);
@@ -357,6 +369,20 @@ pub(super) fn conclude<S: Store>(store: &S, settings: &Settings, work: &mut Work
     true
 }
 
+/// Lets others go on with a flow that this CPU has claimed.
+#[inline(always)]
+fn suppose(cell: &Cell) {
+    let mut attempt = 0;
+    // Others only refresh the last-seen second meanwhile. If this fails all the same, the claim becomes the verdict (`settle_idle`).
+    while attempt < 4 {
+        let word = Word(cell.load());
+        if !word.is_claimed() || cell.replace(word.0, word.provisional().0) {
+            return;
+        }
+        attempt += 1;
+    }
+}
+
 /// Marks a flow under inspection with the verdict that this CPU is about to write; whether it may.
 #[inline(always)]
 fn claim(cell: &Cell, protocol: u8, confidence: u8) -> bool {
@@ -364,7 +390,7 @@ fn claim(cell: &Cell, protocol: u8, confidence: u8) -> bool {
     // Another CPU may refresh the last-seen second in between; that must not cost the verdict.
     while attempt < 4 {
         let word = Word(cell.load());
-        if word.state() != State::Inspecting || word.protocol_number() != 0 {
+        if word.state() != State::Inspecting || word.is_claimed() {
             return false;
         }
         if cell.replace(word.0, word.claimed_by(protocol, confidence).0) {

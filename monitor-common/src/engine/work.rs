@@ -79,6 +79,8 @@ pub struct Work {
     pub(super) spoke: u32,
     /// 1 when a certain payload is one that its sender's stream may begin with.
     pub(super) begins: u32,
+    /// 1 when the payload is the first of its direction that was looked into.
+    pub(super) first: u32,
     /// 1 when the payload is kept for the next one of its direction.
     pub(super) keeps: u32,
     /// 1 when the inspection has ended, or there is something to learn.
@@ -126,6 +128,7 @@ impl Work {
             named_port: 0,
             spoke: 0,
             begins: 0,
+            first: 0,
             keeps: 0,
             ended: 0,
             exhausted: 0,
@@ -165,6 +168,7 @@ impl Work {
             &mut self.named_port,
             &mut self.spoke,
             &mut self.begins,
+            &mut self.first,
             &mut self.keeps,
             &mut self.exhausted,
             &mut self.sources.asks,
