@@ -183,7 +183,7 @@ fn take_up<P: Packet, S: Store>(
     }
     work.begin(store, settings, interface);
     if !cache::look_up(store, work) {
-        if !subscribers::located(store, settings, work) {
+        if !subscribers::locate(store, work) {
             return account::transit(store, work);
         }
         if !cache::choose(store, settings, work) || !cache::take(store, settings, work) {

@@ -6,12 +6,12 @@ use super::{
 };
 use crate::{
     cell::Cell,
-    flow::{ColdFlow, ColdSet, Ends, FlowSet, NO_SLOT, State, Word, pack, pack_slots, unpack, unpack_slots},
+    flow::{ColdFlow, ColdSet, Ends, FlowSet, NO_SLOT, State, Word, pack, unpack, unpack_slots},
     limits::{FOLD_PACKETS, UNCLASSIFIED_QUARTERS, WAYS},
     protocol::{Confidence, Protocol, Verdict},
     slots,
     store::{Event, Ledger, Note, Settings, Store, node_index},
-    tally::{Direction, KeyWords},
+    tally::{Direction, KeyWords, NodeTally},
 };
 
 /// Direction of a packet of a flow.
@@ -119,31 +119,38 @@ pub(super) fn count_flow<S: Ledger>(store: &S, slots: u64) {
     }
 }
 
-/// Adds to a node-level tally.
+/// A node-level tally; without it, what should be counted there is counted as lost.
+#[inline(always)]
+fn node<S: Ledger>(store: &S, interface: u16, direction: Direction, verdict: (u8, u8)) -> Option<&NodeTally> {
+    let node = store.node(node_index(store.interface_number(interface), direction, verdict.0, verdict.1));
+    if node.is_none() {
+        store.count_event(Event::Lost);
+    }
+    node
+}
+
+/// Adds packets and bytes to a node-level tally.
 #[inline(always)]
 fn credit_node<S: Ledger>(
     store: &S,
     interface: u16,
     direction: Direction,
     verdict: (u8, u8),
-    counts: (u64, u64),
-    flows: u64,
+    (packets, bytes): (u64, u64),
 ) {
-    let index = node_index(store.interface_number(interface), direction, verdict.0, verdict.1);
-    let Some(node) = store.node(index) else {
-        store.count_event(Event::Lost);
-        return;
-    };
-    node.packets.add(counts.0);
-    node.bytes.add(counts.1);
-    node.flows.add(flows);
+    if let Some(node) = node(store, interface, direction, verdict) {
+        node.packets.add(packets);
+        node.bytes.add(bytes);
+    }
 }
 
 /// Counts one flow at node level, in the direction of its first packet.
 #[inline(always)]
 pub(super) fn count_node_flow<S: Ledger>(store: &S, word: Word, verdict: (u8, u8)) {
     let first = word.first_from_lower();
-    credit_node(store, word.interface(first), direction(word.ends(), first), verdict, (0, 0), 1);
+    if let Some(node) = node(store, word.interface(first), direction(word.ends(), first), verdict) {
+        node.flows.add(1);
+    }
 }
 
 /// Moves a flow's counters into its tallies. Safe at any time: each count is swapped out exactly once.
@@ -157,10 +164,10 @@ pub(super) fn fold<S: Ledger>(store: &S, set: &FlowSet, slots: u64, way: usize, 
     credit_ends(store, slots, forth, back, now_s);
     let verdict = (word.protocol_number(), word.confidence_number());
     if forth != 0 {
-        credit_node(store, word.interface(true), direction(word.ends(), true), verdict, unpack(forth), 0);
+        credit_node(store, word.interface(true), direction(word.ends(), true), verdict, unpack(forth));
     }
     if back != 0 {
-        credit_node(store, word.interface(false), direction(word.ends(), false), verdict, unpack(back), 0);
+        credit_node(store, word.interface(false), direction(word.ends(), false), verdict, unpack(back));
     }
 }
 
@@ -290,7 +297,7 @@ fn flowless_verdict(work: &Work) -> (u8, u8) {
 pub(super) fn transit<S: Store>(store: &S, work: &mut Work) -> bool {
     store.count_event(Event::Transit);
     let counts = (1, u64::from(work.headers.ip_bytes));
-    credit_node(store, work.interface as u16, Direction::Transit, flowless_verdict(work), counts, 0);
+    credit_node(store, work.interface as u16, Direction::Transit, flowless_verdict(work), counts);
     store.note(Note::TRANSIT);
     true
 }
@@ -299,13 +306,12 @@ pub(super) fn transit<S: Store>(store: &S, work: &mut Work) -> bool {
 #[inline(never)]
 pub(super) fn direct<S: Store>(store: &S, settings: &Settings, work: &mut Work) -> bool {
     let verdict = flowless_verdict(work);
-    let lower = subscribers::slot(store, settings, work, 0, verdict);
-    let higher = subscribers::slot(store, settings, work, 1, verdict);
+    let slots = subscribers::slots(store, settings, work, verdict);
     let counts = pack(1, u64::from(work.headers.ip_bytes));
     let (forth, back) = if work.is_from_lower() { (counts, 0) } else { (0, counts) };
-    credit_ends(store, pack_slots(lower, higher), forth, back, work.now_s);
+    credit_ends(store, slots, forth, back, work.now_s);
     let direction = direction(subscribers::which(work), work.is_from_lower());
-    credit_node(store, work.interface as u16, direction, verdict, unpack(counts), 0);
+    credit_node(store, work.interface as u16, direction, verdict, unpack(counts));
     store.note(Note::DIRECT);
     true
 }

@@ -109,7 +109,7 @@ fn is_answer<S: Store>(store: &S, work: &Work) -> bool {
 #[inline(never)]
 fn is_for_subscriber<S: Store>(store: &S, settings: &Settings, work: &mut Work) -> bool {
     let receiver = work.from_lower as usize & 1;
-    if !subscribers::locate(store, settings, work) || work.block_lens[receiver] == NO_POOL {
+    if !subscribers::locate(store, work) || work.block_lens[receiver] == NO_POOL {
         return false;
     }
     work.asker = learn::asker_tag(settings, work, receiver);

@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     endpoint::{self, Kind, Known},
-    flow::{State, Word, pack_slots, shown},
+    flow::{State, Word, shown},
     limits::{SUSPECT_BUCKETS, WAYS},
     protocol::{Confidence, Protocol},
     store::{Event, Heuristic, Settings, Store},
@@ -41,7 +41,7 @@ pub(super) fn judge<S: Store>(store: &S, settings: &Settings, work: &mut Work) -
     }
     // An obfuscated side may be silent, or say too little to tell; neither may look like something else.
     let random = work.shown & u32::from(shown::RANDOM) != 0 && work.shown & u32::from(shown::PLAIN) == 0;
-    if !random || !work.has_peer_ports() || !subscribers::locate(store, settings, work) {
+    if !random || !work.has_peer_ports() || !subscribers::locate(store, work) {
         return false;
     }
     let mut known = known_at(store, settings, work, 0);
@@ -172,8 +172,7 @@ pub(super) fn relabel<S: Store>(store: &S, settings: &Settings, work: &mut Work)
         return false;
     };
     let verdict = (work.protocol as u8, work.confidence as u8);
-    let lower = subscribers::slot(store, settings, work, 0, verdict);
-    let higher = subscribers::slot(store, settings, work, 1, verdict);
+    let slots = subscribers::slots(store, settings, work, verdict);
     let (cell, cold) = (&set.words[way], &cold.flows[way]);
     let word = Word(cell.load());
     if word.state() != State::Settled || word.protocol_number() != 0 || !cell.replace(word.0, Word::LOCKED.0) {
@@ -186,7 +185,6 @@ pub(super) fn relabel<S: Store>(store: &S, settings: &Settings, work: &mut Work)
     }
     account::fold(store, set, cold.slots.load(), way, word, work.now_s);
     cold.generation.add(1);
-    let slots = pack_slots(lower, higher);
     cold.slots.store(slots);
     let labelled = word.settled(verdict.0, verdict.1);
     cell.swap(labelled.0);

@@ -3,7 +3,7 @@
 use super::{account, subscribers, work::Entry, work::Work};
 use crate::{
     cell::negated,
-    flow::{FlowSet, Progress, State, Word, pack_slots, shown},
+    flow::{FlowSet, Progress, State, Word, shown},
     key::FlowKey,
     limits::{
         ASSOCIATION_SECONDS, CLOCK_SKEW_AGE, FRESH_SECONDS, IDLE_SECONDS, INSPECTED_PER_DIRECTION,
@@ -226,9 +226,7 @@ pub(super) fn take<S: Store>(store: &S, settings: &Settings, work: &mut Work) ->
     cold.memo.store(0);
     let opened = if work.headers.opens_connection() { shown::OPENED } else { 0 };
     cold.progress.store(Progress { shown: opened, ..Progress::default() }.to_bits());
-    let lower = subscribers::slot(store, settings, work, 0, NONE);
-    let higher = subscribers::slot(store, settings, work, 1, NONE);
-    cold.slots.store(pack_slots(lower, higher));
+    cold.slots.store(subscribers::slots(store, settings, work, NONE));
     // A full barrier: of two CPUs that enter the same flow at once, at least one sees the other's tag and gives way.
     set.tags[way].swap(work.tag);
     if entries(store, settings, work) > 1 {

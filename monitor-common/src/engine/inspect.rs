@@ -9,7 +9,7 @@ use crate::{
     cell::{Cell, negated},
     classify::{classify, is_shallow},
     familiar::{HEAD, is_familiar},
-    flow::{Progress, State, Word, pack_slots, shown, unpack},
+    flow::{Progress, State, Word, shown, unpack},
     limits::{INSPECTED_PER_DIRECTION, MSE_OPENING, PENDING_PACKETS, SESSION_PACKETS, SHALLOW, WAYS, WINDOW},
     opaque::{self, Look},
     packet::Packet,
@@ -350,10 +350,8 @@ pub(super) fn conclude<S: Store>(store: &S, settings: &Settings, work: &mut Work
             return false;
         }
         // New pools may have been loaded since the flow began; without a subscriber its tallies stay the ones it has.
-        if subscribers::locate(store, settings, work) {
-            let lower = subscribers::slot(store, settings, work, 0, (protocol, confidence));
-            let higher = subscribers::slot(store, settings, work, 1, (protocol, confidence));
-            cold.slots.store(pack_slots(lower, higher));
+        if subscribers::locate(store, work) {
+            cold.slots.store(subscribers::slots(store, settings, work, (protocol, confidence)));
         }
     }
     if work.ended == 0 {

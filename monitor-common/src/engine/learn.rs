@@ -42,7 +42,7 @@ pub(super) fn learn<S: Store>(store: &S, settings: &Settings, work: &mut Work) -
     if work.spoke != 0 && work.protocol != Protocol::LibP2p as u32 {
         let lower = unpack(set.counters[counter_index(way, 1)].load()).0 != 0;
         let higher = unpack(set.counters[counter_index(way, 0)].load()).0 != 0;
-        if subscribers::locate(store, settings, work) {
+        if subscribers::locate(store, work) {
             teach(store, settings, work, word, 0, higher);
             teach(store, settings, work, word, 1, lower);
             complete = is_complete(work) && !word.is_session();

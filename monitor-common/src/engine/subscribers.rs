@@ -2,7 +2,7 @@
 
 use super::{account, work::Work};
 use crate::{
-    flow::{Ends, NO_SLOT},
+    flow::{Ends, NO_SLOT, pack_slots},
     key::Address,
     packet::Packet,
     pools, slots,
@@ -26,35 +26,32 @@ fn outermost<S: Store>(store: &S, outer: Address, inner: Address, tunnel: bool) 
     (inner, NO_POOL)
 }
 
-/// Finds the subscribers of the packet's ends; whether there is one.
+/// Values of [`Work::located`]: how much is known of the packet's subscribers.
+mod known {
+    /// Which ends are subscribers.
+    pub(super) const ENDS: u32 = 1;
+    /// And where their tallies are looked for.
+    pub(super) const LINES: u32 = 2;
+}
+
+/// Finds the subscribers of the packet's ends, once; whether there is one.
 ///
 /// The ends are in the order of the flow key, which is that of the inner addresses.
 #[inline(never)]
-pub(super) fn locate<S: Store>(store: &S, settings: &Settings, work: &mut Work) -> bool {
-    let headers = &work.headers;
-    let tunnel = headers.tunnel != 0;
-    let (source, source_len) = outermost(store, headers.outer_source, headers.source, tunnel);
-    let (destination, destination_len) = outermost(store, headers.outer_destination, headers.destination, tunnel);
-    (work.ends, work.block_lens) = if work.is_from_lower() {
-        ([source, destination], [source_len, destination_len])
-    } else {
-        ([destination, source], [destination_len, source_len])
-    };
-    find_line(store, settings, work, 0);
-    find_line(store, settings, work, 1);
-    has_subscriber(work)
-}
-
-/// Whether one end is a subscriber, of a packet that was located.
-#[inline(always)]
-pub(super) fn has_subscriber(work: &Work) -> bool {
+pub(super) fn locate<S: Store>(store: &S, work: &mut Work) -> bool {
+    if work.located == 0 {
+        let headers = &work.headers;
+        let tunnel = headers.tunnel != 0;
+        let (source, source_len) = outermost(store, headers.outer_source, headers.source, tunnel);
+        let (destination, destination_len) = outermost(store, headers.outer_destination, headers.destination, tunnel);
+        (work.ends, work.block_lens) = if work.is_from_lower() {
+            ([source, destination], [source_len, destination_len])
+        } else {
+            ([destination, source], [destination_len, source_len])
+        };
+        work.located = known::ENDS;
+    }
     work.block_lens[0] != NO_POOL || work.block_lens[1] != NO_POOL
-}
-
-/// [`locate`], unless that was done.
-#[inline(always)]
-pub(super) fn located<S: Store>(store: &S, settings: &Settings, work: &mut Work) -> bool {
-    if work.located != 0 { has_subscriber(work) } else { locate(store, settings, work) }
 }
 
 /// The same for a packet whose flow is new, as soon as that is known: what its tallies need is then on its way from memory together
@@ -65,12 +62,21 @@ pub(super) fn foresee<P: Packet, S: Store>(packet: &P, store: &S, settings: &Set
     let headers = &mut work.headers;
     (headers.source, headers.destination, headers.tunnel) = (source, destination, 0);
     (headers.outer_source, headers.outer_destination) = (source, destination);
-    locate(store, settings, work);
-    work.located = 1;
+    locate(store, work) && find_lines(store, settings, work)
+}
+
+/// Says which lines of the slot cache the subscribers of a located packet have, and begins to load them.
+#[inline(never)]
+fn find_lines<S: Store>(store: &S, settings: &Settings, work: &mut Work) -> bool {
+    if work.located != known::LINES {
+        find_line(store, settings, work, 0);
+        find_line(store, settings, work, 1);
+        work.located = known::LINES;
+    }
     true
 }
 
-/// Says which line of the slot cache an end's subscriber has, and begins to load it.
+/// The same of one end.
 #[inline(always)]
 fn find_line<S: Store>(store: &S, settings: &Settings, work: &mut Work, end: usize) {
     let block_len = work.block_lens[end];
@@ -93,9 +99,16 @@ pub(super) fn which(work: &Work) -> Ends {
     }
 }
 
-/// Slot of the tally of one end (0 lower, 1 higher) for a verdict's numbers; [`NO_SLOT`] when that end is no subscriber.
+/// Slots of the tallies of both ends of a located packet for a verdict's numbers, as [`pack_slots`] has them.
+#[inline(never)]
+pub(super) fn slots<S: Store>(store: &S, settings: &Settings, work: &mut Work, verdict: (u8, u8)) -> u64 {
+    find_lines(store, settings, work);
+    pack_slots(slot(store, settings, work, 0, verdict), slot(store, settings, work, 1, verdict))
+}
+
+/// Slot of the tally of one end (0 lower, 1 higher); [`NO_SLOT`] when that end is no subscriber.
 #[inline(always)]
-pub(super) fn slot<S: Store>(store: &S, settings: &Settings, work: &Work, end: usize, verdict: (u8, u8)) -> u32 {
+fn slot<S: Store>(store: &S, settings: &Settings, work: &Work, end: usize, verdict: (u8, u8)) -> u32 {
     let end = end & 1;
     let block_len = work.block_lens[end];
     if block_len == NO_POOL {

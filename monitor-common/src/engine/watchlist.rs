@@ -17,7 +17,7 @@ pub(super) fn compare<S: Store>(store: &S, settings: &Settings, work: &mut Work)
     let Some(entry) = entry else { return false };
     let sender = (1 - work.from_lower as usize) & 1;
     // Anybody may name any content to a subscriber: only what a subscriber itself sent says anything of it.
-    if work.forged != 0 || !subscribers::locate(store, settings, work) || work.block_lens[sender] == NO_POOL {
+    if work.forged != 0 || !subscribers::locate(store, work) || work.block_lens[sender] == NO_POOL {
         return false;
     }
     store.count_event(Event::WatchlistHit);

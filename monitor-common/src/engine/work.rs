@@ -91,7 +91,7 @@ pub struct Work {
     pub(super) forged: u32,
     /// 1 when the packet's headers are in the work.
     pub(super) walked: u32,
-    /// 1 when its subscribers were looked for.
+    /// How much is known of its subscribers (`subscribers.rs`).
     pub(super) located: u32,
     /// TCP sequence number (upper half) and acknowledgement number of the packet, where they were read.
     pub(super) numbers: u64,
