@@ -1,47 +1,166 @@
-//! The classifier, and the reading of sources, over the packets of one flow.
+//! The classifier, and the reading of sources, over the packets of one flow; what its streams begin with is kept and joined as the
+//! engine does it (`monitor-common/src/engine/beginnings.rs`).
 
 use monitor_common::{
-    classify::classify,
-    limits::WINDOW,
-    payload::{FlowState, Payload, Transport},
+    beginning::{self, Beginning, Next},
+    classify::{classify, kept, passes_over},
+    limits::{KEPT_BYTES, KEPT_SECONDS, WINDOW},
+    packet::{Frame, Packet as _},
+    payload::{FlowState, Payload, Transport, marks},
     protocol::{Confidence, Protocol},
     sources::{self, Context, Walk},
 };
+
+/// Bits of a packet's header byte.
+mod header {
+    pub(super) const FROM_LOWER: u8 = 1 << 0;
+    pub(super) const UDP: u8 = 1 << 1;
+    /// A byte of the stream is missing in front of it.
+    pub(super) const GAP: u8 = 1 << 2;
+    /// It is sent anew, after itself.
+    pub(super) const TWICE: u8 = 1 << 3;
+    /// It comes so late that nothing is kept any more.
+    pub(super) const LATE: u8 = 1 << 4;
+}
+
+const FLOW_TAG: u64 = 0x1234_5678_9abc_def0;
+
+/// One direction of the TCP flow.
+#[derive(Default)]
+struct Stream {
+    entry: Beginning,
+    /// Sequence number of the next byte.
+    next: u32,
+    /// What the entry holds.
+    kept: Vec<u8>,
+}
+
+/// The flow, under inspection by both transports at once.
+struct Flow {
+    tcp: FlowState,
+    udp: FlowState,
+    streams: [Stream; 2],
+    now_s: u64,
+    payload: Payload,
+}
 
 /// See the module.
 ///
 /// # Panics
 /// When something does not hold.
 pub fn run(data: &[u8]) {
-    let mut states = [FlowState::default(); 2];
+    let mut flow = Flow {
+        tcp: FlowState::default(),
+        udp: FlowState::default(),
+        streams: Default::default(),
+        now_s: 1_000,
+        payload: Payload::empty(),
+    };
     let mut rest = data;
     while let Some(([header, high, low], packets)) = rest.split_first_chunk::<3>() {
         let length = usize::from(u16::from_be_bytes([*high, *low])).min(packets.len());
         let (bytes, next) = packets.split_at(length);
         rest = next;
-        let from_lower = header & 1 == 1;
-        let (transport, state) = match header & 2 {
-            0 => (Transport::Tcp, &mut states[0]),
-            _ => (Transport::Udp, &mut states[1]),
-        };
-        let mut payload = Payload::from_bytes(bytes, 6881, 6346, from_lower);
-        for (protocol, ipv6) in
-            [(Protocol::BitTorrent, false), (Protocol::BitTorrent, true), (Protocol::EDonkey, false)]
-        {
-            let context = Context { transport, protocol: protocol as u8, ipv6, announces: false, asked: true };
-            let mut walk = Walk::NONE;
-            sources::begin(&context, &payload, &mut walk);
-            let most = WINDOW / 6;
-            for step in 0..=most + 1 {
-                if walk.is_over() {
-                    break;
-                }
-                assert!(step <= most, "a list ends with its payload");
-                sources::next(&payload, &mut walk);
-            }
+        if *header & header::UDP != 0 {
+            flow.datagram(bytes, *header);
+        } else {
+            flow.segment(bytes, *header);
         }
-        if let Some(verdict) = classify(transport, &mut payload, state) {
-            assert_ne!(verdict.confidence, Confidence::None, "a verdict says how sure it is");
+    }
+}
+
+impl Flow {
+    fn datagram(&mut self, bytes: &[u8], header: u8) {
+        self.take(bytes, header);
+        read_sources(Transport::Udp, &self.payload);
+        check(classify(Transport::Udp, &mut self.payload, &mut self.udp));
+        self.payload.wipe();
+    }
+
+    fn segment(&mut self, bytes: &[u8], header: u8) {
+        if header & header::LATE != 0 {
+            self.now_s += u64::from(KEPT_SECONDS);
+        }
+        let stream = &mut self.streams[usize::from(header & header::FROM_LOWER == 0)];
+        stream.next = stream.next.wrapping_add(u32::from(header & header::GAP != 0));
+        let sequence = stream.next;
+        stream.next = sequence.wrapping_add(bytes.len() as u32);
+        self.look(bytes, header, sequence);
+        if header & header::TWICE != 0 {
+            self.look(bytes, header, sequence);
+        }
+    }
+
+    /// One segment, as the engine looks at it.
+    fn look(&mut self, bytes: &[u8], header: u8, sequence: u32) {
+        let Some(first) = bytes.first() else { return };
+        let from_lower = u32::from(header & header::FROM_LOWER);
+        let (tag, of) = (beginning::tag(FLOW_TAG, from_lower), |mark| marks::of(mark, from_lower));
+        let stream = &mut self.streams[usize::from(from_lower == 0)];
+        let mut before = Vec::new();
+        if self.tcp.marks & of(marks::KEPT) != 0 {
+            match stream.entry.take(tag, sequence, bytes.len() as u32, self.now_s, &mut self.payload) {
+                Next::Continues => before = std::mem::take(&mut stream.kept),
+                Next::Replaces => {}
+                Next::Beside => return,
+                Next::Lost => {
+                    self.tcp.marks = self.tcp.marks & !of(marks::KEPT) | of(marks::BEGUN | marks::OTHER);
+                    return;
+                }
+            }
+            self.tcp.marks &= !of(marks::KEPT);
+        } else if passes_over(self.tcp.marks, from_lower, *first) {
+            return;
+        }
+        self.take(bytes, header);
+        let joined = [&before[..], bytes].concat();
+        let captured = joined.len().min(WINDOW);
+        assert_eq!(self.payload.window[..captured], joined[..captured], "what was kept, and the segment behind it");
+        assert!(self.payload.window[captured..].iter().all(|byte| *byte == 0), "and nothing else");
+        assert_eq!((self.payload.captured, self.payload.len), (captured as u32, joined.len() as u32));
+        read_sources(Transport::Tcp, &self.payload);
+        let found = classify(Transport::Tcp, &mut self.payload, &mut self.tcp);
+        check(found);
+        if found.is_none() && self.tcp.marks & of(marks::KEPT) != 0 {
+            let (count, stream) = (kept(&self.payload), &mut self.streams[usize::from(from_lower == 0)]);
+            assert!(count > 0 && count as usize <= KEPT_BYTES && count <= self.payload.captured, "{count} bytes kept");
+            let next = sequence.wrapping_add(bytes.len() as u32);
+            assert!(!stream.entry.keep(tag, next, count, self.now_s, &self.payload), "the entry was free");
+            stream.kept = joined[..count as usize].to_vec();
+        }
+        self.payload.wipe();
+        assert!(self.payload.window == [0; WINDOW] && self.payload.captured == 0, "nothing of a payload stays");
+    }
+
+    /// Puts a packet behind what is in the payload.
+    fn take(&mut self, bytes: &[u8], header: u8) {
+        self.payload.source_port = 6881;
+        self.payload.destination_port = 6346;
+        self.payload.from_lower = u32::from(header & header::FROM_LOWER);
+        self.payload.len = self.payload.captured + bytes.len() as u32;
+        Frame::new(bytes, bytes.len()).copy_payload(0, &mut self.payload);
+    }
+}
+
+fn check(found: Option<monitor_common::protocol::Verdict>) {
+    if let Some(verdict) = found {
+        assert_ne!(verdict.confidence, Confidence::None, "a verdict says how sure it is");
+    }
+}
+
+/// Reads the sources that a payload names, of whatever it may be.
+fn read_sources(transport: Transport, payload: &Payload) {
+    for (protocol, ipv6) in [(Protocol::BitTorrent, false), (Protocol::BitTorrent, true), (Protocol::EDonkey, false)] {
+        let context = Context { transport, protocol: protocol as u8, ipv6, announces: false, asked: true };
+        let mut walk = Walk::NONE;
+        sources::begin(&context, payload, &mut walk);
+        let most = WINDOW / 6;
+        for step in 0..=most + 1 {
+            if walk.is_over() {
+                break;
+            }
+            assert!(step <= most, "a list ends with its payload");
+            sources::next(payload, &mut walk);
         }
     }
 }

@@ -15,6 +15,8 @@ use crate::{
     },
 };
 
+pub use split::{kept, passes_over};
+
 /// Tries each signature in turn; expands to straight-line code, since the verifier and LLVM like no function tables.
 ///
 /// Rows share no loaded value: what one row's comparisons taught the verifier about a value would make it walk all later

@@ -114,13 +114,15 @@ pub(crate) fn leave(payload: &Payload, state: &mut FlowState, starts: bool) {
 
 /// Bytes of a payload that are kept: none of the nick in "$MyNick nick|".
 #[inline(always)]
-pub(crate) fn kept(payload: &Payload) -> u32 {
+#[must_use]
+pub fn kept(payload: &Payload) -> u32 {
     if payload.has(0, b"$MyNick ") { 8 } else { payload.captured }
 }
 
 /// Whether a payload of a direction with these marks is passed over, by its first byte.
 #[inline(always)]
-pub(crate) fn passes_over(all: u32, from_lower: u32, first: u8) -> bool {
+#[must_use]
+pub fn passes_over(all: u32, from_lower: u32, first: u8) -> bool {
     let frames = (first & 0x7e == 0) & (first & 0x7f != 0) | (first == websocket::BINARY);
     let may_frame = frames & (all & marks::of(marks::FRAMES, from_lower) != 0);
     (all & marks::of(marks::OTHER, from_lower) != 0) & !may_frame
