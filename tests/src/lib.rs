@@ -5,4 +5,10 @@ pub mod lab;
 pub mod p2p;
 #[cfg(feature = "kernel")]
 pub mod packet_table;
+#[cfg(feature = "kernel")]
+pub mod paths;
+#[cfg(feature = "kernel")]
+pub mod snapshots;
+#[cfg(feature = "kernel")]
+pub mod tables;
 pub mod wire;

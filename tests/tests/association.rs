@@ -11,26 +11,24 @@ mod kad;
 #[path = "association/named.rs"]
 mod named;
 
-use std::net::SocketAddr;
+use std::{
+    net::SocketAddr,
+    ops::{Deref, DerefMut},
+};
 
 use monitor_common::{
     flow::{FlowSet, Word},
-    key::Seed,
     limits::{ENDPOINT_SECONDS, PENDING_PACKETS},
     protocol::{Confidence, Protocol, Verdict},
-    store::{Disposition, Event, Heuristic, Inspection},
+    store::{Event, Heuristic},
 };
-use peertally::{
-    datapath::{
-        host::{ACCESS, CORE, HostDataPath, TableSizes},
-        object::{LoadOptions, MonitoredInterface},
-        test_run::TestRunner,
-        view::{View, node_index_parts},
-    },
-    pool::Pool,
+use peertally::datapath::{
+    host::{ACCESS, CORE, TableSizes},
+    object::{LoadOptions, MonitoredInterface},
+    view::{View, node_index_parts},
 };
 use peertally_tests::{
-    packet_table::may_use_kernel,
+    paths::{self, DataPaths},
     wire::{Connection, ciphertext, flag, tcp, udp},
 };
 
@@ -49,12 +47,21 @@ fn of(address: &str, port: u16) -> SocketAddr {
     SocketAddr::new(address.parse().expect("an address"), port)
 }
 
-/// Both data paths.
-struct Network {
-    host: HostDataPath,
-    kernel: Option<TestRunner>,
-    now_s: u64,
-    interface: u16,
+/// Both data paths, and conversations over them.
+struct Network(DataPaths);
+
+impl Deref for Network {
+    type Target = DataPaths;
+
+    fn deref(&self) -> &DataPaths {
+        &self.0
+    }
+}
+
+impl DerefMut for Network {
+    fn deref_mut(&mut self) -> &mut DataPaths {
+        &mut self.0
+    }
 }
 
 impl Network {
@@ -64,46 +71,10 @@ impl Network {
 
     /// Frames come in on a core interface if `core`.
     fn with(heuristic: Option<Heuristic>, endpoints: u32, core: bool) -> Self {
+        let interfaces = vec![MonitoredInterface { index: 1, core }];
         let sizes = TableSizes { flows: 4096, tallies: 1024, endpoints };
-        let pools: Vec<Pool> = ["10.0.0.0/8", "2001:db8::/32"].map(|pool| pool.parse().expect("a pool")).into();
-        let seed = Seed::from_random([0x243f_6a88_85a3_08d3, 0x1319_8a2e_0370_7344, 0xa409_3822_299f_31d0]);
-        let host = HostDataPath::new(&sizes, &pools, seed, Inspection::Framing);
-        host.view().settings.heuristic.store(heuristic.map_or(0, Heuristic::to_bits));
-        let kernel = may_use_kernel("association").expect("rights").then(|| {
-            let options = LoadOptions {
-                sizes,
-                pools,
-                inspection: Inspection::Framing,
-                watchlist: std::sync::Arc::default(),
-                heuristic,
-                seed: Some(seed),
-                replaying: true,
-                pin_folder: None,
-                log_level: 0,
-                interfaces: vec![MonitoredInterface { index: 1, core }],
-            };
-            TestRunner::new(&options).expect("loads")
-        });
-        Self { host, kernel, now_s: 1_000, interface: if core { CORE } else { ACCESS } }
-    }
-
-    fn send(&mut self, frame: &[u8]) -> Verdict {
-        let found = self.host.frame_on(self.interface, frame, frame.len(), self.now_s);
-        if let Some(kernel) = &mut self.kernel {
-            assert_eq!(kernel.frame(frame, frame.len(), self.now_s).expect("counts"), found, "kernel and host");
-        }
-        match found {
-            Disposition::Hit(verdict) | Disposition::New(verdict) | Disposition::Restarted(verdict) => verdict,
-            other => panic!("{other:?}"),
-        }
-    }
-
-    fn events(&self, event: Event) -> u64 {
-        let found = self.host.events(event);
-        if let Some(kernel) = &self.kernel {
-            assert!(kernel.events().expect("reads").contains(&(event, found)), "{event:?}");
-        }
-        found
+        let options = LoadOptions { heuristic, interfaces, ..paths::options(sizes) };
+        Self(DataPaths::new("association", &options))
     }
 
     /// A DHT ping and its answer.

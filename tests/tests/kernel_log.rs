@@ -4,12 +4,11 @@ use std::sync::Mutex;
 
 use aya::{TestRun as _, TestRunOptions};
 use aya_log::EbpfLogger;
-use monitor_common::store::Inspection;
 use peertally::datapath::{
     host::TableSizes,
-    object::{LoadOptions, LoadedObject, MonitoredInterface},
+    object::{LoadOptions, LoadedObject},
 };
-use peertally_tests::packet_table::may_use_kernel;
+use peertally_tests::packet_table::{load_options, may_use_kernel};
 
 static HEARD: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
@@ -29,19 +28,8 @@ impl log::Log for Ear {
 
 /// Tables with room for the catch-all tally only: the first packet of a subscriber is refused one.
 fn load(log_level: u8) -> LoadedObject {
-    LoadedObject::load(&LoadOptions {
-        sizes: TableSizes { flows: 64, tallies: 1, endpoints: 64 },
-        pools: vec!["10.0.0.0/8".parse().expect("pool")],
-        inspection: Inspection::Framing,
-        watchlist: std::sync::Arc::default(),
-        heuristic: None,
-        seed: None,
-        replaying: false,
-        pin_folder: None,
-        log_level,
-        interfaces: vec![MonitoredInterface::access(1)],
-    })
-    .expect("loads")
+    let sizes = TableSizes { flows: 64, tallies: 1, endpoints: 64 };
+    LoadedObject::load(&LoadOptions { sizes, log_level, ..load_options() }).expect("loads")
 }
 
 fn verified(object: &mut LoadedObject) -> u32 {

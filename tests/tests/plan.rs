@@ -1,8 +1,7 @@
 //! `peertally plan` against the kernel: what it says of each table is what the kernel says of the loaded one.
 
-use std::{collections::BTreeMap, fs, sync::Arc};
+use std::{collections::BTreeMap, fs};
 
-use monitor_common::store::Inspection;
 use peertally::{
     datapath::{
         host::TableSizes,
@@ -10,7 +9,7 @@ use peertally::{
     },
     plan,
 };
-use peertally_tests::packet_table::may_use_kernel;
+use peertally_tests::packet_table::{load_options, may_use_kernel};
 
 /// Type, key size, value size and entries of a table: what it is told by.
 type Shape = [u64; 4];
@@ -46,18 +45,7 @@ fn the_plan_is_what_the_kernel_takes() {
     }
     let sizes = TableSizes { flows: 1 << 14, tallies: 20_000, endpoints: 1 << 12 };
     let planned = plan::tables(&sizes, 0).expect("the object");
-    let options = LoadOptions {
-        sizes,
-        pools: vec!["10.0.0.0/8".parse().expect("pool")],
-        inspection: Inspection::Framing,
-        watchlist: Arc::default(),
-        heuristic: None,
-        seed: None,
-        replaying: false,
-        pin_folder: None,
-        log_level: 0,
-        interfaces: Vec::new(),
-    };
+    let options = LoadOptions { sizes, interfaces: Vec::new(), ..load_options() };
     let _object = LoadedObject::load(&options).expect("loads");
     let taken = of_kernel();
     let mut compared = 0;

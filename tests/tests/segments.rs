@@ -3,77 +3,48 @@
 //!
 //! Every frame goes to the host's data path and, with the rights for it, to the kernel's, which must agree.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{
+    net::SocketAddr,
+    ops::{Deref, DerefMut},
+};
 
 use monitor_common::{
-    key::Seed,
     limits::{BEGINNINGS, KEPT_SECONDS},
     payload::Transport,
-    protocol::{Protocol, Verdict},
-    store::{Disposition, Event, Inspection},
+    protocol::Protocol,
+    store::Event,
 };
-use peertally::datapath::{
-    host::{HostDataPath, TableSizes},
-    object::{LoadOptions, MonitoredInterface},
-    test_run::TestRunner,
-};
+use peertally::datapath::host::TableSizes;
 use peertally_tests::{
     p2p::{Exchange, exchanges},
-    packet_table::may_use_kernel,
+    paths::{self, DataPaths},
     wire::Connection,
 };
 
 const SUBSCRIBER: &str = "10.0.0.1";
 const REMOTE: &str = "192.0.2.7";
 
-/// Both data paths.
-struct Network {
-    host: HostDataPath,
-    kernel: Option<TestRunner>,
-    now_s: u64,
+/// Both data paths, and conversations over them.
+struct Network(DataPaths);
+
+impl Deref for Network {
+    type Target = DataPaths;
+
+    fn deref(&self) -> &DataPaths {
+        &self.0
+    }
+}
+
+impl DerefMut for Network {
+    fn deref_mut(&mut self) -> &mut DataPaths {
+        &mut self.0
+    }
 }
 
 impl Network {
     fn new() -> Self {
         let sizes = TableSizes { flows: 1 << 16, tallies: 1024, endpoints: 1024 };
-        let pools = vec!["10.0.0.0/8".parse().expect("a pool")];
-        let seed = Seed::from_random([0x243f_6a88_85a3_08d3, 0x1319_8a2e_0370_7344, 0xa409_3822_299f_31d0]);
-        let host = HostDataPath::new(&sizes, &pools, seed, Inspection::Framing);
-        let kernel = may_use_kernel("segments").expect("rights").then(|| {
-            let options = LoadOptions {
-                sizes,
-                pools,
-                inspection: Inspection::Framing,
-                watchlist: Arc::default(),
-                heuristic: None,
-                seed: Some(seed),
-                replaying: true,
-                pin_folder: None,
-                log_level: 0,
-                interfaces: vec![MonitoredInterface::access(1)],
-            };
-            TestRunner::new(&options).expect("loads")
-        });
-        Self { host, kernel, now_s: 1_000 }
-    }
-
-    fn send(&mut self, frame: &[u8]) -> Verdict {
-        let found = self.host.frame(frame, frame.len(), self.now_s);
-        if let Some(kernel) = &mut self.kernel {
-            assert_eq!(kernel.frame(frame, frame.len(), self.now_s).expect("counts"), found, "kernel and host");
-        }
-        match found {
-            Disposition::Hit(verdict) | Disposition::New(verdict) | Disposition::Restarted(verdict) => verdict,
-            other => panic!("{other:?}"),
-        }
-    }
-
-    fn events(&self, event: Event) -> u64 {
-        let found = self.host.events(event);
-        if let Some(kernel) = &self.kernel {
-            assert!(kernel.events().expect("reads").contains(&(event, found)), "{event:?}");
-        }
-        found
+        Self(DataPaths::new("segments", &paths::options(sizes)))
     }
 
     /// A connection of the subscriber.

@@ -5,13 +5,13 @@
 use std::{
     collections::HashSet,
     net::SocketAddr,
+    ops::{Deref, DerefMut},
     os::fd::{AsFd as _, AsRawFd as _},
     sync::Arc,
 };
 
 use aya::maps::{Map, MapData};
 use monitor_common::{
-    key::Seed,
     protocol::Protocol,
     store::{Event, Inspection},
     tally::TallyKey,
@@ -19,14 +19,13 @@ use monitor_common::{
 };
 use peertally::{
     datapath::{
-        host::{HostDataPath, TableSizes},
-        object::{LoadOptions, LoadedObject, MonitoredInterface},
-        test_run::TestRunner,
+        host::TableSizes,
+        object::{LoadOptions, LoadedObject},
     },
     watchlist::Watchlist,
 };
 use peertally_tests::{
-    packet_table::may_use_kernel,
+    paths::{DataPaths, options},
     wire::{Connection, flag, tcp, udp},
 };
 
@@ -67,10 +66,7 @@ fn frames(subscriber: &str, content: &[u8; 20]) -> Vec<Vec<u8>> {
 /// Ways in which [`frames`] names content.
 const NAMED: u64 = 4;
 
-struct Paths {
-    host: HostDataPath,
-    kernel: Option<TestRunner>,
-}
+struct Paths(DataPaths);
 
 fn paths(inspection: Inspection) -> Paths {
     // Roomy, so that no flow of the test finds both its sets full.
@@ -79,47 +75,39 @@ fn paths(inspection: Inspection) -> Paths {
 
 /// Paths with room for so many flows.
 fn paths_for(inspection: Inspection, flows: u32) -> Paths {
+    let entries = vec![ContentHash([7; 3]), ContentHash::from_bytes(&LISTED)];
+    let watchlist = Arc::new(Watchlist { entries, ..Watchlist::default() });
     let sizes = TableSizes { flows, tallies: 1024, endpoints: 1024 };
-    let pools = vec!["10.0.0.0/8".parse().expect("a pool")];
-    let seed = Seed::from_random([0x243f_6a88_85a3_08d3, 0x1319_8a2e_0370_7344, 0xa409_3822_299f_31d0]);
-    let list =
-        Watchlist { entries: vec![ContentHash([7; 3]), ContentHash::from_bytes(&LISTED)], ..Watchlist::default() };
-    let mut host = HostDataPath::new(&sizes, &pools, seed, inspection);
-    host.watch(&list.entries);
-    let kernel = may_use_kernel("watchlist").expect("rights").then(|| {
-        let options = LoadOptions {
-            sizes,
-            pools,
-            inspection,
-            watchlist: Arc::new(list),
-            heuristic: None,
-            seed: Some(seed),
-            replaying: true,
-            pin_folder: None,
-            log_level: 0,
-            interfaces: vec![MonitoredInterface::access(1)],
-        };
-        TestRunner::new(&options).expect("loads")
-    });
-    Paths { host, kernel }
+    Paths(DataPaths::new("watchlist", &LoadOptions { inspection, watchlist, ..options(sizes) }))
+}
+
+impl Deref for Paths {
+    type Target = DataPaths;
+
+    fn deref(&self) -> &DataPaths {
+        &self.0
+    }
+}
+
+impl DerefMut for Paths {
+    fn deref_mut(&mut self) -> &mut DataPaths {
+        &mut self.0
+    }
 }
 
 impl Paths {
     fn send(&mut self, frames: &[Vec<u8>]) {
         for frame in frames {
-            let expected = self.host.frame(frame, frame.len(), 1_000);
-            if let Some(kernel) = &mut self.kernel {
-                assert_eq!(kernel.frame(frame, frame.len(), 1_000).expect("counts"), expected);
-            }
+            self.frame(frame);
         }
     }
 
     /// What was told and tallied, which both paths agree on.
     fn hits(&mut self) -> (Vec<WatchHit>, Vec<(TallyKey, u64)>) {
-        let (told, tallies) = self.host.watchlist_hits();
+        let (told, tallies) = self.0.host.watchlist_hits();
         let mut tallies: Vec<(TallyKey, u64)> = tallies.into_iter().map(|(key, hits)| (key.into(), hits)).collect();
         tallies.sort();
-        if let Some(kernel) = &mut self.kernel {
+        if let Some(kernel) = &mut self.0.kernel {
             let mut found = kernel.object().watchlist_tallies().expect("reads");
             found.sort();
             assert_eq!(found, tallies);

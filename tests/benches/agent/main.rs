@@ -24,13 +24,13 @@ use monitor_common::{
     key::Address,
     limits::{DEFAULT_ENDPOINTS, DEFAULT_FLOWS},
     protocol::{Confidence, Protocol},
-    store::Inspection,
     tally::KeyWords,
 };
 use peertally::datapath::{
     host::TableSizes,
     object::{LoadOptions, LoadedObject},
 };
+use peertally_tests::packet_table::load_options;
 use serde_json::{Value, json};
 
 use clock::cpu_time;
@@ -88,14 +88,9 @@ fn drain(bench: &Path) -> Result<(Duration, Duration)> {
     let options = LoadOptions {
         sizes: TableSizes { flows: DEFAULT_FLOWS, tallies: TALLIES + 1, endpoints: DEFAULT_ENDPOINTS },
         pools: Vec::new(),
-        inspection: Inspection::Framing,
-        watchlist: std::sync::Arc::default(),
-        heuristic: None,
         seed: None,
-        replaying: false,
-        pin_folder: None,
-        log_level: 0,
         interfaces: Vec::new(),
+        ..load_options()
     };
     let object = LoadedObject::load(&options)?;
     let view = object.view();

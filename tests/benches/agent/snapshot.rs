@@ -1,16 +1,14 @@
 //! A drain as the kernel side hands it on, made up.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant, SystemTime},
-};
+use std::{sync::Arc, time::Duration};
 
 use monitor_common::{
     key::Address,
     protocol::{Confidence, Protocol},
     tally::{TallyKey, Totals},
 };
-use peertally::snapshot::{Change, Pending, Snapshot};
+use peertally::snapshot::{Change, Snapshot};
+use peertally_tests::snapshots;
 
 /// A drain in which every subscriber moved.
 pub(crate) fn snapshot(subscribers: u32) -> Snapshot {
@@ -37,21 +35,5 @@ pub(crate) fn snapshot(subscribers: u32) -> Snapshot {
         totals.push(delta);
         changes.push(Change { slot: number, delta });
     }
-    Snapshot {
-        taken_at: SystemTime::now(),
-        taken: Instant::now(),
-        interval: Duration::from_secs(10),
-        drain_duration: Duration::from_millis(20),
-        keys: Arc::new(keys),
-        totals,
-        changes,
-        node: Vec::new(),
-        skipped: Vec::new(),
-        events: Vec::new(),
-        tables: Vec::new(),
-        pending: Pending::default(),
-        watchlist: Vec::new(),
-        hits: Vec::new(),
-        attachments: Vec::new(),
-    }
+    Snapshot { drain_duration: Duration::from_millis(20), keys: Arc::new(keys), totals, changes, ..snapshots::empty() }
 }

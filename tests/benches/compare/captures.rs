@@ -25,10 +25,11 @@ use peertally::{
     datapath::{
         host::{HostDataPath, TableSizes},
         mapped::MappedArray,
-        object::{LoadOptions, LoadedObject, MonitoredInterface},
+        object::{LoadOptions, LoadedObject},
     },
     pool::Pool,
 };
+use peertally_tests::packet_table::load_options;
 use serde_json::{Value, json};
 
 use crate::{
@@ -182,18 +183,7 @@ fn host(packets: &[Packet]) -> Result<f64> {
 
 /// The program in the kernel, ns a packet by the kernel's own statistics.
 fn kernel(packets: &[Packet]) -> Result<f64> {
-    let options = LoadOptions {
-        sizes: SIZES,
-        pools: pools()?,
-        inspection: Inspection::Framing,
-        watchlist: std::sync::Arc::default(),
-        heuristic: None,
-        seed: None,
-        replaying: true,
-        pin_folder: None,
-        log_level: 0,
-        interfaces: vec![MonitoredInterface::access(1)],
-    };
+    let options = LoadOptions { sizes: SIZES, pools: pools()?, seed: None, replaying: true, ..load_options() };
     let mut object = LoadedObject::load(&options)?;
     let replay: MappedArray<Cell> = MappedArray::new("REPLAY", object.map("REPLAY")?)?;
     let settings = object.map_settings()?;

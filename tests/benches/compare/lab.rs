@@ -19,15 +19,15 @@ use aya::{
     programs::{Xdp, xdp::XdpMode},
     util::nr_cpus,
 };
-use monitor_common::{
-    limits::{DEFAULT_ENDPOINTS, DEFAULT_FLOWS, DEFAULT_TALLIES},
-    store::Inspection,
-};
+use monitor_common::limits::{DEFAULT_ENDPOINTS, DEFAULT_FLOWS, DEFAULT_TALLIES};
 use peertally::datapath::{
     host::TableSizes,
     object::{LoadOptions, LoadedObject},
 };
-use peertally_tests::lab::{CORE, INTERNET_V4, Lab, POOLS, Process, access, output, wait_for};
+use peertally_tests::{
+    lab::{CORE, INTERNET_V4, Lab, POOLS, Process, access, output, wait_for},
+    packet_table::load_options,
+};
 use serde_json::{Value, json};
 
 use crate::{
@@ -98,14 +98,9 @@ impl Rig {
         let options = LoadOptions {
             sizes: TableSizes { flows: DEFAULT_FLOWS, tallies: DEFAULT_TALLIES, endpoints: DEFAULT_ENDPOINTS },
             pools: vec!["100.64.0.0/10".parse()?, POOLS[1].parse()?],
-            inspection: Inspection::Framing,
-            watchlist: std::sync::Arc::default(),
-            heuristic: None,
             seed: None,
-            replaying: false,
-            pin_folder: None,
-            log_level: 0,
             interfaces: Vec::new(),
+            ..load_options()
         };
         let mut shipped = LoadedObject::load(&options)?;
         shipped.program()?;

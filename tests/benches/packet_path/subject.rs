@@ -6,12 +6,13 @@ use anyhow::{Context as _, Result};
 use aya::programs::ProgramFd;
 use monitor_common::{
     protocol::{PROTOCOL_SLOTS, Protocol},
-    store::{Event, Inspection},
+    store::Event,
 };
 use peertally::datapath::{
     host::TableSizes,
-    object::{LoadOptions, LoadedObject, MonitoredInterface},
+    object::{LoadOptions, LoadedObject},
 };
+use peertally_tests::packet_table::load_options;
 
 use crate::rows::{Kind, Row};
 
@@ -39,15 +40,9 @@ impl Subject {
                 endpoints: monitor_common::limits::DEFAULT_ENDPOINTS,
             },
             pools,
-            inspection: Inspection::Framing,
-            watchlist: std::sync::Arc::default(),
-            heuristic: None,
             seed: None,
-            replaying: false,
-            pin_folder: None,
-            log_level: 0,
-            // The loopback device, which the test runner's frames come from.
-            interfaces: vec![MonitoredInterface::access(1)],
+            // Its interface is the loopback device, which the test runner's frames come from.
+            ..load_options()
         };
         let Some(path) = build else {
             return LoadedObject::load(&options).map(Self).context("loading the shipped object");

@@ -14,28 +14,23 @@ use aya::{
     TestRun as _, TestRunOptions,
     programs::{Xdp, xdp::XdpMode},
 };
-use monitor_common::{
-    beginning::Beginning,
-    cell::Cell,
-    endpoint::EndpointSet,
-    flow::{ColdSet, FlowSet},
-    key::Address,
-    protocol::Protocol,
-    store::{Event, Inspection, Settings},
-    tally::{Direction, NodeTally, SlotKey, Tally},
-};
+use monitor_common::{cell::Cell, key::Address, protocol::Protocol, store::Event, tally::Direction};
 use peertally::datapath::{
     host::TableSizes,
-    mapped::MappedArray,
     object::{LoadOptions, LoadedObject, MonitoredInterface},
-    view::{Reading, View, node_index_parts},
+    view::{Reading, node_index_parts},
 };
-use peertally_tests::lab::{CORE, Lab, access, output, require};
+use peertally_tests::{
+    lab::{CORE, Lab, access, output, require},
+    paths,
+    tables::Tables,
+};
+
+use crate::CPUS;
 
 /// Names the length of the test in seconds.
 const SECONDS_VARIABLE: &str = "PEERTALLY_HAMMER_SECONDS";
 const SECONDS: u64 = 10;
-const CPUS: usize = 2;
 /// Flows, four times what the table holds.
 const FLOWS: usize = 64;
 const CACHE: u32 = 16;
@@ -87,65 +82,22 @@ fn context(frame: &[u8], interface: u32) -> Vec<u8> {
 /// Packets and bytes of one flow, up and down.
 type Counts = [(u64, u64); 2];
 
-/// The agent's mappings, apart from the object whose program is running.
-struct Tables {
-    settings: MappedArray<Settings>,
-    flows: MappedArray<FlowSet>,
-    cold: MappedArray<ColdSet>,
-    endpoints: MappedArray<EndpointSet>,
-    beginnings: MappedArray<Beginning>,
-    tallies: MappedArray<Tally>,
-    keys: MappedArray<SlotKey>,
-    node: MappedArray<NodeTally>,
-    interfaces: Vec<(u16, u32)>,
-}
-
-impl Tables {
-    fn new(object: &LoadedObject) -> Result<Self> {
-        Ok(Self {
-            settings: object.map_settings()?,
-            flows: MappedArray::new("FLOWS", object.map("FLOWS")?)?,
-            cold: MappedArray::new("COLD_FLOWS", object.map("COLD_FLOWS")?)?,
-            endpoints: MappedArray::new("ENDPOINTS", object.map("ENDPOINTS")?)?,
-            beginnings: MappedArray::new("BEGINNINGS", object.map("BEGINNINGS")?)?,
-            tallies: MappedArray::new("TALLIES", object.map("TALLIES")?)?,
-            keys: MappedArray::new("TALLY_KEYS", object.map("TALLY_KEYS")?)?,
-            node: MappedArray::new("NODE", object.map("NODE")?)?,
-            interfaces: object.view().interfaces.to_vec(),
-        })
+/// What a reading holds of each flow's subscriber, by protocol number.
+fn by_flow(tables: &Tables, reading: &Reading) -> HashMap<(usize, u8), Counts> {
+    let view = tables.view();
+    let mut found: HashMap<(usize, u8), Counts> = HashMap::new();
+    for (slot, totals) in reading.totals.iter().enumerate() {
+        let Some(key) = view.keys[slot].read() else { continue };
+        let address = Address::v6(key.address);
+        let Some(flow) = (0..FLOWS).find(|flow| address == Address::v4(0x0a00_0000 + *flow as u32)) else {
+            assert_eq!(totals.packets_up + totals.packets_down, 0, "{key:?} is no subscriber of the test");
+            continue;
+        };
+        let counts = found.entry((flow, key.protocol)).or_default();
+        counts[0] = (counts[0].0 + totals.packets_up, counts[0].1 + totals.bytes_up);
+        counts[1] = (counts[1].0 + totals.packets_down, counts[1].1 + totals.bytes_down);
     }
-
-    fn view(&self) -> View<'_> {
-        View {
-            settings: &self.settings.values()[0],
-            flows: self.flows.values(),
-            cold: self.cold.values(),
-            endpoints: self.endpoints.values(),
-            beginnings: self.beginnings.values(),
-            tallies: self.tallies.values(),
-            keys: self.keys.values(),
-            node: self.node.values(),
-            interfaces: &self.interfaces,
-        }
-    }
-
-    /// What a reading holds of each flow's subscriber, by protocol number.
-    fn by_flow(&self, reading: &Reading) -> HashMap<(usize, u8), Counts> {
-        let view = self.view();
-        let mut found: HashMap<(usize, u8), Counts> = HashMap::new();
-        for (slot, totals) in reading.totals.iter().enumerate() {
-            let Some(key) = view.keys[slot].read() else { continue };
-            let address = Address::v6(key.address);
-            let Some(flow) = (0..FLOWS).find(|flow| address == Address::v4(0x0a00_0000 + *flow as u32)) else {
-                assert_eq!(totals.packets_up + totals.packets_down, 0, "{key:?} is no subscriber of the test");
-                continue;
-            };
-            let counts = found.entry((flow, key.protocol)).or_default();
-            counts[0] = (counts[0].0 + totals.packets_up, counts[0].1 + totals.bytes_up);
-            counts[1] = (counts[1].0 + totals.packets_down, counts[1].1 + totals.bytes_down);
-        }
-        found
-    }
+    found
 }
 
 /// IP packets that the node's counters hold of subscribers.
@@ -163,10 +115,7 @@ fn send(
     begun: &AtomicU64,
     stop: Instant,
 ) -> Result<[Counts; FLOWS]> {
-    let mut set = rustix::thread::CpuSet::new();
-    set.set(cpu);
-    // Where there is one CPU only, the threads interleave instead.
-    let _pinned = rustix::thread::sched_setaffinity(None, &set);
+    crate::pin(cpu);
     let frames: Vec<Vec<u8>> = (0..FLOWS * KINDS).map(|number| frame(number / KINDS, number % KINDS)).collect();
     let contexts: Vec<_> = frames.iter().map(|frame| interfaces.map(|interface| context(frame, interface))).collect();
     let mut sent = [Counts::default(); FLOWS];
@@ -209,7 +158,7 @@ fn drain(tables: &Tables, begun: &AtomicU64, done: &AtomicBool) -> u64 {
         assert_eq!(reading.lost, 0);
         let (packets, sent) = (node_packets(&reading), begun.load(Ordering::SeqCst));
         assert!(packets <= sent, "a reading shows {packets} packets of {sent}");
-        let shown = tables.by_flow(&reading);
+        let shown = by_flow(tables, &reading);
         let strayed = shown
             .keys()
             .find(|(flow, protocol)| !flow.is_multiple_of(P2P_EVERY) && *protocol != 0 && is_p2p(*protocol));
@@ -240,22 +189,13 @@ fn two_cpus_two_interfaces_and_a_drain_lose_nothing() {
     let lab = Lab::new(1).expect("a laboratory");
     let interfaces = [access(1), CORE.to_owned()].map(|name| index_of(&lab, &name).expect("an interface"));
     let options = LoadOptions {
-        sizes: TableSizes { flows: CACHE, tallies: 1024, endpoints: 16 },
-        pools: vec!["10.0.0.0/8".parse().expect("pool")],
-        inspection: Inspection::Framing,
-        watchlist: std::sync::Arc::default(),
-        heuristic: None,
         seed: None,
-        // The clock is the test's: flows go idle without waiting.
-        replaying: true,
-        pin_folder: None,
-        log_level: 0,
         interfaces: interfaces.map(MonitoredInterface::access).to_vec(),
+        ..paths::options(TableSizes { flows: CACHE, tallies: 1024, endpoints: 16 })
     };
     let mut object = LoadedObject::load(&options).expect("loads");
-    let replay: MappedArray<Cell> = MappedArray::new("REPLAY", object.map("REPLAY").expect("map")).expect("mapped");
-    replay.values()[0].store(1500);
     let tables = Tables::new(&object).expect("mapped");
+    tables.replay_wire_len(1500);
     let program = object.program().expect("program");
     // The test runner takes the interface of a frame only from devices that XDP runs on.
     lab.router()
@@ -266,7 +206,8 @@ fn two_cpus_two_interfaces_and_a_drain_lose_nothing() {
         })
         .expect("attaches");
     let (program, begun, done) = (&*program, AtomicU64::new(0), AtomicBool::new(false));
-    let clock = &tables.view().settings.clock_s;
+    // The clock is the test's: flows go idle without waiting.
+    let clock = tables.clock();
     let stop = Instant::now() + Duration::from_secs(seconds);
     let (sent, readings) = std::thread::scope(|scope| {
         let drain = scope.spawn(|| drain(&tables, &begun, &done));
@@ -284,7 +225,7 @@ fn two_cpus_two_interfaces_and_a_drain_lose_nothing() {
     });
     let reading = tables.view().read(0);
     assert_eq!((reading.pending.packets, reading.lost), (0, 0));
-    let found = tables.by_flow(&reading);
+    let found = by_flow(&tables, &reading);
     let of = |flow, protocol: Protocol| found.get(&(flow, protocol as u8)).copied().unwrap_or_default();
     let mut labelled = 0;
     for flow in 0..FLOWS {

@@ -9,18 +9,12 @@ use std::{
 };
 
 use aya::{TestRun as _, TestRunOptions};
-use monitor_common::{
-    cell::Cell,
-    key::Address,
-    protocol::Protocol,
-    store::{Event, Inspection, Settings},
-};
+use monitor_common::{key::Address, protocol::Protocol, store::Event};
 use peertally::datapath::{
     host::TableSizes,
-    mapped::MappedArray,
-    object::{LoadOptions, LoadedObject, MonitoredInterface},
+    object::{LoadOptions, LoadedObject},
 };
-use peertally_tests::packet_table::may_use_kernel;
+use peertally_tests::{packet_table::may_use_kernel, paths, tables::Tables};
 
 const CPUS: usize = 2;
 
@@ -29,6 +23,15 @@ static BOTH_CPUS: Mutex<()> = Mutex::new(());
 
 fn both_cpus() -> MutexGuard<'static, ()> {
     BOTH_CPUS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Has the calling thread run on this CPU. Where there is one only, the threads interleave instead.
+fn pin(cpu: usize) {
+    let mut set = rustix::thread::CpuSet::new();
+    set.set(cpu);
+    if let Err(error) = rustix::thread::sched_setaffinity(None, &set) {
+        println!("CPU {cpu}: {error}");
+    }
 }
 
 /// Flows, 16 times what the one set of the table holds.
@@ -77,34 +80,18 @@ fn two_cpus_on_one_set_count_every_packet_once() {
         return;
     }
     let _alone = both_cpus();
-    let options = LoadOptions {
-        sizes: TableSizes { flows: 4, tallies: 1024, endpoints: 4 },
-        pools: vec!["10.0.0.0/8".parse().expect("pool")],
-        inspection: Inspection::Framing,
-        watchlist: std::sync::Arc::default(),
-        heuristic: None,
-        seed: None,
-        // The clock is the test's: flows go idle without waiting.
-        replaying: true,
-        pin_folder: None,
-        log_level: 0,
-        interfaces: vec![MonitoredInterface::access(1)],
-    };
-    let mut object = LoadedObject::load(&options).expect("loads");
-    let replay: MappedArray<Cell> = MappedArray::new("REPLAY", object.map("REPLAY").expect("map")).expect("mapped");
-    replay.values()[0].store(1500);
-    let settings: MappedArray<Settings> =
-        MappedArray::new("SETTINGS", object.map("SETTINGS").expect("map")).expect("mapped");
-    let clock = &settings.values()[0].clock_s;
+    let sizes = TableSizes { flows: 4, tallies: 1024, endpoints: 4 };
+    let mut object = LoadedObject::load(&LoadOptions { seed: None, ..paths::options(sizes) }).expect("loads");
+    let tables = Tables::new(&object).expect("mapped");
+    tables.replay_wire_len(1500);
+    // The clock is the test's: flows go idle without waiting.
+    let clock = tables.clock();
     let program = &*object.program().expect("program");
     let sent: Vec<[u64; FLOWS as usize]> = thread::scope(|scope| {
         let cpus: Vec<_> = (0..CPUS)
             .map(|cpu| {
                 scope.spawn(move || {
-                    let mut set = rustix::thread::CpuSet::new();
-                    set.set(cpu);
-                    // Where there is one CPU only, the threads interleave instead.
-                    let _pinned = rustix::thread::sched_setaffinity(None, &set);
+                    pin(cpu);
                     let frames: Vec<_> = (0..FLOWS).map(frame).collect();
                     let mut sent = [0; FLOWS as usize];
                     // Another order on each CPU, bursts of one flow among them: sets are fought over and flows shared.

@@ -1,15 +1,11 @@
 //! The two engines under one face, with a clock that the test moves, and what they counted.
 
-use std::{
-    collections::HashMap,
-    sync::Arc,
-    time::{Duration, Instant, SystemTime},
-};
+use std::{collections::HashMap, sync::Arc};
 
 use monitor_common::{
     key::{Address, Seed},
     protocol::Protocol,
-    store::{Event, Inspection},
+    store::Event,
     tally::{Direction, TallyKey},
 };
 use peertally::{
@@ -17,15 +13,15 @@ use peertally::{
     config::{self, Overrides},
     datapath::{
         host::{HostDataPath, TableSizes},
-        object::{LoadOptions, MonitoredInterface},
+        object::LoadOptions,
         test_run::TestRunner,
         view::{View, node_index_parts},
     },
     metrics::collector::{Exposition, Shared},
-    snapshot::{Pending, Snapshot},
+    snapshot::Snapshot,
     subscriber::Pseudonyms,
 };
-use peertally_tests::packet_table::may_use_kernel;
+use peertally_tests::{packet_table::may_use_kernel, paths, snapshots};
 
 /// The subscribers.
 pub(crate) const POOL: &str = "10.0.0.0/8";
@@ -40,18 +36,8 @@ pub(crate) enum Path {
 
 /// How an engine is loaded: subscribers in [`POOL`].
 pub(crate) fn options(flows: u32, tallies: u32, seed: Seed) -> LoadOptions {
-    LoadOptions {
-        sizes: TableSizes { flows, tallies, endpoints: 4096 },
-        pools: vec![POOL.parse().expect("a valid pool")],
-        inspection: Inspection::Framing,
-        watchlist: std::sync::Arc::default(),
-        heuristic: None,
-        seed: Some(seed),
-        replaying: true,
-        pin_folder: None,
-        log_level: 0,
-        interfaces: vec![MonitoredInterface::access(1)],
-    }
+    let sizes = TableSizes { flows, tallies, endpoints: 4096 };
+    LoadOptions { pools: vec![POOL.parse().expect("a valid pool")], seed: Some(seed), ..paths::options(sizes) }
 }
 
 /// Runs a test on the host, and in the kernel where that may be asked.
@@ -132,33 +118,13 @@ impl Path {
         let events: Vec<_> = Event::ALL.iter().map(|event| (event.label(), self.event(*event))).collect();
         let resolved = config::parse(std::path::Path::new("test.toml"), "", &Overrides::default()).expect("defaults");
         let shared = Shared::new(resolved.inspection, Vec::new());
-        let snapshot = Snapshot { events, ..empty_snapshot() };
+        let snapshot = Snapshot { events, ..snapshots::empty() };
         let (published, _) = Analysis::new(Arc::new(resolved), Pseudonyms::with_key([1; 32])).take(snapshot);
         shared.publish(published);
         let text = String::from_utf8(Exposition::new(shared).text()).expect("text");
         let line = format!("peertally_kernel_events_total{{event=\"{}\"}} ", event.label());
         let value = text.lines().find_map(|found| found.strip_prefix(line.as_str())).expect("the event is exported");
         value.parse().expect("a number")
-    }
-}
-
-fn empty_snapshot() -> Snapshot {
-    Snapshot {
-        taken_at: SystemTime::now(),
-        taken: Instant::now(),
-        interval: Duration::from_secs(10),
-        drain_duration: Duration::ZERO,
-        keys: Arc::default(),
-        totals: Vec::new(),
-        changes: Vec::new(),
-        node: Vec::new(),
-        skipped: Vec::new(),
-        events: Vec::new(),
-        tables: Vec::new(),
-        pending: Pending::default(),
-        watchlist: Vec::new(),
-        hits: Vec::new(),
-        attachments: Vec::new(),
     }
 }
 

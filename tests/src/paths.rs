@@ -1,0 +1,92 @@
+//! Both data paths under one face: every frame goes to the host's and, with the rights for it, to the kernel's, and they must agree.
+
+use monitor_common::{
+    key::Seed,
+    protocol::Verdict,
+    store::{Disposition, Event, Heuristic, Inspection},
+};
+use peertally::datapath::{
+    host::{ACCESS, CORE, HostDataPath, TableSizes},
+    object::LoadOptions,
+    test_run::TestRunner,
+};
+
+use crate::packet_table::{load_options, may_use_kernel};
+
+/// Secret of the flow hash where it matters which flows share a set: with it, no test finds both sets of a flow full.
+pub const SEED: Seed = Seed::from_random([0x243f_6a88_85a3_08d3, 0x1319_8a2e_0370_7344, 0xa409_3822_299f_31d0]);
+
+/// How both are set up for conversations: [`load_options`] with these tables and the clock of the test.
+#[must_use]
+pub fn options(sizes: TableSizes) -> LoadOptions {
+    LoadOptions { sizes, seed: Some(SEED), replaying: true, ..load_options() }
+}
+
+/// The host's data path, and the kernel's if it may be used.
+pub struct DataPaths {
+    /// On the host.
+    pub host: HostDataPath,
+    /// In the kernel. A test that sends what the test runner cannot may take it away.
+    pub kernel: Option<TestRunner>,
+    /// The second in which frames come in.
+    pub now_s: u64,
+    /// Interface that they come in on, on the host; the kernel's test runner has one.
+    pub interface: u16,
+}
+
+impl DataPaths {
+    /// Both, set up alike; frames come in on an interface with the role that the first one has.
+    ///
+    /// # Panics
+    /// When the program does not load, and in strict mode without rights.
+    #[must_use]
+    pub fn new(test: &str, options: &LoadOptions) -> Self {
+        let seed = options.seed.expect("tests choose their seed");
+        let mut host = HostDataPath::new(&options.sizes, &options.pools, seed, options.inspection);
+        host.view().settings.heuristic.store(options.heuristic.map_or(0, Heuristic::to_bits));
+        if options.inspection == Inspection::Watchlist {
+            host.watch(&options.watchlist.entries);
+        }
+        let kernel =
+            may_use_kernel(test).expect("rights").then(|| TestRunner::new(options).expect("the program loads"));
+        let core = options.interfaces.first().is_some_and(|interface| interface.core);
+        Self { host, kernel, now_s: 1_000, interface: if core { CORE } else { ACCESS } }
+    }
+
+    /// Counts a frame; what became of it.
+    ///
+    /// # Panics
+    /// When the two disagree.
+    pub fn frame(&mut self, frame: &[u8]) -> Disposition {
+        let found = self.host.frame_on(self.interface, frame, frame.len(), self.now_s);
+        if let Some(kernel) = &mut self.kernel {
+            let there = kernel.frame(frame, frame.len(), self.now_s).expect("the test runner takes the frame");
+            assert_eq!(there, found, "kernel and host");
+        }
+        found
+    }
+
+    /// Counts a frame of a flow; the flow's verdict so far.
+    ///
+    /// # Panics
+    /// As [`Self::frame`], and when the frame is counted in no flow.
+    pub fn send(&mut self, frame: &[u8]) -> Verdict {
+        match self.frame(frame) {
+            Disposition::Hit(verdict) | Disposition::New(verdict) | Disposition::Restarted(verdict) => verdict,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// How often something happened.
+    ///
+    /// # Panics
+    /// When the two disagree.
+    #[must_use]
+    pub fn events(&self, event: Event) -> u64 {
+        let found = self.host.events(event);
+        if let Some(kernel) = &self.kernel {
+            assert!(kernel.events().expect("reads").contains(&(event, found)), "{event:?}");
+        }
+        found
+    }
+}

@@ -1,0 +1,30 @@
+//! Drains as the kernel side hands them on, made up.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
+
+use peertally::snapshot::{Pending, Snapshot};
+
+/// A drain that found nothing, ten seconds after the one before.
+#[must_use]
+pub fn empty() -> Snapshot {
+    Snapshot {
+        taken_at: SystemTime::now(),
+        taken: Instant::now(),
+        interval: Duration::from_secs(10),
+        drain_duration: Duration::ZERO,
+        keys: Arc::default(),
+        totals: Vec::new(),
+        changes: Vec::new(),
+        node: Vec::new(),
+        skipped: Vec::new(),
+        events: Vec::new(),
+        tables: Vec::new(),
+        pending: Pending::default(),
+        watchlist: Vec::new(),
+        hits: Vec::new(),
+        attachments: Vec::new(),
+    }
+}

@@ -1,0 +1,74 @@
+//! The agent's mappings of a loaded object's tables, apart from the object: its program runs while they are read.
+
+use anyhow::Result;
+use monitor_common::{
+    beginning::Beginning,
+    cell::Cell,
+    endpoint::EndpointSet,
+    flow::{ColdSet, FlowSet},
+    store::Settings,
+    tally::{NodeTally, SlotKey, Tally},
+};
+use peertally::datapath::{mapped::MappedArray, object::LoadedObject, view::View};
+
+/// See the module.
+pub struct Tables {
+    settings: MappedArray<Settings>,
+    flows: MappedArray<FlowSet>,
+    cold: MappedArray<ColdSet>,
+    endpoints: MappedArray<EndpointSet>,
+    beginnings: MappedArray<Beginning>,
+    tallies: MappedArray<Tally>,
+    keys: MappedArray<SlotKey>,
+    node: MappedArray<NodeTally>,
+    replay: MappedArray<Cell>,
+    interfaces: Vec<(u16, u32)>,
+}
+
+impl Tables {
+    /// Maps them.
+    ///
+    /// # Errors
+    /// When the kernel refuses a mapping.
+    pub fn new(object: &LoadedObject) -> Result<Self> {
+        Ok(Self {
+            settings: object.map_settings()?,
+            flows: MappedArray::new("FLOWS", object.map("FLOWS")?)?,
+            cold: MappedArray::new("COLD_FLOWS", object.map("COLD_FLOWS")?)?,
+            endpoints: MappedArray::new("ENDPOINTS", object.map("ENDPOINTS")?)?,
+            beginnings: MappedArray::new("BEGINNINGS", object.map("BEGINNINGS")?)?,
+            tallies: MappedArray::new("TALLIES", object.map("TALLIES")?)?,
+            keys: MappedArray::new("TALLY_KEYS", object.map("TALLY_KEYS")?)?,
+            node: MappedArray::new("NODE", object.map("NODE")?)?,
+            replay: MappedArray::new("REPLAY", object.map("REPLAY")?)?,
+            interfaces: object.view().interfaces.to_vec(),
+        })
+    }
+
+    /// As what an object shows itself.
+    #[must_use]
+    pub fn view(&self) -> View<'_> {
+        View {
+            settings: &self.settings.values()[0],
+            flows: self.flows.values(),
+            cold: self.cold.values(),
+            endpoints: self.endpoints.values(),
+            beginnings: self.beginnings.values(),
+            tallies: self.tallies.values(),
+            keys: self.keys.values(),
+            node: self.node.values(),
+            interfaces: &self.interfaces,
+        }
+    }
+
+    /// The clock of an object that is loaded for replaying.
+    #[must_use]
+    pub fn clock(&self) -> &Cell {
+        &self.view().settings.clock_s
+    }
+
+    /// Has an object that is loaded for replaying take each frame for one of so many bytes, or as many as it has.
+    pub fn replay_wire_len(&self, bytes: u64) {
+        self.replay.values()[0].store(bytes);
+    }
+}
