@@ -1,5 +1,6 @@
 //! Two CPUs on the same sets: every packet counts once, for its own subscriber, and no flow shows another flow's verdict.
 
+mod beginnings;
 mod hammer;
 
 use std::{
