@@ -64,7 +64,7 @@ const fn holds(set: &[u64; 4], byte: u8) -> bool {
 /// short segment may be the start.
 const WORDS: &[u8] = if ALL { b"\x01\x13$BCGHIPSa\xc5\xd4\xe3\xfa\x81\x82" } else { b"\x13G\xc5\xd4\xe3" };
 /// The same with those of the signatures that are found whole or mid-stream only.
-static TCP: [u64; 4] = union(set(WORDS), set(if ALL { b"\x00\x03/1\x87" } else { b"\x00B" }));
+static TCP: [u64; 4] = union(set(WORDS), set(if ALL { b"\x00\x03/1" } else { b"\x00B" }));
 /// [`WORDS`].
 static CUT: [u64; 4] = set(WORDS);
 /// First bytes of the UDP signatures that start with a fixed one; trackers and Gnutella start with numbers of any value.

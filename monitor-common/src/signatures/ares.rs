@@ -1,11 +1,11 @@
 //! Ares Galaxy: the first message of a link between two nodes.
 //!
 //! Source: published reverse engineering of Ares (libprotoident, nDPI traces). Matched: a message of six bytes that is a
-//! little-endian length of 3, type 0x5a, two bytes, and 05 or 06; or, for links that began earlier, its answer, a message of 138
-//! bytes with their length less 3 and type 0x3b or 0x3c.
+//! little-endian length of 3, type 0x5a, two bytes, and 05 or 06.
 //!
-//! Guard: the lengths in the message and of the segment agree, which with type and last byte makes 31 bits of evidence for a
-//! greeting and 23 for an answer of just this length; neither counts on a port below 1024.
+//! Guard: the lengths in the message and of the segment agree, which with type and last byte makes 31 bits of evidence in a segment of
+//! six bytes; it does not count on a port below 1024. Its answer, 138 bytes of which three are fixed, never counts: a 16-bit length in
+//! front of a segment of just that length is what many protocols have.
 
 use crate::{
     payload::{FlowState, Payload},
@@ -15,19 +15,13 @@ use crate::{
 /// Length field and type of the greeting.
 const GREETING: u32 = u32::from_le_bytes([0x03, 0x00, 0x5a, 0]);
 
-/// Length field and type of the answer, whose type may be one lower.
-const ANSWER: u32 = u32::from_le_bytes([0x87, 0x00, 0x3c, 0]);
-/// Length of the whole answer, in bytes.
-const ANSWER_LEN: u32 = 138;
-
 /// Links between nodes.
 #[inline(always)]
 pub fn tcp(payload: &Payload, _state: &mut FlowState) -> Option<Confidence> {
     let head = payload.le32(0) & 0x00ff_ffff;
     let last = payload.byte(5);
     let greeting = payload.len == 6 && head == GREETING && (last == 5 || last == 6);
-    let answer = payload.len == ANSWER_LEN && (head == ANSWER || head == ANSWER - 0x0001_0000);
-    ((greeting || answer) && payload.high_ports()).then_some(Confidence::Structural)
+    (greeting && payload.high_ports()).then_some(Confidence::Structural)
 }
 
 #[cfg(test)]
@@ -48,16 +42,10 @@ mod tests {
     }
 
     #[test]
-    fn answers_match() {
+    fn an_answer_alone_proves_too_little() {
         for kind in ["3b", "3c"] {
-            let mut answer = [hex("8700"), hex(kind)].concat();
-            answer.resize(138, 0x55);
-            assert_eq!(Flow::tcp().answer(&answer), STRUCTURAL);
-            assert_eq!(Flow::tcp().ports(40_000, 443).answer(&answer), None, "a service's port");
-            answer.push(0x55);
-            assert_eq!(Flow::tcp().answer(&answer), None);
+            assert_eq!(tcp([hex("8700"), hex(kind), vec![0x55; 135]].concat()), None);
         }
-        assert_eq!(tcp([hex("87003d"), vec![0x55; 135]].concat()), None);
     }
 
     #[test]

@@ -5,8 +5,9 @@
 //! - the handshake, whole or (in `split.rs`) cut over the first segments: 0x13 "BitTorrent protocol" (BEP 3, also with BEP 52 torrents),
 //!   and without its first byte, which some clients send alone and which may be lost, when reserved bits (BEP 4) follow;
 //! - mid-stream, for flows that began before the program: a `request`, `cancel` or `reject` (BEP 6), which are built alike, that fills
-//!   its segment or is followed by another, and the head of a `piece`. Their lengths, identifiers and block offsets must agree with each other, which guards against
-//!   other length-prefixed protocols. Port 7680 is left out there: Windows Update Delivery Optimization has the same frames;
+//!   its segment or is followed by another, the head of a `piece`, and the extension protocol's messages that begin with a key of theirs
+//!   (BEP 9, BEP 10, BEP 11), each also behind up to four short messages. Their lengths, identifiers and block offsets must agree with
+//!   each other, which guards against other length-prefixed protocols. Port 7680 is left out there: Windows Update Delivery Optimization has the same frames;
 //! - UDP: "BT-SEARCH * HTTP/1.1".
 
 mod dht;
@@ -14,7 +15,9 @@ mod http;
 mod tracker;
 mod utp;
 
+use super::text::unequal;
 use crate::{
+    cell::masked,
     payload::{FlowState, Payload},
     protocol::Confidence,
 };
@@ -24,14 +27,21 @@ const DELIVERY_OPTIMIZATION_PORT: u16 = 7680;
 /// Length and identifier of a `request` message (BEP 3: `<len=0013><id=6><index><begin><length>`).
 const REQUEST: u64 = 0x0000_000d_0600_0000;
 /// Identifiers of the messages that have the layout of a `request`: `cancel` (BEP 3), `reject` (BEP 6).
-const CANCEL: u32 = 8;
-const REJECT: u32 = 16;
+const CANCEL: u64 = 8;
+const REJECT: u64 = 16;
+/// Short messages that are stepped over, and a bound of their bytes: a power of two.
+const LEADING: usize = 4;
+const LEADING_BYTES: usize = 64;
+const _: () = assert!(LEADING * 9 < LEADING_BYTES);
+/// Identifier of the extension protocol's messages (BEP 10), and a bound of their length.
+const EXTENDED: u64 = 20;
+const MAX_DICTIONARY: u64 = 1 << 20;
 /// Bytes of a `request` message.
-const REQUEST_LEN: u32 = 17;
+const REQUEST_LEN: u64 = 17;
 /// Smallest unit of a block that clients ask for, in bytes (BEP 3: 2^14).
-const BLOCK: u32 = 1 << 14;
+const BLOCK: u64 = 1 << 14;
 /// Largest block that clients ask for, in bytes (BEP 3: 2^17).
-const MAX_BLOCK: u32 = 1 << 17;
+const MAX_BLOCK: u64 = 1 << 17;
 
 /// Peer wire and HTTP trackers.
 #[inline(always)]
@@ -39,9 +49,10 @@ pub fn tcp(payload: &Payload, _state: &mut FlowState) -> Option<Confidence> {
     if payload.has(0, b"\x13BitTorrent protocol") {
         return Some(Confidence::Signature);
     }
-    // The top bit of the first reserved byte is Azureus', the others are unused; info hash and more follow.
-    if payload.has(0, b"BitTorrent protocol") && payload.byte(19) & 0x7f == 0 && payload.captured >= 39 {
-        return Some(Confidence::Signature);
+    // The top bit of the first reserved byte is Azureus', the others are unused but for BitComet's "ex"; info hash and more follow.
+    if payload.has(0, b"BitTorrent protocol") && payload.captured >= 39 {
+        let reserved = payload.byte(19) & 0x7f == 0 || payload.has(19, b"ex\0");
+        return reserved.then_some(Confidence::Signature);
     }
     if http::tracker(payload) {
         return Some(Confidence::Signature);
@@ -49,41 +60,84 @@ pub fn tcp(payload: &Payload, _state: &mut FlowState) -> Option<Confidence> {
     let head = payload.be64(0);
     let other =
         (payload.source_port == DELIVERY_OPTIMIZATION_PORT) || (payload.destination_port == DELIVERY_OPTIMIZATION_PORT);
-    // Both messages are shorter than 16 MiB, and their piece index is below 2^24: two zero bytes gate the rest.
-    let known = matches!(head as u32 >> 24, CANCEL | REJECT | 6 | 7);
-    if (head >> 56 == 0) && known && !other {
-        return (request(payload, head) || piece(payload, head)).then_some(Confidence::Structural);
+    // All messages are shorter than 16 MiB: a zero byte gates the rest.
+    (head >> 56 == 0 && !other && mid_stream(payload)).then_some(Confidence::Structural)
+}
+
+/// Whether the segment starts with a message that proves the peer wire, short ones in front of it stepped over.
+///
+/// All without a branch, what a message is not in top bits: the verifier walks it once.
+#[inline(never)]
+fn mid_stream(payload: &Payload) -> bool {
+    let (mut at, mut step) = (0, 0);
+    while step < LEADING {
+        at += short(payload.be64(at & (LEADING_BYTES - 1)));
+        step += 1;
     }
-    None
+    let at = at & (LEADING_BYTES - 1);
+    let head = payload.be64(at);
+    (no_request(payload, at, head) & no_piece(payload, at, head) & no_extension(payload, at, head)) >> 63 == 0
 }
 
-/// One `request` or message like it that is the whole segment, or the first of several.
+/// Identifiers of the short messages of each length, as bits: keep-alive, which has none (what follows begins with a zero); choke, unchoke,
+/// interested and its opposite, have all, have none; port; have, suggest piece, allowed fast (BEP 3, BEP 5, BEP 6).
+static SHORT: [u32; 8] = [1, 0xc00f, 0, 1 << 9, 0, 1 << 4 | 1 << 13 | 1 << 17, 0, 0];
+
+/// Bytes of a message that has nothing of its own to show, by its first eight bytes, else 0.
 #[inline(always)]
-fn request(payload: &Payload, head: u64) -> bool {
-    let wanted = payload.be32(13);
-    let size = (wanted == BLOCK / 2)
-        | (wanted == BLOCK)
-        | (wanted == BLOCK * 2)
-        | (wanted == MAX_BLOCK)
-        | (wanted == BLOCK * 4);
-    let alone = payload.len == REQUEST_LEN;
-    let repeated = (payload.len >= 2 * REQUEST_LEN) && ((payload.be64(17) ^ head) & 0xffff_ffff_ff00_0000 == 0);
-    let kind = head as u32 >> 24;
-    ((head ^ REQUEST) >> 32 == 0)
-        && ((kind == 6) | (kind == CANCEL) | (kind == REJECT))
-        && size
-        && (alone || repeated && payload.be32(9).is_multiple_of(BLOCK / 2))
+fn short(head: u64) -> usize {
+    let (length, kind) = (head >> 32, head >> 24 & 0xff);
+    let fits = (length >> 3 | kind >> 5).wrapping_sub(1) >> 63;
+    let listed = u64::from(SHORT[masked::<{ SHORT.len() - 1 }>(length as usize)]) >> (kind & 31) & 1;
+    ((length & 7) + 4) as usize * (listed & fits) as usize
 }
 
-/// The head of a `piece` that holds an aligned block.
+/// The top bit is clear for one `request` or message like it that is the rest of the segment, or the first of several.
 #[inline(always)]
-fn piece(payload: &Payload, head: u64) -> bool {
-    let block = ((head >> 32) as u32).wrapping_sub(9);
-    (head & 0xff00_0000 == 0x0700_0000)
-        && block.is_multiple_of(BLOCK)
-        && (block.wrapping_sub(1) < MAX_BLOCK)
-        && payload.be32(9).is_multiple_of(BLOCK)
-        && (payload.captured >= 13)
+fn no_request(payload: &Payload, at: usize, head: u64) -> u64 {
+    let (kind, wanted) = (head >> 24 & 0xff, u64::from(payload.be32(at + 13)));
+    let size = unequal(wanted ^ (BLOCK / 2))
+        & unequal(wanted ^ BLOCK)
+        & unequal(wanted ^ (BLOCK * 2))
+        & unequal(wanted ^ (BLOCK * 4))
+        & unequal(wanted ^ MAX_BLOCK);
+    let behind = u64::from(payload.len).wrapping_sub(at as u64);
+    let more = behind.wrapping_sub(2 * REQUEST_LEN)
+        | unequal((payload.be64(at + 17) ^ head) >> 24)
+        | unequal(u64::from(payload.be32(at + 9)) & (BLOCK / 2 - 1));
+    unequal((head ^ REQUEST) >> 32)
+        | unequal(kind ^ 6) & unequal(kind ^ CANCEL) & unequal(kind ^ REJECT)
+        | size
+        | unequal(behind ^ REQUEST_LEN) & more
+}
+
+/// The top bit is clear for the head of a `piece` that holds an aligned block.
+#[inline(always)]
+fn no_piece(payload: &Payload, at: usize, head: u64) -> u64 {
+    let block = (head >> 32).wrapping_sub(9);
+    unequal(head >> 24 & 0xff ^ 7)
+        | unequal(block & (BLOCK - 1))
+        | (MAX_BLOCK - 1).wrapping_sub(block.wrapping_sub(1))
+        | block.wrapping_sub(1)
+        | unequal(u64::from(payload.be32(at + 9)) & (BLOCK - 1))
+        | u64::from(payload.captured).wrapping_sub(at as u64 + 13)
+}
+
+/// The top bit is clear for a message of the extension protocol (BEP 10) whose dictionary begins as a handshake's, or a message's of peer
+/// exchange (BEP 11) or metadata (BEP 9).
+#[inline(always)]
+fn no_extension(payload: &Payload, at: usize, head: u64) -> u64 {
+    let (length, kind, number) = (head >> 32, head >> 24 & 0xff, head >> 16 & 0xff);
+    let dictionary = payload.le64(at + 6);
+    let handshake = unequal(dictionary & 0xffff_ffff ^ u64::from(u32::from_le_bytes(*b"d1:m")))
+        & unequal(dictionary & 0xff_ffff_ffff ^ u64::from_le_bytes(*b"d1:ei\0\0\0"))
+        & unequal(dictionary & 0xffff_ffff_ffff ^ u64::from_le_bytes(*b"d4:ipv\0\0"))
+        & unequal(dictionary ^ u64::from_le_bytes(*b"d12:comp"));
+    let message =
+        unequal(dictionary ^ u64::from_le_bytes(*b"d5:added")) & unequal(dictionary ^ u64::from_le_bytes(*b"d8:msg_t"));
+    unequal(kind ^ EXTENDED)
+        | MAX_DICTIONARY.wrapping_sub(length)
+        | (handshake | unequal(number)) & (message | 31u64.wrapping_sub(number))
 }
 
 /// DHT and local service discovery.
@@ -147,6 +201,8 @@ mod tests {
         assert_eq!(tcp(&late), SIGNATURE);
         every_bit_counts(&late, 0..19, |bytes| tcp(bytes));
         every_byte_counts(&late[..39], |bytes| tcp(bytes));
+        let bitcomet = [b"BitTorrent protocolex".as_slice(), &[0; 46]].concat();
+        assert_eq!(tcp(&bitcomet), SIGNATURE);
         assert_eq!(tcp(b"BitTorrent protocol alone, without its length byte"), None);
         assert_eq!(tcp(b"POST / HTTP/1.1\r\n\r\n\x13BitTorrent protocol"), None);
     }
@@ -176,6 +232,54 @@ mod tests {
         ] {
             assert_eq!(tcp(&near_miss), None, "{near_miss:02x?}");
         }
+    }
+
+    #[test]
+    fn short_messages_may_be_in_front() {
+        let request = request(9, 0x4000, 0x4000);
+        for short in [
+            "00000000",
+            "00000001 02",
+            "00000001 0e",
+            "00000003 09 1ae1",
+            "00000005 04 00000007",
+            "00000005 0d 00000007",
+        ] {
+            let leading = [hex(short), hex("00000001 01")].concat();
+            assert_eq!(tcp([leading.clone(), request.clone()].concat()), STRUCTURAL, "{short}");
+            assert_eq!(tcp([leading.repeat(2), piece(0x8000, 0x4000)].concat()), STRUCTURAL, "{short}");
+            assert_eq!(tcp([leading.repeat(2), request[..16].to_vec()].concat()), None, "{short}");
+            assert_eq!(tcp(leading.repeat(9)), None, "{short}");
+        }
+        for other in ["00000001 04", "00000005 02 00000007", "00000001 42", "00000002 02 00", "00000005 84 00000000"] {
+            assert_eq!(tcp([hex(other), request.clone()].concat()), None, "{other}");
+        }
+        for zeros in 0..64 {
+            assert_eq!(tcp([vec![0; zeros], vec![7; 40]].concat()), None);
+        }
+    }
+
+    #[test]
+    fn messages_of_extensions_match() {
+        for (number, dictionary) in [
+            (0, "d1:ei0e1:md11:ut_metadatai3e6:ut_pexi1ee1:pi51413ee"),
+            (0, "d1:md11:ut_metadatai3eee"),
+            (0, "d12:complete_agoi5e1:md11:upload_onlyi3eee"),
+            (1, "d5:added6:abcdef7:added.f1:ae"),
+            (3, "d8:msg_typei0e5:piecei0ee"),
+        ] {
+            let message = |number, dictionary: &str| {
+                let mut message = (dictionary.len() as u32 + 2).to_be_bytes().to_vec();
+                message.extend([20, number]);
+                message.extend(dictionary.bytes());
+                message
+            };
+            assert_eq!(tcp(message(number, dictionary)), STRUCTURAL, "{dictionary}");
+            assert_eq!(tcp([hex("00000001 0e"), message(number, dictionary)].concat()), STRUCTURAL, "{dictionary}");
+            assert_eq!(tcp(message(32, dictionary)), None, "{dictionary}");
+            assert_eq!(tcp(message(number, &dictionary.replacen('d', "l", 1))), None, "{dictionary}");
+        }
+        assert_eq!(tcp(b"\0\0\0\x10\x14\0d2:op5:hello1:xe"), None);
     }
 
     #[test]

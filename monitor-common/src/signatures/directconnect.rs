@@ -47,7 +47,12 @@ fn nmdc(payload: &Payload) -> bool {
         || payload.has(1, b"ConnectToMe ")
         || payload.has(1, b"RevConnectToMe ")
         || payload.has(1, b"Direction Upload ")
-        || payload.has(1, b"Direction Download ");
+        || payload.has(1, b"Direction Download ")
+        || payload.has(1, b"Supports ")
+        || payload.has(1, b"HubName ")
+        || payload.has(1, b"GetNickList|")
+        || payload.has(1, b"Version 1,")
+        || payload.has(1, b"Search Hub:");
     command && ended(payload, b'|')
 }
 
@@ -120,6 +125,11 @@ mod tests {
             "$MyNick someone|",
             "$MyNick someone|$Lock EXTENDEDPROTOCOLABC Pk=DC|",
             "$MyINFO $ALL nick <++ V:0.868>$ $LAN$$0$|",
+            "$Supports UserCommand NoGetINFO NoHello|$Key abc|$ValidateNick nick|",
+            "$HubName A hub|",
+            "$GetNickList|",
+            "$Version 1,0091|$GetNickList|$MyINFO $ALL nick $ $LAN$$0$|",
+            "$Search Hub:nick F?T?0?1?words|",
             "$ConnectToMe nick 192.0.2.1:412|",
             "$Direction Download 30000|",
             "$ADCGET file TTH/PPUROLR2WSYTGPLCM3KV4V6LJC36SCTFQJFDJKA 0 -1|",
@@ -154,6 +164,11 @@ mod tests {
             "$Lock EXTENDEDPROTOCOLABC Pk=unfinished",
             "$MyNick someone",
             "$MyName someone|",
+            "$Supports = $true\n",
+            "$HubName = 'a'\n",
+            "$GetNickLists|",
+            "$Version 2 | write-host",
+            "$Search | select",
             "HSUP BASE\n",
             "HSUP ADBASE",
             "CGET file name.txt\n",

@@ -2,9 +2,10 @@
 //!
 //! Source: "RFC Gnutella 0.6" (rfc-gnutella.sourceforge.net), the HUGE proposal for `/uri-res/N2R`, Mojito for the DHT.
 //! Matched, on any port:
-//! - "GNUTELLA CONNECT/", "GNUTELLA/" and a digit (either side);
-//! - "GET /uri-res/N2R?urn:sha1:" and the other services of HUGE and THEX (also HEAD); the paths "/gnutella/push-proxy?" and
-//!   "/gnutella/tigertree/"; "PUSH guid:"; and, in `headers.rs`, requests and answers with a header of Gnutella's;
+//! - "GNUTELLA CONNECT/", "GNUTELLA/" and a digit (either side), version 0.4's "GNUTELLA OK" and a line feed;
+//! - "GET /uri-res/N2R?urn:sha1:" and the other services and hashes of HUGE and THEX (also HEAD); the paths "/gnutella/push-proxy?",
+//!   "/gnet/push-proxy?", "/gnutella/tigertree/" and those of Shareaza's services; "PUSH guid:"; and, in `headers.rs`, requests and
+//!   answers with a header of Gnutella's;
 //! - "GIV ", a file index, ":", the servent's identifier as 32 hexadecimal digits, "/";
 //! - UDP: the 23-byte message header whose payload length at offset 19 agrees with the datagram, with a known message type and
 //!   at least the bytes that a message of this type has.
@@ -46,7 +47,7 @@ pub fn tcp(payload: &Payload, _state: &mut FlowState) -> Option<Confidence> {
     }
     let found = if gnutella {
         let status = payload.has(4, b"ELLA/") && payload.byte(9).is_ascii_digit();
-        status | payload.has(4, b"ELLA CONNECT/")
+        status | payload.has(4, b"ELLA CONNECT/") | payload.has(4, b"ELLA OK\n")
     } else if get {
         download(payload)
     } else {
@@ -64,9 +65,19 @@ fn download(payload: &Payload) -> bool {
         // N2R, N2X for a hash tree, N2XS. Libraries resolve other names than hashes of files (RFC 2169).
         let name = if payload.byte(path + 12) == b'?' { path + 13 } else { path + 14 };
         return payload.byte(name - 1) == b'?'
-            && (payload.has(name, b"urn:sha1:") || payload.has(name, b"urn:bitprint:"));
+            && (payload.has(name, b"urn:sha1:")
+                || payload.has(name, b"urn:bitprint:")
+                || payload.has(name, b"urn:tree:tiger/:")
+                || payload.has(name, b"urn:ed2k:"));
     }
-    payload.has(path, b"/gnutella/push-proxy?") || payload.has(path, b"/gnutella/tigertree/")
+    if !payload.has(path, b"/gnutella/") {
+        return payload.has(path, b"/gnet/push-proxy?");
+    }
+    payload.has(path + 10, b"push-proxy?")
+        || payload.has(path + 10, b"tigertree/")
+        || payload.has(path + 10, b"thex/v")
+        || payload.has(path + 10, b"preview/v")
+        || payload.has(path + 10, b"metadata/v")
 }
 
 /// Whether the segment is a push: a decimal index of up to ten digits, a colon, 32 hexadecimal digits, a slash.
@@ -109,6 +120,11 @@ pub fn udp(payload: &Payload, _state: &mut FlowState) -> Option<Confidence> {
 /// The part of [`udp`] behind its gate.
 #[inline(never)]
 fn message(payload: &Payload) -> bool {
+    // QUIC's version negotiation (RFC 8999 section 6) repeats what anybody sent, from its seventh byte on: a subscriber's server must
+    // not say by it that the subscriber speaks Gnutella.
+    if payload.byte(0) & 0x80 != 0 && payload.be32(1) == 0 {
+        return false;
+    }
     let kind = payload.byte(16);
     let (ttl, hops) = (payload.byte(17) & 0x7f, payload.byte(18));
     let body = payload.len - HEADER;
@@ -150,6 +166,7 @@ mod tests {
         for frame in [
             "GNUTELLA CONNECT/0.6\r\nUser-Agent: gtk-gnutella/1.2\r\n",
             "GNUTELLA/0.6 200 OK\r\n",
+            "GNUTELLA OK\n\n",
             "GET /uri-res/N2R?urn:sha1:PLSTHIPQGSSZTS5FJUPAKUZWUGYQYPFB HTTP/1.1\r\n",
             "HEAD /uri-res/N2R?urn:sha1:PLSTHIPQGSSZTS5FJUPAKUZWUGYQYPFB HTTP/1.1\r\n",
             "GET /get/2468/Foobar.mp3 HTTP/1.1\r\nHost: 192.0.2.1\r\nX-Gnutella-Content-URN: urn:sha1:A\r\n",
@@ -164,7 +181,13 @@ mod tests {
             "GET /uri-res/N2X?urn:sha1:PLSTHIPQGSSZTS5FJUPAKUZWUGYQYPFB HTTP/1.1\r\n",
             "GET /uri-res/N2XS?urn:sha1:PLSTHIPQGSSZTS5FJUPAKUZWUGYQYPFB HTTP/1.1\r\n",
             "GET /uri-res/N2R?urn:bitprint:PLSTHIPQGSSZTS5FJUPAKUZWUGYQYPFB. HTTP/1.1\r\n",
+            "GET /uri-res/N2R?urn:tree:tiger/:TDZ3FVGC6DMIG7PGJDOKYKBDRN5ADYBE6JJWPMQ HTTP/1.1\r\n",
+            "GET /uri-res/N2R?urn:ed2k:d41d8cd98f00b204e9800998ecf8427e HTTP/1.1\r\n",
             "HEAD /gnutella/push-proxy?ServerId=A HTTP/1.1\r\n",
+            "GET /gnet/push-proxy?guid=A HTTP/1.1\r\n",
+            "GET /gnutella/thex/v1?urn:tree:tiger/:TDZ3FVGC6DMIG7PGJDOKYKBDRN5ADYBE6JJWPMQ HTTP/1.1\r\n",
+            "GET /gnutella/preview/v1?urn:sha1:PLSTHIPQGSSZTS5FJUPAKUZWUGYQYPFB HTTP/1.1\r\n",
+            "GET /gnutella/metadata/v1?urn:tree:tiger/:TDZ3FVGC6DMIG7PGJDOKYKBDRN5ADYBE6JJWPMQ HTTP/1.1\r\n",
             "GET /gnutella/tigertree/v2?urn:tree:tiger/:A HTTP/1.1\r\n",
             "PUSH guid:809BC12168A1852CFF5D7A785833F600\r\n\r\n",
             "GIV 36:809BC12168A1852CFF5D7A785833F600/Foobar.mp3\n\n",
@@ -184,6 +207,9 @@ mod tests {
             "GET /uri-res/ HTTP/1.1\r\n",
             "GET /uri-res/N2L?urn:nbn:de:101 HTTP/1.1\r\n",
             "GET /gnutella/ HTTP/1.1\r\n",
+            "GET /gnutella/preview.html HTTP/1.1\r\n",
+            "GET /gnutella/metadata/ HTTP/1.1\r\n",
+            "GNUTELLA OK, what is it?",
             "PUSH guid:809BC12168A1852CFF5D7A785833F600\r\n\r\n.",
             "GET /get/status HTTP/1.1\r\nX-Queue: 7\r\n",
             "GET /get/2468 HTTP/1.1\r\nX-Queue-Id: 7\r\n",
@@ -238,6 +264,11 @@ mod tests {
         assert_eq!(udp([vec![7; 16], vec![0; 7]].concat()), None, "zeros");
         assert_eq!(udp([vec![0; 17], hex("01 00 00000000")].concat()), None, "no identifier");
         assert_eq!(udp(vec![0; 22]), None);
+        let mut negotiation = message(0x80, 1, 0, &[5; 14]);
+        negotiation[1..5].fill(0);
+        assert_eq!(udp(&negotiation), None, "QUIC repeats what a stranger chose");
+        negotiation[0] = 0x09;
+        assert_eq!(udp(&negotiation), STRUCTURAL);
     }
 
     proptest! {

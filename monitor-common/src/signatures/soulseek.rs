@@ -5,14 +5,14 @@
 //! themselves), and strings with 32-bit lengths. Matched, on any port:
 //! - login: code 1, name and password whose lengths chain to the client version and, in later clients, a 32-character digest;
 //! - PeerInit: code 1, a name, a connection type P, F or D in a string of one character, a token;
-//! - PierceFirewall: nine bytes, length 5, code 0;
+//! - PierceFirewall: nine bytes, length 5, code 0, alone in its segment or with a transfer's token or a message behind;
 //! - the two peer messages obfuscated: a key of 32 bits, rotated left by one for every word it is applied to.
 //!
 //! Guard: every length must agree with the others and with the segment; the nine bytes of a PierceFirewall are what any protocol
-//! with such lengths may send, so they do not count on a port below 1024. Names are never kept.
+//! with such lengths may send, so they do not count on a port below 1024, nor when anything else was said before. Names are never kept.
 
 use crate::{
-    payload::{FlowState, Payload},
+    payload::{FlowState, Payload, marks},
     protocol::Confidence,
 };
 
@@ -25,21 +25,21 @@ const DIGEST: u32 = 32;
 
 /// Server and peer connections.
 #[inline(always)]
-pub fn tcp(payload: &Payload, _state: &mut FlowState) -> Option<Confidence> {
+pub fn tcp(payload: &Payload, state: &mut FlowState) -> Option<Confidence> {
     let head = payload.le64(0);
     let length = head as u32;
     // Plain: all messages that are looked for are shorter than 256 bytes, and their codes are 0 and 1.
     let plain = length & 0xffff_ff00 == 0 && (head >> 32) & 0xff <= 1;
-    let found = if plain { message(payload) } else { obfuscated(payload, head) };
+    let found = if plain { message(payload, state.marks) } else { obfuscated(payload, head, state.marks) };
     found.then_some(Confidence::Structural)
 }
 
 /// Whether the segment starts with a login, a PeerInit or a PierceFirewall.
 #[inline(always)]
-fn message(payload: &Payload) -> bool {
+fn message(payload: &Payload, seen: u32) -> bool {
     let length = payload.le32(0);
     if payload.byte(4) == 0 {
-        return length == 5 && payload.len == 9 && payload.high_ports();
+        return length == 5 && pierces(payload, seen, 9, 9, 0);
     }
     if payload.len < length + 4 || length < 15 {
         return false;
@@ -50,6 +50,25 @@ fn message(payload: &Payload) -> bool {
     }
     let name = payload.le32(8);
     name.wrapping_sub(1) < MAX_NAME && payload.le32(4) == 1 && login(payload, length, name)
+}
+
+/// Whether a PierceFirewall of `len` bytes opens the flow: alone, with a transfer's token behind it, or with a message of peers, which is
+/// whole, at `behind`: a length and a code, both of 32 bits, over which `key` is rotated.
+///
+/// Whoever pierces a firewall speaks first, as nobody has in a flow of which nothing was seen before. The marks come as they are: what
+/// the verifier knows of them would make it walk all that follows twice.
+#[inline(never)]
+fn pierces(payload: &Payload, seen: u32, len: u32, behind: u32, key: u32) -> bool {
+    if seen & (marks::BEGUN | marks::of(marks::BEGUN, 0)) != 0 || !payload.high_ports() {
+        return false;
+    }
+    if payload.len == len || payload.len == 13 {
+        return true;
+    }
+    let length = payload.le32(behind as usize) ^ key.rotate_left(1);
+    let code = payload.le32(behind as usize + 4) ^ key.rotate_left(2);
+    let room = payload.len.wrapping_sub(behind + 8);
+    payload.len > behind + 7 && code.wrapping_sub(1) < 0xff && length.wrapping_sub(4) <= room
 }
 
 /// Whether the rest of a PeerInit behind its lengths fits: the connection type, and a name that starts with a printable.
@@ -76,7 +95,7 @@ fn login(payload: &Payload, length: u32, name: u32) -> bool {
 
 /// Whether the segment starts with an obfuscated PeerInit or PierceFirewall.
 #[inline(always)]
-fn obfuscated(payload: &Payload, head: u64) -> bool {
+fn obfuscated(payload: &Payload, head: u64, seen: u32) -> bool {
     let key = head as u32;
     let length = (head >> 32) as u32 ^ key.rotate_left(1);
     if length.wrapping_sub(5) > 39 || key == 0 {
@@ -84,7 +103,7 @@ fn obfuscated(payload: &Payload, head: u64) -> bool {
     }
     let code = payload.le32(8) ^ key.rotate_left(2);
     if length == 5 {
-        return payload.len == 13 && code & 0xff == 0 && payload.high_ports();
+        return code & 0xff == 0 && pierces(payload, seen, 13, 17, payload.le32(13));
     }
     length >= 15 && payload.len >= length + 8 && code == 1 | (length - 14) << 8
 }
@@ -142,6 +161,31 @@ mod tests {
         for frame in [pierce.clone(), obfuscate(&pierce, 0x1234_5678)] {
             assert_eq!(Flow::tcp().ports(40_000, 443).ask(&frame), None, "a service's port");
             assert_eq!(Flow::tcp().ports(443, 40_000).ask(&frame), None, "a service's port");
+        }
+    }
+
+    #[test]
+    fn a_message_may_follow_in_the_same_segment() {
+        let pierce = hex("05000000 00 12345678");
+        for behind in [hex("04000000 04000000"), hex("04000000 04000000 04000000 0f000000"), hex("aabbccdd")] {
+            assert_eq!(tcp([pierce.clone(), behind].concat()), STRUCTURAL);
+        }
+        let second = obfuscate(&hex("04000000 04000000"), 0x9abc_def0);
+        assert_eq!(tcp([obfuscate(&pierce, 0x1234_5678), second].concat()), STRUCTURAL);
+        for behind in [hex("04000000 040000"), hex("00000000 00000000"), hex("05000000 04010000 00"), vec![7; 40]] {
+            assert_eq!(tcp([pierce.clone(), behind.clone()].concat()), None);
+            assert_eq!(tcp([obfuscate(&pierce, 0x1234_5678), behind].concat()), None);
+        }
+    }
+
+    #[test]
+    fn who_pierces_speaks_first() {
+        let pierce = hex("05000000 00 12345678");
+        for frame in [pierce.clone(), obfuscate(&pierce, 0x1234_5678)] {
+            let mut flow = Flow::tcp();
+            assert_eq!(flow.ask(hex("0c000000 01 00000000 00000000 000000")), None);
+            assert_eq!(flow.ask(&frame), None, "no connection begins so");
+            assert_eq!(flow.answer(&frame), None, "nor is it answered so");
         }
     }
 

@@ -256,7 +256,9 @@ mod tests {
     fn lengths_alone_in_a_segment_are_found() {
         let login = [&[27, 0, 2, 0], b"user pass 6699 \"nap v0.8\" 8".as_slice()].concat();
         assert_eq!(cut(&login, 4), Some(Protocol::OpenNap));
-        assert_eq!(cut(b"\x05\0\0\0\0abcd", 4), Some(Protocol::Soulseek));
+        let mut flow = Flow::tcp();
+        assert_eq!(flow.ask(b"\x05\0\0\0"), None);
+        assert_eq!(flow.ask(b"\0abcd").map(|label| label.0), Some(Protocol::Soulseek));
     }
 
     #[test]
@@ -340,7 +342,7 @@ mod tests {
             assert_eq!(flow.answer(&handshake).map(|label| label.0), Some(Protocol::BitTorrent), "the other side's");
         }
         for head in
-            [b"CONNECT 192.0.2.1:51413 HTTP/1.1\r\n\r\n".as_slice(), b"\x05\x01\0", &[0x9d; 96], b"$Supports a|", b"x"]
+            [b"CONNECT 192.0.2.1:51413 HTTP/1.1\r\n\r\n".as_slice(), b"\x05\x01\0", &[0x9d; 96], b"$Key a|", b"x"]
         {
             let mut flow = Flow::tcp();
             assert_eq!(flow.ask(head), None);

@@ -1,10 +1,11 @@
 //! WinMX (WPNP): the opening of a transfer.
 //!
 //! Source: published descriptions of the WinMX peer protocol, as Napster's: the side that accepted sends the character "1",
-//! the other answers "GET" or "SEND" in a segment of its own, then what it wants.
+//! the other answers "GET" or "SEND" in a segment of its own, then what it wants: `nick "name" number`. Both may be in one segment.
 //!
 //! Guard: the verb alone may open any text protocol, so it counts only after the lone "1" of the other side.
 
+use super::text;
 use crate::{
     payload::{FlowState, Payload, marks},
     protocol::Confidence,
@@ -19,13 +20,20 @@ pub fn tcp(payload: &Payload, state: &mut FlowState) -> Option<Confidence> {
         state.marks |= if lower { marks::LONE_1_FROM_LOWER } else { marks::LONE_1_FROM_HIGHER };
         return None;
     }
-    let get = payload.len == 3 && head == u32::from_le_bytes(*b"GET\0");
-    let send = payload.len == 4 && head == u32::from_le_bytes(*b"SEND");
-    if !(get || send) {
+    let get = head & 0xff_ffff == u32::from_le_bytes(*b"GET\0");
+    let verb = if get { 3 } else { 4 };
+    if !(get || head == u32::from_le_bytes(*b"SEND")) || !(payload.len == verb || file(payload, verb as usize)) {
         return None;
     }
     let wanted = if lower { marks::LONE_1_FROM_HIGHER } else { marks::LONE_1_FROM_LOWER };
     (state.marks & wanted != 0).then_some(Confidence::Structural)
+}
+
+/// Whether a nick follows at `offset`, then a name in quotation marks and a number.
+#[inline(never)]
+fn file(payload: &Payload, offset: usize) -> bool {
+    let first = payload.byte(offset);
+    first > b' ' && first != b'"' && payload.last().is_ascii_digit() && text::near(payload, b'"')
 }
 
 #[cfg(test)]
@@ -44,6 +52,21 @@ mod tests {
             let mut flow = Flow::tcp();
             assert_eq!(flow.ask("1"), None);
             assert_eq!(flow.answer(verb), STRUCTURAL);
+        }
+    }
+
+    #[test]
+    fn a_verb_may_have_what_is_wanted_behind_it() {
+        for verb in ["GETnick \"C:\\music\\a.mp3\" 0", "SENDnick \"C:\\music\\a.mp3\" 3456789"] {
+            let mut flow = Flow::tcp();
+            assert_eq!(flow.answer("1"), None);
+            assert_eq!(flow.ask(verb), STRUCTURAL);
+            assert_eq!(tcp(verb), None, "alone");
+        }
+        for text in ["GETnick without a name", "GET \"a\" HTTP/1.0", "GET\"a\"", "SENDING \"a\"", "SENDS \"a"] {
+            let mut flow = Flow::tcp();
+            assert_eq!(flow.answer("1"), None);
+            assert_eq!(flow.ask(text), None, "{text}");
         }
     }
 

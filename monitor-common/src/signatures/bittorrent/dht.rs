@@ -2,9 +2,10 @@
 //!
 //! Matched: the sorted forms that begin with the sender's id, `d1:ad2:id20:` and `d1:rd2:id20:`, the latter also behind the
 //! `ip` key of BEP 42; answers that begin with the filters of a scrape (BEP 33), `d1:rd4:BFpe256:`; and other dictionaries that
-//! begin with a one-letter key of BEP 5 and end in `1:y1:` and a known message type. The guard is the literal itself; bencoded data
-//! that is not DHT has neither head nor tail.
+//! begin with a one-letter key of BEP 5 and end in `1:y1:` and a known message type, or, since not every client sorts its keys, begin
+//! with a type or a query's name. The guard is the literal itself; bencoded data that is not DHT has none of these.
 
+use super::super::text::unequal;
 use crate::payload::{FlowState, Payload, marks};
 
 /// Whether this datagram is a DHT message.
@@ -27,7 +28,33 @@ pub(super) fn message(payload: &Payload) -> bool {
             return true;
         }
     }
-    tail(payload) && (address & payload.has(4, b"p") | known_key((head >> 24) as u8))
+    let framed = address & payload.has(4, b"p") | known_key((head >> 24) as u8);
+    framed && (tail(payload) || unsorted(payload))
+}
+
+/// Whether a dictionary whose keys are in no order begins as a message does: with a query's name, with the type, or with a transaction
+/// id of up to nine bytes and the type.
+///
+/// Without a branch: the verifier walks what follows once.
+#[inline(never)]
+fn unsorted(payload: &Payload) -> bool {
+    let word = payload.le64(3);
+    let query = unequal(word ^ u64::from_le_bytes(*b"q4:ping1"))
+        & unequal(word ^ u64::from_le_bytes(*b"q9:find_"))
+        & unequal(word ^ u64::from_le_bytes(*b"q9:get_p"))
+        & unequal(word ^ u64::from_le_bytes(*b"q13:anno"));
+    let id = payload.byte(4).wrapping_sub(b'0') as usize & 15;
+    let length = unequal((payload.le64(0) >> 16 & 0xff00_ffff) ^ u64::from(u32::from_le_bytes(*b":t\0:")));
+    let behind_id = length | other_type(payload.le64(6 + id));
+    (query & other_type(payload.le64(1)) & behind_id) >> 63 == 0
+}
+
+/// The top bit is clear when these are the key `y`, a message type and the length of another key.
+#[inline(always)]
+const fn other_type(word: u64) -> u64 {
+    unequal(word ^ u64::from_le_bytes(*b"1:y1:q1:"))
+        & unequal(word ^ u64::from_le_bytes(*b"1:y1:r1:"))
+        & unequal(word ^ u64::from_le_bytes(*b"1:y1:e1:"))
 }
 
 /// Keeps a query's transaction id, and says whether a response repeats that of the other side's latest query. Both sides' ids
@@ -156,6 +183,10 @@ mod tests {
             b"d2:ip6:\x01\x02\x03\x04\x1a\xe11:rd2:id20:mnopqrstuvwxyz123456e1:t2:aa1:y1:re",
             b"d2:ip18:0123456789abcdef\x1a\xe11:rd2:id20:mnopqrstuvwxyz123456e1:t2:aa1:y1:re",
             b"d1:t2:aa1:y1:q1:q4:ping1:ad2:id20:abcdefghij0123456789e1:y1:qe",
+            b"d1:t2:aa1:y1:q1:q4:ping1:ad2:id20:abcdefghij0123456789ee",
+            b"d1:y1:r1:t2:aa1:rd2:id20:mnopqrstuvwxyz123456ee",
+            b"d1:q9:get_peers1:ad2:id20:abcdefghij0123456789e1:t2:aae",
+            b"d1:t8:aaaabbbb1:y1:r1:rd2:id20:mnopqrstuvwxyz123456ee",
         ] {
             assert_eq!(udp(message), SIGNATURE, "{}", String::from_utf8_lossy(message));
         }
@@ -182,6 +213,10 @@ mod tests {
             b"d8:announce40:http://tracker.example.org/announce".as_slice(),
             b"d1:xd2:id20:abcdefghij0123456789e1:t2:aa1:y1:qe",
             b"d1:t2:aa1:y1:xe",
+            b"d1:t2:aa1:y1:x1:q4:pinge",
+            b"d1:t2aa1:y1:q1:q4:pinge",
+            b"d1:q9:get-peersi5e",
+            b"d1:y1:z1:t2:aae",
             b"d3:fooi1ee",
             b"xx d1:ad2:id20:abcdefghij0123456789e1:q4:ping",
         ] {

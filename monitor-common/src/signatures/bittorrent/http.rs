@@ -1,9 +1,10 @@
 //! HTTP trackers (BEP 3, BEP 7, BEP 23, BEP 48) and web seeds (BEP 17): GET requests whose query names an info hash.
 //!
 //! Matched: a request target whose path holds "announce" or "scrape", ended by one of `?./;`, and whose query has the parameter
-//! `info_hash`; the fixed "/webseed?info_hash="; and BitComet's "/data?fid=", 40 hexadecimal digits, "&size=".
+//! `info_hash`; one that has `info_hash` there and `peer_id`, whatever its path; the fixed "/webseed?info_hash="; and BitComet's
+//! "/data?fid=", 40 hexadecimal digits, "&size=".
 //!
-//! Guard: both words, whole and in their places within the request target. A page about announces, or a body or header that
+//! Guard: two words, whole and in their places within the request target. A page about announces, or a body or header that
 //! mentions an info hash, has one of them at most.
 
 use super::super::text::{self, EACH, below, unequal, zeros};
@@ -61,7 +62,9 @@ fn scan(payload: &Payload) -> bool {
             & unequal(byte ^ u64::from(b';'));
         let announce = unequal(recent ^ u64::from_be_bytes(*b"announce"));
         let scrape = unequal((recent ^ u64::from_be_bytes(*b"\0\0scrape")) & 0xffff_ffff_ffff);
-        path &= (announce & scrape) | end | !query | !target;
+        let parameter = unequal((older ^ u64::from(b'?')) & 0xff) & unequal((older ^ u64::from(b'&')) & 0xff);
+        let peer = unequal(recent ^ u64::from_be_bytes(*b"peer_id=")) | parameter;
+        path &= (((announce & scrape) | end | !query) & peer) | !target;
         query &= question;
         older = older << 8 | recent >> 56;
         recent = recent << 8 | byte;
@@ -99,6 +102,8 @@ mod tests {
             "GET http://tracker.example.org:6969/announce?info_hash=%124Vx HTTP/1.1\r\n",
             "GET /webseed?info_hash=%124Vx&piece=3 HTTP/1.1\r\n",
             "GET /announce/0123456789abcdef?info_hash=%124Vx HTTP/1.1\r\n",
+            "GET /tracker.php?info_hash=%124Vx&peer_id=-TR3000-abcdefghijkl&port=51413 HTTP/1.1\r\n",
+            "GET /?peer_id=-TR3000-abcdefghijkl&info_hash=%124Vx HTTP/1.1\r\n",
             &bitcomet,
             &late,
         ] {
@@ -121,6 +126,9 @@ mod tests {
             "GET /announcements/list?sort=asc&info_hash=abc HTTP/1.1\r\n",
             "GET /scraper/result?info_hash=0123456789abcdef0123456789abcdef01234567 HTTP/1.1\r\n",
             "GET /announce?xinfo_hash=%12 HTTP/1.1\r\n",
+            "GET /torrents?info_hash=%12&peer-id=1 HTTP/1.1\r\n",
+            "GET /search?q=peer_id=&info_hash=abc HTTP/1.1\r\n",
+            "GET /torrents?xinfo_hash=%12&peer_id=1 HTTP/1.1\r\n",
         ] {
             assert_eq!(tcp(request), None, "{request}");
         }

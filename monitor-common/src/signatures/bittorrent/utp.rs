@@ -1,12 +1,15 @@
 //! uTP, the transport that BitTorrent runs over UDP (BEP 29; libutp).
 //!
-//! Matched: a SYN and the STATE packet that answers it with the same connection id and acknowledges its sequence number;
+//! Matched: a SYN that acknowledges nothing and has measured nothing yet, which is all that most peers get to say: who they ask is
+//! often gone; on ports below 1024, a SYN and the STATE packet that answers it with the same connection id and acknowledges its sequence number;
 //! for flows that began earlier, a DATA packet and the STATE packet that acknowledges it, whose connection ids are neighbours
 //! as the two sides of one connection have them; and a DATA packet that carries the peer wire handshake. Each side's header must be consistent in itself: known type and
 //! version 1, an extension chain that ends inside the datagram, exact lengths.
 //!
-//! Guard: a DATA header alone is only nine fixed bits, which STUN, DHCPv6 and games share; it never counts.
+//! Guard: a SYN alone has 72 bits that agree. A DATA header alone is only nine fixed bits, which STUN, DHCPv6 and games share; it never
+//! counts.
 
+use super::super::text::unequal;
 use crate::{
     payload::{FlowState, Payload, marks},
     protocol::Confidence,
@@ -68,10 +71,11 @@ fn header(payload: &Payload, state: &mut FlowState, kind: u8) -> Option<Confiden
         return None;
     }
     if kind == SYN {
-        if (connection != 0) && (payload.be32(4) != 0) && (payload.be32(8) == 0) {
-            state.ask(payload, marks::MEMO_UTP_SYN, connection << 16 | u64::from(sequence));
+        if (connection == 0) || (payload.be32(4) == 0) || (payload.be32(8) != 0) {
+            return None;
         }
-        return None;
+        state.ask(payload, marks::MEMO_UTP_SYN, connection << 16 | u64::from(sequence));
+        return first(payload).then_some(Confidence::Structural);
     }
     if kind != STATE {
         return None;
@@ -88,6 +92,19 @@ fn header(payload: &Payload, state: &mut FlowState, kind: u8) -> Option<Confiden
     agreed.then_some(Confidence::Structural)
 }
 
+/// Whether a SYN says what the first packet of a connection says: nothing to acknowledge, a clock that runs, a window below 16 MiB.
+#[inline(never)]
+fn first(payload: &Payload) -> bool {
+    let (clock, window) = (payload.be32(4), payload.be32(12));
+    // The top bit is clear when all is as it should be: no branch for each.
+    let differs = unequal(u64::from(payload.be16(18)))
+        | !unequal(u64::from(payload.be16(16)))
+        | !unequal(u64::from(clock >> 16))
+        | !unequal(u64::from(clock & 0xffff))
+        | unequal(u64::from(window >> 24));
+    differs >> 63 == 0 && payload.high_ports()
+}
+
 /// Whether these are the two connection ids of one connection, which differ by one.
 #[inline(always)]
 const fn neighbours(a: u16, b: u16) -> bool {
@@ -98,21 +115,45 @@ const fn neighbours(a: u16, b: u16) -> bool {
 mod tests {
     use crate::{
         protocol::{Confidence, Protocol},
-        signatures::testing::{Flow, Label, hex, udp},
+        signatures::testing::{Flow, Label, every_bit_counts, every_byte_counts, hex, udp},
     };
 
     const STRUCTURAL: Label = Some((Protocol::BitTorrent, Confidence::Structural));
-    const SYN: &str = "4100 6d0a 4f2b1c9e 00000000 00000000 9f31 0000";
+    /// One that acknowledges something, so that it proves nothing alone.
+    const SYN: &str = "4100 6d0a 4f2b1c9e 00000000 00000000 9f31 0001";
+    const FIRST_SYN: &str = "4100 6d0a 4f2b1c9e 00000000 00000000 9f31 0000";
     const LIBUTP_SYN: &str = "4102 6d0a 4f2b1c9e 00000000 00100000 9f31 0000 0008 0000000000000000";
     const STATE: &str = "2100 6d0a 1c9e4f2b 00001f40 00100000 1234 9f31";
 
     #[test]
+    fn a_first_syn_is_structural() {
+        for syn in [FIRST_SYN, LIBUTP_SYN] {
+            assert_eq!(udp(hex(syn)), STRUCTURAL);
+            assert_eq!(Flow::udp().ports(40_000, 443).ask(hex(syn)), None, "a service's port");
+            every_bit_counts(&hex(syn), 8..12, |bytes| udp(bytes));
+            every_bit_counts(&hex(syn), 18..20, |bytes| udp(bytes));
+            every_byte_counts(&hex(syn), |bytes| udp(bytes));
+            assert_eq!(udp([hex(syn), vec![0]].concat()), None);
+        }
+        for sparse in [
+            "4100 6d0a 4f2b0000 00000000 00000000 9f31 0000",
+            "4100 6d0a 00001c9e 00000000 00000000 9f31 0000",
+            "4100 0000 4f2b1c9e 00000000 00000000 9f31 0000",
+            "4100 6d0a 4f2b1c9e 00000000 01000000 9f31 0000",
+            "4100 6d0a 4f2b1c9e 00000000 00000000 0000 0000",
+            "4104 6d0a 4f2b1c9e 00000000 00000000 9f31 0000",
+        ] {
+            assert_eq!(udp(hex(sparse)), None, "{sparse}");
+        }
+    }
+
+    #[test]
     fn a_syn_and_its_answer_are_structural() {
-        for syn in [SYN, LIBUTP_SYN] {
-            let mut flow = Flow::udp();
+        for (syn, port) in [(SYN, 40_321), (FIRST_SYN, 443), (LIBUTP_SYN, 443)] {
+            let mut flow = Flow::udp().ports(50_123, port);
             assert_eq!(flow.ask(hex(syn)), None);
             assert_eq!(flow.answer(hex(STATE)), STRUCTURAL);
-            let mut flow = Flow::udp();
+            let mut flow = Flow::udp().ports(50_123, port);
             assert_eq!(flow.answer(hex(syn)), None);
             assert_eq!(flow.ask(hex(STATE)), STRUCTURAL, "either side may open");
         }

@@ -93,7 +93,7 @@ fn server(payload: &Payload) -> Evidence {
         0x9b => {
             let next = 19 + 6 * payload.byte(18) as u32;
             let follows = (payload.byte(next as usize) == super::EDONKEY) && (payload.byte(next as usize + 1) == 0x9b);
-            Evidence::new(false, (len >= 25) && ((next == len) || ((next < len) && (next < 500) && follows)))
+            Evidence::new((len >= 25) && (next == len), (len >= 25) && (next < len) && (next < 500) && follows)
         }
         // Search requests: an expression, whose first byte is an operator 00 or a value kind up to 03.
         0x92 | 0x98 | 0x90 => Evidence::new((len >= 5) && (payload.byte(2) <= 3), false),
@@ -109,7 +109,8 @@ fn client(payload: &Payload) -> Evidence {
     let len = payload.len;
     match payload.byte(1) {
         // File status request: hash, then in later versions the part bitmap and the number of complete sources.
-        0x90 => Evidence::new(len == 18 || len == 20, bitmap(payload, 18)),
+        // A file without parts has a count of 0 and nothing else.
+        0x90 => Evidence::new(len == 18 || len == 20, bitmap(payload, 18) || (len == 20 && payload.le16(18) == 0)),
         // Its answer: the part bitmap in later versions, and the rank in the queue.
         0x91 => Evidence::new(len == 4, bitmap(payload, 2)),
         // File not found, queue full.
@@ -144,7 +145,8 @@ mod tests {
             hex("e397 1234aa55 00000100 00002000"),
             hex("e3a2 fff01234"),
             [hex("e394"), vec![7; 16], hex("00000000 0000000001000000")].concat(),
-            [hex("e39b"), vec![7; 16], hex("02 c0000201 3612 c0000202 3612")].concat(),
+            [hex("e39b"), vec![7; 16], hex("01 c0000201 3612 e39b"), vec![7; 16], hex("00")].concat(),
+            [hex("c590"), vec![7; 16], hex("0000")].concat(),
             [hex("e399"), vec![7; 16], hex("c0000201 3612 03000000"), vec![2; 40]].concat(),
             [hex("c590"), vec![7; 16], hex("0a00 ff03 0200")].concat(),
             hex("c591 0a00 ff03 0500"),
@@ -163,6 +165,10 @@ mod tests {
             ([hex("e39a"), vec![7; 16]].concat(), hex("e3a3 12345678 9abc")),
             ([hex("e39a"), vec![7; 16]].concat(), hex("e396 12340000")),
             (hex("e396 12340000"), [hex("e397 12340000"), vec![7; 64]].concat()),
+            (
+                [hex("e39a"), vec![7; 16]].concat(),
+                [hex("e39b"), vec![7; 16], hex("02 c0000201 3612 c0000202 3612")].concat(),
+            ),
         ] {
             for frame in [&request, &answer] {
                 assert_eq!(udp(frame), None, "{frame:02x?}");
