@@ -433,7 +433,7 @@ pub mod marks {
     pub const OWED: u32 = 1 << 3;
     /// TCP: the lower endpoint asked what `memo` holds the numbers of (`engine/ask.rs`).
     pub const ASKED_FROM_LOWER: u32 = 1 << 7;
-    /// TCP: what the lower endpoint's stream began with is kept (`beginning.rs`). Of this and the next four, the bit above is the
+    /// TCP: what the lower endpoint's stream began with is kept (`beginning.rs`). Of this and the next five, the bit above is the
     /// higher endpoint's ([`of`]).
     pub const KEPT: u32 = 1 << 8;
     /// TCP: the lower endpoint's stream is behind its beginning.
@@ -444,6 +444,9 @@ pub mod marks {
     pub const FRAMES: u32 = 1 << 14;
     /// TCP: it began with a text that is too short to tell.
     pub const TEXT: u32 = 1 << 16;
+
+    /// TCP: it began with a few binary bytes: text behind them is of what they frame.
+    pub const FRAMING: u32 = 1 << 18;
 
     /// One of the marks that both directions have, for the direction of a packet; `from_lower` is 1 or 0.
     #[inline(always)]

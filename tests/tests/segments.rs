@@ -262,6 +262,28 @@ fn what_was_kept_is_not_believed_later_or_after_a_restart() {
 }
 
 #[test]
+fn what_a_few_binary_bytes_frame_is_no_signature() {
+    let mut network = Network::new();
+    let socks: &[&[u8]] = &[b"\x05\x01\0", b"\x05\x01\0\x01\xc0\0\x02\x07\x18\xca"];
+    let cases: [(&[&[u8]], Protocol); 4] = [
+        (&[b"\0\0\0\x2f"], Protocol::Unclassified),
+        (&[b"\x82\x01\x02", b"\0\0\0\x2f"], Protocol::Unclassified),
+        (socks, Protocol::Gnutella),
+        (&[&[0x9d; 16]], Protocol::Gnutella),
+    ];
+    for (port, (before, expected)) in (50_000..).zip(cases) {
+        let mut connection = network.open((port, 6346));
+        for payload in before {
+            network.send(&connection.says(true, payload));
+        }
+        assert_eq!(network.send(&connection.says(true, &PARTS.concat())).protocol, expected, "{before:02x?}");
+        // The other direction is another stream.
+        let answer = network.send(&connection.says(false, b"GNUTELLA/0.6 200 OK\r\n"));
+        assert_eq!(answer.protocol, Protocol::Gnutella, "{before:02x?}");
+    }
+}
+
+#[test]
 fn a_crowd_overwrites_and_is_counted() {
     let mut network = Network::new();
     let crowd = BEGINNINGS as u16;

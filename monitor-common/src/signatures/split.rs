@@ -15,6 +15,7 @@
 //! the body of a POST, of which a web page chooses every byte, is no handshake because a segment happens to begin with one. Streams
 //! that begin otherwise go on being looked into: SOCKS and obfuscation are binary, CONNECT (RFC 9110 section 9.3.6) opens a tunnel,
 //! NMDC has commands that are no signatures, and HTTP may be upgraded to frames of WebSocket, which a page cannot write into a GET.
+//! Behind a few binary bytes that are no greeting of SOCKS, such as a length, text is what somebody wrote, too; binary messages are not.
 //!
 //! Tried last: each way out leaves another state, and the verifier walks what follows once for each.
 
@@ -85,6 +86,9 @@ const EDONKEY_HEADER: u32 = 5;
 /// A shorter text may be ciphertext that is printable by chance, as one in 47 of this length is: the next payload tells.
 const SHORTEST_TEXT: u32 = 4;
 
+/// An opening that looks random has at least as many bytes ([`crate::opaque`]). Fewer are a greeting or the length of what follows.
+const SHORTEST_OPENING: u32 = 16;
+
 /// Notes how a payload without a verdict leaves its direction: with its bytes kept, or behind its beginning. `starts` tells whether
 /// its first byte is one that a rule starts with.
 #[inline(never)]
@@ -125,7 +129,9 @@ pub fn kept(payload: &Payload) -> u32 {
 pub fn passes_over(all: u32, from_lower: u32, first: u8) -> bool {
     let frames = (first & 0x7e == 0) & (first & 0x7f != 0) | (first == websocket::BINARY);
     let may_frame = frames & (all & marks::of(marks::FRAMES, from_lower) != 0);
-    (all & marks::of(marks::OTHER, from_lower) != 0) & !may_frame
+    let text = (first.wrapping_sub(b' ') < 0x5f) | (first == 0x13);
+    let framed = text & (all & marks::of(marks::FRAMING, from_lower) != 0);
+    (all & marks::of(marks::OTHER, from_lower) != 0) & !may_frame | framed
 }
 
 /// All ones in the bytes of a payload's first word that the payload has.
@@ -199,7 +205,8 @@ fn says_enough(payload: &Payload) -> bool {
 }
 
 /// The marks of a direction that begins with this payload: [`marks::BEGUN`], and [`marks::OTHER`] if it is text that shows no
-/// signature and opens no tunnel. `text` tells whether a short text was in front of it.
+/// signature and opens no tunnel, [`marks::FRAMING`] if it is short and binary, but no greeting of SOCKS (RFC 1928 section 3: 5; version 4 has
+/// its number there, too). `text` tells whether a short text was in front of it.
 #[inline(never)]
 fn begins(payload: &Payload, text: bool) -> u32 {
     let (head, held) = (payload.word(0), held(payload));
@@ -208,7 +215,8 @@ fn begins(payload: &Payload, text: bool) -> u32 {
     // Redis has numbers there.
     let command = head as u8 == b'$' && (head >> 8) as u8 & 0xe0 == 0x40;
     if !is_text & held & 0x8080_8080_8080_8080 != 0 || tunnel || command {
-        return marks::BEGUN;
+        let framing = (payload.len < SHORTEST_OPENING) & (head & 0xfe != 0x04) & !tunnel & !command;
+        return marks::BEGUN | if framing { marks::FRAMING } else { 0 };
     }
     if payload.captured < SHORTEST_TEXT && !text {
         return marks::TEXT;
@@ -341,9 +349,24 @@ mod tests {
             assert_eq!(flow.ask(&handshake), None, "{head:?}");
             assert_eq!(flow.answer(&handshake).map(|label| label.0), Some(Protocol::BitTorrent), "the other side's");
         }
-        for head in
-            [b"CONNECT 192.0.2.1:51413 HTTP/1.1\r\n\r\n".as_slice(), b"\x05\x01\0", &[0x9d; 96], b"$Key a|", b"x"]
-        {
+        for head in [b"\0\0\0\x44".as_slice(), b"\x01\x02\x03\x04\x05\x06", b"\x80"] {
+            let mut flow = Flow::tcp();
+            assert_eq!(flow.ask(head), None);
+            assert_eq!(flow.ask(&handshake), None, "the length of a message is in front: {head:02x?}");
+            assert_eq!(flow.ask(b"GNUTELLA CONNECT/0.6\r\n"), None, "{head:02x?}");
+            assert_eq!(
+                flow.ask(b"\xe3\x06\0\0\0\x15\x01\x02\x03\x04\x05").map(|label| label.0),
+                Some(Protocol::EDonkey)
+            );
+        }
+        for head in [
+            b"CONNECT 192.0.2.1:51413 HTTP/1.1\r\n\r\n".as_slice(),
+            b"\x05\x01\0",
+            b"\x04\x01\x1a\xe1\xc0\0\x02\x07\0",
+            &[0x9d; 96],
+            b"$Key a|",
+            b"x",
+        ] {
             let mut flow = Flow::tcp();
             assert_eq!(flow.ask(head), None);
             assert_eq!(flow.ask(&handshake).map(|label| label.0), Some(Protocol::BitTorrent), "{head:02x?}");
