@@ -4,6 +4,7 @@
 //! (design section 4). With `--check` the run fails when a ratio to a reference is more than 25 % above the baseline in
 //! `tests/baselines/bench.json`, or when a bound of `gates.rs` does not hold, in every attempt; `--bless` rewrites the baseline.
 //! On another processor than the baseline's, a ratio fails at twice its value only: what memory costs beside instructions differs.
+//! While other programs take more than [`QUIET`] of a processor, missed ratios are printed and fail nothing.
 //! Absolute times are never compared with other runs: they belong to the machine. Needs root.
 
 use std::{
@@ -20,12 +21,14 @@ use crate::{build_ebpf, command::shown, workspace::root};
 mod baseline;
 mod compare;
 mod gates;
+mod others;
 mod processor;
 mod promises;
 mod ratios;
 mod report;
 
 use baseline::Baseline;
+use others::{QUIET, Ticks};
 use processor::Processor;
 use report::Report;
 
@@ -90,6 +93,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         return compare::run(folder);
     }
     let agent = arguments.only.is_none() && arguments.handicap.is_none();
+    let before = Ticks::read()?;
     let mut report = measure(arguments, None, agent)?;
     report.not_measured = report::not_measured();
     if arguments.bless {
@@ -98,7 +102,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         baseline::write(&runs, arguments.only.is_some() || arguments.quick)?;
         ratios::take_median(&mut report, &more);
     }
-    let failures = if arguments.check {
+    let mut failures = if arguments.check {
         let mut baseline = baseline::read()?;
         baseline.set_tolerance(&Processor::read()?);
         attempts(&mut report, &baseline, |rows, agent| measure(arguments, Some(rows), agent))?
@@ -109,6 +113,12 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     match arguments.format {
         Format::Table => print!("{}", report.table()),
         Format::Json => println!("{}", serde_json::to_string_pretty(&report)?),
+    }
+    let others = before.others_until(Ticks::read()?, Processor::read()?.count());
+    if others > QUIET {
+        for missed in failures.extract_if(.., |failure| failure.timed) {
+            println!("SKIPPED: {} (others took {others:.2} of a processor: too busy to tell)", missed.message);
+        }
     }
     if !failures.is_empty() {
         let lines: Vec<String> = failures.into_iter().map(|failure| failure.message).collect();
@@ -152,6 +162,8 @@ pub struct Failure {
     row: Option<String>,
     /// What was expected and what was measured.
     message: String,
+    /// Whether it is about time, which a busy machine says little about.
+    timed: bool,
 }
 
 fn failures(report: &Report, baseline: &Baseline) -> Vec<Failure> {

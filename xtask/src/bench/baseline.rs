@@ -99,7 +99,8 @@ pub(super) fn compare(report: &Report, baseline: &Baseline) -> Vec<Failure> {
             }
             Some(_) => continue,
         };
-        failures.push(Failure { row: ratio.is_row.then_some(ratio.name), message });
+        let timed = baseline.ratios.contains_key(&ratio.name);
+        failures.push(Failure { row: ratio.is_row.then_some(ratio.name), message, timed });
     }
     failures
 }

@@ -14,12 +14,12 @@ pub(super) fn missed(report: &Report) -> Vec<Failure> {
     for row in &report.rows {
         if let Some(first) = row.first_protocols.as_ref().filter(|first| first.rise >= RISE) {
             let message = format!("{}: {:.2} times the first protocols, promised below {RISE}", row.name(), first.rise);
-            failures.push(Failure { row: Some(row.name()), message });
+            failures.push(Failure { row: Some(row.name()), message, timed: true });
         }
     }
     if let Some(idle) = report.idle.as_ref().filter(|idle| idle.memory_mib >= MEMORY_MIB) {
         let message = format!("agent: {:.0} MiB beside the maps, promised below {MEMORY_MIB:.0}", idle.memory_mib);
-        failures.push(Failure { row: None, message });
+        failures.push(Failure { row: None, message, timed: false });
     }
     failures
 }
