@@ -4,7 +4,7 @@
 //! (design section 4). With `--check` the run fails when a ratio to a reference is more than 25 % above the baseline in
 //! `tests/baselines/bench.json`, or when a bound of `gates.rs` does not hold, in every attempt; `--bless` rewrites the baseline.
 //! On another processor than the baseline's, a ratio fails at twice its value only: what memory costs beside instructions differs.
-//! While other programs take more than [`QUIET`] of a processor, missed ratios are printed and fail nothing.
+//! While other programs take a good part of a processor (`others.rs`), missed ratios are printed and fail nothing.
 //! Absolute times are never compared with other runs: they belong to the machine. Needs root.
 
 use std::{
