@@ -7,7 +7,8 @@
 //! once their argument has begun), those that start with any byte (Soulseek but behind its length field, Ares), MUTE's key beyond
 //! [`KEPT_BYTES`], and BitComet's `/data?fid=` inside of the hash.
 //!
-//! What may be kept is what names no content: nothing once an info hash, a `urn:`, a `fid=` or a link of eDonkey has begun to be
+//! What may be kept is what names no content: no request but by the paths that rules know, so that nobody's file names, search words
+//! and pages are among it (such a request, cut within its first [`KEPT_BYTES`], is not found by its later lines or its query), nothing once an info hash, a `urn:`, a `fid=` or a link of eDonkey has begun to be
 //! spelled, no nick of Direct Connect, five bytes of eDonkey, and nothing of a request or an answer whose header has ended
 //! ([`says_enough`]).
 //!
@@ -47,12 +48,20 @@ const fn start(text: &[u8], most: usize) -> Start {
 }
 
 /// Every one. The most that is kept is what a rule can be short of, or ends in front of what names a person or content.
-static BEGINNINGS: [Start; 30] = [
+static BEGINNINGS: [Start; 38] = [
     start(b"\x13BitTorr", 19),
     start(b"\x13/multis", 19),
-    start(b"GET /", KEPT_BYTES),
-    start(b"GET http", KEPT_BYTES),
-    start(b"HEAD /", KEPT_BYTES),
+    start(b"GET /ann", KEPT_BYTES),
+    start(b"GET /scr", KEPT_BYTES),
+    start(b"GET /web", KEPT_BYTES),
+    start(b"GET /dat", KEPT_BYTES),
+    start(b"GET /uri", KEPT_BYTES),
+    start(b"GET /gnu", KEPT_BYTES),
+    start(b"GET /gne", KEPT_BYTES),
+    start(b"GET /get", 9),
+    start(b"GET /.ha", KEPT_BYTES),
+    start(b"HEAD /ur", KEPT_BYTES),
+    start(b"HEAD /gn", KEPT_BYTES),
     start(b"HTTP/1.", KEPT_BYTES),
     start(b"GNUTELLA", 16),
     start(b"GIV ", 50),
@@ -302,7 +311,9 @@ mod tests {
             "GET /announce.php?passkey=0123456789abcdef0123456789abcdef&peer_id=-TR3000-",
             "GET /uri-res/N2R?urn:sha1",
             "GET /data?fid=",
-            "GET /get/1/a.mp3 HTTP/1.1\r\nHost: a\r\n",
+            "GET /get/",
+            "GET /",
+            "HEAD /uri",
             "HTTP/1.1 200 OK\r\n",
             "$Lock EXTENDEDPROTOCOL",
             "\u{1}{",
@@ -313,6 +324,10 @@ mod tests {
         for enough in [
             "GET /x?info_hash=%12",
             "GET /data?fid=0",
+            "GET /get/1/a.mp3 HTTP/1.1\r\nHost: a\r\n",
+            "GET /search?q=a",
+            "GET http://a/",
+            "HEAD /a",
             "GET /x?xt=urn:btih:0123456789",
             "GET /?q=ed2k://|file|",
             "GET / HTTP/1.1\r\nHost: a\r\n\r\n",
@@ -329,7 +344,7 @@ mod tests {
         assert_eq!(kept(b"\xe3\x20\0\0\0"), Some(5));
         assert_eq!(kept(b"\xe3\x20\0\0\0\x01"), None, "counted by what it is owed");
         assert_eq!(kept(b"\x81\x09{\"info_hash\":\"a"), None, "not masked");
-        let long = [b"GET /".as_slice(), &[b'a'; 200]].concat();
+        let long = [b"GET /announce".as_slice(), &[b'a'; 200]].concat();
         assert_eq!(kept(&long[..KEPT_BYTES]), Some(KEPT_BYTES as u32));
         assert_eq!(kept(&long[..KEPT_BYTES + 1]), None);
     }
