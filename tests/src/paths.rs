@@ -90,3 +90,26 @@ impl DataPaths {
         found
     }
 }
+
+/// Declares a test's own face of [`DataPaths`], with what is special to it in an `impl` of its own.
+#[macro_export]
+macro_rules! face_of_data_paths {
+    ($(#[$about:meta])* $name:ident) => {
+        $(#[$about])*
+        struct $name($crate::paths::DataPaths);
+
+        impl std::ops::Deref for $name {
+            type Target = $crate::paths::DataPaths;
+
+            fn deref(&self) -> &Self::Target {
+                &self.0
+            }
+        }
+
+        impl std::ops::DerefMut for $name {
+            fn deref_mut(&mut self) -> &mut Self::Target {
+                &mut self.0
+            }
+        }
+    };
+}

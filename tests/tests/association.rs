@@ -11,10 +11,7 @@ mod kad;
 #[path = "association/named.rs"]
 mod named;
 
-use std::{
-    net::SocketAddr,
-    ops::{Deref, DerefMut},
-};
+use std::net::SocketAddr;
 
 use monitor_common::{
     flow::{FlowSet, Word},
@@ -28,6 +25,7 @@ use peertally::datapath::{
     view::{View, node_index_parts},
 };
 use peertally_tests::{
+    face_of_data_paths,
     paths::{self, DataPaths},
     wire::{Connection, ciphertext, flag, tcp, udp},
 };
@@ -47,22 +45,10 @@ fn of(address: &str, port: u16) -> SocketAddr {
     SocketAddr::new(address.parse().expect("an address"), port)
 }
 
-/// Both data paths, and conversations over them.
-struct Network(DataPaths);
-
-impl Deref for Network {
-    type Target = DataPaths;
-
-    fn deref(&self) -> &DataPaths {
-        &self.0
-    }
-}
-
-impl DerefMut for Network {
-    fn deref_mut(&mut self) -> &mut DataPaths {
-        &mut self.0
-    }
-}
+face_of_data_paths!(
+    /// Both data paths, and conversations over them.
+    Network
+);
 
 impl Network {
     fn new() -> Self {

@@ -3,10 +3,7 @@
 //!
 //! Every frame goes to the host's data path and, with the rights for it, to the kernel's, which must agree.
 
-use std::{
-    net::SocketAddr,
-    ops::{Deref, DerefMut},
-};
+use std::net::SocketAddr;
 
 use monitor_common::{
     limits::{BEGINNINGS, KEPT_SECONDS},
@@ -16,6 +13,7 @@ use monitor_common::{
 };
 use peertally::datapath::host::TableSizes;
 use peertally_tests::{
+    face_of_data_paths,
     p2p::{Exchange, exchanges},
     paths::{self, DataPaths},
     wire::Connection,
@@ -24,22 +22,10 @@ use peertally_tests::{
 const SUBSCRIBER: &str = "10.0.0.1";
 const REMOTE: &str = "192.0.2.7";
 
-/// Both data paths, and conversations over them.
-struct Network(DataPaths);
-
-impl Deref for Network {
-    type Target = DataPaths;
-
-    fn deref(&self) -> &DataPaths {
-        &self.0
-    }
-}
-
-impl DerefMut for Network {
-    fn deref_mut(&mut self) -> &mut DataPaths {
-        &mut self.0
-    }
-}
+face_of_data_paths!(
+    /// Both data paths, and conversations over them.
+    Network
+);
 
 impl Network {
     fn new() -> Self {

@@ -5,7 +5,6 @@
 use std::{
     collections::HashSet,
     net::SocketAddr,
-    ops::{Deref, DerefMut},
     os::fd::{AsFd as _, AsRawFd as _},
     sync::Arc,
 };
@@ -25,6 +24,7 @@ use peertally::{
     watchlist::Watchlist,
 };
 use peertally_tests::{
+    face_of_data_paths,
     paths::{DataPaths, options},
     wire::{Connection, flag, tcp, udp},
 };
@@ -66,7 +66,7 @@ fn frames(subscriber: &str, content: &[u8; 20]) -> Vec<Vec<u8>> {
 /// Ways in which [`frames`] names content.
 const NAMED: u64 = 4;
 
-struct Paths(DataPaths);
+face_of_data_paths!(Paths);
 
 fn paths(inspection: Inspection) -> Paths {
     // Roomy, so that no flow of the test finds both its sets full.
@@ -79,20 +79,6 @@ fn paths_for(inspection: Inspection, flows: u32) -> Paths {
     let watchlist = Arc::new(Watchlist { entries, ..Watchlist::default() });
     let sizes = TableSizes { flows, tallies: 1024, endpoints: 1024 };
     Paths(DataPaths::new("watchlist", &LoadOptions { inspection, watchlist, ..options(sizes) }))
-}
-
-impl Deref for Paths {
-    type Target = DataPaths;
-
-    fn deref(&self) -> &DataPaths {
-        &self.0
-    }
-}
-
-impl DerefMut for Paths {
-    fn deref_mut(&mut self) -> &mut DataPaths {
-        &mut self.0
-    }
 }
 
 impl Paths {

@@ -117,7 +117,13 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let others = before.others_until(Ticks::read()?, Processor::read()?.count());
     if others > QUIET {
         for missed in failures.extract_if(.., |failure| failure.timed) {
-            println!("SKIPPED: {} (others took {others:.2} of a processor: too busy to tell)", missed.message);
+            let line =
+                format!("SKIPPED: {} (others took {others:.2} of a processor: too busy to tell)", missed.message);
+            match arguments.format {
+                Format::Table => println!("{line}"),
+                // Standard output is one JSON value.
+                Format::Json => eprintln!("{line}"),
+            }
         }
     }
     if !failures.is_empty() {
