@@ -124,6 +124,23 @@ pub fn negated(value: u64) -> u64 {
     value.wrapping_neg()
 }
 
+/// All ones when the top bit of a value is set, else 0, by an instruction that the compiler cannot see through, as above.
+#[inline(always)]
+#[must_use]
+pub fn sign(value: u64) -> u64 {
+    #[cfg(target_arch = "bpf")]
+    {
+        let mut value = value;
+        // SAFETY: one arithmetic instruction.
+        unsafe { core::arch::asm!("{0} s>>= 63", inout(reg) value, options(pure, nomem, nostack)) };
+        value
+    }
+    #[cfg(not(target_arch = "bpf"))]
+    {
+        (value as i64 >> 63) as u64
+    }
+}
+
 /// `value & MASK`, by an instruction that the compiler cannot leave out: older verifiers know no other bound of the value.
 #[inline(always)]
 #[must_use]

@@ -7,9 +7,9 @@
 
 use crate::{
     cell::masked,
-    flow::{Word, pack, unpack},
+    flow::{Word, is_full, pack},
     key::FlowKey,
-    limits::{FOLD_PACKETS, WAYS},
+    limits::WAYS,
     packet::Packet,
     store::{Event, Inspection, Note, Settings, Store},
     walk::{self, Brief},
@@ -42,10 +42,11 @@ pub fn process<P: Packet, S: Store>(packet: &P, store: &S, settings: &Settings, 
                 store.prefetch_cold_set(FlowKey::set_index(brief.tag, settings.set_mask));
                 if place.way() >= WAYS as u32 {
                     step(store, |work| {
-                        work.found(&brief, place, false) && subscribers::foresee(packet, store, settings, work)
+                        work.found(&brief, place, settings, false)
+                            && subscribers::foresee(packet, store, settings, work)
                     });
                 } else {
-                    step(store, |work| work.found(&brief, place, false));
+                    step(store, |work| work.found(&brief, place, settings, false));
                 }
                 false
             }
@@ -70,33 +71,35 @@ fn unusual<P: Packet, S: Store>(packet: &P, store: &S, settings: &Settings, inte
         let brief = Brief::of(&work.headers, &settings.seed);
         match settled(&brief, store, settings, interface) {
             Ok(()) => true,
-            Err(place) => !work.found(&brief, place, true),
+            Err(place) => !work.found(&brief, place, settings, true),
         }
     });
     counted.unwrap_or(false)
 }
 
-/// Where a flow was looked for: its way in bits 0..3, [`WAYS`] when no set holds it; above them the set, or the first one looked
-/// into. One word, which the settled path carries in one register.
+/// Where a flow was looked for: its way in bits 0..3, [`WAYS`] when no set holds it; in bit 3 whether it is in the second set. One
+/// small number, since all of it is in the settled path's way, and which set that is can be told from the tag again.
 #[derive(Clone, Copy)]
-struct Place(u64);
+struct Place(u32);
 
 const _: () = assert!(WAYS < 8);
 
 impl Place {
-    #[inline(always)]
-    const fn new(set_index: u32, way: usize) -> Self {
-        Self((set_index as u64) << 3 | way as u64)
-    }
+    const NOWHERE: Self = Self(WAYS as u32);
+    const SECOND: u32 = 8;
 
     #[inline(always)]
-    const fn set_index(self) -> u32 {
-        (self.0 >> 3) as u32
+    const fn set_index(self, tag: u64, set_mask: u64) -> u32 {
+        if self.0 & Self::SECOND == 0 {
+            FlowKey::set_index(tag, set_mask)
+        } else {
+            FlowKey::second_set_index(tag, set_mask)
+        }
     }
 
     #[inline(always)]
     const fn way(self) -> u32 {
-        self.0 as u32 & 7
+        self.0 & 7
     }
 }
 
@@ -106,37 +109,35 @@ impl Place {
 /// Where the flow was looked for, when there is more to do.
 #[inline(always)]
 fn settled<S: Store>(brief: &Brief, store: &S, settings: &Settings, interface: u16) -> Result<(), Place> {
-    let (tag, from_lower) = (brief.tag, brief.from_lower);
-    let mut index = FlowKey::set_index(tag, settings.set_mask);
-    let nowhere = Place::new(index, WAYS);
-    let Some(mut set) = store.flow_set(index) else { return Err(nowhere) };
-    let way = match cache::find(set, tag) {
-        Some(way) => way,
+    let tag = brief.tag;
+    let Some(mut set) = store.flow_set(FlowKey::set_index(tag, settings.set_mask)) else { return Err(Place::NOWHERE) };
+    // The counters' line is on its way before the way is known.
+    let _early = set.counters[0].load();
+    let (way, which) = match cache::find(set, tag) {
+        Some(way) => (way, 0),
         None => {
-            index = FlowKey::second_set_index(tag, settings.set_mask);
-            let Some(second) = store.flow_set(index) else { return Err(nowhere) };
-            set = second;
-            let Some(way) = cache::find(set, tag) else { return Err(nowhere) };
-            way
+            let second = store.flow_set(FlowKey::second_set_index(tag, settings.set_mask));
+            set = second.ok_or(Place::NOWHERE)?;
+            (cache::find(set, tag).ok_or(Place::NOWHERE)?, Place::SECOND)
         }
     };
     let way = masked::<{ WAYS - 1 }>(way);
-    let place = Place::new(index, way);
+    let place = Place(way as u32 | which);
     let word = Word(set.words[way].load());
-    let counter = &set.counters[counter_index(way, from_lower)];
-    if word.unsettled_bits(from_lower, interface) != 0 {
+    if word.unsettled_bits(brief.aside, interface) != 0 {
         return Err(place);
     }
     if brief.opens() {
         return Err(place);
     }
-    if unpack(counter.load()).0 >= FOLD_PACKETS {
+    let counter = &set.counters[(2 * way + (brief.aside >> 4) as usize) & (2 * WAYS - 1)];
+    if is_full(counter.load()) {
         return Err(place);
     }
     let now_s = settings.clock_s.load();
     if word.second() != now_s as u16 {
         // The first packet in a new second says so. If another CPU was first, the slow path sees what has changed.
-        let seen = word.seen(now_s as u16, from_lower, interface);
+        let seen = word.seen(now_s as u16, brief.from_lower(), interface);
         let unclassified = word.protocol_number() == 0;
         let due = (unclassified && brief.has_peer_ports() || word.is_session()) && cache::is_due_at(word, now_s);
         if due || (unclassified && cache::paused(word, now_s)) {

@@ -10,7 +10,10 @@
 //! * counters are only added to, or swapped for zero by the CPU that folds them: nothing is lost or counted twice;
 //! * the cold entry is written by the claimer before the word leaves [`State::Locked`]; later only inspection state changes.
 
-use crate::{cell::Cell, limits::WAYS};
+use crate::{
+    cell::Cell,
+    limits::{FOLD_PACKETS, WAYS},
+};
 
 /// Tags, words and packed counters of four flows.
 #[repr(C, align(128))]
@@ -229,14 +232,14 @@ impl Word {
         Self(kept | second as u64 | ((interface as u64) << shift))
     }
 
-    /// 0 for a settled flow that teaches nothing, whose latest packet of this direction came in on the same interface.
+    /// 0 for a settled flow that teaches nothing, whose latest packet of this direction came in on the same interface. `aside` is 0
+    /// for packets from the lower endpoint, 16 for the others.
     #[inline(always)]
     #[must_use]
-    pub const fn unsettled_bits(self, from_lower: u64, interface: u16) -> u64 {
-        let shift = interface_shift(from_lower);
-        let wanted = ((State::Settled as u64) << STATE_SHIFT) | ((interface as u64) << shift);
-        let mask = (3 << STATE_SHIFT) | TEACHING | (0xffff << shift);
-        (self.0 ^ wanted) & mask
+    pub const fn unsettled_bits(self, aside: u64, interface: u16) -> u64 {
+        const WANTED: u64 = (State::Settled as u64) << STATE_SHIFT;
+        let other_interface = (self.0 >> INTERFACE_SHIFT >> (aside & 16) ^ interface as u64) & 0xffff;
+        (self.0 ^ WANTED) & (3 << STATE_SHIFT | TEACHING) | other_interface
     }
 
     /// What the way holds.
@@ -320,6 +323,14 @@ pub const fn pack(packets: u64, bytes: u64) -> u64 {
 #[must_use]
 pub const fn unpack(counter: u64) -> (u64, u64) {
     (counter >> BYTES_BITS, counter & BYTES_MASK)
+}
+
+/// Whether a counter is to be folded into its tally: at [`FOLD_PACKETS`], which is its top bit.
+#[inline(always)]
+#[must_use]
+pub const fn is_full(counter: u64) -> bool {
+    const { assert!(FOLD_PACKETS << BYTES_BITS == 1 << 63) }
+    (counter as i64) < 0
 }
 
 /// How far the inspection of a flow has come: payload packets looked into per direction, what they showed, and the signatures'

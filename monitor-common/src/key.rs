@@ -120,11 +120,10 @@ pub(crate) const fn absorb(hash: u64, word: u64, seed: &Seed) -> u64 {
     mix(mix(hash, word, seed.multiplier_a), 0, seed.multiplier_b)
 }
 
-/// The last step: a tag, never 0.
+/// The last step: a tag, never 0, and its top bit always 0, as [`crate::flow::FlowSet`] wants it.
 #[inline(always)]
 const fn finish(hash: u64, seed: &Seed) -> u64 {
-    let hash = mix(hash, seed.multiplier_a, seed.multiplier_b);
-    if hash == 0 { 1 } else { hash }
+    mix(hash, seed.multiplier_a, seed.multiplier_b) >> 1 | 1
 }
 
 /// [`FlowKey::tag`] of an IPv4 flow outside tunnels: its addresses in one word, the lower endpoint's in the upper half; in another

@@ -6,8 +6,8 @@ use super::{
 };
 use crate::{
     cell::Cell,
-    flow::{ColdFlow, ColdSet, Ends, FlowSet, NO_SLOT, State, Word, pack, unpack, unpack_slots},
-    limits::{FOLD_PACKETS, UNCLASSIFIED_QUARTERS, WAYS},
+    flow::{ColdFlow, ColdSet, Ends, FlowSet, NO_SLOT, State, Word, is_full, pack, unpack, unpack_slots},
+    limits::{UNCLASSIFIED_QUARTERS, WAYS},
     protocol::{Confidence, Protocol, Verdict},
     slots,
     store::{Event, Ledger, Note, Settings, Store, node_index},
@@ -196,7 +196,7 @@ pub(super) fn count<S: Store>(store: &S, work: &mut Work) -> bool {
     let word = Word(cell.load());
     let settled = word.state() == State::Settled;
     if settled {
-        let near_overflow = unpack(counter.load()).0 >= FOLD_PACKETS;
+        let near_overflow = is_full(counter.load());
         if near_overflow {
             store.count_event(Event::FoldedOverflow);
         }

@@ -2,7 +2,6 @@
 
 use super::{account, subscribers, work::Entry, work::Work};
 use crate::{
-    cell::negated,
     flow::{FlowSet, Progress, State, Word, shown},
     key::FlowKey,
     limits::{
@@ -16,22 +15,22 @@ use crate::{
 /// Protocol and confidence numbers of a flow without a verdict.
 const NONE: (u8, u8) = (Protocol::Unclassified as u8, Confidence::None as u8);
 
-/// A word whose top bit is set when the tag of a way is another one, without a branch that the processor would have to guess.
+/// A word whose top bit is set when a way's tag is this one, without a branch that the processor would have to guess: no tag has a
+/// top bit, so only 0 less one does.
 #[inline(always)]
-fn differs(set: &FlowSet, way: usize, tag: u64) -> u64 {
-    let difference = set.tags[way].load() ^ tag;
-    difference | negated(difference)
+fn is(set: &FlowSet, way: usize, tag: u64) -> u64 {
+    (set.tags[way].load() ^ tag).wrapping_sub(1)
 }
 
 /// The way whose tag is `tag`.
 #[inline(always)]
 pub(super) fn find(set: &FlowSet, tag: u64) -> Option<usize> {
-    let (zero, one) = (differs(set, 0, tag), differs(set, 1, tag));
-    let (two, three) = (differs(set, 2, tag), differs(set, 3, tag));
-    // The bits of the way's number: neither 0 nor 1, neither 0 nor 2.
-    let way = ((zero & one) >> 63 << 1) | ((zero & two) >> 63);
+    let (one, two, three) = (is(set, 1, tag), is(set, 2, tag), is(set, 3, tag));
+    // The bits of the way's number: 2 or 3, 1 or 3.
+    let (upper, lower) = (two | three, one | three);
     // Beside the number and not before it: whoever waits for the number does not wait for this.
-    ((zero & one & two & three) >> 63 == 0).then_some(way as usize)
+    let any = (upper | one | is(set, 0, tag)) as i64;
+    (any < 0).then_some((upper >> 63 << 1 | lower >> 63) as usize)
 }
 
 /// Whether the packet's flow is in the cache and can go on as it is. Fills in `word` and `entry`.

@@ -144,12 +144,12 @@ impl Work {
 
     /// Takes up a packet whose flow was looked for.
     #[inline(always)]
-    pub(super) fn found(&mut self, brief: &Brief, place: Place, walked: bool) -> bool {
+    pub(super) fn found(&mut self, brief: &Brief, place: Place, settings: &Settings, walked: bool) -> bool {
         self.walked = u32::from(walked);
         self.located = 0;
         self.tag = brief.tag;
-        self.from_lower = brief.from_lower as u32;
-        self.set_index = place.set_index();
+        self.from_lower = brief.from_lower() as u32;
+        self.set_index = place.set_index(brief.tag, settings.set_mask);
         self.way = place.way();
         true
     }

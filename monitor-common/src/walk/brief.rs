@@ -6,7 +6,7 @@
 
 use super::{Headers, ip_protocol, link, tcp_flag, tunnel};
 use crate::{
-    cell::negated,
+    cell::sign,
     key::{self, Address, Seed},
     packet::Packet,
 };
@@ -16,14 +16,15 @@ use crate::{
 pub struct Brief {
     /// The flow's tag ([`crate::key::FlowKey::tag`]).
     pub tag: u64,
-    /// 1 if the packet comes from the flow's lower endpoint, else 0.
-    pub from_lower: u64,
+    /// 0 if the packet comes from the flow's lower endpoint, else 16: how far aside a flow's word holds what belongs to the
+    /// packet's direction ([`crate::flow::Word::unsettled_bits`]).
+    pub aside: u64,
     /// IP bytes of the outermost packet.
     pub ip_bytes: u32,
     /// Source port in the upper half, destination port in the lower.
     pub ports: u32,
-    /// 0 when the packet opens a TCP connection. A number, since making a truth value takes a branch on the BPF target.
-    continues: u8,
+    /// 0 when the packet opens a TCP connection, else not. A number, since making a truth value takes a branch on the BPF target.
+    continues: u32,
 }
 
 /// Bytes of a TCP header without options. Datagrams of less than that are unusual, too: one bounds test does for both.
@@ -31,9 +32,9 @@ const TRANSPORT_LEN: usize = 20;
 const IPV4_LEN: usize = 20;
 const IPV6_LEN: usize = 40;
 /// Version 4, five words of header.
-const IPV4_PLAIN: u64 = 0x45;
+const IPV4_PLAIN: u8 = 0x45;
 /// More fragments, and the fragment offset (RFC 791 section 3.1).
-const FRAGMENTED: u64 = 0x3fff;
+const FRAGMENTED: u16 = 0x3fff;
 
 impl Brief {
     /// The same of a frame that was walked in full.
@@ -43,11 +44,18 @@ impl Brief {
         let (key, from_lower) = headers.flow_key();
         Self {
             tag: key.tag(seed),
-            from_lower,
+            aside: (from_lower ^ 1) << 4,
             ip_bytes: headers.ip_bytes,
             ports: u32::from(headers.source_port) << 16 | u32::from(headers.destination_port),
-            continues: continues(headers.protocol, headers.tcp_flags),
+            continues: if headers.protocol == ip_protocol::TCP { not_only_syn(headers.tcp_flags) } else { 1 },
         }
+    }
+
+    /// 1 if the packet comes from the flow's lower endpoint, else 0.
+    #[inline(always)]
+    #[must_use]
+    pub const fn from_lower(&self) -> u64 {
+        self.aside >> 4 ^ 1
     }
 
     /// Whether the packet opens a TCP connection.
@@ -66,11 +74,16 @@ impl Brief {
     }
 }
 
+/// Bytes of a frame that has a brief, at least.
+const LEAST: usize = link::ETHERNET_LEN + IPV4_LEN + TRANSPORT_LEN;
+
 /// The brief of the commonest frames; `None` for all others.
 #[inline(always)]
 pub fn brief<P: Packet>(packet: &P, seed: &Seed) -> Option<Brief> {
-    match link::plain_version(packet)? {
-        4 => ipv4(packet, seed),
+    // One bounds test for all of an IPv4 packet, whose version is in here, too.
+    let bytes = packet.read::<LEAST>(0)?;
+    match link::version(be16(&bytes, link::ETHERNET_LEN - 2))? {
+        4 => ipv4(packet, &bytes, seed),
         _ => ipv6(packet, seed),
     }
 }
@@ -88,34 +101,30 @@ pub fn addresses<P: Packet>(packet: &P) -> Option<(Address, Address)> {
 }
 
 #[inline(always)]
-fn ipv4<P: Packet>(packet: &P, seed: &Seed) -> Option<Brief> {
-    let bytes = packet.read::<{ IPV4_LEN + TRANSPORT_LEN }>(link::ETHERNET_LEN)?;
-    // Version, header length, service, total length, identification, fragment.
-    let first = be64(&bytes, 0);
-    if first & (0xff << 56 | FRAGMENTED) != IPV4_PLAIN << 56 {
+fn ipv4<P: Packet>(packet: &P, bytes: &[u8; LEAST], seed: &Seed) -> Option<Brief> {
+    const START: usize = link::ETHERNET_LEN;
+    const PORTS: usize = START + IPV4_LEN;
+    if bytes[START] != IPV4_PLAIN || be16(bytes, START + 6) & FRAGMENTED != 0 {
         return None;
     }
-    let (ip_bytes, protocol, ports) = ((first >> 32) as u16, bytes[9], be32(&bytes, IPV4_LEN));
-    is_plain(packet, link::ETHERNET_LEN, usize::from(ip_bytes), IPV4_LEN, protocol, ports)?;
-    // Source in the upper half, destination in the lower; the same for the ports.
-    let addresses = be64(&bytes, 12);
-    let difference = addresses ^ addresses.rotate_left(32);
-    if difference == 0 {
+    let (ip_bytes, protocol, ports) = (be16(bytes, START + 2), bytes[START + 9], be32(bytes, PORTS));
+    let continues = continues(protocol, bytes[PORTS + 13], ports)?;
+    fits(packet, START, usize::from(ip_bytes), IPV4_LEN)?;
+    let (source, destination) = (u64::from(be32(bytes, START + 12)), u64::from(be32(bytes, START + 16)));
+    if source == destination {
         // Between a host and itself the ports decide which end is the lower.
         return None;
     }
     // As in `Headers::flow_key`: computed, not branched on.
-    let from_higher = (addresses & 0xffff_ffff).wrapping_add(negated(addresses >> 32)) >> 63;
-    let swap = negated(from_higher);
-    let addresses = addresses ^ (difference & swap);
-    let ordered = u64::from(ports ^ ((ports ^ ports.rotate_left(16)) & swap as u32));
-    Some(Brief {
-        tag: key::tag_ipv4(addresses, u64::from(protocol) << 32 | ordered, seed),
-        from_lower: 1 ^ from_higher,
-        ip_bytes: u32::from(ip_bytes),
-        ports,
-        continues: continues(protocol, bytes[IPV4_LEN + 13]),
-    })
+    let difference = destination.wrapping_sub(source);
+    let from_higher = sign(difference);
+    let (lower, higher) =
+        (source.wrapping_add(difference & from_higher), destination.wrapping_sub(difference & from_higher));
+    let aside = from_higher & 16;
+    // Of both ports twice over, the half that begins with the lower end's.
+    let ordered = (u64::from(ports) << 32 | u64::from(ports)) >> aside & 0xffff_ffff;
+    let tag = key::tag_ipv4(lower << 32 | higher, u64::from(protocol) << 32 | ordered, seed);
+    Some(Brief { tag, aside, ip_bytes: u32::from(ip_bytes), ports, continues })
 }
 
 #[inline(always)]
@@ -127,64 +136,63 @@ fn ipv6<P: Packet>(packet: &P, seed: &Seed) -> Option<Brief> {
     if bytes[0] >> 4 != 6 || payload_len == 0 {
         return None;
     }
-    is_plain(packet, link::ETHERNET_LEN, IPV6_LEN + payload_len, IPV6_LEN, protocol, ports)?;
+    fits(packet, link::ETHERNET_LEN, IPV6_LEN + payload_len, IPV6_LEN)?;
+    let tcp_flags = bytes[IPV6_LEN + 13];
+    let continues = continues(protocol, tcp_flags, ports)?;
     let headers = Headers {
         source: Address { high: be64(&bytes, 8), low: be64(&bytes, 16) },
         destination: Address { high: be64(&bytes, 24), low: be64(&bytes, 32) },
         source_port: (ports >> 16) as u16,
         destination_port: ports as u16,
         protocol,
-        tcp_flags: if protocol == ip_protocol::TCP { bytes[IPV6_LEN + 13] } else { 0 },
+        tcp_flags: if protocol == ip_protocol::TCP { tcp_flags } else { 0 },
         ip_bytes: (IPV6_LEN + payload_len) as u32,
         ..Headers::EMPTY
     };
-    Some(Brief::of(&headers, seed))
+    Some(Brief { continues, ..Brief::of(&headers, seed) })
 }
 
-/// `Some` for TCP and UDP outside tunnels, in an IP packet whose length is stated, which the frame holds, and which has room for
-/// the transport header.
+/// `Some` for an IP packet whose length is stated, which the frame holds, and which has room for the transport header.
 #[inline(always)]
-fn is_plain<P: Packet>(
-    packet: &P,
-    start: usize,
-    ip_bytes: usize,
-    header_len: usize,
-    protocol: u8,
-    ports: u32,
-) -> Option<()> {
-    let known = protocol == ip_protocol::TCP || (protocol == ip_protocol::UDP && ports as u16 != tunnel::GTPU_PORT);
-    let whole = ip_bytes >= header_len + TRANSPORT_LEN && start + ip_bytes <= packet.readable();
-    (known && whole).then_some(())
+fn fits<P: Packet>(packet: &P, start: usize, ip_bytes: usize, header_len: usize) -> Option<()> {
+    (ip_bytes >= header_len + TRANSPORT_LEN && start + ip_bytes <= packet.readable()).then_some(())
 }
 
-/// 0 for TCP with SYN and without ACK.
+/// 0 for flags with SYN and without ACK.
 #[inline(always)]
-const fn continues(protocol: u8, flags: u8) -> u8 {
-    (protocol ^ ip_protocol::TCP) | ((flags & (tcp_flag::SYN | tcp_flag::ACK)) ^ tcp_flag::SYN)
+const fn not_only_syn(flags: u8) -> u32 {
+    (flags & (tcp_flag::SYN | tcp_flag::ACK)) as u32 ^ tcp_flag::SYN as u32
+}
+
+/// 0 for TCP with SYN and without ACK; `None` for all but TCP, and UDP outside tunnels.
+#[inline(always)]
+fn continues(protocol: u8, flags: u8, ports: u32) -> Option<u32> {
+    match protocol {
+        ip_protocol::TCP => Some(not_only_syn(flags)),
+        ip_protocol::UDP if ports as u16 != tunnel::GTPU_PORT => Some(1),
+        _ => None,
+    }
+}
+
+/// `L` bytes at a constant place. A chunk, which is one load: of bytes that are taken one by one the compiler may make as many.
+#[inline(always)]
+fn chunk<const N: usize, const L: usize>(bytes: &[u8; N], at: usize) -> [u8; L] {
+    bytes.get(at..).and_then(|rest| rest.first_chunk()).copied().unwrap_or([0; L])
 }
 
 #[inline(always)]
 fn be16<const N: usize>(bytes: &[u8; N], at: usize) -> u16 {
-    u16::from_be_bytes([bytes[at], bytes[at + 1]])
+    u16::from_be_bytes(chunk(bytes, at))
 }
 
 #[inline(always)]
 fn be32<const N: usize>(bytes: &[u8; N], at: usize) -> u32 {
-    u32::from_be_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
+    u32::from_be_bytes(chunk(bytes, at))
 }
 
 #[inline(always)]
 fn be64<const N: usize>(bytes: &[u8; N], at: usize) -> u64 {
-    u64::from_be_bytes([
-        bytes[at],
-        bytes[at + 1],
-        bytes[at + 2],
-        bytes[at + 3],
-        bytes[at + 4],
-        bytes[at + 5],
-        bytes[at + 6],
-        bytes[at + 7],
-    ])
+    u64::from_be_bytes(chunk(bytes, at))
 }
 
 #[cfg(test)]

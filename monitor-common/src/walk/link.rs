@@ -43,7 +43,13 @@ const fn is_vlan(ethertype: u16) -> bool {
 /// The IP version of an untagged frame; `None` for anything else.
 #[inline(always)]
 pub(super) fn plain_version<P: Packet>(packet: &P) -> Option<u8> {
-    match u16::from_be_bytes(packet.read::<2>(ETHERNET_LEN - 2)?) {
+    version(u16::from_be_bytes(packet.read::<2>(ETHERNET_LEN - 2)?))
+}
+
+/// The IP version that an ethertype says.
+#[inline(always)]
+pub(super) const fn version(ethertype: u16) -> Option<u8> {
+    match ethertype {
         ethertype::IPV4 => Some(4),
         ethertype::IPV6 => Some(6),
         _ => None,

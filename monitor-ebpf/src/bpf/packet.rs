@@ -93,9 +93,11 @@ impl Packet for XdpPacket<'_> {
             return None;
         }
         let mut at = self.start();
-        // SAFETY: an addition. Done by hand, it keeps the compiler from computing the tested and the read address apart: the
-        // verifier must see the test on the very register that is read through.
-        unsafe { asm!("{0} += {1}", inout(reg) at, in(reg) offset, options(pure, nomem, nostack)) };
+        if offset != 0 {
+            // SAFETY: an addition. Done by hand, it keeps the compiler from computing the tested and the read address apart: the
+            // verifier must see the test on the very register that is read through.
+            unsafe { asm!("{0} += {1}", inout(reg) at, in(reg) offset, options(pure, nomem, nostack)) };
+        }
         if at + N > self.end() {
             return None;
         }
