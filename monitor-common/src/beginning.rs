@@ -39,7 +39,8 @@ const WRITING: u64 = 1 << 23;
 #[inline(always)]
 #[must_use]
 pub const fn index(flow_tag: u64, from_lower: u32) -> u32 {
-    ((flow_tag as u32) << 1 | (1 - (from_lower & 1))) & (BEGINNINGS - 1)
+    // The lowest bit of every flow's tag is 1.
+    (flow_tag as u32 ^ (from_lower & 1)) & (BEGINNINGS - 1)
 }
 
 /// The tag of a direction.

@@ -120,7 +120,8 @@ pub(crate) const fn absorb(hash: u64, word: u64, seed: &Seed) -> u64 {
     mix(mix(hash, word, seed.multiplier_a), 0, seed.multiplier_b)
 }
 
-/// The last step: a tag, never 0, and its top bit always 0, as [`crate::flow::FlowSet`] wants it.
+/// The last step: a tag of 62 bits of hash. Its top bit is 0, by which a set is searched without a branch for each way, and its
+/// lowest 1, so that it is never 0.
 #[inline(always)]
 const fn finish(hash: u64, seed: &Seed) -> u64 {
     mix(hash, seed.multiplier_a, seed.multiplier_b) >> 1 | 1
@@ -139,7 +140,7 @@ pub(crate) const fn tag_ipv4(addresses: u64, ports: u64, seed: &Seed) -> u64 {
 }
 
 impl FlowKey {
-    /// The flow's tag: a keyed 64-bit hash, never 0. Its upper half picks the set.
+    /// The flow's tag: a keyed hash of 62 bits, above a lowest bit that is always 1. Its upper half picks the set.
     #[inline(always)]
     #[must_use]
     pub fn tag(&self, seed: &Seed) -> u64 {
