@@ -250,7 +250,7 @@ mod tests {
 
     #[test]
     fn directions_lie_side_by_side() {
-        assert_eq!(index(TAG, 0), index(TAG, 1) + 1);
+        assert_eq!(index(TAG | 1, 0), index(TAG | 1, 1) + 1);
         assert_ne!(tag(TAG, 0), tag(TAG, 1));
         assert!(index(u64::MAX, 0) < BEGINNINGS);
     }

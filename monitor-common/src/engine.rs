@@ -33,7 +33,8 @@ pub use work::{Scratch, Work};
 /// Counts one frame that came in on the interface with index `interface` (its low 16 bits).
 #[inline(always)]
 pub fn process<P: Packet, S: Store>(packet: &P, store: &S, settings: &Settings, interface: u16) {
-    let counted = match walk::brief(packet, &settings.seed) {
+    let realm = store.realm(interface);
+    let counted = match walk::brief(packet, &settings.seed.of_realm(settings.seed.realm_mask(realm))) {
         Some(brief) => match settled(&brief, store, settings, interface) {
             Ok(()) => true,
             Err(place) => {
@@ -42,11 +43,11 @@ pub fn process<P: Packet, S: Store>(packet: &P, store: &S, settings: &Settings, 
                 store.prefetch_cold_set(FlowKey::set_index(brief.tag, settings.set_mask));
                 if place.way() >= WAYS as u32 {
                     step(store, |work| {
-                        work.found(&brief, place, settings, false)
+                        work.found(&brief, place, settings, realm)
                             && subscribers::foresee(packet, store, settings, work)
                     });
                 } else {
-                    step(store, |work| work.found(&brief, place, settings, false));
+                    step(store, |work| work.found(&brief, place, settings, realm));
                 }
                 false
             }
@@ -68,10 +69,11 @@ fn unusual<P: Packet, S: Store>(packet: &P, store: &S, settings: &Settings, inte
             store.note(Note::skipped(reason));
             return true;
         }
-        let brief = Brief::of(&work.headers, &settings.seed);
+        let realm = store.realm(interface);
+        let brief = Brief::of(&work.headers, &settings.seed.of_realm(settings.seed.realm_mask(realm)));
         match settled(&brief, store, settings, interface) {
             Ok(()) => true,
-            Err(place) => !work.found(&brief, place, settings, true),
+            Err(place) => !(work.found(&brief, place, settings, realm) && work.has_headers()),
         }
     });
     counted.unwrap_or(false)

@@ -97,6 +97,23 @@ impl Seed {
     }
 }
 
+impl Seed {
+    /// What the seed of a realm differs by from this one; 0 for realm 0. As secret as the seed: nobody outside can choose addresses
+    /// of one realm that another one's would be taken for.
+    #[inline(always)]
+    #[must_use]
+    pub const fn realm_mask(&self, realm: u32) -> u64 {
+        if realm == 0 { 0 } else { absorb(self.mask, realm as u64, self) }
+    }
+
+    /// The seed of the realm with this mask.
+    #[inline(always)]
+    #[must_use]
+    pub const fn of_realm(&self, realm_mask: u64) -> Self {
+        Self { mask: self.mask ^ realm_mask, ..*self }
+    }
+}
+
 /// One step of the keyed hash.
 #[inline(always)]
 const fn mix(hash: u64, word: u64, multiplier: u64) -> u64 {
@@ -207,6 +224,24 @@ mod tests {
         assert_eq!(address.block(0), Address { high: 0, low: 0 });
         assert_eq!(address.block(56).high, u64::MAX << 8);
         assert_eq!(Address::v4(0x0a01_0203).block(96 + 24), Address::v4(0x0a01_0200));
+    }
+
+    #[test]
+    fn realms_have_nothing_in_common() {
+        let seed = Seed::from_random([0x243f_6a88_85a3_08d3, 0x1319_8a2e_0370_7344, 0xa409_3822_299f_31d0]);
+        let key = FlowKey {
+            lower: Address::v4(1),
+            higher: Address::v4(2),
+            lower_port: 1,
+            higher_port: 2,
+            protocol: 17,
+            fragment: 0,
+            tunnel: 0,
+        };
+        let tags: std::collections::HashSet<u64> =
+            (0..1000).map(|realm| key.tag(&seed.of_realm(seed.realm_mask(realm)))).collect();
+        assert_eq!(tags.len(), 1000);
+        assert_eq!(seed.of_realm(seed.realm_mask(0)), seed, "realm 0 is the one of a node without realms");
     }
 
     #[test]

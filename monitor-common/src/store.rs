@@ -237,6 +237,8 @@ pub trait Store: Ledger {
     fn beginning(&self, index: u32) -> Option<&Beginning>;
     /// Whether an interface leads to the core, where no subscriber's packet comes in.
     fn is_core(&self, interface: u16) -> bool;
+    /// The realm of an interface's packets, 0 on a node without realms: equal addresses of two realms are two subscribers.
+    fn realm(&self, interface: u16) -> u32;
     /// A word of the table in front of the pools ([`crate::pools`]).
     fn pool_word(&self, index: u32) -> Option<u64>;
     /// Length in bits (out of 128) of the block that one subscriber gets in the pool that holds `address`.
@@ -278,6 +280,7 @@ pub struct InterfaceEntry(pub u64);
 pub const INTERFACE_ENTRIES: u32 = 1 << 16;
 const LAST_INTERFACE: u64 = MAX_INTERFACES as u64 - 1;
 const CORE: u64 = MAX_INTERFACES as u64;
+const REALM_SHIFT: u32 = 32;
 
 const _: () = assert!(MAX_INTERFACES.is_power_of_two());
 
@@ -314,6 +317,19 @@ impl InterfaceEntry {
     pub const fn is_core(self) -> bool {
         self.0 & CORE != 0
     }
+
+    /// The same interface, whose packets belong to a realm.
+    #[must_use]
+    pub const fn with_realm(self, realm: u32) -> Self {
+        Self(self.0 as u32 as u64 | (realm as u64) << REALM_SHIFT)
+    }
+
+    /// The realm of its packets.
+    #[inline(always)]
+    #[must_use]
+    pub const fn realm(self) -> u32 {
+        (self.0 >> REALM_SHIFT) as u32
+    }
 }
 
 /// Entries of the node table per interface.
@@ -339,6 +355,9 @@ mod tests {
             assert_eq!((entry.number(), entry.shared_number(), entry.is_core()), (Some(number), number, false));
             let core = entry.with_core(true);
             assert_eq!((core.number(), core.is_core(), core.with_core(false)), (Some(number), true, entry));
+            let realm = core.with_realm(u32::MAX);
+            assert_eq!((realm.number(), realm.is_core(), realm.realm()), (Some(number), true, u32::MAX));
+            assert_eq!((realm.with_realm(0), entry.realm()), (core, 0));
         }
         assert_eq!(InterfaceEntry(0).with_core(true).number(), None, "the last number is shared");
     }

@@ -8,7 +8,7 @@ use crate::{cell::Cell, key::Address};
 pub struct TallyKey {
     /// First address of the subscriber's block, network order; IPv4 as `::ffff:a.b.c.d` (RFC 4291 section 2.5.5.2).
     pub address: [u8; 16],
-    /// Realm: separates equal addresses on different lines (VLAN, VRF); 0 is the only realm so far.
+    /// Realm: separates equal addresses on different lines (VRFs, say); 0 on a node without realms.
     pub realm: u32,
     /// Length of the block in bits, out of 128 (an IPv4 /32 is 128).
     pub prefix_len: u8,

@@ -71,7 +71,9 @@ pub struct WatchHit {
     /// IP protocol number.
     pub transport: u8,
     /// Explicit padding.
-    pub reserved: [u8; 5],
+    pub reserved: u8,
+    /// Realm of both addresses.
+    pub realm: u32,
 }
 
 const _: () = assert!(core::mem::size_of::<WatchHit>() == 56);
@@ -104,7 +106,8 @@ impl WatchHit {
             protocol: bytes[48],
             confidence: bytes[49],
             transport: bytes[50],
-            reserved: [0; 5],
+            reserved: 0,
+            realm: u32::from_ne_bytes([bytes[52], bytes[53], bytes[54], bytes[55]]),
         })
     }
 }

@@ -57,7 +57,7 @@ impl Network {
 
     /// Frames come in on a core interface if `core`.
     fn with(heuristic: Option<Heuristic>, endpoints: u32, core: bool) -> Self {
-        let interfaces = vec![MonitoredInterface { index: 1, core }];
+        let interfaces = vec![MonitoredInterface { index: 1, core, realm: 0 }];
         let sizes = TableSizes { flows: 4096, tallies: 1024, endpoints };
         let options = LoadOptions { heuristic, interfaces, ..paths::options(sizes) };
         Self(DataPaths::new("association", &options))

@@ -123,7 +123,7 @@ fn speaks<S: Store>(store: &S, settings: &Settings, work: &Work, end: usize, pro
 fn speaker<S: Store>(store: &S, settings: &Settings, work: &Work, end: usize, protocol: u8) -> Known {
     let block_len = work.block_lens[end & 1];
     let block = work.ends[end & 1].block(block_len as u8);
-    find(store, settings, learn::speaker_tag(settings, block, block_len, protocol), work.now_s)
+    find(store, settings, learn::speaker_tag(&work.seed(settings), block, block_len, protocol), work.now_s)
 }
 
 #[inline(never)]
@@ -143,7 +143,7 @@ fn suspect<S: Store>(store: &S, settings: &Settings, work: &Work, end: usize) ->
         return false;
     }
     let block = work.ends[end & 1].block(block_len as u8);
-    let tag = endpoint::tag(&settings.seed, Kind::Suspect, block, u64::from(block_len), 0);
+    let tag = endpoint::tag(&work.seed(settings), Kind::Suspect, block, u64::from(block_len), 0);
     let Some(set) = store.endpoint_set(endpoint::set_index(tag, settings.endpoint_mask)) else {
         store.count_event(Event::Lost);
         return false;

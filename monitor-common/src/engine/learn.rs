@@ -21,7 +21,7 @@ use crate::{
     cell::Cell,
     endpoint::{self, Kind, Known, Taught},
     flow::{State, Word, shown, unpack},
-    key::Address,
+    key::{Address, Seed},
     limits::{FIRST_PEER_PORT, WAYS},
     protocol::Protocol,
     store::{Event, Inspection, Settings, Store},
@@ -88,7 +88,13 @@ fn teach<S: Store>(store: &S, settings: &Settings, work: &Work, word: Word, end:
             return;
         }
         let block = work.ends[end & 1].block(block_len as u8);
-        enter(store, settings, speaker_tag(settings, block, block_len, work.protocol as u8), work, known(work, true));
+        enter(
+            store,
+            settings,
+            speaker_tag(&work.seed(settings), block, block_len, work.protocol as u8),
+            work,
+            known(work, true),
+        );
     } else {
         let proved = work.is_tcp() || work.shown & u32::from(shown::PROVED_LOWER) << end != 0;
         if !(spoken_to && proved) {
@@ -115,7 +121,7 @@ fn enter_endpoint<S: Store>(store: &S, settings: &Settings, work: &Work, end: us
 /// The tag of an endpoint of the packet's flow.
 #[inline(always)]
 pub(super) fn endpoint_tag(settings: &Settings, work: &Work, end: usize, port: u16) -> u64 {
-    endpoint::tag(&settings.seed, Kind::Endpoint, work.address(end), u64::from(port), work.headers.tunnel)
+    endpoint::tag(&work.seed(settings), Kind::Endpoint, work.address(end), u64::from(port), work.headers.tunnel)
 }
 
 /// Enters the endpoint that a server named to the packet's receiver.
@@ -136,14 +142,14 @@ pub(super) fn named_tag(settings: &Settings, asker: u64, address: Address, port:
 pub(super) fn asker_tag(settings: &Settings, work: &Work, end: usize) -> u64 {
     let block_len = work.block_lens[end & 1];
     let block = work.ends[end & 1].block(block_len as u8);
-    endpoint::tag(&settings.seed, Kind::Asker, block, u64::from(block_len), work.headers.tunnel)
+    endpoint::tag(&work.seed(settings), Kind::Asker, block, u64::from(block_len), work.headers.tunnel)
 }
 
 /// The tag of a subscriber who speaks a protocol.
 #[inline(always)]
-pub(super) fn speaker_tag(settings: &Settings, block: Address, block_len: u32, protocol: u8) -> u64 {
+pub(super) fn speaker_tag(seed: &Seed, block: Address, block_len: u32, protocol: u8) -> u64 {
     let detail = u64::from(block_len) << 8 | u64::from(Protocol::family_number(protocol));
-    endpoint::tag(&settings.seed, Kind::Speaker, block, detail, 0)
+    endpoint::tag(seed, Kind::Speaker, block, detail, 0)
 }
 
 /// The protocol of the packet's flow, known from now on.

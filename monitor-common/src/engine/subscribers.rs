@@ -81,7 +81,7 @@ fn find_lines<S: Store>(store: &S, settings: &Settings, work: &mut Work) -> bool
 fn find_line<S: Store>(store: &S, settings: &Settings, work: &mut Work, end: usize) {
     let block_len = work.block_lens[end];
     if block_len != NO_POOL {
-        let hash = slots::block_hash(work.ends[end].block(block_len as u8), block_len, &settings.seed);
+        let hash = slots::block_hash(work.ends[end].block(block_len as u8), block_len, &work.seed(settings));
         work.block_hashes[end] = hash;
         store.prefetch_slot_line(slots::line_index(hash, settings.slot_mask));
     }
@@ -115,6 +115,6 @@ fn slot<S: Store>(store: &S, settings: &Settings, work: &Work, end: usize, verdi
         return NO_SLOT;
     }
     let block = work.ends[end].block(block_len as u8);
-    let key = KeyWords::new(block, 0, block_len as u8, verdict.0, verdict.1);
+    let key = KeyWords::new(block, work.realm, block_len as u8, verdict.0, verdict.1);
     account::slot_of(store, settings, &key, work.block_hashes[end])
 }

@@ -33,7 +33,8 @@ pub(super) fn compare<S: Store>(store: &S, settings: &Settings, work: &mut Work)
         protocol: work.protocol as u8,
         confidence: work.confidence as u8,
         transport: headers.protocol,
-        reserved: [0; 5],
+        reserved: 0,
+        realm: work.realm,
     };
     if !store.tell(&hit) {
         store.count_event(Event::WatchlistEventLost);
@@ -49,7 +50,7 @@ fn tally<S: Store>(store: &S, work: &Work, end: usize) {
         return;
     }
     let block = work.ends[end & 1].block(block_len as u8);
-    let key = KeyWords::new(block, 0, block_len as u8, work.protocol as u8, work.confidence as u8);
+    let key = KeyWords::new(block, work.realm, block_len as u8, work.protocol as u8, work.confidence as u8);
     if !store.count_hit(&key) {
         store.count_event(Event::WatchlistTallyRefused);
     }

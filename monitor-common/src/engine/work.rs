@@ -2,7 +2,7 @@
 
 use super::Place;
 use crate::{
-    key::Address,
+    key::{Address, Seed},
     limits::FIRST_PEER_PORT,
     payload::Payload,
     sources::Walk,
@@ -43,6 +43,8 @@ impl Task {
 #[repr(C)]
 pub struct Work {
     pub(super) headers: Headers,
+    /// What the seed of the packet's realm differs by ([`Seed::realm_mask`]).
+    realm_mask: u64,
     /// The flow's tag.
     pub(super) tag: u64,
     /// Coarse time in seconds.
@@ -91,6 +93,8 @@ pub struct Work {
     pub(super) forged: u32,
     /// 1 when the packet's headers are in the work.
     pub(super) walked: u32,
+    /// Realm of the packet's addresses.
+    pub(super) realm: u32,
     /// How much is known of its subscribers (`subscribers.rs`).
     pub(super) located: u32,
     /// TCP sequence number (upper half) and acknowledgement number of the packet, where they were read.
@@ -109,6 +113,7 @@ impl Work {
     pub const fn empty() -> Self {
         Self {
             headers: Headers::EMPTY,
+            realm_mask: 0,
             tag: 0,
             now_s: 0,
             tick: 0,
@@ -134,6 +139,7 @@ impl Work {
             exhausted: 0,
             forged: 0,
             walked: 0,
+            realm: 0,
             located: 0,
             numbers: 0,
             asker: 0,
@@ -144,14 +150,28 @@ impl Work {
 
     /// Takes up a packet whose flow was looked for.
     #[inline(always)]
-    pub(super) fn found(&mut self, brief: &Brief, place: Place, settings: &Settings, walked: bool) -> bool {
-        self.walked = u32::from(walked);
+    pub(super) fn found(&mut self, brief: &Brief, place: Place, settings: &Settings, realm: u32) -> bool {
+        self.walked = 0;
         self.located = 0;
+        (self.realm, self.realm_mask) = (realm, settings.seed.realm_mask(realm));
         self.tag = brief.tag;
         self.from_lower = brief.from_lower() as u32;
         self.set_index = place.set_index(brief.tag, settings.set_mask);
         self.way = place.way();
         true
+    }
+
+    /// Notes that the packet's headers are in the work.
+    #[inline(always)]
+    pub(super) fn has_headers(&mut self) -> bool {
+        self.walked = 1;
+        true
+    }
+
+    /// The seed of the packet's realm, by which all is found that is kept of its flow and its subscribers.
+    #[inline(always)]
+    pub(super) fn seed(&self, settings: &Settings) -> Seed {
+        settings.seed.of_realm(self.realm_mask)
     }
 
     /// Begins the slow path of the packet whose headers are in the work.

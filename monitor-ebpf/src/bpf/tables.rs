@@ -83,6 +83,10 @@ static REPLAY: Array<Cell> = Array::with_max_entries(2, BPF_F_MMAPABLE);
 #[unsafe(no_mangle)]
 static REPLAYING: Global<u8> = Global::new(0);
 
+/// 1 in a program of a node with realms; others look no interface up for each packet.
+#[unsafe(no_mangle)]
+static REALMS: Global<u8> = Global::new(0);
+
 /// The settings, which are there as soon as the maps are.
 #[inline(always)]
 pub(super) fn settings() -> Option<&'static Settings> {
@@ -179,6 +183,14 @@ impl Store for Maps {
     #[inline(always)]
     fn is_core(&self, interface: u16) -> bool {
         interface_entry(interface).is_core()
+    }
+
+    #[inline(always)]
+    fn realm(&self, interface: u16) -> u32 {
+        if REALMS.load() == 0 {
+            return 0;
+        }
+        interface_entry(interface).realm()
     }
 
     #[inline(always)]

@@ -101,6 +101,10 @@ pub struct RawInterface {
     /// subscriber's address as its source, which may be forged, no endpoint is learned.
     #[serde(default = "access")]
     pub role: Role,
+    /// Number of the realm that its packets' addresses belong to, such as a VRF: equal addresses of two realms are two subscribers.
+    /// Interfaces that one subscriber's packets come in on, of the access and of the core side, need the same.
+    #[serde(default)]
+    pub realm: u32,
 }
 
 fn access() -> Role {

@@ -88,6 +88,8 @@ pub struct Interface {
     pub name: String,
     /// Which side it faces.
     pub role: Role,
+    /// Realm of its packets' addresses.
+    pub realm: u32,
 }
 
 impl FromStr for Interface {
@@ -102,7 +104,7 @@ impl FromStr for Interface {
             Some((_, role)) => return Err(format!("`{role}` is not a role; write NAME:access or NAME:core")),
         };
         interface_name(name)?;
-        Ok(Self { name: name.to_owned(), role })
+        Ok(Self { name: name.to_owned(), role, realm: 0 })
     }
 }
 
@@ -262,7 +264,10 @@ fn interfaces(raw: &Raw, overrides: &Overrides, check: &mut Checker<'_>) -> Vec<
     let interfaces = if from_flags {
         overrides.interfaces.clone()
     } else {
-        raw.interfaces.iter().map(|each| Interface { name: each.name.clone(), role: each.role }).collect()
+        raw.interfaces
+            .iter()
+            .map(|each| Interface { name: each.name.clone(), role: each.role, realm: each.realm })
+            .collect()
     };
     for (index, interface) in interfaces.iter().enumerate() {
         let path = if from_flags { "--interface".to_owned() } else { format!("interfaces[{index}].name") };

@@ -93,6 +93,8 @@ pub struct HostDataPath {
     watch_tallies: RefCell<HashMap<KeyWords, u64>>,
     hits: RefCell<Vec<WatchHit>>,
     last: Local<Option<Disposition>>,
+    /// Realms of interfaces that have one.
+    realms: Vec<(u16, u32)>,
 }
 
 fn zeroed<T: Default>(length: usize) -> Box<[T]> {
@@ -145,6 +147,7 @@ impl HostDataPath {
             watch_tallies: RefCell::default(),
             hits: RefCell::default(),
             last: Local::new(None),
+            realms: Vec::new(),
         }
     }
 
@@ -175,6 +178,11 @@ impl HostDataPath {
             node: &self.node,
             interfaces: &[(ACCESS, 0), (CORE, 1)],
         }
+    }
+
+    /// Says whose packets belong to which realm: index of the interface, and number.
+    pub fn set_realms(&mut self, realms: &[(u16, u32)]) {
+        self.realms = realms.to_vec();
     }
 
     /// Loads the watchlist.
@@ -241,6 +249,10 @@ impl Store for HostDataPath {
 
     fn is_core(&self, interface: u16) -> bool {
         interface == CORE
+    }
+
+    fn realm(&self, interface: u16) -> u32 {
+        self.realms.iter().find(|(other, _)| *other == interface).map_or(0, |(_, realm)| *realm)
     }
 
     fn pool_word(&self, index: u32) -> Option<u64> {
@@ -320,7 +332,7 @@ mod tests {
     fn data_path(tallies: u32) -> HostDataPath {
         let pools = ["10.0.0.0/8".parse().expect("pool")];
         HostDataPath::new(
-            &TableSizes { flows: 64, tallies, endpoints: 64 },
+            &TableSizes { flows: 256, tallies, endpoints: 64 },
             &pools,
             Seed::from_random([1, 2, 3]),
             Inspection::Framing,

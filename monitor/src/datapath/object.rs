@@ -172,13 +172,15 @@ pub struct MonitoredInterface {
     pub index: u32,
     /// Whether it leads to the core.
     pub core: bool,
+    /// The realm of its packets, 0 on a node without realms.
+    pub realm: u32,
 }
 
 impl MonitoredInterface {
     /// An interface that subscribers' packets may come in on.
     #[must_use]
     pub const fn access(index: u32) -> Self {
-        Self { index, core: false }
+        Self { index, core: false, realm: 0 }
     }
 }
 
@@ -214,6 +216,7 @@ impl LoadedObject {
     /// As [`Self::load`].
     pub fn load_build(object: &[u8], options: &LoadOptions) -> Result<Self, ObjectError> {
         let replaying = u8::from(options.replaying);
+        let realms = u8::from(options.interfaces.iter().any(|interface| interface.realm != 0));
         let mut loader = EbpfLoader::new();
         for (name, entries) in options.sizes.entries() {
             loader.map_max_entries(name, entries);
@@ -221,6 +224,7 @@ impl LoadedObject {
         loader
             .map_max_entries("WATCHLIST", (options.watchlist.entries.len() as u32).max(1))
             .override_global("REPLAYING", &replaying, true)
+            .override_global("REALMS", &realms, realms != 0)
             .override_global("AYA_LOG_LEVEL", &options.log_level, true);
         if let Some(folder) = &options.pin_folder {
             for name in PINNED {
@@ -270,7 +274,7 @@ impl LoadedObject {
         let settings = &self.settings.values()[0];
         settings.inspection.store(options.inspection as u64);
         settings.heuristic.store(options.heuristic.map_or(0, Heuristic::to_bits));
-        self.write_core_interfaces(&options.interfaces);
+        self.write_interfaces(&options.interfaces);
         self.write_pools(&options.pools)
     }
 
@@ -441,12 +445,13 @@ impl LoadedObject {
         self.interfaces = known;
     }
 
-    /// Says which interfaces lead to the core. Those that are no longer configured may still be attached, and stay what they were.
-    fn write_core_interfaces(&self, interfaces: &[MonitoredInterface]) {
+    /// Says which interfaces lead to the core, and whose realm is which. Those that are no longer configured may still be attached, and
+    /// stay what they were.
+    fn write_interfaces(&self, interfaces: &[MonitoredInterface]) {
         let entries = self.interface_table.values();
         for interface in interfaces {
             let cell = &entries[usize::from(interface.index as u16)];
-            cell.store(InterfaceEntry(cell.load()).with_core(interface.core).0);
+            cell.store(InterfaceEntry(cell.load()).with_core(interface.core).with_realm(interface.realm).0);
         }
     }
 }

@@ -28,12 +28,13 @@ pub(super) struct Target {
     pub(super) name: Arc<str>,
     pub(super) index: u32,
     pub(super) role: Role,
+    pub(super) realm: u32,
 }
 
 impl Target {
     /// As the program knows it.
     pub(super) fn monitored(&self) -> MonitoredInterface {
-        MonitoredInterface { index: self.index, core: self.role == Role::Core }
+        MonitoredInterface { index: self.index, core: self.role == Role::Core, realm: self.realm }
     }
 }
 
@@ -51,7 +52,8 @@ pub(super) fn targets(interfaces: &[Interface]) -> Result<Vec<Target>, SessionEr
         if let Some(other) = targets.iter().find(|other| other.index as u16 == index as u16) {
             return Err(SessionError::SameIndex(other.name.to_string(), interface.name.clone()));
         }
-        let target = Target { name: Arc::from(interface.name.as_str()), index, role: interface.role };
+        let Interface { role, realm, .. } = *interface;
+        let target = Target { name: Arc::from(interface.name.as_str()), index, role, realm };
         refuse_foreign(&target)?;
         targets.push(target);
     }

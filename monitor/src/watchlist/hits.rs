@@ -26,6 +26,8 @@ pub struct HitLog {
 struct Row<'a> {
     time: String,
     list_line: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    realm: Option<u32>,
     protocol: &'a str,
     confidence: &'a str,
     transport: &'a str,
@@ -59,6 +61,7 @@ impl HitLog {
             let row = Row {
                 time: humantime::format_rfc3339_millis(now.checked_sub(age).unwrap_or(now)).to_string(),
                 list_line: self.lines.get(hit.entry as usize).copied().unwrap_or(0),
+                realm: (hit.realm != 0).then_some(hit.realm),
                 protocol: Protocol::from_number(hit.protocol).map_or("unclassified", Protocol::label),
                 confidence: Confidence::from_number(hit.confidence).map_or("none", Confidence::label),
                 transport: if hit.transport == monitor_common::walk::ip_protocol::TCP { "tcp" } else { "udp" },
@@ -98,15 +101,20 @@ mod tests {
             protocol: Protocol::BitTorrent as u8,
             confidence: Confidence::Signature as u8,
             transport: 6,
-            reserved: [0; 5],
+            reserved: 0,
+            realm: 0,
         };
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
-        log.append(&[hit], now, 5_500_000_000).expect("writes");
+        let other = WatchHit { realm: 7, ..hit };
+        log.append(&[hit, other], now, 5_500_000_000).expect("writes");
         log.append(&[], now, 0).expect("nothing to write");
+        let text = std::fs::read_to_string(&path).expect("reads");
+        let (first, second) = text.split_once('\n').expect("two lines");
+        assert!(second.contains("\"list_line\":9,\"realm\":7,\"protocol\""), "a hit of a realm says which: {second}");
         assert_eq!(
-            std::fs::read_to_string(&path).expect("reads"),
+            first,
             "{\"time\":\"2023-11-14T22:13:18.500Z\",\"list_line\":9,\"protocol\":\"bittorrent\",\"confidence\":\"signature\",\
-             \"transport\":\"tcp\",\"source\":\"10.0.0.1\",\"source_port\":40000,\"destination\":\"192.0.2.1\",\"destination_port\":6881}\n"
+             \"transport\":\"tcp\",\"source\":\"10.0.0.1\",\"source_port\":40000,\"destination\":\"192.0.2.1\",\"destination_port\":6881}"
         );
         assert_eq!(std::fs::metadata(&path).expect("there").permissions().mode() & 0o777, 0o600);
     }
