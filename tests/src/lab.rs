@@ -50,7 +50,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 
 pub use self::{
-    agent::{AGENT_VARIABLE, Agent, LISTEN, NodeTotals, SubscriberRow, configuration, executable},
+    agent::{AGENT_VARIABLE, Agent, LISTEN, NodeTotals, SubscriberRow, configuration, executable, without_package},
     capture::{Capture, Frame, frames},
     clients::{
         aioslsk::Aioslsk,

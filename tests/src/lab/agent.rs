@@ -231,6 +231,17 @@ pub fn executable() -> Result<PathBuf> {
     BUILT.get_or_init(|| build().map_err(|error| format!("{error:#}"))).clone().map_err(|error| anyhow!(error))
 }
 
+/// Takes away what cargo told this process about its package, so that a cargo started by it finds the environment that the outer one had.
+/// A build script that reads such a variable (ring's) would run again otherwise, and all that depends on it be built anew.
+pub fn without_package(command: &mut Command) {
+    for (name, _) in env::vars_os() {
+        let of_package = |name: &str| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_");
+        if name.to_str().is_some_and(of_package) {
+            command.env_remove(name);
+        }
+    }
+}
+
 fn build() -> Result<PathBuf> {
     if let Some(path) = env::var_os(AGENT_VARIABLE) {
         return Ok(PathBuf::from(path));
@@ -252,6 +263,7 @@ fn build() -> Result<PathBuf> {
     if folder.ends_with("release") {
         command.arg("--release");
     }
+    without_package(&mut command);
     let built = output(&mut command)?;
     ensure!(built.status.success(), "the agent does not build: {}", String::from_utf8_lossy(&built.stderr));
     Ok(folder.join("peertally"))
