@@ -29,7 +29,7 @@ use rows::Row;
 struct Arguments {
     #[command(flatten)]
     shared: options::Shared,
-    /// The rows that gates look at, few rounds.
+    /// The rows that gates look at, fewer rounds where a round takes long.
     #[arg(long)]
     quick: bool,
     /// Only rows whose path contains this.
@@ -41,9 +41,18 @@ struct Arguments {
     /// Rounds; the median is taken over them.
     #[arg(long)]
     rounds: Option<u32>,
+    /// Loads the programs so many times, with as many rounds each time.
+    #[arg(long, default_value_t = 1)]
+    loads: u32,
     /// The reference program alone.
     #[arg(long)]
     reference_only: bool,
+    /// Object of the program under test, in place of the shipped one.
+    #[arg(long)]
+    shipped: Option<PathBuf>,
+    /// Object of another build, to measure in pairs with the program under test.
+    #[arg(long)]
+    beside: Option<PathBuf>,
     /// Object of the program that knows the first protocols only.
     #[arg(long)]
     first_protocols: Option<PathBuf>,
@@ -62,18 +71,21 @@ impl Arguments {
 fn main() -> Result<()> {
     let Some(arguments) = options::read::<Arguments>() else { return Ok(()) };
     let subjects = Subjects {
-        shipped: !arguments.reference_only,
+        under_test: !arguments.reference_only,
+        shipped: arguments.shipped.as_deref(),
+        beside: arguments.beside.as_deref(),
         first: arguments.first_protocols.as_deref(),
         handicap: arguments.handicap,
     };
+    kernel::leave_network()?;
     let mut rows = Vec::new();
     for row in rows::rows(arguments.quick).iter().filter(|row| arguments.asks_for(row)) {
         if row.cpus > std::thread::available_parallelism()?.get() {
             eprintln!("{}: left out, this machine has fewer than {} CPUs", row.name(), row.cpus);
             continue;
         }
-        let rounds = arguments.rounds.unwrap_or(if arguments.quick { row.rounds.min(9) } else { row.rounds });
-        let result = measure::measure(row, &arguments.shared.object, &subjects, rounds)
+        let rounds = arguments.rounds.unwrap_or(if arguments.quick { row.quick_rounds() } else { row.rounds });
+        let result = measure::measure(row, &arguments.shared.object, &subjects, rounds, arguments.loads)
             .with_context(|| format!("{} with {} flows", row.path, row.flows))?;
         eprintln!(
             "{:<40}{:>9} flows{:>4} pools  peertally {:>7.1}  reference {:>7.1} ±{:>5.1}  empty {:>6.1} ±{:>4.1}",
@@ -101,6 +113,18 @@ fn main() -> Result<()> {
             value["spread_ns"] = rounded(subject.spread, 1);
             value["ratio"] = rounded(ratio.median, 4);
             value["ratio_spread"] = rounded(ratio.spread, 4);
+        }
+        match result.beside {
+            Some(Ok((beside, multiple))) => {
+                value["beside"] = json!({
+                    "ns_above_empty": rounded(beside.median, 1),
+                    "spread_ns": rounded(beside.spread, 1),
+                    "multiple": rounded(multiple.median, 4),
+                    "multiple_spread": rounded(multiple.spread, 4),
+                });
+            }
+            Some(Err(reason)) => value["beside_refused"] = json!(reason),
+            None => {}
         }
         if let Some((first, rise)) = result.first {
             value["first_protocols"] = json!({

@@ -1,11 +1,12 @@
 //! One row: tables filled, flows settled, then rounds of short runs that take turns, and the median of their differences.
 //!
 //! Ratios are medians of the rounds' ratios, not ratios of medians: what slows the machine for a while slows both parts of a
-//! round. Every other round goes backwards, so that no program always runs behind the same other one.
+//! round. Every other round goes backwards, so that no program always runs behind the same other one. Builds are compared in
+//! pairs that way, too.
 
-use std::path::Path;
+use std::{collections::HashMap, path::Path};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use aya::programs::ProgramFd;
 
 use crate::{
@@ -28,6 +29,8 @@ const SETTLING_PASSES: u32 = 10;
 /// Flows that are in the tables before rows of new flows begin: every subscriber has tallies, and no row of a table lies
 /// beside the one made before it. Without them the reference's first rounds cost a third of its later ones.
 const FILLED_FLOWS: u32 = 1 << 18;
+/// Rounds by which a handicap is found.
+const CALIBRATING_ROUNDS: u32 = 5;
 /// Keeps those flows apart from all measured ones.
 const FILLED_SALT: u64 = 1 << 45;
 
@@ -44,6 +47,8 @@ pub(crate) struct Measured {
 pub(crate) struct Costs {
     /// Program under test, above empty, and as a part of the reference.
     pub(crate) subject: Option<(Measured, Measured)>,
+    /// The other build beside it, above empty, and the program under test as a multiple of it; or why it did not do the row's work.
+    pub(crate) beside: Option<Result<(Measured, Measured), String>>,
     /// The program that knows the first protocols only, above empty, and the program under test as a multiple of it.
     pub(crate) first: Option<(Measured, Measured)>,
     /// Reference, above empty.
@@ -53,91 +58,157 @@ pub(crate) struct Costs {
 }
 
 /// What is measured beside the reference.
+#[derive(Clone, Copy)]
 pub(crate) struct Subjects<'a> {
-    /// The shipped program.
-    pub(crate) shipped: bool,
+    /// Not only the reference.
+    pub(crate) under_test: bool,
+    /// The object of the program under test, in place of the shipped one.
+    pub(crate) shipped: Option<&'a Path>,
+    /// The object of another build, whose rounds make pairs with those of the program under test.
+    pub(crate) beside: Option<&'a Path>,
     /// The object of the program that knows the first protocols only, for the rows that ask for it.
     pub(crate) first: Option<&'a Path>,
-    /// Percent of its own cost by which the shipped program is made slower.
+    /// Percent of its own cost by which the program under test is made slower.
     pub(crate) handicap: Option<u32>,
+}
+
+/// What a program is there for. In this order they take turns, so that a pair is measured one right after the other.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+enum Role {
+    Reference,
+    UnderTest,
+    Beside,
+    First,
 }
 
 /// One program that takes its turns.
 struct Tested {
+    role: Role,
     program: ProgramFd,
     /// Steps of idle arithmetic in front of it.
     spin: u32,
-    above: Vec<f64>,
 }
 
-impl Tested {
-    fn new(program: ProgramFd) -> Self {
-        Self { program, spin: 0, above: Vec::new() }
+/// What the rounds found: costs above the empty program beside, in the same order for every program.
+#[derive(Default)]
+struct Samples {
+    above: HashMap<Role, Vec<f64>>,
+    empty: Vec<f64>,
+}
+
+impl Samples {
+    fn cost(&self, role: Role) -> Option<Measured> {
+        self.above.get(&role).and_then(|above| median(&mut above.clone()))
     }
 
     /// The rounds' costs as multiples of another program's.
-    fn ratio(&self, other: &Self) -> Measured {
-        median(&mut self.above.iter().zip(&other.above).map(|(one, other)| one / other).collect::<Vec<_>>())
-    }
-
-    fn cost(&self) -> Measured {
-        median(&mut self.above.clone())
+    fn multiple(&self, one: Role, of: Role) -> Option<Measured> {
+        let (one, of) = (self.above.get(&one)?, self.above.get(&of)?);
+        median(&mut one.iter().zip(of).map(|(one, of)| one / of).collect::<Vec<_>>())
     }
 }
 
-/// Measures a row.
-pub(crate) fn measure(row: &Row, object: &Path, subjects: &Subjects<'_>, rounds: u32) -> Result<Costs> {
-    let bench = Bench::load(object, row)?;
-    let mut loaded = Vec::new();
-    if subjects.shipped {
-        loaded.push(Subject::load(row, None)?);
+/// What takes turns with the reference.
+struct Loaded {
+    subjects: Vec<(Role, Subject)>,
+    /// Why the other build does not.
+    refused: Option<String>,
+}
+
+fn load(row: &Row, subjects: &Subjects<'_>) -> Result<Loaded> {
+    let (mut loaded, mut refused) = (Vec::new(), None);
+    if subjects.under_test {
+        loaded.push((Role::UnderTest, Subject::load(row, subjects.shipped)?));
+        if let Some(beside) = subjects.beside {
+            // An older build may have other maps than this agent's: that is for the caller to judge.
+            match Subject::load(row, Some(beside)) {
+                Ok(subject) => loaded.push((Role::Beside, subject)),
+                Err(error) => refused = Some(format!("{error:#}")),
+            }
+        }
         if let Some(first) = subjects.first.filter(|_| row.beside_first) {
-            loaded.push(Subject::load(row, Some(first))?);
+            loaded.push((Role::First, Subject::load(row, Some(first))?));
         }
     }
+    Ok(Loaded { subjects: loaded, refused })
+}
+
+/// Measures a row, with the programs and tables loaded so many times: where tables lie in memory changes from load to load.
+pub(crate) fn measure(row: &Row, object: &Path, subjects: &Subjects<'_>, rounds: u32, loads: u32) -> Result<Costs> {
+    let (mut samples, mut refused) = (Samples::default(), None);
+    let spin = subjects.handicap.map_or(Ok(0), |percent| calibrate(row, object, subjects, percent))?;
+    for _ in 0..loads {
+        refused = sample(row, object, subjects, spin, rounds, &mut samples)?.or(refused);
+    }
+    let pair = |other| Some((samples.cost(other)?, samples.multiple(Role::UnderTest, other)?));
+    Ok(Costs {
+        reference: samples.cost(Role::Reference).context("no round")?,
+        subject: samples.cost(Role::UnderTest).zip(samples.multiple(Role::UnderTest, Role::Reference)),
+        beside: match refused {
+            Some(reason) => Some(Err(reason)),
+            None => pair(Role::Beside).map(Ok),
+        },
+        first: pair(Role::First),
+        empty: median(&mut samples.empty.clone()).context("no round")?,
+    })
+}
+
+/// The steps that make the program under test slower by so many percent. In tables of their own, since new flows fill them.
+fn calibrate(row: &Row, object: &Path, subjects: &Subjects<'_>, percent: u32) -> Result<u32> {
+    let bench = Bench::load(object, row)?;
+    let mut subject = Subject::load(row, subjects.shipped)?;
+    let (empty, program) = (bench.program("empty")?, subject.program()?);
+    let mut round = Rounds { bench, row, seed: 0x9e37_79b9_7f4a_7c15, spin: 0 };
+    round.prepare(&program)?;
+    round.steps(&program, &empty, percent)
+}
+
+/// Adds the rounds of one load; why the other build did not take part as it should, if so.
+fn sample(
+    row: &Row,
+    object: &Path,
+    subjects: &Subjects<'_>,
+    spin: u32,
+    rounds: u32,
+    samples: &mut Samples,
+) -> Result<Option<String>> {
+    let bench = Bench::load(object, row)?;
+    let Loaded { subjects: mut loaded, mut refused } = load(row, subjects)?;
     let empty = bench.program("empty")?;
-    let mut tested = vec![Tested::new(bench.program("reference")?)];
-    for subject in &mut loaded {
-        tested.push(Tested::new(subject.program()?));
+    let mut tested = vec![Tested { role: Role::Reference, program: bench.program("reference")?, spin: 0 }];
+    for (role, subject) in &mut loaded {
+        let spin = if *role == Role::UnderTest { spin } else { 0 };
+        tested.push(Tested { role: *role, program: subject.program()?, spin });
     }
     let mut round = Rounds { bench, row, seed: 0x9e37_79b9_7f4a_7c15, spin: 0 };
     for tested in &tested {
-        match row.kind {
-            Kind::Settled => round.settle(&tested.program)?,
-            Kind::New | Kind::Inspected { .. } => round.fill(&tested.program)?,
-            Kind::Transit => {}
-        }
+        round.prepare(&tested.program)?;
     }
-    if let (Some(percent), Some(shipped)) = (subjects.handicap, tested.get_mut(1)) {
-        shipped.spin = round.steps(&shipped.program, &empty, percent)?;
-    }
-    let mut empties = Vec::new();
     let mut before = round.time(&empty, 0)?;
-    for number in 0..rounds {
-        if number > 0 {
-            tested.reverse();
-        }
-        for tested in &mut tested {
-            let ns = round.time(&tested.program, tested.spin)?;
+    for _ in 0..rounds {
+        for Tested { role, program, spin } in &tested {
+            let ns = round.time(program, *spin)?;
             let after = round.time(&empty, 0)?;
-            tested.above.push(ns - f64::midpoint(before, after));
-            empties.push(after);
+            samples.above.entry(*role).or_default().push(ns - f64::midpoint(before, after));
+            samples.empty.push(after);
             before = after;
         }
-    }
-    if rounds.is_multiple_of(2) {
         tested.reverse();
     }
-    for subject in &loaded {
-        subject.check(row)?;
+    for (role, subject) in &loaded {
+        match (role, subject.check(row)) {
+            (_, Ok(())) => {}
+            (Role::Beside, Err(error)) => refused = Some(format!("it does not do the row's work: {error:#}")),
+            (_, Err(error)) => return Err(error),
+        }
     }
-    let (reference, shipped, first) = (&tested[0], tested.get(1), tested.get(2));
-    Ok(Costs {
-        reference: reference.cost(),
-        subject: shipped.map(|shipped| (shipped.cost(), shipped.ratio(reference))),
-        first: first.zip(shipped).map(|(first, shipped)| (first.cost(), shipped.ratio(first))),
-        empty: median(&mut empties),
-    })
+    Ok(refused)
+}
+
+/// A program without and with steps in front of it, in ns.
+struct Spun {
+    cost: f64,
+    more: f64,
 }
 
 struct Rounds<'a> {
@@ -168,6 +239,15 @@ impl Rounds<'_> {
         }
     }
 
+    /// Puts into a program's tables what the row begins with.
+    fn prepare(&mut self, program: &ProgramFd) -> Result<()> {
+        match self.row.kind {
+            Kind::Settled => self.settle(program),
+            Kind::New | Kind::Inspected { .. } => self.fill(program),
+            Kind::Transit => Ok(()),
+        }
+    }
+
     /// Sends every flow of the row enough packets that its inspection is over.
     fn settle(&mut self, program: &ProgramFd) -> Result<()> {
         self.bench.select(program)?;
@@ -195,14 +275,30 @@ impl Rounds<'_> {
         Ok(())
     }
 
-    /// The number of steps that take this part of what a program costs.
+    /// The number of steps that make a program slower by this part of its cost, in percent.
     fn steps(&mut self, program: &ProgramFd, empty: &ProgramFd, percent: u32) -> Result<u32> {
-        let (plain, spun) = (self.time(empty, 0)?, self.time(empty, MAX_SPIN)?);
-        let step_ns = (spun - plain) / f64::from(MAX_SPIN);
         // The first verdicts of a subscriber cost more or less than later ones.
-        let costs = [self.time(program, 0)?, self.time(program, 0)?, self.time(program, 0)?];
-        let wanted_ns = (costs[2] - plain) * f64::from(percent) / 100.0;
-        Ok((wanted_ns / step_ns).round().clamp(1.0, f64::from(MAX_SPIN)) as u32)
+        self.time(program, 0)?;
+        let step_ns = self.more(empty, empty, MAX_SPIN)?.more / f64::from(MAX_SPIN);
+        let steps = |ns: f64, step_ns: f64| (ns / step_ns).round().clamp(1.0, f64::from(MAX_SPIN));
+        let wanted_ns = self.more(program, empty, 0)?.cost * f64::from(percent) / 100.0;
+        let guess = steps(wanted_ns, step_ns);
+        // Steps in front of a program that waits for memory partly take place while it waits.
+        let Spun { cost, more } = self.more(program, empty, guess as u32)?;
+        let wanted_ns = cost * f64::from(percent) / 100.0;
+        Ok(steps(wanted_ns, (more / guess).clamp(step_ns / 2.0, step_ns * 2.0)) as u32)
+    }
+
+    /// What a program costs, and how much more with steps in front of it.
+    fn more(&mut self, program: &ProgramFd, empty: &ProgramFd, spin: u32) -> Result<Spun> {
+        let (mut costs, mut more) = (Vec::new(), Vec::new());
+        for _ in 0..CALIBRATING_ROUNDS {
+            let (nothing, plain, spun) = (self.time(empty, 0)?, self.time(program, 0)?, self.time(program, spin)?);
+            costs.push(plain - nothing);
+            more.push(spun - plain);
+        }
+        let median = |values: &mut [f64]| median(values).map_or(0.0, |measured| measured.median);
+        Ok(Spun { cost: median(&mut costs), more: median(&mut more) })
     }
 
     /// One timed run.
@@ -246,9 +342,9 @@ impl Rounds<'_> {
     }
 }
 
-/// Median and half the range between the quartiles.
-fn median(values: &mut [f64]) -> Measured {
+/// Median and half the range between the quartiles, if there are values.
+fn median(values: &mut [f64]) -> Option<Measured> {
     values.sort_by(f64::total_cmp);
     let at = |part: usize| values[(values.len() - 1) * part / 4];
-    Measured { median: at(2), spread: (at(3) - at(1)) / 2.0 }
+    (!values.is_empty()).then(|| Measured { median: at(2), spread: (at(3) - at(1)) / 2.0 })
 }

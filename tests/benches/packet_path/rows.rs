@@ -20,6 +20,13 @@ const HTTPS: u16 = 443;
 
 /// Rounds of every row but those that say otherwise.
 const ROUNDS: u32 = 15;
+/// Rounds of rows of few flows: with as many, loading is still the longer part. Rows that open many flows in each round have no more
+/// than their tables hold.
+const ROUNDS_OF_FEW: u32 = 31;
+/// The same where packets are looked into: each round is a few milliseconds.
+const ROUNDS_OF_FEW_INSPECTED: u32 = 101;
+/// Most rounds of rows of many settled flows, which take longest, when there is little time.
+const QUICK_ROUNDS: u32 = 9;
 
 /// What a row measures.
 pub(crate) enum Kind {
@@ -75,6 +82,12 @@ impl Row {
     /// Name in the baseline.
     pub(crate) fn name(&self) -> String {
         format!("{}/{}", self.path, self.flows)
+    }
+
+    /// Rounds when there is little time.
+    pub(crate) fn quick_rounds(&self) -> u32 {
+        let long = matches!(self.kind, Kind::Settled | Kind::Transit) && self.flows > FEW;
+        if long { self.rounds.min(QUICK_ROUNDS) } else { self.rounds }
     }
 
     /// Flows that the tables are sized for. Rows that open new flows in each round have room for those of every round; but those
@@ -226,6 +239,10 @@ pub(crate) fn rows(quick: bool) -> Vec<Row> {
             transit("transit-64-pools", 1 << 17, 64),
         ]);
         rows.extend(protocols::rows());
+    }
+    for row in rows.iter_mut().filter(|row| row.flows == FEW) {
+        let inspected = matches!(row.kind, Kind::Inspected { .. });
+        row.rounds = if inspected { ROUNDS_OF_FEW_INSPECTED } else { ROUNDS_OF_FEW };
     }
     rows.sort_by(|left, right| (&left.path, left.flows).cmp(&(&right.path, right.flows)));
     rows

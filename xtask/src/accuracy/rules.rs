@@ -2,6 +2,7 @@
 //!
 //! Made of the sources, so that the page and the code cannot say different things: a test compares them.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -23,9 +24,15 @@ const TIERS: [(&str, &str); 4] = [
     ("Confidence::Heuristic", "heuristic"),
 ];
 
+/// What the bench recorded, of which only the rows' names are of use here.
 #[derive(Deserialize)]
-struct Baseline {
-    ratios: std::collections::BTreeMap<String, serde::de::IgnoredAny>,
+struct Recorded {
+    processors: BTreeMap<String, Numbers>,
+}
+
+#[derive(Deserialize)]
+struct Numbers {
+    ratios: BTreeMap<String, serde::de::IgnoredAny>,
 }
 
 /// The section about rules: one part a file.
@@ -35,7 +42,8 @@ struct Baseline {
 pub(super) fn rules() -> Result<String> {
     let baseline =
         fs::read_to_string(root().join("tests/baselines/bench.json")).context("cannot read the bench baseline")?;
-    let baseline: Baseline = serde_json::from_str(&baseline).context("tests/baselines/bench.json")?;
+    let recorded: Recorded = serde_json::from_str(&baseline).context("tests/baselines/bench.json")?;
+    let measured: BTreeSet<&String> = recorded.processors.values().flat_map(|numbers| numbers.ratios.keys()).collect();
     let mut text = String::new();
     for path in files(&root().join(SIGNATURES))? {
         let source = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
@@ -56,9 +64,8 @@ pub(super) fn rules() -> Result<String> {
         // The row's name only: figures belong to one machine and have one page. A file inside a protocol's folder may have the name
         // of something else.
         let own = path.parent() == Some(&root().join(SIGNATURES));
-        let rows: Vec<String> = baseline
-            .ratios
-            .keys()
+        let rows: Vec<String> = measured
+            .iter()
             .filter(|row| own && row.split('/').next() == Some(&format!("inspect-{stem}")))
             .map(|row| format!("`{row}`"))
             .collect();

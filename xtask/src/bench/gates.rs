@@ -1,51 +1,150 @@
-//! Bounds that hold whatever the baseline says and whatever else the machine does: ratios within one run, and memory. Times belong to
-//! `promises.rs`.
+//! What `--check` holds a run against, and what of it was missed. Times belong to `promises.rs`.
+//!
+//! Rows of the packet path are held against the program that was blessed, in the same rounds: that holds on every processor and
+//! beside busy neighbours, since what slows one of a pair slows the other. Numbers that have nothing to make a pair with are held
+//! against what was recorded, which a busy machine says little about.
 
-use super::{Failure, report::Report};
+use super::{
+    record::{Record, TOLERANCE},
+    report::{Report, Row},
+};
 
 /// What all protocols may cost a packet that shows none of them, as a multiple of what the first ones did.
 const RISE: f64 = 1.3;
 /// Memory that a waiting agent may take beside the maps, in MiB: no time, and so the same on a busy machine.
 pub(super) const MEMORY_MIB: f64 = 300.0;
 
-/// Bounds that this run missed; what was not measured is not looked at.
-pub(super) fn missed(report: &Report) -> Vec<Failure> {
-    let mut failures = Vec::new();
-    for row in &report.rows {
-        if let Some(first) = row.first_protocols.as_ref().filter(|first| first.rise >= RISE) {
-            let message = format!("{}: {:.2} times the first protocols, promised below {RISE}", row.name(), first.rise);
-            failures.push(Failure { row: Some(row.name()), message, timed: true });
+/// A bound that was missed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Failure {
+    /// The row's name; `None` when it is no row of the packet path.
+    pub(super) row: Option<String>,
+    /// What was expected and what was measured.
+    pub(super) message: String,
+    /// Whether it is a time held against another day's: a busy machine says little about such.
+    pub(super) recorded: bool,
+}
+
+/// What is not of the run itself.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Gate {
+    /// The numbers that were blessed.
+    pub(super) record: Record,
+    /// This machine's processor.
+    pub(super) processor: String,
+}
+
+impl Gate {
+    /// Bounds that this run missed; what was not measured is not looked at.
+    pub(super) fn missed(&self, report: &Report) -> Vec<Failure> {
+        let mut failures: Vec<Failure> =
+            report.rows.iter().flat_map(|row| pair(row).into_iter().chain(rise(row))).collect();
+        failures.extend(self.recorded(report));
+        if let Some(idle) = report.idle.as_ref().filter(|idle| idle.memory_mib >= MEMORY_MIB) {
+            let message = format!("agent: {:.0} MiB beside the maps, promised below {MEMORY_MIB:.0}", idle.memory_mib);
+            failures.push(Failure { row: None, message, recorded: false });
         }
+        failures
     }
-    if let Some(idle) = report.idle.as_ref().filter(|idle| idle.memory_mib >= MEMORY_MIB) {
-        let message = format!("agent: {:.0} MiB beside the maps, promised below {MEMORY_MIB:.0}", idle.memory_mib);
-        failures.push(Failure { row: None, message, timed: false });
+
+    /// Numbers without a pair whose ratio has grown too much, or that no record has.
+    fn recorded(&self, report: &Report) -> Vec<Failure> {
+        let mut failures = Vec::new();
+        for ratio in super::ratios::of(report).into_iter().filter(|ratio| !ratio.in_pairs) {
+            let (message, recorded) = match self.record.known(&ratio.name, &self.processor) {
+                None => (format!("{}: in no record; run `cargo xtask bench --bless`", ratio.name), false),
+                Some(known) if ratio.value > known.ratio * known.tolerance => {
+                    let (now, before) = (ratio.value * 100.0, known.ratio * 100.0);
+                    let message = format!(
+                        "{}: {now:.1} % of the reference, was {before:.1} % on {}: may be {} times as much",
+                        ratio.name, known.processor, known.tolerance
+                    );
+                    (message, true)
+                }
+                Some(_) => continue,
+            };
+            failures.push(Failure { row: ratio.is_row.then_some(ratio.name), message, recorded });
+        }
+        failures
     }
-    failures
+}
+
+/// A row that costs too much beside the program that was blessed.
+fn pair(row: &Row) -> Option<Failure> {
+    let beside = row.beside.as_ref().filter(|beside| beside.cost() > TOLERANCE)?;
+    let message = format!(
+        "{}: {:.2} times the baseline program in the same rounds, may be {TOLERANCE} ({:.1} ns, the baseline program {:.1})",
+        row.name(),
+        beside.multiple,
+        row.ns_above_empty,
+        beside.ns_above_empty
+    );
+    Some(Failure { row: Some(row.name()), message, recorded: false })
+}
+
+/// A row that all protocols cost too much.
+fn rise(row: &Row) -> Option<Failure> {
+    let first = row.first_protocols.as_ref().filter(|first| first.rise >= RISE)?;
+    let message = format!("{}: {:.2} times the first protocols, promised below {RISE}", row.name(), first.rise);
+    Some(Failure { row: Some(row.name()), message, recorded: false })
 }
 
 #[cfg(test)]
 mod tests {
     use super::{
-        super::report::{FirstProtocols, Idle, Row},
+        super::report::{FirstProtocols, Idle},
         *,
     };
 
+    fn report(row: Row) -> Report {
+        Report { rows: vec![row], ..Report::default() }
+    }
+
+    #[test]
+    fn a_quarter_more_than_the_blessed_program_passes_and_more_fails() {
+        let gate = Gate::default();
+        let row = |multiple| report(Row::for_tests("settled-ipv4", 9.9).with_beside(multiple));
+        assert_eq!(gate.missed(&row(1.249)), []);
+        let failures = gate.missed(&row(1.251));
+        assert_eq!(failures.len(), 1, "and no record is looked at");
+        assert!(!failures[0].recorded);
+        assert_eq!(gate.missed(&row(-0.3)).len(), 1, "that is no cost");
+        assert_eq!(gate.missed(&row(f64::NAN)).len(), 1);
+    }
+
+    #[test]
+    fn without_a_pair_the_record_is_looked_at() {
+        let record = Record::for_tests("here", "settled-ipv4/1024", 0.2);
+        let missed = |ratio, processor: &str| {
+            let gate = Gate { record: record.clone(), processor: processor.to_owned() };
+            gate.missed(&report(Row::for_tests("settled-ipv4", ratio)))
+        };
+        assert_eq!(missed(0.249, "here"), []);
+        assert!(missed(0.251, "here").iter().all(|failure| failure.recorded));
+        assert_eq!(missed(0.251, "here").len(), 1);
+        assert_eq!(missed(0.39, "there"), []);
+        assert_eq!(missed(0.41, "there").len(), 1);
+        let unknown = Gate::default().missed(&report(Row::for_tests("settled-ipv4", 0.01)));
+        assert!(unknown.iter().all(|failure| !failure.recorded));
+        assert_eq!(unknown.len(), 1);
+    }
+
     #[test]
     fn protocols_may_not_cost_others_a_third() {
-        let report = |rise| {
+        let row = |rise| {
             let first = FirstProtocols { ns_above_empty: 100.0, spread_ns: 1.0, rise, rise_spread: 0.01 };
-            let row = Row { first_protocols: Some(first), ..Row::for_tests("inspect-http", 0.5) };
-            Report { rows: vec![row], ..Report::default() }
+            report(Row { first_protocols: Some(first), ..Row::for_tests("inspect-http", 0.5).with_beside(1.0) })
         };
-        assert_eq!(missed(&report(1.29)), []);
-        assert_eq!(missed(&report(1.31)).len(), 1);
+        assert_eq!(Gate::default().missed(&row(1.29)), []);
+        assert_eq!(Gate::default().missed(&row(1.31)).len(), 1);
     }
 
     #[test]
     fn a_waiting_agents_memory_has_a_bound() {
+        let gate =
+            Gate { record: Record::for_tests("here", "agent: without traffic", 9.0), processor: "here".to_owned() };
         let report = |memory_mib| Report { idle: Some(Idle::for_tests(0.4, memory_mib)), ..Report::default() };
-        assert_eq!(missed(&report(280.0)), []);
-        assert_eq!(missed(&report(300.0)).len(), 1);
+        assert_eq!(gate.missed(&report(280.0)), []);
+        assert_eq!(gate.missed(&report(300.0)).len(), 1);
     }
 }

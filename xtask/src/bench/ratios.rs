@@ -1,10 +1,10 @@
 //! What a run is compared by: each number's ratio to a reference that took turns with it in the same run.
 //!
-//! A ratio carries over between machines and between hours of one machine, a time does not. What disturbs a run makes some ratios
-//! worse and others better; so a bound counts as missed only when the best of several attempts misses it, and a baseline is the
-//! median of several runs.
+//! A ratio carries over between hours of one machine and, within limits, between machines; a time does not. What disturbs a run makes
+//! some ratios worse and others better; so a bound counts as missed only when the best of several attempts misses it, and what is
+//! recorded is the median of several runs.
 
-use super::report::{Drain, Idle, Policies, Report, Row, Scrape};
+use super::report::{Beside, Drain, Idle, Policies, Report, Row, Scrape};
 
 /// A number with a reference.
 pub(super) trait Compared {
@@ -72,18 +72,21 @@ pub(super) struct Ratio {
     pub(super) value: f64,
     /// Whether it is a row of the packet path, which can be measured again alone.
     pub(super) is_row: bool,
+    /// Whether another build took turns with it, which says more than the reference does.
+    pub(super) in_pairs: bool,
 }
 
 /// Every ratio of a run.
 pub(super) fn of(report: &Report) -> Vec<Ratio> {
-    fn each<'a, T: Compared + 'a>(all: &'a [T], is_row: bool) -> impl Iterator<Item = Ratio> + 'a {
-        all.iter().map(move |one| Ratio { name: one.name(), value: one.ratio(), is_row })
+    fn each<'a, T: Compared + 'a>(all: &'a [T]) -> impl Iterator<Item = Ratio> + 'a {
+        all.iter().map(|one| Ratio { name: one.name(), value: one.ratio(), is_row: false, in_pairs: false })
     }
-    each(&report.rows, true)
-        .chain(each(report.drain.as_slice(), false))
-        .chain(each(&report.scrape, false))
-        .chain(each(&report.policies, false))
-        .chain(each(report.idle.as_slice(), false))
+    let row = |(row, ratio): (&Row, Ratio)| Ratio { is_row: true, in_pairs: row.beside.is_some(), ..ratio };
+    let rows = report.rows.iter().zip(each(&report.rows)).map(row);
+    rows.chain(each(report.drain.as_slice()))
+        .chain(each(&report.scrape))
+        .chain(each(&report.policies))
+        .chain(each(report.idle.as_slice()))
         .collect()
 }
 
@@ -98,19 +101,19 @@ pub(super) fn keep_better(report: &mut Report, later: Report) {
             }
         }
     }
-    // A row's two ratios are best in different attempts.
-    for row in &mut report.rows {
-        let same = later.rows.iter().find(|other| other.name() == row.name());
-        if let (Some(here), Some(other)) = (&mut row.first_protocols, same.and_then(|row| row.first_protocols.as_ref()))
-            && other.rise < here.rise
-        {
-            *here = other.clone();
+    fn better<T>(here: &mut Option<T>, other: Option<T>, cost: impl Fn(&T) -> f64) {
+        if here.as_ref().zip(other.as_ref()).is_some_and(|(here, other)| cost(other) < cost(here)) {
+            *here = other;
         }
     }
-    let rises: Vec<_> = report.rows.iter().map(|row| row.first_protocols.clone()).collect();
-    each(&mut report.rows, later.rows);
-    for (row, rise) in report.rows.iter_mut().zip(rises) {
-        row.first_protocols = rise;
+    // A row's ratios are best in different attempts.
+    for mut other in later.rows {
+        let Some(here) = report.rows.iter_mut().find(|here| here.name() == other.name()) else { continue };
+        better(&mut here.first_protocols, other.first_protocols.take(), |first| first.rise);
+        better(&mut here.beside, other.beside.take(), Beside::cost);
+        if other.ratio < here.ratio {
+            *here = Row { first_protocols: here.first_protocols.take(), beside: here.beside.take(), ..other };
+        }
     }
     each(report.drain.as_mut_slice(), later.drain);
     each(&mut report.scrape, later.scrape);
@@ -155,17 +158,20 @@ mod tests {
     }
 
     #[test]
-    fn the_best_of_both_ratios_of_a_row_is_kept() {
+    fn the_best_of_each_ratio_of_a_row_is_kept() {
         let row = |ratio, rise| {
             let first = FirstProtocols { ns_above_empty: 100.0, spread_ns: 0.0, rise, rise_spread: 0.0 };
-            let row = Row { first_protocols: Some(first), ..Row::for_tests("inspect-http", ratio) };
+            let row =
+                Row { first_protocols: Some(first), ..Row::for_tests("inspect-http", ratio).with_beside(2.0 - rise) };
             Report { rows: vec![row], ..Report::default() }
         };
         let mut report = row(0.9, 1.2);
         keep_better(&mut report, row(0.8, 1.4));
         keep_better(&mut report, row(1.0, 1.1));
         assert_eq!(values(&report), [0.8]);
-        assert_eq!(report.rows[0].first_protocols.as_ref().map(|first| first.rise), Some(1.1));
+        let row = &report.rows[0];
+        assert_eq!(row.first_protocols.as_ref().map(|first| first.rise), Some(1.1));
+        assert_eq!(row.beside.as_ref().map(|beside| beside.multiple), Some(2.0 - 1.4));
     }
 
     #[test]

@@ -1,10 +1,8 @@
-//! The result of a run: the JSON of design section 4, and the table that people read.
-
-use std::fmt::Write as _;
+//! The result of a run: the JSON of design section 4.
 
 use serde::{Deserialize, Serialize};
 
-use super::{promises::Promise, ratios::Compared};
+use super::promises::Promise;
 
 /// One run.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -32,10 +30,10 @@ pub(super) struct Report {
     pub(super) not_measured: Vec<NotMeasured>,
 }
 
-/// A row that no run has.
+/// What a run has not.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct NotMeasured {
-    /// Its path.
+    /// A row's path, or what else.
     pub(super) path: String,
     /// Why.
     pub(super) reason: String,
@@ -74,9 +72,35 @@ pub(super) struct Row {
     pub(super) ratio: f64,
     /// Half the distance between the quartiles of the rounds' ratios.
     pub(super) ratio_spread: f64,
+    /// Another build of the program, mostly the one that was blessed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) beside: Option<Beside>,
+    /// Why that build could not do the row's work.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) beside_refused: Option<String>,
     /// The program that knows the first protocols only, in rows whose packets show no other.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) first_protocols: Option<FirstProtocols>,
+}
+
+/// Another build of the program, in the same rounds.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Beside {
+    /// Its cost.
+    pub(super) ns_above_empty: f64,
+    /// Half the distance between the quartiles of its rounds.
+    pub(super) spread_ns: f64,
+    /// The measured program's cost as a multiple of that: the median of the rounds' ratios.
+    pub(super) multiple: f64,
+    /// Half the distance between the quartiles of the rounds' ratios.
+    pub(super) multiple_spread: f64,
+}
+
+impl Beside {
+    /// The multiple to judge by: what is no cost, in rounds that were disturbed altogether, is no good one.
+    pub(super) fn cost(&self) -> f64 {
+        if self.multiple > 0.0 { self.multiple } else { f64::INFINITY }
+    }
 }
 
 /// The shipped program with the signatures of the first protocols only, in the same rounds.
@@ -114,8 +138,18 @@ impl Row {
             empty_ns: 30.0,
             ratio,
             ratio_spread: 0.0,
+            beside: None,
+            beside_refused: None,
             first_protocols: None,
         }
+    }
+
+    /// The same beside another build.
+    #[cfg(test)]
+    pub(super) fn with_beside(self, multiple: f64) -> Self {
+        let beside =
+            Beside { ns_above_empty: self.ns_above_empty / multiple, spread_ns: 0.0, multiple, multiple_spread: 0.0 };
+        Self { beside: Some(beside), ..self }
     }
 }
 
@@ -216,91 +250,13 @@ impl Report {
         self.idle = other.idle.or(self.idle.take());
     }
 
+    /// Why the other build could not take part, in the first row where it could not.
+    pub(super) fn refused(&self) -> Option<&str> {
+        self.rows.iter().find_map(|row| row.beside_refused.as_deref())
+    }
+
     /// The row of this path and number of flows.
     pub(super) fn row(&self, path: &str, flows: u32) -> Option<&Row> {
         self.rows.iter().find(|row| row.path == path && row.flows == flows)
-    }
-
-    /// For people.
-    pub(super) fn table(&self) -> String {
-        let mut text = String::new();
-        let mut line = |cells: std::fmt::Arguments<'_>| {
-            let _cannot_fail = writeln!(text, "{cells}");
-        };
-        if !self.rows.is_empty() {
-            line(format_args!(
-                "ns of CPU time per packet above an empty XDP program, median ± half the quartile distance"
-            ));
-            line(format_args!(
-                "{:<40}{:>8}{:>7}{:>18}{:>18}{:>8}{:>7}",
-                "path", "flows", "pools", "peertally", "reference", "ratio", "rise"
-            ));
-        }
-        for row in &self.rows {
-            let rise = row.first_protocols.as_ref().map(|first| format!("{:.2}", first.rise));
-            line(format_args!(
-                "{:<40}{:>8}{:>7}{:>10.1} ±{:>6.1}{:>10.1} ±{:>6.1}{:>7.0}%{:>7}",
-                row.path,
-                row.flows,
-                row.pools,
-                row.ns_above_empty,
-                row.spread_ns,
-                row.reference_ns_above_empty,
-                row.reference_spread_ns,
-                row.ratio * 100.0,
-                rise.unwrap_or_default()
-            ));
-        }
-        if self.rows.iter().any(|row| row.first_protocols.is_some()) {
-            line(format_args!("rise: all protocols beside the first ones (BitTorrent, eDonkey), in the same rounds"));
-        }
-        if let Some(drain) = &self.drain {
-            line(format_args!(
-                "drain of {} tallies: {:.1} ms by mapped memory, {:.1} ms by batch calls ({:.0} times)",
-                drain.tallies,
-                drain.ms,
-                drain.batch_ms,
-                drain.batch_ms / drain.ms
-            ));
-        }
-        for scrape in &self.scrape {
-            line(format_args!(
-                "{} with {} subscribers: {:.1} ms, {} bytes ({:.1} times a plain text)",
-                scrape.what(),
-                scrape.subscribers,
-                scrape.ms,
-                scrape.bytes,
-                scrape.ratio()
-            ));
-        }
-        for each in &self.policies {
-            let Policies { policies, windows, tallies, ms, .. } = each;
-            line(format_args!(
-                "{policies} policies with {windows} windows over {tallies} tallies that moved: {ms:.1} ms ({:.1} times a plain pass)",
-                each.ratio()
-            ));
-        }
-        if let Some(idle) = &self.idle {
-            line(format_args!(
-                "agent with {} tallies and no traffic: {:.1} ms a drain, {:.2} % of a core; {:.0} MiB beside the maps ({:.0} without \
-                 tallies, {:.0} bytes a tally)",
-                idle.tallies,
-                idle.cpu_ms_per_drain,
-                idle.core_percent,
-                idle.memory_mib,
-                idle.memory_empty_mib,
-                idle.bytes_per_tally
-            ));
-        }
-        if !self.promises.is_empty() {
-            line(format_args!("promises (they fail a run with --promises only):"));
-        }
-        for promise in &self.promises {
-            line(format_args!("  {promise}"));
-        }
-        for NotMeasured { path, reason } in &self.not_measured {
-            line(format_args!("not measured: {path}: {reason}"));
-        }
-        text
     }
 }

@@ -5,6 +5,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
+use peertally_tests::lab::without_package;
 
 use super::Outcome;
 use crate::command::{shown, stream};
@@ -95,7 +96,9 @@ impl Lane {
             Self::Fuzz => "libFuzzer on each target, a fixed number of inputs from the named seeds",
             Self::Accuracy => "docs/detection.md says what the captures, the sources and nDPI give",
             Self::Kernels => "the eBPF object on the oldest and on newer kernels",
-            Self::Bench => "`cargo xtask bench --quick --check`: no ratio to the reference has worsened by a quarter",
+            Self::Bench => {
+                "`cargo xtask bench --quick --check`: no packet costs a quarter more than in the program that was blessed"
+            }
         }
     }
 
@@ -133,7 +136,12 @@ impl Lane {
                 Ok(())
             }
             Self::Demo => check(outcome, cargo(&["xtask", "demo"]), TESTING),
-            Self::Bench => check(outcome, cargo(&["xtask", "bench", "--quick", "--check"]), TESTING),
+            Self::Bench => {
+                // Its lines tell what a busy machine could not, and that a baseline program cannot run.
+                stream(&mut cargo(&["xtask", "bench", "--quick", "--check"]), TESTING, |line| outcome.read(line))?;
+                outcome.passed = 1;
+                Ok(())
+            }
             Self::Tests => {
                 let (plain, _) = integration_tests()?;
                 tests(outcome, &["--lib", "--bins"], &plain, &[])?;
@@ -163,6 +171,7 @@ impl Lane {
 fn cargo(arguments: &[&str]) -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.current_dir(root()).args(arguments);
+    without_package(&mut command);
     command
 }
 

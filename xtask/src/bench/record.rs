@@ -1,0 +1,150 @@
+//! The numbers that were blessed: each number's cost as a part of its reference's, by the processor that it was measured on.
+//!
+//! What memory costs beside instructions differs between processors, and so do the ratios of one program. Rows of the packet path
+//! are therefore compared with the blessed program (`programs.rs`), and with these numbers only when that one cannot run.
+
+use std::{collections::BTreeMap, fs, path::PathBuf};
+
+use anyhow::{Context as _, Result};
+use serde::{Deserialize, Serialize};
+
+use super::{ratios, report::Report};
+use crate::workspace::root;
+
+/// A ratio may grow by this factor before it fails.
+pub(super) const TOLERANCE: f64 = 1.25;
+/// The same for a number that only other processors have.
+const TOLERANCE_ELSEWHERE: f64 = 2.0;
+
+/// The file.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Record {
+    /// What was blessed, by the processor as it calls itself.
+    processors: BTreeMap<String, Numbers>,
+}
+
+/// What was blessed on one processor.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Numbers {
+    /// Ratio to the reference by name: the median of the runs that were blessed.
+    ratios: BTreeMap<String, f64>,
+    /// Lowest and highest of those runs: says how far the comparison can be trusted. Not looked at by the gate.
+    #[serde(default)]
+    range: BTreeMap<String, (f64, f64)>,
+}
+
+/// A number to compare with.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Known {
+    /// Ratio to the reference.
+    pub(super) ratio: f64,
+    /// How many times that is too much.
+    pub(super) tolerance: f64,
+    /// Whose it is.
+    pub(super) processor: String,
+}
+
+fn path() -> PathBuf {
+    root().join("tests/baselines/bench.json")
+}
+
+/// Reads the file.
+pub(super) fn read() -> Result<Record> {
+    let path = path();
+    let text = fs::read_to_string(&path)
+        .with_context(|| format!("cannot read {}: run `cargo xtask bench --bless`", path.display()))?;
+    serde_json::from_str(&text).with_context(|| format!("{} is no baseline", path.display()))
+}
+
+impl Record {
+    /// Writes the file.
+    pub(super) fn write(&self) -> Result<()> {
+        let path = path();
+        fs::write(&path, serde_json::to_string_pretty(self)? + "\n")
+            .with_context(|| format!("cannot write {}", path.display()))
+    }
+
+    /// What a number is compared with: the one of this processor, or the highest of others.
+    pub(super) fn known(&self, name: &str, processor: &str) -> Option<Known> {
+        if let Some(ratio) = self.on(name, processor) {
+            return Some(Known { ratio, tolerance: TOLERANCE, processor: processor.to_owned() });
+        }
+        let of = |(processor, numbers): (&String, &Numbers)| Some((*numbers.ratios.get(name)?, processor.clone()));
+        let (ratio, processor) =
+            self.processors.iter().filter_map(of).max_by(|one, other| one.0.total_cmp(&other.0))?;
+        Some(Known { ratio, tolerance: TOLERANCE_ELSEWHERE, processor })
+    }
+
+    /// The number of this processor.
+    pub(super) fn on(&self, name: &str, processor: &str) -> Option<f64> {
+        self.processors.get(processor)?.ratios.get(name).copied()
+    }
+
+    /// Takes median, lowest and highest of each ratio of several runs, in thousandths, as this processor's. With `keep`, what the
+    /// runs have not stays as it is; other processors' numbers do anyway.
+    pub(super) fn take(&mut self, runs: &[Report], processor: &str, keep: bool) {
+        let numbers = self.processors.entry(processor.to_owned()).or_default();
+        if !keep {
+            *numbers = Numbers::default();
+        }
+        let mut values: BTreeMap<String, Vec<f64>> = BTreeMap::new();
+        for ratio in runs.iter().flat_map(ratios::of) {
+            values.entry(ratio.name).or_default().push((ratio.value * 1000.0).round() / 1000.0);
+        }
+        for (name, mut values) in values {
+            values.sort_by(f64::total_cmp);
+            numbers.ratios.insert(name.clone(), values[values.len() / 2]);
+            numbers.range.insert(name, (values[0], values[values.len() - 1]));
+        }
+    }
+}
+
+#[cfg(test)]
+impl Record {
+    /// One number of one processor.
+    pub(super) fn for_tests(processor: &str, name: &str, ratio: f64) -> Self {
+        let numbers = Numbers { ratios: [(name.to_owned(), ratio)].into(), ..Numbers::default() };
+        Self { processors: [(processor.to_owned(), numbers)].into() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::report::Row, *};
+
+    fn report(ratio: f64) -> Report {
+        Report { rows: vec![Row::for_tests("settled-ipv4", ratio)], ..Report::default() }
+    }
+
+    #[test]
+    fn another_processor_tells_less() {
+        let mut record = Record::for_tests("here", "transit/1024", 2.0);
+        let known = |record: &Record, processor| record.known("transit/1024", processor).expect("known");
+        assert_eq!(known(&record, "here"), Known { ratio: 2.0, tolerance: TOLERANCE, processor: "here".to_owned() });
+        let there = Known { ratio: 2.0, tolerance: TOLERANCE_ELSEWHERE, processor: "here".to_owned() };
+        assert_eq!(known(&record, "there"), there);
+        record.processors.extend(Record::for_tests("far", "transit/1024", 3.0).processors);
+        assert_eq!(known(&record, "there").ratio, 3.0, "the highest");
+        assert_eq!(record.known("settled-ipv4/1024", "here"), None);
+    }
+
+    #[test]
+    fn a_processors_numbers_do_not_replace_anothers() {
+        let mut record = Record::for_tests("there", "settled-ipv4/1024", 0.2);
+        record.take(&[report(0.2), report(0.5), report(0.24)], "here", false);
+        assert_eq!(record.on("settled-ipv4/1024", "here"), Some(0.24), "the median");
+        assert_eq!(record.processors["here"].range["settled-ipv4/1024"], (0.2, 0.5));
+        assert_eq!(record.on("settled-ipv4/1024", "there"), Some(0.2));
+    }
+
+    #[test]
+    fn what_was_not_measured_stays_when_asked() {
+        let mut record = Record::for_tests("here", "transit/1024", 3.0);
+        record.take(&[report(0.2)], "here", true);
+        assert_eq!(record.on("transit/1024", "here"), Some(3.0));
+        record.take(&[report(0.2)], "here", false);
+        assert_eq!(record.on("transit/1024", "here"), None);
+    }
+}
