@@ -119,7 +119,6 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         loads: 1,
     };
     let mut report = measure(arguments, &wanted)?;
-    report.not_measured = report::not_measured();
     if let Some(refused) = not_in_pairs(&programs, &report, checked) {
         if arguments.beside.is_some() {
             bail!("bench: {}", refused.reason);

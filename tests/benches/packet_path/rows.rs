@@ -64,6 +64,8 @@ pub(crate) struct Row {
     pub(crate) direction: u32,
     /// Port of the flows' far ends.
     pub(crate) remote_port: u16,
+    /// Realm of the interface that the packets come in on.
+    pub(crate) realm: u32,
     /// Encapsulation.
     pub(crate) framing: Framing,
     /// The measured packets' template.
@@ -112,6 +114,7 @@ pub(crate) fn inspected(path: impl Into<String>, transport: Transport, payload: 
         pools: 1,
         direction: UP,
         remote_port: HTTPS,
+        realm: 0,
         framing: Framing::Ipv4,
         frame: frame(Framing::Ipv4, transport, payload),
         kind: Kind::Inspected { opening, passes: 1 },
@@ -136,6 +139,7 @@ pub(crate) fn rows(quick: bool) -> Vec<Row> {
         pools,
         direction,
         remote_port: HTTPS,
+        realm: 0,
         framing,
         frame: frame(framing, Tcp, &tls_client_hello()),
         kind: Kind::Settled,
@@ -151,6 +155,7 @@ pub(crate) fn rows(quick: bool) -> Vec<Row> {
         pools,
         direction: UP,
         remote_port: HTTPS,
+        realm: 0,
         framing,
         frame: frame(framing, Tcp, &tls_client_hello()),
         kind: Kind::New,
@@ -166,6 +171,7 @@ pub(crate) fn rows(quick: bool) -> Vec<Row> {
         pools,
         direction: MIXED,
         remote_port: HTTPS,
+        realm: 0,
         framing: Framing::Ipv4,
         frame: frame(Framing::Ipv4, Tcp, &tls_client_hello()),
         kind: Kind::Transit,
@@ -177,6 +183,8 @@ pub(crate) fn rows(quick: bool) -> Vec<Row> {
         settled("settled-ipv4", 1 << 10, Framing::Ipv4, UP, 1),
         settled("settled-ipv4", 1 << 19, Framing::Ipv4, UP, 1),
         settled("settled-ipv4-64-pools", 1 << 17, Framing::Ipv4, UP, 64),
+        // In a realm: its number goes into the flow's tag and the subscriber's key.
+        Row { realm: 7, ..settled("realm-keys", 1 << 10, Framing::Ipv4, UP, 1) },
         settled("settled-ipv6", 1 << 10, Framing::Ipv6, UP, 1),
         settled("settled-ipv6", 1 << 19, Framing::Ipv6, UP, 1),
         settled("qinq-pppoe", 1 << 10, Framing::QinqPppoe, UP, 1),
@@ -227,6 +235,8 @@ pub(crate) fn rows(quick: bool) -> Vec<Row> {
             settled("settled-ipv4-down", 1 << 17, Framing::Ipv4, DOWN, 1),
             settled("settled-ipv4-mixed", 1 << 17, Framing::Ipv4, MIXED, 1),
             settled("settled-ipv4-64-pools", 1 << 19, Framing::Ipv4, UP, 64),
+            Row { realm: 7, ..settled("realm-keys", 1 << 19, Framing::Ipv4, UP, 1) },
+            Row { realm: 7, ..new("new-flow-realm-keys", Framing::Ipv4, 1) },
             settled("settled-ipv6", 1 << 17, Framing::Ipv6, UP, 1),
             settled("settled-ipv6", 1 << 20, Framing::Ipv6, UP, 1),
             Row { cpus: 2, ..settled("settled-ipv4-2-cpus", 1 << 10, Framing::Ipv4, UP, 1) },

@@ -10,7 +10,7 @@ use monitor_common::{
 };
 use peertally::datapath::{
     host::TableSizes,
-    object::{LoadOptions, LoadedObject},
+    object::{LoadOptions, LoadedObject, MonitoredInterface},
 };
 use peertally_tests::packet_table::load_options;
 
@@ -41,7 +41,8 @@ impl Subject {
             },
             pools,
             seed: None,
-            // Its interface is the loopback device, which the test runner's frames come from.
+            // The loopback device, which the test runner's frames come from.
+            interfaces: vec![MonitoredInterface { realm: row.realm, ..MonitoredInterface::access(1) }],
             ..load_options()
         };
         let Some(path) = build else {

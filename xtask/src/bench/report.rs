@@ -39,12 +39,6 @@ pub(super) struct NotMeasured {
     pub(super) reason: String,
 }
 
-/// What is missing from every run of this build.
-pub(super) fn not_measured() -> Vec<NotMeasured> {
-    let reason = "the kernel's keys have one realm only; a row without realms would measure nothing".to_owned();
-    vec![NotMeasured { path: "realm-keys".to_owned(), reason }]
-}
-
 /// One row of the packet path: ns of CPU time per packet above an empty program in the same run.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Row {
