@@ -1,5 +1,7 @@
 //! What the agent makes of a drain: rows for metrics, and policies that fired. Pure but for the time it takes.
 
+mod active;
+
 use std::{
     sync::Arc,
     time::{Duration, Instant},
@@ -10,13 +12,15 @@ use monitor_common::{
     tally::{TallyKey, Totals},
 };
 
+use active::Active;
+
 use crate::{
     config::Resolved,
     metrics::{
         node::{Bounded, NodeRows},
         top::{Top, TopRow},
     },
-    policy::{Engine, Event, PolicyCounts, Roster},
+    policy::{Engine, Event, Owner, PolicyCounts, Roster, TOGETHER},
     snapshot::Snapshot,
     subscriber::Pseudonyms,
 };
@@ -47,9 +51,9 @@ pub struct Analysis {
     engine: Engine,
     top: Top,
     node: NodeRows,
-    /// Drain number and protocols of each subscriber's last movement.
-    moved: Vec<(u64, u64)>,
-    drains: u64,
+    active: Active,
+    /// Whose the changes are that are being taken in.
+    owners: Vec<Owner>,
     pseudonyms: Pseudonyms,
     resolved: Arc<Resolved>,
 }
@@ -63,8 +67,8 @@ impl Analysis {
             engine: Engine::new(resolved.policies.clone()),
             top: Top::new(resolved.top_k),
             node: NodeRows::default(),
-            moved: Vec::new(),
-            drains: 0,
+            active: Active::default(),
+            owners: Vec::with_capacity(TOGETHER),
             pseudonyms,
             resolved,
         }
@@ -73,9 +77,19 @@ impl Analysis {
     /// Takes in a drain; returns what to publish, and each event with the hooks it goes to.
     pub fn take(&mut self, snapshot: Snapshot) -> (Published, Vec<Event>) {
         let begun = Instant::now();
-        self.drains += 1;
         let reused = self.roster.update(&snapshot);
-        let firings = self.engine.evaluate(&snapshot, &self.roster, &reused);
+        self.engine.begin(&snapshot, &self.roster, &reused);
+        self.top.begin(&snapshot, &self.roster);
+        self.active.begin(&self.roster);
+        // Some changes at a time: a million of them do not fit into the caches, and are read once for all that looks at them.
+        for changes in snapshot.changes.chunks(TOGETHER) {
+            self.roster.owners(changes, &mut self.owners);
+            self.engine.take(&snapshot, changes, &self.owners);
+            self.top.take(changes, &self.owners);
+            self.active.take(&self.owners);
+        }
+        let firings = self.engine.end(&snapshot, &self.roster);
+        self.top.end(&snapshot, &self.roster, &self.pseudonyms);
         let events = firings
             .into_iter()
             .filter_map(|firing| {
@@ -85,12 +99,11 @@ impl Analysis {
                 Some(Event::new(firing, policy, subscriber, &self.pseudonyms, node, inspection))
             })
             .collect();
-        self.top.update(&snapshot, &self.roster, &self.pseudonyms);
         let top = self.top.rows(&snapshot, &self.roster);
         let catch_all = snapshot.keys.iter().position(|key| *key == TallyKey::CATCH_ALL);
         let published = Published {
             node: self.node.bound(&snapshot.node),
-            active: self.active(&snapshot),
+            active: self.active.rows(),
             top,
             catch_all: catch_all.and_then(|slot| snapshot.totals.get(slot)).copied().unwrap_or_default(),
             policies: self
@@ -104,24 +117,5 @@ impl Analysis {
             snapshot: Arc::new(snapshot),
         };
         (published, events)
-    }
-
-    /// Counts the subscribers that moved, by protocol.
-    fn active(&mut self, snapshot: &Snapshot) -> Vec<(Protocol, u64)> {
-        self.moved.resize(self.roster.len(), (0, 0));
-        let mut counts = [0_u64; 64];
-        for change in &snapshot.changes {
-            let Some(key) = snapshot.keys.get(change.slot as usize) else { continue };
-            let Some(moved) = self.moved.get_mut(self.roster.of_slot(change.slot) as usize) else { continue };
-            if moved.0 != self.drains {
-                *moved = (self.drains, 0);
-            }
-            let bit = 1_u64.checked_shl(key.protocol.into()).unwrap_or(0);
-            if bit != 0 && moved.1 & bit == 0 {
-                moved.1 |= bit;
-                counts[usize::from(key.protocol)] += 1;
-            }
-        }
-        Protocol::ALL.iter().map(|protocol| (*protocol, counts[*protocol as usize])).collect()
     }
 }

@@ -83,6 +83,16 @@ impl Kernel {
         total.bytes_down += more.bytes_down;
     }
 
+    /// Gives the first two slots of subscribers to each other, as when both were removed and came again.
+    pub(crate) fn swap_hands(&mut self) {
+        if self.keys.len() > 2 {
+            let keys = Arc::make_mut(&mut self.keys);
+            keys.swap(1, 2);
+            self.slots.insert(keys[1], 1);
+            self.slots.insert(keys[2], 2);
+        }
+    }
+
     /// Counts at node level.
     pub(crate) fn count_node(&mut self, interface: &str, direction: Direction, verdict: Verdict, bytes: u64) {
         let same = |row: &NodeRow| &*row.interface == interface && row.direction == direction && row.verdict == verdict;

@@ -3,9 +3,11 @@
 //! Pure: values in, values out. No clock, no I/O, no hook is called from here. What a policy says is about P2P protocol
 //! traffic; it says nothing about what was transferred.
 
+mod class;
 pub mod engine;
 pub mod event;
 mod history;
+mod quantity;
 mod roster;
 #[cfg(test)]
 mod tests;
@@ -18,6 +20,7 @@ use monitor_common::protocol::{Confidence, Protocol, Verdict};
 pub use engine::{Engine, Outcome, PolicyCounts};
 pub use event::Event;
 pub use roster::Roster;
+pub(crate) use roster::{Owner, TOGETHER};
 
 use crate::config::choices::{Metric, PolicyDirection};
 

@@ -15,7 +15,11 @@ use monitor_common::{
     tally::TallyKey,
 };
 
-use crate::{policy::Roster, snapshot::Snapshot, subscriber::Pseudonyms};
+use crate::{
+    policy::{Owner, Roster},
+    snapshot::{Change, Snapshot},
+    subscriber::Pseudonyms,
+};
 
 /// Time after which traffic counts half.
 const HALF_LIFE: Duration = Duration::from_secs(600);
@@ -50,6 +54,8 @@ pub struct Top {
     scores: Vec<f64>,
     /// When the unit was 1.
     epoch: Option<Instant>,
+    /// What a byte of the drain that is taken in counts.
+    unit: f64,
     /// Pseudonym, and when it entered, of each member.
     members: HashMap<u32, (String, Instant)>,
 }
@@ -58,7 +64,7 @@ impl Top {
     /// An empty table for rank `rank`; 0 exports nothing.
     #[must_use]
     pub fn new(rank: usize) -> Self {
-        Self { rank, scores: Vec::new(), epoch: None, members: HashMap::new() }
+        Self { rank, scores: Vec::new(), epoch: None, unit: 1.0, members: HashMap::new() }
     }
 
     /// Most series that [`Top::rows`] makes: K times protocols times directions.
@@ -67,21 +73,30 @@ impl Top {
         self.rank * Protocol::ALL.len() * 2
     }
 
-    /// Takes in a drain.
-    pub fn update(&mut self, snapshot: &Snapshot, roster: &Roster, pseudonyms: &Pseudonyms) {
+    /// Begins to take in a drain.
+    pub(crate) fn begin(&mut self, snapshot: &Snapshot, roster: &Roster) {
+        if self.rank != 0 {
+            self.scores.resize(roster.len(), 0.0);
+            self.unit = self.weight(snapshot.taken);
+        }
+    }
+
+    /// Goes on with some of what moved, and whose each is.
+    pub(crate) fn take(&mut self, changes: &[Change], owners: &[Owner]) {
         if self.rank == 0 {
             return;
         }
-        self.scores.resize(roster.len(), 0.0);
-        let weight = self.weight(snapshot.taken);
-        for change in &snapshot.changes {
-            let Some(key) = snapshot.keys.get(change.slot as usize) else { continue };
-            if !is_p2p(key) {
-                continue;
+        for (change, owner) in changes.iter().zip(owners).filter(|(_, owner)| owner.is_p2p()) {
+            if let Some(score) = self.scores.get_mut(owner.subscriber as usize) {
+                *score += change.delta.bytes_up.saturating_add(change.delta.bytes_down) as f64 * self.unit;
             }
-            if let Some(score) = self.scores.get_mut(roster.of_slot(change.slot) as usize) {
-                *score += change.delta.bytes_up.saturating_add(change.delta.bytes_down) as f64 * weight;
-            }
+        }
+    }
+
+    /// Ends it: who enters, and who leaves.
+    pub(crate) fn end(&mut self, snapshot: &Snapshot, roster: &Roster, pseudonyms: &Pseudonyms) {
+        if self.rank == 0 {
+            return;
         }
         let leaders = self.leaders();
         let kept: HashMap<u32, usize> = leaders.iter().enumerate().map(|(rank, number)| (*number, rank)).collect();

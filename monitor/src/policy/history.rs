@@ -1,7 +1,10 @@
-//! What each tally did within one window: buckets with an amount for each tally, and limits common to all tallies.
+//! What each tally did lately: buckets with an amount for each tally, shared by all windows that look back over them.
 //!
-//! A bucket is a whole number of drains, so a window is never guessed: its sum is exact over the span it covers. The
-//! span is at most the policy's window (within [`tolerance`]) and at most one bucket and one drain shorter.
+//! A window begins where a bucket does, and a bucket is a whole number of drains, so a window is never guessed: its sum is exact
+//! over the span it covers. The span is at most the policy's window (within [`tolerance`]) and at most a fifteenth of it and one
+//! drain shorter. Each window says where it needs a bucket to begin, from the times of the drains alone: what it covers does not
+//! depend on the other windows. A drain adds to one bucket, however many windows there are; where no window can begin any more,
+//! two buckets become one.
 //!
 //! A bucket holds the amounts of all tallies side by side, since a drain adds to one bucket of a million tallies, and the
 //! sum over all buckets is asked for of a few of them.
@@ -11,11 +14,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Buckets of a window, but for the one that is being filled.
-const BUCKETS: u32 = 15;
-
-/// Place of a tally without history.
-const NO_HISTORY: u32 = u32::MAX;
+/// Beginnings of a window, but for the one of the bucket that is being filled.
+const BEGINNINGS: u32 = 15;
 
 /// How much longer than asked the span of a window may be: drains do not come at exact times.
 pub(super) fn tolerance(window: Duration) -> Duration {
@@ -30,88 +30,135 @@ struct Bucket {
     amounts: Vec<u64>,
 }
 
-/// Histories of all tallies over one window and one quantity.
+/// How far one window looks back.
 #[derive(Debug)]
+struct Window {
+    longest: Duration,
+    step: Duration,
+    /// Where it begins, and where it will begin later, oldest first. Each is the beginning of a bucket.
+    begins: VecDeque<Instant>,
+    /// Its oldest bucket; their number while the window is not open.
+    first: usize,
+}
+
+/// Histories of all tallies of one quantity.
+#[derive(Debug, Default)]
 pub(super) struct History {
-    window: Duration,
+    windows: Vec<Window>,
     /// Oldest first; the last one is the current.
     buckets: VecDeque<Bucket>,
-    /// Place of each slot in the buckets.
-    places: Vec<u32>,
-    /// Places that are taken.
-    taken: u32,
+    /// Memory of a bucket that is gone.
+    spare: Vec<u64>,
+    /// Sums from each bucket on.
+    scratch: Vec<u64>,
 }
 
 impl History {
-    pub(super) fn new(window: Duration) -> Self {
-        Self { window, buckets: VecDeque::new(), places: Vec::new(), taken: 0 }
+    /// Adds a window; it has the next number.
+    pub(super) fn include(&mut self, window: Duration) {
+        let longest = window + tolerance(window);
+        self.windows.push(Window { longest, step: longest / BEGINNINGS, begins: VecDeque::new(), first: 0 });
     }
 
-    /// Begins a drain that covers the time from `from` to `to`, and lets go of buckets older than the window.
+    /// Begins a drain that covers the time from `from` to `to`, and lets go of what is older than all windows.
     pub(super) fn advance(&mut self, from: Instant, to: Instant) {
-        let longest = self.window + tolerance(self.window);
-        let step = longest / BUCKETS;
-        let full = self.buckets.back().is_none_or(|bucket| from.saturating_duration_since(bucket.begun) >= step);
-        let mut room = Vec::new();
-        let is_old = |bucket: &Bucket| to.saturating_duration_since(bucket.begun) > longest;
-        while self.buckets.front().is_some_and(is_old) {
-            room = self.buckets.pop_front().map(|bucket| bucket.amounts).unwrap_or_default();
+        let mut begins = false;
+        for window in &mut self.windows {
+            begins |= window.advance(from, to);
         }
-        if full && to.saturating_duration_since(from) <= longest {
-            room.clear();
-            self.buckets.push_back(Bucket { begun: from, amounts: room });
+        let oldest = self.windows.iter().filter_map(|window| window.begins.front()).min();
+        while self.buckets.front().is_some_and(|bucket| oldest.is_none_or(|oldest| bucket.begun < *oldest)) {
+            if let Some(bucket) = self.buckets.pop_front() {
+                self.spare = bucket.amounts;
+            }
+        }
+        self.merge();
+        if begins {
+            let mut amounts = std::mem::take(&mut self.spare);
+            amounts.clear();
+            self.buckets.push_back(Bucket { begun: from, amounts });
+        }
+        for window in &mut self.windows {
+            let begin = window.begins.front();
+            window.first = begin.map_or(self.buckets.len(), |begin| {
+                self.buckets.partition_point(|bucket| bucket.begun < *begin)
+            });
         }
     }
 
-    /// Whether the window holds anything: not if the last drain alone took longer than the window.
+    /// Makes one of two buckets between which no window begins any more: of one pair only, since it takes as long as a drain does
+    /// to add, and no more than one bucket is made at a time.
+    fn merge(&mut self) {
+        let is_needed = |bucket: &Bucket| {
+            self.windows.iter().any(|window| window.begins.binary_search(&bucket.begun).is_ok())
+        };
+        let Some(at) = (1..self.buckets.len()).find(|at| !is_needed(&self.buckets[*at])) else { return };
+        let Some(mut later) = self.buckets.remove(at) else { return };
+        let earlier = &mut self.buckets[at - 1].amounts;
+        if earlier.len() < later.amounts.len() {
+            std::mem::swap(earlier, &mut later.amounts);
+        }
+        for (sum, amount) in earlier.iter_mut().zip(&later.amounts) {
+            *sum = sum.saturating_add(*amount);
+        }
+        self.spare = later.amounts;
+    }
+
+    /// Whether any window holds anything: not if the last drain alone took longer than all of them.
     pub(super) fn is_open(&self) -> bool {
         !self.buckets.is_empty()
     }
 
-    /// When the oldest traffic of the window may have passed.
-    pub(super) fn begin(&self) -> Option<Instant> {
-        self.buckets.front().map(|bucket| bucket.begun)
+    /// When the oldest traffic of a window may have passed; `None` while the window is not open.
+    pub(super) fn begin(&self, window: usize) -> Option<Instant> {
+        self.windows.get(window).and_then(|window| window.begins.front().copied())
     }
 
-    /// Adds to a tally's current bucket. A no-op while the window is not open.
-    pub(super) fn add(&mut self, slot: u32, amount: u64) {
-        let Some(bucket) = self.buckets.back_mut() else { return };
-        let slot = slot as usize;
-        if slot >= self.places.len() {
-            self.places.resize(slot + 1, NO_HISTORY);
-        }
-        let place = &mut self.places[slot];
-        if *place == NO_HISTORY {
-            *place = self.taken;
-            self.taken += 1;
-        }
-        let place = *place as usize;
-        if place >= bucket.amounts.len() {
+    /// The current bucket's amounts of places below `places`. Empty while no window is open.
+    pub(super) fn current(&mut self, places: usize) -> &mut [u64] {
+        let Some(bucket) = self.buckets.back_mut() else { return &mut [] };
+        let amounts = &mut bucket.amounts;
+        if amounts.len() < places {
             // A sixteenth more than is needed, not twice as much: there are many buckets.
-            let length = (self.taken as usize).max(place + 1);
-            bucket.amounts.reserve_exact(length + length / 16 - bucket.amounts.len());
-            bucket.amounts.resize(length, 0);
+            if amounts.capacity() < places {
+                amounts.reserve_exact(places + places / 16 - amounts.len());
+            }
+            amounts.resize(places, 0);
         }
-        let now = &mut bucket.amounts[place];
-        *now = now.saturating_add(amount);
+        amounts
     }
 
-    /// What the window holds of a tally.
-    pub(super) fn sum(&self, slot: u32) -> u64 {
-        let Some(place) = self.place(slot) else { return 0 };
-        let amounts = self.buckets.iter().filter_map(|bucket| bucket.amounts.get(place));
-        amounts.fold(0, |sum: u64, amount| sum.saturating_add(*amount))
+    /// What each window holds of a place, one after the other at the end of `sums`.
+    pub(super) fn sums(&mut self, place: usize, sums: &mut Vec<u64>) {
+        self.scratch.clear();
+        self.scratch.resize(self.buckets.len() + 1, 0);
+        let mut sum: u64 = 0;
+        for (index, bucket) in self.buckets.iter().enumerate().rev() {
+            sum = sum.saturating_add(bucket.amounts.get(place).copied().unwrap_or(0));
+            self.scratch[index] = sum;
+        }
+        sums.extend(self.windows.iter().map(|window| self.scratch[window.first]));
     }
 
-    /// Forgets a tally whose slot now belongs to another key.
-    pub(super) fn forget(&mut self, slot: u32) {
-        let Some(place) = self.place(slot) else { return };
+    /// Forgets a place whose slot now belongs to another key.
+    pub(super) fn forget(&mut self, place: usize) {
         for amount in self.buckets.iter_mut().filter_map(|bucket| bucket.amounts.get_mut(place)) {
             *amount = 0;
         }
     }
+}
 
-    fn place(&self, slot: u32) -> Option<usize> {
-        self.places.get(slot as usize).filter(|place| **place != NO_HISTORY).map(|place| *place as usize)
+impl Window {
+    /// Moves on to a drain; whether a bucket must begin with it.
+    fn advance(&mut self, from: Instant, to: Instant) -> bool {
+        while self.begins.front().is_some_and(|begun| to.saturating_duration_since(*begun) > self.longest) {
+            self.begins.pop_front();
+        }
+        let is_full = self.begins.back().is_none_or(|begun| from.saturating_duration_since(*begun) >= self.step);
+        let begins = is_full && to.saturating_duration_since(from) <= self.longest;
+        if begins {
+            self.begins.push_back(from);
+        }
+        begins
     }
 }

@@ -1,16 +1,46 @@
 //! Dense numbers for subscribers, so that what is kept per subscriber is an array and not a hash table.
 
-use std::{collections::HashMap, iter, sync::Arc};
+use std::{
+    hash::{BuildHasher as _, RandomState},
+    iter,
+    sync::Arc,
+};
 
-use monitor_common::tally::TallyKey;
+use hashbrown::{HashTable, hash_table::Entry};
+use monitor_common::{protocol::Confidence, tally::TallyKey};
 
-use crate::{snapshot::Snapshot, subscriber::Subscriber};
+use super::class::Class;
+use crate::{
+    snapshot::{Change, Snapshot},
+    subscriber::Subscriber,
+};
+
+/// Changes that everything takes in before any takes the next: few enough to stay in the caches.
+pub(crate) const TOGETHER: usize = 2048;
 
 /// Number of no subscriber: the catch-all tally.
-pub(super) const NOBODY: u32 = u32::MAX;
+pub(crate) const NOBODY: u32 = u32::MAX;
 
 /// Ends the list of a subscriber's slots.
 const NO_SLOT: u32 = u32::MAX;
+
+/// Whose a tally is, and what it counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Owner {
+    /// Number of the subscriber; [`NOBODY`] for the catch-all.
+    pub(crate) subscriber: u32,
+    /// Protocol and confidence.
+    pub(crate) class: Class,
+}
+
+impl Owner {
+    const NOBODY: Self = Self { subscriber: NOBODY, class: Class::NONE };
+
+    /// Whether its traffic makes a subscriber a P2P subscriber.
+    pub(crate) fn is_p2p(self) -> bool {
+        self.class.confidence_number() != Confidence::None as usize
+    }
+}
 
 /// Which subscriber each tally slot belongs to, and which slots each subscriber has.
 #[derive(Debug, Default)]
@@ -18,12 +48,16 @@ pub struct Roster {
     keys: Arc<Vec<TallyKey>>,
     /// Subscriber number of each slot.
     of_slot: Vec<u32>,
+    /// What each slot counts: the keys have it, too, in twelve times the memory.
+    classes: Vec<Class>,
     /// The next slot of the same subscriber, of each slot: a list of its own for each subscriber would take seven times as much.
     next: Vec<u32>,
     subscribers: Vec<Subscriber>,
     /// First and last slot of each subscriber.
     ends: Vec<(u32, u32)>,
-    numbers: HashMap<Subscriber, u32>,
+    /// Numbers by subscriber, which `subscribers` has: a table of both would take five times as much.
+    numbers: HashTable<u32>,
+    hasher: RandomState,
 }
 
 impl Roster {
@@ -37,6 +71,7 @@ impl Roster {
             if self.keys[slot] != snapshot.keys[slot] {
                 self.unlink(slot as u32);
                 self.of_slot[slot] = self.number(&snapshot.keys[slot], slot);
+                self.classes[slot] = Class::of(&snapshot.keys[slot]);
                 reused.push(slot as u32);
             }
         }
@@ -44,6 +79,7 @@ impl Roster {
         for slot in self.of_slot.len()..snapshot.keys.len() {
             let number = self.number(&snapshot.keys[slot], slot);
             self.of_slot.push(number);
+            self.classes.push(Class::of(&snapshot.keys[slot]));
         }
         self.keys = Arc::clone(&snapshot.keys);
         reused
@@ -51,12 +87,19 @@ impl Roster {
 
     fn number(&mut self, key: &TallyKey, slot: usize) -> u32 {
         let Some(subscriber) = Subscriber::of(key) else { return NOBODY };
-        let next = self.subscribers.len() as u32;
-        let number = *self.numbers.entry(subscriber).or_insert(next);
-        if number == next {
-            self.subscribers.push(subscriber);
-            self.ends.push((NO_SLOT, NO_SLOT));
-        }
+        let (subscribers, hasher) = (&self.subscribers, &self.hasher);
+        let is_same = |number: &u32| subscribers[*number as usize] == subscriber;
+        let hash = |number: &u32| hasher.hash_one(subscribers[*number as usize]);
+        let number = match self.numbers.entry(hasher.hash_one(subscriber), is_same, hash) {
+            Entry::Occupied(entry) => *entry.get(),
+            Entry::Vacant(entry) => {
+                let number = subscribers.len() as u32;
+                entry.insert(number);
+                self.subscribers.push(subscriber);
+                self.ends.push((NO_SLOT, NO_SLOT));
+                number
+            }
+        };
         self.link(number, slot as u32);
         number
     }
@@ -88,6 +131,20 @@ impl Roster {
     #[must_use]
     pub fn of_slot(&self, slot: u32) -> u32 {
         self.of_slot.get(slot as usize).copied().unwrap_or(NOBODY)
+    }
+
+    /// Whose a slot is, and what it counts.
+    pub(crate) fn owner(&self, slot: u32) -> Owner {
+        match (self.of_slot.get(slot as usize), self.classes.get(slot as usize)) {
+            (Some(subscriber), Some(class)) => Owner { subscriber: *subscriber, class: *class },
+            _ => Owner::NOBODY,
+        }
+    }
+
+    /// Whose each change is, in place of what `owners` held.
+    pub(crate) fn owners(&self, changes: &[Change], owners: &mut Vec<Owner>) {
+        owners.clear();
+        owners.extend(changes.iter().map(|change| self.owner(change.slot)));
     }
 
     /// The key of a slot.

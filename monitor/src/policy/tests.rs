@@ -217,6 +217,60 @@ proptest! {
         }
     }
 
+    /// Windows that share a history say what each alone says, however long the drains and whoever uses a slot again.
+    #[test]
+    fn windows_do_not_influence_each_other(
+        rules in prop::collection::vec((1_u64..1500, 1_u64..200, 0_usize..2, 0_usize..2), 1..8),
+        steps in prop::collection::vec((1_u8..4, 0_usize..3, 0_u64..400, 50_u64..12_000, any::<bool>()), 1..120),
+    ) {
+        let protocols = [Protocol::BitTorrent, Protocol::EDonkey, Protocol::Gnutella];
+        let rules: Vec<Policy> = rules.into_iter().map(|(threshold, window, protocol, direction)| {
+            let mut rule = policy(threshold, window, 20);
+            if protocol == 0 {
+                rule.protocols = ProtocolSet::EMPTY;
+                rule.protocols.insert(protocols[0]);
+            }
+            rule.direction = [PolicyDirection::Up, PolicyDirection::Both][direction];
+            rule
+        }).collect();
+        let mut together = Bench::new(rules.clone());
+        // Looks at all policies of whoever moves.
+        let mut thorough = Bench::new(rules.clone());
+        let mut alone: Vec<Bench> = rules.iter().map(|rule| Bench::new(vec![rule.clone()])).collect();
+        let mut at_ms = 0;
+        for (host, protocol, amount, wait_ms, swap) in steps {
+            at_ms += wait_ms;
+            let key = key(&format!("10.0.0.{host}"), protocols[protocol], Confidence::Signature);
+            let advance = |bench: &mut Bench| {
+                if swap { bench.kernel.swap_hands(); }
+                bench.kernel.count(key, bytes(amount, 3));
+                bench.drain_ms(at_ms)
+            };
+            let mut found: Vec<Firing> = advance(&mut together);
+            let mut expected = Vec::new();
+            for (index, bench) in alone.iter_mut().enumerate() {
+                expected.extend(advance(bench).into_iter().map(|firing| Firing { policy: index, ..firing }));
+            }
+            let order = |firing: &Firing| (firing.policy, firing.subscriber);
+            found.sort_by_key(order);
+            expected.sort_by_key(order);
+            // Each bench has a clock of its own: spans are compared, not times.
+            let plain = |firings: &[Firing]| -> Vec<_> {
+                let span = |firing: &Firing| firing.window_end.duration_since(firing.window_start).expect("ordered");
+                let all = firings.iter();
+                all.map(|each| (each.policy, each.subscriber, each.value, each.parts.clone(), span(each))).collect()
+            };
+            prop_assert_eq!(plain(&found), plain(&expected));
+            thorough.engine.distrust_limits();
+            let mut expected = advance(&mut thorough);
+            expected.sort_by_key(order);
+            prop_assert_eq!(plain(&found), plain(&expected));
+            prop_assert_eq!(together.engine.counts(), thorough.engine.counts());
+            let counts: Vec<PolicyCounts> = alone.iter().map(|bench| bench.engine.counts()[0]).collect();
+            prop_assert_eq!(together.engine.counts(), &counts[..]);
+        }
+    }
+
     /// Many policies at once say what each alone says.
     #[test]
     fn policies_do_not_influence_each_other(
