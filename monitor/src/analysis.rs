@@ -75,7 +75,7 @@ impl Analysis {
     }
 
     /// Takes in a drain; returns what to publish, and each event with the hooks it goes to.
-    pub fn take(&mut self, snapshot: Snapshot) -> (Published, Vec<Event>) {
+    pub fn take(&mut self, mut snapshot: Snapshot) -> (Published, Vec<Event>) {
         let begun = Instant::now();
         let reused = self.roster.update(&snapshot);
         self.engine.begin(&snapshot, &self.roster, &reused);
@@ -100,6 +100,7 @@ impl Analysis {
             })
             .collect();
         let top = self.top.rows(&snapshot, &self.roster);
+        snapshot.changes = Vec::new();
         let catch_all = snapshot.keys.iter().position(|key| *key == TallyKey::CATCH_ALL);
         let published = Published {
             node: self.node.bound(&snapshot.node),

@@ -135,7 +135,7 @@ impl Kernel {
             interval,
             drain_duration: Duration::from_millis(3),
             keys: Arc::clone(&self.keys),
-            totals: self.totals.clone(),
+            totals: Arc::new(self.totals.clone()),
             changes,
             node: self.node.clone(),
             skipped: Reason::ALL.iter().map(|reason| (*reason, 0)).collect(),

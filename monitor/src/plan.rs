@@ -7,7 +7,7 @@
 
 mod show;
 
-use std::fs;
+use std::{collections::HashSet, fs};
 
 use aya::util::nr_cpus;
 use aya_obj::Object;
@@ -39,9 +39,13 @@ const TRIE_NODE: u64 = 40;
 /// The agent without a tally: program, threads, runtime.
 const AGENT_BYTES: u64 = 18 << 20;
 /// What the agent keeps for each tally, the drain under way included.
-const AGENT_BYTES_PER_TALLY: u64 = 280;
-/// What it keeps for each tally that moved within a policy's window, for each different window.
-const AGENT_BYTES_PER_TALLY_AND_WINDOW: u64 = 140;
+const AGENT_BYTES_PER_TALLY: u64 = 185;
+/// What a drain says of each tally that moved (`snapshot::Change`).
+const AGENT_BYTES_PER_CHANGE: u64 = 48;
+/// What it keeps for each tally that a policy covers, for each metric and direction: place, limit and sum, and a bucket's memory at hand.
+const AGENT_BYTES_PER_TALLY_AND_QUANTITY: u64 = 28;
+/// The same, for each different window of a metric and direction: at most sixteen buckets of its own.
+const AGENT_BYTES_PER_TALLY_AND_WINDOW: u64 = 128;
 
 /// One table in the kernel.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -134,11 +138,18 @@ impl Plan {
     pub fn new(resolved: &Resolved) -> Result<Self, PlanError> {
         let (flows, tallies, endpoints) = (resolved.flows, resolved.tallies, resolved.endpoints);
         let tables = tables(&TableSizes { flows, tallies, endpoints }, resolved.watchlist.entries.len() as u32)?;
-        let mut windows: Vec<_> = resolved.policies.iter().map(|policy| policy.window).collect();
-        windows.sort();
-        windows.dedup();
         let tallies = u64::from(tallies);
-        let per_tally = AGENT_BYTES_PER_TALLY + AGENT_BYTES_PER_TALLY_AND_WINDOW * windows.len() as u64;
+        let quantities: HashSet<_> =
+            resolved.policies.iter().map(|policy| (policy.metric.label(), policy.direction.label())).collect();
+        let windows: HashSet<_> = resolved
+            .policies
+            .iter()
+            .map(|policy| (policy.metric.label(), policy.direction.label(), policy.window))
+            .collect();
+        let per_tally = AGENT_BYTES_PER_TALLY
+            + AGENT_BYTES_PER_CHANGE
+            + AGENT_BYTES_PER_TALLY_AND_QUANTITY * quantities.len() as u64
+            + AGENT_BYTES_PER_TALLY_AND_WINDOW * windows.len() as u64;
         let index: u64 = tables
             .iter()
             .filter(|table| ["TALLY_SLOTS", "SLOT_CACHE"].contains(&table.name.as_str()))
@@ -255,7 +266,7 @@ mod tests {
         assert_eq!(more / 4096, 262_144 * one.bytes_per_tally / 4096, "{} bytes a tally", one.bytes_per_tally);
         assert_eq!(one.bytes_per_flow, 64);
         assert_eq!(plan("[capacity]\nflows = 1048576\n").kernel_bytes - plan("").kernel_bytes, 64 << 19);
-        assert_eq!(two.agent_bytes - one.agent_bytes, 262_144 * AGENT_BYTES_PER_TALLY);
+        assert_eq!(two.agent_bytes - one.agent_bytes, 262_144 * (AGENT_BYTES_PER_TALLY + AGENT_BYTES_PER_CHANGE));
     }
 
     #[test]

@@ -143,7 +143,8 @@ impl Source for Session {
         let begun = Instant::now();
         let view = self.object.view();
         view.settings.clock_s.store(clock::now_s());
-        let reading = view.read(PENDING_IDLE_SECONDS);
+        let mut reading = self.ledger.memory();
+        view.read_into(PENDING_IDLE_SECONDS, &mut reading);
         self.lost += reading.lost;
         // What can fail comes before the ledger moves on: then the next drain still has what this one could not report.
         let skipped = self.object.skipped()?;

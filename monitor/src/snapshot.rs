@@ -28,8 +28,8 @@ pub struct Snapshot {
     /// Key of each tally, by slot. Slot 0 is [`TallyKey::CATCH_ALL`].
     pub keys: Arc<Vec<TallyKey>>,
     /// Cumulative counters of each tally, by slot; same length as `keys`. They never go down, restarts included.
-    pub totals: Vec<Totals>,
-    /// Tallies that moved since the drain before, by slot, in slot order.
+    pub totals: Arc<Vec<Totals>>,
+    /// Tallies that moved since the drain before, by slot, in slot order. Nothing once the drain was evaluated: it would only be kept.
     pub changes: Vec<Change>,
     /// Node-level counters that are not zero.
     pub node: Vec<NodeRow>,

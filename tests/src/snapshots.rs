@@ -16,7 +16,7 @@ pub fn empty() -> Snapshot {
         interval: Duration::from_secs(10),
         drain_duration: Duration::ZERO,
         keys: Arc::default(),
-        totals: Vec::new(),
+        totals: Arc::default(),
         changes: Vec::new(),
         node: Vec::new(),
         skipped: Vec::new(),

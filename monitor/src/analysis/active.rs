@@ -104,7 +104,7 @@ mod tests {
     #[test]
     fn the_number_of_the_drain_may_come_round() {
         let (mut kernel, mut active, mut roster) = (Kernel::new(), Active::default(), Roster::default());
-        active.drain = u64::MAX & !PROTOCOLS;
+        active.drain = !PROTOCOLS;
         for drain in 0..3 {
             kernel.count(key("10.0.0.1", Protocol::BitTorrent, Confidence::Signature), bytes(1, 0));
             assert_eq!(count(&mut kernel, &mut active, &mut roster, drain), [(Protocol::BitTorrent, 1)]);

@@ -5,8 +5,8 @@
 //! would make most of the series a server stores. Nothing is sorted but the `2 K` highest scores.
 
 use std::{
-    cmp::Reverse,
-    collections::{BinaryHeap, HashMap},
+    cmp::Ordering,
+    collections::HashMap,
     time::{Duration, Instant},
 };
 
@@ -46,6 +46,11 @@ pub struct TopRow {
     pub bytes_down: u64,
 }
 
+/// The order of (score, subscriber): of equal scores, the subscriber seen first comes first.
+fn higher_first(left: &(f64, u32), right: &(f64, u32)) -> Ordering {
+    right.0.total_cmp(&left.0).then(left.1.cmp(&right.1))
+}
+
 /// Scores and members.
 #[derive(Debug)]
 pub struct Top {
@@ -56,6 +61,8 @@ pub struct Top {
     epoch: Option<Instant>,
     /// What a byte of the drain that is taken in counts.
     unit: f64,
+    /// Scores and subscribers that may be among the first.
+    leading: Vec<(f64, u32)>,
     /// Pseudonym, and when it entered, of each member.
     members: HashMap<u32, (String, Instant)>,
 }
@@ -64,7 +71,7 @@ impl Top {
     /// An empty table for rank `rank`; 0 exports nothing.
     #[must_use]
     pub fn new(rank: usize) -> Self {
-        Self { rank, scores: Vec::new(), epoch: None, unit: 1.0, members: HashMap::new() }
+        Self { rank, scores: Vec::new(), epoch: None, unit: 1.0, leading: Vec::new(), members: HashMap::new() }
     }
 
     /// Most series that [`Top::rows`] makes: K times protocols times directions.
@@ -124,20 +131,26 @@ impl Top {
     }
 
     /// The `2 K` subscribers with the highest scores, highest first.
-    fn leaders(&self) -> Vec<u32> {
+    fn leaders(&mut self) -> Vec<u32> {
         let room = self.rank * 2;
-        let mut heap: BinaryHeap<Reverse<(u64, u32)>> = BinaryHeap::with_capacity(room + 1);
-        for (number, score) in self.scores.iter().enumerate().filter(|(_, score)| **score > 0.0) {
-            // The bits of positive floats are in the order of their values.
-            let bits = score.to_bits();
-            if heap.len() < room {
-                heap.push(Reverse((bits, number as u32)));
-            } else if heap.peek().is_some_and(|Reverse((least, _))| bits > *least) {
-                heap.pop();
-                heap.push(Reverse((bits, number as u32)));
+        // Those that may be among them are gathered until there are many times as many as there is room for, and most are let
+        // go of at once: a heap takes a long time over scores that rise with the subscribers' numbers.
+        let most = room * 4 + 1024;
+        self.leading.clear();
+        let mut least = 0.0;
+        for (number, score) in self.scores.iter().enumerate() {
+            if *score <= least {
+                continue;
+            }
+            self.leading.push((*score, number as u32));
+            if self.leading.len() == most {
+                let (_, last, _) = self.leading.select_nth_unstable_by(room - 1, higher_first);
+                least = last.0;
+                self.leading.truncate(room);
             }
         }
-        heap.into_sorted_vec().into_iter().map(|Reverse((_, number))| number).collect()
+        self.leading.sort_unstable_by(higher_first);
+        self.leading.iter().take(room).map(|(_, number)| *number).collect()
     }
 
     /// Ends the stay of the lowest members while there are more than `2 K`.
@@ -185,5 +198,26 @@ impl Top {
             }
         }
         rows
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_leaders_are_those_of_the_highest_scores_in_any_order_of_subscribers() {
+        let count = 20_000_u64;
+        // Rising, falling, mixed, many equal ones.
+        let orders: [fn(u64) -> u64; 4] = [|n| n, |n| 20_000 - n, |n| n * 7919 % 20_011, |n| n * 7919 % 13];
+        for (rank, order) in [1, 50, 1000, 20_000].into_iter().flat_map(|rank| orders.map(|order| (rank, order))) {
+            let mut top = Top::new(rank);
+            top.scores = (0..count).map(|number| order(number) as f64).collect();
+            let mut expected: Vec<u32> = (0..count as u32).filter(|number| top.score(*number) > 0.0).collect();
+            // Stable: of equal scores, the lower number.
+            expected.sort_by(|left, right| top.score(*right).total_cmp(&top.score(*left)));
+            expected.truncate(rank * 2);
+            assert_eq!(top.leaders(), expected, "rank {rank}");
+        }
     }
 }

@@ -70,8 +70,7 @@ impl Engine {
     pub fn new(policies: Vec<Policy>) -> Self {
         let mut quantities: Vec<Quantity> = Vec::new();
         for (index, policy) in policies.iter().enumerate() {
-            let same =
-                |quantity: &Quantity| quantity.metric == policy.metric && quantity.direction == policy.direction;
+            let same = |quantity: &Quantity| quantity.metric == policy.metric && quantity.direction == policy.direction;
             let position = quantities.iter().position(same).unwrap_or_else(|| {
                 quantities.push(Quantity::new(policy));
                 quantities.len() - 1
@@ -80,14 +79,7 @@ impl Engine {
         }
         let counts = vec![PolicyCounts::default(); policies.len()];
         let policies = policies.into_iter().map(Arc::new).collect();
-        Self {
-            policies,
-            quantities,
-            cooling: HashMap::new(),
-            sweep_at: 1024,
-            counts,
-            holdings: Holdings::default(),
-        }
+        Self { policies, quantities, cooling: HashMap::new(), sweep_at: 1024, counts, holdings: Holdings::default() }
     }
 
     /// The policies, by index.

@@ -80,18 +80,16 @@ impl History {
         }
         for window in &mut self.windows {
             let begin = window.begins.front();
-            window.first = begin.map_or(self.buckets.len(), |begin| {
-                self.buckets.partition_point(|bucket| bucket.begun < *begin)
-            });
+            window.first =
+                begin.map_or(self.buckets.len(), |begin| self.buckets.partition_point(|bucket| bucket.begun < *begin));
         }
     }
 
     /// Makes one of two buckets between which no window begins any more: of one pair only, since it takes as long as a drain does
     /// to add, and no more than one bucket is made at a time.
     fn merge(&mut self) {
-        let is_needed = |bucket: &Bucket| {
-            self.windows.iter().any(|window| window.begins.binary_search(&bucket.begun).is_ok())
-        };
+        let is_needed =
+            |bucket: &Bucket| self.windows.iter().any(|window| window.begins.binary_search(&bucket.begun).is_ok());
         let Some(at) = (1..self.buckets.len()).find(|at| !is_needed(&self.buckets[*at])) else { return };
         let Some(mut later) = self.buckets.remove(at) else { return };
         let earlier = &mut self.buckets[at - 1].amounts;

@@ -1,6 +1,7 @@
 //! From readings of the tables to snapshots: totals that never go down, and what moved since the drain before.
 
 use std::{
+    iter,
     sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
@@ -19,7 +20,10 @@ use crate::{
 /// What is remembered between drains.
 #[derive(Debug, Default)]
 pub(super) struct Ledger {
-    totals: Vec<Totals>,
+    /// Those of the last snapshot, which others read, too.
+    totals: Arc<Vec<Totals>>,
+    /// Those of the one before it, for their memory.
+    spare: Arc<Vec<Totals>>,
     node: Vec<NodeCounts>,
     keys: Arc<Vec<TallyKey>>,
     /// Slots whose key was not written yet when they were read.
@@ -36,11 +40,16 @@ pub(super) struct Surroundings<'a> {
 }
 
 impl Ledger {
+    /// Memory for the next reading. That of the last snapshot but one, unless somebody still reads it.
+    pub(super) fn memory(&mut self) -> Reading {
+        Reading { totals: Arc::try_unwrap(std::mem::take(&mut self.spare)).unwrap_or_default(), ..Reading::default() }
+    }
+
     /// Turns a reading into a snapshot; skips, events and attachments are the caller's to fill in.
     pub(super) fn snapshot(
         &mut self,
         view: &View<'_>,
-        mut reading: Reading,
+        reading: Reading,
         begun: Instant,
         surroundings: &Surroundings<'_>,
     ) -> Snapshot {
@@ -48,7 +57,7 @@ impl Ledger {
         let interval = self.last.map_or(Duration::ZERO, |last| begun.duration_since(last));
         self.last = Some(begun);
         self.name(view, reading.totals.len());
-        let changes = self.advance(&mut reading.totals, baseline);
+        let changes = self.advance(reading.totals, baseline);
         self.advance_node(&reading.node);
         Snapshot {
             taken_at: SystemTime::now(),
@@ -56,7 +65,7 @@ impl Ledger {
             interval,
             drain_duration: begun.elapsed(),
             keys: Arc::clone(&self.keys),
-            totals: reading.totals,
+            totals: Arc::clone(&self.totals),
             changes,
             node: self.node_rows(surroundings.interfaces),
             skipped: Vec::new(),
@@ -104,14 +113,18 @@ impl Ledger {
         }
     }
 
-    /// Takes the higher of what was known and what was read, here and in the reading; what moved. The first drain moves nothing:
-    /// what pinned tables hold from before is no traffic of this interval.
-    fn advance(&mut self, read: &mut Vec<Totals>, baseline: bool) -> Vec<Change> {
+    /// Takes the higher of what was known and what was read as what is known; what moved. The first drain moves nothing: what pinned
+    /// tables hold from before is no traffic of this interval.
+    fn advance(&mut self, mut read: Vec<Totals>, baseline: bool) -> Vec<Change> {
         let mut changes = Vec::new();
-        let slots = read.len().max(self.totals.len());
-        self.totals.resize(slots, Totals::default());
-        read.resize(slots, Totals::default());
-        for (slot, (known, read)) in self.totals.iter_mut().zip(&mut *read).enumerate() {
+        if read.len() < self.totals.len() {
+            read.resize(self.totals.len(), Totals::default());
+        }
+        let known = self.totals.iter().copied().chain(iter::repeat(Totals::default()));
+        for (slot, (known, read)) in known.zip(&mut read).enumerate() {
+            if *read == known {
+                continue;
+            }
             let delta = Totals {
                 flows: read.flows.saturating_sub(known.flows),
                 packets_up: read.packets_up.saturating_sub(known.packets_up),
@@ -119,20 +132,18 @@ impl Ledger {
                 packets_down: read.packets_down.saturating_sub(known.packets_down),
                 bytes_down: read.bytes_down.saturating_sub(known.bytes_down),
             };
-            if delta == Totals::default() {
-                *read = *known;
-                continue;
-            }
-            known.flows += delta.flows;
-            known.packets_up += delta.packets_up;
-            known.bytes_up += delta.bytes_up;
-            known.packets_down += delta.packets_down;
-            known.bytes_down += delta.bytes_down;
-            *read = *known;
-            if !baseline {
+            *read = Totals {
+                flows: known.flows + delta.flows,
+                packets_up: known.packets_up + delta.packets_up,
+                bytes_up: known.bytes_up + delta.bytes_up,
+                packets_down: known.packets_down + delta.packets_down,
+                bytes_down: known.bytes_down + delta.bytes_down,
+            };
+            if !baseline && delta != Totals::default() {
                 changes.push(Change { slot: slot as u32, delta });
             }
         }
+        self.spare = std::mem::replace(&mut self.totals, Arc::new(read));
         changes
     }
 
@@ -180,18 +191,32 @@ mod tests {
     #[test]
     fn the_first_drain_is_a_baseline() {
         let mut ledger = Ledger::default();
-        assert_eq!(ledger.advance(&mut vec![totals(0), totals(500)], true), []);
-        assert_eq!(ledger.advance(&mut vec![totals(0), totals(700)], false), [Change { slot: 1, delta: totals(200) }]);
+        assert_eq!(ledger.advance(vec![totals(0), totals(500)], true), []);
+        assert_eq!(ledger.advance(vec![totals(0), totals(700)], false), [Change { slot: 1, delta: totals(200) }]);
     }
 
     #[test]
     fn a_reading_that_misses_a_flow_moves_nothing_back() {
         let mut ledger = Ledger::default();
-        ledger.advance(&mut vec![totals(1000)], true);
-        assert_eq!(ledger.advance(&mut vec![totals(400)], false), []);
-        assert_eq!(ledger.totals, [totals(1000)]);
+        ledger.advance(vec![totals(1000)], true);
+        assert_eq!(ledger.advance(vec![totals(400)], false), []);
+        assert_eq!(*ledger.totals, [totals(1000)]);
         // The flow turns up in its tally at the next drain: only what is new counts.
-        assert_eq!(ledger.advance(&mut vec![totals(1100)], false), [Change { slot: 0, delta: totals(100) }]);
+        assert_eq!(ledger.advance(vec![totals(1100)], false), [Change { slot: 0, delta: totals(100) }]);
+    }
+
+    #[test]
+    fn the_memory_of_a_reading_is_used_again_unless_somebody_reads_it() {
+        let mut ledger = Ledger::default();
+        ledger.advance(vec![totals(1)], true);
+        let (first, address) = (Arc::clone(&ledger.totals), ledger.totals.as_ptr());
+        ledger.advance(vec![totals(2)], false);
+        assert_eq!(ledger.memory().totals.capacity(), 0);
+        assert_eq!(*first, [totals(1)]);
+        drop(first);
+        let address = (address != ledger.totals.as_ptr()).then(|| ledger.totals.as_ptr());
+        ledger.advance(vec![totals(3)], false);
+        assert_eq!(Some(ledger.memory().totals.as_ptr()), address);
     }
 
     #[test]

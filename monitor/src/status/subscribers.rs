@@ -28,7 +28,7 @@ struct Row {
 /// Writes one JSON object a line and hands on each piece; ends early when `send` says that nobody reads.
 pub fn write(snapshot: &Snapshot, mut send: impl FnMut(String) -> bool) {
     let mut piece = String::with_capacity(PIECE + 1024);
-    for (key, totals) in snapshot.keys.iter().zip(&snapshot.totals) {
+    for (key, totals) in snapshot.keys.iter().zip(snapshot.totals.iter()) {
         let Some(subscriber) = Subscriber::of(key) else { continue };
         let verdict = (Protocol::from_number(key.protocol), Confidence::from_number(key.confidence));
         let (Some(protocol), Some(confidence)) = verdict else { continue };

@@ -35,5 +35,11 @@ pub(crate) fn snapshot(subscribers: u32) -> Snapshot {
         totals.push(delta);
         changes.push(Change { slot: number, delta });
     }
-    Snapshot { drain_duration: Duration::from_millis(20), keys: Arc::new(keys), totals, changes, ..snapshots::empty() }
+    Snapshot {
+        drain_duration: Duration::from_millis(20),
+        keys: Arc::new(keys),
+        totals: Arc::new(totals),
+        changes,
+        ..snapshots::empty()
+    }
 }
