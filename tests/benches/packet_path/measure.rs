@@ -30,7 +30,7 @@ const SETTLING_PASSES: u32 = 10;
 /// beside the one made before it. Without them the reference's first rounds cost a third of its later ones.
 const FILLED_FLOWS: u32 = 1 << 18;
 /// Rounds by which a handicap is found.
-const CALIBRATING_ROUNDS: u32 = 5;
+const CALIBRATING_ROUNDS: u32 = 9;
 /// Keeps those flows apart from all measured ones.
 const FILLED_SALT: u64 = 1 << 45;
 
@@ -205,12 +205,6 @@ fn sample(
     Ok(refused)
 }
 
-/// A program without and with steps in front of it, in ns.
-struct Spun {
-    cost: f64,
-    more: f64,
-}
-
 struct Rounds<'a> {
     bench: Bench,
     row: &'a Row,
@@ -275,30 +269,26 @@ impl Rounds<'_> {
         Ok(())
     }
 
-    /// The number of steps that make a program slower by this part of its cost, in percent.
+    /// The number of steps that make a program slower by this part of its cost, in percent: by ratios within a round, since a
+    /// virtual processor is now faster, now slower.
     fn steps(&mut self, program: &ProgramFd, empty: &ProgramFd, percent: u32) -> Result<u32> {
         // The first verdicts of a subscriber cost more or less than later ones.
         self.time(program, 0)?;
-        let step_ns = self.more(empty, empty, MAX_SPIN)?.more / f64::from(MAX_SPIN);
-        let steps = |ns: f64, step_ns: f64| (ns / step_ns).round().clamp(1.0, f64::from(MAX_SPIN));
-        let wanted_ns = self.more(program, empty, 0)?.cost * f64::from(percent) / 100.0;
-        let guess = steps(wanted_ns, step_ns);
-        // Steps in front of a program that waits for memory partly take place while it waits.
-        let Spun { cost, more } = self.more(program, empty, guess as u32)?;
-        let wanted_ns = cost * f64::from(percent) / 100.0;
-        Ok(steps(wanted_ns, (more / guess).clamp(step_ns / 2.0, step_ns * 2.0)) as u32)
-    }
-
-    /// What a program costs, and how much more with steps in front of it.
-    fn more(&mut self, program: &ProgramFd, empty: &ProgramFd, spin: u32) -> Result<Spun> {
-        let (mut costs, mut more) = (Vec::new(), Vec::new());
+        let limited = |steps: f64| steps.round().clamp(1.0, f64::from(MAX_SPIN));
+        let (wanted, mut guesses, mut factors) = (f64::from(percent) / 100.0, Vec::new(), Vec::new());
         for _ in 0..CALIBRATING_ROUNDS {
-            let (nothing, plain, spun) = (self.time(empty, 0)?, self.time(program, 0)?, self.time(program, spin)?);
-            costs.push(plain - nothing);
-            more.push(spun - plain);
+            let (nothing, spun, plain) = (self.time(empty, 0)?, self.time(empty, MAX_SPIN)?, self.time(program, 0)?);
+            guesses.push(wanted * (plain - nothing) / (spun - nothing) * f64::from(MAX_SPIN));
         }
-        let median = |values: &mut [f64]| median(values).map_or(0.0, |measured| measured.median);
-        Ok(Spun { cost: median(&mut costs), more: median(&mut more) })
+        let guess = limited(median(&mut guesses).context("no round")?.median);
+        // Steps in front of a program that waits for memory partly take place while it waits.
+        for _ in 0..CALIBRATING_ROUNDS {
+            let (nothing, plain, spun) =
+                (self.time(empty, 0)?, self.time(program, 0)?, self.time(program, guess as u32)?);
+            factors.push(wanted * (plain - nothing) / (spun - plain));
+        }
+        let factor = median(&mut factors).context("no round")?.median.clamp(0.5, 2.0);
+        Ok(limited(guess * factor) as u32)
     }
 
     /// One timed run.
