@@ -174,7 +174,7 @@ fn tell(arguments: &Arguments, report: &Report, mut failures: Vec<Failure>, othe
     if !failures.is_empty() {
         let lines: Vec<String> = failures.into_iter().map(|failure| failure.message).collect();
         bail!(
-            "bench: {} bound(s) missed in each of {ATTEMPTS} attempts:\n  {}\nWhat to do: for a row `cargo xtask bench --only PATH --beside \
+            "bench: {} bound(s) missed in {ATTEMPTS} attempts:\n  {}\nWhat to do: for a row `cargo xtask bench --only PATH --beside \
              {BASELINE}` measures it again beside the baseline program, `--shipped OBJECT` another build of yours; what the commit may \
              cost becomes the baseline with `cargo xtask bench --quick --bless`, whose lines belong into the commit's message",
             lines.len(),

@@ -1,4 +1,9 @@
-//! What missed a bound is measured again: a program that is slower is so in every attempt, a disturbance is not.
+//! What missed a bound is measured again: a program that is slower is so in most attempts, a disturbance is not.
+//!
+//! What makes a pair is off as often to one side as to the other, and little: there two of three attempts decide. Ratios to a reference are
+//! off by much on a busy machine: there all attempts must miss the bound.
+
+use std::collections::HashMap;
 
 use anyhow::Result;
 
@@ -7,11 +12,11 @@ use super::{
     programs::CONTROL,
     ratios,
     record::TOLERANCE,
-    report::Report,
+    report::{Beside, Report},
 };
 
 /// How often a missed bound is measured before it counts as missed: another program on the machine, or a neighbour of a
-/// virtual one, may have disturbed the rounds. With more attempts, what became slower by 40 % would pass too often by luck.
+/// virtual one, may have disturbed the rounds.
 pub(super) const ATTEMPTS: u32 = 3;
 
 /// How often programs and tables are loaded in later attempts, with as many rounds each time: they take a longer look.
@@ -37,6 +42,8 @@ pub(super) fn attempts(
     gate: &Gate,
     mut again: impl FnMut(&Again<'_>) -> Result<Report>,
 ) -> Result<Vec<Failure>> {
+    let mut pairs: HashMap<String, Vec<Beside>> = HashMap::new();
+    remember(&mut pairs, report);
     for attempt in 1.. {
         let failures = gate.missed(report);
         if failures.is_empty() || attempt == ATTEMPTS {
@@ -48,9 +55,20 @@ pub(super) fn attempts(
             eprintln!("bench: attempt {attempt}: {}; measuring it again", failure.message);
         }
         let agent = failures.iter().any(|failure| failure.row.is_none());
-        ratios::keep_better(report, again(&Again { rows: &rows, agent, loads: LATER_LOADS })?);
+        let later = again(&Again { rows: &rows, agent, loads: LATER_LOADS })?;
+        remember(&mut pairs, &later);
+        ratios::keep_better(report, later);
+        for row in &mut report.rows {
+            row.beside = pairs.get(&row.name()).cloned().and_then(Beside::median);
+        }
     }
     Ok(Vec::new())
+}
+
+fn remember(pairs: &mut HashMap<String, Vec<Beside>>, report: &Report) {
+    for row in &report.rows {
+        pairs.entry(row.name()).or_default().extend(row.beside.clone());
+    }
 }
 
 /// Measures the blessed program, slowed down, beside itself: rows in which the gate would not see that.
@@ -92,7 +110,7 @@ mod tests {
 
     #[test]
     fn what_was_only_disturbed_passes() {
-        let (mut first, mut later, mut loads) = (report(2.0), vec![report(0.95), report(1.5)], Vec::new());
+        let (mut first, mut later, mut loads) = (report(2.0), vec![report(0.95), report(1.2)], Vec::new());
         let left = missed(&mut first, |again| {
             assert_eq!((again.rows, again.agent), (["transit/1024".to_owned()].as_slice(), false));
             loads.push(again.loads);
@@ -101,7 +119,13 @@ mod tests {
         assert_eq!(left, []);
         assert_eq!(loads, [LATER_LOADS; 2], "later attempts look longer");
         let shown = first.rows[0].beside.as_ref().map(|beside| beside.multiple);
-        assert_eq!(shown, Some(0.95), "the better one is shown");
+        assert_eq!(shown, Some(1.2), "the median is shown");
+    }
+
+    #[test]
+    fn one_lucky_attempt_of_three_does_not_help() {
+        let mut later = vec![report(1.3), report(1.2)];
+        assert_eq!(missed(&mut report(1.4), |_| Ok(later.pop().expect("no more attempts than three"))).len(), 1);
     }
 
     #[test]
@@ -163,6 +187,6 @@ mod tests {
         let counts = [(1.0, 0.10), (1.15, 0.05), (1.4, 0.03), (1.4, 0.05), (1.5, 0.07)]
             .map(|(slower, noise)| failed(slower, noise));
         let [same, within, quiet, noisy, more] = counts;
-        assert!(same == 0 && within <= 5 && quiet >= 990 && noisy >= 920 && more >= 960, "{counts:?}");
+        assert!(same <= 1 && within <= 10 && quiet >= 995 && noisy >= 970 && more >= 975, "{counts:?}");
     }
 }

@@ -95,6 +95,12 @@ impl Beside {
     pub(super) fn cost(&self) -> f64 {
         if self.multiple > 0.0 { self.multiple } else { f64::INFINITY }
     }
+
+    /// Of several attempts the median one; of two the worse, so that a third decides.
+    pub(super) fn median(mut attempts: Vec<Self>) -> Option<Self> {
+        attempts.sort_by(|one, other| one.cost().total_cmp(&other.cost()));
+        (!attempts.is_empty()).then(|| attempts.swap_remove(attempts.len() / 2))
+    }
 }
 
 /// The shipped program with the signatures of the first protocols only, in the same rounds.
