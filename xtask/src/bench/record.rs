@@ -30,7 +30,7 @@ pub(super) struct Record {
 struct Numbers {
     /// Ratio to the reference by name: the median of the runs that were blessed.
     ratios: BTreeMap<String, f64>,
-    /// Lowest and highest of those runs: says how far the comparison can be trusted. Not looked at by the gate.
+    /// Lowest and highest of those runs: says how far the comparison can be trusted.
     #[serde(default)]
     range: BTreeMap<String, (f64, f64)>,
 }
@@ -66,9 +66,12 @@ impl Record {
             .with_context(|| format!("cannot write {}", path.display()))
     }
 
-    /// What a number is compared with: the one of this processor, or the highest of others.
+    /// What a number is compared with: this processor's, the highest of the runs that were blessed, since an unchanged program reaches
+    /// that again; or the highest of other processors'.
     pub(super) fn known(&self, name: &str, processor: &str) -> Option<Known> {
         if let Some(ratio) = self.on(name, processor) {
+            let range = self.processors.get(processor).and_then(|numbers| numbers.range.get(name));
+            let ratio = range.map_or(ratio, |(_, highest)| highest.max(ratio));
             return Some(Known { ratio, tolerance: TOLERANCE, processor: processor.to_owned() });
         }
         let of = |(processor, numbers): (&String, &Numbers)| Some((*numbers.ratios.get(name)?, processor.clone()));
@@ -136,6 +139,7 @@ mod tests {
         record.take(&[report(0.2), report(0.5), report(0.24)], "here", false);
         assert_eq!(record.on("settled-ipv4/1024", "here"), Some(0.24), "the median");
         assert_eq!(record.processors["here"].range["settled-ipv4/1024"], (0.2, 0.5));
+        assert_eq!(record.known("settled-ipv4/1024", "here").map(|known| known.ratio), Some(0.5), "the highest");
         assert_eq!(record.on("settled-ipv4/1024", "there"), Some(0.2));
     }
 
