@@ -4,9 +4,9 @@
 //! computed from a handful of word loads, without building [`Headers`]. Whatever is unusual about a frame ends as `None`, and is
 //! walked in full; the two must agree wherever both have an answer, which the tests below try.
 
-use super::{Headers, ip_protocol, link, tcp_flag, tunnel};
+use super::{Headers, below, ip_protocol, link, tcp_flag, tunnel};
 use crate::{
-    cell::sign,
+    cell::{negated, sign},
     key::{self, Address, Seed},
     packet::Packet,
 };
@@ -121,9 +121,7 @@ fn ipv4<P: Packet>(packet: &P, bytes: &[u8; LEAST], seed: &Seed) -> Option<Brief
     let (lower, higher) =
         (source.wrapping_add(difference & from_higher), destination.wrapping_sub(difference & from_higher));
     let aside = from_higher & 16;
-    // Of both ports twice over, the half that begins with the lower end's.
-    let ordered = (u64::from(ports) << 32 | u64::from(ports)) >> aside & 0xffff_ffff;
-    let tag = key::tag_ipv4(lower << 32 | higher, u64::from(protocol) << 32 | ordered, seed);
+    let tag = key::tag_ipv4(lower << 32 | higher, u64::from(protocol) << 32 | ordered(ports, aside), seed);
     Some(Brief { tag, aside, ip_bytes: u32::from(ip_bytes), ports, continues })
 }
 
@@ -139,17 +137,27 @@ fn ipv6<P: Packet>(packet: &P, seed: &Seed) -> Option<Brief> {
     fits(packet, link::ETHERNET_LEN, IPV6_LEN + payload_len, IPV6_LEN)?;
     let tcp_flags = bytes[IPV6_LEN + 13];
     let continues = continues(protocol, tcp_flags, ports)?;
-    let headers = Headers {
-        source: Address { high: be64(&bytes, 8), low: be64(&bytes, 16) },
-        destination: Address { high: be64(&bytes, 24), low: be64(&bytes, 32) },
-        source_port: (ports >> 16) as u16,
-        destination_port: ports as u16,
-        protocol,
-        tcp_flags: if protocol == ip_protocol::TCP { tcp_flags } else { 0 },
-        ip_bytes: (IPV6_LEN + payload_len) as u32,
-        ..Headers::EMPTY
-    };
-    Some(Brief { continues, ..Brief::of(&headers, seed) })
+    let word = |at| be64(&bytes, at);
+    let (source, destination) = (Address { high: word(8), low: word(16) }, Address { high: word(24), low: word(32) });
+    if source.high == destination.high {
+        // Between hosts of one /64, or two IPv4 addresses in IPv6, the rest decides which end is the lower.
+        return None;
+    }
+    // As in `Headers::flow_key`: computed, not branched on.
+    let from_higher = negated(below(destination.high, source.high));
+    let (high, low) = ((source.high ^ destination.high) & from_higher, (source.low ^ destination.low) & from_higher);
+    let lower = Address { high: source.high ^ high, low: source.low ^ low };
+    let higher = Address { high: destination.high ^ high, low: destination.low ^ low };
+    let aside = from_higher & 16;
+    let tag = key::tag_ipv6(lower, higher, u64::from(protocol) << 32 | ordered(ports, aside), seed);
+    Some(Brief { tag, aside, ip_bytes: (IPV6_LEN + payload_len) as u32, ports, continues })
+}
+
+/// Both ports, the lower end's in the upper half of 32 bits.
+#[inline(always)]
+fn ordered(ports: u32, aside: u64) -> u64 {
+    // Of both twice over, the half that begins with the lower end's.
+    (u64::from(ports) << 32 | u64::from(ports)) >> aside & 0xffff_ffff
 }
 
 /// `Some` for an IP packet whose length is stated, which the frame holds, and which has room for the transport header.
