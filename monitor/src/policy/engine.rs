@@ -1,6 +1,6 @@
 //! Evaluates every policy on what moved in a drain.
 //!
-//! Policies that measure the same [`Quantity`] share a history, so the cost of a changed tally depends on the number of quantities
+//! Policies that measure the same `Quantity` share a history, so the cost of a changed tally depends on the number of quantities
 //! that cover it and not on the number of policies or windows. A subscriber's policies are looked at only when it has moved as
 //! far as the nearest threshold was away.
 
