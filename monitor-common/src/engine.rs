@@ -125,6 +125,10 @@ fn settled<S: Store>(brief: &Brief, store: &S, settings: &Settings, interface: u
     };
     let way = masked::<{ WAYS - 1 }>(way);
     let place = Place(way as u32 | which);
+    // Two ways have the tag for the moment in which two CPUs enter one flow; what was found of both may be a third way.
+    if set.tags[way].load() != tag {
+        return Err(Place::NOWHERE);
+    }
     let word = Word(set.words[way].load());
     if word.unsettled_bits(brief.aside, interface) != 0 {
         return Err(place);

@@ -3,8 +3,9 @@
 //! A bound here is a promise to the kernel's verifier and to the operator: loops, tables and the bytes that are looked
 //! into are all limited by a constant of this file.
 
-/// Layout version of everything that is pinned or mapped; part of the pin path. Bump on any change of a shared type.
-pub const SCHEMA_VERSION: u32 = 4;
+/// Layout version of everything that is pinned or mapped; part of the pin path. Bump on any change of a shared type, or of what its
+/// bits mean: a program of another version counts into what is pinned for as long as an interface keeps it.
+pub const SCHEMA_VERSION: u32 = 5;
 
 /// VLAN tags that are walked (IEEE 802.1ad: one service tag and one customer tag).
 pub const MAX_VLAN_TAGS: u32 = 2;

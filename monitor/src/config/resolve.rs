@@ -262,7 +262,10 @@ fn interfaces(raw: &Raw, overrides: &Overrides, check: &mut Checker<'_>) -> Vec<
     let mut seen = HashSet::new();
     let from_flags = !overrides.interfaces.is_empty();
     let interfaces = if from_flags {
-        overrides.interfaces.clone()
+        // A flag names no realm: an interface of the file keeps its own.
+        let realm = |name: &str| raw.interfaces.iter().find(|each| each.name == name).map_or(0, |each| each.realm);
+        let given = overrides.interfaces.iter().cloned();
+        given.map(|interface| Interface { realm: realm(&interface.name), ..interface }).collect()
     } else {
         raw.interfaces
             .iter()

@@ -88,12 +88,16 @@ pub(super) fn control(mut slowed: impl FnMut(&Again<'_>) -> Result<Report>) -> R
 }
 
 fn unseen(report: &Report, name: &str) -> Option<Failure> {
-    let multiple = report.rows.iter().find(|row| row.name() == name)?.beside.as_ref()?.multiple;
+    let fail = |message| Failure { row: Some(name.to_owned()), message, recorded: false };
+    let Some(beside) = report.rows.iter().find(|row| row.name() == name).and_then(|row| row.beside.as_ref()) else {
+        return Some(fail(format!("{name}: the control was not measured in pairs: is there a row of that name?")));
+    };
+    let multiple = beside.multiple;
     let message = format!(
         "{name}: the gate does not see a program that was made {CONTROL_PERCENT} % slower: {multiple:.2} times the same \
          program, should be above {TOLERANCE}"
     );
-    (multiple <= TOLERANCE).then_some(Failure { row: Some(name.to_owned()), message, recorded: false })
+    (multiple <= TOLERANCE).then(|| fail(message))
 }
 
 #[cfg(test)]
@@ -162,11 +166,8 @@ mod tests {
         });
         assert_eq!(failures.expect("measured").len(), 1);
         assert_eq!(asked, [3, 1, 1]);
-        assert_eq!(
-            control(|_| Ok(Report::default())).expect("measured"),
-            [],
-            "a program that cannot run shows nothing"
-        );
+        let unmeasured = control(|_| Ok(Report::default())).expect("measured");
+        assert_eq!(unmeasured.len(), CONTROL.len(), "what was not measured was not seen");
     }
 
     /// How often of a thousand the gate fails a program that is slower by `slower` than the baseline's, when each attempt's
