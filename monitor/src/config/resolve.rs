@@ -261,7 +261,7 @@ fn interface_name(name: &str) -> Result<(), String> {
 fn interfaces(raw: &Raw, overrides: &Overrides, check: &mut Checker<'_>) -> Vec<Interface> {
     let mut seen = HashSet::new();
     let from_flags = !overrides.interfaces.is_empty();
-    let interfaces = if from_flags {
+    let interfaces: Vec<Interface> = if from_flags {
         // A flag names no realm: an interface of the file keeps its own.
         let realm = |name: &str| raw.interfaces.iter().find(|each| each.name == name).map_or(0, |each| each.realm);
         let given = overrides.interfaces.iter().cloned();
