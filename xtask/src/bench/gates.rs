@@ -119,9 +119,9 @@ mod tests {
             let gate = Gate { record: record.clone(), processor: processor.to_owned() };
             gate.missed(&report(Row::for_tests("settled-ipv4", ratio)))
         };
-        assert_eq!(missed(0.249, "here"), []);
-        assert!(missed(0.251, "here").iter().all(|failure| failure.recorded));
-        assert_eq!(missed(0.251, "here").len(), 1);
+        assert_eq!(missed(0.299, "here"), []);
+        assert!(missed(0.301, "here").iter().all(|failure| failure.recorded));
+        assert_eq!(missed(0.301, "here").len(), 1);
         assert_eq!(missed(0.39, "there"), []);
         assert_eq!(missed(0.41, "there").len(), 1);
         let unknown = Gate::default().missed(&report(Row::for_tests("settled-ipv4", 0.01)));

@@ -11,8 +11,10 @@ use serde::{Deserialize, Serialize};
 use super::{ratios, report::Report};
 use crate::workspace::root;
 
-/// A ratio may grow by this factor before it fails.
+/// A program may cost as many times its pair before it fails.
 pub(super) const TOLERANCE: f64 = 1.25;
+/// A ratio may be as many times the highest of an earlier day: an unchanged program came to 1.27 times it.
+const TOLERANCE_OF_DAYS: f64 = 1.5;
 /// The same for a number that only other processors have.
 const TOLERANCE_ELSEWHERE: f64 = 2.0;
 
@@ -72,7 +74,7 @@ impl Record {
         if let Some(ratio) = self.on(name, processor) {
             let range = self.processors.get(processor).and_then(|numbers| numbers.range.get(name));
             let ratio = range.map_or(ratio, |(_, highest)| highest.max(ratio));
-            return Some(Known { ratio, tolerance: TOLERANCE, processor: processor.to_owned() });
+            return Some(Known { ratio, tolerance: TOLERANCE_OF_DAYS, processor: processor.to_owned() });
         }
         let of = |(processor, numbers): (&String, &Numbers)| Some((*numbers.ratios.get(name)?, processor.clone()));
         let (ratio, processor) =
@@ -125,7 +127,10 @@ mod tests {
     fn another_processor_tells_less() {
         let mut record = Record::for_tests("here", "transit/1024", 2.0);
         let known = |record: &Record, processor| record.known("transit/1024", processor).expect("known");
-        assert_eq!(known(&record, "here"), Known { ratio: 2.0, tolerance: TOLERANCE, processor: "here".to_owned() });
+        assert_eq!(
+            known(&record, "here"),
+            Known { ratio: 2.0, tolerance: TOLERANCE_OF_DAYS, processor: "here".to_owned() }
+        );
         let there = Known { ratio: 2.0, tolerance: TOLERANCE_ELSEWHERE, processor: "here".to_owned() };
         assert_eq!(known(&record, "there"), there);
         record.processors.extend(Record::for_tests("far", "transit/1024", 3.0).processors);
