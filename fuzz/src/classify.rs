@@ -6,7 +6,7 @@ use monitor_common::{
     classify::{classify, kept, passes_over},
     limits::{KEPT_BYTES, KEPT_SECONDS, WINDOW},
     packet::{Frame, Packet as _},
-    payload::{FlowState, Payload, Transport, marks},
+    payload::{Payload, RuleState, Transport, rule_flags},
     protocol::{Confidence, Protocol},
     sources::{self, Context, Walk},
 };
@@ -37,8 +37,8 @@ struct Stream {
 
 /// The flow, under inspection by both transports at once.
 struct Flow {
-    tcp: FlowState,
-    udp: FlowState,
+    tcp: RuleState,
+    udp: RuleState,
     streams: [Stream; 2],
     now_s: u64,
     payload: Payload,
@@ -50,8 +50,8 @@ struct Flow {
 /// When something does not hold.
 pub fn run(data: &[u8]) {
     let mut flow = Flow {
-        tcp: FlowState::default(),
-        udp: FlowState::default(),
+        tcp: RuleState::default(),
+        udp: RuleState::default(),
         streams: Default::default(),
         now_s: 1_000,
         payload: Payload::empty(),
@@ -95,21 +95,22 @@ impl Flow {
     fn look(&mut self, bytes: &[u8], header: u8, sequence: u32) {
         let Some(first) = bytes.first() else { return };
         let from_lower = u32::from(header & header::FROM_LOWER);
-        let (tag, of) = (beginning::tag(FLOW_TAG, from_lower), |mark| marks::of(mark, from_lower));
+        let (tag, of) = (beginning::tag(FLOW_TAG, from_lower), |flag| rule_flags::of(flag, from_lower));
         let stream = &mut self.streams[usize::from(from_lower == 0)];
         let mut before = Vec::new();
-        if self.tcp.marks & of(marks::KEPT) != 0 {
+        if self.tcp.rule_flags & of(rule_flags::KEPT) != 0 {
             match stream.entry.take(tag, sequence, bytes.len() as u32, self.now_s, &mut self.payload) {
                 Next::Continues => before = std::mem::take(&mut stream.kept),
                 Next::Replaces => {}
                 Next::Beside => return,
                 Next::Lost => {
-                    self.tcp.marks = self.tcp.marks & !of(marks::KEPT) | of(marks::BEGUN | marks::OTHER);
+                    self.tcp.rule_flags =
+                        self.tcp.rule_flags & !of(rule_flags::KEPT) | of(rule_flags::BEGUN | rule_flags::OTHER);
                     return;
                 }
             }
-            self.tcp.marks &= !of(marks::KEPT);
-        } else if passes_over(self.tcp.marks, from_lower, *first) {
+            self.tcp.rule_flags &= !of(rule_flags::KEPT);
+        } else if passes_over(self.tcp.rule_flags, from_lower, *first) {
             return;
         }
         self.take(bytes, header);
@@ -121,7 +122,7 @@ impl Flow {
         read_sources(Transport::Tcp, &self.payload);
         let found = classify(Transport::Tcp, &mut self.payload, &mut self.tcp);
         check(found);
-        if found.is_none() && self.tcp.marks & of(marks::KEPT) != 0 {
+        if found.is_none() && self.tcp.rule_flags & of(rule_flags::KEPT) != 0 {
             let (count, stream) = (kept(&self.payload), &mut self.streams[usize::from(from_lower == 0)]);
             assert!(count > 0 && count as usize <= KEPT_BYTES && count <= self.payload.captured, "{count} bytes kept");
             let next = sequence.wrapping_add(bytes.len() as u32);

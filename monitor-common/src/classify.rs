@@ -7,7 +7,7 @@
 //! the packets that show none of them.
 
 use crate::{
-    payload::{FlowState, Payload, Transport},
+    payload::{Payload, RuleState, Transport},
     protocol::{Confidence, Protocol, Verdict},
     signatures::{
         applejuice, ares, bittorrent, btsync, directconnect, edonkey, fasttrack, gnutella, gnutella2, headers,
@@ -83,9 +83,9 @@ pub fn is_shallow(transport: Transport, first: u8) -> bool {
 }
 
 /// The verdict that this payload gives its flow, if it shows one. What earlier segments of its stream began is in front of it; that of
-/// a TCP flow without a verdict may have to be kept for the next one ([`crate::payload::marks::KEPT`]).
+/// a TCP flow without a verdict may have to be kept for the next one ([`crate::payload::rule_flags::KEPT`]).
 #[inline(always)]
-pub fn classify(transport: Transport, payload: &mut Payload, state: &mut FlowState) -> Option<Verdict> {
+pub fn classify(transport: Transport, payload: &mut Payload, state: &mut RuleState) -> Option<Verdict> {
     match transport {
         Transport::Tcp => {
             forget(payload, state);
@@ -97,13 +97,13 @@ pub fn classify(transport: Transport, payload: &mut Payload, state: &mut FlowSta
 
 /// Makes all ways that led here one for the verifier ([`Payload::forget`]).
 #[inline(always)]
-fn forget(payload: &mut Payload, state: &mut FlowState) {
-    state.memo = payload.forget(state.memo);
-    state.marks = payload.forget(u64::from(state.marks)) as u32;
+fn forget(payload: &mut Payload, state: &mut RuleState) {
+    state.rule_value = payload.forget(state.rule_value);
+    state.rule_flags = payload.forget(u64::from(state.rule_flags)) as u32;
 }
 
 #[inline(always)]
-fn tcp(payload: &mut Payload, state: &mut FlowState) -> Option<Verdict> {
+fn tcp(payload: &mut Payload, state: &mut RuleState) -> Option<Verdict> {
     if begins(payload, &TCP) {
         first_match!(payload, state;
             bittorrent::tcp => Protocol::BitTorrent,
@@ -141,7 +141,7 @@ fn tcp(payload: &mut Payload, state: &mut FlowState) -> Option<Verdict> {
 }
 
 #[inline(always)]
-fn udp(payload: &mut Payload, state: &mut FlowState) -> Option<Verdict> {
+fn udp(payload: &mut Payload, state: &mut RuleState) -> Option<Verdict> {
     if begins(payload, &UDP) {
         first_match!(payload, state;
             bittorrent::udp => Protocol::BitTorrent,
@@ -170,7 +170,7 @@ mod tests {
     use crate::limits::{SHALLOW, WINDOW};
 
     /// What a payload's rules say and leave, of which so many bytes are copied.
-    fn classified(transport: Transport, bytes: &[u8], state: FlowState, depth: usize) -> (Option<Verdict>, FlowState) {
+    fn classified(transport: Transport, bytes: &[u8], state: RuleState, depth: usize) -> (Option<Verdict>, RuleState) {
         let mut payload = Payload::from_bytes(bytes, 50_000, 51_000, true);
         if bytes.len() > depth {
             payload.window[depth..].fill(0);
@@ -208,13 +208,13 @@ mod tests {
     proptest! {
         #[test]
         fn what_a_shallow_payload_shows_is_near_its_start(
-            bytes in message(), more in proptest::collection::vec(any::<u8>(), 0..600), tcp: bool, memo: u64, marks: u32,
+            bytes in message(), more in proptest::collection::vec(any::<u8>(), 0..600), tcp: bool, rule_value: u64, rule_flags: u32,
         ) {
             let transport = if tcp { Transport::Tcp } else { Transport::Udp };
             let bytes = [bytes, more].concat();
             if is_shallow(transport, bytes.first().copied().unwrap_or(0)) {
-                let owed = if tcp { crate::payload::marks::OWED } else { 0 };
-                let state = FlowState { memo, marks: marks & !owed, reserved: 0 };
+                let owed = if tcp { crate::payload::rule_flags::OWED } else { 0 };
+                let state = RuleState { rule_value, rule_flags: rule_flags & !owed, reserved: 0 };
                 prop_assert_eq!(
                     classified(transport, &bytes, state, SHALLOW),
                     classified(transport, &bytes, state, WINDOW)

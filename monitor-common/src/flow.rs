@@ -35,8 +35,8 @@ const _: () = assert!(core::mem::size_of::<FlowSet>() == 128);
 pub struct ColdFlow {
     /// Tally slots: lower endpoint in the low 32 bits, higher endpoint in the high 32; [`NO_SLOT`] for no subscriber.
     pub slots: Cell,
-    /// A value a signature keeps for a later packet ([`crate::payload::FlowState::memo`]).
-    pub memo: Cell,
+    /// Value that a rule stores for a later packet ([`crate::payload::RuleState::rule_value`]).
+    pub rule_value: Cell,
     /// [`Progress`] of the inspection.
     pub progress: Cell,
     /// Counts claims of this way: two readings that agree bracket one flow.
@@ -333,8 +333,8 @@ pub const fn is_full(counter: u64) -> bool {
     (counter as i64) < 0
 }
 
-/// How far the inspection of a flow has come: payload packets looked into per direction, what they showed, and the signatures'
-/// marks.
+/// How far the inspection of a flow has come: payload packets looked into per direction, what they showed, and the rules'
+/// flags.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Progress {
     /// Payload packets looked into, lower to higher endpoint.
@@ -343,8 +343,8 @@ pub struct Progress {
     pub inspected_higher: u8,
     /// Bits of [`shown`].
     pub shown: u16,
-    /// [`crate::payload::FlowState::marks`].
-    pub marks: u32,
+    /// [`crate::payload::RuleState::rule_flags`].
+    pub rule_flags: u32,
 }
 
 impl Progress {
@@ -363,7 +363,7 @@ impl Progress {
         self.inspected_lower as u64
             | ((self.inspected_higher as u64) << 8)
             | ((self.shown as u64) << 16)
-            | ((self.marks as u64) << 32)
+            | ((self.rule_flags as u64) << 32)
     }
 
     /// From the packed form.
@@ -374,7 +374,7 @@ impl Progress {
             inspected_lower: bits as u8,
             inspected_higher: (bits >> 8) as u8,
             shown: (bits >> 16) as u16,
-            marks: (bits >> 32) as u32,
+            rule_flags: (bits >> 32) as u32,
         }
     }
 }

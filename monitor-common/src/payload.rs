@@ -338,42 +338,44 @@ fn opaque(index: usize) -> usize {
     index
 }
 
-/// What inspection remembers about one flow between its first packets.
+/// State of one flow that the rules carry from one of its first packets to the next.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
-pub struct FlowState {
-    /// Values a signature keeps for a later packet. TCP: what a message is still owed (`signatures/edonkey.rs`). UDP: what the latest request said, of the kind that [`marks`] names.
-    pub memo: u64,
-    /// Bits a signature sets for a later packet; each is declared in [`marks`]. TCP and UDP flows never share one.
-    pub marks: u32,
+pub struct RuleState {
+    /// Value that a rule stores for a later packet. TCP: bytes still missing of a message (`signatures/edonkey.rs`).
+    /// UDP: the pending request, of the kind that [`rule_flags`] names.
+    pub rule_value: u64,
+    /// Bits that rules set for a later packet; each is declared in [`rule_flags`]. TCP and UDP flows never share one.
+    pub rule_flags: u32,
     /// Explicit padding.
     pub reserved: u32,
 }
 
-impl FlowState {
+impl RuleState {
     /// TCP: keeps how many bytes a message of this payload's direction is still owed.
     #[inline(always)]
     pub fn owe(&mut self, payload: &Payload, bytes: u32) {
-        self.memo = u64::from(bytes);
-        let from = if payload.from_lower != 0 { marks::OWED_FROM_LOWER } else { 0 };
-        self.marks = (self.marks & !marks::OWED_FROM_LOWER) | marks::OWED | from;
+        self.rule_value = u64::from(bytes);
+        let from = if payload.from_lower != 0 { rule_flags::OWED_FROM_LOWER } else { 0 };
+        self.rule_flags = (self.rule_flags & !rule_flags::OWED_FROM_LOWER) | rule_flags::OWED | from;
     }
 
-    /// Keeps `memo` for a packet from the other side, in place of what was kept before.
+    /// Keeps `rule_value` for a packet from the other side, in place of what was kept before.
     #[inline(always)]
-    pub fn ask(&mut self, payload: &Payload, kind: u32, memo: u64) {
-        self.memo = memo;
-        self.marks =
-            (self.marks & !marks::MEMO) | kind | if payload.from_lower != 0 { marks::MEMO_FROM_LOWER } else { 0 };
+    pub fn ask(&mut self, payload: &Payload, kind: u32, rule_value: u64) {
+        self.rule_value = rule_value;
+        self.rule_flags = (self.rule_flags & !rule_flags::MEMO)
+            | kind
+            | if payload.from_lower != 0 { rule_flags::MEMO_FROM_LOWER } else { 0 };
     }
 
     /// Keeps a value for a packet from the other side, beside what the other side asked.
     #[inline(always)]
     pub fn ask_beside(&mut self, payload: &Payload, kind: u32, value: u32) {
         let shift = 32 * (payload.from_lower & 1);
-        let kept = if self.marks & kind != 0 { self.memo & !(0xffff_ffff << shift) } else { 0 };
-        self.memo = kept | u64::from(value) << shift;
-        self.marks = (self.marks & !marks::MEMO) | kind;
+        let kept = if self.rule_flags & kind != 0 { self.rule_value & !(0xffff_ffff << shift) } else { 0 };
+        self.rule_value = kept | u64::from(value) << shift;
+        self.rule_flags = (self.rule_flags & !rule_flags::MEMO) | kind;
     }
 
     /// What one side asked latest, of what [`Self::ask_beside`] keeps; 0 for nothing. `from_lower` is 1 or 0.
@@ -381,57 +383,58 @@ impl FlowState {
     #[must_use]
     pub fn asked_beside(&self, from_lower: u32, kind: u32) -> u32 {
         let shift = 32 * (from_lower & 1);
-        if self.marks & kind != 0 { (self.memo >> shift) as u32 } else { 0 }
+        if self.rule_flags & kind != 0 { (self.rule_value >> shift) as u32 } else { 0 }
     }
 
     /// Adds to what the other side asked latest.
     #[inline(always)]
     pub fn note_beside(&mut self, payload: &Payload, bits: u32) {
-        self.memo |= u64::from(bits) << (32 * (1 - (payload.from_lower & 1)));
+        self.rule_value |= u64::from(bits) << (32 * (1 - (payload.from_lower & 1)));
     }
 
     /// Says whether this payload repeats a value that the other side chose.
     #[inline(always)]
     pub fn echoes(&mut self, echoes: bool) {
-        self.marks = (self.marks & !marks::ECHOED) | if echoes { marks::ECHOED } else { 0 };
+        self.rule_flags = (self.rule_flags & !rule_flags::ECHOED) | if echoes { rule_flags::ECHOED } else { 0 };
     }
 
     /// Says whether this payload is certain, and the answer that the other side asked for.
     #[inline(always)]
     pub fn answers(&mut self, answers: bool) {
-        self.marks = (self.marks & !marks::ANSWERED) | u32::from(answers) << marks::ANSWERED.trailing_zeros();
+        self.rule_flags =
+            (self.rule_flags & !rule_flags::ANSWERED) | u32::from(answers) << rule_flags::ANSWERED.trailing_zeros();
     }
 
-    /// Whether `memo` holds a value of this kind that came from the other side than this payload.
+    /// Whether `rule_value` holds a value of this kind that came from the other side than this payload.
     #[inline(always)]
     #[must_use]
     pub fn asked(&self, payload: &Payload, kind: u32) -> bool {
-        let from_lower = self.marks & marks::MEMO_FROM_LOWER != 0;
-        (self.marks & kind != 0) && (from_lower != (payload.from_lower != 0))
+        let from_lower = self.rule_flags & rule_flags::MEMO_FROM_LOWER != 0;
+        (self.rule_flags & kind != 0) && (from_lower != (payload.from_lower != 0))
     }
 
     /// Notes a message that proves too little alone; whether an earlier payload was another such message. The same message
     /// again would prove nothing more, since its bytes may be a constant of another protocol. `kind` is not 0.
     #[inline(always)]
     pub fn confirms(&mut self, kind: u8) -> bool {
-        let kind = u32::from(kind) << marks::WEAK_SHIFT;
-        let earlier = self.marks & marks::WEAK;
-        self.marks = (self.marks & !marks::WEAK) | kind;
+        let kind = u32::from(kind) << rule_flags::WEAK_SHIFT;
+        let earlier = self.rule_flags & rule_flags::WEAK;
+        self.rule_flags = (self.rule_flags & !rule_flags::WEAK) | kind;
         (earlier != 0) & (earlier != kind)
     }
 }
 
-/// The bits of [`FlowState::marks`], declared in one place so that two signatures never share one by accident.
-pub mod marks {
+/// The bits of [`RuleState::rule_flags`], declared in one place so that two rules never share one by accident.
+pub mod rule_flags {
     /// TCP: the lower endpoint sent the single byte "1" (WinMX).
     pub const LONE_1_FROM_LOWER: u32 = 1 << 0;
     /// TCP: the higher endpoint sent the single byte "1" (WinMX).
     pub const LONE_1_FROM_HIGHER: u32 = 1 << 1;
-    /// TCP: what `memo` holds is of the lower endpoint's direction.
+    /// TCP: what `rule_value` holds is of the lower endpoint's direction.
     pub const OWED_FROM_LOWER: u32 = 1 << 2;
-    /// TCP: `memo` holds how many bytes of a message are still to come in its direction.
+    /// TCP: `rule_value` holds how many bytes of a message are still to come in its direction.
     pub const OWED: u32 = 1 << 3;
-    /// TCP: the lower endpoint asked what `memo` holds the numbers of (`engine/ask.rs`).
+    /// TCP: the lower endpoint asked what `rule_value` holds the numbers of (`engine/ask.rs`).
     pub const ASKED_FROM_LOWER: u32 = 1 << 7;
     /// TCP: what the lower endpoint's stream began with is kept (`beginning.rs`). Of this and the next five, the bit above is the
     /// higher endpoint's ([`of`]).
@@ -448,11 +451,11 @@ pub mod marks {
     /// TCP: it began with a few binary bytes: text behind them is of what they frame.
     pub const FRAMING: u32 = 1 << 18;
 
-    /// One of the marks that both directions have, for the direction of a packet; `from_lower` is 1 or 0.
+    /// One of the flags that both directions have, for the direction of a packet; `from_lower` is 1 or 0.
     #[inline(always)]
     #[must_use]
-    pub const fn of(mark: u32, from_lower: u32) -> u32 {
-        mark << (1 - (from_lower & 1))
+    pub const fn of(flag: u32, from_lower: u32) -> u32 {
+        flag << (1 - (from_lower & 1))
     }
 
     /// UDP: the kept value came from the lower endpoint.

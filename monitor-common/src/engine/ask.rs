@@ -27,7 +27,7 @@ use crate::{
     key,
     limits::{FIRST_PEER_PORT, SESSION_PACKETS, SOURCES_PER_PACKET},
     packet::Packet,
-    payload::marks,
+    payload::rule_flags,
     sources::{self, Context, asks},
     store::{Settings, Store},
 };
@@ -90,15 +90,15 @@ pub(super) fn read_numbers<P: Packet>(packet: &P, work: &mut Work) {
 fn is_answer<S: Store>(store: &S, work: &Work) -> bool {
     let Some(cold) = store.cold_set(work.set_index) else { return false };
     let cold = cold.flow(work.way);
-    let kept = Progress::from_bits(cold.progress.load()).marks;
+    let kept = Progress::from_bits(cold.progress.load()).rule_flags;
     if !work.is_tcp() {
-        return kept & marks::ECHOED != 0;
+        return kept & rule_flags::ECHOED != 0;
     }
-    if (kept & marks::ASKED_FROM_LOWER != 0) == work.is_from_lower() {
+    if (kept & rule_flags::ASKED_FROM_LOWER != 0) == work.is_from_lower() {
         // Nobody answers itself.
         return false;
     }
-    let question = cold.memo.load();
+    let question = cold.rule_value.load();
     let sequence = ((work.numbers >> 32) as u32).wrapping_sub(question as u32);
     let acknowledged = (work.numbers as u32).wrapping_sub((question >> 32) as u32);
     // Behind the end of the latest question when an earlier one is answered, beyond it when the client said more meanwhile.
@@ -122,19 +122,19 @@ fn is_for_subscriber<S: Store>(store: &S, settings: &Settings, work: &mut Work) 
 pub(super) fn keep<S: Store>(store: &S, work: &Work, cell: &Cell) {
     let Some(cold) = store.cold_set(work.set_index) else { return };
     let cold = cold.flow(work.way);
-    let (word, memo) = (Word(cell.load()), &cold.memo);
+    let (word, rule_value) = (Word(cell.load()), &cold.rule_value);
     if work.is_tcp() && work.sources.asks & asks::SOURCES != 0 {
         let end = ((work.numbers >> 32) as u32).wrapping_add(work.headers.payload_len);
         let mut progress = Progress::from_bits(cold.progress.load());
-        progress.marks &= !marks::ASKED_FROM_LOWER;
+        progress.rule_flags &= !rule_flags::ASKED_FROM_LOWER;
         if work.is_from_lower() {
-            progress.marks |= marks::ASKED_FROM_LOWER;
+            progress.rule_flags |= rule_flags::ASKED_FROM_LOWER;
         }
         cold.progress.store(progress.to_bits());
-        memo.store(u64::from(end) << 32 | u64::from(work.numbers as u32));
+        rule_value.store(u64::from(end) << 32 | u64::from(work.numbers as u32));
     } else if work.is_tcp() && !word.is_session() {
         // What signatures kept is no question.
-        memo.store(0);
+        rule_value.store(0);
     }
     // If another CPU refreshes the last-seen second at this very moment, the next question tries again.
     if word != word.session() {

@@ -7,7 +7,7 @@ use crate::{
     flow::{Progress, Word},
     limits::{INSPECTED_PER_DIRECTION, SESSION_PACKETS},
     packet::Packet,
-    payload::{Payload, marks},
+    payload::{Payload, rule_flags},
     signatures::split,
     store::{Event, Store},
 };
@@ -21,21 +21,24 @@ pub(super) fn passes_over<P: Packet, S: Store>(packet: &P, store: &S, scratch: &
     let cell = &cold.flow(work.way).progress;
     let mut progress = Progress::from_bits(cell.load());
     let from_lower = work.from_lower;
-    let of = |mark| marks::of(mark, from_lower);
-    if progress.marks & of(marks::KEPT) != 0 {
+    let of = |flag| rule_flags::of(flag, from_lower);
+    if progress.rule_flags & of(rule_flags::KEPT) != 0 {
         match recall(packet, store, work, payload) {
             Next::Continues | Next::Replaces => {
-                progress.marks &= !of(marks::KEPT);
+                progress.rule_flags &= !of(rule_flags::KEPT);
                 cell.store(progress.to_bits());
                 return false;
             }
             Next::Beside => {}
             // What this segment is a part of is not known any more.
-            Next::Lost => progress.marks = progress.marks & !of(marks::KEPT) | of(marks::BEGUN | marks::OTHER),
+            Next::Lost => {
+                progress.rule_flags =
+                    progress.rule_flags & !of(rule_flags::KEPT) | of(rule_flags::BEGUN | rule_flags::OTHER)
+            }
         }
     } else {
         let Some([first]) = packet.read::<1>(work.headers.payload_offset as usize) else { return false };
-        if !inspecting || !split::passes_over(progress.marks, work.from_lower, first) {
+        if !inspecting || !split::passes_over(progress.rule_flags, work.from_lower, first) {
             return false;
         }
     }
@@ -77,11 +80,11 @@ pub(super) fn keep<P: Packet, S: Store>(packet: &P, store: &S, scratch: &mut Scr
 #[inline(never)]
 pub(super) fn forget<S: Store>(store: &S, work: &Work, progress: &Cell) {
     let now = Progress::from_bits(progress.load());
-    let both = marks::KEPT | marks::of(marks::KEPT, 0);
-    if now.marks & both == 0 {
+    let both = rule_flags::KEPT | rule_flags::of(rule_flags::KEPT, 0);
+    if now.rule_flags & both == 0 {
         return;
     }
-    progress.store(Progress { marks: now.marks & !both, ..now }.to_bits());
+    progress.store(Progress { rule_flags: now.rule_flags & !both, ..now }.to_bits());
     for from_lower in [0, 1] {
         if let Some(entry) = entry(store, work, from_lower) {
             entry.forget(beginning::tag(work.tag, from_lower));

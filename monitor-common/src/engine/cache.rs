@@ -222,7 +222,7 @@ pub(super) fn take<S: Store>(store: &S, settings: &Settings, work: &mut Work) ->
         account::end_flow(store, set, cold, way, word, work.now_s);
     }
     cold.generation.add(1);
-    cold.memo.store(0);
+    cold.rule_value.store(0);
     let opened = if work.headers.opens_connection() { shown::OPENED } else { 0 };
     cold.progress.store(Progress { shown: opened, ..Progress::default() }.to_bits());
     cold.slots.store(subscribers::slots(store, settings, work, NONE));

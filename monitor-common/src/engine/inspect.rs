@@ -13,7 +13,7 @@ use crate::{
     limits::{INSPECTED_PER_DIRECTION, MSE_OPENING, PENDING_PACKETS, SESSION_PACKETS, SHALLOW, WAYS, WINDOW},
     opaque::{self, Look},
     packet::Packet,
-    payload::{FlowState, Payload, Transport, marks},
+    payload::{Payload, RuleState, Transport, rule_flags},
     pools,
     protocol::{Protocol, Verdict},
     store::{Event, Inspection, Settings, Store},
@@ -188,7 +188,7 @@ fn note_familiar<S: Store>(store: &S, work: &mut Work) -> bool {
     if inspected == 1 {
         progress.shown |= shown::PLAIN | shown::FAMILIAR_LOWER << ((1 - work.from_lower) & 1);
         if work.is_tcp() {
-            progress.marks |= marks::of(marks::BEGUN, work.from_lower);
+            progress.rule_flags |= rule_flags::of(rule_flags::BEGUN, work.from_lower);
         }
     }
     let both = progress.shown & shown::FAMILIAR == shown::FAMILIAR;
@@ -216,8 +216,8 @@ fn choose_depth<P: Packet, S: Store>(packet: &P, store: &S, settings: &Settings,
         return;
     }
     let Some(cold) = store.cold_set(work.set_index) else { return };
-    let kept = Progress::from_bits(cold.flow(work.way).progress.load()).marks;
-    if !work.is_tcp() || kept & marks::OWED == 0 {
+    let kept = Progress::from_bits(cold.flow(work.way).progress.load()).rule_flags;
+    if !work.is_tcp() || kept & rule_flags::OWED == 0 {
         payload.depth = SHALLOW as u32;
     }
 }
@@ -229,13 +229,16 @@ fn examine<P: Packet, S: Store>(packet: &P, store: &S, scratch: &mut Scratch) ->
     let cold = store.cold_set(work.set_index)?;
     let cold = cold.flow(work.way);
     let mut progress = Progress::from_bits(cold.progress.load());
-    // In a session by TCP the memo is the question: what signatures keep there is dropped. Without a branch, or the verifier
+    // In a TCP session the rule value holds the question: what rules store there is dropped. Without a branch, or the verifier
     // would walk all signatures twice.
     let word = Word(work.word);
     let asks = negated(word.session_bit() & work.tcp_bit());
-    let owed = marks::OWED & asks as u32;
-    let mut state =
-        FlowState { memo: cold.memo.load(), marks: progress.marks & !marks::OF_PAYLOAD & !owed, reserved: 0 };
+    let owed = rule_flags::OWED & asks as u32;
+    let mut state = RuleState {
+        rule_value: cold.rule_value.load(),
+        rule_flags: progress.rule_flags & !rule_flags::OF_PAYLOAD & !owed,
+        reserved: 0,
+    };
     payload.len = work.headers.payload_len + payload.captured;
     payload.source_port = work.headers.source_port;
     payload.destination_port = work.headers.destination_port;
@@ -243,7 +246,7 @@ fn examine<P: Packet, S: Store>(packet: &P, store: &S, scratch: &mut Scratch) ->
     packet.copy_payload(work.headers.payload_offset as usize, payload);
     let found = classify(transport(work), payload, &mut state);
     work.shown = u32::from(progress.shown);
-    work.begins = begins(work, progress.marks);
+    work.begins = begins(work, progress.rule_flags);
     let inspected = progress.inspect(work.is_from_lower());
     work.first = u32::from(inspected == 1);
     if found.is_none() && inspected == 1 && work.has_peer_ports() {
@@ -251,21 +254,26 @@ fn examine<P: Packet, S: Store>(packet: &P, store: &S, scratch: &mut Scratch) ->
     }
     if work.forged != 0 {
         // It must not be what a later packet answers.
-        state = FlowState { memo: cold.memo.load(), marks: progress.marks & !marks::OF_PAYLOAD, reserved: 0 };
+        state = RuleState {
+            rule_value: cold.rule_value.load(),
+            rule_flags: progress.rule_flags & !rule_flags::OF_PAYLOAD,
+            reserved: 0,
+        };
     }
-    if state.marks & marks::ECHOED != 0 {
+    if state.rule_flags & rule_flags::ECHOED != 0 {
         let sender = 1 - work.from_lower;
         work.shown |= u32::from(shown::BOTH_SPOKE) | u32::from(shown::PROVED_LOWER) << (sender & 1);
     }
     // Whoever asked began the flow: nobody can have made it say, or repeat, what looks like a request. Without a branch.
-    let answered = (state.marks >> marks::ANSWERED.trailing_zeros()) & (word.first_bit() as u32 ^ work.from_lower) & 1;
+    let answered =
+        (state.rule_flags >> rule_flags::ANSWERED.trailing_zeros()) & (word.first_bit() as u32 ^ work.from_lower) & 1;
     work.shown |= u32::from(shown::BOTH_SPOKE) & negated(u64::from(answered)) as u32;
     let budget = if Word(work.word).is_session() { SESSION_PACKETS } else { INSPECTED_PER_DIRECTION };
     work.exhausted = u32::from(inspected >= budget);
-    progress.marks = state.marks & !(marks::of(marks::KEPT, work.from_lower) & asks as u32);
-    let kept = progress.marks & marks::of(marks::KEPT, work.from_lower) != 0;
+    progress.rule_flags = state.rule_flags & !(rule_flags::of(rule_flags::KEPT, work.from_lower) & asks as u32);
+    let kept = progress.rule_flags & rule_flags::of(rule_flags::KEPT, work.from_lower) != 0;
     work.keeps = u32::from(work.is_tcp() && found.is_none() && kept);
-    cold.memo.store(state.memo & !asks | cold.memo.load() & asks);
+    cold.rule_value.store(state.rule_value & !asks | cold.rule_value.load() & asks);
     cold.progress.store(progress.to_bits());
     found
 }
@@ -275,7 +283,7 @@ fn examine<P: Packet, S: Store>(packet: &P, store: &S, scratch: &mut Scratch) ->
 #[inline(always)]
 fn begins(work: &Work, before: u32) -> u32 {
     let obfuscated = work.shown & u32::from(shown::RANDOM_LOWER) << ((1 - work.from_lower) & 1) != 0;
-    let first = before & marks::of(marks::BEGUN, work.from_lower) == 0;
+    let first = before & rule_flags::of(rule_flags::BEGUN, work.from_lower) == 0;
     let opened = work.shown & u32::from(shown::OPENED) != 0;
     u32::from(!work.is_tcp() | (opened & (first | obfuscated)))
 }
@@ -360,7 +368,7 @@ pub(super) fn conclude<S: Store>(store: &S, settings: &Settings, work: &mut Work
     }
     if work.is_tcp() {
         // What signatures kept of earlier segments is of no more use, and is not kept longer.
-        cold.memo.store(0);
+        cold.rule_value.store(0);
         beginnings::forget(store, work, &cold.progress);
     }
     account::publish(store, cell, cold, generation, (protocol, confidence));

@@ -3,13 +3,13 @@
 //! Source: libprotoident and nDPI. Matched: a stream that starts with "ajprot\r\n". Guard: eight fixed bytes.
 
 use crate::{
-    payload::{FlowState, Payload},
+    payload::{Payload, RuleState},
     protocol::Confidence,
 };
 
 /// Connections to servers and peers.
 #[inline(always)]
-pub fn tcp(payload: &Payload, _state: &mut FlowState) -> Option<Confidence> {
+pub fn tcp(payload: &Payload, _state: &mut RuleState) -> Option<Confidence> {
     payload.has(0, b"ajprot\r\n").then_some(Confidence::Signature)
 }
 

@@ -8,7 +8,7 @@
 //! front of a segment of just that length is what many protocols have.
 
 use crate::{
-    payload::{FlowState, Payload},
+    payload::{Payload, RuleState},
     protocol::Confidence,
 };
 
@@ -17,7 +17,7 @@ const GREETING: u32 = u32::from_le_bytes([0x03, 0x00, 0x5a, 0]);
 
 /// Links between nodes.
 #[inline(always)]
-pub fn tcp(payload: &Payload, _state: &mut FlowState) -> Option<Confidence> {
+pub fn tcp(payload: &Payload, _state: &mut RuleState) -> Option<Confidence> {
     let head = payload.le32(0) & 0x00ff_ffff;
     let last = payload.byte(5);
     let greeting = payload.len == 6 && head == GREETING && (last == 5 || last == 6);

@@ -18,7 +18,7 @@ mod utp;
 use super::text::unequal;
 use crate::{
     cell::masked,
-    payload::{FlowState, Payload},
+    payload::{Payload, RuleState},
     protocol::Confidence,
 };
 
@@ -45,7 +45,7 @@ const MAX_BLOCK: u64 = 1 << 17;
 
 /// Peer wire and HTTP trackers.
 #[inline(always)]
-pub fn tcp(payload: &Payload, _state: &mut FlowState) -> Option<Confidence> {
+pub fn tcp(payload: &Payload, _state: &mut RuleState) -> Option<Confidence> {
     if payload.has(0, b"\x13BitTorrent protocol") {
         return Some(Confidence::Signature);
     }
@@ -142,7 +142,7 @@ fn no_extension(payload: &Payload, at: usize, head: u64) -> u64 {
 
 /// DHT and local service discovery.
 #[inline(always)]
-pub fn udp(payload: &Payload, state: &mut FlowState) -> Option<Confidence> {
+pub fn udp(payload: &Payload, state: &mut RuleState) -> Option<Confidence> {
     if dht::message(payload) {
         dht::transaction(payload, state);
         return Some(Confidence::Signature);
@@ -156,7 +156,7 @@ pub fn udp(payload: &Payload, state: &mut FlowState) -> Option<Confidence> {
 /// UDP trackers and uTP, which need what earlier datagrams said. Tried after all other rules: each way out leaves another state,
 /// and the verifier walks what follows once for each.
 #[inline(always)]
-pub fn exchanges(payload: &Payload, state: &mut FlowState) -> Option<Confidence> {
+pub fn exchanges(payload: &Payload, state: &mut RuleState) -> Option<Confidence> {
     match tracker::udp(payload, state) {
         None => utp::udp(payload, state),
         found => found,

@@ -6,19 +6,19 @@
 //! Guard: six fixed bytes, the last of which no text has.
 
 use crate::{
-    payload::{FlowState, Payload},
+    payload::{Payload, RuleState},
     protocol::Confidence,
 };
 
 /// Connections between peers.
 #[inline(always)]
-pub fn tcp(payload: &Payload, _state: &mut FlowState) -> Option<Confidence> {
+pub fn tcp(payload: &Payload, _state: &mut RuleState) -> Option<Confidence> {
     payload.has(0, b"BSYNC\0").then_some(Confidence::Signature)
 }
 
 /// Datagrams between peers and trackers.
 #[inline(always)]
-pub fn udp(payload: &Payload, state: &mut FlowState) -> Option<Confidence> {
+pub fn udp(payload: &Payload, state: &mut RuleState) -> Option<Confidence> {
     tcp(payload, state)
 }
 

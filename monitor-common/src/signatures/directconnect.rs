@@ -11,7 +11,7 @@
 
 use super::text;
 use crate::{
-    payload::{FlowState, Payload},
+    payload::{Payload, RuleState},
     protocol::Confidence,
 };
 
@@ -22,7 +22,7 @@ const BEHIND_IDENTIFIER: usize = 44;
 
 /// Hub and peer connections.
 #[inline(always)]
-pub fn tcp(payload: &Payload, _state: &mut FlowState) -> Option<Confidence> {
+pub fn tcp(payload: &Payload, _state: &mut RuleState) -> Option<Confidence> {
     let first = payload.byte(0);
     let found = match first {
         b'$' => nmdc(payload),
@@ -97,7 +97,7 @@ fn transfer(payload: &Payload, offset: usize) -> bool {
 
 /// Search results and client information.
 #[inline(always)]
-pub fn udp(payload: &Payload, _state: &mut FlowState) -> Option<Confidence> {
+pub fn udp(payload: &Payload, _state: &mut RuleState) -> Option<Confidence> {
     let head = payload.le32(0);
     let found = if head == u32::from_le_bytes(*b"$SR ") {
         payload.last() == b'|'

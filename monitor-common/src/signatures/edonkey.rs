@@ -16,7 +16,7 @@ mod udp;
 pub use udp::udp;
 
 use crate::{
-    payload::{FlowState, Payload, marks},
+    payload::{Payload, RuleState, rule_flags},
     protocol::Confidence,
 };
 
@@ -89,7 +89,7 @@ pub(super) fn zlib(payload: &Payload, offset: usize) -> bool {
 
 /// Client-server and client-client messages.
 #[inline(always)]
-pub fn tcp(payload: &Payload, _state: &mut FlowState) -> Option<Confidence> {
+pub fn tcp(payload: &Payload, _state: &mut RuleState) -> Option<Confidence> {
     let header = payload.byte(0);
     if (header != EDONKEY) && (header != EMULE) && (header != PACKED) {
         return None;
@@ -102,15 +102,15 @@ pub fn tcp(payload: &Payload, _state: &mut FlowState) -> Option<Confidence> {
 ///
 /// Tried last: what it leaves in the flow's state would have the verifier walk all that follows once more.
 #[inline(never)]
-pub(crate) fn continued(payload: &Payload, state: &mut FlowState) -> bool {
-    let mine = (state.marks & marks::OWED_FROM_LOWER != 0) == (payload.from_lower != 0);
-    if state.marks & marks::OWED != 0 && mine {
-        let owed = state.memo as u32;
+pub(crate) fn continued(payload: &Payload, state: &mut RuleState) -> bool {
+    let mine = (state.rule_flags & rule_flags::OWED_FROM_LOWER != 0) == (payload.from_lower != 0);
+    if state.rule_flags & rule_flags::OWED != 0 && mine {
+        let owed = state.rule_value as u32;
         if payload.len < owed {
-            state.memo = u64::from(owed - payload.len);
+            state.rule_value = u64::from(owed - payload.len);
             return false;
         }
-        state.marks &= !marks::OWED;
+        state.rule_flags &= !rule_flags::OWED;
         if payload.len == owed || followed(payload, owed) {
             return true;
         }

@@ -9,7 +9,7 @@
 //! Guard: exact lengths and literals; for the text "GIVE 100", which a chat may hold too, and for UDP no port below 1024.
 
 use crate::{
-    payload::{FlowState, Payload},
+    payload::{Payload, RuleState},
     protocol::Confidence,
 };
 
@@ -24,7 +24,7 @@ const LEN: u32 = 12;
 
 /// Links to supernodes and downloads.
 #[inline(always)]
-pub fn tcp(payload: &Payload, _state: &mut FlowState) -> Option<Confidence> {
+pub fn tcp(payload: &Payload, _state: &mut RuleState) -> Option<Confidence> {
     let head = payload.be32(0);
     if head == u32::from_be_bytes(*b"GIVE") {
         return give(payload).then_some(Confidence::Structural);
@@ -51,7 +51,7 @@ fn give(payload: &Payload) -> bool {
 
 /// Pings and pongs between supernodes and clients.
 #[inline(always)]
-pub fn udp(payload: &Payload, _state: &mut FlowState) -> Option<Confidence> {
+pub fn udp(payload: &Payload, _state: &mut RuleState) -> Option<Confidence> {
     let ping = payload.byte(0) == 0x27 && payload.len == LEN && payload.has(6, b"KaZaA\0");
     let name = u64::from_be_bytes(*b"\0\0KaZaA\0");
     let pong = payload.byte(0) == 0x28 && u64::from_be_bytes(payload.tail) & 0xffff_ffff_ffff == name;

@@ -13,7 +13,7 @@
 //! Guard: literals; for UDP the 32-bit length, type, least length, hop counts that a live message has, no port below 1024.
 
 use crate::{
-    payload::{FlowState, Payload},
+    payload::{Payload, RuleState},
     protocol::Confidence,
 };
 
@@ -34,7 +34,7 @@ const MAX_HOPS: u8 = 16;
 
 /// Handshake, downloads and pushes.
 #[inline(always)]
-pub fn tcp(payload: &Payload, _state: &mut FlowState) -> Option<Confidence> {
+pub fn tcp(payload: &Payload, _state: &mut RuleState) -> Option<Confidence> {
     let head = payload.le32(0);
     let gnutella = head == u32::from_le_bytes(*b"GNUT");
     let get = (head == u32::from_le_bytes(*b"GET ")) || (head == u32::from_le_bytes(*b"HEAD"));
@@ -109,7 +109,7 @@ const fn outside_hex(word: u64) -> u64 {
 
 /// Messages over UDP.
 #[inline(always)]
-pub fn udp(payload: &Payload, _state: &mut FlowState) -> Option<Confidence> {
+pub fn udp(payload: &Payload, _state: &mut RuleState) -> Option<Confidence> {
     // The length first: it is the strongest and rejects nearly everything.
     if (payload.le32(19) != payload.len.wrapping_sub(HEADER)) || (payload.len < HEADER) || !payload.high_ports() {
         return None;

@@ -6,7 +6,7 @@
 //! Guard: no port below 1024; text that starts with GND has no flags below 0x10 behind it and no part number that fits its count.
 
 use crate::{
-    payload::{FlowState, Payload},
+    payload::{Payload, RuleState},
     protocol::Confidence,
 };
 
@@ -17,7 +17,7 @@ const RESERVED_FLAGS: u8 = 0xec;
 
 /// Reliable UDP packets.
 #[inline(always)]
-pub fn udp(payload: &Payload, _state: &mut FlowState) -> Option<Confidence> {
+pub fn udp(payload: &Payload, _state: &mut RuleState) -> Option<Confidence> {
     if (payload.le32(0) & 0x00ff_ffff != u32::from_le_bytes(*b"GND\0")) || (payload.len < HEADER) {
         return None;
     }

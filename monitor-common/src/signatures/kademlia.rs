@@ -8,11 +8,11 @@
 //! Weakest of those that count alone: a lookup, 22 bits in a datagram of 35 bytes, and a packed message, 25 bits. They stay so, since
 //! what most contacts of a client get is one lookup, which they do not answer.
 //!
-//! The answer to such a request makes the request certain, too ([`marks::ANSWERED`]): clients choose their ports at random.
+//! The answer to such a request makes the request certain, too ([`rule_flags::ANSWERED`]): clients choose their ports at random.
 
 use super::{edonkey::zlib, text};
 use crate::{
-    payload::{FlowState, Payload, marks},
+    payload::{Payload, RuleState, rule_flags},
     protocol::Confidence,
 };
 
@@ -46,7 +46,7 @@ const fn opcodes(list: &[u8]) -> [u64; 4] {
 
 /// Kad messages.
 #[inline(always)]
-pub fn udp(payload: &Payload, state: &mut FlowState) -> Option<Confidence> {
+pub fn udp(payload: &Payload, state: &mut RuleState) -> Option<Confidence> {
     let header = payload.byte(0);
     if ((header != PLAIN) && (header != PACKED)) | !payload.high_ports() | text::reads_as_dns(payload) {
         return None;
@@ -67,11 +67,11 @@ pub fn udp(payload: &Payload, state: &mut FlowState) -> Option<Confidence> {
 
 /// Keeps which answer a request is for, and says whether a certain message is the one that the other side asked for.
 #[inline(always)]
-fn exchange(payload: &Payload, state: &mut FlowState, opcode: u8, message: bool, certain: bool) {
+fn exchange(payload: &Payload, state: &mut RuleState, opcode: u8, message: bool, certain: bool) {
     let answer = ANSWERS[usize::from(opcode & 0x7f)];
-    state.answers(certain & state.asked(payload, marks::MEMO_KAD) & (state.memo == u64::from(opcode)));
+    state.answers(certain & state.asked(payload, rule_flags::MEMO_KAD) & (state.rule_value == u64::from(opcode)));
     if message & (answer != 0) {
-        state.ask(payload, marks::MEMO_KAD, u64::from(answer));
+        state.ask(payload, rule_flags::MEMO_KAD, u64::from(answer));
     }
 }
 
@@ -166,7 +166,7 @@ fn tag(payload: &Payload, offset: usize) -> bool {
 mod tests {
     use super::super::testing::{Flow, Label, every_byte_counts, hex, udp};
     use crate::{
-        payload::{FlowState, Payload, marks},
+        payload::{Payload, RuleState, rule_flags},
         protocol::{Confidence, Protocol},
     };
     use proptest::prelude::*;
@@ -232,12 +232,12 @@ mod tests {
     #[test]
     fn the_answer_makes_the_request_certain() {
         let answered = |request: &[u8], answer: &[u8], from_lower: bool| {
-            let mut state = FlowState::default();
+            let mut state = RuleState::default();
             super::udp(&Payload::from_bytes(request, 40_000, 50_000, true), &mut state);
-            let asked = state.marks & marks::ANSWERED;
+            let asked = state.rule_flags & rule_flags::ANSWERED;
             let label = super::udp(&Payload::from_bytes(answer, 50_000, 40_000, from_lower), &mut state);
-            assert!(label.is_some() || state.marks & marks::ANSWERED == 0, "certain");
-            asked == 0 && state.marks & marks::ANSWERED != 0
+            assert!(label.is_some() || state.rule_flags & rule_flags::ANSWERED == 0, "certain");
+            asked == 0 && state.rule_flags & rule_flags::ANSWERED != 0
         };
         let contacts = [hex("e409"), vec![7; 16], hex("3612 08 0100"), vec![7; 25]].concat();
         let found = [hex("e43b"), vec![7; 32], hex("0100"), vec![7; 17], hex("09 0100 f2 04")].concat();
@@ -258,12 +258,12 @@ mod tests {
         assert!(!answered(&hex("e401"), &contacts[..47], false), "cut short");
         assert!(!answered(&hex("e401"), &hex("e509 779c 63600000"), false), "not packed");
         // What was said of one payload is not said of the next.
-        let mut state = FlowState::default();
+        let mut state = RuleState::default();
         for (bytes, from_lower, expected) in
             [(hex("e401"), true, false), (contacts.clone(), false, true), (hex("e460"), false, false)]
         {
             super::udp(&Payload::from_bytes(&bytes, 40_000, 50_000, from_lower), &mut state);
-            assert_eq!(state.marks & marks::ANSWERED != 0, expected, "{bytes:02x?}");
+            assert_eq!(state.rule_flags & rule_flags::ANSWERED != 0, expected, "{bytes:02x?}");
         }
     }
 

@@ -11,7 +11,7 @@
 
 use super::websocket;
 use crate::{
-    payload::{FlowState, Payload},
+    payload::{Payload, RuleState},
     protocol::Confidence,
 };
 
@@ -20,7 +20,7 @@ const MDNS_PORT: u16 = 5353;
 
 /// Streams and WebSockets.
 #[inline(always)]
-pub fn tcp(payload: &Payload, _state: &mut FlowState) -> Option<Confidence> {
+pub fn tcp(payload: &Payload, _state: &mut RuleState) -> Option<Confidence> {
     if payload.has(0, b"\x13/multistream/1.0.0\n") || payload.has(0, b"/multistream/1.0.0\n") {
         return Some(Confidence::Signature);
     }
@@ -48,7 +48,7 @@ fn framed(payload: &Payload) -> bool {
 
 /// Discovery.
 #[inline(always)]
-pub fn udp(payload: &Payload, _state: &mut FlowState) -> Option<Confidence> {
+pub fn udp(payload: &Payload, _state: &mut RuleState) -> Option<Confidence> {
     let mdns = payload.source_port == MDNS_PORT || payload.destination_port == MDNS_PORT;
     (mdns && payload.has(12, b"\x04_p2p\x04_udp\x05local\0")).then_some(Confidence::Signature)
 }

@@ -4,13 +4,13 @@
 //! hexadecimal keys of the sizes in use make. Guard: the literal and the exact length.
 
 use crate::{
-    payload::{FlowState, Payload},
+    payload::{Payload, RuleState},
     protocol::Confidence,
 };
 
 /// Links between nodes.
 #[inline(always)]
-pub fn tcp(payload: &Payload, _state: &mut FlowState) -> Option<Confidence> {
+pub fn tcp(payload: &Payload, _state: &mut RuleState) -> Option<Confidence> {
     if !payload.has(0, b"PublicKey: ") {
         return None;
     }

@@ -9,7 +9,7 @@
 
 use super::text::{EACH, equal, printable};
 use crate::{
-    payload::{FlowState, Payload},
+    payload::{Payload, RuleState},
     protocol::Confidence,
 };
 
@@ -18,7 +18,7 @@ const MAX_TEXT: u32 = 160;
 
 /// Logins at index servers.
 #[inline(always)]
-pub fn tcp(payload: &Payload, _state: &mut FlowState) -> Option<Confidence> {
+pub fn tcp(payload: &Payload, _state: &mut RuleState) -> Option<Confidence> {
     let head = payload.le32(0);
     let (length, kind) = (head & 0xffff, head >> 16);
     let known = kind == 2 || kind == 6 || kind == 7;

@@ -12,7 +12,7 @@
 //! with such lengths may send, so they do not count on a port below 1024, nor when anything else was said before. Names are never kept.
 
 use crate::{
-    payload::{FlowState, Payload, marks},
+    payload::{Payload, RuleState, rule_flags},
     protocol::Confidence,
 };
 
@@ -25,12 +25,12 @@ const DIGEST: u32 = 32;
 
 /// Server and peer connections.
 #[inline(always)]
-pub fn tcp(payload: &Payload, state: &mut FlowState) -> Option<Confidence> {
+pub fn tcp(payload: &Payload, state: &mut RuleState) -> Option<Confidence> {
     let head = payload.le64(0);
     let length = head as u32;
     // Plain: all messages that are looked for are shorter than 256 bytes, and their codes are 0 and 1.
     let plain = length & 0xffff_ff00 == 0 && (head >> 32) & 0xff <= 1;
-    let found = if plain { message(payload, state.marks) } else { obfuscated(payload, head, state.marks) };
+    let found = if plain { message(payload, state.rule_flags) } else { obfuscated(payload, head, state.rule_flags) };
     found.then_some(Confidence::Structural)
 }
 
@@ -55,11 +55,11 @@ fn message(payload: &Payload, seen: u32) -> bool {
 /// Whether a PierceFirewall of `len` bytes opens the flow: alone, with a transfer's token behind it, or with a message of peers, which is
 /// whole, at `behind`: a length and a code, both of 32 bits, over which `key` is rotated.
 ///
-/// Whoever pierces a firewall speaks first, as nobody has in a flow of which nothing was seen before. The marks come as they are: what
+/// Whoever pierces a firewall speaks first, as nobody has in a flow of which nothing was seen before. The flags come as they are: what
 /// the verifier knows of them would make it walk all that follows twice.
 #[inline(never)]
 fn pierces(payload: &Payload, seen: u32, len: u32, behind: u32, key: u32) -> bool {
-    if seen & (marks::BEGUN | marks::of(marks::BEGUN, 0)) != 0 || !payload.high_ports() {
+    if seen & (rule_flags::BEGUN | rule_flags::of(rule_flags::BEGUN, 0)) != 0 || !payload.high_ports() {
         return false;
     }
     if payload.len == len || payload.len == 13 {

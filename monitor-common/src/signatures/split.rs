@@ -26,7 +26,7 @@ use super::{
 };
 use crate::{
     limits::KEPT_BYTES,
-    payload::{FlowState, Payload, marks},
+    payload::{Payload, RuleState, rule_flags},
 };
 
 /// How a stream may begin: its first bytes, at most eight of which are compared, and the most bytes that are kept of it while it is
@@ -101,13 +101,13 @@ const SHORTEST_OPENING: u32 = 16;
 /// Notes how a payload without a verdict leaves its direction: with its bytes kept, or behind its beginning. `starts` tells whether
 /// its first byte is one that a rule starts with.
 #[inline(never)]
-pub(crate) fn leave(payload: &Payload, state: &mut FlowState, starts: bool) {
-    let owed_from_lower = state.marks & marks::OWED_FROM_LOWER != 0;
-    if state.marks & marks::OWED != 0 && owed_from_lower == (payload.from_lower != 0) {
+pub(crate) fn leave(payload: &Payload, state: &mut RuleState, starts: bool) {
+    let owed_from_lower = state.rule_flags & rule_flags::OWED_FROM_LOWER != 0;
+    if state.rule_flags & rule_flags::OWED != 0 && owed_from_lower == (payload.from_lower != 0) {
         // The direction is in the middle of a message.
         return;
     }
-    let of = |mark| marks::of(mark, payload.from_lower);
+    let of = |mark| rule_flags::of(mark, payload.from_lower);
     // The end of a header, which most requests come with, is seen without looking through it.
     let ended = u64::from_be_bytes(payload.tail) as u32 == u32::from_be_bytes(*b"\r\n\r\n");
     if payload.captured == payload.len
@@ -116,12 +116,12 @@ pub(crate) fn leave(payload: &Payload, state: &mut FlowState, starts: bool) {
         && ((starts && (starts_known(payload) || frame(payload))) || length(payload))
         && !says_enough(payload)
     {
-        state.marks |= of(marks::KEPT);
+        state.rule_flags |= of(rule_flags::KEPT);
         return;
     }
-    if state.marks & of(marks::BEGUN) == 0 {
-        let text = state.marks & of(marks::TEXT) != 0;
-        state.marks |= of(begins(payload, text));
+    if state.rule_flags & of(rule_flags::BEGUN) == 0 {
+        let text = state.rule_flags & of(rule_flags::TEXT) != 0;
+        state.rule_flags |= of(begins(payload, text));
     }
 }
 
@@ -132,15 +132,15 @@ pub fn kept(payload: &Payload) -> u32 {
     if payload.has(0, b"$MyNick ") { 8 } else { payload.captured }
 }
 
-/// Whether a payload of a direction with these marks is passed over, by its first byte.
+/// Whether a payload of a direction with these flags is passed over, by its first byte.
 #[inline(always)]
 #[must_use]
 pub fn passes_over(all: u32, from_lower: u32, first: u8) -> bool {
     let frames = (first & 0x7e == 0) & (first & 0x7f != 0) | (first == websocket::BINARY);
-    let may_frame = frames & (all & marks::of(marks::FRAMES, from_lower) != 0);
+    let may_frame = frames & (all & rule_flags::of(rule_flags::FRAMES, from_lower) != 0);
     let text = (first.wrapping_sub(b' ') < 0x5f) | (first == 0x13);
-    let framed = text & (all & marks::of(marks::FRAMING, from_lower) != 0);
-    (all & marks::of(marks::OTHER, from_lower) != 0) & !may_frame | framed
+    let framed = text & (all & rule_flags::of(rule_flags::FRAMING, from_lower) != 0);
+    (all & rule_flags::of(rule_flags::OTHER, from_lower) != 0) & !may_frame | framed
 }
 
 /// All ones in the bytes of a payload's first word that the payload has.
@@ -213,8 +213,8 @@ fn says_enough(payload: &Payload) -> bool {
     says | urns >> 10 != 0
 }
 
-/// The marks of a direction that begins with this payload: [`marks::BEGUN`], and [`marks::OTHER`] if it is text that shows no
-/// signature and opens no tunnel, [`marks::FRAMING`] if it is short and binary, but no greeting of SOCKS (RFC 1928 section 3: 5; version 4 has
+/// The marks of a direction that begins with this payload: [`rule_flags::BEGUN`], and [`rule_flags::OTHER`] if it is text that shows no
+/// signature and opens no tunnel, [`rule_flags::FRAMING`] if it is short and binary, but no greeting of SOCKS (RFC 1928 section 3: 5; version 4 has
 /// its number there, too). `text` tells whether a short text was in front of it.
 #[inline(never)]
 fn begins(payload: &Payload, text: bool) -> u32 {
@@ -225,14 +225,14 @@ fn begins(payload: &Payload, text: bool) -> u32 {
     let command = head as u8 == b'$' && (head >> 8) as u8 & 0xe0 == 0x40;
     if !is_text & held & 0x8080_8080_8080_8080 != 0 || tunnel || command {
         let framing = (payload.len < SHORTEST_OPENING) & (head & 0xfe != 0x04) & !tunnel & !command;
-        return marks::BEGUN | if framing { marks::FRAMING } else { 0 };
+        return rule_flags::BEGUN | if framing { rule_flags::FRAMING } else { 0 };
     }
     if payload.captured < SHORTEST_TEXT && !text {
-        return marks::TEXT;
+        return rule_flags::TEXT;
     }
     let half = head as u32;
     let http = half == u32::from_le_bytes(*b"GET ") || half == u32::from_le_bytes(*b"HTTP");
-    marks::BEGUN | marks::OTHER | if http { marks::FRAMES } else { 0 }
+    rule_flags::BEGUN | rule_flags::OTHER | if http { rule_flags::FRAMES } else { 0 }
 }
 
 #[cfg(test)]
@@ -240,7 +240,7 @@ mod tests {
     use super::super::testing::Flow;
     use crate::{
         limits::KEPT_BYTES,
-        payload::{FlowState, Payload, marks},
+        payload::{Payload, RuleState, rule_flags},
         protocol::Protocol,
     };
 
@@ -299,9 +299,9 @@ mod tests {
     /// Whether a first payload is kept, and how much of it.
     fn kept(bytes: &[u8]) -> Option<u32> {
         let payload = Payload::from_bytes(bytes, 50_000, 80, true);
-        let mut state = FlowState::default();
+        let mut state = RuleState::default();
         super::leave(&payload, &mut state, true);
-        (state.marks & marks::KEPT != 0).then(|| super::kept(&payload))
+        (state.rule_flags & rule_flags::KEPT != 0).then(|| super::kept(&payload))
     }
 
     #[test]

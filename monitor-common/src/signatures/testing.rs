@@ -3,7 +3,7 @@
 use super::split;
 use crate::{
     classify::classify,
-    payload::{FlowState, Payload, Transport, marks},
+    payload::{Payload, RuleState, Transport, rule_flags},
     protocol::{Confidence, Protocol, Verdict},
 };
 
@@ -14,7 +14,7 @@ pub(super) type Label = Option<(Protocol, Confidence)>;
 pub(super) struct Flow {
     transport: Transport,
     ports: (u16, u16),
-    state: FlowState,
+    state: RuleState,
     /// What is kept of each direction, the lower endpoint's first.
     kept: [Vec<u8>; 2],
 }
@@ -25,7 +25,7 @@ impl Flow {
         Self {
             transport: Transport::Tcp,
             ports: (50_123, 40_321),
-            state: FlowState::default(),
+            state: RuleState::default(),
             kept: Default::default(),
         }
     }
@@ -55,14 +55,14 @@ impl Flow {
         let (source, destination) = if from_lower { self.ports } else { (self.ports.1, self.ports.0) };
         let (kept, tcp) = (&mut self.kept[usize::from(!from_lower)], self.transport == Transport::Tcp);
         let first = bytes.first().copied().unwrap_or_default();
-        if tcp && kept.is_empty() && split::passes_over(self.state.marks, from_lower.into(), first) {
+        if tcp && kept.is_empty() && split::passes_over(self.state.rule_flags, from_lower.into(), first) {
             return None;
         }
         let bytes = [&core::mem::take(kept)[..], bytes].concat();
-        self.state.marks &= !marks::of(marks::KEPT, from_lower.into());
+        self.state.rule_flags &= !rule_flags::of(rule_flags::KEPT, from_lower.into());
         let mut payload = Payload::from_bytes(&bytes, source, destination, from_lower);
         let found = classify(self.transport, &mut payload, &mut self.state);
-        if tcp && found.is_none() && self.state.marks & marks::of(marks::KEPT, from_lower.into()) != 0 {
+        if tcp && found.is_none() && self.state.rule_flags & rule_flags::of(rule_flags::KEPT, from_lower.into()) != 0 {
             *kept = bytes[..split::kept(&payload) as usize].to_vec();
         }
         found.map(|Verdict { protocol, confidence }| (protocol, confidence))

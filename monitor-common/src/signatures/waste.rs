@@ -3,13 +3,13 @@
 //! Source: libprotoident. Matched: a stream that starts with "GET.sha1:". Guard: nine fixed bytes that no HTTP request has.
 
 use crate::{
-    payload::{FlowState, Payload},
+    payload::{Payload, RuleState},
     protocol::Confidence,
 };
 
 /// Downloads from peers.
 #[inline(always)]
-pub fn tcp(payload: &Payload, _state: &mut FlowState) -> Option<Confidence> {
+pub fn tcp(payload: &Payload, _state: &mut RuleState) -> Option<Confidence> {
     payload.has(0, b"GET.sha1:").then_some(Confidence::Signature)
 }
 

@@ -9,13 +9,13 @@
 
 use super::{text, websocket};
 use crate::{
-    payload::{FlowState, Payload},
+    payload::{Payload, RuleState},
     protocol::Confidence,
 };
 
 /// Announces and what the tracker answers.
 #[inline(always)]
-pub fn tcp(payload: &Payload, _state: &mut FlowState) -> Option<Confidence> {
+pub fn tcp(payload: &Payload, _state: &mut RuleState) -> Option<Confidence> {
     if payload.byte(0) & 0x7f != websocket::TEXT & 0x7f {
         return None;
     }

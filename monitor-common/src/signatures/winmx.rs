@@ -7,17 +7,17 @@
 
 use super::text;
 use crate::{
-    payload::{FlowState, Payload, marks},
+    payload::{Payload, RuleState, rule_flags},
     protocol::Confidence,
 };
 
 /// Transfers between peers.
 #[inline(always)]
-pub fn tcp(payload: &Payload, state: &mut FlowState) -> Option<Confidence> {
+pub fn tcp(payload: &Payload, state: &mut RuleState) -> Option<Confidence> {
     let head = payload.le32(0);
     let lower = payload.from_lower != 0;
     if payload.len == 1 && head == u32::from_le_bytes(*b"1\0\0\0") {
-        state.marks |= if lower { marks::LONE_1_FROM_LOWER } else { marks::LONE_1_FROM_HIGHER };
+        state.rule_flags |= if lower { rule_flags::LONE_1_FROM_LOWER } else { rule_flags::LONE_1_FROM_HIGHER };
         return None;
     }
     let get = head & 0xff_ffff == u32::from_le_bytes(*b"GET\0");
@@ -25,8 +25,8 @@ pub fn tcp(payload: &Payload, state: &mut FlowState) -> Option<Confidence> {
     if !(get || head == u32::from_le_bytes(*b"SEND")) || !(payload.len == verb || file(payload, verb as usize)) {
         return None;
     }
-    let wanted = if lower { marks::LONE_1_FROM_HIGHER } else { marks::LONE_1_FROM_LOWER };
-    (state.marks & wanted != 0).then_some(Confidence::Structural)
+    let wanted = if lower { rule_flags::LONE_1_FROM_HIGHER } else { rule_flags::LONE_1_FROM_LOWER };
+    (state.rule_flags & wanted != 0).then_some(Confidence::Structural)
 }
 
 /// Whether a nick follows at `offset`, then a name in quotation marks and a number.

@@ -6,7 +6,7 @@
 //! with a type or a query's name. The guard is the literal itself; bencoded data that is not DHT has none of these.
 
 use super::super::text::unequal;
-use crate::payload::{FlowState, Payload, marks};
+use crate::payload::{Payload, RuleState, rule_flags};
 
 /// Whether this datagram is a DHT message.
 #[inline(always)]
@@ -63,7 +63,7 @@ const fn other_type(word: u64) -> u64 {
 /// Ids of one, two and four bytes are read, which clients use, where sorted dictionaries have them: before the type, and before
 /// the version of four bytes if there is one. One byte is guessed too easily: it takes the answers to two queries with different ids.
 #[inline(never)]
-pub(super) fn transaction(payload: &Payload, state: &mut FlowState) {
+pub(super) fn transaction(payload: &Payload, state: &mut RuleState) {
     if !tail(payload) {
         return;
     }
@@ -84,12 +84,12 @@ pub(super) fn transaction(payload: &Payload, state: &mut FlowState) {
     };
     let one_byte = id & !0xff == ONE_BYTE;
     if payload.tail[6] == b'q' {
-        let before = state.asked_beside(payload.from_lower, marks::MEMO_DHT);
+        let before = state.asked_beside(payload.from_lower, rule_flags::MEMO_DHT);
         let answered = if one_byte && before & ONE_BYTE != 0 { before & ANSWERED } else { 0 };
-        state.ask_beside(payload, marks::MEMO_DHT, id | answered);
+        state.ask_beside(payload, rule_flags::MEMO_DHT, id | answered);
         return;
     }
-    let asked = state.asked_beside(1 - (payload.from_lower & 1), marks::MEMO_DHT);
+    let asked = state.asked_beside(1 - (payload.from_lower & 1), rule_flags::MEMO_DHT);
     if !one_byte {
         state.echoes((id != 0) & (asked == id));
         return;
@@ -126,7 +126,7 @@ fn known_key(key: u8) -> bool {
 #[cfg(test)]
 mod tests {
     use crate::{
-        payload::{FlowState, Payload, marks},
+        payload::{Payload, RuleState, rule_flags},
         protocol::{Confidence, Protocol},
         signatures::testing::{Label, every_bit_counts, every_byte_counts, udp},
     };
@@ -138,10 +138,10 @@ mod tests {
         let query = b"d1:ad2:id20:abcdefghij0123456789e1:q4:ping1:t2:aa1:y1:qe".as_slice();
         let versioned = b"d1:ad2:id20:abcdefghij0123456789e1:q4:ping1:t4:aabb1:v4:LT\x01\x021:y1:qe".as_slice();
         let echoes = |query: &[u8], answer: &[u8], from_lower: bool| {
-            let mut state = FlowState::default();
+            let mut state = RuleState::default();
             super::transaction(&Payload::from_bytes(query, 6881, 6882, true), &mut state);
             super::transaction(&Payload::from_bytes(answer, 6882, 6881, from_lower), &mut state);
-            state.marks & marks::ECHOED != 0
+            state.rule_flags & rule_flags::ECHOED != 0
         };
         let short = b"d1:rd2:id20:mnopqrstuvwxyz123456e1:t2:aa1:y1:re".as_slice();
         let long = b"d1:rd2:id20:mnopqrstuvwxyz123456e1:t4:aabb1:v4:UT\x01\x021:y1:re".as_slice();
@@ -158,10 +158,10 @@ mod tests {
 
     #[test]
     fn a_node_may_ask_back_before_it_answers() {
-        let mut state = FlowState::default();
+        let mut state = RuleState::default();
         let mut says = |from_lower, bytes: &[u8]| {
             super::transaction(&Payload::from_bytes(bytes, 6881, 6882, from_lower), &mut state);
-            state.marks & marks::ECHOED != 0
+            state.rule_flags & rule_flags::ECHOED != 0
         };
         says(true, b"d1:ad2:id20:abcdefghij0123456789e1:q4:ping1:t1:a1:y1:qe");
         says(false, b"d1:ad2:id20:mnopqrstuvwxyz123456e1:q4:ping1:t4:pn\x00\x001:y1:qe");

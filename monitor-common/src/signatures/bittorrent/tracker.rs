@@ -6,7 +6,7 @@
 //! Guard: an announce or scrape alone is a small number at offset 8, as RX/AFS, SOME/IP and ONC RPC have it; it needs its answer.
 
 use crate::{
-    payload::{FlowState, Payload, marks},
+    payload::{Payload, RuleState, rule_flags},
     protocol::Confidence,
 };
 
@@ -19,12 +19,12 @@ const ERROR: u32 = 3;
 
 /// The verdict of a datagram, with what the flow's last request said.
 #[inline(always)]
-pub(super) fn udp(payload: &Payload, state: &mut FlowState) -> Option<Confidence> {
+pub(super) fn udp(payload: &Payload, state: &mut RuleState) -> Option<Confidence> {
     if (payload.be64(0) == MAGIC) && (payload.be32(8) == 0) && (payload.len == 16) {
         return Some(Confidence::Signature);
     }
-    if state.asked(payload, marks::MEMO_TRACKER) {
-        let answered = answer(payload, state.memo);
+    if state.asked(payload, rule_flags::MEMO_TRACKER) {
+        let answered = answer(payload, state.rule_value);
         state.echoes(answered);
         return answered.then_some(Confidence::Structural);
     }
@@ -32,20 +32,20 @@ pub(super) fn udp(payload: &Payload, state: &mut FlowState) -> Option<Confidence
     let announce = (action == ANNOUNCE) && (payload.len >= 98) && (payload.be32(80) <= 3);
     let scrape = (action == SCRAPE) && (payload.len >= 36) && payload.len.wrapping_sub(16).is_multiple_of(20);
     if announce | scrape {
-        state.ask(payload, marks::MEMO_TRACKER, (action as u64) << 32 | payload.be32(12) as u64);
+        state.ask(payload, rule_flags::MEMO_TRACKER, (action as u64) << 32 | payload.be32(12) as u64);
     }
     None
 }
 
-/// Whether this datagram answers the request whose action and transaction id are in `memo`.
+/// Whether this datagram answers the request whose action and transaction id are in `rule_value`.
 #[inline(always)]
-fn answer(payload: &Payload, memo: u64) -> bool {
-    let (action, asked) = (payload.be32(0), (memo >> 32) as u32);
+fn answer(payload: &Payload, rule_value: u64) -> bool {
+    let (action, asked) = (payload.be32(0), (rule_value >> 32) as u32);
     // 20 bytes and 6 per IPv4 or 18 per IPv6 peer; 8 bytes and 12 per torrent; an error text.
     let announce = (action == ANNOUNCE) && (payload.len >= 20) && payload.len.wrapping_sub(20).is_multiple_of(6);
     let scrape = (action == SCRAPE) && (payload.len >= 20) && payload.len.wrapping_sub(8).is_multiple_of(12);
     let error = (action == ERROR) && (payload.len > 8);
-    (payload.be32(4) == memo as u32) && (((action == asked) && (announce | scrape)) | error)
+    (payload.be32(4) == rule_value as u32) && (((action == asked) && (announce | scrape)) | error)
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@
 
 use super::super::text::unequal;
 use crate::{
-    payload::{FlowState, Payload, marks},
+    payload::{Payload, RuleState, rule_flags},
     protocol::Confidence,
 };
 
@@ -31,7 +31,7 @@ const MAX_IN_FLIGHT: u16 = 16;
 
 /// The verdict of a datagram, with what the flow's SYN said.
 #[inline(always)]
-pub(super) fn udp(payload: &Payload, state: &mut FlowState) -> Option<Confidence> {
+pub(super) fn udp(payload: &Payload, state: &mut RuleState) -> Option<Confidence> {
     let kind = payload.byte(0);
     if (kind & 0x9f != DATA) || (payload.len < HEADER) || (payload.byte(1) as u32 > MAX_EXTENSION) {
         return None;
@@ -41,7 +41,7 @@ pub(super) fn udp(payload: &Payload, state: &mut FlowState) -> Option<Confidence
 
 /// The part of [`udp`] behind its gate, which few datagrams pass.
 #[inline(never)]
-fn header(payload: &Payload, state: &mut FlowState, kind: u8) -> Option<Confidence> {
+fn header(payload: &Payload, state: &mut RuleState, kind: u8) -> Option<Confidence> {
     let mut extension = payload.byte(1) as u32;
     let mut length = HEADER;
     let mut index = 0;
@@ -62,8 +62,12 @@ fn header(payload: &Payload, state: &mut FlowState, kind: u8) -> Option<Confiden
         if payload.has(length as usize, b"\x13BitTorrent protocol") {
             return Some(Confidence::Signature);
         }
-        if length < payload.len && connection != 0 && payload.be32(4) != 0 && state.marks & marks::MEMO_UTP_SYN == 0 {
-            state.ask(payload, marks::MEMO_UTP_DATA, connection << 16 | u64::from(sequence));
+        if length < payload.len
+            && connection != 0
+            && payload.be32(4) != 0
+            && state.rule_flags & rule_flags::MEMO_UTP_SYN == 0
+        {
+            state.ask(payload, rule_flags::MEMO_UTP_DATA, connection << 16 | u64::from(sequence));
         }
         return None;
     }
@@ -74,16 +78,16 @@ fn header(payload: &Payload, state: &mut FlowState, kind: u8) -> Option<Confiden
         if (connection == 0) || (payload.be32(4) == 0) || (payload.be32(8) != 0) {
             return None;
         }
-        state.ask(payload, marks::MEMO_UTP_SYN, connection << 16 | u64::from(sequence));
+        state.ask(payload, rule_flags::MEMO_UTP_SYN, connection << 16 | u64::from(sequence));
         return first(payload).then_some(Confidence::Structural);
     }
     if kind != STATE {
         return None;
     }
-    let asked = state.memo as u32;
+    let asked = state.rule_value as u32;
     let opened =
-        state.asked(payload, marks::MEMO_UTP_SYN) && asked == (connection as u32) << 16 | u32::from(acknowledged);
-    let continued = state.asked(payload, marks::MEMO_UTP_DATA)
+        state.asked(payload, rule_flags::MEMO_UTP_SYN) && asked == (connection as u32) << 16 | u32::from(acknowledged);
+    let continued = state.asked(payload, rule_flags::MEMO_UTP_DATA)
         && neighbours(connection as u16, (asked >> 16) as u16)
         && (asked as u16).wrapping_sub(acknowledged) < MAX_IN_FLIGHT
         && payload.be32(4) != 0;

@@ -6,7 +6,7 @@
 
 use super::super::text;
 use crate::{
-    payload::{FlowState, Payload},
+    payload::{Payload, RuleState},
     protocol::Confidence,
 };
 
@@ -38,7 +38,7 @@ impl Evidence {
 
 /// Server and client messages.
 #[inline(always)]
-pub fn udp(payload: &Payload, state: &mut FlowState) -> Option<Confidence> {
+pub fn udp(payload: &Payload, state: &mut RuleState) -> Option<Confidence> {
     let header = payload.byte(0);
     if ((header != super::EDONKEY) && (header != super::EMULE)) | !payload.high_ports() | text::reads_as_dns(payload) {
         return None;
