@@ -7,7 +7,7 @@
 //! Kad hello (TCP port behind the contact's id).
 
 use crate::{
-    cell::negated,
+    bpf::shared_u64::negated,
     limits::WINDOW,
     payload::{Payload, Transport},
     protocol::Protocol,

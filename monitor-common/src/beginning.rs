@@ -9,7 +9,7 @@
 //! `signatures/split.rs` says which bytes may be kept at all.
 
 use crate::{
-    cell::{Cell, negated},
+    bpf::shared_u64::{SharedU64, negated},
     limits::{BEGINNINGS, KEPT_BYTES, KEPT_SECONDS},
     payload::Payload,
 };
@@ -22,12 +22,12 @@ const WORDS: usize = KEPT_BYTES / 8;
 #[repr(C, align(128))]
 pub struct Beginning {
     /// [`tag`] of the direction; means nothing while `word` is 0.
-    tag: Cell,
+    tag: SharedU64,
     /// 0 while unused: bits 0..16 the second in which it was written, 16..23 bytes kept, 23 being written, 24..31 bytes of the stream
     /// that they stand for, 32..64 the sequence number of what comes next.
-    word: Cell,
+    word: SharedU64,
     /// The bytes in memory order, zeros behind them.
-    bytes: [Cell; WORDS],
+    bytes: [SharedU64; WORDS],
 }
 
 const _: () = assert!(core::mem::size_of::<Beginning>() == 128);
@@ -187,7 +187,7 @@ mod tests {
     }
 
     fn is_zero(entry: &Beginning) -> bool {
-        entry.word.load() | entry.tag.load() | entry.bytes.iter().map(Cell::load).fold(0, |a, b| a | b) == 0
+        entry.word.load() | entry.tag.load() | entry.bytes.iter().map(SharedU64::load).fold(0, |a, b| a | b) == 0
     }
 
     #[test]

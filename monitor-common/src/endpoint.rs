@@ -8,7 +8,7 @@
 //! only named, then remote ones before subscribers' own, the oldest first. Nothing here is a counter, so losing an entry loses no count.
 
 use crate::{
-    cell::{Cell, masked, negated},
+    bpf::shared_u64::{SharedU64, masked, negated},
     key::{Address, Seed, absorb},
     limits::{ENDPOINT_SECONDS, WAYS},
 };
@@ -18,9 +18,9 @@ use crate::{
 #[repr(C, align(64))]
 pub struct EndpointSet {
     /// Keyed hash of what is known; 0 when the way was never used.
-    pub tags: [Cell; WAYS],
+    pub tags: [SharedU64; WAYS],
     /// [`Known`] of each.
-    pub words: [Cell; WAYS],
+    pub words: [SharedU64; WAYS],
 }
 
 const _: () = assert!(core::mem::size_of::<EndpointSet>() == 64);

@@ -6,7 +6,7 @@
 //! * the path of a settled flow reads one set, adds one counter and touches no clock, pool or tally.
 
 use crate::{
-    cell::masked,
+    bpf::shared_u64::masked,
     flow::{Word, is_full, pack},
     key::FlowKey,
     limits::WAYS,

@@ -11,7 +11,7 @@
 //! * the cold entry is written by the claimer before the word leaves [`State::Locked`]; later only inspection state changes.
 
 use crate::{
-    cell::Cell,
+    bpf::shared_u64::SharedU64,
     limits::{FOLD_PACKETS, WAYS},
 };
 
@@ -20,11 +20,11 @@ use crate::{
 #[derive(Default)]
 pub struct FlowSet {
     /// Keyed hash of each flow's key; 0 when the way was never used.
-    pub tags: [Cell; WAYS],
+    pub tags: [SharedU64; WAYS],
     /// [`Word`] of each flow.
-    pub words: [Cell; WAYS],
+    pub words: [SharedU64; WAYS],
     /// Packed counters ([`pack`]) of each flow: `2 * way` for lower to higher endpoint, `2 * way + 1` for the other direction.
-    pub counters: [Cell; 2 * WAYS],
+    pub counters: [SharedU64; 2 * WAYS],
 }
 
 const _: () = assert!(core::mem::size_of::<FlowSet>() == 128);
@@ -34,13 +34,13 @@ const _: () = assert!(core::mem::size_of::<FlowSet>() == 128);
 #[derive(Default)]
 pub struct ColdFlow {
     /// Tally slots: lower endpoint in the low 32 bits, higher endpoint in the high 32; [`NO_SLOT`] for no subscriber.
-    pub slots: Cell,
+    pub slots: SharedU64,
     /// Value that a rule stores for a later packet ([`crate::payload::RuleState::rule_value`]).
-    pub rule_value: Cell,
+    pub rule_value: SharedU64,
     /// [`Progress`] of the inspection.
-    pub progress: Cell,
+    pub progress: SharedU64,
     /// Counts claims of this way: two readings that agree bracket one flow.
-    pub generation: Cell,
+    pub generation: SharedU64,
 }
 
 /// Cold parts of the flows of one set.

@@ -7,7 +7,7 @@
 
 pub mod announce;
 pub mod beginning;
-pub mod cell;
+pub mod bpf;
 pub mod classify;
 pub mod endpoint;
 pub mod engine;

@@ -4,7 +4,7 @@
 //! comparison needs no bounds test; a rule that must not accept padding asks [`Payload::captured`] or [`Payload::len`].
 
 use crate::{
-    cell::Cell,
+    bpf::shared_u64::SharedU64,
     limits::{KEPT_BYTES, TAIL, WINDOW},
 };
 
@@ -116,7 +116,7 @@ impl Payload {
     /// Puts what earlier segments held at the window's start, of which the packet's bytes are copied behind. The window is zero
     /// before, and the words behind what is kept are.
     #[inline(always)]
-    pub(crate) fn begin(&mut self, kept: &[Cell; KEPT_BYTES / 8]) {
+    pub(crate) fn begin(&mut self, kept: &[SharedU64; KEPT_BYTES / 8]) {
         let words = (&raw mut *self).cast::<u64>();
         let mut index = 0;
         while index < KEPT_BYTES / 8 {

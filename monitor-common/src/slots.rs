@@ -9,7 +9,7 @@
 //! tallies in 2^18 lines, two are mistaken for one with a probability of 2 in 10^6 (2^39 pairs in 2^58 places).
 
 use crate::{
-    cell::{Cell, negated},
+    bpf::shared_u64::{SharedU64, negated},
     key::{Address, Seed, absorb},
     tally::KeyWords,
 };
@@ -24,7 +24,7 @@ const SLOT_MASK: u64 = (1 << SLOT_BITS) - 1;
 #[derive(Debug, Default)]
 #[repr(C, align(64))]
 pub struct SlotLine {
-    entries: [Cell; ENTRIES],
+    entries: [SharedU64; ENTRIES],
 }
 
 const _: () = assert!(core::mem::size_of::<SlotLine>() == 64);

@@ -7,7 +7,7 @@
 //! Who may be believed is not decided here: see `engine/ask.rs`.
 
 use crate::{
-    cell::negated,
+    bpf::shared_u64::negated,
     key::Address,
     limits::WINDOW,
     payload::{Payload, Transport},

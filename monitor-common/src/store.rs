@@ -2,7 +2,7 @@
 
 use crate::{
     beginning::Beginning,
-    cell::Cell,
+    bpf::shared_u64::SharedU64,
     endpoint::EndpointSet,
     engine::Scratch,
     flow::{ColdSet, FlowSet},
@@ -24,17 +24,17 @@ pub struct Settings {
     /// Number of flow sets minus one; the number is a power of two.
     pub set_mask: u64,
     /// Coarse time in seconds; moved on by the program's slow path and by the agent.
-    pub clock_s: Cell,
+    pub clock_s: SharedU64,
     /// Slots handed out so far; slot 0 is the catch-all.
-    pub next_slot: Cell,
+    pub next_slot: SharedU64,
     /// Slots there are.
     pub slots: u64,
     /// [`Inspection`] number; changed while the program runs.
-    pub inspection: Cell,
+    pub inspection: SharedU64,
     /// Number of endpoint sets minus one; the number is a power of two.
     pub endpoint_mask: u64,
     /// [`Heuristic`] in its packed form, 0 for off; changed while the program runs.
-    pub heuristic: Cell,
+    pub heuristic: SharedU64,
     /// Number of slot lines minus one; the number is a power of two.
     pub slot_mask: u64,
     /// Explicit padding.

@@ -1,6 +1,6 @@
 //! Tallies: what is counted per (subscriber block, protocol, confidence). The contract of design section 3.
 
-use crate::{cell::Cell, key::Address};
+use crate::{bpf::shared_u64::SharedU64, key::Address};
 
 /// What a tally counts about: one subscriber block, one protocol, one confidence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -81,9 +81,9 @@ impl From<KeyWords> for TallyKey {
 #[derive(Debug, Default)]
 #[repr(C)]
 pub struct SlotKey {
-    high: Cell,
-    low: Cell,
-    meta: Cell,
+    high: SharedU64,
+    low: SharedU64,
+    meta: SharedU64,
 }
 
 const _: () = assert!(core::mem::size_of::<SlotKey>() == 24);
@@ -123,17 +123,17 @@ impl SlotKey {
 #[repr(C)]
 pub struct Tally {
     /// IP packets the subscriber sent.
-    pub packets_up: Cell,
+    pub packets_up: SharedU64,
     /// IP bytes the subscriber sent.
-    pub bytes_up: Cell,
+    pub bytes_up: SharedU64,
     /// IP packets the subscriber received.
-    pub packets_down: Cell,
+    pub packets_down: SharedU64,
     /// IP bytes the subscriber received.
-    pub bytes_down: Cell,
+    pub bytes_down: SharedU64,
     /// Flows whose verdict this is.
-    pub flows: Cell,
+    pub flows: SharedU64,
     /// Time of the last fold into this tally, coarse monotonic seconds.
-    pub last_seen_s: Cell,
+    pub last_seen_s: SharedU64,
 }
 
 const _: () = assert!(core::mem::size_of::<Tally>() == 48);
@@ -172,11 +172,11 @@ impl Tally {
 #[repr(C)]
 pub struct NodeTally {
     /// IP packets.
-    pub packets: Cell,
+    pub packets: SharedU64,
     /// IP bytes.
-    pub bytes: Cell,
+    pub bytes: SharedU64,
     /// Flows whose first packet came in this direction over this interface.
-    pub flows: Cell,
+    pub flows: SharedU64,
 }
 
 const _: () = assert!(core::mem::size_of::<NodeTally>() == 24);

@@ -5,7 +5,7 @@
 //! transport header cannot be read (then as a flow without ports).
 
 use crate::{
-    cell::negated,
+    bpf::shared_u64::negated,
     key::{self, Address, FlowKey},
     limits::MAX_HEADER_OFFSET,
     packet::Packet,

@@ -9,7 +9,7 @@
 //! (there as four little-endian words).
 
 use crate::{
-    cell::negated,
+    bpf::shared_u64::negated,
     key::Address,
     payload::{Payload, Transport},
     protocol::Protocol,

@@ -3,7 +3,7 @@
 use anyhow::Result;
 use monitor_common::{
     beginning::Beginning,
-    cell::Cell,
+    bpf::shared_u64::SharedU64,
     endpoint::EndpointSet,
     flow::{ColdSet, FlowSet},
     store::Settings,
@@ -21,7 +21,7 @@ pub struct Tables {
     tallies: MappedArray<Tally>,
     keys: MappedArray<SlotKey>,
     node: MappedArray<NodeTally>,
-    replay: MappedArray<Cell>,
+    replay: MappedArray<SharedU64>,
     interfaces: Vec<(u16, u32)>,
 }
 
@@ -63,7 +63,7 @@ impl Tables {
 
     /// The clock of an object that is loaded for replaying.
     #[must_use]
-    pub fn clock(&self) -> &Cell {
+    pub fn clock(&self) -> &SharedU64 {
         &self.view().settings.clock_s
     }
 

@@ -5,7 +5,7 @@ use super::{
     work::{Task, Work},
 };
 use crate::{
-    cell::Cell,
+    bpf::shared_u64::SharedU64,
     flow::{ColdFlow, ColdSet, Ends, FlowSet, NO_SLOT, State, Word, is_full, pack, unpack, unpack_slots},
     limits::{UNCLASSIFIED_QUARTERS, WAYS},
     protocol::{Confidence, Protocol, Verdict},
@@ -241,7 +241,7 @@ pub(super) fn count<S: Store>(store: &S, work: &mut Work) -> bool {
 ///
 /// `generation` is the flow's, read before the caller decided: a flow that took its place meanwhile is left alone.
 #[inline(never)]
-pub(super) fn publish<S: Ledger>(store: &S, cell: &Cell, cold: &ColdFlow, generation: u64, verdict: (u8, u8)) {
+pub(super) fn publish<S: Ledger>(store: &S, cell: &SharedU64, cold: &ColdFlow, generation: u64, verdict: (u8, u8)) {
     let mut attempt = 0;
     // Others only refresh the last-seen second meanwhile, once a second each: this cannot fail eight times.
     while attempt < 8 {

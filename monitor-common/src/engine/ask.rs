@@ -22,7 +22,7 @@ use super::{
     work::Work,
 };
 use crate::{
-    cell::Cell,
+    bpf::shared_u64::SharedU64,
     flow::{Progress, Word},
     key,
     limits::{FIRST_PEER_PORT, SESSION_PACKETS, SOURCES_PER_PACKET},
@@ -119,7 +119,7 @@ fn is_for_subscriber<S: Store>(store: &S, settings: &Settings, work: &mut Work) 
 /// Keeps what the packet's sender, a subscriber, asked: the flow is a session from now on, and knows what an answer has to
 /// match. By UDP the transaction id was kept already.
 #[inline(never)]
-pub(super) fn keep<S: Store>(store: &S, work: &Work, cell: &Cell) {
+pub(super) fn keep<S: Store>(store: &S, work: &Work, cell: &SharedU64) {
     let Some(cold) = store.cold_set(work.set_index) else { return };
     let cold = cold.flow(work.way);
     let (word, rule_value) = (Word(cell.load()), &cold.rule_value);

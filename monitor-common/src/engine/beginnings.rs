@@ -3,7 +3,7 @@
 use super::{Scratch, ask, work::Work};
 use crate::{
     beginning::{self, Beginning, Next},
-    cell::Cell,
+    bpf::shared_u64::SharedU64,
     flow::{Progress, Word},
     limits::{INSPECTED_PER_DIRECTION, SESSION_PACKETS},
     packet::Packet,
@@ -78,7 +78,7 @@ pub(super) fn keep<P: Packet, S: Store>(packet: &P, store: &S, scratch: &mut Scr
 
 /// Zeroes what is kept of the packet's flow, which is settled, and takes back that it is.
 #[inline(never)]
-pub(super) fn forget<S: Store>(store: &S, work: &Work, progress: &Cell) {
+pub(super) fn forget<S: Store>(store: &S, work: &Work, progress: &SharedU64) {
     let now = Progress::from_bits(progress.load());
     let both = rule_flags::KEPT | rule_flags::of(rule_flags::KEPT, 0);
     if now.rule_flags & both == 0 {

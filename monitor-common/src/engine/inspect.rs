@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{
     announce,
-    cell::{Cell, negated},
+    bpf::shared_u64::{SharedU64, negated},
     classify::{classify, is_shallow},
     familiar::{HEAD, is_familiar},
     flow::{Progress, State, Word, shown, unpack},
@@ -377,7 +377,7 @@ pub(super) fn conclude<S: Store>(store: &S, settings: &Settings, work: &mut Work
 
 /// Lets others go on with a flow that this CPU has claimed.
 #[inline(always)]
-fn suppose(cell: &Cell) {
+fn suppose(cell: &SharedU64) {
     let mut attempt = 0;
     // Others only refresh the last-seen second meanwhile. If this fails all the same, the claim becomes the verdict (`settle_idle`).
     while attempt < 4 {
@@ -391,7 +391,7 @@ fn suppose(cell: &Cell) {
 
 /// Marks a flow under inspection with the verdict that this CPU is about to write; whether it may.
 #[inline(always)]
-fn claim(cell: &Cell, protocol: u8, confidence: u8) -> bool {
+fn claim(cell: &SharedU64, protocol: u8, confidence: u8) -> bool {
     let mut attempt = 0;
     // Another CPU may refresh the last-seen second in between; that must not cost the verdict.
     while attempt < 4 {

@@ -18,7 +18,7 @@
 
 use super::{ask, counter_index, subscribers, subscribers::NO_POOL, work::Work};
 use crate::{
-    cell::Cell,
+    bpf::shared_u64::SharedU64,
     endpoint::{self, Kind, Known, Taught},
     flow::{State, Word, shown, unpack},
     key::{Address, Seed},
@@ -177,7 +177,7 @@ fn enter<S: Store>(store: &S, settings: &Settings, tag: u64, work: &Work, known:
 
 /// Sends the flow's next packets the short way.
 #[inline(always)]
-fn end_teaching(cell: &Cell) {
+fn end_teaching(cell: &SharedU64) {
     let mut attempt = 0;
     // Others only refresh the last-seen second meanwhile; if this fails all the same, the next packet tries again.
     while attempt < 2 {

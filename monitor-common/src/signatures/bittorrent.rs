@@ -17,7 +17,7 @@ mod utp;
 
 use super::text::unequal;
 use crate::{
-    cell::masked,
+    bpf::shared_u64::masked,
     payload::{Payload, RuleState},
     protocol::Confidence,
 };

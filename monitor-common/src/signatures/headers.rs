@@ -17,7 +17,7 @@ use super::{
     text::{EACH, place, unequal, zeros},
 };
 use crate::{
-    cell::negated,
+    bpf::shared_u64::negated,
     limits::WINDOW,
     payload::Payload,
     protocol::{Confidence, Protocol, Verdict},

@@ -6,7 +6,7 @@
 
 use super::{Headers, below, ip_protocol, link, tcp_flag, tunnel};
 use crate::{
-    cell::{negated, sign},
+    bpf::shared_u64::{negated, sign},
     key::{self, Address, Seed},
     packet::Packet,
 };

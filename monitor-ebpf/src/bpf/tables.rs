@@ -13,7 +13,7 @@ use aya_ebpf::{
 };
 use monitor_common::{
     beginning::Beginning,
-    cell::Cell,
+    bpf::shared_u64::SharedU64,
     endpoint::EndpointSet,
     engine::Scratch,
     flow::{ColdSet, FlowSet},
@@ -54,12 +54,12 @@ static SLOT_CACHE: Array<SlotLine> = Array::with_max_entries(1, 0);
 static NODE: Array<NodeTally> =
     Array::with_max_entries((MAX_INTERFACES * NODE_ENTRIES_PER_INTERFACE) as u32, BPF_F_MMAPABLE);
 #[map]
-static INTERFACES: Array<Cell> = Array::with_max_entries(INTERFACE_ENTRIES, BPF_F_MMAPABLE);
+static INTERFACES: Array<SharedU64> = Array::with_max_entries(INTERFACE_ENTRIES, BPF_F_MMAPABLE);
 #[map]
 static POOLS: LpmTrie<[u8; 16], u32> = LpmTrie::with_max_entries(MAX_POOLS, 0);
 /// A table in front of them.
 #[map]
-static POOL_TABLE: Array<Cell> = Array::with_max_entries(pools::WORDS as u32, BPF_F_MMAPABLE);
+static POOL_TABLE: Array<SharedU64> = Array::with_max_entries(pools::WORDS as u32, BPF_F_MMAPABLE);
 #[map]
 static SKIPS: PerCpuArray<u64> = PerCpuArray::with_max_entries(REASON_SLOTS as u32, 0);
 #[map]
@@ -77,7 +77,7 @@ static WATCH_TALLIES: HashMap<KeyWords, u64> = HashMap::with_max_entries(WATCH_T
 static WATCH_HITS: RingBuf = RingBuf::with_byte_size(WATCH_BUFFER_BYTES, 0);
 /// Entry 0: wire length of the frame being replayed; entry 1: what became of it.
 #[map]
-static REPLAY: Array<Cell> = Array::with_max_entries(2, BPF_F_MMAPABLE);
+static REPLAY: Array<SharedU64> = Array::with_max_entries(2, BPF_F_MMAPABLE);
 
 /// 1 in a program that replays captures through the test runner; the verifier removes the code behind a 0.
 #[unsafe(no_mangle)]
@@ -104,7 +104,7 @@ pub(super) fn replayed_wire_len() -> Option<usize> {
 
 #[inline(always)]
 fn interface_entry(interface: u16) -> InterfaceEntry {
-    InterfaceEntry(INTERFACES.get(u32::from(interface)).map_or(0, Cell::load))
+    InterfaceEntry(INTERFACES.get(u32::from(interface)).map_or(0, SharedU64::load))
 }
 
 /// A trie key whose address is aligned, as the verifier wants all 64-bit stores to the stack to be.
@@ -195,7 +195,7 @@ impl Store for Maps {
 
     #[inline(always)]
     fn pool_word(&self, index: u32) -> Option<u64> {
-        POOL_TABLE.get(index).map(Cell::load)
+        POOL_TABLE.get(index).map(SharedU64::load)
     }
 
     #[inline(always)]
@@ -295,7 +295,7 @@ impl Store for Maps {
             }
         };
         // SAFETY: a map value of eight bytes, aligned, that is only touched as a cell here and read by the agent.
-        unsafe { &*counter.cast::<Cell>() }.add(1);
+        unsafe { &*counter.cast::<SharedU64>() }.add(1);
         true
     }
 

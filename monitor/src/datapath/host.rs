@@ -1,12 +1,13 @@
 //! The shared engine over plain memory: same source, same tables, no kernel.
 
 use std::{
-    cell::{Cell as Local, RefCell},
+    cell::{Cell, RefCell},
     collections::HashMap,
 };
 
 use monitor_common::{
     beginning::Beginning,
+    bpf::shared_u64::SharedU64,
     endpoint::EndpointSet,
     engine::{Scratch, process},
     flow::{ColdSet, FlowSet},
@@ -86,13 +87,13 @@ pub struct HostDataPath {
     slot_cache: Box<[SlotLine]>,
     pools: Vec<(Address, u8, u8)>,
     pool_table: Box<[u64]>,
-    skips: [Local<u64>; REASON_SLOTS],
-    events: [Local<u64>; EVENT_SLOTS],
+    skips: [Cell<u64>; REASON_SLOTS],
+    events: [Cell<u64>; EVENT_SLOTS],
     scratch: RefCell<Scratch>,
     watchlist: HashMap<ContentHash, u32>,
     watch_tallies: RefCell<HashMap<KeyWords, u64>>,
     hits: RefCell<Vec<WatchHit>>,
-    last: Local<Option<Disposition>>,
+    last: Cell<Option<Disposition>>,
     /// Realms of interfaces that have one.
     realms: Vec<(u16, u32)>,
 }
@@ -121,10 +122,10 @@ impl HostDataPath {
             settings: Settings {
                 seed,
                 set_mask: sets as u64 - 1,
-                clock_s: monitor_common::cell::Cell::new(0),
-                next_slot: monitor_common::cell::Cell::new(1),
+                clock_s: SharedU64::new(0),
+                next_slot: SharedU64::new(1),
                 slots: tallies as u64,
-                inspection: monitor_common::cell::Cell::new(inspection as u64),
+                inspection: SharedU64::new(inspection as u64),
                 endpoint_mask: u64::from(sizes.endpoint_sets()) - 1,
                 slot_mask: u64::from(sizes.slot_lines()) - 1,
                 ..Settings::default()
@@ -140,13 +141,13 @@ impl HostDataPath {
             slots: RefCell::new(HashMap::new()),
             pool_table: pool_words(&pools).into(),
             pools,
-            skips: [const { Local::new(0) }; REASON_SLOTS],
-            events: [const { Local::new(0) }; EVENT_SLOTS],
+            skips: [const { Cell::new(0) }; REASON_SLOTS],
+            events: [const { Cell::new(0) }; EVENT_SLOTS],
             scratch: RefCell::new(Scratch::empty()),
             watchlist: HashMap::new(),
             watch_tallies: RefCell::default(),
             hits: RefCell::default(),
-            last: Local::new(None),
+            last: Cell::new(None),
             realms: Vec::new(),
         }
     }

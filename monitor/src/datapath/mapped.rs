@@ -7,7 +7,7 @@ use aya::maps::{Map, MapData};
 use memmap2::{MmapOptions, MmapRaw};
 use monitor_common::{
     beginning::Beginning,
-    cell::Cell,
+    bpf::shared_u64::SharedU64,
     endpoint::EndpointSet,
     flow::{ColdSet, FlowSet},
     store::Settings,
@@ -20,14 +20,14 @@ mod sealed {
     pub trait Shared {}
 }
 
-/// Types that consist of [`Cell`]s (or of integers written before the program runs), so that a shared reference to kernel
+/// Types that consist of [`SharedU64`]s (or of integers written before the program runs), so that a shared reference to kernel
 /// memory of that type is sound whatever another CPU writes.
 pub trait Shared: sealed::Shared {}
 
 macro_rules! shared {
     ($($type:ty),*) => { $(impl sealed::Shared for $type {} impl Shared for $type {})* };
 }
-shared!(Settings, FlowSet, ColdSet, EndpointSet, Beginning, Tally, SlotKey, NodeTally, Cell);
+shared!(Settings, FlowSet, ColdSet, EndpointSet, Beginning, Tally, SlotKey, NodeTally, SharedU64);
 
 /// An array map as a slice.
 #[derive(Debug)]

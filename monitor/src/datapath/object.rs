@@ -11,7 +11,7 @@ use aya::{
 };
 use monitor_common::{
     beginning::Beginning,
-    cell::Cell,
+    bpf::shared_u64::SharedU64,
     endpoint::EndpointSet,
     flow::{ColdSet, FlowSet},
     key::Seed,
@@ -195,8 +195,8 @@ pub struct LoadedObject {
     tallies: MappedArray<Tally>,
     keys: MappedArray<SlotKey>,
     node: MappedArray<NodeTally>,
-    pool_table: MappedArray<Cell>,
-    interface_table: MappedArray<Cell>,
+    pool_table: MappedArray<SharedU64>,
+    interface_table: MappedArray<SharedU64>,
     interfaces: Vec<(u16, u32)>,
     hits: RingBuf<MapData>,
 }

@@ -4,7 +4,7 @@
 
 use aya::{TestRun as _, TestRunOptions};
 use monitor_common::{
-    cell::Cell,
+    bpf::shared_u64::SharedU64,
     reason::Reason,
     store::{Disposition, Event, Note},
 };
@@ -21,7 +21,7 @@ const SHORTEST_FRAME: usize = 14;
 /// The data path in the kernel, fed by hand.
 pub struct TestRunner {
     object: LoadedObject,
-    replay: MappedArray<Cell>,
+    replay: MappedArray<SharedU64>,
     /// Frames too short for the test runner; the program would have skipped them as such.
     short_frames: u64,
 }

@@ -3,11 +3,11 @@
 //! Order matters: tallies are read before the flow cache. A flow that is folded in between is then missing once rather than
 //! counted twice, and the next reading has it; callers keep the higher of two readings, so nothing exported goes down.
 
-use std::cell::Cell as Local;
+use std::cell::Cell;
 
 use monitor_common::{
     beginning::Beginning,
-    cell::Cell,
+    bpf::shared_u64::SharedU64,
     endpoint::{EndpointSet, Known},
     engine::settle_idle,
     flow::{ColdSet, Ends, FlowSet, NO_SLOT, State, Word, unpack, unpack_slots},
@@ -70,7 +70,7 @@ pub struct Reading {
 /// The tallies as [`settle_idle`] needs them.
 struct Books<'a> {
     view: View<'a>,
-    lost: Local<u64>,
+    lost: Cell<u64>,
 }
 
 impl Ledger for Books<'_> {
@@ -103,7 +103,7 @@ impl View<'_> {
     #[must_use]
     pub fn endpoints_in_use(&self) -> u64 {
         let now_s = self.settings.clock_s.load();
-        let known = |word: &&Cell| {
+        let known = |word: &&SharedU64| {
             let known = Known(word.load());
             if known.is_known() && !known.is_current(now_s) {
                 // Taught again meanwhile: then it stays.
@@ -160,7 +160,7 @@ impl View<'_> {
     }
 
     fn settle(&self, idle_s: u16, reading: &mut Reading) {
-        let books = Books { view: *self, lost: Local::new(0) };
+        let books = Books { view: *self, lost: Cell::new(0) };
         let now_s = self.settings.clock_s.load();
         for (set, cold) in self.flows.iter().zip(self.cold) {
             for way in 0..WAYS {

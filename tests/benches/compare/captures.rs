@@ -15,7 +15,7 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use aya::{TestRun as _, TestRunOptions};
 use monitor_common::{
-    cell::Cell,
+    bpf::shared_u64::SharedU64,
     key::Seed,
     limits::{DEFAULT_ENDPOINTS, DEFAULT_FLOWS, DEFAULT_TALLIES},
     store::Inspection,
@@ -185,7 +185,7 @@ fn host(packets: &[Packet]) -> Result<f64> {
 fn kernel(packets: &[Packet]) -> Result<f64> {
     let options = LoadOptions { sizes: SIZES, pools: pools()?, seed: None, replaying: true, ..load_options() };
     let mut object = LoadedObject::load(&options)?;
-    let replay: MappedArray<Cell> = MappedArray::new("REPLAY", object.map("REPLAY")?)?;
+    let replay: MappedArray<SharedU64> = MappedArray::new("REPLAY", object.map("REPLAY")?)?;
     let settings = object.map_settings()?;
     let program = &*object.program()?;
     for packet in packets.iter().filter(|packet| packet.bytes.len() >= SHORTEST_FRAME) {

@@ -14,7 +14,7 @@ use aya::{
     TestRun as _, TestRunOptions,
     programs::{Xdp, xdp::XdpMode},
 };
-use monitor_common::{cell::Cell, key::Address, protocol::Protocol, store::Event, tally::Direction};
+use monitor_common::{bpf::shared_u64::SharedU64, key::Address, protocol::Protocol, store::Event, tally::Direction};
 use peertally::datapath::{
     host::TableSizes,
     object::{LoadOptions, LoadedObject, MonitoredInterface},
@@ -111,7 +111,7 @@ fn send(
     cpu: usize,
     program: &Xdp,
     interfaces: [u32; 2],
-    clock: &Cell,
+    clock: &SharedU64,
     begun: &AtomicU64,
     stop: Instant,
 ) -> Result<[Counts; FLOWS]> {

@@ -6,14 +6,17 @@
 #[cfg(not(target_arch = "bpf"))]
 use core::sync::atomic::{AtomicU64, Ordering};
 
-/// See the module documentation. Same size and layout as a `u64`.
+/// A shared 64-bit counter or word, with the size and layout of a `u64`.
 #[derive(Default)]
 #[repr(transparent)]
-pub struct Cell(#[cfg(not(target_arch = "bpf"))] AtomicU64, #[cfg(target_arch = "bpf")] core::cell::UnsafeCell<u64>);
+pub struct SharedU64(
+    #[cfg(not(target_arch = "bpf"))] AtomicU64,
+    #[cfg(target_arch = "bpf")] core::cell::UnsafeCell<u64>,
+);
 
 #[cfg(not(target_arch = "bpf"))]
-impl Cell {
-    /// A cell that holds `value`.
+impl SharedU64 {
+    /// Creates one that holds `value`.
     #[must_use]
     pub const fn new(value: u64) -> Self {
         Self(AtomicU64::new(value))
@@ -59,14 +62,14 @@ impl Cell {
 
 #[cfg(target_arch = "bpf")]
 mod bpf {
-    use super::Cell;
+    use super::SharedU64;
     use core::intrinsics::{AtomicOrdering, atomic_cxchg, atomic_xadd, atomic_xchg};
 
     // SAFETY: every access below is one aligned 64-bit load, store or BPF_ATOMIC instruction.
-    unsafe impl Sync for Cell {}
+    unsafe impl Sync for SharedU64 {}
 
     #[expect(missing_docs, reason = "documented where the host has the same")]
-    impl Cell {
+    impl SharedU64 {
         #[inline(always)]
         pub fn load(&self) -> u64 {
             // SAFETY: the pointer comes from a reference, so it is valid and aligned; volatile keeps it one load.
@@ -160,7 +163,7 @@ pub fn masked<const MASK: usize>(value: usize) -> usize {
     }
 }
 
-impl core::fmt::Debug for Cell {
+impl core::fmt::Debug for SharedU64 {
     fn fmt(&self, formatter: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         write!(formatter, "{}", self.load())
     }

@@ -1,0 +1,3 @@
+//! What the BPF target lacks: shared counters and arithmetic without branches. Knows nothing of packets or protocols.
+
+pub mod shared_u64;
