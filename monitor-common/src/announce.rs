@@ -7,7 +7,7 @@
 //! Kad hello (TCP port behind the contact's id).
 
 use crate::{
-    bpf::shared_u64::negated,
+    bpf::branchless::neg,
     limits::WINDOW,
     payload::{Payload, Transport},
     protocol::Protocol,
@@ -122,7 +122,7 @@ fn digits(payload: &Payload, start: usize) -> u32 {
     let mut index = 0;
     while index <= DIGITS {
         let digit = u64::from(payload.byte(start + index).wrapping_sub(b'0'));
-        open &= negated(digit.wrapping_sub(10) >> 63);
+        open &= neg(digit.wrapping_sub(10) >> 63);
         number = (number * (1 + (open & 9)) + (digit & open)) & 0xf_ffff;
         index += 1;
     }

@@ -9,7 +9,7 @@
 //! `signatures/split.rs` says which bytes may be kept at all.
 
 use crate::{
-    bpf::shared_u64::{SharedU64, negated},
+    bpf::{branchless::neg, shared_u64::SharedU64},
     limits::{BEGINNINGS, KEPT_BYTES, KEPT_SECONDS},
     payload::Payload,
 };
@@ -108,7 +108,7 @@ impl Beginning {
         let overwritten = word != 0 && age_s(word, now_s) < KEPT_SECONDS && self.tag.load() != tag;
         self.tag.store(tag);
         // All ones when more than a word is kept; without a branch, which would double what the verifier walks.
-        let rest = negated(8u64.wrapping_sub(u64::from(count)) >> 63);
+        let rest = neg(8u64.wrapping_sub(u64::from(count)) >> 63);
         self.bytes[0].store(payload.counted_word(0));
         let mut index = 1;
         while index < WORDS {

@@ -8,7 +8,10 @@
 //! only named, then remote ones before subscribers' own, the oldest first. Nothing here is a counter, so losing an entry loses no count.
 
 use crate::{
-    bpf::shared_u64::{SharedU64, masked, negated},
+    bpf::{
+        branchless::{bound, neg},
+        shared_u64::SharedU64,
+    },
     key::{Address, Seed, absorb},
     limits::{ENDPOINT_SECONDS, WAYS},
 };
@@ -90,7 +93,7 @@ impl Known {
         let second = (self.0 & 0xffff) as u32 | ((self.0 >> 27) as u32 & 0x1f) << 16;
         let age = (now_s as u32).wrapping_sub(second) & SECONDS;
         // Clocks of two CPUs may be a moment apart: such an age is none. Adding to it carries into the bit above.
-        age & !negated(u64::from(age + CLOCK_SKEW_S) >> SECONDS_BITS) as u32
+        age & !neg(u64::from(age + CLOCK_SKEW_S) >> SECONDS_BITS) as u32
     }
 
     /// Whether it is an entry that has not expired.
@@ -104,10 +107,10 @@ impl Known {
     #[inline(always)]
     fn willingness(self, now_s: u64) -> u64 {
         let age = u64::from(self.age_s(now_s));
-        let lasts = negated(age.wrapping_add(negated(u64::from(ENDPOINT_SECONDS))) >> 63);
+        let lasts = neg(age.wrapping_add(neg(u64::from(ENDPOINT_SECONDS))) >> 63);
         let kept = self.0 >> 24 & 7 | 8 & !lasts | self.0 >> 28 & 16;
-        let least = u64::from(WILLINGNESS[masked::<{ WILLINGNESS.len() - 1 }>(kept as usize)]);
-        (least + age) & negated(1 ^ self.0 >> 26 & 1)
+        let least = u64::from(WILLINGNESS[bound::<{ WILLINGNESS.len() - 1 }>(kept as usize)]);
+        (least + age) & neg(1 ^ self.0 >> 26 & 1)
     }
 }
 
@@ -167,7 +170,7 @@ pub fn tag(seed: &Seed, kind: Kind, address: Address, detail: u64, tunnel: u64) 
     hash = absorb(hash, tunnel, seed);
     hash = absorb(hash, kind as u64 | detail, seed);
     // Without a branch, which would double all that the verifier walks behind it.
-    hash | (1 ^ (hash | negated(hash)) >> 63)
+    hash | (1 ^ (hash | neg(hash)) >> 63)
 }
 
 /// The set of a tag, for a power-of-two number of sets.
@@ -207,21 +210,21 @@ impl EndpointSet {
             let number = (WAYS - 1 - way) as u64;
             let word = self.words[way].load();
             let willing = Known(word).willingness(now_s) << 2 | number;
-            let more = willing.wrapping_add(negated(best));
-            best = best.wrapping_add(more & !negated(more >> 63));
+            let more = willing.wrapping_add(neg(best));
+            best = best.wrapping_add(more & !neg(more >> 63));
             let difference = self.tags[way].load() ^ tag;
-            let differs = negated((difference | negated(difference)) >> 63 | (1 ^ word >> 25 & 1));
+            let differs = neg((difference | neg(difference)) >> 63 | (1 ^ word >> 25 & 1));
             found = found & differs | (WAYS as u64 | number) & !differs;
             held = held & differs | word & !differs;
             // Keeps the compiler from unrolling the loop, whose values would not fit the registers.
-            way = masked::<{ 2 * WAYS - 1 }>(way + 1);
+            way = bound::<{ 2 * WAYS - 1 }>(way + 1);
         }
         if found != 0 {
             // Another CPU may refresh it at once: then its word is as good.
-            self.words[(WAYS - 1) ^ masked::<{ WAYS - 1 }>(found as usize)].replace(held, known.0);
+            self.words[(WAYS - 1) ^ bound::<{ WAYS - 1 }>(found as usize)].replace(held, known.0);
             return Taught::Refreshed;
         }
-        let chosen = (WAYS - 1) ^ masked::<{ WAYS - 1 }>(best as usize);
+        let chosen = (WAYS - 1) ^ bound::<{ WAYS - 1 }>(best as usize);
         let held = self.words[chosen].load();
         if best < WAYS as u64 || !self.words[chosen].replace(held, WRITING) {
             return Taught::Missed;

@@ -6,7 +6,7 @@
 //! * the path of a settled flow reads one set, adds one counter and touches no clock, pool or tally.
 
 use crate::{
-    bpf::shared_u64::masked,
+    bpf::branchless::bound,
     flow::{Word, is_full, pack},
     key::FlowKey,
     limits::WAYS,
@@ -123,7 +123,7 @@ fn settled<S: Store>(brief: &Brief, store: &S, settings: &Settings, interface: u
             (cache::find(set, tag).ok_or(Place::NOWHERE)?, Place::SECOND)
         }
     };
-    let way = masked::<{ WAYS - 1 }>(way);
+    let way = bound::<{ WAYS - 1 }>(way);
     let place = Place(way as u32 | which);
     // Two ways have the tag for the moment in which two CPUs enter one flow; what was found of both may be a third way.
     if set.tags[way].load() != tag {

@@ -9,7 +9,7 @@
 //! tallies in 2^18 lines, two are mistaken for one with a probability of 2 in 10^6 (2^39 pairs in 2^58 places).
 
 use crate::{
-    bpf::shared_u64::{SharedU64, negated},
+    bpf::{branchless::neg, shared_u64::SharedU64},
     key::{Address, Seed, absorb},
     tally::KeyWords,
 };
@@ -61,8 +61,8 @@ impl SlotLine {
         while index < ENTRIES {
             let entry = self.entries[index].load();
             let difference = (entry ^ tag) >> SLOT_BITS;
-            let differs = (difference | negated(difference)) >> 63;
-            found ^= (found ^ entry) & negated(differs ^ 1);
+            let differs = (difference | neg(difference)) >> 63;
+            found ^= (found ^ entry) & neg(differs ^ 1);
             index += 1;
         }
         let slot = (found & SLOT_MASK) as u32;

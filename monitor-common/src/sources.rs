@@ -7,7 +7,7 @@
 //! Who may be believed is not decided here: see `engine/ask.rs`.
 
 use crate::{
-    bpf::shared_u64::negated,
+    bpf::branchless::neg,
     key::Address,
     limits::WINDOW,
     payload::{Payload, Transport},
@@ -136,9 +136,9 @@ pub fn next(payload: &Payload, walk: &mut Walk) {
 fn entry(payload: &Payload, walk: &mut Walk) {
     let at = walk.at as usize;
     let form = u64::from(walk.form);
-    let ipv6 = negated(form >> 1 & 1 & !form);
-    let edonkey = negated(form >> 2);
-    let obfuscated = edonkey & negated(form & 1);
+    let ipv6 = neg(form >> 1 & 1 & !form);
+    let edonkey = neg(form >> 2);
+    let obfuscated = edonkey & neg(form & 1);
     // A byte of options says whether the user hash follows.
     let options = u64::from(payload.byte(at + 6) >> 7) << 4 | 1;
     let size = 6 + (ipv6 & 12) + (obfuscated & options);
@@ -165,8 +165,8 @@ fn message(payload: &Payload, walk: &mut Walk) {
     let kind = u64::from(KINDS[opcode as usize]);
     // A login has the user hash at once, a client's hello its length before.
     let hello = u64::from(opcode ^ LOGIN) | u64::from(payload.byte(at + 6) ^ 16);
-    let hello = 1 ^ (hello | negated(hello)) >> 63;
-    let cut = u64::from(payload.captured).wrapping_add(negated(u64::from(walk.at + HEADER))) >> 63;
+    let hello = 1 ^ (hello | neg(hello)) >> 63;
+    let cut = u64::from(payload.captured).wrapping_add(neg(u64::from(walk.at + HEADER))) >> 63;
     let other = u64::from(walk.form >> 2 ^ 1) | u64::from(header ^ EDONKEY) | length.wrapping_sub(1) >> 16;
     walk.form = form::NONE;
     if other | hello | cut | (kind & kinds::SERVER ^ kinds::SERVER) != 0 {
@@ -175,7 +175,7 @@ fn message(payload: &Payload, walk: &mut Walk) {
     walk.asks |= (kind & (kinds::SERVER | kinds::ASKS)) as u32;
     walk.form = form::EDONKEY | (kind & kinds::OBFUSCATED) as u32 >> kinds::OBFUSCATED.trailing_zeros();
     // A list lies behind the file's hash and its own length.
-    let list = negated((kind & kinds::LIST) >> kinds::LIST.trailing_zeros());
+    let list = neg((kind & kinds::LIST) >> kinds::LIST.trailing_zeros());
     walk.left = u32::from(payload.byte(at + 22)) & list as u32;
     walk.at += (u64::from(HEADER + 17) & list | (u64::from(HEADER - 1) + length) & !list) as u32;
 }

@@ -5,7 +5,7 @@
 //! transport header cannot be read (then as a flow without ports).
 
 use crate::{
-    bpf::shared_u64::negated,
+    bpf::branchless::{is_equal, is_less, neg},
     key::{self, Address, FlowKey},
     limits::MAX_HEADER_OFFSET,
     packet::Packet,
@@ -141,16 +141,16 @@ impl Headers {
             // An IPv4 address and the port in one word; the bits above are alike.
             let source = self.source.low << 16 | u64::from(self.source_port);
             let destination = self.destination.low << 16 | u64::from(self.destination_port);
-            1 ^ (destination.wrapping_add(negated(source)) >> 63)
+            1 ^ (destination.wrapping_add(neg(source)) >> 63)
         } else {
             let (source, destination) = (u64::from(self.source_port), u64::from(self.destination_port));
-            let ports = 1 ^ below(destination, source);
-            let low =
-                below(self.source.low, self.destination.low) | equal(self.source.low, self.destination.low) & ports;
-            below(self.source.high, self.destination.high) | equal(self.source.high, self.destination.high) & low
+            let ports = 1 ^ is_less(destination, source);
+            let low = is_less(self.source.low, self.destination.low)
+                | is_equal(self.source.low, self.destination.low) & ports;
+            is_less(self.source.high, self.destination.high) | is_equal(self.source.high, self.destination.high) & low
         };
         // All ones to keep source and destination in their order, zero to swap them.
-        let keep = negated(from_lower);
+        let keep = neg(from_lower);
         let swap = |a: u64, b: u64| {
             let difference = (a ^ b) & !keep;
             (a ^ difference, b ^ difference)
@@ -176,19 +176,6 @@ impl Headers {
     pub const fn opens_connection(&self) -> bool {
         self.tcp_flags & (tcp_flag::SYN | tcp_flag::ACK) == tcp_flag::SYN
     }
-}
-
-/// 1 if `a` is below `b`, else 0, without a branch (Warren, Hacker's Delight, section 2-12).
-#[inline(always)]
-fn below(a: u64, b: u64) -> u64 {
-    ((!a & b) | ((!a | b) & a.wrapping_add(negated(b)))) >> 63
-}
-
-/// 1 if `a` is `b`, else 0, without a branch.
-#[inline(always)]
-fn equal(a: u64, b: u64) -> u64 {
-    let difference = a ^ b;
-    1 ^ ((difference | negated(difference)) >> 63)
 }
 
 /// Headers of the commonest frames: untagged Ethernet, IPv4 without options or IPv6 without extension headers, no fragment,

@@ -9,7 +9,7 @@
 //! (there as four little-endian words).
 
 use crate::{
-    bpf::shared_u64::negated,
+    bpf::branchless::neg,
     key::Address,
     payload::{Payload, Transport},
     protocol::Protocol,
@@ -262,7 +262,7 @@ fn decode(payload: &Payload, start: usize, found: &mut ContentHash) {
         let byte = u64::from(payload.byte(offset));
         // All ones for a byte that is written as it is, zero for an escape.
         let difference = byte ^ u64::from(b'%');
-        let plain = negated((difference | negated(difference)) >> 63);
+        let plain = neg((difference | neg(difference)) >> 63);
         let (first, second) = (character(payload, offset + 1) & 15, character(payload, offset + 2) & 15);
         let value = (byte & plain) | ((first << 4 | second) & !plain);
         offset += 3 - (plain & 2) as usize;

@@ -111,58 +111,6 @@ mod bpf {
     }
 }
 
-/// The two's complement of a value, by an instruction that the compiler cannot see through: `(x | negated(x)) >> 63` stays
-/// arithmetic, where `x != 0` would become a branch.
-#[inline(always)]
-#[must_use]
-pub fn negated(value: u64) -> u64 {
-    #[cfg(target_arch = "bpf")]
-    {
-        let mut value = value;
-        // SAFETY: one arithmetic instruction.
-        unsafe { core::arch::asm!("{0} = -{0}", inout(reg) value, options(pure, nomem, nostack)) };
-        value
-    }
-    #[cfg(not(target_arch = "bpf"))]
-    value.wrapping_neg()
-}
-
-/// All ones when the top bit of a value is set, else 0, by an instruction that the compiler cannot see through, as above.
-#[inline(always)]
-#[must_use]
-pub fn sign(value: u64) -> u64 {
-    #[cfg(target_arch = "bpf")]
-    {
-        let mut value = value;
-        // SAFETY: one arithmetic instruction.
-        unsafe { core::arch::asm!("{0} s>>= 63", inout(reg) value, options(pure, nomem, nostack)) };
-        value
-    }
-    #[cfg(not(target_arch = "bpf"))]
-    {
-        (value as i64 >> 63) as u64
-    }
-}
-
-/// `value & MASK`, by an instruction that the compiler cannot leave out: older verifiers know no other bound of the value.
-#[inline(always)]
-#[must_use]
-pub fn masked<const MASK: usize>(value: usize) -> usize {
-    #[cfg(target_arch = "bpf")]
-    {
-        let mut value = value;
-        // SAFETY: one arithmetic instruction.
-        unsafe { core::arch::asm!("{0} &= {1}", inout(reg) value, const MASK, options(pure, nomem, nostack)) };
-        // SAFETY: what the instruction above did. It spares the compiler its own bounds test, which could panic.
-        unsafe { core::hint::assert_unchecked(value <= MASK) };
-        value
-    }
-    #[cfg(not(target_arch = "bpf"))]
-    {
-        value & MASK
-    }
-}
-
 impl core::fmt::Debug for SharedU64 {
     fn fmt(&self, formatter: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         write!(formatter, "{}", self.load())

@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{
     announce,
-    bpf::shared_u64::{SharedU64, negated},
+    bpf::{branchless::neg, shared_u64::SharedU64},
     classify::{classify, is_shallow},
     familiar::{HEAD, is_familiar},
     flow::{Progress, State, Word, shown, unpack},
@@ -232,7 +232,7 @@ fn examine<P: Packet, S: Store>(packet: &P, store: &S, scratch: &mut Scratch) ->
     // In a TCP session the rule value holds the question: what rules store there is dropped. Without a branch, or the verifier
     // would walk all signatures twice.
     let word = Word(work.word);
-    let asks = negated(word.session_bit() & work.tcp_bit());
+    let asks = neg(word.session_bit() & work.tcp_bit());
     let owed = rule_flags::OWED & asks as u32;
     let mut state = RuleState {
         rule_value: cold.rule_value.load(),
@@ -267,7 +267,7 @@ fn examine<P: Packet, S: Store>(packet: &P, store: &S, scratch: &mut Scratch) ->
     // Whoever asked began the flow: nobody can have made it say, or repeat, what looks like a request. Without a branch.
     let answered =
         (state.rule_flags >> rule_flags::ANSWERED.trailing_zeros()) & (word.first_bit() as u32 ^ work.from_lower) & 1;
-    work.shown |= u32::from(shown::BOTH_SPOKE) & negated(u64::from(answered)) as u32;
+    work.shown |= u32::from(shown::BOTH_SPOKE) & neg(u64::from(answered)) as u32;
     let budget = if Word(work.word).is_session() { SESSION_PACKETS } else { INSPECTED_PER_DIRECTION };
     work.exhausted = u32::from(inspected >= budget);
     progress.rule_flags = state.rule_flags & !(rule_flags::of(rule_flags::KEPT, work.from_lower) & asks as u32);

@@ -17,7 +17,7 @@ mod utp;
 
 use super::text::unequal;
 use crate::{
-    bpf::shared_u64::masked,
+    bpf::branchless::bound,
     payload::{Payload, RuleState},
     protocol::Confidence,
 };
@@ -88,7 +88,7 @@ static SHORT: [u32; 8] = [1, 0xc00f, 0, 1 << 9, 0, 1 << 4 | 1 << 13 | 1 << 17, 0
 fn short(head: u64) -> usize {
     let (length, kind) = (head >> 32, head >> 24 & 0xff);
     let fits = (length >> 3 | kind >> 5).wrapping_sub(1) >> 63;
-    let listed = u64::from(SHORT[masked::<{ SHORT.len() - 1 }>(length as usize)]) >> (kind & 31) & 1;
+    let listed = u64::from(SHORT[bound::<{ SHORT.len() - 1 }>(length as usize)]) >> (kind & 31) & 1;
     ((length & 7) + 4) as usize * (listed & fits) as usize
 }
 

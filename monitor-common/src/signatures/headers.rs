@@ -17,7 +17,7 @@ use super::{
     text::{EACH, place, unequal, zeros},
 };
 use crate::{
-    bpf::shared_u64::negated,
+    bpf::branchless::neg,
     limits::WINDOW,
     payload::Payload,
     protocol::{Confidence, Protocol, Verdict},
@@ -64,7 +64,7 @@ fn lines(payload: &mut Payload) -> Option<Protocol> {
                 // Without a branch: each one more has the verifier walk the loop once more.
                 let queued = unequal(word ^ u64::from_le_bytes(*gnutella::QUEUE));
                 queue |= !queued >> 63;
-                name ^= (name ^ word) & negated(!others(word) >> 63);
+                name ^= (name ^ word) & neg(!others(word) >> 63);
             } else if word as u8 == b'\r' {
                 break;
             }

@@ -4,9 +4,9 @@
 //! computed from a handful of word loads, without building [`Headers`]. Whatever is unusual about a frame ends as `None`, and is
 //! walked in full; the two must agree wherever both have an answer, which the tests below try.
 
-use super::{Headers, below, ip_protocol, link, tcp_flag, tunnel};
+use super::{Headers, ip_protocol, link, tcp_flag, tunnel};
 use crate::{
-    bpf::shared_u64::{negated, sign},
+    bpf::branchless::{is_less, neg, sign_mask},
     key::{self, Address, Seed},
     packet::Packet,
 };
@@ -117,7 +117,7 @@ fn ipv4<P: Packet>(packet: &P, bytes: &[u8; LEAST], seed: &Seed) -> Option<Brief
     }
     // As in `Headers::flow_key`: computed, not branched on.
     let difference = destination.wrapping_sub(source);
-    let from_higher = sign(difference);
+    let from_higher = sign_mask(difference);
     let (lower, higher) =
         (source.wrapping_add(difference & from_higher), destination.wrapping_sub(difference & from_higher));
     let aside = from_higher & 16;
@@ -144,7 +144,7 @@ fn ipv6<P: Packet>(packet: &P, seed: &Seed) -> Option<Brief> {
         return None;
     }
     // As in `Headers::flow_key`: computed, not branched on.
-    let from_higher = negated(below(destination.high, source.high));
+    let from_higher = neg(is_less(destination.high, source.high));
     let (high, low) = ((source.high ^ destination.high) & from_higher, (source.low ^ destination.low) & from_higher);
     let lower = Address { high: source.high ^ high, low: source.low ^ low };
     let higher = Address { high: destination.high ^ high, low: destination.low ^ low };
