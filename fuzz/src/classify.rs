@@ -3,8 +3,8 @@
 
 use monitor_common::{
     beginning::{self, Beginning, Next},
-    classify::{classify, kept, passes_over},
-    limits::{KEPT_BYTES, KEPT_SECONDS, WINDOW},
+    classify::{classify, held_len, skip_segment},
+    limits::{HELD_BYTES, HOLD_SECONDS, WINDOW},
     packet::{Frame, Packet as _},
     payload::{Payload, RuleState, Transport, rule_flags},
     protocol::{Confidence, Protocol},
@@ -32,7 +32,7 @@ struct Stream {
     /// Sequence number of the next byte.
     next: u32,
     /// What the entry holds.
-    kept: Vec<u8>,
+    held: Vec<u8>,
 }
 
 /// The flow, under inspection by both transports at once.
@@ -79,7 +79,7 @@ impl Flow {
 
     fn segment(&mut self, bytes: &[u8], header: u8) {
         if header & header::LATE != 0 {
-            self.now_s += u64::from(KEPT_SECONDS);
+            self.now_s += u64::from(HOLD_SECONDS);
         }
         let stream = &mut self.streams[usize::from(header & header::FROM_LOWER == 0)];
         stream.next = stream.next.wrapping_add(u32::from(header & header::GAP != 0));
@@ -98,19 +98,19 @@ impl Flow {
         let (tag, of) = (beginning::tag(FLOW_TAG, from_lower), |flag| rule_flags::of(flag, from_lower));
         let stream = &mut self.streams[usize::from(from_lower == 0)];
         let mut before = Vec::new();
-        if self.tcp.rule_flags & of(rule_flags::KEPT) != 0 {
+        if self.tcp.rule_flags & of(rule_flags::HELD) != 0 {
             match stream.entry.take(tag, sequence, bytes.len() as u32, self.now_s, &mut self.payload) {
-                Next::Continues => before = std::mem::take(&mut stream.kept),
+                Next::Continues => before = std::mem::take(&mut stream.held),
                 Next::Replaces => {}
                 Next::Beside => return,
                 Next::Lost => {
                     self.tcp.rule_flags =
-                        self.tcp.rule_flags & !of(rule_flags::KEPT) | of(rule_flags::BEGUN | rule_flags::OTHER);
+                        self.tcp.rule_flags & !of(rule_flags::HELD) | of(rule_flags::BEGUN | rule_flags::OTHER);
                     return;
                 }
             }
-            self.tcp.rule_flags &= !of(rule_flags::KEPT);
-        } else if passes_over(self.tcp.rule_flags, from_lower, *first) {
+            self.tcp.rule_flags &= !of(rule_flags::HELD);
+        } else if skip_segment(self.tcp.rule_flags, from_lower, *first) {
             return;
         }
         self.take(bytes, header);
@@ -122,12 +122,12 @@ impl Flow {
         read_sources(Transport::Tcp, &self.payload);
         let found = classify(Transport::Tcp, &mut self.payload, &mut self.tcp);
         check(found);
-        if found.is_none() && self.tcp.rule_flags & of(rule_flags::KEPT) != 0 {
-            let (count, stream) = (kept(&self.payload), &mut self.streams[usize::from(from_lower == 0)]);
-            assert!(count > 0 && count as usize <= KEPT_BYTES && count <= self.payload.captured, "{count} bytes kept");
+        if found.is_none() && self.tcp.rule_flags & of(rule_flags::HELD) != 0 {
+            let (count, stream) = (held_len(&self.payload), &mut self.streams[usize::from(from_lower == 0)]);
+            assert!(count > 0 && count as usize <= HELD_BYTES && count <= self.payload.captured, "{count} bytes kept");
             let next = sequence.wrapping_add(bytes.len() as u32);
             assert!(!stream.entry.keep(tag, next, count, self.now_s, &self.payload), "the entry was free");
-            stream.kept = joined[..count as usize].to_vec();
+            stream.held = joined[..count as usize].to_vec();
         }
         self.payload.wipe();
         assert!(self.payload.window == [0; WINDOW] && self.payload.captured == 0, "nothing of a payload stays");

@@ -3,19 +3,19 @@
 //! A small table of its own, since few flows need it and those for a moment only. The two directions of a flow have entries side
 //! by side, at a place that the flow's tag gives; another flow's at the same place is overwritten, and counted
 //! (`beginning_overwritten`). What is in an entry is believed only by the flow and direction that wrote it, for the segment that
-//! continues it by its sequence number, and for [`KEPT_SECONDS`].
+//! continues it by its sequence number, and for [`HOLD_SECONDS`].
 //!
 //! Nothing stays: an entry is zeroed as soon as it is used or its flow settles, and by the agent's next drain when neither comes.
-//! `signatures/split.rs` says which bytes may be kept at all.
+//! `signatures/hold_rules.rs` says which bytes may be kept at all.
 
 use crate::{
     bpf::{branchless::neg, shared_u64::SharedU64},
-    limits::{BEGINNINGS, KEPT_BYTES, KEPT_SECONDS},
+    limits::{BEGINNINGS, HELD_BYTES, HOLD_SECONDS},
     payload::Payload,
 };
 
 /// Words of kept bytes.
-const WORDS: usize = KEPT_BYTES / 8;
+const WORDS: usize = HELD_BYTES / 8;
 
 /// The kept bytes of one direction of one flow: one entry, two adjacent cache lines.
 #[derive(Debug, Default)]
@@ -31,7 +31,7 @@ pub struct Beginning {
 }
 
 const _: () = assert!(core::mem::size_of::<Beginning>() == 128);
-const _: () = assert!(KEPT_BYTES < 1 << 7 && BEGINNINGS.is_power_of_two());
+const _: () = assert!(HELD_BYTES < 1 << 7 && BEGINNINGS.is_power_of_two());
 
 const WRITING: u64 = 1 << 23;
 
@@ -75,7 +75,7 @@ impl Beginning {
         let stands_for = (word >> 24) as u32 & 0x7f;
         let continues = sequence == next;
         let replaces = sequence == next.wrapping_sub(stands_for) && len > stands_for;
-        let current = age_s(word, now_s) < KEPT_SECONDS;
+        let current = age_s(word, now_s) < HOLD_SECONDS;
         if current && !(continues || replaces) {
             return Next::Beside;
         }
@@ -105,7 +105,7 @@ impl Beginning {
             // Another CPU is writing here. What it wrote is not found, or what this one would have.
             return true;
         }
-        let overwritten = word != 0 && age_s(word, now_s) < KEPT_SECONDS && self.tag.load() != tag;
+        let overwritten = word != 0 && age_s(word, now_s) < HOLD_SECONDS && self.tag.load() != tag;
         self.tag.store(tag);
         // All ones when more than a word is kept; without a branch, which would double what the verifier walks.
         let rest = neg(8u64.wrapping_sub(u64::from(count)) >> 63);
@@ -135,7 +135,7 @@ impl Beginning {
     /// For the drain. Seconds come again after 18 hours; this is done far more often.
     pub fn expire(&self, now_s: u64) -> bool {
         let word = self.word.load();
-        let out_of_date = word != 0 && word & WRITING == 0 && age_s(word, now_s) >= KEPT_SECONDS;
+        let out_of_date = word != 0 && word & WRITING == 0 && age_s(word, now_s) >= HOLD_SECONDS;
         if out_of_date && self.word.replace(word, WRITING) {
             self.clear();
         }
@@ -192,7 +192,7 @@ mod tests {
 
     #[test]
     fn what_continues_gets_the_bytes_once() {
-        for len in 1..=KEPT_BYTES {
+        for len in 1..=HELD_BYTES {
             let bytes: Vec<u8> = (1..=len as u8).collect();
             let entry = kept(&bytes);
             assert_eq!(take(&entry, TAG, 1000, 5, 104), (Next::Continues, bytes));
@@ -213,7 +213,7 @@ mod tests {
         assert_eq!(take(&entry, TAG, 992, 9, 100), (Next::Replaces, vec![]), "sent anew, and more");
         assert!(is_zero(&entry));
         let entry = kept(b"GNUTELLA");
-        assert_eq!(take(&entry, TAG, 1000, 5, 100 + u64::from(KEPT_SECONDS)), (Next::Lost, vec![]));
+        assert_eq!(take(&entry, TAG, 1000, 5, 100 + u64::from(HOLD_SECONDS)), (Next::Lost, vec![]));
         assert!(is_zero(&entry), "too late");
     }
 
@@ -232,7 +232,7 @@ mod tests {
         assert_eq!(take(&entry, TAG, 1000, 5, 101).0, Next::Lost);
         assert_eq!(take(&entry, TAG + 2, 5, 5, 101), (Next::Continues, b"HEAD".to_vec()));
         let entry = kept(b"GNUTELLA");
-        assert!(!entry.keep(TAG + 2, 5, 4, 100 + u64::from(KEPT_SECONDS), &payload(b"HEAD")), "out of date");
+        assert!(!entry.keep(TAG + 2, 5, 4, 100 + u64::from(HOLD_SECONDS), &payload(b"HEAD")), "out of date");
         assert!(!entry.keep(TAG + 2, 6, 5, 106, &payload(b"HEAD ")), "its own");
     }
 

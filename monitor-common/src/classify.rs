@@ -11,11 +11,11 @@ use crate::{
     protocol::{Confidence, Protocol, Verdict},
     signatures::{
         applejuice, ares, bittorrent, btsync, directconnect, edonkey, fasttrack, gnutella, gnutella2, headers,
-        kademlia, libp2p, mute, opennap, soulseek, split, waste, webtorrent, winmx,
+        hold_rules, kademlia, libp2p, mute, opennap, soulseek, waste, webtorrent, winmx,
     },
 };
 
-pub use split::{kept, passes_over};
+pub use hold_rules::{held_len, skip_segment};
 
 /// Tries each signature in turn; expands to straight-line code, since the verifier and LLVM like no function tables.
 ///
@@ -83,7 +83,7 @@ pub fn is_shallow(transport: Transport, first: u8) -> bool {
 }
 
 /// The verdict that this payload gives its flow, if it shows one. What earlier segments of its stream began is in front of it; that of
-/// a TCP flow without a verdict may have to be kept for the next one ([`crate::payload::rule_flags::KEPT`]).
+/// a TCP flow without a verdict may have to be kept for the next one ([`crate::payload::rule_flags::HELD`]).
 #[inline(always)]
 pub fn classify(transport: Transport, payload: &mut Payload, state: &mut RuleState) -> Option<Verdict> {
     match transport {
@@ -135,7 +135,7 @@ fn tcp(payload: &mut Payload, state: &mut RuleState) -> Option<Verdict> {
         return Some(Verdict { protocol: Protocol::EDonkey, confidence: Confidence::Structural });
     }
     forget(payload, state);
-    split::leave(payload.isolated(), state, begins(payload.isolated(), &CUT));
+    hold_rules::decide_hold(payload.isolated(), state, begins(payload.isolated(), &CUT));
     forget(payload, state);
     None
 }

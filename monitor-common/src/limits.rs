@@ -36,9 +36,9 @@ pub const INSPECTED_PER_DIRECTION: u8 = 8;
 
 /// Bytes of a stream's first segments that are kept until the next one of the same direction comes. The rule that looks furthest for
 /// its last byte is WebTorrent's: it is 106 bytes into the frame that a real client sends.
-pub const KEPT_BYTES: usize = 112;
+pub const HELD_BYTES: usize = 112;
 /// They are not believed for longer than this, in seconds: a sender that waits for an acknowledgement, retransmissions included.
-pub const KEPT_SECONDS: u16 = 5;
+pub const HOLD_SECONDS: u16 = 5;
 /// Directions whose first bytes can be kept at once, 128 bytes each; a power of two. They wait for the round trip of one segment, and
 /// few streams begin with a short one that may be a signature's.
 pub const BEGINNINGS: u32 = 1 << 12;

@@ -5,7 +5,7 @@
 
 use crate::{
     bpf::shared_u64::SharedU64,
-    limits::{KEPT_BYTES, TAIL, WINDOW},
+    limits::{HELD_BYTES, TAIL, WINDOW},
 };
 
 /// Transport protocols that have ports.
@@ -32,7 +32,7 @@ pub struct Payload {
     pub len: u32,
     /// Bytes of the payload that are in `window`.
     pub captured: u32,
-    /// Most bytes that are copied into `window`: from [`crate::limits::KEPT_BYTES`] to [`WINDOW`].
+    /// Most bytes that are copied into `window`: from [`crate::limits::HELD_BYTES`] to [`WINDOW`].
     pub depth: u32,
     /// Source port, host order.
     pub source_port: u16,
@@ -49,7 +49,7 @@ pub struct Payload {
 const _: () = assert!(core::mem::offset_of!(Payload, window) == 0);
 const _: () = assert!(core::mem::offset_of!(Payload, tail) == WINDOW && TAIL.is_multiple_of(8));
 const _: () = assert!(core::mem::align_of::<Payload>() == 8 && WINDOW.is_power_of_two());
-const _: () = assert!(KEPT_BYTES.is_multiple_of(8) && KEPT_BYTES < WINDOW);
+const _: () = assert!(HELD_BYTES.is_multiple_of(8) && HELD_BYTES < WINDOW);
 
 impl Payload {
     /// An empty payload.
@@ -116,10 +116,10 @@ impl Payload {
     /// Puts what earlier segments held at the window's start, of which the packet's bytes are copied behind. The window is zero
     /// before, and the words behind what is kept are.
     #[inline(always)]
-    pub(crate) fn begin(&mut self, kept: &[SharedU64; KEPT_BYTES / 8]) {
+    pub(crate) fn begin(&mut self, kept: &[SharedU64; HELD_BYTES / 8]) {
         let words = (&raw mut *self).cast::<u64>();
         let mut index = 0;
-        while index < KEPT_BYTES / 8 {
+        while index < HELD_BYTES / 8 {
             // SAFETY: the window is the first field, aligned to 8 bytes and longer (asserted above), so the word lies in it; the
             // reference is exclusive. Volatile keeps LLVM from making the loop a `memcpy`.
             unsafe { words.add(index).write_volatile(kept[index].load()) };
@@ -438,10 +438,10 @@ pub mod rule_flags {
     pub const ASKED_FROM_LOWER: u32 = 1 << 7;
     /// TCP: what the lower endpoint's stream began with is kept (`beginning.rs`). Of this and the next five, the bit above is the
     /// higher endpoint's ([`of`]).
-    pub const KEPT: u32 = 1 << 8;
+    pub const HELD: u32 = 1 << 8;
     /// TCP: the lower endpoint's stream is behind its beginning.
     pub const BEGUN: u32 = 1 << 10;
-    /// TCP: it began with text of no P2P protocol: what follows is that text's, whatever it looks like (`signatures/split.rs`).
+    /// TCP: it began with text of no P2P protocol: what follows is that text's, whatever it looks like (`signatures/hold_rules.rs`).
     pub const OTHER: u32 = 1 << 12;
     /// TCP: but it may go on with frames of WebSocket.
     pub const FRAMES: u32 = 1 << 14;

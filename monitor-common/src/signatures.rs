@@ -22,10 +22,10 @@ pub mod webtorrent;
 pub mod winmx;
 
 pub(crate) mod headers;
+pub(crate) mod hold_rules;
 #[cfg(test)]
 mod lookalikes;
 mod openft;
-pub(crate) mod split;
 #[cfg(test)]
 mod testing;
 pub(crate) mod text;

@@ -12,7 +12,7 @@ use std::{
 
 use monitor_common::{
     key::Seed,
-    limits::KEPT_BYTES,
+    limits::HELD_BYTES,
     packet::{self, Packet as _},
     protocol::Protocol,
     store::{Disposition, Inspection},
@@ -51,7 +51,7 @@ fn is_private(first: &[u8]) -> bool {
 }
 
 /// Bytes of the first segment.
-const PLACES: [usize; 22] = [1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 13, 16, 18, 19, 20, 24, 31, 40, 56, 72, 96, KEPT_BYTES];
+const PLACES: [usize; 22] = [1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 13, 16, 18, 19, 20, 24, 31, 40, 56, 72, 96, HELD_BYTES];
 
 /// One segment of a flow.
 #[derive(Clone)]
@@ -212,7 +212,7 @@ fn flows_keep_their_labels_however_they_are_cut() {
             flows += 1;
             let longest = begins.len();
             for (number, place) in PLACES.into_iter().filter(|place| *place < longest).enumerate() {
-                let second = (place + 1 + number % 5).min(KEPT_BYTES);
+                let second = (place + 1 + number % 5).min(HELD_BYTES);
                 for places in [vec![place], vec![place, second]] {
                     cuts += 1;
                     if !protocols.contains(label(&cut(first, &places))) {

@@ -1,12 +1,12 @@
 //! Signatures that the sender cut over the first segments of a TCP stream: each is found wherever it was cut, and nothing that
-//! is kept meanwhile is taken for something else. See `monitor-common/src/signatures/split.rs`.
+//! is kept meanwhile is taken for something else. See `monitor-common/src/signatures/hold_rules.rs`.
 //!
 //! Every frame goes to the host's data path and, with the rights for it, to the kernel's, which must agree.
 
 use std::net::SocketAddr;
 
 use monitor_common::{
-    limits::{BEGINNINGS, KEPT_SECONDS},
+    limits::{BEGINNINGS, HOLD_SECONDS},
     payload::Transport,
     protocol::Protocol,
     store::Event,
@@ -139,7 +139,7 @@ fn check(network: &mut Network, exchange: &Exchange, message: usize, places: &[u
 }
 
 /// The longest message that may be cut anywhere: what is kept of it and of the segment behind.
-const LONGEST: usize = monitor_common::limits::KEPT_BYTES;
+const LONGEST: usize = monitor_common::limits::HELD_BYTES;
 
 #[test]
 fn every_signature_is_found_at_every_cut_in_two() {
@@ -225,7 +225,7 @@ fn what_was_kept_is_not_believed_later_or_after_a_restart() {
     let mut network = Network::new();
     let mut connection = network.open((50_000, 6346));
     network.send(&connection.says(true, PARTS[0]));
-    network.now_s += u64::from(KEPT_SECONDS);
+    network.now_s += u64::from(HOLD_SECONDS);
     network.send(&connection.says(true, PARTS[1]));
     assert_eq!(network.send(&connection.says(true, PARTS[2])).protocol, Protocol::Unclassified);
 
@@ -270,7 +270,7 @@ fn a_crowd_overwrites_and_is_counted() {
     assert!(network.events(Event::BeginningOverwritten) > 0);
     let waiting = network.host.view().expire_beginnings();
     assert!(waiting > u64::from(crowd) / 4, "{waiting}");
-    network.now_s += u64::from(KEPT_SECONDS);
+    network.now_s += u64::from(HOLD_SECONDS);
     let mut connection = network.open((9_999, 6346));
     network.send(&connection.says(true, PARTS[0]));
     assert_eq!(network.host.view().expire_beginnings(), 1, "the drain zeroes what waits in vain");

@@ -1,4 +1,4 @@
-//! What the first segments of a stream held, for the next one: see `beginning.rs` and `signatures/split.rs`.
+//! What the first segments of a stream held, for the next one: see `beginning.rs` and `signatures/hold_rules.rs`.
 
 use super::{Scratch, ask, work::Work};
 use crate::{
@@ -8,24 +8,29 @@ use crate::{
     limits::{INSPECTED_PER_DIRECTION, SESSION_PACKETS},
     packet::Packet,
     payload::{Payload, rule_flags},
-    signatures::split,
+    signatures::hold_rules,
     store::{Event, Store},
 };
 
 /// Whether the packet's payload is passed over: its direction began as something else, or it does not continue what was kept. Else
 /// what it continues is in the payload's window. Passed over, it counts as looked into.
 #[inline(never)]
-pub(super) fn passes_over<P: Packet, S: Store>(packet: &P, store: &S, scratch: &mut Scratch, inspecting: bool) -> bool {
+pub(super) fn skip_segment<P: Packet, S: Store>(
+    packet: &P,
+    store: &S,
+    scratch: &mut Scratch,
+    inspecting: bool,
+) -> bool {
     let (work, payload) = (&mut scratch.work, &mut scratch.payload);
     let Some(cold) = store.cold_set(work.set_index) else { return false };
     let cell = &cold.flow(work.way).progress;
     let mut progress = Progress::from_bits(cell.load());
     let from_lower = work.from_lower;
     let of = |flag| rule_flags::of(flag, from_lower);
-    if progress.rule_flags & of(rule_flags::KEPT) != 0 {
+    if progress.rule_flags & of(rule_flags::HELD) != 0 {
         match recall(packet, store, work, payload) {
             Next::Continues | Next::Replaces => {
-                progress.rule_flags &= !of(rule_flags::KEPT);
+                progress.rule_flags &= !of(rule_flags::HELD);
                 cell.store(progress.to_bits());
                 return false;
             }
@@ -33,12 +38,12 @@ pub(super) fn passes_over<P: Packet, S: Store>(packet: &P, store: &S, scratch: &
             // What this segment is a part of is not known any more.
             Next::Lost => {
                 progress.rule_flags =
-                    progress.rule_flags & !of(rule_flags::KEPT) | of(rule_flags::BEGUN | rule_flags::OTHER)
+                    progress.rule_flags & !of(rule_flags::HELD) | of(rule_flags::BEGUN | rule_flags::OTHER)
             }
         }
     } else {
         let Some([first]) = packet.read::<1>(work.headers.payload_offset as usize) else { return false };
-        if !inspecting || !split::passes_over(progress.rule_flags, work.from_lower, first) {
+        if !inspecting || !hold_rules::skip_segment(progress.rule_flags, work.from_lower, first) {
             return false;
         }
     }
@@ -71,7 +76,7 @@ pub(super) fn keep<P: Packet, S: Store>(packet: &P, store: &S, scratch: &mut Scr
     let Some(entry) = entry(store, work, work.from_lower) else { return };
     let tag = beginning::tag(work.tag, work.from_lower);
     let next = ((work.numbers >> 32) as u32).wrapping_add(work.headers.payload_len);
-    if entry.keep(tag, next, split::kept(payload), work.now_s, payload) {
+    if entry.keep(tag, next, hold_rules::held_len(payload), work.now_s, payload) {
         store.count_event(Event::BeginningOverwritten);
     }
 }
@@ -80,7 +85,7 @@ pub(super) fn keep<P: Packet, S: Store>(packet: &P, store: &S, scratch: &mut Scr
 #[inline(never)]
 pub(super) fn forget<S: Store>(store: &S, work: &Work, progress: &SharedU64) {
     let now = Progress::from_bits(progress.load());
-    let both = rule_flags::KEPT | rule_flags::of(rule_flags::KEPT, 0);
+    let both = rule_flags::HELD | rule_flags::of(rule_flags::HELD, 0);
     if now.rule_flags & both == 0 {
         return;
     }

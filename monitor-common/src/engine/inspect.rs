@@ -49,7 +49,7 @@ pub(super) fn look<P: Packet, S: Store>(packet: &P, settings: &Settings, store: 
         return true;
     }
     if work.headers.payload_len != 0 {
-        if work.is_tcp() && beginnings::passes_over(packet, store, scratch, inspecting) {
+        if work.is_tcp() && beginnings::skip_segment(packet, store, scratch, inspecting) {
             return !inspecting || is_over(store, &mut scratch.work);
         }
         choose_depth(packet, store, settings, scratch);
@@ -68,7 +68,7 @@ pub(super) fn look<P: Packet, S: Store>(packet: &P, settings: &Settings, store: 
             show(store, work, protocol);
             ask::read(packet, store, settings, scratch, protocol);
         }
-        if scratch.work.keeps != 0 {
+        if scratch.work.hold != 0 {
             beginnings::keep(packet, store, scratch);
         }
         let (work, payload) = (&mut scratch.work, &mut scratch.payload);
@@ -270,9 +270,9 @@ fn examine<P: Packet, S: Store>(packet: &P, store: &S, scratch: &mut Scratch) ->
     work.shown |= u32::from(shown::BOTH_SPOKE) & neg(u64::from(answered)) as u32;
     let budget = if Word(work.word).is_session() { SESSION_PACKETS } else { INSPECTED_PER_DIRECTION };
     work.exhausted = u32::from(inspected >= budget);
-    progress.rule_flags = state.rule_flags & !(rule_flags::of(rule_flags::KEPT, work.from_lower) & asks as u32);
-    let kept = progress.rule_flags & rule_flags::of(rule_flags::KEPT, work.from_lower) != 0;
-    work.keeps = u32::from(work.is_tcp() && found.is_none() && kept);
+    progress.rule_flags = state.rule_flags & !(rule_flags::of(rule_flags::HELD, work.from_lower) & asks as u32);
+    let kept = progress.rule_flags & rule_flags::of(rule_flags::HELD, work.from_lower) != 0;
+    work.hold = u32::from(work.is_tcp() && found.is_none() && kept);
     cold.rule_value.store(state.rule_value & !asks | cold.rule_value.load() & asks);
     cold.progress.store(progress.to_bits());
     found

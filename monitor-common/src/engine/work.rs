@@ -84,7 +84,7 @@ pub struct Work {
     /// 1 when the payload is the first of its direction that was looked into.
     pub(super) first: u32,
     /// 1 when the payload is kept for the next one of its direction.
-    pub(super) keeps: u32,
+    pub(super) hold: u32,
     /// 1 when the inspection has ended, or there is something to learn.
     pub(super) ended: u32,
     /// 1 when no more payloads of the flow are looked into.
@@ -134,7 +134,7 @@ impl Work {
             spoke: 0,
             begins: 0,
             first: 0,
-            keeps: 0,
+            hold: 0,
             ended: 0,
             exhausted: 0,
             forged: 0,
@@ -189,7 +189,7 @@ impl Work {
             &mut self.spoke,
             &mut self.begins,
             &mut self.first,
-            &mut self.keeps,
+            &mut self.hold,
             &mut self.exhausted,
             &mut self.sources.asks,
         ] {

@@ -2,7 +2,7 @@
 //! beside this file uTP (BEP 29), DHT (BEP 5), UDP trackers (BEP 15) and HTTP trackers (BEP 3, BEP 48).
 //!
 //! Matched here, on any port:
-//! - the handshake, whole or (in `split.rs`) cut over the first segments: 0x13 "BitTorrent protocol" (BEP 3, also with BEP 52 torrents),
+//! - the handshake, whole or (in `hold_rules.rs`) cut over the first segments: 0x13 "BitTorrent protocol" (BEP 3, also with BEP 52 torrents),
 //!   and without its first byte, which some clients send alone and which may be lost, when reserved bits (BEP 4) follow;
 //! - mid-stream, for flows that began before the program: a `request`, `cancel` or `reject` (BEP 6), which are built alike, that fills
 //!   its segment or is followed by another, the head of a `piece`, and the extension protocol's messages that begin with a key of theirs

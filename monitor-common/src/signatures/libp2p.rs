@@ -1,7 +1,7 @@
 //! libp2p, the transport of IPFS, Filecoin, Ethereum and others: a class of its own, not file sharing.
 //!
 //! Source: multistream-select 1.0 and the WebSocket transport of the libp2p specifications, RFC 6455 for frames. Matched:
-//! - 0x13 "/multistream/1.0.0\n" at the start of a stream, whole or (in `split.rs`) cut over segments, or without its first byte,
+//! - 0x13 "/multistream/1.0.0\n" at the start of a stream, whole or (in `hold_rules.rs`) cut over segments, or without its first byte,
 //!   which had a segment of its own that was lost;
 //! - the same in a binary WebSocket frame, masked or not, with the length byte or, when that had its own frame, without; that frame
 //!   may be in the same segment;

@@ -1,6 +1,6 @@
 //! What the tests of all signatures share: a flow that payloads are fed into, and properties over frames.
 
-use super::split;
+use super::hold_rules;
 use crate::{
     classify::classify,
     payload::{Payload, RuleState, Transport, rule_flags},
@@ -16,7 +16,7 @@ pub(super) struct Flow {
     ports: (u16, u16),
     state: RuleState,
     /// What is kept of each direction, the lower endpoint's first.
-    kept: [Vec<u8>; 2],
+    held: [Vec<u8>; 2],
 }
 
 impl Flow {
@@ -26,7 +26,7 @@ impl Flow {
             transport: Transport::Tcp,
             ports: (50_123, 40_321),
             state: RuleState::default(),
-            kept: Default::default(),
+            held: Default::default(),
         }
     }
 
@@ -53,17 +53,17 @@ impl Flow {
 
     fn feed(&mut self, bytes: &[u8], from_lower: bool) -> Label {
         let (source, destination) = if from_lower { self.ports } else { (self.ports.1, self.ports.0) };
-        let (kept, tcp) = (&mut self.kept[usize::from(!from_lower)], self.transport == Transport::Tcp);
+        let (held, tcp) = (&mut self.held[usize::from(!from_lower)], self.transport == Transport::Tcp);
         let first = bytes.first().copied().unwrap_or_default();
-        if tcp && kept.is_empty() && split::passes_over(self.state.rule_flags, from_lower.into(), first) {
+        if tcp && held.is_empty() && hold_rules::skip_segment(self.state.rule_flags, from_lower.into(), first) {
             return None;
         }
-        let bytes = [&core::mem::take(kept)[..], bytes].concat();
-        self.state.rule_flags &= !rule_flags::of(rule_flags::KEPT, from_lower.into());
+        let bytes = [&core::mem::take(held)[..], bytes].concat();
+        self.state.rule_flags &= !rule_flags::of(rule_flags::HELD, from_lower.into());
         let mut payload = Payload::from_bytes(&bytes, source, destination, from_lower);
         let found = classify(self.transport, &mut payload, &mut self.state);
-        if tcp && found.is_none() && self.state.rule_flags & rule_flags::of(rule_flags::KEPT, from_lower.into()) != 0 {
-            *kept = bytes[..split::kept(&payload) as usize].to_vec();
+        if tcp && found.is_none() && self.state.rule_flags & rule_flags::of(rule_flags::HELD, from_lower.into()) != 0 {
+            *held = bytes[..hold_rules::held_len(&payload) as usize].to_vec();
         }
         found.map(|Verdict { protocol, confidence }| (protocol, confidence))
     }

@@ -8,7 +8,7 @@ use aya_ebpf::{
 };
 use monitor_common::{
     engine::Scratch,
-    limits::{KEPT_BYTES, MAX_READ_OFFSET, OFFSET_BOUND, TAIL, WINDOW},
+    limits::{HELD_BYTES, MAX_READ_OFFSET, OFFSET_BOUND, TAIL, WINDOW},
     packet::Packet,
     payload::Payload,
 };
@@ -18,7 +18,7 @@ use super::tables;
 /// A mask of what may be in front of a packet's bytes in the window.
 const BEFORE: usize = 0x7f;
 
-const _: () = assert!(KEPT_BYTES <= BEFORE);
+const _: () = assert!(HELD_BYTES <= BEFORE);
 // What the verifier demands: it does not know that both bounds depend on each other.
 const _: () = assert!(size_of::<Scratch>() >= WINDOW + BEFORE);
 
@@ -127,7 +127,7 @@ impl Packet for XdpPacket<'_> {
     fn copy_payload(&self, offset: usize, payload: &mut Payload) {
         // As for `last` below: it changes nothing, and the verifier learns a bound.
         let mut before = payload.captured as usize;
-        // SAFETY: an operation on a register; it changes nothing, as `KEPT_BYTES` is at most 127.
+        // SAFETY: an operation on a register; it changes nothing, as `HELD_BYTES` is at most 127.
         unsafe { asm!("{0} &= {1}", inout(reg) before, const BEFORE, options(pure, nomem, nostack)) };
         let held = self.buffer_len();
         if offset >= held {

@@ -1,22 +1,25 @@
-//! Signatures that the sender cut over its first TCP segments, and segments that only look as if they began a stream.
+//! Rules for TCP segments that wait for the rest of a message, and for segments that are not inspected.
 //!
-//! **Kept**: a short segment without a verdict that may be the start of a signature ([`BEGINNINGS`], [`frame`], [`length`]). The
-//! engine puts it in front of the next segment of its direction (`beginning.rs`), and the rules see both as one; what is still short
-//! and undecided then is kept again. Real peers write a length byte, a command word or a header line in a segment of its own.
-//! Not found when cut: rules for streams that began earlier (BitTorrent's messages, NMDC's commands other than `$Lock` and `$MyNick`
-//! once their argument has begun), those that start with any byte (Soulseek but behind its length field, Ares), MUTE's key beyond
-//! [`KEPT_BYTES`], and BitComet's `/data?fid=` inside of the hash.
+//! **Held**: the first bytes of a stream that may be the start of a message which some rule matches ([`PREFIXES`], [`frame`],
+//! [`length`]). A segment is held only if it is short and has no verdict. The engine puts the held bytes in front of the
+//! next segment of that direction (`beginning.rs`), and the rules see both as one payload. If that is still too short, it is
+//! held again. Real clients send a length byte, a command word or a header line in a segment of its own.
 //!
-//! What may be kept is what names no content: no request but by the paths that rules know, so that nobody's file names, search words
-//! and pages are among it (such a request, cut within its first [`KEPT_BYTES`], is not found by its later lines or its query), nothing once an info hash, a `urn:`, a `fid=` or a link of eDonkey has begun to be
-//! spelled, no nick of Direct Connect, five bytes of eDonkey, and nothing of a request or an answer whose header has ended
-//! ([`says_enough`]).
+//! These messages are not found when they are split across segments: BitTorrent messages in the middle of a stream, NMDC
+//! commands other than `$Lock` and `$MyNick` once their argument has started, messages that start with any byte (Ares, and
+//! Soulseek except after its length field), a MUTE key beyond [`HELD_BYTES`], and a BitComet `/data?fid=` cut inside the hash.
 //!
-//! **Passed over**: once a direction began with text that is no P2P protocol's, what follows belongs to that text. So a mail, a chat or
-//! the body of a POST, of which a web page chooses every byte, is no handshake because a segment happens to begin with one. Streams
-//! that begin otherwise go on being looked into: SOCKS and obfuscation are binary, CONNECT (RFC 9110 section 9.3.6) opens a tunnel,
-//! NMDC has commands that are no signatures, and HTTP may be upgraded to frames of WebSocket, which a page cannot write into a GET.
-//! Behind a few binary bytes that are no greeting of SOCKS, such as a length, text is what somebody wrote, too; binary messages are not.
+//! Held bytes never name content. A request is held only if its path is one that a rule knows, so no file name, search word
+//! or web page is held. Such a request, cut within its first [`HELD_BYTES`], is not found by its later lines or its query.
+//! Nothing is held once an info hash, a `urn:`, a `fid=` or an eDonkey link has started ([`hold_is_over`]). Of Direct Connect
+//! no nick is held, of eDonkey five bytes, and of HTTP nothing after the end of the header.
+//!
+//! **Skipped**: if a direction started with text that no P2P protocol sends, later segments belong to that text. So a mail,
+//! a chat or the body of a POST is not mistaken for a handshake because one segment starts like one, although a web page
+//! chooses every byte of such a body. Other streams stay under inspection: SOCKS and obfuscation are binary, CONNECT
+//! (RFC 9110 section 9.3.6) opens a tunnel, NMDC has commands that no rule matches, and HTTP may be upgraded to WebSocket,
+//! whose frames a web page cannot write into a GET. Text after a few binary bytes (such as a length) is skipped too, unless
+//! those bytes are a SOCKS greeting. Binary messages after them are not skipped.
 //!
 //! Tried last: each way out leaves another state, and the verifier walks what follows once for each.
 
@@ -25,117 +28,116 @@ use super::{
     websocket,
 };
 use crate::{
-    limits::KEPT_BYTES,
+    limits::HELD_BYTES,
     payload::{Payload, RuleState, rule_flags},
 };
 
-/// How a stream may begin: its first bytes, at most eight of which are compared, and the most bytes that are kept of it while it is
-/// undecided.
-struct Start {
+/// First bytes of a stream that may be held: at most eight are compared, and at most `most` bytes are held.
+struct Prefix {
     head: u64,
     mask: u64,
     most: u32,
 }
 
-const fn start(text: &[u8], most: usize) -> Start {
+const fn prefix(text: &[u8], most: usize) -> Prefix {
     let (mut head, mut mask, mut index) = (0, 0, 0);
     while index < text.len() {
         head |= (text[index] as u64) << (8 * index);
         mask |= 0xff << (8 * index);
         index += 1;
     }
-    Start { head, mask, most: most as u32 }
+    Prefix { head, mask, most: most as u32 }
 }
 
-/// Every one. The most that is kept is what a rule can be short of, or ends in front of what names a person or content.
-static BEGINNINGS: [Start; 38] = [
-    start(b"\x13BitTorr", 19),
-    start(b"\x13/multis", 19),
-    start(b"GET /ann", KEPT_BYTES),
-    start(b"GET /scr", KEPT_BYTES),
-    start(b"GET /web", KEPT_BYTES),
-    start(b"GET /dat", KEPT_BYTES),
-    start(b"GET /uri", KEPT_BYTES),
-    start(b"GET /gnu", KEPT_BYTES),
-    start(b"GET /gne", KEPT_BYTES),
-    start(b"GET /get", 9),
-    start(b"GET /.ha", KEPT_BYTES),
-    start(b"HEAD /ur", KEPT_BYTES),
-    start(b"HEAD /gn", KEPT_BYTES),
-    start(b"HTTP/1.", KEPT_BYTES),
-    start(b"GNUTELLA", 16),
-    start(b"GIV ", 50),
-    start(b"PUSH gui", 45),
-    start(b"GIVE ", 18),
-    start(b"GET.sha1", 8),
-    start(b"$Lock ", KEPT_BYTES),
-    start(b"$MyNick ", KEPT_BYTES),
-    start(b"$ADCGET ", 21),
-    start(b"$ADCSND ", 21),
-    start(b"$MyINFO ", 13),
-    start(b"$Validat", 14),
-    start(b"$Connect", 13),
-    start(b"$RevConn", 16),
-    start(b"$Directi", 20),
-    start(b"HSUP AD", KEPT_BYTES),
-    start(b"ISUP AD", KEPT_BYTES),
-    start(b"CSUP AD", KEPT_BYTES),
-    start(b"CGET ", 18),
-    start(b"CSND ", 18),
-    start(b"SEND", 3),
-    start(b"PublicKe", KEPT_BYTES),
-    start(b"ajprot\r\n", 7),
-    start(b"BSYNC\0", 5),
-    start(b"\xfa\x00\xb6\x2b", 11),
+/// Every prefix. The bound covers what a rule may still need, and ends before a name of a person or of content.
+static PREFIXES: [Prefix; 38] = [
+    prefix(b"\x13BitTorr", 19),
+    prefix(b"\x13/multis", 19),
+    prefix(b"GET /ann", HELD_BYTES),
+    prefix(b"GET /scr", HELD_BYTES),
+    prefix(b"GET /web", HELD_BYTES),
+    prefix(b"GET /dat", HELD_BYTES),
+    prefix(b"GET /uri", HELD_BYTES),
+    prefix(b"GET /gnu", HELD_BYTES),
+    prefix(b"GET /gne", HELD_BYTES),
+    prefix(b"GET /get", 9),
+    prefix(b"GET /.ha", HELD_BYTES),
+    prefix(b"HEAD /ur", HELD_BYTES),
+    prefix(b"HEAD /gn", HELD_BYTES),
+    prefix(b"HTTP/1.", HELD_BYTES),
+    prefix(b"GNUTELLA", 16),
+    prefix(b"GIV ", 50),
+    prefix(b"PUSH gui", 45),
+    prefix(b"GIVE ", 18),
+    prefix(b"GET.sha1", 8),
+    prefix(b"$Lock ", HELD_BYTES),
+    prefix(b"$MyNick ", HELD_BYTES),
+    prefix(b"$ADCGET ", 21),
+    prefix(b"$ADCSND ", 21),
+    prefix(b"$MyINFO ", 13),
+    prefix(b"$Validat", 14),
+    prefix(b"$Connect", 13),
+    prefix(b"$RevConn", 16),
+    prefix(b"$Directi", 20),
+    prefix(b"HSUP AD", HELD_BYTES),
+    prefix(b"ISUP AD", HELD_BYTES),
+    prefix(b"CSUP AD", HELD_BYTES),
+    prefix(b"CGET ", 18),
+    prefix(b"CSND ", 18),
+    prefix(b"SEND", 3),
+    prefix(b"PublicKe", HELD_BYTES),
+    prefix(b"ajprot\r\n", 7),
+    prefix(b"BSYNC\0", 5),
+    prefix(b"\xfa\x00\xb6\x2b", 11),
 ];
 
-/// Bytes of an eDonkey message that are kept at most: from its opcode on, `edonkey.rs` counts what the message is owed.
+/// Most bytes held of an eDonkey message: from the opcode on, `edonkey.rs` counts the missing bytes of the message.
 const EDONKEY_HEADER: u32 = 5;
 
-/// A shorter text may be ciphertext that is printable by chance, as one in 47 of this length is: the next payload tells.
+/// Shorter text may be ciphertext that is printable by chance (one in 47 at this length): the next payload decides.
 const SHORTEST_TEXT: u32 = 4;
 
-/// An opening that looks random has at least as many bytes ([`crate::opaque`]). Fewer are a greeting or the length of what follows.
+/// A high-entropy first payload has at least as many bytes ([`crate::opaque`]). Fewer are a greeting or a length field.
 const SHORTEST_OPENING: u32 = 16;
 
-/// Notes how a payload without a verdict leaves its direction: with its bytes kept, or behind its beginning. `starts` tells whether
-/// its first byte is one that a rule starts with.
+/// Decides, for a payload without a verdict, whether its bytes are held; if not, records how its direction started.
+/// `starts`: some rule starts with the payload's first byte.
 #[inline(never)]
-pub(crate) fn leave(payload: &Payload, state: &mut RuleState, starts: bool) {
+pub(crate) fn decide_hold(payload: &Payload, state: &mut RuleState, starts: bool) {
     let owed_from_lower = state.rule_flags & rule_flags::OWED_FROM_LOWER != 0;
     if state.rule_flags & rule_flags::OWED != 0 && owed_from_lower == (payload.from_lower != 0) {
         // The direction is in the middle of a message.
         return;
     }
-    let of = |mark| rule_flags::of(mark, payload.from_lower);
+    let of = |flag| rule_flags::of(flag, payload.from_lower);
     // The end of a header, which most requests come with, is seen without looking through it.
     let ended = u64::from_be_bytes(payload.tail) as u32 == u32::from_be_bytes(*b"\r\n\r\n");
     if payload.captured == payload.len
-        && payload.len.wrapping_sub(1) < KEPT_BYTES as u32
+        && payload.len.wrapping_sub(1) < HELD_BYTES as u32
         && !ended
-        && ((starts && (starts_known(payload) || frame(payload))) || length(payload))
-        && !says_enough(payload)
+        && ((starts && (matches_prefix(payload) || frame(payload))) || length(payload))
+        && !hold_is_over(payload)
     {
-        state.rule_flags |= of(rule_flags::KEPT);
+        state.rule_flags |= of(rule_flags::HELD);
         return;
     }
     if state.rule_flags & of(rule_flags::BEGUN) == 0 {
         let text = state.rule_flags & of(rule_flags::TEXT) != 0;
-        state.rule_flags |= of(begins(payload, text));
+        state.rule_flags |= of(stream_flags(payload, text));
     }
 }
 
-/// Bytes of a payload that are kept: none of the nick in "$MyNick nick|".
+/// Number of bytes of a payload that are held: none of the nick in "$MyNick nick|".
 #[inline(always)]
 #[must_use]
-pub fn kept(payload: &Payload) -> u32 {
+pub fn held_len(payload: &Payload) -> u32 {
     if payload.has(0, b"$MyNick ") { 8 } else { payload.captured }
 }
 
-/// Whether a payload of a direction with these flags is passed over, by its first byte.
+/// Whether a segment is not inspected, by its first byte and its direction's flags (`all`).
 #[inline(always)]
 #[must_use]
-pub fn passes_over(all: u32, from_lower: u32, first: u8) -> bool {
+pub fn skip_segment(all: u32, from_lower: u32, first: u8) -> bool {
     let frames = (first & 0x7e == 0) & (first & 0x7f != 0) | (first == websocket::BINARY);
     let may_frame = frames & (all & rule_flags::of(rule_flags::FRAMES, from_lower) != 0);
     let text = (first.wrapping_sub(b' ') < 0x5f) | (first == 0x13);
@@ -143,23 +145,23 @@ pub fn passes_over(all: u32, from_lower: u32, first: u8) -> bool {
     (all & rule_flags::of(rule_flags::OTHER, from_lower) != 0) & !may_frame | framed
 }
 
-/// All ones in the bytes of a payload's first word that the payload has.
+/// Mask of the bytes that were captured, for the payload's first eight.
 #[inline(always)]
-fn held(payload: &Payload) -> u64 {
+fn captured_mask(payload: &Payload) -> u64 {
     if payload.captured >= 8 { u64::MAX } else { !(u64::MAX << (8 * payload.captured)) }
 }
 
-/// Whether the payload, which has at most [`KEPT_BYTES`], is the start of what a signature starts with.
+/// Whether the payload, of at most [`HELD_BYTES`], may be the start of a message that a rule matches.
 #[inline(never)]
-fn starts_known(payload: &Payload) -> bool {
-    let (head, held, len) = (payload.word(0), held(payload), u64::from(payload.captured));
+fn matches_prefix(payload: &Payload) -> bool {
+    let (head, captured, len) = (payload.word(0), captured_mask(payload), u64::from(payload.captured));
     let edonkey = matches!(head as u8, 0xc5 | 0xd4 | 0xe3) && payload.captured <= EDONKEY_HEADER;
     // The top bit is clear once one of them fits. Without a branch: the verifier walks the loop once.
     let (mut none, mut index) = (u64::MAX, 0);
-    while index < BEGINNINGS.len() {
-        let start = &BEGINNINGS[index];
-        let long = u64::from(start.most).wrapping_sub(len);
-        none &= unequal((head ^ start.head) & start.mask & held) | long;
+    while index < PREFIXES.len() {
+        let prefix = &PREFIXES[index];
+        let long = u64::from(prefix.most).wrapping_sub(len);
+        none &= unequal((head ^ prefix.head) & prefix.mask & captured) | long;
         index += 1;
     }
     edonkey || none >> 63 == 0
@@ -187,13 +189,13 @@ fn length(payload: &Payload) -> bool {
     payload.len == 4 && payload.le32(0) & 0xfff8_ff00 == 0
 }
 
-/// Whether no rule needs more of this payload, which is at most [`KEPT_BYTES`] long, or its content has begun to be named: the header
-/// of HTTP has ended, or bytes follow what is written in front of a hash.
+/// Whether a payload of at most [`HELD_BYTES`] must not be held (any more): its HTTP header has ended, or a content hash
+/// has started.
 #[inline(never)]
-fn says_enough(payload: &Payload) -> bool {
+fn hold_is_over(payload: &Payload) -> bool {
     // Whether each of the latest bytes ended a "urn:", the latest one lowest.
     let (mut recent, mut urns, mut says, mut index) = (0u64, 0u64, 0u64, 0);
-    while index < KEPT_BYTES {
+    while index < HELD_BYTES {
         if index >= payload.captured as usize {
             break;
         }
@@ -213,17 +215,17 @@ fn says_enough(payload: &Payload) -> bool {
     says | urns >> 10 != 0
 }
 
-/// The marks of a direction that begins with this payload: [`rule_flags::BEGUN`], and [`rule_flags::OTHER`] if it is text that shows no
-/// signature and opens no tunnel, [`rule_flags::FRAMING`] if it is short and binary, but no greeting of SOCKS (RFC 1928 section 3: 5; version 4 has
-/// its number there, too). `text` tells whether a short text was in front of it.
+/// Flags of a direction that starts with this payload: [`rule_flags::BEGUN`]; [`rule_flags::OTHER`] for text that no rule
+/// matches and that opens no tunnel; [`rule_flags::FRAMING`] for a few binary bytes that are no SOCKS greeting (RFC 1928
+/// section 3: first byte 5; SOCKS 4: first byte 4). `text`: a short text preceded it.
 #[inline(never)]
-fn begins(payload: &Payload, text: bool) -> u32 {
-    let (head, held) = (payload.word(0), held(payload));
+fn stream_flags(payload: &Payload, text: bool) -> u32 {
+    let (head, captured) = (payload.word(0), captured_mask(payload));
     let is_text = printable(head) | equal(head, b'\r') | equal(head, b'\n') | equal(head, b'\t');
     let tunnel = head == u64::from_le_bytes(*b"CONNECT ");
     // Redis has numbers there.
     let command = head as u8 == b'$' && (head >> 8) as u8 & 0xe0 == 0x40;
-    if !is_text & held & 0x8080_8080_8080_8080 != 0 || tunnel || command {
+    if !is_text & captured & 0x8080_8080_8080_8080 != 0 || tunnel || command {
         let framing = (payload.len < SHORTEST_OPENING) & (head & 0xfe != 0x04) & !tunnel & !command;
         return rule_flags::BEGUN | if framing { rule_flags::FRAMING } else { 0 };
     }
@@ -239,7 +241,7 @@ fn begins(payload: &Payload, text: bool) -> u32 {
 mod tests {
     use super::super::testing::Flow;
     use crate::{
-        limits::KEPT_BYTES,
+        limits::HELD_BYTES,
         payload::{Payload, RuleState, rule_flags},
         protocol::Protocol,
     };
@@ -279,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_kept_is_of_one_direction_and_once() {
+    fn held_bytes_belong_to_one_direction_and_are_used_once() {
         let message = b"GNUTELLA CONNECT/0.6\r\n";
         let mut flow = Flow::tcp();
         assert_eq!(flow.ask(&message[..4]), None);
@@ -297,11 +299,11 @@ mod tests {
     }
 
     /// Whether a first payload is kept, and how much of it.
-    fn kept(bytes: &[u8]) -> Option<u32> {
+    fn held_len(bytes: &[u8]) -> Option<u32> {
         let payload = Payload::from_bytes(bytes, 50_000, 80, true);
         let mut state = RuleState::default();
-        super::leave(&payload, &mut state, true);
-        (state.rule_flags & rule_flags::KEPT != 0).then(|| super::kept(&payload))
+        super::decide_hold(&payload, &mut state, true);
+        (state.rule_flags & rule_flags::HELD != 0).then(|| super::held_len(&payload))
     }
 
     #[test]
@@ -318,9 +320,9 @@ mod tests {
             "$Lock EXTENDEDPROTOCOL",
             "\u{1}{",
         ] {
-            assert_eq!(kept(undecided.as_bytes()), Some(undecided.len() as u32), "{undecided}");
+            assert_eq!(held_len(undecided.as_bytes()), Some(undecided.len() as u32), "{undecided}");
         }
-        assert_eq!(kept(b"$MyNick someone"), Some(8), "not the nick");
+        assert_eq!(held_len(b"$MyNick someone"), Some(8), "not the nick");
         for enough in [
             "GET /x?info_hash=%12",
             "GET /data?fid=0",
@@ -339,14 +341,14 @@ mod tests {
             "$ValidateNick a",
             "CGET file files.xm ",
         ] {
-            assert_eq!(kept(enough.as_bytes()), None, "{enough}");
+            assert_eq!(held_len(enough.as_bytes()), None, "{enough}");
         }
-        assert_eq!(kept(b"\xe3\x20\0\0\0"), Some(5));
-        assert_eq!(kept(b"\xe3\x20\0\0\0\x01"), None, "counted by what it is owed");
-        assert_eq!(kept(b"\x81\x09{\"info_hash\":\"a"), None, "not masked");
+        assert_eq!(held_len(b"\xe3\x20\0\0\0"), Some(5));
+        assert_eq!(held_len(b"\xe3\x20\0\0\0\x01"), None, "counted by what it is owed");
+        assert_eq!(held_len(b"\x81\x09{\"info_hash\":\"a"), None, "not masked");
         let long = [b"GET /announce".as_slice(), &[b'a'; 200]].concat();
-        assert_eq!(kept(&long[..KEPT_BYTES]), Some(KEPT_BYTES as u32));
-        assert_eq!(kept(&long[..KEPT_BYTES + 1]), None);
+        assert_eq!(held_len(&long[..HELD_BYTES]), Some(HELD_BYTES as u32));
+        assert_eq!(held_len(&long[..HELD_BYTES + 1]), None);
     }
 
     #[test]
