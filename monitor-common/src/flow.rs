@@ -395,12 +395,12 @@ pub mod shown {
     pub const RANDOM_HIGHER: u16 = 1 << 10;
     /// One of them did.
     pub const RANDOM: u16 = RANDOM_LOWER | RANDOM_HIGHER;
-    /// The first payload of the lower endpoint was certainly of a common other protocol (`familiar.rs`).
-    pub const FAMILIAR_LOWER: u16 = 1 << 11;
+    /// The first payload of the lower endpoint was certainly TLS, QUIC or DNS (`early_exit.rs`).
+    pub const NON_P2P_LOWER: u16 = 1 << 11;
     /// That of the higher endpoint was.
-    pub const FAMILIAR_HIGHER: u16 = 1 << 12;
+    pub const NON_P2P_HIGHER: u16 = 1 << 12;
     /// Both were.
-    pub const FAMILIAR: u16 = FAMILIAR_LOWER | FAMILIAR_HIGHER;
+    pub const NON_P2P: u16 = NON_P2P_LOWER | NON_P2P_HIGHER;
     /// The first payload of a direction looked like something that has a face of its own (TLS, text, a repetitive header).
     pub const PLAIN: u16 = 1 << 8;
     /// The first payload of the lower endpoint had the size and look of an MSE opening.

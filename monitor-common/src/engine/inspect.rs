@@ -8,7 +8,7 @@ use crate::{
     announce,
     bpf::{branchless::neg, shared_u64::SharedU64},
     classify::{classify, is_shallow},
-    familiar::{HEAD, is_familiar},
+    early_exit::{HEAD, is_known_non_p2p},
     flow::{Progress, State, Word, shown, unpack},
     limits::{INSPECTED_PER_DIRECTION, MSE_OPENING, PENDING_PACKETS, SESSION_PACKETS, SHALLOW, WAYS, WINDOW},
     opaque::{self, Look},
@@ -37,8 +37,8 @@ pub(super) fn look<P: Packet, S: Store>(packet: &P, settings: &Settings, store: 
             }
             return true;
         }
-        if begins_familiar(packet, work) {
-            if note_familiar(store, work) {
+        if starts_known_non_p2p(packet, work) {
+            if note_known_non_p2p(store, work) {
                 return true;
             }
             note(store, work);
@@ -164,34 +164,34 @@ fn note_forged<S: Store>(store: &S, work: &Work) {
     }
 }
 
-/// Whether the payload is certainly of a common other protocol: then it is not looked into further.
+/// Whether the payload certainly belongs to a common other protocol: then the packet is not inspected further.
 #[inline(always)]
-fn begins_familiar<P: Packet>(packet: &P, work: &Work) -> bool {
+fn starts_known_non_p2p<P: Packet>(packet: &P, work: &Work) -> bool {
     if (work.headers.payload_len as usize) < HEAD {
         return false;
     }
     let Some(head) = packet.read::<HEAD>(work.headers.payload_offset as usize) else { return false };
     let ports = (work.headers.source_port, work.headers.destination_port);
-    is_familiar(transport(work), head, work.headers.payload_len, ports)
+    is_known_non_p2p(transport(work), head, work.headers.payload_len, ports)
 }
 
-/// Counts a familiar payload as looked into; whether both sides' first payloads are familiar, which ends the inspection for good.
+/// Counts a known non-P2P payload as inspected; `true` if the first payloads of both sides are, which ends inspection.
 ///
 /// Both, and no later payload: eight bytes of one side must not hide what follows.
 #[inline(never)]
-fn note_familiar<S: Store>(store: &S, work: &mut Work) -> bool {
+fn note_known_non_p2p<S: Store>(store: &S, work: &mut Work) -> bool {
     let Some(cold) = store.cold_set(work.set_index) else { return false };
     let cell = &cold.flow(work.way).progress;
     let mut progress = Progress::from_bits(cell.load());
     let inspected = progress.inspect(work.is_from_lower());
     let exhausted = inspected >= INSPECTED_PER_DIRECTION;
     if inspected == 1 {
-        progress.shown |= shown::PLAIN | shown::FAMILIAR_LOWER << ((1 - work.from_lower) & 1);
+        progress.shown |= shown::PLAIN | shown::NON_P2P_LOWER << ((1 - work.from_lower) & 1);
         if work.is_tcp() {
             progress.rule_flags |= rule_flags::of(rule_flags::BEGUN, work.from_lower);
         }
     }
-    let both = progress.shown & shown::FAMILIAR == shown::FAMILIAR;
+    let both = progress.shown & shown::NON_P2P == shown::NON_P2P;
     if both {
         progress.inspected_lower = INSPECTED_PER_DIRECTION;
         progress.inspected_higher = INSPECTED_PER_DIRECTION;

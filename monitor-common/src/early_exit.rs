@@ -1,11 +1,11 @@
-//! Payloads that are certainly of the commonest other protocols, by their first bytes: TLS, QUIC and DNS.
+//! Early exit: payloads that certainly belong to TLS, QUIC or DNS, by their first bytes.
 //!
-//! Most new flows of a network are one of these. Such a first payload is not even copied, and when both sides' are, the
-//! inspection ends. No P2P rule looks like them, and what they carry cannot be looked into.
+//! Most new flows of a network are one of these. Such a first payload is not even copied. If the first payloads of both
+//! sides are, inspection of the flow ends. No P2P rule matches them, and their content is encrypted or of no interest.
 
 use crate::payload::Transport;
 
-/// Bytes that are looked at.
+/// Bytes that are read.
 pub const HEAD: usize = 8;
 /// The port of DNS (RFC 1035 section 4.2).
 const DNS_PORT: u16 = 53;
@@ -14,10 +14,10 @@ const QUIC_INITIAL: u32 = 1200;
 /// Longest TLS record (RFC 8446 section 5.1).
 const MAX_RECORD: u16 = 1 << 14;
 
-/// Whether a payload that begins with `head` is one of these. `ports` are those of both ends.
+/// Whether a payload that starts with `head` certainly belongs to TLS, QUIC or DNS. `ports`: source and destination.
 #[inline(always)]
 #[must_use]
-pub fn is_familiar(transport: Transport, head: [u8; HEAD], len: u32, ports: (u16, u16)) -> bool {
+pub fn is_known_non_p2p(transport: Transport, head: [u8; HEAD], len: u32, ports: (u16, u16)) -> bool {
     match transport {
         Transport::Tcp => tls_hello(head),
         Transport::Udp => {
@@ -59,15 +59,15 @@ mod tests {
     use super::*;
 
     fn tcp(head: [u8; HEAD]) -> bool {
-        is_familiar(Transport::Tcp, head, 517, (50_000, 443))
+        is_known_non_p2p(Transport::Tcp, head, 517, (50_000, 443))
     }
 
     fn udp(head: [u8; HEAD], port: u16) -> bool {
-        is_familiar(Transport::Udp, head, if port == 53 { 40 } else { 1200 }, (50_000, port))
+        is_known_non_p2p(Transport::Udp, head, if port == 53 { 40 } else { 1200 }, (50_000, port))
     }
 
     #[test]
-    fn hellos_long_headers_and_questions_are_familiar() {
+    fn hellos_long_headers_and_questions_exit_early() {
         assert!(tcp([0x16, 3, 1, 2, 0, 1, 0, 1]));
         assert!(tcp([0x16, 3, 3, 0, 0x7a, 2, 0, 0]));
         assert!(udp([0xc3, 0, 0, 0, 1, 8, 0x83, 0x94], 443));
