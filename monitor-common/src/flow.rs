@@ -389,21 +389,21 @@ pub mod shown {
     pub const BOTH_SPOKE: u16 = SPOKE_LOWER | SPOKE_HIGHER;
     /// The flow began with a TCP SYN, so that its first packet came from the connecting side.
     pub const OPENED: u16 = 1 << 2;
-    /// The first payload of the lower endpoint looked random.
-    pub const RANDOM_LOWER: u16 = 1 << 9;
+    /// The first payload of the lower endpoint had high entropy (`entropy.rs`).
+    pub const HIGH_ENTROPY_LOWER: u16 = 1 << 9;
     /// That of the higher endpoint did.
-    pub const RANDOM_HIGHER: u16 = 1 << 10;
+    pub const HIGH_ENTROPY_HIGHER: u16 = 1 << 10;
     /// One of them did.
-    pub const RANDOM: u16 = RANDOM_LOWER | RANDOM_HIGHER;
+    pub const HIGH_ENTROPY: u16 = HIGH_ENTROPY_LOWER | HIGH_ENTROPY_HIGHER;
     /// The first payload of the lower endpoint was certainly TLS, QUIC or DNS (`early_exit.rs`).
     pub const NON_P2P_LOWER: u16 = 1 << 11;
     /// That of the higher endpoint was.
     pub const NON_P2P_HIGHER: u16 = 1 << 12;
     /// Both were.
     pub const NON_P2P: u16 = NON_P2P_LOWER | NON_P2P_HIGHER;
-    /// The first payload of a direction looked like something that has a face of its own (TLS, text, a repetitive header).
-    pub const PLAIN: u16 = 1 << 8;
-    /// The first payload of the lower endpoint had the size and look of an MSE opening.
+    /// The first payload of a direction had recognisable structure (TLS, text, repeated headers).
+    pub const LOW_ENTROPY: u16 = 1 << 8;
+    /// The first payload of the lower endpoint had the size and entropy of an MSE handshake.
     pub const MSE_LOWER: u16 = 1 << 4;
     /// That of the higher endpoint had.
     pub const MSE_HIGHER: u16 = 1 << 5;

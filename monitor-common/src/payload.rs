@@ -160,7 +160,7 @@ impl Payload {
     #[inline(always)]
     #[must_use]
     pub fn byte(&self, offset: usize) -> u8 {
-        self.window[opaque(offset) & (WINDOW - 1)]
+        self.window[hide_from_optimizer(offset) & (WINDOW - 1)]
     }
 
     /// The aligned word number `index` of the window; the index wraps like an offset.
@@ -169,7 +169,7 @@ impl Payload {
         // SAFETY: `window` is the first field of a type aligned to 8 bytes (asserted above), so it is a valid, aligned
         // array of `WINDOW / 8` words; every bit pattern is a valid `u64`.
         let words = unsafe { &*(&raw const self.window).cast::<[u64; WINDOW / 8]>() };
-        u64::from_le(words[opaque(index) & (WINDOW / 8 - 1)])
+        u64::from_le(words[hide_from_optimizer(index) & (WINDOW / 8 - 1)])
     }
 
     /// The byte at an `offset` that a loop with a constant bound counts; like [`Self::byte`], but costs no mask there.
@@ -205,7 +205,7 @@ impl Payload {
         let start = (&raw const *self).cast::<u8>();
         // SAFETY: window and tail are the first fields and adjoin (asserted above), so from each place in the window on there are
         // eight bytes of this struct.
-        let word = unsafe { load_unaligned(start.add(opaque(offset) & (WINDOW - 1))) };
+        let word = unsafe { load_unaligned(start.add(hide_from_optimizer(offset) & (WINDOW - 1))) };
         u64::from_le(word)
     }
 
@@ -317,12 +317,12 @@ const fn statically_known(value: usize) -> bool {
     }
 }
 
-/// Hides what is known about an index that is not a constant, so that the mask behind it stays in the program.
+/// Hides from the optimizer what it knows about an index that is not a constant, so that the mask stays in the program.
 ///
 /// LLVM drops a mask when an earlier comparison implies it; the verifier does not follow that comparison and would refuse
 /// the access.
 #[inline(always)]
-fn opaque(index: usize) -> usize {
+fn hide_from_optimizer(index: usize) -> usize {
     #[cfg(target_arch = "bpf")]
     {
         if statically_known(index) {

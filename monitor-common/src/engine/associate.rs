@@ -40,7 +40,7 @@ pub(super) fn judge<S: Store>(store: &S, settings: &Settings, work: &mut Work) -
         work.shown = u32::from(crate::flow::Progress::from_bits(progress).shown);
     }
     // An obfuscated side may be silent, or say too little to tell; neither may look like something else.
-    let random = work.shown & u32::from(shown::RANDOM) != 0 && work.shown & u32::from(shown::PLAIN) == 0;
+    let random = work.shown & u32::from(shown::HIGH_ENTROPY) != 0 && work.shown & u32::from(shown::LOW_ENTROPY) == 0;
     if !random || !work.has_peer_ports() || !subscribers::locate(store, work) {
         return false;
     }
@@ -82,7 +82,7 @@ pub(super) fn judge<S: Store>(store: &S, settings: &Settings, work: &mut Work) -
 /// The verdict is provisional: MSE allows a clear handshake behind such an opening.
 #[inline(never)]
 pub(super) fn is_early(work: &Work) -> bool {
-    let both = work.shown & u32::from(shown::RANDOM) == u32::from(shown::RANDOM);
+    let both = work.shown & u32::from(shown::HIGH_ENTROPY) == u32::from(shown::HIGH_ENTROPY);
     both & (!work.is_tcp() | (work.first != 0))
 }
 

@@ -9,9 +9,9 @@ use crate::{
     bpf::{branchless::neg, shared_u64::SharedU64},
     classify::{classify, is_shallow},
     early_exit::{HEAD, is_known_non_p2p},
+    entropy::{self, Entropy},
     flow::{Progress, State, Word, shown, unpack},
     limits::{INSPECTED_PER_DIRECTION, MSE_OPENING, PENDING_PACKETS, SESSION_PACKETS, SHALLOW, WAYS, WINDOW},
-    opaque::{self, Look},
     packet::Packet,
     payload::{Payload, RuleState, Transport, rule_flags},
     pools,
@@ -186,7 +186,7 @@ fn note_known_non_p2p<S: Store>(store: &S, work: &mut Work) -> bool {
     let inspected = progress.inspect(work.is_from_lower());
     let exhausted = inspected >= INSPECTED_PER_DIRECTION;
     if inspected == 1 {
-        progress.shown |= shown::PLAIN | shown::NON_P2P_LOWER << ((1 - work.from_lower) & 1);
+        progress.shown |= shown::LOW_ENTROPY | shown::NON_P2P_LOWER << ((1 - work.from_lower) & 1);
         if work.is_tcp() {
             progress.rule_flags |= rule_flags::of(rule_flags::BEGUN, work.from_lower);
         }
@@ -250,7 +250,7 @@ fn examine<P: Packet, S: Store>(packet: &P, store: &S, scratch: &mut Scratch) ->
     let inspected = progress.inspect(work.is_from_lower());
     work.first = u32::from(inspected == 1);
     if found.is_none() && inspected == 1 && work.has_peer_ports() {
-        note_look(work, payload);
+        record_entropy(work, payload);
     }
     if work.forged != 0 {
         // It must not be what a later packet answers.
@@ -282,24 +282,24 @@ fn examine<P: Packet, S: Store>(packet: &P, store: &S, scratch: &mut Scratch) ->
 /// one of a stream that was seen from its start, or one behind an opening that looks random, as MSE allows. UDP has no streams.
 #[inline(always)]
 fn begins(work: &Work, before: u32) -> u32 {
-    let obfuscated = work.shown & u32::from(shown::RANDOM_LOWER) << ((1 - work.from_lower) & 1) != 0;
+    let obfuscated = work.shown & u32::from(shown::HIGH_ENTROPY_LOWER) << ((1 - work.from_lower) & 1) != 0;
     let first = before & rule_flags::of(rule_flags::BEGUN, work.from_lower) == 0;
     let opened = work.shown & u32::from(shown::OPENED) != 0;
     u32::from(!work.is_tcp() | (opened & (first | obfuscated)))
 }
 
-/// Notes how a direction's first payload looks, which showed no signature, and whether it opens its direction as MSE does.
+/// Records the entropy of a direction's first payload, which no rule matched, and whether it may start an MSE handshake.
 #[inline(always)]
-fn note_look(work: &mut Work, payload: &Payload) {
-    match opaque::look(payload) {
-        Look::Random => {
-            work.shown |= u32::from(shown::RANDOM_LOWER) << ((1 - work.from_lower) & 1);
+fn record_entropy(work: &mut Work, payload: &Payload) {
+    match entropy::measure(payload) {
+        Entropy::High => {
+            work.shown |= u32::from(shown::HIGH_ENTROPY_LOWER) << ((1 - work.from_lower) & 1);
             if work.is_tcp() && MSE_OPENING.contains(&payload.len) {
                 work.shown |= u32::from(shown::MSE_LOWER) << ((1 - work.from_lower) & 1);
             }
         }
-        Look::Plain => work.shown |= u32::from(shown::PLAIN),
-        Look::Unclear => {}
+        Entropy::Low => work.shown |= u32::from(shown::LOW_ENTROPY),
+        Entropy::TooShort => {}
     }
 }
 

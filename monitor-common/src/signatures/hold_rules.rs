@@ -97,7 +97,7 @@ const EDONKEY_HEADER: u32 = 5;
 /// Shorter text may be ciphertext that is printable by chance (one in 47 at this length): the next payload decides.
 const SHORTEST_TEXT: u32 = 4;
 
-/// A high-entropy first payload has at least as many bytes ([`crate::opaque`]). Fewer are a greeting or a length field.
+/// A high-entropy first payload has at least as many bytes ([`crate::entropy`]). Fewer are a greeting or a length field.
 const SHORTEST_OPENING: u32 = 16;
 
 /// Decides, for a payload without a verdict, whether its bytes are held; if not, records how its direction started.

@@ -1,14 +1,14 @@
-//! Payloads that look like random bytes: all that an obfuscated protocol shows.
+//! Entropy check: payloads that look like random bytes, which is all that an obfuscated protocol shows.
 //!
 //! Source: the "fully encrypted traffic" rules as published (Wu et al., "How the Great Firewall of China Detects and Blocks
 //! Fully Encrypted Traffic", USENIX Security 2023, section 4): set bits per byte, a printable start, the printable share,
-//! and the TLS and HTTP exemptions. Two bounds are wider than published, since a flow is judged by one payload: eight printable bytes in
-//! front (six) and three fifths printable (a half). Here they only ever narrow down: a payload that looks random proves nothing
-//! alone.
+//! and the TLS and HTTP exemptions. Two bounds are wider than published, since a flow is judged by one payload:
+//! eight printable bytes at the start (published: six) and three fifths printable (published: a half). The check only
+//! narrows candidates down: a high-entropy payload proves nothing alone.
 
 use crate::payload::Payload;
 
-/// Bytes of a payload that are looked at. An MSE opening has at least as many (the Diffie-Hellman key).
+/// Bytes of a payload that are read. An MSE handshake has at least as many (the Diffie-Hellman key).
 pub const SAMPLE: usize = 96;
 /// Shorter payloads say too little: the fewer bytes, the wider random ones scatter.
 const SHORTEST: u32 = 16;
@@ -22,31 +22,31 @@ const MOST_FIFTHS: u32 = 23;
 const LOW_BITS: u64 = 0x7f7f_7f7f_7f7f_7f7f;
 const TOP_BITS: u64 = 0x8080_8080_8080_8080;
 
-/// How a payload looks.
+/// Result of the entropy check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Look {
-    /// Like random bytes, and like no TLS, DTLS, STUN or text.
-    Random,
-    /// Like something that has a face of its own.
-    Plain,
-    /// Too short to say.
-    Unclear,
+pub enum Entropy {
+    /// Random-looking, and no TLS, DTLS, STUN or text.
+    High,
+    /// Recognisable structure.
+    Low,
+    /// Too short to decide.
+    TooShort,
 }
 
-/// How the payload looks.
+/// Checks a payload.
 #[inline(never)]
 #[must_use]
-pub fn look(payload: &Payload) -> Look {
+pub fn measure(payload: &Payload) -> Entropy {
     let (first, second) = (payload.byte(0), payload.byte(1));
     // TLS and DTLS records (RFC 8446 section 5.1, RFC 9147 section 4).
     let record = (first.wrapping_sub(0x14) < 4) & ((second == 0x03) | (second == 0xfe));
     let stun = payload.be32(4) == 0x2112_a442;
     let sample = if payload.captured < SAMPLE as u32 { payload.captured } else { SAMPLE as u32 };
     if record | stun | (printable(payload.word(0)) == TOP_BITS) {
-        return Look::Plain;
+        return Entropy::Low;
     }
     if sample < SHORTEST {
-        return Look::Unclear;
+        return Entropy::TooShort;
     }
     let (mut ones, mut text) = (0, 0);
     let mut index = 0;
@@ -58,11 +58,11 @@ pub fn look(payload: &Payload) -> Look {
         index += 1;
     }
     if (5 * ones > FEWEST_FIFTHS * sample) & (5 * ones < MOST_FIFTHS * sample) & (5 * text <= 3 * sample) {
-        Look::Random
+        Entropy::High
     } else if sample < SURE {
-        Look::Unclear
+        Entropy::TooShort
     } else {
-        Look::Plain
+        Entropy::Low
     }
 }
 
@@ -84,8 +84,8 @@ const fn printable(word: u64) -> u64 {
 
 /// Number of top bits that are set.
 #[inline(always)]
-const fn top_bits(marks: u64) -> u32 {
-    (((marks >> 7).wrapping_mul(0x0101_0101_0101_0101)) >> 56) as u32
+const fn top_bits(bytes: u64) -> u32 {
+    (((bytes >> 7).wrapping_mul(0x0101_0101_0101_0101)) >> 56) as u32
 }
 
 #[cfg(test)]
@@ -94,8 +94,8 @@ mod tests {
 
     use super::*;
 
-    fn random(bytes: &[u8]) -> bool {
-        look(&Payload::from_bytes(bytes, 50_000, 51_413, true)) == Look::Random
+    fn high(bytes: &[u8]) -> bool {
+        measure(&Payload::from_bytes(bytes, 50_000, 51_413, true)) == Entropy::High
     }
 
     /// Bytes that no generator of random numbers chose, and that look as if one did.
@@ -111,8 +111,8 @@ mod tests {
 
     #[test]
     fn ciphertext_looks_random_and_protocols_do_not() {
-        assert!(random(&ciphertext(300)));
-        assert!(random(&ciphertext(40)));
+        assert!(high(&ciphertext(300)));
+        assert!(high(&ciphertext(40)));
         for plain in [
             b"GET / HTTP/1.1\r\nHost: example.org\r\nUser-Agent: Mozilla/5.0 (X11; Linux x86_64)\r\n\r\n".as_slice(),
             b"SSH-2.0-OpenSSH_9.2p1 Debian-2+deb12u3\r\n",
@@ -121,10 +121,10 @@ mod tests {
             &[0xff; 200],
             &ciphertext(15),
         ] {
-            assert!(!random(plain), "{}", String::from_utf8_lossy(plain));
+            assert!(!high(plain), "{}", String::from_utf8_lossy(plain));
         }
         for head in [b"\x16\x03\x01".as_slice(), b"\x17\x03\x03", b"\x16\xfe\xfd", b"\x01\x01\0\x08\x21\x12\xa4\x42"] {
-            assert!(!random(&[head, &ciphertext(200)].concat()), "{head:02x?}");
+            assert!(!high(&[head, &ciphertext(200)].concat()), "{head:02x?}");
         }
     }
 
@@ -133,7 +133,7 @@ mod tests {
         const PAYLOADS: usize = 50_000;
         let bytes = ciphertext(PAYLOADS * SAMPLE);
         for len in [SURE as usize, SAMPLE] {
-            let failed = bytes.chunks(SAMPLE).filter(|payload| !random(&payload[..len])).count();
+            let failed = bytes.chunks(SAMPLE).filter(|payload| !high(&payload[..len])).count();
             assert!(failed * 1000 <= 2 * PAYLOADS, "{failed} of {PAYLOADS} with {len} bytes");
         }
     }
@@ -147,7 +147,7 @@ mod tests {
 
         #[test]
         fn base64_never_looks_random(text in "[A-Za-z0-9+/]{96,200}") {
-            prop_assert!(!random(text.as_bytes()));
+            prop_assert!(!high(text.as_bytes()));
         }
     }
 }
