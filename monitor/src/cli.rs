@@ -1,13 +1,17 @@
 //! The command line (the contract of design section 8). Only commands that do their work are here.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{net::SocketAddr, path::PathBuf, str::FromStr};
 
-use clap::{Args, Parser, Subcommand};
+use clap::{
+    Args, Parser, Subcommand,
+    builder::{PossibleValue, PossibleValuesParser, TypedValueParser},
+};
 
 use crate::{
-    config::{Interface, Overrides, choices::XdpMode},
+    config::{Interface, Overrides},
     pool::Pool,
     replay::args::{Format, ReplayArgs},
+    words::{UnknownWord, XdpMode},
 };
 
 /// Counts P2P protocol traffic per subscriber in the kernel; never touches, delays or blocks a packet.
@@ -61,6 +65,16 @@ pub enum Command {
     },
 }
 
+/// Parses one of the words of a setting; `--help` lists them.
+fn word<T>(words: &'static [(&'static str, &'static str)]) -> impl TypedValueParser<Value = T>
+where
+    T: FromStr<Err = UnknownWord> + Clone + Send + Sync + 'static,
+{
+    let listed =
+        words.iter().map(|(word, meaning)| PossibleValue::new(*word).help(meaning.trim().trim_end_matches('.')));
+    PossibleValuesParser::new(listed).try_map(|word| word.parse())
+}
+
 /// The flags of `peertally run`.
 #[derive(Args, Clone, Debug)]
 pub struct RunArgs {
@@ -75,7 +89,7 @@ pub struct RunArgs {
     #[arg(long, value_name = "PREFIX[/ASSIGN]", env = "PEERTALLY_SUBSCRIBERS", value_delimiter = ',')]
     pub subscribers: Vec<Pool>,
     /// How to attach. Default: native.
-    #[arg(long, value_name = "MODE", env = "PEERTALLY_XDP_MODE")]
+    #[arg(long, value_name = "MODE", env = "PEERTALLY_XDP_MODE", value_parser = word::<XdpMode>(XdpMode::WORDS))]
     pub xdp_mode: Option<XdpMode>,
     /// Address and port of metrics and health. Default: 127.0.0.1:9847.
     #[arg(long, value_name = "ADDR", env = "PEERTALLY_LISTEN")]

@@ -4,7 +4,6 @@
 //! a file. A mistake is reported with file, line, the value and the next step, all mistakes of a file at once.
 
 pub mod bounds;
-pub mod choices;
 pub mod locate;
 pub mod raw;
 #[cfg(test)]

@@ -21,7 +21,7 @@ use tokio::{
 pub use stats::{HookReport, HookStats};
 
 use self::{delivery::Hook, stats::Ticket};
-use crate::{config::choices::SubscriberForm, policy::Event};
+use crate::{policy::Event, words::SubscriberForm};
 
 /// A hook as configured.
 #[derive(Clone, Debug)]

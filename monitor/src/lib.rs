@@ -23,3 +23,4 @@ pub mod snapshot;
 pub mod status;
 pub mod subscriber;
 pub mod watchlist;
+pub mod words;

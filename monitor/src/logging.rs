@@ -5,9 +5,9 @@
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::{Layer, filter::Targets, fmt, layer::SubscriberExt, util::SubscriberInitExt};
 
-use crate::config::{
-    choices::{LogFormat, LogLevel},
-    raw::Log,
+use crate::{
+    config::raw::Log,
+    words::{LogFormat, LogLevel},
 };
 
 /// Libraries whose inner life is of no interest below a warning.

@@ -22,7 +22,7 @@ pub use event::Event;
 pub use roster::Roster;
 pub(crate) use roster::{Owner, TOGETHER};
 
-use crate::config::choices::{Metric, PolicyDirection};
+use crate::words::{Metric, PolicyDirection};
 
 /// One policy.
 #[derive(Clone, Debug)]

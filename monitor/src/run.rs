@@ -27,10 +27,7 @@ pub use source::Source;
 use crate::{
     analysis::Analysis,
     cli::RunArgs,
-    config::{
-        self, ConfigError, Resolved,
-        choices::{Inspection, OnExit},
-    },
+    config::{self, ConfigError, Resolved},
     exit::{Exit, ExitCause},
     hooks::{Dispatcher, HookError},
     http::{
@@ -43,6 +40,7 @@ use crate::{
     status::Facts,
     subscriber::{PseudonymError, Pseudonyms},
     watchlist::{Audit, AuditError, Change, HitLog},
+    words::{Inspection, OnExit},
 };
 
 /// Time open scrapes get at the end.

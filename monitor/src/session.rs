@@ -18,16 +18,14 @@ use monitor_common::{limits::PENDING_IDLE_SECONDS, store};
 pub use error::SessionError;
 
 use crate::{
-    config::{
-        Resolved,
-        choices::{Inspection, KernelLog, OnExit},
-    },
+    config::Resolved,
     datapath::{
         host::TableSizes,
         object::{LoadOptions, LoadedObject},
     },
     run::Source,
     snapshot::Snapshot,
+    words::{Inspection, KernelLog, OnExit},
 };
 
 /// See the module documentation.

@@ -5,11 +5,9 @@ use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration}
 use monitor_common::limits;
 use serde::Deserialize;
 
-use super::{
-    choices::{
-        Inspection, KernelLog, LogFormat, LogLevel, Metric, OnExit, PolicyDirection, Role, SubscriberForm, XdpMode,
-    },
-    values::{Prefix, Quantity, Span},
+use super::values::{Prefix, Quantity, Span};
+use crate::words::{
+    Inspection, KernelLog, LogFormat, LogLevel, Metric, OnExit, PolicyDirection, Role, SubscriberForm, XdpMode,
 };
 
 /// A configuration file.

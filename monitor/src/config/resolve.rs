@@ -14,7 +14,6 @@ use monitor_common::store::Heuristic;
 use super::{
     ConfigError, Problem,
     bounds::Bounds,
-    choices::{Inspection, OnExit, Role, XdpMode},
     locate::Locator,
     raw::{Log, Raw, RawPool},
 };
@@ -23,6 +22,7 @@ use crate::{
     policy::Policy,
     pool::{DEFAULT_ASSIGN_IPV4, DEFAULT_ASSIGN_IPV6, Pool},
     watchlist::Watchlist,
+    words::{Inspection, OnExit, Role, XdpMode},
 };
 
 mod hooks;
@@ -99,9 +99,9 @@ impl FromStr for Interface {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let (name, role) = match text.rsplit_once(':') {
             None => (text, Role::Access),
-            Some((name, "access")) => (name, Role::Access),
-            Some((name, "core")) => (name, Role::Core),
-            Some((_, role)) => return Err(format!("`{role}` is not a role; write NAME:access or NAME:core")),
+            Some((name, role)) => {
+                (name, role.parse().map_err(|_| format!("`{role}` is not a role; write NAME:access or NAME:core"))?)
+            }
         };
         interface_name(name)?;
         Ok(Self { name: name.to_owned(), role, realm: 0 })

@@ -4,12 +4,9 @@ use std::path::Path;
 
 use proptest::prelude::*;
 
-use super::{
-    ConfigError, Overrides, Resolved,
-    choices::{Role, SubscriberForm, XdpMode},
-    load, parse,
-};
+use super::{ConfigError, Overrides, Resolved, load, parse};
 use crate::exit::Exit;
+use crate::words::{Role, SubscriberForm, XdpMode};
 
 fn read(text: &str) -> Result<Resolved, ConfigError> {
     parse(Path::new("p.toml"), text, &Overrides::default())

@@ -21,10 +21,10 @@ use monitor_common::protocol::{Confidence, Protocol, Verdict};
 
 use super::{Dispatcher, FailureReason, HookConfig, HookReport, Target, exec, webhook::Endpoint};
 use crate::{
-    config::choices::{Inspection, Metric, PolicyDirection, SubscriberForm},
     fake,
     policy::{Event, Policy, ProtocolSet, engine::Firing},
     subscriber::{Pseudonyms, Subscriber},
+    words::{Inspection, Metric, PolicyDirection, SubscriberForm},
 };
 
 fn event() -> Arc<Event> {

@@ -8,11 +8,12 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use super::{App, Heartbeat, public};
 use crate::{
     analysis::Analysis,
-    config::{Overrides, choices::Inspection},
+    config::Overrides,
     fake::{Kernel, bytes, key},
     metrics::collector::Shared,
     status::Facts,
     subscriber::Pseudonyms,
+    words::Inspection,
 };
 
 /// Status and body of a GET.

@@ -23,8 +23,8 @@ use super::{
 };
 use crate::{
     analysis::Published,
-    config::choices::Inspection,
     hooks::{FailureReason, HookReport, HookStats},
+    words::Inspection,
 };
 
 /// Upper limits of the drain histogram, in seconds: a million tallies take tens of milliseconds.

@@ -15,10 +15,11 @@ use super::{
 };
 use crate::{
     analysis::Analysis,
-    config::{Overrides, Resolved, choices::Inspection},
+    config::{Overrides, Resolved},
     fake::{Kernel, bytes, key},
     hooks::HookStats,
     subscriber::Pseudonyms,
+    words::Inspection,
 };
 
 const BITTORRENT: Verdict = Verdict { protocol: Protocol::BitTorrent, confidence: Confidence::Signature };

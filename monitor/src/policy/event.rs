@@ -10,8 +10,8 @@ use uuid::Uuid;
 
 use super::{Policy, engine::Firing};
 use crate::{
-    config::choices::{Inspection, SubscriberForm},
     subscriber::{Pseudonyms, Subscriber},
+    words::{Inspection, SubscriberForm},
 };
 
 /// Version of the JSON form. Keys may be added under the same number.

@@ -18,8 +18,8 @@ use super::{
     roster::{NOBODY, Owner, Roster},
 };
 use crate::{
-    config::choices::{Metric, PolicyDirection},
     snapshot::{Change, Snapshot},
+    words::{Metric, PolicyDirection},
 };
 
 /// Place of a tally without history.

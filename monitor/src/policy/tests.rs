@@ -10,8 +10,8 @@ use proptest::prelude::*;
 
 use super::{Engine, Policy, PolicyCounts, ProtocolSet, Roster, engine::Firing, history::tolerance};
 use crate::{
-    config::choices::{Metric, PolicyDirection},
     fake::{Kernel, bytes, key},
+    words::{Metric, PolicyDirection},
 };
 
 fn policy(threshold: u64, window_s: u64, cool_down_s: u64) -> Policy {

@@ -1,6 +1,6 @@
 //! The kernel side as the agent sees it.
 
-use crate::{config::choices::OnExit, exit::ExitCause, snapshot::Snapshot};
+use crate::{exit::ExitCause, snapshot::Snapshot, words::OnExit};
 
 /// An attached program and its tables. Used by one thread; calls may block.
 pub trait Source: Send + 'static {

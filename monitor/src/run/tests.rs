@@ -14,11 +14,12 @@ use tokio::sync::oneshot;
 
 use super::{RunError, Source, serve};
 use crate::{
-    config::{Overrides, Resolved, choices::OnExit},
+    config::{Overrides, Resolved},
     exit::{Exit, ExitCause},
     fake::{Kernel, bytes, key},
     snapshot::Snapshot,
     status,
+    words::OnExit,
 };
 
 #[derive(Debug, thiserror::Error)]

@@ -14,12 +14,10 @@ use super::{
     pins,
 };
 use crate::{
-    config::{
-        Interface,
-        choices::{Role, XdpMode},
-    },
+    config::Interface,
     datapath::object::{LoadedObject, MonitoredInterface},
     snapshot::Attachment,
+    words::{Role, XdpMode},
 };
 
 /// An interface that exists.

@@ -5,13 +5,14 @@ use std::{fmt::Write as _, hint::black_box, path::Path, sync::Arc, time::Duratio
 use anyhow::Result;
 use peertally::{
     analysis::Analysis,
-    config::{self, Overrides, choices::Inspection},
+    config::{self, Overrides},
     http::encoding::Encoding,
     metrics::{
         collector::{Exposition, Shared},
         subscribers::{self, Shard},
     },
     subscriber::Pseudonyms,
+    words::Inspection,
 };
 use serde_json::{Value, json};
 

@@ -4,11 +4,9 @@ use std::{collections::HashSet, path::PathBuf};
 
 use super::Checker;
 use crate::{
-    config::{
-        choices::SubscriberForm,
-        raw::{Raw, RawHook},
-    },
+    config::raw::{Raw, RawHook},
     hooks::{HookConfig, Target, webhook::Endpoint},
+    words::SubscriberForm,
 };
 
 pub(super) fn resolve(raw: &Raw, check: &mut Checker<'_>) -> Vec<HookConfig> {

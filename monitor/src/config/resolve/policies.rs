@@ -7,11 +7,11 @@ use monitor_common::protocol::{Confidence, Protocol};
 use super::Checker;
 use crate::{
     config::{
-        choices::{Metric, PolicyDirection},
         locate::closest,
         raw::{Raw, RawPolicy},
     },
     policy::{Policy, ProtocolSet},
+    words::{Metric, PolicyDirection},
 };
 
 pub(super) fn resolve(raw: &Raw, check: &mut Checker<'_>) -> Vec<Policy> {

@@ -1,29 +1,64 @@
-//! The keys that choose one of a few words. Each is read the same way from the file, a flag and the environment.
+//! Settings that take one of a few words. The file, flags, environment, metrics and JSON all use these words.
+//!
+//! This module knows no command line and no file format: whoever offers a word as a flag builds on `FromStr` and
+//! `WORDS`.
 
-use clap::ValueEnum;
+use std::{error::Error, fmt, str::FromStr};
+
 use serde::{Deserialize, Serialize};
 
-/// Declares an enum whose words are the same in TOML, on the command line, in metrics and in JSON.
-macro_rules! choice {
-    ($(#[$doc:meta])* $name:ident { $($(#[$item_doc:meta])* $item:ident = $word:literal,)* }) => {
+/// Text that is none of the words of a setting.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnknownWord {
+    /// The text.
+    pub text: String,
+    /// Every word of the setting.
+    pub known: Vec<&'static str>,
+}
+
+impl fmt::Display for UnknownWord {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "`{}` is not one of {}", self.text, self.known.join(", "))
+    }
+}
+
+impl Error for UnknownWord {}
+
+/// Declares an enum with one word for each value.
+macro_rules! words {
+    ($(#[$doc:meta])* $name:ident { $($(#[doc = $meaning:literal])* $item:ident = $word:literal,)* }) => {
         $(#[$doc])*
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize, Serialize, ValueEnum)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize, Serialize)]
         #[cfg_attr(test, derive(schemars::JsonSchema))]
         pub enum $name {
-            $($(#[$item_doc])* #[serde(rename = $word)] #[value(name = $word)] $item,)*
+            $($(#[doc = $meaning])* #[serde(rename = $word)] $item,)*
         }
 
         impl $name {
-            /// The word, as written in configuration, metrics and JSON.
+            /// Every word with its meaning.
+            pub const WORDS: &'static [(&'static str, &'static str)] = &[$(($word, concat!($($meaning,)*)),)*];
+
+            /// The word of a value.
             #[must_use]
             pub const fn label(self) -> &'static str {
                 match self { $(Self::$item => $word,)* }
             }
         }
+
+        impl FromStr for $name {
+            type Err = UnknownWord;
+
+            fn from_str(text: &str) -> Result<Self, UnknownWord> {
+                match text {
+                    $($word => Ok(Self::$item),)*
+                    _ => Err(UnknownWord { text: text.to_owned(), known: vec![$($word,)*] }),
+                }
+            }
+        }
     };
 }
 
-choice! {
+words! {
     /// Which side of the router an interface faces.
     Role {
         /// Towards subscribers.
@@ -33,7 +68,7 @@ choice! {
     }
 }
 
-choice! {
+words! {
     /// How the XDP program is attached.
     XdpMode {
         /// In the driver; an error where the driver cannot.
@@ -45,19 +80,19 @@ choice! {
     }
 }
 
-choice! {
-    /// How deep packets are looked into.
+words! {
+    /// Inspection depth.
     Inspection {
         /// Addresses, ports and sizes only.
         Headers = "headers",
         /// Also protocol framing in the first payload bytes of a flow.
         Framing = "framing",
-        /// Also yes or no for content hashes of notices received. Not available in this version.
+        /// Also whether a flow names content whose hash is on a list of notices received.
         Watchlist = "watchlist",
     }
 }
 
-choice! {
+words! {
     /// What the agent does with the attached program when it ends.
     OnExit {
         /// Leave it attached and counting; the next start takes over its counters.
@@ -67,7 +102,7 @@ choice! {
     }
 }
 
-choice! {
+words! {
     /// How log lines are written to standard error.
     LogFormat {
         /// For people.
@@ -77,7 +112,7 @@ choice! {
     }
 }
 
-choice! {
+words! {
     /// The least important log line that is written.
     LogLevel {
         /// What stops a function of the agent.
@@ -93,7 +128,7 @@ choice! {
     }
 }
 
-choice! {
+words! {
     /// Log messages of the XDP program about rare events.
     KernelLog {
         /// None: the calls are not even in the verified program.
@@ -105,7 +140,7 @@ choice! {
     }
 }
 
-choice! {
+words! {
     /// What a policy measures.
     Metric {
         /// IP bytes.
@@ -117,7 +152,7 @@ choice! {
     }
 }
 
-choice! {
+words! {
     /// Whose packets a policy measures.
     PolicyDirection {
         /// What the subscriber sent.
@@ -129,8 +164,8 @@ choice! {
     }
 }
 
-choice! {
-    /// How a hook is told which subscriber an event is about.
+words! {
+    /// How an event for a hook names its subscriber.
     SubscriberForm {
         /// A keyed pseudonym: meaningless without this node's key.
         Pseudonym = "pseudonym",
