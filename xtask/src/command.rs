@@ -1,7 +1,8 @@
 //! Running other programs: shows the command, keeps the reason when it fails.
 //! Never goes through a shell, so no argument needs quoting.
 
-use std::io::{BufRead as _, BufReader};
+use std::collections::VecDeque;
+use std::io::{BufRead as _, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::mpsc;
@@ -81,19 +82,7 @@ pub fn stream(command: &mut Command, limit: Duration, mut line: impl FnMut(&str)
         .stdout(Stdio::piped())
         .spawn()
         .with_context(|| format!("cannot start `{}`", shown(command)))?;
-    let output = child.stdout.take().context("standard output was piped")?;
-    let (sender, lines) = mpsc::channel();
-    std::thread::spawn(move || {
-        let mut reader = BufReader::new(output);
-        let mut bytes = Vec::new();
-        while reader.read_until(b'\n', &mut bytes).is_ok_and(|read| read > 0) {
-            let text = String::from_utf8_lossy(&bytes).trim_end().to_owned();
-            if sender.send(text).is_err() {
-                return;
-            }
-            bytes.clear();
-        }
-    });
+    let lines = lines_of(child.stdout.take().context("standard output was piped")?);
     let end = Instant::now() + limit;
     loop {
         match lines.recv_timeout(end.saturating_duration_since(Instant::now())) {
@@ -114,6 +103,65 @@ pub fn stream(command: &mut Command, limit: Duration, mut line: impl FnMut(&str)
         bail!("`{}` failed: {status}", shown(command));
     }
     Ok(())
+}
+
+/// Lines of a failed command that its error shows.
+const KEPT_LINES: usize = 30;
+
+/// Runs a command without showing its output. Calls `event` with each line of its standard error, and with the time since
+/// the start about every `interval`.
+///
+/// # Errors
+/// When it cannot be started or does not end with status 0; the message then has the last lines of its standard error.
+pub fn watch(command: &mut Command, interval: Duration, mut event: impl FnMut(Result<&str, Duration>)) -> Result<()> {
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("cannot start `{}`", shown(command)))?;
+    let lines = lines_of(child.stderr.take().context("standard error was piped")?);
+    let start = Instant::now();
+    let mut next = start + interval;
+    let mut last = VecDeque::new();
+    loop {
+        match lines.recv_timeout(next.saturating_duration_since(Instant::now())) {
+            Ok(text) => {
+                event(Ok(&text));
+                last.push_back(text);
+                if last.len() > KEPT_LINES {
+                    last.pop_front();
+                }
+            }
+            Err(mpsc::RecvTimeoutError::Disconnected) => break,
+            Err(mpsc::RecvTimeoutError::Timeout) => {
+                event(Err(start.elapsed()));
+                next = Instant::now() + interval;
+            }
+        }
+    }
+    let status = child.wait().with_context(|| format!("cannot wait for `{}`", shown(command)))?;
+    if !status.success() {
+        bail!("`{}` failed: {status}\n{}", shown(command), Vec::from(last).join("\n"));
+    }
+    Ok(())
+}
+
+/// The lines of a pipe, read by a thread until the pipe ends.
+fn lines_of(pipe: impl Read + Send + 'static) -> mpsc::Receiver<String> {
+    let (sender, lines) = mpsc::channel();
+    std::thread::spawn(move || {
+        let mut reader = BufReader::new(pipe);
+        let mut bytes = Vec::new();
+        while reader.read_until(b'\n', &mut bytes).is_ok_and(|read| read > 0) {
+            let text = String::from_utf8_lossy(&bytes).trim_end().to_owned();
+            if sender.send(text).is_err() {
+                return;
+            }
+            bytes.clear();
+        }
+    });
+    lines
 }
 
 /// Kills a process that this program started, with all its descendants. Reads the parents from `/proc/PID/stat` (proc(5)).
@@ -152,6 +200,21 @@ mod tests {
         assert_eq!(seen, ["a", "b"]);
         let error = stream(&mut Command::new("false"), Duration::from_secs(20), |_| {}).expect_err("status 1");
         assert!(error.to_string().contains("exit status: 1"), "{error}");
+    }
+
+    #[test]
+    fn watch_reports_lines_and_time_and_keeps_the_reason() {
+        let (mut lines, mut ticks) = (Vec::new(), 0);
+        let mut command = Command::new("sh");
+        command.args(["-c", "echo one >&2; sleep 0.5; echo two >&2; exit 3"]);
+        let error = watch(&mut command, Duration::from_millis(100), |event| match event {
+            Ok(line) => lines.push(line.to_owned()),
+            Err(_) => ticks += 1,
+        })
+        .expect_err("status 3");
+        assert_eq!(lines, ["one", "two"]);
+        assert!(ticks >= 1, "{ticks}");
+        assert!(error.to_string().ends_with("exit status: 3\none\ntwo"), "{error}");
     }
 
     #[test]

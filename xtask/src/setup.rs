@@ -1,23 +1,27 @@
 //! `cargo xtask setup`: the one place that installs anything. Every verb calls [`ensure`] with what it needs.
 //!
-//! Installs only what is missing, from Debian's archive, crates.io and the package indexes of Python and Node.js, with
-//! progress on the terminal. Without root it installs nothing of Debian's and says the exact command. Never starts a service: the tests
-//! start their own.
+//! Installs only what is missing, from Debian's archive, crates.io and the package indexes of Python and Node.js, and
+//! shows its progress on the terminal. Without root, it installs no Debian package and prints the command that would.
+//! It never removes an installed package, starts no service, and leaves no service enabled for the next boot.
 
 mod needs;
 mod node;
+mod packages;
 mod python;
+mod services;
+mod tools;
 
-use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
-use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::command::{find, output, run as run_command};
+use crate::command::{find, output};
 use crate::toolchain;
 pub use needs::Need;
-use needs::{CargoTool, Package};
+use needs::Package;
+use packages::Refused;
+pub(crate) use packages::apt;
+use tools::CargoTool;
 
 /// What `setup` takes.
 #[derive(Debug, Default, clap::Args)]
@@ -53,7 +57,22 @@ pub fn run(arguments: &Arguments) -> Result<()> {
 /// # Errors
 /// When something cannot be installed; the message has the command that would.
 pub fn ensure(needs: &[Need]) -> Result<()> {
-    let missing = Missing::of(needs)?;
+    ensure_all(needs, true)
+}
+
+/// Installs the packages that the given verbs need, and compiles no cargo tool: that takes minutes.
+///
+/// # Errors
+/// When a package cannot be installed; the message has the command that would.
+pub fn ensure_packages(needs: &[Need]) -> Result<()> {
+    ensure_all(needs, false)
+}
+
+fn ensure_all(needs: &[Need], tools: bool) -> Result<()> {
+    let mut missing = Missing::of(needs)?;
+    if !tools {
+        missing.tools.clear();
+    }
     if missing.is_empty() {
         return Ok(());
     }
@@ -131,11 +150,13 @@ impl Missing {
     }
 
     fn install(&self, needs: &[Need]) -> Result<()> {
-        if !self.packages.is_empty() {
-            self.install_packages(needs)?;
-        }
-        for tool in &self.tools {
-            tool.install()?;
+        let refused = if self.packages.is_empty() { Vec::new() } else { self.install_packages(needs)? };
+        let compilable = |tool: &&&CargoTool| {
+            !tool.packages.iter().any(|wanted| refused.iter().any(|refused| refused.package == *wanted))
+        };
+        let tools: Vec<_> = self.tools.iter().filter(compilable).collect();
+        for (index, tool) in tools.iter().enumerate() {
+            tool.install(index + 1, tools.len())?;
         }
         if self.python {
             python::install()?;
@@ -143,19 +164,26 @@ impl Missing {
         if self.node {
             node::install()?;
         }
-        let left = Self::of(needs)?;
+        if !refused.is_empty() {
+            bail!("{}", refused.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"));
+        }
+        let mut left = Self::of(needs)?;
+        left.tools.retain(|tool| self.tools.iter().any(|installed| installed.program == tool.program));
         if !left.is_empty() {
             left.print();
             bail!("installed, and still missing: see the list above");
         }
-        println!("setup: all that {} need is installed", names(needs));
+        println!("setup: everything for {} is installed", names(needs));
         Ok(())
     }
 
-    fn install_packages(&self, needs: &[Need]) -> Result<()> {
+    /// Installs the Debian packages; returns those that `apt-get` could only install by removing others.
+    fn install_packages(&self, needs: &[Need]) -> Result<Vec<Refused>> {
         let packages: Vec<&str> = self.packages.iter().map(|package| package.name).collect();
-        let by_hand =
-            format!("sudo apt-get update && sudo apt-get install --yes --no-install-recommends {}", packages.join(" "));
+        let by_hand = format!(
+            "sudo apt-get update && sudo apt-get install --yes --no-remove --no-install-recommends {}",
+            packages.join(" ")
+        );
         if find("apt-get").is_none() {
             bail!(
                 "this is no Debian system: install what Debian calls {}, then run `cargo xtask setup --with {}` again",
@@ -166,19 +194,8 @@ impl Missing {
         if !is_root() {
             bail!("no rights to install packages. Run:\n  {by_hand}");
         }
-        let _services_stay_off = ServicesStayOff::new()?;
-        // Lists may be missing (fresh machine) or old (packages gone from the archive): refresh once.
-        run_command(apt().arg("update")).with_context(|| format!("by hand: {by_hand}"))?;
-        run_command(apt().args(["install", "--yes", "--no-install-recommends"]).args(&packages))
-            .with_context(|| format!("by hand: {by_hand}"))
+        packages::install(&self.packages).with_context(|| format!("by hand: {by_hand}"))
     }
-}
-
-/// `apt-get` that asks nothing and shows one line a step.
-pub(crate) fn apt() -> Command {
-    let mut command = Command::new("apt-get");
-    command.env("DEBIAN_FRONTEND", "noninteractive").args(["-q", "-o", "Dpkg::Use-Pty=0", "-o", "Acquire::Retries=3"]);
-    command
 }
 
 /// Whether this process has root's rights.
@@ -210,39 +227,4 @@ fn not_installed(packages: &[Package]) -> Result<Vec<Package>> {
         .filter(|package| !package.any_origin || package.probe.is_none_or(|probe| find(probe).is_none()))
         .filter(|package| !listed.lines().any(|line| line == format!("{} installed", package.name)))
         .collect())
-}
-
-/// Keeps Debian's packages from starting their services while they are being installed (Debian policy 9.3.3.1:
-/// `/usr/sbin/policy-rc.d` that ends with 101 forbids it). Removes what it made.
-struct ServicesStayOff {
-    ours: bool,
-}
-
-impl ServicesStayOff {
-    const FILE: &str = "/usr/sbin/policy-rc.d";
-
-    fn new() -> Result<Self> {
-        if Path::new(Self::FILE).exists() {
-            return Ok(Self { ours: false });
-        }
-        let mut file = std::fs::OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o755)
-            .open(Self::FILE)
-            .with_context(|| format!("cannot create {}", Self::FILE))?;
-        std::io::Write::write_all(&mut file, b"#!/bin/sh\nexit 101\n")?;
-        file.set_permissions(std::fs::Permissions::from_mode(0o755))?;
-        Ok(Self { ours: true })
-    }
-}
-
-impl Drop for ServicesStayOff {
-    fn drop(&mut self) {
-        if self.ours
-            && let Err(error) = std::fs::remove_file(Self::FILE)
-        {
-            eprintln!("setup: cannot remove {} ({error}): remove it by hand, or no service starts", Self::FILE);
-        }
-    }
 }

@@ -1,10 +1,6 @@
 //! The table of what each verb needs. Names are Debian 12's.
 
-use std::process::Command;
-
-use anyhow::{Context as _, Result};
-
-use crate::command::{find, output, run};
+use super::tools::{BPF_LINKER, CARGO_DENY, CARGO_FUZZ, CargoTool};
 
 /// What a verb needs to be installed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -42,24 +38,7 @@ pub(super) struct Package {
     pub(super) any_origin: bool,
 }
 
-/// A tool that cargo compiles.
-#[derive(Debug)]
-pub(super) struct CargoTool {
-    /// The program and the crate.
-    pub(super) program: &'static str,
-    /// The exact version.
-    pub(super) version: &'static str,
-    /// Arguments to `cargo install`.
-    arguments: &'static [&'static str],
-    /// Environment of `cargo install`.
-    environment: &'static [(&'static str, &'static str)],
-    /// Debian packages needed to compile it.
-    pub(super) packages: &'static [Package],
-    /// What it is needed for.
-    pub(super) why: &'static str,
-}
-
-const fn package(name: &'static str, probe: &'static str, why: &'static str) -> Package {
+pub(super) const fn package(name: &'static str, probe: &'static str, why: &'static str) -> Package {
     Package { name, probe: if probe.is_empty() { None } else { Some(probe) }, why, any_origin: false }
 }
 
@@ -67,44 +46,11 @@ const fn program(name: &'static str, probe: &'static str, why: &'static str) -> 
     Package { any_origin: true, ..package(name, probe, why) }
 }
 
-const LLVM: &[Package] = &[
-    package("llvm-22-dev", "/usr/lib/llvm-22/bin/llvm-config", "bpf-linker is linked with LLVM 22"),
-    package("build-essential", "cc", "compiling bpf-linker"),
-    package("zlib1g-dev", "", "LLVM's libraries need it"),
-];
-
 const EBPF: &[Package] = &[
     package("rustc-web", "", "a compiler whose LLVM fits bpf-linker's"),
     package("libstd-rust-web-dev-bpf", "", "core for the BPF target"),
     package("llvm-22", "/usr/lib/llvm-22/bin/llvm-strip", "llvm-strip"),
 ];
-
-const BPF_LINKER: CargoTool = CargoTool {
-    program: "bpf-linker",
-    version: "0.13.0",
-    arguments: &["--no-default-features", "--features", "llvm-22"],
-    environment: &[("LLVM_PREFIX", "/usr/lib/llvm-22")],
-    packages: LLVM,
-    why: "links BPF objects",
-};
-
-const CARGO_DENY: CargoTool = CargoTool {
-    program: "cargo-deny",
-    version: "0.20.2",
-    arguments: &["--no-default-features"],
-    environment: &[],
-    packages: &[],
-    why: "checks licences, sources and known vulnerabilities of dependencies",
-};
-
-const CARGO_FUZZ: CargoTool = CargoTool {
-    program: "cargo-fuzz",
-    version: "0.13.2",
-    arguments: &[],
-    environment: &[],
-    packages: &[],
-    why: "builds and runs the fuzz targets",
-};
 
 /// libFuzzer is compiled from its sources.
 const CXX: Package = package("build-essential", "c++", "compiling libFuzzer");
@@ -201,25 +147,5 @@ impl Need {
             Self::Fuzz => &[CARGO_FUZZ],
             Self::Kernels | Self::Tests | Self::Demo | Self::Lab | Self::Compare | Self::Accuracy => &[],
         }
-    }
-}
-
-impl CargoTool {
-    /// Installed in that very version.
-    pub(super) fn is_installed(&self) -> bool {
-        find(self.program)
-            .and_then(|path| output(Command::new(path).arg("--version")).ok())
-            .is_some_and(|text| text.split_whitespace().any(|word| word == self.version))
-    }
-
-    pub(super) fn install(&self) -> Result<()> {
-        let mut command = Command::new("cargo");
-        command.args(["install", self.program, "--version", self.version, "--locked", "--force"]).args(self.arguments);
-        // The outer cargo's settings are for the workspace, not for a tool.
-        for name in ["CARGO_TARGET_DIR", "CARGO_ENCODED_RUSTFLAGS", "RUSTFLAGS", "RUSTC", "RUSTC_BOOTSTRAP"] {
-            command.env_remove(name);
-        }
-        command.envs(self.environment.iter().copied());
-        run(&mut command).with_context(|| format!("cannot install {} {}", self.program, self.version))
     }
 }
