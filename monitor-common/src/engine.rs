@@ -1,6 +1,6 @@
 //! What happens to one frame: walk, look up, count; and, for a flow's first packets only, inspect.
 //!
-//! Invariants (design section 3):
+//! Invariants (`docs/architecture.md#counting`):
 //! * each IP packet is counted exactly once at node level, and once per subscriber end;
 //! * packets before a verdict stay in their flow's own counters, so they count for the verdict; nothing is ever subtracted;
 //! * the path of a settled flow reads one set, adds one counter and touches no clock, pool or tally.

@@ -1,4 +1,4 @@
-//! Protocols and confidence tiers: the label values of design section 2, and their numbers in BPF maps.
+//! Protocols and confidences: the label values of `docs/architecture.md#labels`, and their numbers in BPF maps.
 
 /// Declares [`Protocol`] with its label values from one table, so that adding a protocol is one row.
 macro_rules! protocols {
@@ -82,7 +82,7 @@ impl Protocol {
 /// Number of protocol values a table indexed by protocol needs; room to append without a schema change.
 pub const PROTOCOL_SLOTS: usize = 64;
 
-/// How sure a verdict is (design section 2).
+/// How certain a verdict is (`docs/architecture.md#labels`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(u8)]
 pub enum Confidence {

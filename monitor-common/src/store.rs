@@ -43,8 +43,8 @@ pub struct Settings {
 
 const _: () = assert!(core::mem::size_of::<Settings>() == 128);
 
-/// When MSE-shaped connections of a subscriber count as BitTorrent (`detection.md` 3.4): to how many remote endpoints within
-/// which time.
+/// When MSE-shaped connections of a subscriber count as BitTorrent: connections to at least `endpoints` remote endpoints
+/// within `window_s` seconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Heuristic {
     /// Distinct remote endpoints, at most [`crate::limits::SUSPECT_BUCKETS`].
@@ -69,7 +69,7 @@ impl Heuristic {
     }
 }
 
-/// How deep a packet may be looked into (design section 6).
+/// How deep a packet may be inspected (`docs/architecture.md#inspection-and-privacy`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u64)]
 pub enum Inspection {

@@ -1,4 +1,4 @@
-//! Tallies: what is counted per (subscriber block, protocol, confidence). The contract of design section 3.
+//! Tallies: counters per (subscriber block, protocol, confidence). Contract: `docs/architecture.md#counting`.
 
 use crate::{bpf::shared_u64::SharedU64, key::Address};
 

@@ -1,4 +1,4 @@
-//! The command line (the contract of design section 8). Only commands that do their work are here.
+//! The command line. Contract: `docs/architecture.md#command-line`. Only commands that do their work are here.
 
 use std::{net::SocketAddr, path::PathBuf, str::FromStr};
 

@@ -1,4 +1,4 @@
-//! Exit codes of every subcommand, after BSD's `sysexits.h` (the contract of design section 8).
+//! Exit codes of every subcommand, after BSD's `sysexits.h` (`docs/architecture.md#command-line`).
 
 use std::process::ExitCode;
 

@@ -69,7 +69,7 @@ pub struct ProtocolSet(u64);
 
 const _: () = assert!(monitor_common::protocol::PROTOCOL_SLOTS <= 64);
 
-/// Protocols a policy must name to include: not P2P, or transports with many other uses (design section 2).
+/// Protocols a policy must name to include: not P2P, or transports with many other uses (`docs/architecture.md#labels`).
 const NAMED_ONLY: &[&str] = &["unclassified", "fragment", "libp2p"];
 
 impl ProtocolSet {

@@ -1,6 +1,6 @@
 //! Subscriber pools as they are written on the command line and in the configuration: `PREFIX[/ASSIGN]`.
 //!
-//! A pool is a prefix whose blocks of `ASSIGN` bits each belong to one subscriber (design section 3).
+//! A pool is a prefix with the length of the block that each subscriber gets (`docs/architecture.md#subscribers`).
 
 use std::{fmt, net::IpAddr, str::FromStr};
 

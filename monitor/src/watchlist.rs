@@ -1,4 +1,4 @@
-//! The operator's list of content hashes, and what is kept of its hits (design section 6).
+//! The operator's list of content hashes, and what is kept of its hits (`docs/architecture.md#inspection-and-privacy`).
 //!
 //! The list holds hashes of notices already received, and the kernel only answers yes or no. A hit is counted per subscriber in
 //! the kernel; with its time and endpoints it goes to a file that only its owner may read, by the number of the list's line and

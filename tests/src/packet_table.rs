@@ -1,6 +1,6 @@
 //! The packet table: frames with what must become of each, run through the host engine and through the kernel alike.
 //!
-//! Expectations are written from the standards and design section 3, not from the walk's code. A case names the whole
+//! Expectations are written from the standards and `docs/architecture.md#counting`, not from the parser's code. A case names the whole
 //! 5-tuple (the flow's tag proves it), the direction, the IP bytes and the protocol, or the reason to skip.
 
 mod cases;

@@ -1,7 +1,7 @@
 //! `cargo xtask bench`: what the packet path and the agent cost, beside a conventional design, in one run.
 //!
 //! Builds the benchmark objects, runs the benches of the `tests` crate in release mode, and prints a table or JSON
-//! (design section 4). With `--check` the run fails when a row costs more than 25 % more than the program that was blessed
+//! (`docs/performance.md#json-output`). With `--check` the run fails when a row costs more than 25 % more than the program that was blessed
 //! (`tests/baselines/`) in the same rounds, when a number of the agent's has grown as much against what was recorded, or when another
 //! bound of `gates.rs` does not hold, in every attempt; `--bless` makes the committed program the one to compare with.
 //! While other programs take a good part of a processor (`others.rs`), missed numbers of other days are printed and fail nothing;

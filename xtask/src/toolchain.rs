@@ -2,7 +2,7 @@
 //!
 //! Order: `PEERTALLY_BPF_RUSTC` (a rustc with a BPF `core`), Debian's `/usr/bin/rustc` with `libstd-rust-web-dev-bpf`
 //! (prebuilt `core`, no nightly), a nightly of rustup with `rust-src` (`-Zbuild-std=core`).
-//! bpf-linker reads the compiler's LLVM bitcode: its LLVM must not be older (design section 7).
+//! bpf-linker reads the compiler's LLVM bitcode: its LLVM must not be older (`docs/architecture.md#toolchain`).
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

@@ -1,4 +1,4 @@
-//! The command line of `peertally replay` (the contract of design section 8).
+//! The command line of `peertally replay` (`docs/architecture.md#command-line`).
 
 use std::path::PathBuf;
 

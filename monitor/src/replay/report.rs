@@ -1,4 +1,4 @@
-//! The result of a replay, in the shape that `--format json` prints (the contract of design section 8).
+//! The result of a replay, in the shape that `--format json` prints (`docs/architecture.md#command-line`).
 //!
 //! Rows are sorted by everything that names them, so that two runs compare with `diff`.
 
@@ -280,7 +280,7 @@ mod tests {
         }
     }
 
-    /// The example of design section 8, to the letter.
+    /// The example of `docs/architecture.md#command-line`.
     #[test]
     fn json_has_the_shape_of_the_contract() {
         let verdict = Verdict { protocol: Protocol::BitTorrent, confidence: Confidence::Signature };

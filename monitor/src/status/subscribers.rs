@@ -11,7 +11,7 @@ use crate::{snapshot::Snapshot, subscriber::Subscriber};
 /// Bytes of one piece.
 const PIECE: usize = 64 * 1024;
 
-/// One line: the same keys as a row of `subscribers` in the output of `replay` (design section 8).
+/// One line, with the keys of a row of `subscribers` in the output of `replay` (`docs/architecture.md#command-line`).
 #[derive(Serialize)]
 struct Row {
     realm: String,

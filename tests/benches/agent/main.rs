@@ -35,7 +35,7 @@ use serde_json::{Value, json};
 
 use clock::cpu_time;
 
-/// Tallies of the drain (issue of design section 4).
+/// Tallies of the drain (`docs/performance.md#how-it-is-measured`).
 pub(crate) const TALLIES: u32 = 1_000_000;
 /// Runs; the median is taken over them.
 const RUNS: usize = 7;

@@ -11,7 +11,7 @@ use crate::{
     protocols,
 };
 
-/// Subscribers of every row but those that say otherwise (design section 4).
+/// Subscribers of every row, unless the row has its own number (`docs/performance.md#how-it-is-measured`).
 const SUBSCRIBERS: u32 = 1 << 16;
 /// Flows of the rows whose tables fit into the caches.
 const FEW: u32 = 1 << 10;
@@ -50,7 +50,7 @@ pub(crate) struct Packet {
 
 /// One row.
 pub(crate) struct Row {
-    /// Name in the output (design section 4).
+    /// Name in the output (`docs/performance.md#json-output`).
     pub(crate) path: String,
     /// Flows: a power of two.
     pub(crate) flows: u32,

@@ -106,7 +106,7 @@ pub(super) struct Ndpi {
     pub(super) inspected: bool,
 }
 
-/// Labels of ours that are no file sharing, so that they are no error anywhere (design section 2, `libp2p`; Resilio Sync).
+/// Labels that are not file sharing, so they are no error in any capture (`docs/architecture.md#labels`).
 pub(super) const NO_SHARING: [&str; 2] = ["libp2p", "btsync"];
 
 impl Flow {

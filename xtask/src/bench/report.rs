@@ -1,4 +1,4 @@
-//! The result of a run: the JSON of design section 4.
+//! The result of a run, in the form of `docs/performance.md#json-output`.
 
 use serde::{Deserialize, Serialize};
 
