@@ -5,7 +5,7 @@ use monitor_common::{
     beginning::{self, Beginning, Next},
     classify::{classify, held_len, skip_segment},
     limits::{HELD_BYTES, HOLD_SECONDS, WINDOW},
-    packet::{Frame, Packet as _},
+    parse::packet::{Frame, Packet as _},
     payload::{Payload, RuleState, Transport, rule_flags},
     protocol::{Confidence, Protocol},
     sources::{self, Context, Walk},

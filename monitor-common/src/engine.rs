@@ -10,9 +10,8 @@ use crate::{
     flow::{Word, is_full, pack},
     key::FlowKey,
     limits::WAYS,
-    packet::Packet,
+    parse::{self, FastHeaders, packet::Packet},
     store::{Event, Inspection, Note, Settings, Store},
-    walk::{self, Brief},
 };
 
 mod account;
@@ -34,20 +33,19 @@ pub use work::{Scratch, Work};
 #[inline(always)]
 pub fn process<P: Packet, S: Store>(packet: &P, store: &S, settings: &Settings, interface: u16) {
     let realm = store.realm(interface);
-    let counted = match walk::brief(packet, &settings.seed.of_realm(settings.seed.realm_mask(realm))) {
-        Some(brief) => match settled(&brief, store, settings, interface) {
+    let counted = match parse::fast_headers(packet, &settings.seed.of_realm(settings.seed.realm_mask(realm))) {
+        Some(fast) => match settled(&fast, store, settings, interface) {
             Ok(()) => true,
             Err(place) => {
                 // What the slow path needs first is on its way before it begins. The index is computed anew: one out of `place`
                 // would wait for the flow's set, and that is the very wait in which this one's can pass, too.
-                store.prefetch_cold_set(FlowKey::set_index(brief.tag, settings.set_mask));
+                store.prefetch_cold_set(FlowKey::set_index(fast.tag, settings.set_mask));
                 if place.way() >= WAYS as u32 {
                     step(store, |work| {
-                        work.found(&brief, place, settings, realm)
-                            && subscribers::foresee(packet, store, settings, work)
+                        work.found(&fast, place, settings, realm) && subscribers::foresee(packet, store, settings, work)
                     });
                 } else {
-                    step(store, |work| work.found(&brief, place, settings, realm));
+                    step(store, |work| work.found(&fast, place, settings, realm));
                 }
                 false
             }
@@ -64,16 +62,16 @@ pub fn process<P: Packet, S: Store>(packet: &P, store: &S, settings: &Settings, 
 fn unusual<P: Packet, S: Store>(packet: &P, store: &S, settings: &Settings, interface: u16) -> bool {
     let counted = store.with_scratch(|scratch| {
         let work = &mut scratch.work;
-        if let Err(reason) = walk::full(packet, &mut work.headers) {
+        if let Err(reason) = parse::all_headers(packet, &mut work.headers) {
             store.count_skip(reason);
             store.note(Note::skipped(reason));
             return true;
         }
         let realm = store.realm(interface);
-        let brief = Brief::of(&work.headers, &settings.seed.of_realm(settings.seed.realm_mask(realm)));
-        match settled(&brief, store, settings, interface) {
+        let fast = FastHeaders::of(&work.headers, &settings.seed.of_realm(settings.seed.realm_mask(realm)));
+        match settled(&fast, store, settings, interface) {
             Ok(()) => true,
-            Err(place) => !(work.found(&brief, place, settings, realm) && work.has_headers()),
+            Err(place) => !(work.found(&fast, place, settings, realm) && work.has_headers()),
         }
     });
     counted.unwrap_or(false)
@@ -110,8 +108,8 @@ impl Place {
 /// # Errors
 /// Where the flow was looked for, when there is more to do.
 #[inline(always)]
-fn settled<S: Store>(brief: &Brief, store: &S, settings: &Settings, interface: u16) -> Result<(), Place> {
-    let tag = brief.tag;
+fn settled<S: Store>(fast: &FastHeaders, store: &S, settings: &Settings, interface: u16) -> Result<(), Place> {
+    let tag = fast.tag;
     let Some(mut set) = store.flow_set(FlowKey::set_index(tag, settings.set_mask)) else { return Err(Place::NOWHERE) };
     // The counters' line is on its way before the way is known.
     let _early = set.counters[0].load();
@@ -130,22 +128,22 @@ fn settled<S: Store>(brief: &Brief, store: &S, settings: &Settings, interface: u
         return Err(Place::NOWHERE);
     }
     let word = Word(set.words[way].load());
-    if word.unsettled_bits(brief.aside, interface) != 0 {
+    if word.unsettled_bits(fast.direction_shift, interface) != 0 {
         return Err(place);
     }
-    if brief.opens() {
+    if fast.opens() {
         return Err(place);
     }
-    let counter = &set.counters[(2 * way + (brief.aside >> 4) as usize) & (2 * WAYS - 1)];
+    let counter = &set.counters[(2 * way + (fast.direction_shift >> 4) as usize) & (2 * WAYS - 1)];
     if is_full(counter.load()) {
         return Err(place);
     }
     let now_s = settings.clock_s.load();
     if word.second() != now_s as u16 {
         // The first packet in a new second says so. If another CPU was first, the slow path sees what has changed.
-        let seen = word.seen(now_s as u16, brief.from_lower(), interface);
+        let seen = word.seen(now_s as u16, fast.from_lower(), interface);
         let unclassified = word.protocol_number() == 0;
-        let due = (unclassified && brief.has_peer_ports() || word.is_session()) && cache::is_due_at(word, now_s);
+        let due = (unclassified && fast.has_peer_ports() || word.is_session()) && cache::is_due_at(word, now_s);
         if due || (unclassified && cache::paused(word, now_s)) {
             return Err(place);
         }
@@ -153,7 +151,7 @@ fn settled<S: Store>(brief: &Brief, store: &S, settings: &Settings, interface: u
             return Err(place);
         }
     }
-    counter.add(pack(1, u64::from(brief.ip_bytes)));
+    counter.add(pack(1, u64::from(fast.ip_bytes)));
     store.note(Note::flow(work::Entry::KNOWN.0, word.protocol_number(), word.confidence_number()));
     Ok(())
 }
@@ -185,7 +183,7 @@ fn take_up<P: Packet, S: Store>(
     scratch: &mut Scratch,
 ) -> bool {
     let work = &mut scratch.work;
-    if !walk_plain(packet, work) {
+    if !read_headers(packet, work) {
         return false;
     }
     work.begin(store, settings, interface);
@@ -230,11 +228,11 @@ fn take_up<P: Packet, S: Store>(
 
 /// Walks the frame, unless its headers are in the work; whether they are now, as always.
 #[inline(never)]
-fn walk_plain<P: Packet>(packet: &P, work: &mut Work) -> bool {
+fn read_headers<P: Packet>(packet: &P, work: &mut Work) -> bool {
     if work.walked != 0 {
         return true;
     }
-    match walk::plain(packet) {
+    match parse::plain_headers(packet) {
         Some(headers) => {
             work.headers = headers;
             true

@@ -232,13 +232,13 @@ impl Word {
         Self(kept | second as u64 | ((interface as u64) << shift))
     }
 
-    /// 0 for a settled flow that teaches nothing, whose latest packet of this direction came in on the same interface. `aside` is 0
+    /// 0 for a settled flow that teaches nothing, whose latest packet of this direction came in on the same interface. `direction_shift` is 0
     /// for packets from the lower endpoint, 16 for the others.
     #[inline(always)]
     #[must_use]
-    pub const fn unsettled_bits(self, aside: u64, interface: u16) -> u64 {
+    pub const fn unsettled_bits(self, direction_shift: u64, interface: u16) -> u64 {
         const WANTED: u64 = (State::Settled as u64) << STATE_SHIFT;
-        let other_interface = (self.0 >> INTERFACE_SHIFT >> (aside & 16) ^ interface as u64) & 0xffff;
+        let other_interface = (self.0 >> INTERFACE_SHIFT >> (direction_shift & 16) ^ interface as u64) & 0xffff;
         (self.0 ^ WANTED) & (3 << STATE_SHIFT | TEACHING) | other_interface
     }
 

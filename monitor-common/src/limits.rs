@@ -7,18 +7,18 @@
 /// bits mean: a program of another version counts into what is pinned for as long as an interface keeps it.
 pub const SCHEMA_VERSION: u32 = 5;
 
-/// VLAN tags that are walked (IEEE 802.1ad: one service tag and one customer tag).
+/// VLAN tags that are parsed (IEEE 802.1ad: one service tag and one customer tag).
 pub const MAX_VLAN_TAGS: u32 = 2;
-/// MPLS labels that are walked (RFC 3032); deeper stacks are a counted reason.
+/// MPLS labels that are parsed (RFC 3032); deeper stacks are a counted reason.
 pub const MAX_MPLS_LABELS: u32 = 4;
-/// IPv6 extension headers that are walked (RFC 8200 section 4.1 names six kinds, each at most once or twice).
+/// IPv6 extension headers that are parsed (RFC 8200 section 4.1 names six kinds, each at most once or twice).
 pub const MAX_IPV6_EXTENSIONS: u32 = 6;
 /// No header may start beyond this offset of a frame, in bytes; keeps packet offsets small for the verifier.
 pub const MAX_HEADER_OFFSET: usize = 1023;
 
 /// No single read of a header may start beyond this offset, in bytes: header start plus the longest header.
 pub const MAX_READ_OFFSET: usize = MAX_HEADER_OFFSET + 64;
-/// No offset that the walk computes reaches this: the longest step, an IPv6 extension header of 2,056 bytes, starts at most at
+/// No offset that the parser computes reaches this: the longest step, an IPv6 extension header of 2,056 bytes, starts at most at
 /// [`MAX_HEADER_OFFSET`]. Power of two, so that a mask states the bound.
 pub const OFFSET_BOUND: usize = 4096;
 

@@ -13,10 +13,13 @@ use std::{
 use monitor_common::{
     key::Seed,
     limits::HELD_BYTES,
-    packet::{self, Packet as _},
+    parse::{
+        self, ip_protocol,
+        packet::{self, Packet as _},
+        tcp_flag,
+    },
     protocol::Protocol,
     store::{Disposition, Inspection},
-    walk::{self, ip_protocol, tcp_flag},
 };
 use peertally::{
     capture::{Capture, Item},
@@ -67,7 +70,7 @@ impl Segment {
     /// The segment of a captured frame, if it is one that was captured whole.
     fn read(bytes: &[u8], wire_len: usize) -> Option<Self> {
         let frame = packet::Frame::new(bytes, wire_len);
-        let headers = walk::plain(&frame)?;
+        let headers = parse::plain_headers(&frame)?;
         if headers.protocol != ip_protocol::TCP || headers.fragment != 0 {
             return None;
         }

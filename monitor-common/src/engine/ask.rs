@@ -26,7 +26,7 @@ use crate::{
     flow::{Progress, Word},
     key,
     limits::{FIRST_PEER_PORT, SESSION_PACKETS, SOURCES_PER_PACKET},
-    packet::Packet,
+    parse::packet::Packet,
     payload::rule_flags,
     sources::{self, Context, asks},
     store::{Settings, Store},

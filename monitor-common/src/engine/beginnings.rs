@@ -6,7 +6,7 @@ use crate::{
     bpf::shared_u64::SharedU64,
     flow::{Progress, Word},
     limits::{INSPECTED_PER_DIRECTION, SESSION_PACKETS},
-    packet::Packet,
+    parse::packet::Packet,
     payload::{Payload, rule_flags},
     signatures::hold_rules,
     store::{Event, Store},

@@ -12,12 +12,11 @@ use crate::{
     entropy::{self, Entropy},
     flow::{Progress, State, Word, shown, unpack},
     limits::{INSPECTED_PER_DIRECTION, MSE_OPENING, PENDING_PACKETS, SESSION_PACKETS, SHALLOW, WAYS, WINDOW},
-    packet::Packet,
+    parse::{ip_protocol, packet::Packet},
     payload::{Payload, RuleState, Transport, rule_flags},
     pools,
     protocol::{Protocol, Verdict},
     store::{Event, Inspection, Settings, Store},
-    walk::ip_protocol,
     watch,
 };
 

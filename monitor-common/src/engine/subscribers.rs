@@ -4,11 +4,10 @@ use super::{account, work::Work};
 use crate::{
     flow::{Ends, NO_SLOT, pack_slots},
     key::Address,
-    packet::Packet,
+    parse::{self, packet::Packet},
     pools, slots,
     store::{Settings, Store},
     tally::KeyWords,
-    walk,
 };
 
 /// A block length that no pool has: "no subscriber".
@@ -58,7 +57,7 @@ pub(super) fn locate<S: Store>(store: &S, work: &mut Work) -> bool {
 /// with the sets of its flow, and not after them.
 #[inline(never)]
 pub(super) fn foresee<P: Packet, S: Store>(packet: &P, store: &S, settings: &Settings, work: &mut Work) -> bool {
-    let Some((source, destination)) = walk::addresses(packet) else { return false };
+    let Some((source, destination)) = parse::fast_addresses(packet) else { return false };
     let headers = &mut work.headers;
     (headers.source, headers.destination, headers.tunnel) = (source, destination, 0);
     (headers.outer_source, headers.outer_destination) = (source, destination);

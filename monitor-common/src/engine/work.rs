@@ -4,10 +4,10 @@ use super::Place;
 use crate::{
     key::{Address, Seed},
     limits::FIRST_PEER_PORT,
+    parse::{FastHeaders, Headers, ip_protocol},
     payload::Payload,
     sources::Walk,
     store::{Note, Settings, Store},
-    walk::{Brief, Headers, ip_protocol},
     watch::ContentHash,
 };
 
@@ -150,13 +150,13 @@ impl Work {
 
     /// Takes up a packet whose flow was looked for.
     #[inline(always)]
-    pub(super) fn found(&mut self, brief: &Brief, place: Place, settings: &Settings, realm: u32) -> bool {
+    pub(super) fn found(&mut self, fast: &FastHeaders, place: Place, settings: &Settings, realm: u32) -> bool {
         self.walked = 0;
         self.located = 0;
         (self.realm, self.realm_mask) = (realm, settings.seed.realm_mask(realm));
-        self.tag = brief.tag;
-        self.from_lower = brief.from_lower() as u32;
-        self.set_index = place.set_index(brief.tag, settings.set_mask);
+        self.tag = fast.tag;
+        self.from_lower = fast.from_lower() as u32;
+        self.set_index = place.set_index(fast.tag, settings.set_mask);
         self.way = place.way();
         true
     }

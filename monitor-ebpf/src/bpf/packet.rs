@@ -9,7 +9,7 @@ use aya_ebpf::{
 use monitor_common::{
     engine::Scratch,
     limits::{HELD_BYTES, MAX_READ_OFFSET, OFFSET_BOUND, TAIL, WINDOW},
-    packet::Packet,
+    parse::packet::Packet,
     payload::Payload,
 };
 

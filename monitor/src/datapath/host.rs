@@ -13,7 +13,7 @@ use monitor_common::{
     flow::{ColdSet, FlowSet},
     key::{Address, Seed},
     limits::{BEGINNINGS, MAX_INTERFACES, WAYS},
-    packet::Frame,
+    parse::packet::Frame,
     reason::{REASON_SLOTS, Reason},
     slots::SlotLine,
     store::{Disposition, EVENT_SLOTS, Event, Inspection, Ledger, NODE_ENTRIES_PER_INTERFACE, Note, Settings, Store},

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use monitor_common::{packet, walk::walk};
+use monitor_common::parse::{headers, packet};
 
 use super::{
     clock::Clock,
@@ -56,7 +56,7 @@ impl Driver {
             let frame = first_buffer(frame);
             let disposition = self.engine.packet(&frame, now_s)?;
             if let Some(flows) = &mut self.flows
-                && let Ok(headers) = walk(&packet::Frame::new(frame.bytes, frame.wire_len))
+                && let Ok(headers) = headers(&packet::Frame::new(frame.bytes, frame.wire_len))
             {
                 flows.add(&headers, disposition);
             }

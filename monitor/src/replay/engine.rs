@@ -111,15 +111,15 @@ pub struct NodeTotals {
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
     /// The rights to load BPF programs are missing.
-    #[error("{}; run as root, or use --engine host", brief(.0))]
+    #[error("{}; run as root, or use --engine host", shorten(.0))]
     Rights(#[source] ObjectError),
     /// The kernel cannot run the program.
-    #[error("{}; or use --engine host, which needs no kernel support", brief(.0))]
+    #[error("{}; or use --engine host, which needs no kernel support", shorten(.0))]
     Kernel(#[source] ObjectError),
 }
 
 /// The first line and the last lines of a message: between them the verifier may say a hundred thousand.
-fn brief(error: &dyn std::error::Error) -> String {
+fn shorten(error: &dyn std::error::Error) -> String {
     const LINES: usize = 4;
     let text = error.to_string();
     let lines: Vec<&str> = text.lines().map(str::trim_end).filter(|line| !line.is_empty()).collect();
@@ -152,8 +152,8 @@ mod tests {
     #[test]
     fn the_verifiers_log_is_cut_to_what_a_person_reads() {
         let log: Vec<String> = (0..1000).map(|line| format!("line {line}")).collect();
-        let brief = brief(&Text(log.join("\n")));
-        assert_eq!(brief, "line 0\n... 995 lines ...\nline 996\nline 997\nline 998\nline 999");
-        assert_eq!(super::brief(&Text("one\n\ntwo\n".to_owned())), "one\ntwo");
+        let shorten = shorten(&Text(log.join("\n")));
+        assert_eq!(shorten, "line 0\n... 995 lines ...\nline 996\nline 997\nline 998\nline 999");
+        assert_eq!(super::shorten(&Text("one\n\ntwo\n".to_owned())), "one\ntwo");
     }
 }

@@ -7,9 +7,9 @@ use std::collections::HashMap;
 
 use monitor_common::{
     key::{Address, FlowKey},
+    parse::Headers,
     protocol::Verdict,
     store::Disposition,
-    walk::Headers,
 };
 
 /// One row.

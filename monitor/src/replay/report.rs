@@ -8,9 +8,9 @@ use std::{
 };
 
 use monitor_common::{
+    parse::ip_protocol,
     protocol::{Confidence, Protocol, Verdict},
     tally::{TallyKey, Totals},
-    walk::ip_protocol,
 };
 use serde::Serialize;
 

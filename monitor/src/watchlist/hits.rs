@@ -64,7 +64,7 @@ impl HitLog {
                 realm: (hit.realm != 0).then_some(hit.realm),
                 protocol: Protocol::from_number(hit.protocol).map_or("unclassified", Protocol::label),
                 confidence: Confidence::from_number(hit.confidence).map_or("none", Confidence::label),
-                transport: if hit.transport == monitor_common::walk::ip_protocol::TCP { "tcp" } else { "udp" },
+                transport: if hit.transport == monitor_common::parse::ip_protocol::TCP { "tcp" } else { "udp" },
                 source: Ipv6Addr::from(hit.source.bytes()).to_canonical(),
                 source_port: hit.source_port,
                 destination: Ipv6Addr::from(hit.destination.bytes()).to_canonical(),

@@ -7,9 +7,9 @@ use aya::{TestRun as _, TestRunOptions};
 use monitor_common::{
     beginning,
     key::{Address, FlowKey},
+    parse::ip_protocol,
     protocol::Protocol,
     store::Event,
-    walk::ip_protocol,
 };
 use peertally::datapath::{host::TableSizes, object::LoadedObject};
 use peertally_tests::{

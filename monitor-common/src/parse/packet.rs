@@ -24,7 +24,7 @@ pub trait Packet {
     /// still knows; the caller tests closer bounds again.
     #[inline(always)]
     fn forget(&self, value: usize) -> usize {
-        debug_assert!(value < OFFSET_BOUND, "no offset of the walk is that large");
+        debug_assert!(value < OFFSET_BOUND, "no offset of the parser is that large");
         value
     }
 

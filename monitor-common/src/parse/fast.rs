@@ -1,33 +1,33 @@
-//! The little that counts a packet of a settled flow: its flow's tag, its direction and its bytes.
+//! Headers for the fast path: the tag, direction and length by which a packet of a settled flow is counted.
 //!
-//! Nearly every packet on a line is TCP or UDP over plain IPv4 or IPv6 and belongs to a settled flow. For such a frame the tag is
-//! computed from a handful of word loads, without building [`Headers`]. Whatever is unusual about a frame ends as `None`, and is
-//! walked in full; the two must agree wherever both have an answer, which the tests below try.
+//! Nearly every packet on a line is TCP or UDP over plain IPv4 or IPv6 and belongs to a settled flow. For such a frame the tag
+//! is computed from a few word loads, without building [`Headers`]. Every other frame gives `None` and is parsed in full.
+//! Where both parsers have an answer, they must agree; the tests below try that.
 
 use super::{Headers, ip_protocol, link, tcp_flag, tunnel};
 use crate::{
     bpf::branchless::{is_less, neg, sign_mask},
     key::{self, Address, Seed},
-    packet::Packet,
+    parse::packet::Packet,
 };
 
-/// What a packet of a settled flow is counted by.
+/// The headers by which a packet of a settled flow is counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Brief {
+pub struct FastHeaders {
     /// The flow's tag ([`crate::key::FlowKey::tag`]).
     pub tag: u64,
-    /// 0 if the packet comes from the flow's lower endpoint, else 16: how far aside a flow's word holds what belongs to the
-    /// packet's direction ([`crate::flow::Word::unsettled_bits`]).
-    pub aside: u64,
+    /// 0 if the packet comes from the flow's lower endpoint, else 16: the shift to the field of that direction in the flow's word
+    /// ([`crate::flow::Word::unsettled_bits`]).
+    pub direction_shift: u64,
     /// IP bytes of the outermost packet.
     pub ip_bytes: u32,
     /// Source port in the upper half, destination port in the lower.
     pub ports: u32,
-    /// 0 when the packet opens a TCP connection, else not. A number, since making a truth value takes a branch on the BPF target.
+    /// 0 when the packet opens a TCP connection, else not 0. A number, since a `bool` takes a branch on the BPF target.
     continues: u32,
 }
 
-/// Bytes of a TCP header without options. Datagrams of less than that are unusual, too: one bounds test does for both.
+/// Bytes of a TCP header without options. Shorter datagrams are rare: one bounds test serves both.
 const TRANSPORT_LEN: usize = 20;
 const IPV4_LEN: usize = 20;
 const IPV6_LEN: usize = 40;
@@ -36,15 +36,15 @@ const IPV4_PLAIN: u8 = 0x45;
 /// More fragments, and the fragment offset (RFC 791 section 3.1).
 const FRAGMENTED: u16 = 0x3fff;
 
-impl Brief {
-    /// The same of a frame that was walked in full.
+impl FastHeaders {
+    /// The fast headers of a frame that was parsed in full.
     #[inline(always)]
     #[must_use]
     pub fn of(headers: &Headers, seed: &Seed) -> Self {
         let (key, from_lower) = headers.flow_key();
         Self {
             tag: key.tag(seed),
-            aside: (from_lower ^ 1) << 4,
+            direction_shift: (from_lower ^ 1) << 4,
             ip_bytes: headers.ip_bytes,
             ports: u32::from(headers.source_port) << 16 | u32::from(headers.destination_port),
             continues: if headers.protocol == ip_protocol::TCP { not_only_syn(headers.tcp_flags) } else { 1 },
@@ -55,7 +55,7 @@ impl Brief {
     #[inline(always)]
     #[must_use]
     pub const fn from_lower(&self) -> u64 {
-        self.aside >> 4 ^ 1
+        self.direction_shift >> 4 ^ 1
     }
 
     /// Whether the packet opens a TCP connection.
@@ -74,12 +74,12 @@ impl Brief {
     }
 }
 
-/// Bytes of a frame that has a brief, at least.
+/// Shortest frame with fast headers, in bytes.
 const LEAST: usize = link::ETHERNET_LEN + IPV4_LEN + TRANSPORT_LEN;
 
-/// The brief of the commonest frames; `None` for all others.
+/// The fast headers of the commonest frames; `None` for all others.
 #[inline(always)]
-pub fn brief<P: Packet>(packet: &P, seed: &Seed) -> Option<Brief> {
+pub fn fast_headers<P: Packet>(packet: &P, seed: &Seed) -> Option<FastHeaders> {
     // One bounds test for all of an IPv4 packet, whose version is in here, too.
     let bytes = packet.read::<LEAST>(0)?;
     match link::version(be16(&bytes, link::ETHERNET_LEN - 2))? {
@@ -88,9 +88,9 @@ pub fn brief<P: Packet>(packet: &P, seed: &Seed) -> Option<Brief> {
     }
 }
 
-/// Source and destination of a frame that has a brief.
+/// Source and destination of a frame that has fast headers.
 #[inline(always)]
-pub fn addresses<P: Packet>(packet: &P) -> Option<(Address, Address)> {
+pub fn fast_addresses<P: Packet>(packet: &P) -> Option<(Address, Address)> {
     if link::plain_version(packet)? == 4 {
         let bytes = packet.read::<8>(link::ETHERNET_LEN + 12)?;
         return Some((Address::v4(be32(&bytes, 0)), Address::v4(be32(&bytes, 4))));
@@ -101,7 +101,7 @@ pub fn addresses<P: Packet>(packet: &P) -> Option<(Address, Address)> {
 }
 
 #[inline(always)]
-fn ipv4<P: Packet>(packet: &P, bytes: &[u8; LEAST], seed: &Seed) -> Option<Brief> {
+fn ipv4<P: Packet>(packet: &P, bytes: &[u8; LEAST], seed: &Seed) -> Option<FastHeaders> {
     const START: usize = link::ETHERNET_LEN;
     const PORTS: usize = START + IPV4_LEN;
     if bytes[START] != IPV4_PLAIN || be16(bytes, START + 6) & FRAGMENTED != 0 {
@@ -120,13 +120,13 @@ fn ipv4<P: Packet>(packet: &P, bytes: &[u8; LEAST], seed: &Seed) -> Option<Brief
     let from_higher = sign_mask(difference);
     let (lower, higher) =
         (source.wrapping_add(difference & from_higher), destination.wrapping_sub(difference & from_higher));
-    let aside = from_higher & 16;
-    let tag = key::tag_ipv4(lower << 32 | higher, u64::from(protocol) << 32 | ordered(ports, aside), seed);
-    Some(Brief { tag, aside, ip_bytes: u32::from(ip_bytes), ports, continues })
+    let direction_shift = from_higher & 16;
+    let tag = key::tag_ipv4(lower << 32 | higher, u64::from(protocol) << 32 | ordered(ports, direction_shift), seed);
+    Some(FastHeaders { tag, direction_shift, ip_bytes: u32::from(ip_bytes), ports, continues })
 }
 
 #[inline(always)]
-fn ipv6<P: Packet>(packet: &P, seed: &Seed) -> Option<Brief> {
+fn ipv6<P: Packet>(packet: &P, seed: &Seed) -> Option<FastHeaders> {
     let bytes = packet.read::<{ IPV6_LEN + TRANSPORT_LEN }>(link::ETHERNET_LEN)?;
     let payload_len = usize::from(be16(&bytes, 4));
     let protocol = bytes[6];
@@ -148,16 +148,16 @@ fn ipv6<P: Packet>(packet: &P, seed: &Seed) -> Option<Brief> {
     let (high, low) = ((source.high ^ destination.high) & from_higher, (source.low ^ destination.low) & from_higher);
     let lower = Address { high: source.high ^ high, low: source.low ^ low };
     let higher = Address { high: destination.high ^ high, low: destination.low ^ low };
-    let aside = from_higher & 16;
-    let tag = key::tag_ipv6(lower, higher, u64::from(protocol) << 32 | ordered(ports, aside), seed);
-    Some(Brief { tag, aside, ip_bytes: (IPV6_LEN + payload_len) as u32, ports, continues })
+    let direction_shift = from_higher & 16;
+    let tag = key::tag_ipv6(lower, higher, u64::from(protocol) << 32 | ordered(ports, direction_shift), seed);
+    Some(FastHeaders { tag, direction_shift, ip_bytes: (IPV6_LEN + payload_len) as u32, ports, continues })
 }
 
 /// Both ports, the lower end's in the upper half of 32 bits.
 #[inline(always)]
-fn ordered(ports: u32, aside: u64) -> u64 {
+fn ordered(ports: u32, direction_shift: u64) -> u64 {
     // Of both twice over, the half that begins with the lower end's.
-    (u64::from(ports) << 32 | u64::from(ports)) >> aside & 0xffff_ffff
+    (u64::from(ports) << 32 | u64::from(ports)) >> direction_shift & 0xffff_ffff
 }
 
 /// `Some` for an IP packet whose length is stated, which the frame holds, and which has room for the transport header.
@@ -182,7 +182,7 @@ fn continues(protocol: u8, flags: u8, ports: u32) -> Option<u32> {
     }
 }
 
-/// `L` bytes at a constant place. A chunk, which is one load: of bytes that are taken one by one the compiler may make as many.
+/// `L` bytes at a constant place. As a chunk, it is one load; bytes taken one by one may become as many loads.
 #[inline(always)]
 fn chunk<const N: usize, const L: usize>(bytes: &[u8; N], at: usize) -> [u8; L] {
     bytes.get(at..).and_then(|rest| rest.first_chunk()).copied().unwrap_or([0; L])
@@ -208,7 +208,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::{packet::Frame, walk};
+    use crate::parse::{self, packet::Frame};
 
     /// Frames near the common ones: an Ethernet header, then mostly what an IP header with TCP or UDP begins with.
     fn frames() -> impl Strategy<Value = Vec<u8>> {
@@ -247,25 +247,25 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(4096))]
 
         #[test]
-        fn agrees_with_both_walks(bytes in frames(), words: [u64; 3]) {
+        fn agrees_with_both_parsers(bytes in frames(), words: [u64; 3]) {
             let (frame, seed) = (Frame::new(&bytes, bytes.len()), Seed::from_random(words));
-            if let Some(brief) = brief(&frame, &seed) {
-                let plain = walk::plain(&frame).expect("whatever has a brief is plain");
-                prop_assert_eq!(brief, Brief::of(&plain, &seed));
-                prop_assert_eq!(Ok(plain), walk::walk(&frame));
+            if let Some(fast) = fast_headers(&frame, &seed) {
+                let plain = parse::plain_headers(&frame).expect("whatever has fast headers is plain");
+                prop_assert_eq!(fast, FastHeaders::of(&plain, &seed));
+                prop_assert_eq!(Ok(plain), parse::headers(&frame));
             }
         }
     }
 
     /// The frames above reach all of it: without this, a strategy that never makes a common frame would pass.
     #[test]
-    fn common_frames_have_a_brief() {
+    fn common_frames_have_fast_headers() {
         use proptest::{strategy::ValueTree, test_runner::TestRunner};
         let (mut runner, seed) = (TestRunner::deterministic(), Seed::from_random([1, 2, 3]));
         let (mut v4, mut v6) = (0, 0);
         for _ in 0..2_000 {
             let bytes = frames().new_tree(&mut runner).expect("a frame").current();
-            if brief(&Frame::new(&bytes, bytes.len()), &seed).is_some() {
+            if fast_headers(&Frame::new(&bytes, bytes.len()), &seed).is_some() {
                 *if bytes[12] == 8 { &mut v4 } else { &mut v6 } += 1;
             }
         }

@@ -1,7 +1,7 @@
 //! Transport layer: ports, TCP flags and the place of the payload (TCP: RFC 9293, UDP: RFC 768).
 
 use super::{Headers, ip_protocol};
-use crate::{limits::MAX_HEADER_OFFSET, packet::Packet};
+use crate::{limits::MAX_HEADER_OFFSET, parse::packet::Packet};
 
 /// Bytes of a TCP header without options.
 const TCP_LEN: usize = 20;
@@ -12,7 +12,7 @@ const UDP_LEN: usize = 8;
 ///
 /// What the IP packet does not hold is not read: padding behind it never turns into ports.
 #[inline(always)]
-pub(super) fn walk<P: Packet>(packet: &P, offset: usize, end: usize, headers: &mut Headers) {
+pub(super) fn parse<P: Packet>(packet: &P, offset: usize, end: usize, headers: &mut Headers) {
     if offset > MAX_HEADER_OFFSET || offset + UDP_LEN > end {
         return;
     }

@@ -2,7 +2,7 @@
 
 use crate::{
     limits::{MAX_MPLS_LABELS, MAX_VLAN_TAGS},
-    packet::Packet,
+    parse::packet::Packet,
     reason::Reason,
 };
 
@@ -58,7 +58,7 @@ pub(super) const fn version(ethertype: u16) -> Option<u8> {
 
 /// Walks the link layer of any frame.
 #[inline(always)]
-pub(super) fn walk<P: Packet>(packet: &P) -> Result<Link, Reason> {
+pub(super) fn parse<P: Packet>(packet: &P) -> Result<Link, Reason> {
     let mut ethertype = u16::from_be_bytes(packet.read::<2>(ETHERNET_LEN - 2).ok_or(Reason::ShortFrame)?);
     let mut offset = ETHERNET_LEN;
     let mut tags = 0;

@@ -4,7 +4,7 @@ use super::ip_protocol;
 use crate::{
     key::Address,
     limits::{MAX_HEADER_OFFSET, MAX_IPV6_EXTENSIONS},
-    packet::Packet,
+    parse::packet::Packet,
     reason::Reason,
 };
 

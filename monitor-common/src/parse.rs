@@ -1,26 +1,27 @@
-//! The header walk: from an Ethernet frame to addresses, ports and the place of the payload.
+//! Header parsing: from an Ethernet frame to addresses, ports and the offset of the payload. Keeps no flow state.
 //!
-//! Never trusts a length: every IP length is bounded by what the frame had on the wire, every transport length by its IP
-//! packet. What is no IP packet ends as a numbered [`Reason`]; what is an IP packet is always counted, even when its
-//! transport header cannot be read (then as a flow without ports).
+//! No length is trusted: the frame's wire length bounds every IP length, and the IP packet bounds every transport length.
+//! A frame without an IP packet ends as a numbered [`Reason`]. An IP packet is always counted, even if its transport header
+//! cannot be read; it then counts as a flow without ports.
 
 use crate::{
     bpf::branchless::{is_equal, is_less, neg},
     key::{self, Address, FlowKey},
     limits::MAX_HEADER_OFFSET,
-    packet::Packet,
+    parse::packet::Packet,
     reason::Reason,
 };
 
-mod brief;
+mod fast;
 mod link;
 mod network;
+pub mod packet;
 mod transport;
 mod tunnel;
 
-pub use brief::{Brief, addresses, brief};
+pub use fast::{FastHeaders, fast_addresses, fast_headers};
 
-/// IP protocol numbers the walk knows (IANA "Protocol Numbers").
+/// IP protocol numbers the parser knows (IANA "Protocol Numbers").
 pub mod ip_protocol {
     /// IPv6 hop-by-hop options.
     pub const HOP_BY_HOP: u8 = 0;
@@ -56,13 +57,13 @@ pub mod tcp_flag {
     pub const ACK: u8 = 0x10;
 }
 
-/// What the walk found in a frame that carries an IP packet.
+/// The headers of a frame that carries an IP packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct Headers {
-    /// Sender of the innermost walked IP packet.
+    /// Sender of the innermost parsed IP packet.
     pub source: Address,
-    /// Receiver of the innermost walked IP packet.
+    /// Receiver of the innermost parsed IP packet.
     pub destination: Address,
     /// Sender of the outermost IP packet; equal to `source` outside tunnels.
     pub outer_source: Address,
@@ -80,7 +81,7 @@ pub struct Headers {
     pub source_port: u16,
     /// Destination port, 0 without ports.
     pub destination_port: u16,
-    /// IP protocol number of the innermost walked packet.
+    /// IP protocol number of the innermost parsed packet.
     pub protocol: u8,
     /// TCP flags, 0 for other protocols.
     pub tcp_flags: u8,
@@ -179,9 +180,9 @@ impl Headers {
 }
 
 /// Headers of the commonest frames: untagged Ethernet, IPv4 without options or IPv6 without extension headers, no fragment,
-/// no tunnel. `None` for all others, which [`full`] takes.
+/// no tunnel. `None` for all others, which [`all_headers`] parses.
 #[inline(always)]
-pub fn plain<P: Packet>(packet: &P) -> Option<Headers> {
+pub fn plain_headers<P: Packet>(packet: &P) -> Option<Headers> {
     let network = match link::plain_version(packet)? {
         4 => network::ipv4(packet, link::ETHERNET_LEN, packet.readable(), true).ok()?,
         _ => network::ipv6(packet, link::ETHERNET_LEN, packet.readable(), true).ok()?,
@@ -190,17 +191,17 @@ pub fn plain<P: Packet>(packet: &P) -> Option<Headers> {
         return None;
     }
     let mut headers = Headers::of(&network, link::ETHERNET_LEN);
-    transport::walk(packet, network.offset, network.end, &mut headers);
+    transport::parse(packet, network.offset, network.end, &mut headers);
     (!tunnel::may_start(&headers)).then_some(headers)
 }
 
-/// Walks any frame.
+/// Parses any frame.
 ///
 /// # Errors
 /// The reason why the frame carries no countable IP packet.
 #[inline(never)]
-pub fn full<P: Packet>(packet: &P, headers: &mut Headers) -> Result<(), Reason> {
-    let link = link::walk(packet)?;
+pub fn all_headers<P: Packet>(packet: &P, headers: &mut Headers) -> Result<(), Reason> {
+    let link = link::parse(packet)?;
     let start = packet.forget(link.offset);
     if start > MAX_HEADER_OFFSET {
         return Err(Reason::ShortIp);
@@ -214,20 +215,20 @@ pub fn full<P: Packet>(packet: &P, headers: &mut Headers) -> Result<(), Reason> 
     *headers = Headers::of(&outer, start);
     if outer.fragment == 0 {
         let offset = packet.forget(outer.offset);
-        transport::walk(packet, offset, outer.end, headers);
+        transport::parse(packet, offset, outer.end, headers);
         if tunnel::may_start(headers) {
-            tunnel::walk(packet, offset, outer.end, headers);
+            tunnel::parse(packet, offset, outer.end, headers);
         }
     }
     Ok(())
 }
 
-/// Walks any frame, for the host.
+/// Parses any frame, for the host.
 ///
 /// # Errors
 /// The reason why the frame carries no countable IP packet.
-pub fn walk<P: Packet>(packet: &P) -> Result<Headers, Reason> {
+pub fn headers<P: Packet>(packet: &P) -> Result<Headers, Reason> {
     let mut headers = Headers::EMPTY;
-    full(packet, &mut headers)?;
+    all_headers(packet, &mut headers)?;
     Ok(headers)
 }

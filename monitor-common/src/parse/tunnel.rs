@@ -4,7 +4,7 @@
 //! packet, the outer packet is counted as an ordinary flow.
 
 use super::{Headers, ip_protocol, network, transport};
-use crate::{key::tunnel_digest, limits::MAX_HEADER_OFFSET, packet::Packet, reason::Reason};
+use crate::{key::tunnel_digest, limits::MAX_HEADER_OFFSET, parse::packet::Packet, reason::Reason};
 
 /// UDP port of GTP-U (TS 29.281 section 4.4.2.3).
 pub(super) const GTPU_PORT: u16 = 2152;
@@ -25,7 +25,7 @@ pub(super) const fn may_start(headers: &Headers) -> bool {
 
 /// Replaces the outer 5-tuple by the inner one, if there is an inner IP packet.
 #[inline(never)]
-pub(super) fn walk<P: Packet>(packet: &P, offset: usize, end: usize, headers: &mut Headers) {
+pub(super) fn parse<P: Packet>(packet: &P, offset: usize, end: usize, headers: &mut Headers) {
     if offset > MAX_HEADER_OFFSET {
         return;
     }
@@ -57,7 +57,7 @@ pub(super) fn walk<P: Packet>(packet: &P, offset: usize, end: usize, headers: &m
     headers.payload_len = 0;
     headers.tcp_flags = 0;
     if inner.fragment == 0 {
-        transport::walk(packet, packet.forget(inner.offset), inner.end, headers);
+        transport::parse(packet, packet.forget(inner.offset), inner.end, headers);
     }
 }
 
