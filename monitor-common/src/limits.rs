@@ -70,8 +70,10 @@ pub const DEFAULT_TALLIES: u32 = 1 << 18;
 pub const UNCLASSIFIED_QUARTERS: u64 = 3;
 /// Address pools that can be configured.
 pub const MAX_POOLS: u32 = 1024;
-/// Interfaces that can be counted separately; further ones share the last index.
+/// Interface numbers of the node counters.
 pub const MAX_INTERFACES: usize = 32;
+/// Interfaces that can be monitored at a time. All other interfaces share the last number.
+pub const MAX_MONITORED_INTERFACES: usize = MAX_INTERFACES - 1;
 
 /// Default number of known endpoints and subscribers, 16 bytes each.
 pub const DEFAULT_ENDPOINTS: u32 = 1 << 18;

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use monitor_common::store::Heuristic;
+use monitor_common::{limits::MAX_MONITORED_INTERFACES, store::Heuristic};
 
 use super::{
     ConfigError, Problem,
@@ -280,11 +280,11 @@ fn interfaces(raw: &Raw, overrides: &Overrides, check: &mut Checker<'_>) -> Vec<
             check.problem(&path, format!("`{}` is given twice; name each interface once", interface.name));
         }
     }
-    let limit = monitor_common::limits::MAX_INTERFACES;
-    if interfaces.len() > limit {
+    if interfaces.len() > MAX_MONITORED_INTERFACES {
+        let count = interfaces.len();
         check.problem(
             "interfaces",
-            format!("{} interfaces are more than the {limit} that can be told apart", interfaces.len()),
+            format!("{count} interfaces are given; at most {MAX_MONITORED_INTERFACES} can be monitored at a time"),
         );
     }
     interfaces

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use monitor_common::limits::MAX_MONITORED_INTERFACES;
 use proptest::prelude::*;
 
 use super::{ConfigError, Overrides, Resolved, load, parse};
@@ -99,6 +100,16 @@ fn flags_win_over_the_file() {
     assert_eq!(resolved.xdp_mode, XdpMode::Generic);
     assert_eq!(resolved.listen.port(), 1);
     assert_eq!(resolved.pools.len(), 1);
+}
+
+#[test]
+fn as_many_interfaces_as_can_be_counted_are_accepted_and_no_more() {
+    let max = MAX_MONITORED_INTERFACES;
+    let file =
+        |count: usize| (0..count).map(|index| format!("[[interfaces]]\nname = \"eth{index}\"\n")).collect::<String>();
+    assert_eq!(read(&file(max)).expect("accepted").interfaces.len(), max);
+    let shown = message(&file(max + 1));
+    assert!(shown.contains("interfaces: 32 interfaces") && shown.contains("at most 31"), "{shown}");
 }
 
 #[test]

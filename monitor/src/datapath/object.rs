@@ -15,7 +15,7 @@ use monitor_common::{
     endpoint::EndpointSet,
     flow::{ColdSet, FlowSet},
     key::Seed,
-    limits::{MAX_INTERFACES, WATCH_BUFFER_BYTES},
+    limits::{MAX_MONITORED_INTERFACES, WATCH_BUFFER_BYTES},
     reason::Reason,
     store::{Event, Heuristic, Inspection, InterfaceEntry, Settings},
     tally::{KeyWords, NodeTally, SlotKey, Tally, TallyKey},
@@ -437,7 +437,7 @@ impl LoadedObject {
             }
             let free = |number: &u32| known.iter().all(|(_, other)| other != number);
             // With every number taken it counts under the last one, as `other`.
-            let Some(number) = (0..MAX_INTERFACES as u32 - 1).find(free) else { break };
+            let Some(number) = (0..MAX_MONITORED_INTERFACES as u32).find(free) else { break };
             entries[usize::from(low)].store(InterfaceEntry::new(number).0);
             known.push((low, number));
         }

@@ -23,9 +23,6 @@ pub enum SessionError {
     /// Two interfaces whose indices are equal in their low 16 bits, or the same one twice.
     #[error("interfaces `{0}` and `{1}` cannot be told apart by the program (same index modulo 65,536); name only one")]
     SameIndex(String, String),
-    /// More interfaces than the node counters have room for.
-    #[error("{0} interfaces are more than the {max} that can be counted", max = monitor_common::limits::MAX_INTERFACES - 1)]
-    TooMany(usize),
     /// The interface's hook cannot be read.
     #[error("cannot ask the kernel what runs on `{name}`: {source}")]
     Hook {
