@@ -23,7 +23,7 @@ pub use hold_rules::{held_len, skip_segment};
 /// rows once more for each outcome, so that the cost is the product of the rows and not their sum.
 macro_rules! first_match {
     ($payload:expr, $state:expr; $($function:path => $protocol:expr,)*) => {
-        $(if const { tried($protocol) } && let Some(confidence) = $function($payload.isolated(), $state) {
+        $(if const { tried($protocol) } && let Some(confidence) = $function($payload.barrier_ref(), $state) {
             return Some(Verdict { protocol: $protocol, confidence });
         })*
     };
@@ -88,18 +88,18 @@ pub fn is_shallow(transport: Transport, first: u8) -> bool {
 pub fn classify(transport: Transport, payload: &mut Payload, state: &mut RuleState) -> Option<Verdict> {
     match transport {
         Transport::Tcp => {
-            forget(payload, state);
+            verifier_barrier(payload, state);
             tcp(payload, state)
         }
         Transport::Udp => udp(payload, state),
     }
 }
 
-/// Makes all ways that led here one for the verifier ([`Payload::forget`]).
+/// Merges all paths that lead here into one for the verifier ([`Payload::verifier_barrier`]).
 #[inline(always)]
-fn forget(payload: &mut Payload, state: &mut RuleState) {
-    state.rule_value = payload.forget(state.rule_value);
-    state.rule_flags = payload.forget(u64::from(state.rule_flags)) as u32;
+fn verifier_barrier(payload: &mut Payload, state: &mut RuleState) {
+    state.rule_value = payload.verifier_barrier(state.rule_value);
+    state.rule_flags = payload.verifier_barrier(u64::from(state.rule_flags)) as u32;
 }
 
 #[inline(always)]
@@ -125,18 +125,18 @@ fn tcp(payload: &mut Payload, state: &mut RuleState) -> Option<Verdict> {
         first_match!(payload, state;
             winmx::tcp => Protocol::WinMx,
         );
-        forget(payload, state);
+        verifier_barrier(payload, state);
     }
     first_match!(payload, state;
         soulseek::tcp => Protocol::Soulseek,
         opennap::tcp => Protocol::OpenNap,
     );
-    if edonkey::continued(payload.isolated(), state) {
+    if edonkey::continued(payload.barrier_ref(), state) {
         return Some(Verdict { protocol: Protocol::EDonkey, confidence: Confidence::Structural });
     }
-    forget(payload, state);
-    hold_rules::decide_hold(payload.isolated(), state, begins(payload.isolated(), &CUT));
-    forget(payload, state);
+    verifier_barrier(payload, state);
+    hold_rules::decide_hold(payload.barrier_ref(), state, begins(payload.barrier_ref(), &CUT));
+    verifier_barrier(payload, state);
     None
 }
 
@@ -153,7 +153,7 @@ fn udp(payload: &mut Payload, state: &mut RuleState) -> Option<Verdict> {
             kademlia::udp => Protocol::Kademlia,
         );
     }
-    forget(payload, state);
+    verifier_barrier(payload, state);
     first_match!(payload, state;
         gnutella::udp => Protocol::Gnutella,
         libp2p::udp => Protocol::LibP2p,

@@ -42,8 +42,8 @@ pub struct Payload {
     pub from_lower: u32,
     /// Explicit padding.
     reserved: u32,
-    /// Room of [`Self::forget`].
-    passing: u64,
+    /// Room of [`Self::verifier_barrier`].
+    barrier: u64,
 }
 
 const _: () = assert!(core::mem::offset_of!(Payload, window) == 0);
@@ -65,7 +65,7 @@ impl Payload {
             destination_port: 0,
             from_lower: 0,
             reserved: 0,
-            passing: 0,
+            barrier: 0,
         }
     }
 
@@ -110,7 +110,7 @@ impl Payload {
         // SAFETY: as above, for the tail.
         unsafe { words.add(WINDOW / 8).write_volatile(0) };
         self.captured = 0;
-        self.passing = 0;
+        self.barrier = 0;
     }
 
     /// Puts what earlier segments held at the window's start, of which the packet's bytes are copied behind. The window is zero
@@ -127,12 +127,13 @@ impl Payload {
         }
     }
 
-    /// The same value, of which the verifier knows nothing: it goes through memory whose content the verifier does not follow.
+    /// Returns `value`, but makes the verifier forget what it knew of it: it passes through memory that the verifier does not
+    /// track.
     ///
-    /// Where paths meet that left different values, it would walk all that follows once for each of them.
+    /// Where paths with different values meet, the verifier would otherwise walk the rest of the program once per value.
     #[inline(always)]
-    pub fn forget(&mut self, value: u64) -> u64 {
-        let room = &raw mut self.passing;
+    pub fn verifier_barrier(&mut self, value: u64) -> u64 {
+        let room = &raw mut self.barrier;
         // SAFETY: a field of this struct behind an exclusive reference. Volatile, so that the accesses stay.
         unsafe {
             room.write_volatile(value);
@@ -140,10 +141,10 @@ impl Payload {
         }
     }
 
-    /// The same payload, of which the compiler cannot know that it is the same: values are loaded anew from it.
+    /// Returns `self` through a register copy that the compiler cannot see through, so that it loads values anew.
     #[inline(always)]
     #[must_use]
-    pub fn isolated(&self) -> &Self {
+    pub fn barrier_ref(&self) -> &Self {
         #[cfg(target_arch = "bpf")]
         {
             let mut pointer: *const Self = self;

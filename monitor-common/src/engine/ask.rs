@@ -63,14 +63,14 @@ pub(super) fn read<P: Packet, S: Store>(
     }
     let answers = asked && is_answer(store, work) && is_for_subscriber(store, settings, work);
     // Whether it answers is not known to the verifier here, nor learned in the loop: it walks the loop once.
-    let answers = payload.forget(u64::from(answers));
+    let answers = payload.verifier_barrier(u64::from(answers));
     let mut step = 0;
     while step < SOURCES_PER_PACKET {
         if work.sources.is_over() {
             break;
         }
         sources::next(payload, &mut work.sources);
-        if payload.forget(answers) != 0 && work.sources.port >= u32::from(FIRST_PEER_PORT) {
+        if payload.verifier_barrier(answers) != 0 && work.sources.port >= u32::from(FIRST_PEER_PORT) {
             learn::enter_named(store, settings, work);
         }
         step += 1;

@@ -42,7 +42,7 @@ pub(crate) fn tcp(payload: &mut Payload) -> Option<Verdict> {
 /// Looks at each line of the header behind the first: notes where the values are that say more, then looks at those.
 #[inline(never)]
 fn lines(payload: &mut Payload) -> Option<Protocol> {
-    let nothing = payload.forget(0);
+    let nothing = payload.verifier_barrier(0);
     let (mut name, mut queue, mut agent, mut accept, mut index) = (nothing, nothing, nothing, nothing, 0);
     while index < WINDOW / 8 {
         if index * 8 >= payload.captured as usize {
@@ -57,9 +57,9 @@ fn lines(payload: &mut Payload) -> Option<Protocol> {
                 if payload.le64(start + 12) == u64::from_le_bytes(*BROWSERS) {
                     return None;
                 }
-                agent = payload.forget(start as u64);
+                agent = payload.verifier_barrier(start as u64);
             } else if word == u64::from_le_bytes(*b"Accept: ") {
-                accept = payload.forget(start as u64);
+                accept = payload.verifier_barrier(start as u64);
             } else if word as u16 == u16::from_le_bytes(*b"X-") {
                 // Without a branch: each one more has the verifier walk the loop once more.
                 let queued = unequal(word ^ u64::from_le_bytes(*gnutella::QUEUE));
