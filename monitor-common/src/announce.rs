@@ -7,11 +7,10 @@
 //! Kad hello (TCP port behind the contact's id).
 
 use crate::{
-    bpf::branchless::neg,
+    bpf::branchless::{EACH_BYTE, first_byte_index, neg, nonzero_top_bit, zero_bytes},
     limits::WINDOW,
     payload::{Payload, Transport},
     protocol::Protocol,
-    signatures::text::{EACH, place, unequal, zeros},
 };
 
 /// In place of a port: a request that any web page could have made a browser send, which vouches for nobody.
@@ -82,12 +81,12 @@ fn is_of_browser(payload: &Payload) -> bool {
     let (mut none, mut index) = (u64::MAX, 0);
     while index < WINDOW / 8 - 2 {
         // The first line feed of this word; a header line is never so short that a word has two. Without one, where the word begins.
-        let feeds = zeros(payload.counted_word(index) ^ (EACH * u64::from(b'\n')));
-        let name = payload.le64(index * 8 + place(feeds) + 1);
-        none &= unequal(name ^ u64::from_le_bytes(*b"Origin: "))
-            & unequal(name ^ u64::from_le_bytes(*b"Referer:"))
-            & unequal(name ^ u64::from_le_bytes(*b"Accept-L"))
-            & unequal(name ^ u64::from_le_bytes(*b"Sec-Fetc"));
+        let feeds = zero_bytes(payload.counted_word(index) ^ (EACH_BYTE * u64::from(b'\n')));
+        let name = payload.le64(index * 8 + first_byte_index(feeds) + 1);
+        none &= nonzero_top_bit(name ^ u64::from_le_bytes(*b"Origin: "))
+            & nonzero_top_bit(name ^ u64::from_le_bytes(*b"Referer:"))
+            & nonzero_top_bit(name ^ u64::from_le_bytes(*b"Accept-L"))
+            & nonzero_top_bit(name ^ u64::from_le_bytes(*b"Sec-Fetc"));
         index += 1;
     }
     none >> 63 == 0

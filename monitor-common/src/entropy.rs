@@ -6,7 +6,10 @@
 //! eight printable bytes at the start (published: six) and three fifths printable (published: a half). The check only
 //! narrows candidates down: a high-entropy payload proves nothing alone.
 
-use crate::payload::Payload;
+use crate::{
+    bpf::branchless::{EACH_BYTE, TOP_BITS, printable_bytes},
+    payload::Payload,
+};
 
 /// Bytes of a payload that are read. An MSE handshake has at least as many (the Diffie-Hellman key).
 pub const SAMPLE: usize = 96;
@@ -18,9 +21,6 @@ const SURE: u32 = 64;
 /// Bounds of set bits per byte, in fifths: random bytes have 4.0, and more than 3.4 and less than 4.6.
 const FEWEST_FIFTHS: u32 = 17;
 const MOST_FIFTHS: u32 = 23;
-
-const LOW_BITS: u64 = 0x7f7f_7f7f_7f7f_7f7f;
-const TOP_BITS: u64 = 0x8080_8080_8080_8080;
 
 /// Result of the entropy check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,7 +42,7 @@ pub fn measure(payload: &Payload) -> Entropy {
     let record = (first.wrapping_sub(0x14) < 4) & ((second == 0x03) | (second == 0xfe));
     let stun = payload.be32(4) == 0x2112_a442;
     let sample = if payload.captured < SAMPLE as u32 { payload.captured } else { SAMPLE as u32 };
-    if record | stun | (printable(payload.word(0)) == TOP_BITS) {
+    if record | stun | (printable_bytes(payload.word(0)) == TOP_BITS) {
         return Entropy::Low;
     }
     if sample < SHORTEST {
@@ -69,23 +69,13 @@ pub fn measure(payload: &Payload) -> Entropy {
 /// Set bits of a word, and in the upper half its printable bytes. A call, since inlined twelve times it would fill the stack.
 #[inline(never)]
 const fn counts(word: u64) -> u64 {
-    word.count_ones() as u64 | (top_bits(printable(word)) as u64) << 32
-}
-
-/// The top bit of each byte that is printable ASCII (0x20 to 0x7e).
-#[inline(always)]
-const fn printable(word: u64) -> u64 {
-    let low = word & LOW_BITS;
-    // No carry leaves a byte: 0x7f + 0x60 and 0x7f + 0x01 are below 0x100.
-    let from_space = low + 0x6060_6060_6060_6060;
-    let delete = low + 0x0101_0101_0101_0101;
-    from_space & !delete & !word & TOP_BITS
+    word.count_ones() as u64 | (top_bits(printable_bytes(word)) as u64) << 32
 }
 
 /// Number of top bits that are set.
 #[inline(always)]
 const fn top_bits(bytes: u64) -> u32 {
-    (((bytes >> 7).wrapping_mul(0x0101_0101_0101_0101)) >> 56) as u32
+    (((bytes >> 7).wrapping_mul(EACH_BYTE)) >> 56) as u32
 }
 
 #[cfg(test)]
@@ -142,7 +132,7 @@ mod tests {
         #[test]
         fn printable_bytes_are_counted(bytes: [u8; 8]) {
             let expected = bytes.iter().filter(|byte| (0x20..=0x7e).contains(*byte)).count() as u32;
-            prop_assert_eq!(top_bits(printable(u64::from_le_bytes(bytes))), expected);
+            prop_assert_eq!(top_bits(printable_bytes(u64::from_le_bytes(bytes))), expected);
         }
 
         #[test]

@@ -15,9 +15,8 @@ mod http;
 mod tracker;
 mod utp;
 
-use super::text::unequal;
 use crate::{
-    bpf::branchless::bound,
+    bpf::branchless::{bound, nonzero_top_bit},
     payload::{Payload, RuleState},
     protocol::Confidence,
 };
@@ -96,30 +95,30 @@ fn short(head: u64) -> usize {
 #[inline(always)]
 fn no_request(payload: &Payload, at: usize, head: u64) -> u64 {
     let (kind, wanted) = (head >> 24 & 0xff, u64::from(payload.be32(at + 13)));
-    let size = unequal(wanted ^ (BLOCK / 2))
-        & unequal(wanted ^ BLOCK)
-        & unequal(wanted ^ (BLOCK * 2))
-        & unequal(wanted ^ (BLOCK * 4))
-        & unequal(wanted ^ MAX_BLOCK);
+    let size = nonzero_top_bit(wanted ^ (BLOCK / 2))
+        & nonzero_top_bit(wanted ^ BLOCK)
+        & nonzero_top_bit(wanted ^ (BLOCK * 2))
+        & nonzero_top_bit(wanted ^ (BLOCK * 4))
+        & nonzero_top_bit(wanted ^ MAX_BLOCK);
     let behind = u64::from(payload.len).wrapping_sub(at as u64);
     let more = behind.wrapping_sub(2 * REQUEST_LEN)
-        | unequal((payload.be64(at + 17) ^ head) >> 24)
-        | unequal(u64::from(payload.be32(at + 9)) & (BLOCK / 2 - 1));
-    unequal((head ^ REQUEST) >> 32)
-        | unequal(kind ^ 6) & unequal(kind ^ CANCEL) & unequal(kind ^ REJECT)
+        | nonzero_top_bit((payload.be64(at + 17) ^ head) >> 24)
+        | nonzero_top_bit(u64::from(payload.be32(at + 9)) & (BLOCK / 2 - 1));
+    nonzero_top_bit((head ^ REQUEST) >> 32)
+        | nonzero_top_bit(kind ^ 6) & nonzero_top_bit(kind ^ CANCEL) & nonzero_top_bit(kind ^ REJECT)
         | size
-        | unequal(behind ^ REQUEST_LEN) & more
+        | nonzero_top_bit(behind ^ REQUEST_LEN) & more
 }
 
 /// The top bit is clear for the head of a `piece` that holds an aligned block.
 #[inline(always)]
 fn no_piece(payload: &Payload, at: usize, head: u64) -> u64 {
     let block = (head >> 32).wrapping_sub(9);
-    unequal(head >> 24 & 0xff ^ 7)
-        | unequal(block & (BLOCK - 1))
+    nonzero_top_bit(head >> 24 & 0xff ^ 7)
+        | nonzero_top_bit(block & (BLOCK - 1))
         | (MAX_BLOCK - 1).wrapping_sub(block.wrapping_sub(1))
         | block.wrapping_sub(1)
-        | unequal(u64::from(payload.be32(at + 9)) & (BLOCK - 1))
+        | nonzero_top_bit(u64::from(payload.be32(at + 9)) & (BLOCK - 1))
         | u64::from(payload.captured).wrapping_sub(at as u64 + 13)
 }
 
@@ -129,15 +128,15 @@ fn no_piece(payload: &Payload, at: usize, head: u64) -> u64 {
 fn no_extension(payload: &Payload, at: usize, head: u64) -> u64 {
     let (length, kind, number) = (head >> 32, head >> 24 & 0xff, head >> 16 & 0xff);
     let dictionary = payload.le64(at + 6);
-    let handshake = unequal(dictionary & 0xffff_ffff ^ u64::from(u32::from_le_bytes(*b"d1:m")))
-        & unequal(dictionary & 0xff_ffff_ffff ^ u64::from_le_bytes(*b"d1:ei\0\0\0"))
-        & unequal(dictionary & 0xffff_ffff_ffff ^ u64::from_le_bytes(*b"d4:ipv\0\0"))
-        & unequal(dictionary ^ u64::from_le_bytes(*b"d12:comp"));
-    let message =
-        unequal(dictionary ^ u64::from_le_bytes(*b"d5:added")) & unequal(dictionary ^ u64::from_le_bytes(*b"d8:msg_t"));
-    unequal(kind ^ EXTENDED)
+    let handshake = nonzero_top_bit(dictionary & 0xffff_ffff ^ u64::from(u32::from_le_bytes(*b"d1:m")))
+        & nonzero_top_bit(dictionary & 0xff_ffff_ffff ^ u64::from_le_bytes(*b"d1:ei\0\0\0"))
+        & nonzero_top_bit(dictionary & 0xffff_ffff_ffff ^ u64::from_le_bytes(*b"d4:ipv\0\0"))
+        & nonzero_top_bit(dictionary ^ u64::from_le_bytes(*b"d12:comp"));
+    let message = nonzero_top_bit(dictionary ^ u64::from_le_bytes(*b"d5:added"))
+        & nonzero_top_bit(dictionary ^ u64::from_le_bytes(*b"d8:msg_t"));
+    nonzero_top_bit(kind ^ EXTENDED)
         | MAX_DICTIONARY.wrapping_sub(length)
-        | (handshake | unequal(number)) & (message | 31u64.wrapping_sub(number))
+        | (handshake | nonzero_top_bit(number)) & (message | 31u64.wrapping_sub(number))
 }
 
 /// DHT and local service discovery.
@@ -254,8 +253,8 @@ mod tests {
         for other in ["00000001 04", "00000005 02 00000007", "00000001 42", "00000002 02 00", "00000005 84 00000000"] {
             assert_eq!(tcp([hex(other), request.clone()].concat()), None, "{other}");
         }
-        for zeros in 0..64 {
-            assert_eq!(tcp([vec![0; zeros], vec![7; 40]].concat()), None);
+        for zero_bytes in 0..64 {
+            assert_eq!(tcp([vec![0; zero_bytes], vec![7; 40]].concat()), None);
         }
     }
 

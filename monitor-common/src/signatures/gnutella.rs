@@ -13,6 +13,7 @@
 //! Guard: literals; for UDP the 32-bit length, type, least length, hop counts that a live message has, no port below 1024.
 
 use crate::{
+    bpf::branchless::{EACH_BYTE, TOP_BITS},
     payload::{Payload, RuleState},
     protocol::Confidence,
 };
@@ -102,9 +103,8 @@ fn giv(payload: &Payload) -> bool {
 /// Zero when all eight bytes lie between '0' and 'f': one test without branches in place of eight with six each.
 #[inline(always)]
 const fn outside_hex(word: u64) -> u64 {
-    const EACH: u64 = 0x0101_0101_0101_0101;
-    const TOP: u64 = 0x80 * EACH;
-    (word | word.wrapping_add((0x7f - b'f' as u64) * EACH) | !((word | TOP) - b'0' as u64 * EACH)) & TOP
+    (word | word.wrapping_add((0x7f - b'f' as u64) * EACH_BYTE) | !((word | TOP_BITS) - b'0' as u64 * EACH_BYTE))
+        & TOP_BITS
 }
 
 /// Messages over UDP.

@@ -12,12 +12,9 @@
 //! A request in a browser's name has none of them: a page may make a visitor's browser send any header, but not in another
 //! program's name. In front of the empty line only: behind it, a page may say anything.
 
-use super::{
-    fasttrack, gnutella, openft,
-    text::{EACH, place, unequal, zeros},
-};
+use super::{fasttrack, gnutella, openft};
 use crate::{
-    bpf::branchless::neg,
+    bpf::branchless::{EACH_BYTE, first_byte_index, neg, nonzero_top_bit, zero_bytes},
     limits::WINDOW,
     payload::Payload,
     protocol::{Confidence, Protocol, Verdict},
@@ -49,9 +46,9 @@ fn lines(payload: &mut Payload) -> Option<Protocol> {
             break;
         }
         // The first line feed of this word; a header line is never so short that a word has two, but for the empty one at the end.
-        let feeds = zeros(payload.counted_word(index) ^ (EACH * b'\n' as u64));
+        let feeds = zero_bytes(payload.counted_word(index) ^ (EACH_BYTE * b'\n' as u64));
         if feeds != 0 {
-            let start = index * 8 + place(feeds) + 1;
+            let start = index * 8 + first_byte_index(feeds) + 1;
             let word = payload.le64(start);
             if word == u64::from_le_bytes(*b"User-Age") {
                 if payload.le64(start + 12) == u64::from_le_bytes(*BROWSERS) {
@@ -62,7 +59,7 @@ fn lines(payload: &mut Payload) -> Option<Protocol> {
                 accept = payload.verifier_barrier(start as u64);
             } else if word as u16 == u16::from_le_bytes(*b"X-") {
                 // Without a branch: each one more has the verifier walk the loop once more.
-                let queued = unequal(word ^ u64::from_le_bytes(*gnutella::QUEUE));
+                let queued = nonzero_top_bit(word ^ u64::from_le_bytes(*gnutella::QUEUE));
                 queue |= !queued >> 63;
                 name ^= (name ^ word) & neg(!others(word) >> 63);
             } else if word as u8 == b'\r' {
@@ -95,9 +92,9 @@ fn lines(payload: &mut Payload) -> Option<Protocol> {
 /// The top bit is clear when a header starts as one of those that name a protocol.
 #[inline(always)]
 fn others(word: u64) -> u64 {
-    unequal(word ^ u64::from_le_bytes(*gnutella::HTTP_HEADER))
-        & unequal(word ^ u64::from_le_bytes(*fasttrack::HTTP_HEADER))
-        & unequal(word ^ u64::from_le_bytes(*openft::HTTP_HEADER))
+    nonzero_top_bit(word ^ u64::from_le_bytes(*gnutella::HTTP_HEADER))
+        & nonzero_top_bit(word ^ u64::from_le_bytes(*fasttrack::HTTP_HEADER))
+        & nonzero_top_bit(word ^ u64::from_le_bytes(*openft::HTTP_HEADER))
 }
 
 /// The protocol whose client has this name, if it asks for what a client asks for.

@@ -23,11 +23,9 @@
 //!
 //! Tried last: each way out leaves another state, and the verifier walks what follows once for each.
 
-use super::{
-    text::{equal, printable, unequal},
-    websocket,
-};
+use super::websocket;
 use crate::{
+    bpf::branchless::{bytes_equal, nonzero_top_bit, printable_bytes},
     limits::HELD_BYTES,
     payload::{Payload, RuleState, rule_flags},
 };
@@ -161,7 +159,7 @@ fn matches_prefix(payload: &Payload) -> bool {
     while index < PREFIXES.len() {
         let prefix = &PREFIXES[index];
         let long = u64::from(prefix.most).wrapping_sub(len);
-        none &= unequal((head ^ prefix.head) & prefix.mask & captured) | long;
+        none &= nonzero_top_bit((head ^ prefix.head) & prefix.mask & captured) | long;
         index += 1;
     }
     edonkey || none >> 63 == 0
@@ -200,15 +198,15 @@ fn hold_is_over(payload: &Payload) -> bool {
             break;
         }
         let half = recent & 0xffff_ffff;
-        let named = unequal(half ^ u64::from(u32::from_be_bytes(*b"ash=")))
-            & unequal(half ^ u64::from(u32::from_be_bytes(*b"ash\"")))
-            & unequal(half ^ u64::from(u32::from_be_bytes(*b"fid=")))
-            & unequal(half ^ u64::from(u32::from_be_bytes(*b"ed2k")));
+        let named = nonzero_top_bit(half ^ u64::from(u32::from_be_bytes(*b"ash=")))
+            & nonzero_top_bit(half ^ u64::from(u32::from_be_bytes(*b"ash\"")))
+            & nonzero_top_bit(half ^ u64::from(u32::from_be_bytes(*b"fid=")))
+            & nonzero_top_bit(half ^ u64::from(u32::from_be_bytes(*b"ed2k")));
         recent = recent << 8 | u64::from(payload.counted(index));
         let half = recent & 0xffff_ffff;
-        let ended = unequal(half ^ u64::from(u32::from_be_bytes(*b"\r\n\r\n")));
+        let ended = nonzero_top_bit(half ^ u64::from(u32::from_be_bytes(*b"\r\n\r\n")));
         says |= !(named & ended) >> 63;
-        urns = urns << 1 | !unequal(half ^ u64::from(u32::from_be_bytes(*b"urn:"))) >> 63;
+        urns = urns << 1 | !nonzero_top_bit(half ^ u64::from(u32::from_be_bytes(*b"urn:"))) >> 63;
         index += 1;
     }
     // The longest name of a kind of hash is "bitprint:".
@@ -221,7 +219,8 @@ fn hold_is_over(payload: &Payload) -> bool {
 #[inline(never)]
 fn stream_flags(payload: &Payload, text: bool) -> u32 {
     let (head, captured) = (payload.word(0), captured_mask(payload));
-    let is_text = printable(head) | equal(head, b'\r') | equal(head, b'\n') | equal(head, b'\t');
+    let is_text =
+        printable_bytes(head) | bytes_equal(head, b'\r') | bytes_equal(head, b'\n') | bytes_equal(head, b'\t');
     let tunnel = head == u64::from_le_bytes(*b"CONNECT ");
     // Redis has numbers there.
     let command = head as u8 == b'$' && (head >> 8) as u8 & 0xe0 == 0x40;

@@ -7,8 +7,8 @@
 //! Guard: the length, the type, that no byte of the text is outside ASCII's printable range, that there is one quoted string, and
 //! in a login three words ahead of it (name, password, port). JSON and its like have more quotation marks, or none behind a blank.
 
-use super::text::{EACH, equal, printable};
 use crate::{
+    bpf::branchless::{EACH_BYTE, bytes_equal, printable_bytes},
     payload::{Payload, RuleState},
     protocol::Confidence,
 };
@@ -38,8 +38,8 @@ fn login(payload: &Payload, length: u32, words: u64) -> bool {
     while index < (4 + MAX_TEXT as usize).div_ceil(8) {
         // The head is no text; what is behind the text is zero.
         let word = payload.counted_word(index) & if index == 0 { u64::MAX << 32 } else { u64::MAX };
-        let (quote, blank) = (equal(word, b'"'), equal(word, b' '));
-        printables += count(printable(word));
+        let (quote, blank) = (bytes_equal(word, b'"'), bytes_equal(word, b' '));
+        printables += count(printable_bytes(word));
         quotes += count(quote);
         // Every bit below the lowest quotation mark, as long as there was none.
         blanks += count(blank & quote.wrapping_sub(1) & !quote & before);
@@ -57,7 +57,7 @@ fn login(payload: &Payload, length: u32, words: u64) -> bool {
 /// How many top bits are set.
 #[inline(always)]
 const fn count(tops: u64) -> u64 {
-    (tops >> 7).wrapping_mul(EACH) >> 56
+    (tops >> 7).wrapping_mul(EACH_BYTE) >> 56
 }
 
 #[cfg(test)]
@@ -87,10 +87,10 @@ mod tests {
         for byte in 0..=u8::MAX {
             let word = u64::from_le_bytes([b' ', byte, b' ', 0xff, byte, 0, byte, b' ']);
             let is = |yes: bool| if yes { 0x0080_0080_0000_8000 } else { 0u64 };
-            assert_eq!(super::equal(word, b'"') & 0x00ff_00ff_0000_ff00, is(byte == b'"'));
-            let printable = super::printable(word);
-            assert_eq!(printable, is((b' '..=b'~').contains(&byte)) | 0x8000_0000_0080_0080, "{byte:02x}");
-            assert_eq!(super::count(printable), u64::from(printable.count_ones()));
+            assert_eq!(super::bytes_equal(word, b'"') & 0x00ff_00ff_0000_ff00, is(byte == b'"'));
+            let printable_bytes = super::printable_bytes(word);
+            assert_eq!(printable_bytes, is((b' '..=b'~').contains(&byte)) | 0x8000_0000_0080_0080, "{byte:02x}");
+            assert_eq!(super::count(printable_bytes), u64::from(printable_bytes.count_ones()));
         }
     }
 

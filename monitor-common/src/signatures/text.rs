@@ -3,7 +3,11 @@
 //! The verifier walks every iteration of a loop and the CPU every iteration that a packet asks for, so the search looks at
 //! aligned words: eight bytes at any place fill one of them with four, which is then one of four values.
 
-use crate::{limits::WINDOW, payload::Payload};
+use crate::{
+    bpf::branchless::{EACH_BYTE, nonzero_top_bit, zero_bytes},
+    limits::WINDOW,
+    payload::Payload,
+};
 
 /// Words of four bytes at the segment's start that are looked into: clients put `info_hash` and their own headers in front.
 const SCANNED: usize = 80;
@@ -39,17 +43,11 @@ fn around(words: &[u32; WINDOW / 4], index: usize, key: u32, text: u64) -> bool 
     let word = |number: usize| u64::from(u32::from_le(words[number & (WINDOW / 4 - 1)]) ^ key);
     let (before, at, behind) = (word(index - 1), word(index), word(index + 1));
     let (low, high) = (before | at << 32, at | behind << 32);
-    let starts = unequal(high ^ text)
-        & unequal((low >> 24 | behind << 40) ^ text)
-        & unequal((low >> 16 | behind << 48) ^ text)
-        & unequal((low >> 8 | behind << 56) ^ text);
+    let starts = nonzero_top_bit(high ^ text)
+        & nonzero_top_bit((low >> 24 | behind << 40) ^ text)
+        & nonzero_top_bit((low >> 16 | behind << 48) ^ text)
+        & nonzero_top_bit((low >> 8 | behind << 56) ^ text);
     starts >> 63 == 0
-}
-
-/// The top bit is clear exactly when `word` is zero. Unlike a comparison it needs no branch, so the verifier sees one path.
-#[inline(always)]
-pub(crate) const fn unequal(word: u64) -> u64 {
-    word | word.wrapping_neg()
 }
 
 /// Bytes of a segment in which the end of its first command or line is looked for.
@@ -58,51 +56,13 @@ const NEAR: usize = 192;
 /// Whether `byte`, which is not 0, is among the segment's first [`NEAR`]. Eight at once, and without a branch.
 #[inline(never)]
 pub(super) fn near(payload: &Payload, byte: u8) -> bool {
-    let pattern = EACH * u64::from(byte);
+    let pattern = EACH_BYTE * u64::from(byte);
     let (mut found, mut index) = (0, 0);
     while index < NEAR / 8 {
-        found |= zeros(payload.counted_word(index) ^ pattern);
+        found |= zero_bytes(payload.counted_word(index) ^ pattern);
         index += 1;
     }
     found != 0
-}
-
-/// One in each byte.
-pub(crate) const EACH: u64 = 0x0101_0101_0101_0101;
-
-/// The top bit of the lowest zero byte is the lowest bit that is set; 0 when no byte is zero.
-#[inline(always)]
-pub(crate) const fn zeros(word: u64) -> u64 {
-    below(word, 1)
-}
-
-/// The top bit of the lowest byte below `bound`, which is at most 0x80, is the lowest bit that is set; 0 when no byte is.
-#[inline(always)]
-pub(super) const fn below(word: u64, bound: u8) -> u64 {
-    word.wrapping_sub(EACH * bound as u64) & !word & TOP
-}
-
-/// Which byte of eight the lowest top bit belongs to: the bit times this constant leaves the number in the topmost byte.
-#[inline(always)]
-pub(crate) const fn place(tops: u64) -> usize {
-    (((tops & tops.wrapping_neg()) >> 7).wrapping_mul(0x0001_0203_0405_0607) >> 56) as usize
-}
-
-/// The lower seven bits of each byte, and the top one.
-const LOW: u64 = EACH * 0x7f;
-pub(super) const TOP: u64 = EACH * 0x80;
-
-/// The top bits of the bytes of a word that are `byte`.
-#[inline(always)]
-pub(super) const fn equal(word: u64, byte: u8) -> u64 {
-    let word = word ^ (EACH * byte as u64);
-    !(((word & LOW) + LOW) | word | LOW)
-}
-
-/// The top bits of the bytes of a word that are printable: 0x20 to 0x7e.
-#[inline(always)]
-pub(super) const fn printable(word: u64) -> u64 {
-    ((word & LOW) + EACH * 0x60) & !((word & LOW) + EACH) & !word & TOP
 }
 
 /// Whether a datagram reads as a DNS message, on whatever port (mDNS, LLMNR, resolvers): one question and few records (RFC 1035
@@ -114,7 +74,7 @@ pub(super) fn reads_as_dns(payload: &Payload) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::{NEAR, SCANNED, holds, near, place, zeros};
+    use super::{NEAR, SCANNED, holds, near};
     use crate::payload::Payload;
 
     fn text(bytes: &[u8]) -> Payload {
@@ -141,16 +101,5 @@ mod tests {
             assert_eq!(near(&text(&bytes), b'|'), offset < NEAR, "{offset}");
         }
         assert!(!near(&text(&[0xfc; NEAR]), b'|'));
-    }
-
-    #[test]
-    fn the_place_of_the_first_zero_byte() {
-        for byte in 0..8 {
-            let word: u64 = !(0xff << (8 * byte));
-            assert_eq!(place(zeros(word)), byte);
-            assert_eq!(place(zeros(word & (u64::MAX >> 8))), byte);
-        }
-        assert_eq!(zeros(u64::MAX), 0);
-        assert_eq!(zeros(0x0101_0101_0101_0101), 0);
     }
 }

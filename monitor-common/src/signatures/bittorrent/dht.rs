@@ -5,7 +5,7 @@
 //! begin with a one-letter key of BEP 5 and end in `1:y1:` and a known message type, or, since not every client sorts its keys, begin
 //! with a type or a query's name. The guard is the literal itself; bencoded data that is not DHT has none of these.
 
-use super::super::text::unequal;
+use crate::bpf::branchless::nonzero_top_bit;
 use crate::payload::{Payload, RuleState, rule_flags};
 
 /// Whether this datagram is a DHT message.
@@ -39,12 +39,12 @@ pub(super) fn message(payload: &Payload) -> bool {
 #[inline(never)]
 fn unsorted(payload: &Payload) -> bool {
     let word = payload.le64(3);
-    let query = unequal(word ^ u64::from_le_bytes(*b"q4:ping1"))
-        & unequal(word ^ u64::from_le_bytes(*b"q9:find_"))
-        & unequal(word ^ u64::from_le_bytes(*b"q9:get_p"))
-        & unequal(word ^ u64::from_le_bytes(*b"q13:anno"));
+    let query = nonzero_top_bit(word ^ u64::from_le_bytes(*b"q4:ping1"))
+        & nonzero_top_bit(word ^ u64::from_le_bytes(*b"q9:find_"))
+        & nonzero_top_bit(word ^ u64::from_le_bytes(*b"q9:get_p"))
+        & nonzero_top_bit(word ^ u64::from_le_bytes(*b"q13:anno"));
     let id = payload.byte(4).wrapping_sub(b'0') as usize & 15;
-    let length = unequal((payload.le64(0) >> 16 & 0xff00_ffff) ^ u64::from(u32::from_le_bytes(*b":t\0:")));
+    let length = nonzero_top_bit((payload.le64(0) >> 16 & 0xff00_ffff) ^ u64::from(u32::from_le_bytes(*b":t\0:")));
     let behind_id = length | other_type(payload.le64(6 + id));
     (query & other_type(payload.le64(1)) & behind_id) >> 63 == 0
 }
@@ -52,9 +52,9 @@ fn unsorted(payload: &Payload) -> bool {
 /// The top bit is clear when these are the key `y`, a message type and the length of another key.
 #[inline(always)]
 const fn other_type(word: u64) -> u64 {
-    unequal(word ^ u64::from_le_bytes(*b"1:y1:q1:"))
-        & unequal(word ^ u64::from_le_bytes(*b"1:y1:r1:"))
-        & unequal(word ^ u64::from_le_bytes(*b"1:y1:e1:"))
+    nonzero_top_bit(word ^ u64::from_le_bytes(*b"1:y1:q1:"))
+        & nonzero_top_bit(word ^ u64::from_le_bytes(*b"1:y1:r1:"))
+        & nonzero_top_bit(word ^ u64::from_le_bytes(*b"1:y1:e1:"))
 }
 
 /// Keeps a query's transaction id, and says whether a response repeats that of the other side's latest query. Both sides' ids

@@ -7,7 +7,8 @@
 //! Guard: two words, whole and in their places within the request target. A page about announces, or a body or header that
 //! mentions an info hash, has one of them at most.
 
-use super::super::text::{self, EACH, below, unequal, zeros};
+use super::super::text;
+use crate::bpf::branchless::{EACH_BYTE, bytes_below, nonzero_top_bit, zero_bytes};
 use crate::payload::Payload;
 
 /// Bytes of the request that are looked into: clients put `info_hash` first or behind a passkey.
@@ -34,14 +35,14 @@ fn underlined(payload: &Payload) -> bool {
     let mut word = payload.word(0) | 0x7f7f_7f7f;
     let (mut seen, mut index) = (0, 1);
     while index < SCANNED / 8 {
-        seen |= zeros(word ^ (EACH * u64::from(b'_')));
-        if below(word, 0x21) != 0 {
+        seen |= zero_bytes(word ^ (EACH_BYTE * u64::from(b'_')));
+        if bytes_below(word, 0x21) != 0 {
             break;
         }
         word = payload.counted_word(index);
         index += 1;
     }
-    seen | zeros(word ^ (EACH * u64::from(b'_'))) != 0
+    seen | zero_bytes(word ^ (EACH_BYTE * u64::from(b'_'))) != 0
 }
 
 /// One pass over the request target, which few requests need, with the 16 bytes ahead in two words. Everything that was seen is
@@ -55,23 +56,24 @@ fn scan(payload: &Payload) -> bool {
     while index < SCANNED {
         let byte = u64::from(payload.counted(index));
         target &= !byte.wrapping_sub(0x21);
-        let question = unequal(byte ^ u64::from(b'?'));
+        let question = nonzero_top_bit(byte ^ u64::from(b'?'));
         let end = question
-            & unequal(byte ^ u64::from(b'.'))
-            & unequal(byte ^ u64::from(b'/'))
-            & unequal(byte ^ u64::from(b';'));
-        let announce = unequal(recent ^ u64::from_be_bytes(*b"announce"));
-        let scrape = unequal((recent ^ u64::from_be_bytes(*b"\0\0scrape")) & 0xffff_ffff_ffff);
-        let parameter = unequal((older ^ u64::from(b'?')) & 0xff) & unequal((older ^ u64::from(b'&')) & 0xff);
-        let peer = unequal(recent ^ u64::from_be_bytes(*b"peer_id=")) | parameter;
+            & nonzero_top_bit(byte ^ u64::from(b'.'))
+            & nonzero_top_bit(byte ^ u64::from(b'/'))
+            & nonzero_top_bit(byte ^ u64::from(b';'));
+        let announce = nonzero_top_bit(recent ^ u64::from_be_bytes(*b"announce"));
+        let scrape = nonzero_top_bit((recent ^ u64::from_be_bytes(*b"\0\0scrape")) & 0xffff_ffff_ffff);
+        let parameter =
+            nonzero_top_bit((older ^ u64::from(b'?')) & 0xff) & nonzero_top_bit((older ^ u64::from(b'&')) & 0xff);
+        let peer = nonzero_top_bit(recent ^ u64::from_be_bytes(*b"peer_id=")) | parameter;
         path &= (((announce & scrape) | end | !query) & peer) | !target;
         query &= question;
         older = older << 8 | recent >> 56;
         recent = recent << 8 | byte;
         let first = (older ^ u64::from_be_bytes(*b"\0\0\0\0\0?in")) & 0xff_ffff;
         let later = (older ^ u64::from_be_bytes(*b"\0\0\0\0\0&in")) & 0xff_ffff;
-        let rest = unequal(recent ^ u64::from_be_bytes(*b"fo_hash="));
-        hash &= rest | (unequal(first) & unequal(later)) | query | !target;
+        let rest = nonzero_top_bit(recent ^ u64::from_be_bytes(*b"fo_hash="));
+        hash &= rest | (nonzero_top_bit(first) & nonzero_top_bit(later)) | query | !target;
         index += 1;
     }
     (path | hash) >> 63 == 0

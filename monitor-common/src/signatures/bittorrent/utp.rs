@@ -9,8 +9,8 @@
 //! Guard: a SYN alone has 72 bits that agree. A DATA header alone is only nine fixed bits, which STUN, DHCPv6 and games share; it never
 //! counts.
 
-use super::super::text::unequal;
 use crate::{
+    bpf::branchless::nonzero_top_bit,
     payload::{Payload, RuleState, rule_flags},
     protocol::Confidence,
 };
@@ -101,11 +101,11 @@ fn header(payload: &Payload, state: &mut RuleState, kind: u8) -> Option<Confiden
 fn first(payload: &Payload) -> bool {
     let (clock, window) = (payload.be32(4), payload.be32(12));
     // The top bit is clear when all is as it should be: no branch for each.
-    let differs = unequal(u64::from(payload.be16(18)))
-        | !unequal(u64::from(payload.be16(16)))
-        | !unequal(u64::from(clock >> 16))
-        | !unequal(u64::from(clock & 0xffff))
-        | unequal(u64::from(window >> 24));
+    let differs = nonzero_top_bit(u64::from(payload.be16(18)))
+        | !nonzero_top_bit(u64::from(payload.be16(16)))
+        | !nonzero_top_bit(u64::from(clock >> 16))
+        | !nonzero_top_bit(u64::from(clock & 0xffff))
+        | nonzero_top_bit(u64::from(window >> 24));
     differs >> 63 == 0 && payload.high_ports()
 }
 
