@@ -353,7 +353,7 @@ pub struct RuleState {
 }
 
 impl RuleState {
-    /// TCP: keeps how many bytes a message of this payload's direction is still owed.
+    /// TCP: stores how many bytes are still missing of a message in this payload's direction.
     #[inline(always)]
     pub fn owe(&mut self, payload: &Payload, bytes: u32) {
         self.rule_value = u64::from(bytes);
@@ -361,61 +361,62 @@ impl RuleState {
         self.rule_flags = (self.rule_flags & !rule_flags::OWED_FROM_LOWER) | rule_flags::OWED | from;
     }
 
-    /// Keeps `rule_value` for a packet from the other side, in place of what was kept before.
+    /// Stores a pending request of this payload's sender, in place of an earlier one of either side.
     #[inline(always)]
-    pub fn ask(&mut self, payload: &Payload, kind: u32, rule_value: u64) {
+    pub fn remember_request(&mut self, payload: &Payload, kind: u32, rule_value: u64) {
         self.rule_value = rule_value;
-        self.rule_flags = (self.rule_flags & !rule_flags::MEMO)
+        self.rule_flags = (self.rule_flags & !rule_flags::PENDING)
             | kind
-            | if payload.from_lower != 0 { rule_flags::MEMO_FROM_LOWER } else { 0 };
+            | if payload.from_lower != 0 { rule_flags::PENDING_FROM_LOWER } else { 0 };
     }
 
-    /// Keeps a value for a packet from the other side, beside what the other side asked.
+    /// Stores a pending request of this payload's sender; the other side's pending request stays.
     #[inline(always)]
-    pub fn ask_beside(&mut self, payload: &Payload, kind: u32, value: u32) {
+    pub fn remember_request_per_side(&mut self, payload: &Payload, kind: u32, value: u32) {
         let shift = 32 * (payload.from_lower & 1);
         let kept = if self.rule_flags & kind != 0 { self.rule_value & !(0xffff_ffff << shift) } else { 0 };
         self.rule_value = kept | u64::from(value) << shift;
-        self.rule_flags = (self.rule_flags & !rule_flags::MEMO) | kind;
+        self.rule_flags = (self.rule_flags & !rule_flags::PENDING) | kind;
     }
 
-    /// What one side asked latest, of what [`Self::ask_beside`] keeps; 0 for nothing. `from_lower` is 1 or 0.
+    /// The pending request of one side that [`Self::remember_request_per_side`] stored; 0 for none. `from_lower` is 1 or 0.
     #[inline(always)]
     #[must_use]
-    pub fn asked_beside(&self, from_lower: u32, kind: u32) -> u32 {
+    pub fn pending_request_per_side(&self, from_lower: u32, kind: u32) -> u32 {
         let shift = 32 * (from_lower & 1);
         if self.rule_flags & kind != 0 { (self.rule_value >> shift) as u32 } else { 0 }
     }
 
-    /// Adds to what the other side asked latest.
+    /// Sets bits in the pending request of the other side.
     #[inline(always)]
-    pub fn note_beside(&mut self, payload: &Payload, bits: u32) {
+    pub fn mark_request_of_other_side(&mut self, payload: &Payload, bits: u32) {
         self.rule_value |= u64::from(bits) << (32 * (1 - (payload.from_lower & 1)));
     }
 
-    /// Says whether this payload repeats a value that the other side chose.
+    /// Records whether this payload repeats a value that the other side chose.
     #[inline(always)]
-    pub fn echoes(&mut self, echoes: bool) {
+    pub fn set_echoed(&mut self, echoes: bool) {
         self.rule_flags = (self.rule_flags & !rule_flags::ECHOED) | if echoes { rule_flags::ECHOED } else { 0 };
     }
 
-    /// Says whether this payload is certain, and the answer that the other side asked for.
+    /// Records whether this payload is certain, and answers the other side's pending request.
     #[inline(always)]
-    pub fn answers(&mut self, answers: bool) {
+    pub fn set_answered(&mut self, answers: bool) {
         self.rule_flags =
             (self.rule_flags & !rule_flags::ANSWERED) | u32::from(answers) << rule_flags::ANSWERED.trailing_zeros();
     }
 
-    /// Whether `rule_value` holds a value of this kind that came from the other side than this payload.
+    /// Whether the other side has a pending request of this kind.
     #[inline(always)]
     #[must_use]
-    pub fn asked(&self, payload: &Payload, kind: u32) -> bool {
-        let from_lower = self.rule_flags & rule_flags::MEMO_FROM_LOWER != 0;
+    pub fn pending_request(&self, payload: &Payload, kind: u32) -> bool {
+        let from_lower = self.rule_flags & rule_flags::PENDING_FROM_LOWER != 0;
         (self.rule_flags & kind != 0) && (from_lower != (payload.from_lower != 0))
     }
 
-    /// Notes a message that proves too little alone; whether an earlier payload was another such message. The same message
-    /// again would prove nothing more, since its bytes may be a constant of another protocol. `kind` is not 0.
+    /// Records a message that proves too little alone; whether an earlier payload was a different one of them.
+    ///
+    /// A repeated message proves nothing more: its bytes may be a constant of another protocol. `kind` is not 0.
     #[inline(always)]
     pub fn confirms(&mut self, kind: u8) -> bool {
         let kind = u32::from(kind) << rule_flags::WEAK_SHIFT;
@@ -431,25 +432,24 @@ pub mod rule_flags {
     pub const LONE_1_FROM_LOWER: u32 = 1 << 0;
     /// TCP: the higher endpoint sent the single byte "1" (WinMX).
     pub const LONE_1_FROM_HIGHER: u32 = 1 << 1;
-    /// TCP: what `rule_value` holds is of the lower endpoint's direction.
+    /// TCP: `rule_value` belongs to the lower endpoint's direction.
     pub const OWED_FROM_LOWER: u32 = 1 << 2;
-    /// TCP: `rule_value` holds how many bytes of a message are still to come in its direction.
+    /// TCP: `rule_value` holds how many bytes of a message are still missing in its direction.
     pub const OWED: u32 = 1 << 3;
-    /// TCP: the lower endpoint asked what `rule_value` holds the numbers of (`engine/ask.rs`).
-    pub const ASKED_FROM_LOWER: u32 = 1 << 7;
-    /// TCP: what the lower endpoint's stream began with is kept (`beginning.rs`). Of this and the next five, the bit above is the
-    /// higher endpoint's ([`of`]).
+    /// TCP: the lower endpoint sent the peer-source request that `rule_value` refers to (`engine/source_requests.rs`).
+    pub const REQUEST_FROM_LOWER: u32 = 1 << 7;
+    /// TCP: first bytes of the lower endpoint's stream are held (`signatures/hold_rules.rs`). For this and the next five, the
+    /// next higher bit is the higher endpoint's ([`of`]).
     pub const HELD: u32 = 1 << 8;
-    /// TCP: the lower endpoint's stream is behind its beginning.
+    /// TCP: the lower endpoint's stream is past its start.
     pub const BEGUN: u32 = 1 << 10;
-    /// TCP: it began with text of no P2P protocol: what follows is that text's, whatever it looks like (`signatures/hold_rules.rs`).
+    /// TCP: the stream started with text of no P2P protocol, so later segments are skipped (`signatures/hold_rules.rs`).
     pub const OTHER: u32 = 1 << 12;
-    /// TCP: but it may go on with frames of WebSocket.
+    /// TCP: the stream may go on with WebSocket frames, which are not skipped.
     pub const FRAMES: u32 = 1 << 14;
-    /// TCP: it began with a text that is too short to tell.
+    /// TCP: the stream started with text that is too short to decide.
     pub const TEXT: u32 = 1 << 16;
-
-    /// TCP: it began with a few binary bytes: text behind them is of what they frame.
+    /// TCP: the stream started with a few binary bytes, so later text belongs to the message that they frame.
     pub const FRAMING: u32 = 1 << 18;
 
     /// One of the flags that both directions have, for the direction of a packet; `from_lower` is 1 or 0.
@@ -459,31 +459,32 @@ pub mod rule_flags {
         flag << (1 - (from_lower & 1))
     }
 
-    /// UDP: the kept value came from the lower endpoint.
-    pub const MEMO_FROM_LOWER: u32 = 1 << 0;
-    /// UDP: the kept value is a uTP SYN's connection id and sequence number (BEP 29).
-    pub const MEMO_UTP_SYN: u32 = 1 << 1;
-    /// UDP: the kept value is a tracker request's action and transaction id (BEP 15).
-    pub const MEMO_TRACKER: u32 = 1 << 2;
-    /// UDP: the kept value is a uTP DATA packet's connection id and sequence number.
-    pub const MEMO_UTP_DATA: u32 = 1 << 7;
-    /// UDP: the kept values are transaction ids (BEP 5), of the higher endpoint's latest DHT query in the low half, of the lower
-    /// one's in the high half.
-    pub const MEMO_DHT: u32 = 1 << 8;
-    /// UDP: the kept value is the opcode of the answer that a Kad request is for.
-    pub const MEMO_KAD: u32 = 1 << 9;
-    /// UDP: every bit that says what is kept.
-    pub const MEMO: u32 = MEMO_FROM_LOWER | MEMO_UTP_SYN | MEMO_TRACKER | MEMO_UTP_DATA | MEMO_DHT | MEMO_KAD;
+    /// UDP: the pending request came from the lower endpoint.
+    pub const PENDING_FROM_LOWER: u32 = 1 << 0;
+    /// UDP: the pending request is a uTP SYN's connection id and sequence number (BEP 29).
+    pub const PENDING_UTP_SYN: u32 = 1 << 1;
+    /// UDP: the pending request is a tracker request's action and transaction id (BEP 15).
+    pub const PENDING_TRACKER: u32 = 1 << 2;
+    /// UDP: the pending request is a uTP DATA packet's connection id and sequence number.
+    pub const PENDING_UTP_DATA: u32 = 1 << 7;
+    /// UDP: the pending requests are transaction ids of DHT queries (BEP 5): the higher endpoint's latest in the low half, the
+    /// lower one's in the high half.
+    pub const PENDING_DHT: u32 = 1 << 8;
+    /// UDP: the pending request is a Kad request, stored as the opcode of its answer.
+    pub const PENDING_KAD: u32 = 1 << 9;
+    /// UDP: every bit that describes the pending request.
+    pub const PENDING: u32 =
+        PENDING_FROM_LOWER | PENDING_UTP_SYN | PENDING_TRACKER | PENDING_UTP_DATA | PENDING_DHT | PENDING_KAD;
     /// UDP: lowest bit of the opcode of the latest Kad, eDonkey or eMule message whose bytes alone prove too little.
     pub const WEAK_SHIFT: u32 = 16;
-    /// UDP: its bits.
+    /// UDP: the bits of that opcode.
     pub const WEAK: u32 = 0xff << WEAK_SHIFT;
-    /// UDP: this payload is the answer to a request of the other side's that was too short to be certain. It repeats nothing that the
-    /// other side chose: whose request it was is certain now, and not whose answer.
+    /// UDP: this payload answers a request of the other side that was too short to be certain. It repeats no value that the
+    /// other side chose, so it proves the sender of the request, and not its own.
     pub const ANSWERED: u32 = 1 << 30;
     /// UDP: this payload repeats a value that the other side chose in an earlier one, so its sender's address is not forged.
     pub const ECHOED: u32 = 1 << 31;
-    /// UDP: what is said of one payload, and is not kept for the next.
+    /// UDP: flags of one payload, which are cleared before the next.
     pub const OF_PAYLOAD: u32 = ANSWERED | ECHOED;
 }
 

@@ -94,7 +94,7 @@ fn is_answer<S: Store>(store: &S, work: &Work) -> bool {
     if !work.is_tcp() {
         return kept & rule_flags::ECHOED != 0;
     }
-    if (kept & rule_flags::ASKED_FROM_LOWER != 0) == work.is_from_lower() {
+    if (kept & rule_flags::REQUEST_FROM_LOWER != 0) == work.is_from_lower() {
         // Nobody answers itself.
         return false;
     }
@@ -126,9 +126,9 @@ pub(super) fn keep<S: Store>(store: &S, work: &Work, cell: &SharedU64) {
     if work.is_tcp() && work.sources.asks & asks::SOURCES != 0 {
         let end = ((work.numbers >> 32) as u32).wrapping_add(work.headers.payload_len);
         let mut progress = Progress::from_bits(cold.progress.load());
-        progress.rule_flags &= !rule_flags::ASKED_FROM_LOWER;
+        progress.rule_flags &= !rule_flags::REQUEST_FROM_LOWER;
         if work.is_from_lower() {
-            progress.rule_flags |= rule_flags::ASKED_FROM_LOWER;
+            progress.rule_flags |= rule_flags::REQUEST_FROM_LOWER;
         }
         cold.progress.store(progress.to_bits());
         rule_value.store(u64::from(end) << 32 | u64::from(work.numbers as u32));

@@ -69,9 +69,11 @@ pub fn udp(payload: &Payload, state: &mut RuleState) -> Option<Confidence> {
 #[inline(always)]
 fn exchange(payload: &Payload, state: &mut RuleState, opcode: u8, message: bool, certain: bool) {
     let answer = ANSWERS[usize::from(opcode & 0x7f)];
-    state.answers(certain & state.asked(payload, rule_flags::MEMO_KAD) & (state.rule_value == u64::from(opcode)));
+    state.set_answered(
+        certain & state.pending_request(payload, rule_flags::PENDING_KAD) & (state.rule_value == u64::from(opcode)),
+    );
     if message & (answer != 0) {
-        state.ask(payload, rule_flags::MEMO_KAD, u64::from(answer));
+        state.remember_request(payload, rule_flags::PENDING_KAD, u64::from(answer));
     }
 }
 

@@ -84,22 +84,22 @@ pub(super) fn transaction(payload: &Payload, state: &mut RuleState) {
     };
     let one_byte = id & !0xff == ONE_BYTE;
     if payload.tail[6] == b'q' {
-        let before = state.asked_beside(payload.from_lower, rule_flags::MEMO_DHT);
+        let before = state.pending_request_per_side(payload.from_lower, rule_flags::PENDING_DHT);
         let answered = if one_byte && before & ONE_BYTE != 0 { before & ANSWERED } else { 0 };
-        state.ask_beside(payload, rule_flags::MEMO_DHT, id | answered);
+        state.remember_request_per_side(payload, rule_flags::PENDING_DHT, id | answered);
         return;
     }
-    let asked = state.asked_beside(1 - (payload.from_lower & 1), rule_flags::MEMO_DHT);
+    let asked = state.pending_request_per_side(1 - (payload.from_lower & 1), rule_flags::PENDING_DHT);
     if !one_byte {
-        state.echoes((id != 0) & (asked == id));
+        state.set_echoed((id != 0) & (asked == id));
         return;
     }
     let repeats = asked & !ANSWERED == id;
     let another = asked & ONCE != 0 && asked >> 24 != id & 0xff;
     if repeats && asked & ONCE == 0 {
-        state.note_beside(payload, ONCE | id << 24);
+        state.mark_request_of_other_side(payload, ONCE | id << 24);
     }
-    state.echoes(repeats & another);
+    state.set_echoed(repeats & another);
 }
 
 /// Bits of what is kept of a query with an id of one byte: its id is the lowest byte.

@@ -23,16 +23,16 @@ pub(super) fn udp(payload: &Payload, state: &mut RuleState) -> Option<Confidence
     if (payload.be64(0) == MAGIC) && (payload.be32(8) == 0) && (payload.len == 16) {
         return Some(Confidence::Signature);
     }
-    if state.asked(payload, rule_flags::MEMO_TRACKER) {
+    if state.pending_request(payload, rule_flags::PENDING_TRACKER) {
         let answered = answer(payload, state.rule_value);
-        state.echoes(answered);
+        state.set_echoed(answered);
         return answered.then_some(Confidence::Structural);
     }
     let action = payload.be32(8);
     let announce = (action == ANNOUNCE) && (payload.len >= 98) && (payload.be32(80) <= 3);
     let scrape = (action == SCRAPE) && (payload.len >= 36) && payload.len.wrapping_sub(16).is_multiple_of(20);
     if announce | scrape {
-        state.ask(payload, rule_flags::MEMO_TRACKER, (action as u64) << 32 | payload.be32(12) as u64);
+        state.remember_request(payload, rule_flags::PENDING_TRACKER, (action as u64) << 32 | payload.be32(12) as u64);
     }
     None
 }

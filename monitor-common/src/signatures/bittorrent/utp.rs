@@ -65,9 +65,9 @@ fn header(payload: &Payload, state: &mut RuleState, kind: u8) -> Option<Confiden
         if length < payload.len
             && connection != 0
             && payload.be32(4) != 0
-            && state.rule_flags & rule_flags::MEMO_UTP_SYN == 0
+            && state.rule_flags & rule_flags::PENDING_UTP_SYN == 0
         {
-            state.ask(payload, rule_flags::MEMO_UTP_DATA, connection << 16 | u64::from(sequence));
+            state.remember_request(payload, rule_flags::PENDING_UTP_DATA, connection << 16 | u64::from(sequence));
         }
         return None;
     }
@@ -78,21 +78,21 @@ fn header(payload: &Payload, state: &mut RuleState, kind: u8) -> Option<Confiden
         if (connection == 0) || (payload.be32(4) == 0) || (payload.be32(8) != 0) {
             return None;
         }
-        state.ask(payload, rule_flags::MEMO_UTP_SYN, connection << 16 | u64::from(sequence));
+        state.remember_request(payload, rule_flags::PENDING_UTP_SYN, connection << 16 | u64::from(sequence));
         return first(payload).then_some(Confidence::Structural);
     }
     if kind != STATE {
         return None;
     }
     let asked = state.rule_value as u32;
-    let opened =
-        state.asked(payload, rule_flags::MEMO_UTP_SYN) && asked == (connection as u32) << 16 | u32::from(acknowledged);
-    let continued = state.asked(payload, rule_flags::MEMO_UTP_DATA)
+    let opened = state.pending_request(payload, rule_flags::PENDING_UTP_SYN)
+        && asked == (connection as u32) << 16 | u32::from(acknowledged);
+    let continued = state.pending_request(payload, rule_flags::PENDING_UTP_DATA)
         && neighbours(connection as u16, (asked >> 16) as u16)
         && (asked as u16).wrapping_sub(acknowledged) < MAX_IN_FLIGHT
         && payload.be32(4) != 0;
     let agreed = opened || continued;
-    state.echoes(agreed);
+    state.set_echoed(agreed);
     agreed.then_some(Confidence::Structural)
 }
 
