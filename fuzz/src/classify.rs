@@ -7,8 +7,8 @@ use monitor_common::{
     limits::{HELD_BYTES, HOLD_SECONDS, WINDOW},
     parse::packet::{Frame, Packet as _},
     payload::{Payload, RuleState, Transport, rule_flags},
+    peer_list::{self, Context, PeerListReader},
     protocol::{Confidence, Protocol},
-    sources::{self, Context, Walk},
 };
 
 /// Bits of a packet's header byte.
@@ -152,16 +152,16 @@ fn check(found: Option<monitor_common::protocol::Verdict>) {
 /// Reads the sources that a payload names, of whatever it may be.
 fn read_sources(transport: Transport, payload: &Payload) {
     for (protocol, ipv6) in [(Protocol::BitTorrent, false), (Protocol::BitTorrent, true), (Protocol::EDonkey, false)] {
-        let context = Context { transport, protocol: protocol as u8, ipv6, announces: false, asked: true };
-        let mut walk = Walk::NONE;
-        sources::begin(&context, payload, &mut walk);
+        let context = Context { transport, protocol: protocol as u8, ipv6, announces: false, requested: true };
+        let mut reader = PeerListReader::NONE;
+        peer_list::begin(&context, payload, &mut reader);
         let most = WINDOW / 6;
         for step in 0..=most + 1 {
-            if walk.is_over() {
+            if reader.is_over() {
                 break;
             }
             assert!(step <= most, "a list ends with its payload");
-            sources::next(payload, &mut walk);
+            peer_list::next(payload, &mut reader);
         }
     }
 }

@@ -5,7 +5,6 @@
 #![cfg_attr(not(test), no_std)]
 #![cfg_attr(target_arch = "bpf", feature(core_intrinsics, asm_experimental_arch), allow(internal_features))]
 
-pub mod announce;
 pub mod beginning;
 pub mod bpf;
 pub mod classify;
@@ -16,14 +15,15 @@ pub mod entropy;
 pub mod flow;
 pub mod key;
 pub mod limits;
+pub mod listen_port;
 pub mod parse;
 pub mod payload;
+pub mod peer_list;
 pub mod pools;
 pub mod protocol;
 pub mod reason;
 pub mod signatures;
 pub mod slots;
-pub mod sources;
 pub mod store;
 pub mod tally;
 pub mod watch;

@@ -3,7 +3,7 @@
 //! An obfuscated flow to a source is the only trace of some clients, and the server's answer the only clear word about it. What
 //! keeps that from being used against a subscriber:
 //! * the **subscriber asks**: a payload of its own, which may teach (`learn.rs`), in a flow that is certain by then and in which the
-//!   other side has sent packets. A forged one asks nothing, nor does a request by a browser's name (see `announce.rs`);
+//!   other side has sent packets. A forged one asks nothing, nor does a request by a browser's name (see `listen_port.rs`);
 //! * the **answer answers**, and comes from the other side: by UDP it repeats the transaction id of the question. By TCP its acknowledgement number is within
 //!   [`ANSWER_BYTES`] of the question's end, and its sequence number as far behind what the question acknowledged: what TCP itself
 //!   demands of a segment (RFC 5961 section 5). Somebody off the path has to guess both, and the port;
@@ -28,7 +28,7 @@ use crate::{
     limits::{FIRST_PEER_PORT, SESSION_PACKETS, SOURCES_PER_PACKET},
     parse::packet::Packet,
     payload::rule_flags,
-    sources::{self, Context, asks},
+    peer_list::{self, Context, requests},
     store::{Settings, Store},
 };
 
@@ -46,8 +46,8 @@ pub(super) fn read<P: Packet, S: Store>(
     protocol: u8,
 ) {
     let (work, payload) = (&mut scratch.work, &mut scratch.payload);
-    let asked = Word(work.word).is_session();
-    if !asked && work.spoke == 0 {
+    let requested = Word(work.word).is_session();
+    if !requested && work.spoke == 0 {
         return;
     }
     let context = Context {
@@ -55,13 +55,13 @@ pub(super) fn read<P: Packet, S: Store>(
         protocol,
         ipv6: !key::both_ipv4(work.headers.source, work.headers.destination),
         announces: work.named_port != 0,
-        asked,
+        requested,
     };
-    sources::begin(&context, payload, &mut work.sources);
+    peer_list::begin(&context, payload, &mut work.sources);
     if work.is_tcp() {
         read_numbers(packet, work);
     }
-    let answers = asked && is_answer(store, work) && is_for_subscriber(store, settings, work);
+    let answers = requested && is_answer(store, work) && is_for_subscriber(store, settings, work);
     // Whether it answers is not known to the verifier here, nor learned in the loop: it walks the loop once.
     let answers = payload.verifier_barrier(u64::from(answers));
     let mut step = 0;
@@ -69,7 +69,7 @@ pub(super) fn read<P: Packet, S: Store>(
         if work.sources.is_over() {
             break;
         }
-        sources::next(payload, &mut work.sources);
+        peer_list::next(payload, &mut work.sources);
         if payload.verifier_barrier(answers) != 0 && work.sources.port >= u32::from(FIRST_PEER_PORT) {
             learn::enter_named(store, settings, work);
         }
@@ -123,7 +123,7 @@ pub(super) fn keep<S: Store>(store: &S, work: &Work, cell: &SharedU64) {
     let Some(cold) = store.cold_set(work.set_index) else { return };
     let cold = cold.flow(work.way);
     let (word, rule_value) = (Word(cell.load()), &cold.rule_value);
-    if work.is_tcp() && work.sources.asks & asks::SOURCES != 0 {
+    if work.is_tcp() && work.sources.requests & requests::SOURCES != 0 {
         let end = ((work.numbers >> 32) as u32).wrapping_add(work.headers.payload_len);
         let mut progress = Progress::from_bits(cold.progress.load());
         progress.rule_flags &= !rule_flags::REQUEST_FROM_LOWER;

@@ -5,13 +5,13 @@ use super::{
     work::{Task, Work},
 };
 use crate::{
-    announce,
     bpf::{branchless::neg, shared_u64::SharedU64},
     classify::{classify, is_shallow},
     early_exit::{HEAD, is_known_non_p2p},
     entropy::{self, Entropy},
     flow::{Progress, State, Word, shown, unpack},
     limits::{INSPECTED_PER_DIRECTION, MSE_OPENING, PENDING_PACKETS, SESSION_PACKETS, SHALLOW, WAYS, WINDOW},
+    listen_port,
     parse::{ip_protocol, packet::Packet},
     payload::{Payload, RuleState, Transport, rule_flags},
     pools,
@@ -63,7 +63,7 @@ pub(super) fn look<P: Packet, S: Store>(packet: &P, settings: &Settings, store: 
                 work.shown |= began;
             }
             work.spoke = u32::from(certain && work.shown & began != 0);
-            announce::find_port(transport(work), protocol, payload, &mut work.named_port);
+            listen_port::find_port(transport(work), protocol, payload, &mut work.named_port);
             show(store, work, protocol);
             ask::read(packet, store, settings, scratch, protocol);
         }
@@ -306,11 +306,11 @@ fn record_entropy(work: &mut Work, payload: &Payload) {
 /// proves nothing alone, but in a tracker's flow it names a port; nothing else does that without being certain.
 #[inline(always)]
 fn show<S: Store>(store: &S, work: &mut Work, protocol: u8) {
-    let announce = !work.is_tcp() && protocol == Protocol::BitTorrent as u8;
-    if work.spoke == 0 && !announce {
+    let listen_port = !work.is_tcp() && protocol == Protocol::BitTorrent as u8;
+    if work.spoke == 0 && !listen_port {
         work.named_port = 0;
     }
-    if work.named_port == announce::UNVOUCHED {
+    if work.named_port == listen_port::UNTRUSTED {
         (work.spoke, work.named_port) = (0, 0);
     }
     if (work.spoke | work.named_port) == 0 {

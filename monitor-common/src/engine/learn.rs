@@ -10,7 +10,7 @@
 //! * by TCP, only the side that accepted the connection is an endpoint: the other's port is of no lasting use;
 //! * by TCP, a side speaks only when its stream **began** as the protocol, its first segments taken together, or obfuscated: of what
 //!   follows a request, a web page may have written every byte. A stream that was not seen from its start teaches nothing;
-//! * a port that framing names (`announce.rs`) counts for the sender of the payload, under the same conditions.
+//! * a port that framing names (`listen_port.rs`) counts for the sender of the payload, under the same conditions.
 //!
 //! A server's answer may also name endpoints, to one subscriber alone: `ask.rs`.
 //!
@@ -47,7 +47,8 @@ pub(super) fn learn<S: Store>(store: &S, settings: &Settings, work: &mut Work) -
             teach(store, settings, work, word, 1, lower);
             complete = is_complete(work) && !word.is_session();
             let answered = if work.is_from_lower() { higher } else { lower };
-            if work.sources.asks != 0 && answered && work.block_lens[1 - (work.from_lower as usize & 1)] != NO_POOL {
+            if work.sources.requests != 0 && answered && work.block_lens[1 - (work.from_lower as usize & 1)] != NO_POOL
+            {
                 ask::keep(store, work, cell);
                 complete = false;
             }

@@ -6,7 +6,7 @@ use crate::{
     limits::FIRST_PEER_PORT,
     parse::{FastHeaders, Headers, ip_protocol},
     payload::Payload,
-    sources::Walk,
+    peer_list::PeerListReader,
     store::{Note, Settings, Store},
     watch::ContentHash,
 };
@@ -102,7 +102,7 @@ pub struct Work {
     /// Tag of the subscriber whose question the packet answers.
     pub(super) asker: u64,
     /// What the payload asks, and the sources that it names.
-    pub(super) sources: Walk,
+    pub(super) sources: PeerListReader,
     /// The content that the payload names; zero in every depth but `watchlist`, and as soon as it was compared.
     pub(super) content: ContentHash,
 }
@@ -143,7 +143,7 @@ impl Work {
             located: 0,
             numbers: 0,
             asker: 0,
-            sources: Walk::NONE,
+            sources: PeerListReader::NONE,
             content: ContentHash([0; 3]),
         }
     }
@@ -191,7 +191,7 @@ impl Work {
             &mut self.first,
             &mut self.hold,
             &mut self.exhausted,
-            &mut self.sources.asks,
+            &mut self.sources.requests,
         ] {
             // SAFETY: as in `ContentHash::clear`, and for the same reason.
             unsafe { core::ptr::from_mut(field).write_volatile(0) };

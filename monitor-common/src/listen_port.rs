@@ -1,4 +1,4 @@
-//! Ports that framing names: where a peer says that it listens.
+//! Listen ports: the port on which a peer says that it accepts connections.
 //!
 //! Called for payloads of flows with a certain verdict only; the port belongs to the sender of the payload.
 //!
@@ -13,15 +13,15 @@ use crate::{
     protocol::Protocol,
 };
 
-/// In place of a port: a request that any web page could have made a browser send, which vouches for nobody.
-pub const UNVOUCHED: u32 = u32::MAX;
+/// In place of a port: the request may come from any web page in a browser, so nothing is learned from it.
+pub const UNTRUSTED: u32 = u32::MAX;
 
 /// Bytes of an HTTP request that are looked into for the port.
 const SCANNED: usize = 400;
 /// Digits of the longest port.
 const DIGITS: usize = 5;
 
-/// The port that the payload's sender says it listens on, into `port`; 0 when the payload names none.
+/// Reads the port on which the payload's sender listens into `port`; 0 if the payload names none.
 #[inline(never)]
 pub fn find_port(transport: Transport, protocol: u8, payload: &Payload, port: &mut u32) {
     let bittorrent = protocol == Protocol::BitTorrent as u8;
@@ -43,7 +43,7 @@ fn http(payload: &Payload, port: &mut u32) {
         // A page may make a visitor's browser ask for anything, but not in another program's name.
         find_agent(payload, port);
         let agent = *port as usize;
-        *port = UNVOUCHED;
+        *port = UNTRUSTED;
         if agent == 0 || payload.le64(agent) == u64::from_le_bytes(*b"Mozilla/") || is_of_browser(payload) {
             return;
         }
@@ -196,13 +196,13 @@ mod tests {
         assert_eq!(port("GET /announce?port=99999999&info_hash=x HTTP/1.1"), 0);
         assert_eq!(port("GET /announce?info_hash=x HTTP/1.1\r\nX-Link: /?a&port=6881 "), 0, "behind the target");
         assert_eq!(port("POST /announce?port=6881&info_hash=x HTTP/1.1"), 0);
-        assert_eq!(ask("GET /announce?port=6881&info_hash=x HTTP/1.1", "Mozilla/5.0 (X11)"), UNVOUCHED);
-        assert_eq!(named(Transport::Tcp, Protocol::BitTorrent, b"GET /announce?port=6881 HTTP/1.1\r\n\r\n"), UNVOUCHED);
+        assert_eq!(ask("GET /announce?port=6881&info_hash=x HTTP/1.1", "Mozilla/5.0 (X11)"), UNTRUSTED);
+        assert_eq!(named(Transport::Tcp, Protocol::BitTorrent, b"GET /announce?port=6881 HTTP/1.1\r\n\r\n"), UNTRUSTED);
         for line in ["Origin: http://a", "Referer: http://a/", "Accept-Language: en", "Sec-Fetch-Mode: cors"] {
-            assert_eq!(port(&format!("GET /announce?port=6881&info_hash=x HTTP/1.1\r\n{line}")), UNVOUCHED, "{line}");
+            assert_eq!(port(&format!("GET /announce?port=6881&info_hash=x HTTP/1.1\r\n{line}")), UNTRUSTED, "{line}");
             assert_eq!(
                 ask("GET /announce?port=6881&info_hash=x HTTP/1.1", &format!("a\r\n{line}")),
-                UNVOUCHED,
+                UNTRUSTED,
                 "{line}"
             );
         }
