@@ -20,7 +20,7 @@ use crate::{
         node::{Bounded, NodeRows},
         top::{Top, TopRow},
     },
-    policy::{Engine, Event, Owner, PolicyCounts, Roster, TOGETHER},
+    policy::{CHUNK, Event, PolicyCounts, PolicyEngine, SubscriberIndex, TallyOwner},
     snapshot::Snapshot,
     subscriber::Pseudonyms,
 };
@@ -47,13 +47,13 @@ pub struct Published {
 /// What is remembered from drain to drain.
 #[derive(Debug)]
 pub struct Analysis {
-    roster: Roster,
-    engine: Engine,
+    subscribers: SubscriberIndex,
+    engine: PolicyEngine,
     top: Top,
     node: NodeRows,
     active: Active,
     /// Whose the changes are that are being taken in.
-    owners: Vec<Owner>,
+    owners: Vec<TallyOwner>,
     pseudonyms: Pseudonyms,
     resolved: Arc<Resolved>,
 }
@@ -63,12 +63,12 @@ impl Analysis {
     #[must_use]
     pub fn new(resolved: Arc<Resolved>, pseudonyms: Pseudonyms) -> Self {
         Self {
-            roster: Roster::default(),
-            engine: Engine::new(resolved.policies.clone()),
+            subscribers: SubscriberIndex::default(),
+            engine: PolicyEngine::new(resolved.policies.clone()),
             top: Top::new(resolved.top_k),
             node: NodeRows::default(),
             active: Active::default(),
-            owners: Vec::with_capacity(TOGETHER),
+            owners: Vec::with_capacity(CHUNK),
             pseudonyms,
             resolved,
         }
@@ -77,29 +77,29 @@ impl Analysis {
     /// Takes in a drain; returns what to publish, and each event with the hooks it goes to.
     pub fn take(&mut self, mut snapshot: Snapshot) -> (Published, Vec<Event>) {
         let begun = Instant::now();
-        let reused = self.roster.update(&snapshot);
-        self.engine.begin(&snapshot, &self.roster, &reused);
-        self.top.begin(&snapshot, &self.roster);
-        self.active.begin(&self.roster);
+        let reused = self.subscribers.update(&snapshot);
+        self.engine.begin(&snapshot, &self.subscribers, &reused);
+        self.top.begin(&snapshot, &self.subscribers);
+        self.active.begin(&self.subscribers);
         // Some changes at a time: a million of them do not fit into the caches, and are read once for all that looks at them.
-        for changes in snapshot.changes.chunks(TOGETHER) {
-            self.roster.owners(changes, &mut self.owners);
+        for changes in snapshot.changes.chunks(CHUNK) {
+            self.subscribers.owners(changes, &mut self.owners);
             self.engine.take(&snapshot, changes, &self.owners);
             self.top.take(changes, &self.owners);
             self.active.take(&self.owners);
         }
-        let firings = self.engine.end(&snapshot, &self.roster);
-        self.top.end(&snapshot, &self.roster, &self.pseudonyms);
+        let firings = self.engine.end(&snapshot, &self.subscribers);
+        self.top.end(&snapshot, &self.subscribers, &self.pseudonyms);
         let events = firings
             .into_iter()
             .filter_map(|firing| {
-                let subscriber = *self.roster.subscriber(firing.subscriber)?;
+                let subscriber = *self.subscribers.subscriber(firing.subscriber)?;
                 let policy = self.engine.policies().get(firing.policy)?;
                 let (node, inspection) = (&self.resolved.node, self.resolved.inspection);
                 Some(Event::new(firing, policy, subscriber, &self.pseudonyms, node, inspection))
             })
             .collect();
-        let top = self.top.rows(&snapshot, &self.roster);
+        let top = self.top.rows(&snapshot, &self.subscribers);
         snapshot.changes = Vec::new();
         let catch_all = snapshot.keys.iter().position(|key| *key == TallyKey::CATCH_ALL);
         let published = Published {

@@ -3,24 +3,24 @@
 //! Pure: values in, values out. No clock, no I/O, no hook is called from here. What a policy says is about P2P protocol
 //! traffic; it says nothing about what was transferred.
 
-mod class;
 pub mod engine;
 pub mod event;
 mod history;
-mod quantity;
-mod roster;
+mod metric_group;
+mod subscriber_index;
 #[cfg(test)]
 mod tests;
+mod verdict_index;
 
 use std::{sync::Arc, time::Duration};
 
 use ipnet::IpNet;
 use monitor_common::protocol::{Confidence, Protocol, Verdict};
 
-pub use engine::{Engine, Outcome, PolicyCounts};
+pub use engine::{Firing, PolicyCounts, PolicyEngine};
 pub use event::Event;
-pub use roster::Roster;
-pub(crate) use roster::{Owner, TOGETHER};
+pub use subscriber_index::SubscriberIndex;
+pub(crate) use subscriber_index::{CHUNK, TallyOwner};
 
 use crate::words::{Metric, PolicyDirection};
 

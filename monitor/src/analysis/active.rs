@@ -2,7 +2,7 @@
 
 use monitor_common::protocol::Protocol;
 
-use crate::policy::{Owner, Roster};
+use crate::policy::{SubscriberIndex, TallyOwner};
 
 /// Low bits of a word that hold a bit for each protocol; the others hold the drain. One word of both halves what is kept of, and
 /// read for, each subscriber.
@@ -35,8 +35,8 @@ impl Default for Active {
 
 impl Active {
     /// Begins a drain.
-    pub(super) fn begin(&mut self, roster: &Roster) {
-        self.moved.resize(roster.len(), 0);
+    pub(super) fn begin(&mut self, subscribers: &SubscriberIndex) {
+        self.moved.resize(subscribers.len(), 0);
         self.counts.fill(0);
         self.drain = self.drain.wrapping_add(1 << PROTOCOL_BITS);
         if self.drain == 0 {
@@ -47,10 +47,10 @@ impl Active {
     }
 
     /// Takes in whose tallies moved.
-    pub(super) fn take(&mut self, owners: &[Owner]) {
+    pub(super) fn take(&mut self, owners: &[TallyOwner]) {
         for owner in owners {
             let Some(moved) = self.moved.get_mut(owner.subscriber as usize) else { continue };
-            let protocol = owner.class.protocol_number();
+            let protocol = owner.verdict_index.protocol_number();
             let Some(count) = self.counts.get_mut(protocol) else { continue };
             let before = if *moved & !PROTOCOLS == self.drain { *moved } else { self.drain };
             *moved = before | 1 << protocol;
@@ -73,19 +73,24 @@ mod tests {
     use super::*;
     use crate::fake::{Kernel, bytes, key};
 
-    fn count(kernel: &mut Kernel, active: &mut Active, roster: &mut Roster, at_s: u64) -> Vec<(Protocol, u64)> {
+    fn count(
+        kernel: &mut Kernel,
+        active: &mut Active,
+        subscribers: &mut SubscriberIndex,
+        at_s: u64,
+    ) -> Vec<(Protocol, u64)> {
         let snapshot = kernel.drain_at(Duration::from_secs(at_s));
-        roster.update(&snapshot);
+        subscribers.update(&snapshot);
         let mut owners = Vec::new();
-        roster.owners(&snapshot.changes, &mut owners);
-        active.begin(roster);
+        subscribers.owners(&snapshot.changes, &mut owners);
+        active.begin(subscribers);
         active.take(&owners);
         active.rows().into_iter().filter(|(_, count)| *count > 0).collect()
     }
 
     #[test]
     fn a_subscriber_counts_once_for_each_protocol_and_drain() {
-        let (mut kernel, mut active, mut roster) = (Kernel::new(), Active::default(), Roster::default());
+        let (mut kernel, mut active, mut subscribers) = (Kernel::new(), Active::default(), SubscriberIndex::default());
         for drain in 0..3 {
             for (host, protocol, confidence) in [
                 ("10.0.0.1", Protocol::BitTorrent, Confidence::Signature),
@@ -95,19 +100,19 @@ mod tests {
             ] {
                 kernel.count(key(host, protocol, confidence), bytes(1, 0));
             }
-            let found = count(&mut kernel, &mut active, &mut roster, drain);
+            let found = count(&mut kernel, &mut active, &mut subscribers, drain);
             assert_eq!(found, [(Protocol::BitTorrent, 2), (Protocol::Gnutella, 1)]);
         }
-        assert_eq!(count(&mut kernel, &mut active, &mut roster, 9), []);
+        assert_eq!(count(&mut kernel, &mut active, &mut subscribers, 9), []);
     }
 
     #[test]
     fn the_number_of_the_drain_may_come_round() {
-        let (mut kernel, mut active, mut roster) = (Kernel::new(), Active::default(), Roster::default());
+        let (mut kernel, mut active, mut subscribers) = (Kernel::new(), Active::default(), SubscriberIndex::default());
         active.drain = !PROTOCOLS;
         for drain in 0..3 {
             kernel.count(key("10.0.0.1", Protocol::BitTorrent, Confidence::Signature), bytes(1, 0));
-            assert_eq!(count(&mut kernel, &mut active, &mut roster, drain), [(Protocol::BitTorrent, 1)]);
+            assert_eq!(count(&mut kernel, &mut active, &mut subscribers, drain), [(Protocol::BitTorrent, 1)]);
         }
     }
 }

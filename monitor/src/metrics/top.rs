@@ -16,7 +16,7 @@ use monitor_common::{
 };
 
 use crate::{
-    policy::{Owner, Roster},
+    policy::{SubscriberIndex, TallyOwner},
     snapshot::{Change, Snapshot},
     subscriber::Pseudonyms,
 };
@@ -81,15 +81,15 @@ impl Top {
     }
 
     /// Begins to take in a drain.
-    pub(crate) fn begin(&mut self, snapshot: &Snapshot, roster: &Roster) {
+    pub(crate) fn begin(&mut self, snapshot: &Snapshot, subscribers: &SubscriberIndex) {
         if self.rank != 0 {
-            self.scores.resize(roster.len(), 0.0);
+            self.scores.resize(subscribers.len(), 0.0);
             self.unit = self.weight(snapshot.taken);
         }
     }
 
     /// Goes on with some of what moved, and whose each is.
-    pub(crate) fn take(&mut self, changes: &[Change], owners: &[Owner]) {
+    pub(crate) fn take(&mut self, changes: &[Change], owners: &[TallyOwner]) {
         if self.rank == 0 {
             return;
         }
@@ -101,7 +101,7 @@ impl Top {
     }
 
     /// Ends it: who enters, and who leaves.
-    pub(crate) fn end(&mut self, snapshot: &Snapshot, roster: &Roster, pseudonyms: &Pseudonyms) {
+    pub(crate) fn end(&mut self, snapshot: &Snapshot, subscribers: &SubscriberIndex, pseudonyms: &Pseudonyms) {
         if self.rank == 0 {
             return;
         }
@@ -111,7 +111,7 @@ impl Top {
             kept.contains_key(number) || snapshot.taken.saturating_duration_since(*entered) < LEAST_STAY
         });
         for number in leaders.iter().take(self.rank) {
-            if let Some(subscriber) = roster.subscriber(*number) {
+            if let Some(subscriber) = subscribers.subscriber(*number) {
                 self.members.entry(*number).or_insert_with(|| (pseudonyms.of(subscriber), snapshot.taken));
             }
         }
@@ -171,7 +171,7 @@ impl Top {
 
     /// The members' bytes by protocol, highest score first, within [`Top::most_series`].
     #[must_use]
-    pub fn rows(&self, snapshot: &Snapshot, roster: &Roster) -> Vec<TopRow> {
+    pub fn rows(&self, snapshot: &Snapshot, subscribers: &SubscriberIndex) -> Vec<TopRow> {
         let mut order: Vec<(&u32, &String)> = self.members.iter().map(|(number, (name, _))| (number, name)).collect();
         order.sort_unstable_by(|(left, _), (right, _)| {
             self.score(**right).total_cmp(&self.score(**left)).then(left.cmp(right))
@@ -179,8 +179,8 @@ impl Top {
         let mut rows: Vec<TopRow> = Vec::new();
         for (number, name) in order {
             let begin = rows.len();
-            for slot in roster.slots(*number) {
-                let (Some(key), Some(totals)) = (roster.key(slot), snapshot.totals.get(slot as usize)) else {
+            for slot in subscribers.slots(*number) {
+                let (Some(key), Some(totals)) = (subscribers.key(slot), snapshot.totals.get(slot as usize)) else {
                     continue;
                 };
                 let Some(protocol) = Protocol::from_number(key.protocol).filter(|_| is_p2p(key)) else { continue };

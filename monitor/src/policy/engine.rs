@@ -1,8 +1,8 @@
 //! Evaluates every policy on what moved in a drain.
 //!
-//! Policies that measure the same `Quantity` share a history, so the cost of a changed tally depends on the number of quantities
-//! that cover it and not on the number of policies or windows. A subscriber's policies are looked at only when it has moved as
-//! far as the nearest threshold was away.
+//! Policies with one metric and direction form a `MetricGroup` and share a history. The cost of a changed tally therefore depends on
+//! the number of groups that cover it, not on the number of policies or windows. A subscriber's policies are evaluated only after
+//! its counters moved by at least the distance to the nearest threshold.
 
 use std::{
     collections::HashMap,
@@ -13,10 +13,10 @@ use std::{
 use monitor_common::protocol::Verdict;
 
 use super::{
-    Policy, Roster,
-    class::Class,
-    quantity::{Holdings, Quantity},
-    roster::{Owner, TOGETHER},
+    Policy, SubscriberIndex,
+    metric_group::{MetricGroup, WindowSums},
+    subscriber_index::{CHUNK, TallyOwner},
+    verdict_index::VerdictIndex,
 };
 use crate::snapshot::{Change, Snapshot};
 
@@ -25,7 +25,7 @@ use crate::snapshot::{Change, Snapshot};
 pub struct Firing {
     /// Index of the policy.
     pub policy: usize,
-    /// Number of the subscriber in the roster.
+    /// Number of the subscriber in the [`SubscriberIndex`].
     pub subscriber: u32,
     /// What the window holds.
     pub value: u64,
@@ -48,38 +48,35 @@ pub struct PolicyCounts {
     pub allowed: u64,
 }
 
-/// What an evaluation found.
-pub type Outcome = Vec<Firing>;
-
 /// The policies and what they remember.
 #[derive(Debug)]
-pub struct Engine {
+pub struct PolicyEngine {
     policies: Vec<Arc<Policy>>,
-    quantities: Vec<Quantity>,
+    groups: Vec<MetricGroup>,
     /// End of the cool-down of (policy, subscriber).
     cooling: HashMap<(u32, u32), Instant>,
     /// Size of `cooling` at which ended ones are removed.
     sweep_at: usize,
     counts: Vec<PolicyCounts>,
-    holdings: Holdings,
+    window_sums: WindowSums,
 }
 
-impl Engine {
+impl PolicyEngine {
     /// An engine that has seen nothing.
     #[must_use]
     pub fn new(policies: Vec<Policy>) -> Self {
-        let mut quantities: Vec<Quantity> = Vec::new();
+        let mut groups: Vec<MetricGroup> = Vec::new();
         for (index, policy) in policies.iter().enumerate() {
-            let same = |quantity: &Quantity| quantity.metric == policy.metric && quantity.direction == policy.direction;
-            let position = quantities.iter().position(same).unwrap_or_else(|| {
-                quantities.push(Quantity::new(policy));
-                quantities.len() - 1
+            let same = |group: &MetricGroup| group.metric == policy.metric && group.direction == policy.direction;
+            let position = groups.iter().position(same).unwrap_or_else(|| {
+                groups.push(MetricGroup::new(policy));
+                groups.len() - 1
             });
-            quantities[position].include(index, policy);
+            groups[position].include(index, policy);
         }
         let counts = vec![PolicyCounts::default(); policies.len()];
         let policies = policies.into_iter().map(Arc::new).collect();
-        Self { policies, quantities, cooling: HashMap::new(), sweep_at: 1024, counts, holdings: Holdings::default() }
+        Self { policies, groups, cooling: HashMap::new(), sweep_at: 1024, counts, window_sums: WindowSums::default() }
     }
 
     /// The policies, by index.
@@ -94,68 +91,68 @@ impl Engine {
         &self.counts
     }
 
-    /// Takes in a drain and says what fired. `roster` has been updated with the snapshot; `reused` is what that returned.
+    /// Takes in a drain and says what fired. `subscribers` has been updated with the snapshot; `reused` is what that returned.
     ///
     /// The first drain after a start is taken as the state to start from: how old its traffic is, is not known.
-    pub fn evaluate(&mut self, snapshot: &Snapshot, roster: &Roster, reused: &[u32]) -> Outcome {
-        self.begin(snapshot, roster, reused);
+    pub fn evaluate(&mut self, snapshot: &Snapshot, subscribers: &SubscriberIndex, reused: &[u32]) -> Vec<Firing> {
+        self.begin(snapshot, subscribers, reused);
         let mut owners = Vec::new();
-        for changes in snapshot.changes.chunks(TOGETHER) {
-            roster.owners(changes, &mut owners);
+        for changes in snapshot.changes.chunks(CHUNK) {
+            subscribers.owners(changes, &mut owners);
             self.take(snapshot, changes, &owners);
         }
-        self.end(snapshot, roster)
+        self.end(snapshot, subscribers)
     }
 
-    /// Begins [`Engine::evaluate`], for callers that do more than one thing with the changes.
-    pub(crate) fn begin(&mut self, snapshot: &Snapshot, roster: &Roster, reused: &[u32]) {
+    /// Begins [`PolicyEngine::evaluate`], for callers that do more than one thing with the changes.
+    pub(crate) fn begin(&mut self, snapshot: &Snapshot, subscribers: &SubscriberIndex, reused: &[u32]) {
         if !snapshot.interval.is_zero() {
-            self.quantities.iter_mut().for_each(|quantity| quantity.begin(snapshot, roster, reused));
+            self.groups.iter_mut().for_each(|group| group.begin(snapshot, subscribers, reused));
         }
     }
 
     /// Goes on with some of the changes, and whose each is.
-    pub(crate) fn take(&mut self, snapshot: &Snapshot, changes: &[Change], owners: &[Owner]) {
+    pub(crate) fn take(&mut self, snapshot: &Snapshot, changes: &[Change], owners: &[TallyOwner]) {
         if !snapshot.interval.is_zero() {
-            self.quantities.iter_mut().for_each(|quantity| quantity.take(changes, owners));
+            self.groups.iter_mut().for_each(|group| group.take(changes, owners));
         }
     }
 
     /// Ends it: what fired.
-    pub(crate) fn end(&mut self, snapshot: &Snapshot, roster: &Roster) -> Outcome {
-        let mut outcome = Outcome::new();
-        for index in 0..self.quantities.len() {
-            let candidates = self.quantities[index].candidates();
+    pub(crate) fn end(&mut self, snapshot: &Snapshot, subscribers: &SubscriberIndex) -> Vec<Firing> {
+        let mut firings = Vec::new();
+        for index in 0..self.groups.len() {
+            let candidates = self.groups[index].candidates();
             for moved in candidates.chunk_by(|left, right| left.0 == right.0) {
-                self.judge(index, moved, snapshot, roster, &mut outcome);
+                self.evaluate_policies(index, moved, snapshot, subscribers, &mut firings);
             }
-            self.quantities[index].end(candidates);
+            self.groups[index].end(candidates);
         }
         self.sweep(snapshot.taken);
-        outcome
+        firings
     }
 
     /// Makes whatever moves next be looked at, however far the thresholds are.
     #[cfg(test)]
-    pub(super) fn distrust_limits(&mut self) {
-        self.quantities.iter_mut().for_each(Quantity::distrust_limits);
+    pub(super) fn ignore_limits(&mut self) {
+        self.groups.iter_mut().for_each(MetricGroup::ignore_limits);
     }
 
-    /// Looks at one subscriber's policies of a quantity that cover what moved.
-    fn judge(
+    /// Evaluates the policies of one group and one subscriber that cover a changed verdict.
+    fn evaluate_policies(
         &mut self,
-        quantity: usize,
-        moved: &[(u32, Class)],
+        group: usize,
+        moved: &[(u32, VerdictIndex)],
         snapshot: &Snapshot,
-        roster: &Roster,
-        outcome: &mut Outcome,
+        subscribers: &SubscriberIndex,
+        firings: &mut Vec<Firing>,
     ) {
-        let Self { policies, quantities, cooling, counts, holdings, .. } = self;
+        let Self { policies, groups, cooling, counts, window_sums, .. } = self;
         let Some((number, _)) = moved.first().copied() else { return };
-        let Some(subscriber) = roster.subscriber(number) else { return };
+        let Some(subscriber) = subscribers.subscriber(number) else { return };
         let block = subscriber.block();
-        quantities[quantity].judge(moved, roster, holdings, |met| {
-            for (_, index) in met.policies {
+        groups[group].evaluate_policies(moved, subscribers, window_sums, |breach| {
+            for (_, index) in breach.policies {
                 let policy = &policies[*index];
                 let counts = &mut counts[*index];
                 if policy.allows(&block) {
@@ -171,12 +168,12 @@ impl Engine {
                     cooling.insert(key, until);
                 }
                 counts.fired += 1;
-                let span = snapshot.taken.saturating_duration_since(met.begun);
-                outcome.push(Firing {
+                let span = snapshot.taken.saturating_duration_since(breach.begun);
+                firings.push(Firing {
                     policy: *index,
                     subscriber: number,
-                    value: met.value,
-                    parts: met.measure.parts(met.parts),
+                    value: breach.value,
+                    parts: breach.policy_group.parts(breach.parts),
                     window_start: snapshot.taken_at.checked_sub(span).unwrap_or(snapshot.taken_at),
                     window_end: snapshot.taken_at,
                 });

@@ -94,7 +94,7 @@ impl Event {
             confidence: weakest.unwrap_or(self.policy.min_confidence).label(),
             min_confidence: self.policy.min_confidence.label(),
             protocols: self.firing.parts.iter().map(part).collect(),
-            window: Window {
+            window: EventWindow {
                 start: rfc3339(self.firing.window_start),
                 end: rfc3339(self.firing.window_end),
                 seconds: self.policy.window.as_secs_f64(),
@@ -127,7 +127,7 @@ struct Body<'a> {
     confidence: &'static str,
     min_confidence: &'static str,
     protocols: Vec<Part>,
-    window: Window,
+    window: EventWindow,
     inspection: &'static str,
 }
 
@@ -149,7 +149,7 @@ struct Part {
 }
 
 #[derive(Serialize)]
-struct Window {
+struct EventWindow {
     /// When the oldest traffic that counts may have passed.
     start: String,
     end: String,

@@ -1,4 +1,4 @@
-//! What each tally did lately: buckets with an amount for each tally, shared by all windows that look back over them.
+//! Recent amounts of each tally: a ring of buckets that all windows of a metric group share.
 //!
 //! A window begins where a bucket does, and a bucket is a whole number of drains, so a window is never guessed: its sum is exact
 //! over the span it covers. The span is at most the policy's window (within [`tolerance`]) and at most a fifteenth of it and one
@@ -32,7 +32,7 @@ struct Bucket {
 
 /// How far one window looks back.
 #[derive(Debug)]
-struct Window {
+struct LookBack {
     longest: Duration,
     step: Duration,
     /// Where it begins, and where it will begin later, oldest first. Each is the beginning of a bucket.
@@ -41,10 +41,10 @@ struct Window {
     first: usize,
 }
 
-/// Histories of all tallies of one quantity.
+/// Histories of all tallies of one metric group.
 #[derive(Debug, Default)]
 pub(super) struct History {
-    windows: Vec<Window>,
+    windows: Vec<LookBack>,
     /// Oldest first; the last one is the current.
     buckets: VecDeque<Bucket>,
     /// Memory of a bucket that is gone.
@@ -57,7 +57,7 @@ impl History {
     /// Adds a window; it has the next number.
     pub(super) fn include(&mut self, window: Duration) {
         let longest = window + tolerance(window);
-        self.windows.push(Window { longest, step: longest / BEGINNINGS, begins: VecDeque::new(), first: 0 });
+        self.windows.push(LookBack { longest, step: longest / BEGINNINGS, begins: VecDeque::new(), first: 0 });
     }
 
     /// Begins a drain that covers the time from `from` to `to`, and lets go of what is older than all windows.
@@ -138,15 +138,15 @@ impl History {
         sums.extend(self.windows.iter().map(|window| self.scratch[window.first]));
     }
 
-    /// Forgets a place whose slot now belongs to another key.
-    pub(super) fn forget(&mut self, place: usize) {
+    /// Clears a place after its slot was given to another key.
+    pub(super) fn clear(&mut self, place: usize) {
         for amount in self.buckets.iter_mut().filter_map(|bucket| bucket.amounts.get_mut(place)) {
             *amount = 0;
         }
     }
 }
 
-impl Window {
+impl LookBack {
     /// Moves on to a drain; whether a bucket must begin with it.
     fn advance(&mut self, from: Instant, to: Instant) -> bool {
         while self.begins.front().is_some_and(|begun| to.saturating_duration_since(*begun) > self.longest) {

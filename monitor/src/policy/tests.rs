@@ -8,7 +8,7 @@ use monitor_common::{
 };
 use proptest::prelude::*;
 
-use super::{Engine, Policy, PolicyCounts, ProtocolSet, Roster, engine::Firing, history::tolerance};
+use super::{Policy, PolicyCounts, PolicyEngine, ProtocolSet, SubscriberIndex, engine::Firing, history::tolerance};
 use crate::{
     fake::{Kernel, bytes, key},
     words::{Metric, PolicyDirection},
@@ -29,24 +29,28 @@ fn policy(threshold: u64, window_s: u64, cool_down_s: u64) -> Policy {
     }
 }
 
-/// A kernel, a roster and an engine that are drained together.
+/// A kernel, a subscriber index and an engine that are drained together.
 struct Bench {
     kernel: Kernel,
-    roster: Roster,
-    engine: Engine,
+    subscribers: SubscriberIndex,
+    engine: PolicyEngine,
 }
 
 impl Bench {
     fn new(policies: Vec<Policy>) -> Self {
-        let mut bench = Self { kernel: Kernel::new(), roster: Roster::default(), engine: Engine::new(policies) };
+        let mut bench = Self {
+            kernel: Kernel::new(),
+            subscribers: SubscriberIndex::default(),
+            engine: PolicyEngine::new(policies),
+        };
         assert!(bench.drain_ms(0).is_empty());
         bench
     }
 
     fn drain_ms(&mut self, at_ms: u64) -> Vec<Firing> {
         let snapshot = self.kernel.drain_at(Duration::from_millis(at_ms));
-        let reused = self.roster.update(&snapshot);
-        self.engine.evaluate(&snapshot, &self.roster, &reused)
+        let reused = self.subscribers.update(&snapshot);
+        self.engine.evaluate(&snapshot, &self.subscribers, &reused)
     }
 
     fn drain(&mut self, at_s: u64) -> Vec<Firing> {
@@ -72,13 +76,16 @@ fn fires_at_the_threshold_with_what_was_measured() {
     assert_eq!(fired[0].parts.iter().map(|(_, part)| part).sum::<u64>(), 1000);
     assert_eq!(fired[0].parts[0].0.protocol, Protocol::BitTorrent);
     assert_eq!(fired[0].window_end.duration_since(fired[0].window_start).expect("ordered"), Duration::from_secs(30));
-    assert_eq!(bench.roster.subscriber(fired[0].subscriber).expect("known").block().to_string(), "10.0.0.1/32");
+    assert_eq!(bench.subscribers.subscriber(fired[0].subscriber).expect("known").block().to_string(), "10.0.0.1/32");
 }
 
 #[test]
 fn what_happened_before_the_first_drain_is_of_unknown_age_and_never_fires() {
-    let mut bench =
-        Bench { kernel: Kernel::new(), roster: Roster::default(), engine: Engine::new(vec![policy(10, 60, 0)]) };
+    let mut bench = Bench {
+        kernel: Kernel::new(),
+        subscribers: SubscriberIndex::default(),
+        engine: PolicyEngine::new(vec![policy(10, 60, 0)]),
+    };
     bench.kernel.count(bittorrent("10.0.0.1"), bytes(1 << 40, 0));
     assert!(bench.drain(0).is_empty());
     bench.kernel.count(bittorrent("10.0.0.1"), bytes(9, 0));
@@ -261,7 +268,7 @@ proptest! {
                 all.map(|each| (each.policy, each.subscriber, each.value, each.parts.clone(), span(each))).collect()
             };
             prop_assert_eq!(plain(&found), plain(&expected));
-            thorough.engine.distrust_limits();
+            thorough.engine.ignore_limits();
             let mut expected = advance(&mut thorough);
             expected.sort_by_key(order);
             prop_assert_eq!(plain(&found), plain(&expected));
@@ -322,7 +329,8 @@ fn a_thousand_policies_over_a_million_tallies() {
             rule
         })
         .collect();
-    let mut bench = Bench { kernel: Kernel::new(), roster: Roster::default(), engine: Engine::new(rules) };
+    let mut bench =
+        Bench { kernel: Kernel::new(), subscribers: SubscriberIndex::default(), engine: PolicyEngine::new(rules) };
     let mut keys = Vec::new();
     for subscriber in 0..250_000_u32 {
         let address = std::net::Ipv4Addr::from(0x0a00_0000 + subscriber).to_string();
@@ -341,11 +349,11 @@ fn a_thousand_policies_over_a_million_tallies() {
             now.try_into().expect("a positive time")
         };
         let begun = cpu();
-        let reused = bench.roster.update(&snapshot);
+        let reused = bench.subscribers.update(&snapshot);
         let updated = cpu() - begun;
-        let fired = bench.engine.evaluate(&snapshot, &bench.roster, &reused).len();
+        let fired = bench.engine.evaluate(&snapshot, &bench.subscribers, &reused).len();
         println!(
-            "round {round}: {} changes, {fired} fired, roster {updated:?}, all {:?}",
+            "round {round}: {} changes, {fired} fired, index {updated:?}, all {:?}",
             snapshot.changes.len(),
             cpu() - begun
         );

@@ -6,15 +6,15 @@ use monitor_common::{
 };
 
 /// Number of (protocol, confidence) pairs.
-pub(super) const CLASSES: usize = PROTOCOL_SLOTS * CONFIDENCE_SLOTS;
+pub(super) const VERDICTS: usize = PROTOCOL_SLOTS * CONFIDENCE_SLOTS;
 
 /// Index of a (protocol, confidence) pair.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Class(u16);
+pub(crate) struct VerdictIndex(u16);
 
-const _: () = assert!(CLASSES <= 1 << u16::BITS);
+const _: () = assert!(VERDICTS <= 1 << u16::BITS);
 
-impl Class {
+impl VerdictIndex {
     /// The pair that no policy covers: unclassified, without confidence.
     pub(super) const NONE: Self = Self(0);
 
@@ -32,7 +32,7 @@ impl Class {
         Self::new(key.protocol, key.confidence)
     }
 
-    /// Below [`CLASSES`].
+    /// Below [`VERDICTS`].
     pub(super) fn index(self) -> usize {
         usize::from(self.0)
     }

@@ -1,8 +1,7 @@
-//! One measured quantity (a metric in a direction): the history of its tallies, and the policies that measure it over one window or another.
+//! Policies that measure one metric in one direction, and the history of the tallies that they cover.
 //!
-//! All of a quantity's windows share one history, and one test of each change: whether the subscriber has counted so much since its
-//! policies were looked at that one of those that cover the change might fire. So what a change costs does not grow with the
-//! number of policies or of windows.
+//! All windows of a group share one history and one test per change: did the subscriber count enough since its last evaluation for
+//! a policy that covers the change to fire? The cost of a change therefore does not grow with the number of policies or windows.
 
 use std::time::{Duration, Instant};
 
@@ -13,9 +12,9 @@ use monitor_common::{
 
 use super::{
     Policy, ProtocolSet,
-    class::{CLASSES, Class},
     history::History,
-    roster::{NOBODY, Owner, Roster},
+    subscriber_index::{NO_SUBSCRIBER, SubscriberIndex, TallyOwner},
+    verdict_index::{VERDICTS, VerdictIndex},
 };
 use crate::{
     snapshot::{Change, Snapshot},
@@ -25,37 +24,37 @@ use crate::{
 /// Place of a tally without history.
 const NO_PLACE: u32 = u32::MAX;
 
-/// Policies that measure the same quantity.
+/// Policies that measure one metric in one direction.
 #[derive(Debug)]
-pub(super) struct Quantity {
+pub(super) struct MetricGroup {
     pub(super) metric: Metric,
     pub(super) direction: PolicyDirection,
-    windows: Vec<Window>,
-    /// Least threshold of the policies that cover a class; `u64::MAX` if none does.
-    least: Box<[u64; CLASSES]>,
+    windows: Vec<WindowGroup>,
+    /// By verdict: least threshold of the policies that cover it; `u64::MAX` if none does.
+    least: Box<[u64; VERDICTS]>,
     history: History,
     /// Place of each slot in the history: only tallies that a policy covers have one.
     places: Vec<u32>,
-    /// By place: what [`Quantity::added`] of its subscriber must reach before a policy that covers the tally can fire.
+    /// By place: what [`MetricGroup::added`] of its subscriber must reach before a policy that covers the tally can fire.
     limits: Vec<u64>,
     /// What each subscriber's covered tallies have counted since it was first seen. At least what any window holds of them.
     added: Vec<u64>,
-    /// Subscribers that may reach a threshold, and the class that moved.
-    candidates: Vec<(u32, Class)>,
+    /// Subscribers that may reach a threshold, with the verdict that moved.
+    candidates: Vec<(u32, VerdictIndex)>,
 }
 
 /// Policies of one window.
 #[derive(Debug)]
-pub(super) struct Window {
+pub(super) struct WindowGroup {
     length: Duration,
-    measures: Vec<Measure>,
-    /// Classes that a policy covers.
-    covered: Box<[bool; CLASSES]>,
+    policy_groups: Vec<PolicyGroup>,
+    /// By verdict: whether a policy covers it.
+    covered: Box<[bool; VERDICTS]>,
 }
 
 /// Policies that cover the same verdicts within a window.
 #[derive(Debug)]
-pub(super) struct Measure {
+pub(super) struct PolicyGroup {
     protocols: ProtocolSet,
     min_confidence: Confidence,
     /// Threshold and policy index, least threshold first.
@@ -64,34 +63,34 @@ pub(super) struct Measure {
 
 /// What the windows hold of one subscriber's covered tallies.
 #[derive(Debug, Default)]
-pub(super) struct Holdings {
-    /// Class and place of each tally.
-    tallies: Vec<(Class, usize)>,
+pub(super) struct WindowSums {
+    /// Verdict and place of each tally.
+    tallies: Vec<(VerdictIndex, usize)>,
     /// By tally, then by window.
     sums: Vec<u64>,
     /// What each verdict adds to the window that is looked at.
     parts: Vec<(Verdict, u64)>,
 }
 
-/// Policies of one window and measure that are met.
-pub(super) struct Met<'a> {
+/// Policies of one group and window that reached their thresholds.
+pub(super) struct Breach<'a> {
     /// When the oldest traffic of the window may have passed.
     pub(super) begun: Instant,
     pub(super) value: u64,
     /// Threshold and policy index.
     pub(super) policies: &'a [(u64, usize)],
-    pub(super) measure: &'a Measure,
-    /// What the window holds of each verdict, others than the measure's included.
+    pub(super) policy_group: &'a PolicyGroup,
+    /// Amount of each verdict in the window, including verdicts that the group does not cover.
     pub(super) parts: &'a [(Verdict, u64)],
 }
 
-impl Quantity {
+impl MetricGroup {
     pub(super) fn new(policy: &Policy) -> Self {
         Self {
             metric: policy.metric,
             direction: policy.direction,
             windows: Vec::new(),
-            least: Box::new([u64::MAX; CLASSES]),
+            least: Box::new([u64::MAX; VERDICTS]),
             history: History::default(),
             places: Vec::new(),
             limits: Vec::new(),
@@ -102,42 +101,42 @@ impl Quantity {
 
     /// Adds a policy; `index` is its number.
     pub(super) fn include(&mut self, index: usize, policy: &Policy) {
-        let same = |window: &Window| window.length == policy.window;
+        let same = |window: &WindowGroup| window.length == policy.window;
         let position = self.windows.iter().position(same).unwrap_or_else(|| {
-            self.windows.push(Window::new(policy.window));
+            self.windows.push(WindowGroup::new(policy.window));
             self.history.include(policy.window);
             self.windows.len() - 1
         });
         self.windows[position].include(index, policy);
-        for class in policy.classes() {
-            let least = &mut self.least[class.index()];
+        for verdict_index in policy.covered_verdicts() {
+            let least = &mut self.least[verdict_index.index()];
             *least = (*least).min(policy.threshold);
         }
     }
 
     /// Begins a drain.
-    pub(super) fn begin(&mut self, snapshot: &Snapshot, roster: &Roster, reused: &[u32]) {
+    pub(super) fn begin(&mut self, snapshot: &Snapshot, subscribers: &SubscriberIndex, reused: &[u32]) {
         let from = snapshot.taken.checked_sub(snapshot.interval).unwrap_or(snapshot.taken);
         self.history.advance(from, snapshot.taken);
-        self.added.resize(roster.len(), 0);
+        self.added.resize(subscribers.len(), 0);
         for slot in reused {
             if let Some(place) = self.place(*slot) {
-                self.history.forget(place);
-                self.limits[place] = self.least[roster.owner(*slot).class.index()];
+                self.history.clear(place);
+                self.limits[place] = self.least[subscribers.owner(*slot).verdict_index.index()];
             }
         }
     }
 
     /// Adds what moved; a subscriber becomes a candidate if some policy that covers the change might fire.
-    pub(super) fn take(&mut self, changes: &[Change], owners: &[Owner]) {
+    pub(super) fn take(&mut self, changes: &[Change], owners: &[TallyOwner]) {
         if !self.history.is_open() {
             return;
         }
         let mut current = self.history.current(self.limits.len());
         for (change, owner) in changes.iter().zip(owners) {
-            let least = self.least[owner.class.index()];
+            let least = self.least[owner.verdict_index.index()];
             let amount = amount(self.metric, self.direction, &change.delta);
-            if owner.subscriber == NOBODY || least == u64::MAX || amount == 0 {
+            if owner.subscriber == NO_SUBSCRIBER || least == u64::MAX || amount == 0 {
                 continue;
             }
             let slot = change.slot as usize;
@@ -155,86 +154,89 @@ impl Quantity {
             let added = &mut self.added[owner.subscriber as usize];
             *added = added.saturating_add(amount);
             if *added >= self.limits[place] {
-                self.candidates.push((owner.subscriber, owner.class));
+                self.candidates.push((owner.subscriber, owner.verdict_index));
             }
         }
     }
 
-    /// Subscribers that may reach a threshold, each with the classes that moved, one after the other. The caller gives the memory back.
-    pub(super) fn candidates(&mut self) -> Vec<(u32, Class)> {
+    /// Subscribers that may reach a threshold, sorted, with the verdicts that moved. [`MetricGroup::end`] takes the memory back.
+    pub(super) fn candidates(&mut self) -> Vec<(u32, VerdictIndex)> {
         let mut candidates = std::mem::take(&mut self.candidates);
         candidates.sort_unstable();
         candidates
     }
 
     /// Ends a drain.
-    pub(super) fn end(&mut self, mut candidates: Vec<(u32, Class)>) {
+    pub(super) fn end(&mut self, mut candidates: Vec<(u32, VerdictIndex)>) {
         candidates.clear();
         self.candidates = candidates;
     }
 
-    /// Looks at the policies that cover what moved of one subscriber: (its number, class) of each.
-    pub(super) fn judge(
+    /// Evaluates one subscriber's policies; `moved` holds its number and a verdict per entry, and only policies that cover one count.
+    pub(super) fn evaluate_policies(
         &mut self,
-        moved: &[(u32, Class)],
-        roster: &Roster,
-        holdings: &mut Holdings,
-        mut met: impl FnMut(&Met<'_>),
+        moved: &[(u32, VerdictIndex)],
+        subscribers: &SubscriberIndex,
+        window_sums: &mut WindowSums,
+        mut breach: impl FnMut(&Breach<'_>),
     ) {
         let Some((number, _)) = moved.first().copied() else { return };
-        self.look(number, roster, holdings);
+        self.read_windows(number, subscribers, window_sums);
         let (windows, added) = (self.windows.len(), self.added[number as usize]);
         // The limits of what did not move hold as they are.
-        let has_moved = |class: Class| moved.iter().any(|(_, each)| *each == class);
-        for (_, place) in holdings.tallies.iter().filter(|(class, _)| has_moved(*class)) {
+        let has_moved = |verdict_index: VerdictIndex| moved.iter().any(|(_, each)| *each == verdict_index);
+        for (_, place) in window_sums.tallies.iter().filter(|(verdict_index, _)| has_moved(*verdict_index)) {
             self.limits[*place] = u64::MAX;
         }
         for (index, window) in self.windows.iter().enumerate() {
-            holdings.parts.clear();
-            for ((class, _), sums) in holdings.tallies.iter().zip(holdings.sums.chunks_exact(windows)) {
-                if let (Some(verdict), true) = (class.verdict(), window.covered[class.index()] && sums[index] > 0) {
-                    holdings.parts.push((verdict, sums[index]));
+            window_sums.parts.clear();
+            for ((verdict_index, _), sums) in window_sums.tallies.iter().zip(window_sums.sums.chunks_exact(windows)) {
+                if let (Some(verdict), true) =
+                    (verdict_index.verdict(), window.covered[verdict_index.index()] && sums[index] > 0)
+                {
+                    window_sums.parts.push((verdict, sums[index]));
                 }
             }
-            let parts = &holdings.parts;
-            for measure in &window.measures {
-                if !moved.iter().any(|(_, class)| measure.covers(*class)) {
+            let parts = &window_sums.parts;
+            for policy_group in &window.policy_groups {
+                if !moved.iter().any(|(_, verdict_index)| policy_group.covers(*verdict_index)) {
                     continue;
                 }
-                let value = measure.value(parts);
-                let left = measure.least().saturating_sub(value);
+                let value = policy_group.value(parts);
+                let left = policy_group.least().saturating_sub(value);
                 let limit = added.saturating_add(left);
-                for (class, place) in &holdings.tallies {
-                    if limit < self.limits[*place] && has_moved(*class) && measure.covers(*class) {
+                for (verdict_index, place) in &window_sums.tallies {
+                    if limit < self.limits[*place] && has_moved(*verdict_index) && policy_group.covers(*verdict_index) {
                         self.limits[*place] = limit;
                     }
                 }
-                let policies = &measure.policies[..measure.policies.partition_point(|(least, _)| *least <= value)];
+                let policies =
+                    &policy_group.policies[..policy_group.policies.partition_point(|(least, _)| *least <= value)];
                 if let (Some(begun), false) = (self.history.begin(index), policies.is_empty()) {
-                    met(&Met { begun, value, policies, measure, parts });
+                    breach(&Breach { begun, value, policies, policy_group, parts });
                 }
             }
         }
     }
 
-    /// What the windows hold of a subscriber.
-    fn look(&mut self, number: u32, roster: &Roster, holdings: &mut Holdings) {
-        holdings.tallies.clear();
-        holdings.sums.clear();
-        for slot in roster.slots(number) {
-            let class = roster.owner(slot).class;
-            if self.least[class.index()] == u64::MAX {
+    /// Reads the window sums of a subscriber's covered tallies.
+    fn read_windows(&mut self, number: u32, subscribers: &SubscriberIndex, window_sums: &mut WindowSums) {
+        window_sums.tallies.clear();
+        window_sums.sums.clear();
+        for slot in subscribers.slots(number) {
+            let verdict_index = subscribers.owner(slot).verdict_index;
+            if self.least[verdict_index.index()] == u64::MAX {
                 continue;
             }
             if let Some(place) = self.place(slot) {
-                holdings.tallies.push((class, place));
-                self.history.sums(place, &mut holdings.sums);
+                window_sums.tallies.push((verdict_index, place));
+                self.history.sums(place, &mut window_sums.sums);
             }
         }
     }
 
     #[cfg(test)]
-    pub(super) fn distrust_limits(&mut self) {
+    pub(super) fn ignore_limits(&mut self) {
         self.limits.fill(0);
     }
 
@@ -243,34 +245,34 @@ impl Quantity {
     }
 }
 
-impl Window {
+impl WindowGroup {
     fn new(length: Duration) -> Self {
-        Self { length, measures: Vec::new(), covered: Box::new([false; CLASSES]) }
+        Self { length, policy_groups: Vec::new(), covered: Box::new([false; VERDICTS]) }
     }
 
     fn include(&mut self, index: usize, policy: &Policy) {
-        policy.classes().for_each(|class| self.covered[class.index()] = true);
-        let same = |measure: &Measure| {
-            measure.protocols == policy.protocols && measure.min_confidence == policy.min_confidence
+        policy.covered_verdicts().for_each(|verdict_index| self.covered[verdict_index.index()] = true);
+        let same = |policy_group: &PolicyGroup| {
+            policy_group.protocols == policy.protocols && policy_group.min_confidence == policy.min_confidence
         };
-        let position = self.measures.iter().position(same).unwrap_or_else(|| {
+        let position = self.policy_groups.iter().position(same).unwrap_or_else(|| {
             let (protocols, min_confidence) = (policy.protocols, policy.min_confidence);
-            self.measures.push(Measure { protocols, min_confidence, policies: Vec::new() });
-            self.measures.len() - 1
+            self.policy_groups.push(PolicyGroup { protocols, min_confidence, policies: Vec::new() });
+            self.policy_groups.len() - 1
         });
-        let policies = &mut self.measures[position].policies;
+        let policies = &mut self.policy_groups[position].policies;
         policies.push((policy.threshold, index));
         policies.sort_unstable();
     }
 }
 
-impl Measure {
+impl PolicyGroup {
     fn counts(&self, verdict: Verdict) -> bool {
         verdict.confidence >= self.min_confidence && self.protocols.contains(verdict.protocol)
     }
 
-    fn covers(&self, class: Class) -> bool {
-        class.verdict().is_some_and(|verdict| self.counts(verdict))
+    fn covers(&self, verdict_index: VerdictIndex) -> bool {
+        verdict_index.verdict().is_some_and(|verdict| self.counts(verdict))
     }
 
     /// The least threshold.
@@ -291,16 +293,16 @@ impl Measure {
 }
 
 impl Policy {
-    /// The classes it covers.
-    fn classes(&self) -> impl Iterator<Item = Class> {
+    /// Verdicts that the policy covers.
+    fn covered_verdicts(&self) -> impl Iterator<Item = VerdictIndex> {
         self.protocols.iter().flat_map(|protocol: Protocol| {
             let tiers = Confidence::ALL.iter().filter(|tier| **tier >= self.min_confidence);
-            tiers.map(move |tier| Class::new(protocol as u8, *tier as u8))
+            tiers.map(move |tier| VerdictIndex::new(protocol as u8, *tier as u8))
         })
     }
 }
 
-/// What a policy measures of a change.
+/// The amount that a metric and direction take from a change.
 fn amount(metric: Metric, direction: PolicyDirection, delta: &Totals) -> u64 {
     let (up, down) = match metric {
         Metric::Bytes => (delta.bytes_up, delta.bytes_down),

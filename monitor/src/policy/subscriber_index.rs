@@ -9,47 +9,47 @@ use std::{
 use hashbrown::{HashTable, hash_table::Entry};
 use monitor_common::{protocol::Confidence, tally::TallyKey};
 
-use super::class::Class;
+use super::verdict_index::VerdictIndex;
 use crate::{
     snapshot::{Change, Snapshot},
     subscriber::Subscriber,
 };
 
 /// Changes that everything takes in before any takes the next: few enough to stay in the caches.
-pub(crate) const TOGETHER: usize = 2048;
+pub(crate) const CHUNK: usize = 2048;
 
 /// Number of no subscriber: the catch-all tally.
-pub(crate) const NOBODY: u32 = u32::MAX;
+pub(crate) const NO_SUBSCRIBER: u32 = u32::MAX;
 
 /// Ends the list of a subscriber's slots.
 const NO_SLOT: u32 = u32::MAX;
 
 /// Whose a tally is, and what it counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Owner {
-    /// Number of the subscriber; [`NOBODY`] for the catch-all.
+pub(crate) struct TallyOwner {
+    /// Number of the subscriber; [`NO_SUBSCRIBER`] for the catch-all.
     pub(crate) subscriber: u32,
     /// Protocol and confidence.
-    pub(crate) class: Class,
+    pub(crate) verdict_index: VerdictIndex,
 }
 
-impl Owner {
-    const NOBODY: Self = Self { subscriber: NOBODY, class: Class::NONE };
+impl TallyOwner {
+    const NO_SUBSCRIBER: Self = Self { subscriber: NO_SUBSCRIBER, verdict_index: VerdictIndex::NONE };
 
     /// Whether its traffic makes a subscriber a P2P subscriber.
     pub(crate) fn is_p2p(self) -> bool {
-        self.class.confidence_number() != Confidence::None as usize
+        self.verdict_index.confidence_number() != Confidence::None as usize
     }
 }
 
 /// Which subscriber each tally slot belongs to, and which slots each subscriber has.
 #[derive(Debug, Default)]
-pub struct Roster {
+pub struct SubscriberIndex {
     keys: Arc<Vec<TallyKey>>,
     /// Subscriber number of each slot.
     of_slot: Vec<u32>,
     /// What each slot counts: the keys have it, too, in twelve times the memory.
-    classes: Vec<Class>,
+    verdict_indexes: Vec<VerdictIndex>,
     /// The next slot of the same subscriber, of each slot: a list of its own for each subscriber would take seven times as much.
     next: Vec<u32>,
     subscribers: Vec<Subscriber>,
@@ -60,7 +60,7 @@ pub struct Roster {
     hasher: RandomState,
 }
 
-impl Roster {
+impl SubscriberIndex {
     /// Takes in the keys of a snapshot; returns the slots that hold another key than before.
     pub fn update(&mut self, snapshot: &Snapshot) -> Vec<u32> {
         let mut reused = Vec::new();
@@ -71,7 +71,7 @@ impl Roster {
             if self.keys[slot] != snapshot.keys[slot] {
                 self.unlink(slot as u32);
                 self.of_slot[slot] = self.number(&snapshot.keys[slot], slot);
-                self.classes[slot] = Class::of(&snapshot.keys[slot]);
+                self.verdict_indexes[slot] = VerdictIndex::of(&snapshot.keys[slot]);
                 reused.push(slot as u32);
             }
         }
@@ -79,14 +79,14 @@ impl Roster {
         for slot in self.of_slot.len()..snapshot.keys.len() {
             let number = self.number(&snapshot.keys[slot], slot);
             self.of_slot.push(number);
-            self.classes.push(Class::of(&snapshot.keys[slot]));
+            self.verdict_indexes.push(VerdictIndex::of(&snapshot.keys[slot]));
         }
         self.keys = Arc::clone(&snapshot.keys);
         reused
     }
 
     fn number(&mut self, key: &TallyKey, slot: usize) -> u32 {
-        let Some(subscriber) = Subscriber::of(key) else { return NOBODY };
+        let Some(subscriber) = Subscriber::of(key) else { return NO_SUBSCRIBER };
         let (subscribers, hasher) = (&self.subscribers, &self.hasher);
         let is_same = |number: &u32| subscribers[*number as usize] == subscriber;
         let hash = |number: &u32| hasher.hash_one(subscribers[*number as usize]);
@@ -119,7 +119,7 @@ impl Roster {
     /// Takes a slot from its subscriber's.
     fn unlink(&mut self, slot: u32) {
         let number = self.of_slot[slot as usize];
-        if number == NOBODY {
+        if number == NO_SUBSCRIBER {
             return;
         }
         let left: Vec<u32> = self.slots(number).filter(|each| *each != slot).collect();
@@ -127,22 +127,24 @@ impl Roster {
         left.into_iter().for_each(|each| self.link(number, each));
     }
 
-    /// The subscriber number of a slot; `NOBODY` for the catch-all.
+    /// The subscriber number of a slot; `NO_SUBSCRIBER` for the catch-all.
     #[must_use]
     pub fn of_slot(&self, slot: u32) -> u32 {
-        self.of_slot.get(slot as usize).copied().unwrap_or(NOBODY)
+        self.of_slot.get(slot as usize).copied().unwrap_or(NO_SUBSCRIBER)
     }
 
     /// Whose a slot is, and what it counts.
-    pub(crate) fn owner(&self, slot: u32) -> Owner {
-        match (self.of_slot.get(slot as usize), self.classes.get(slot as usize)) {
-            (Some(subscriber), Some(class)) => Owner { subscriber: *subscriber, class: *class },
-            _ => Owner::NOBODY,
+    pub(crate) fn owner(&self, slot: u32) -> TallyOwner {
+        match (self.of_slot.get(slot as usize), self.verdict_indexes.get(slot as usize)) {
+            (Some(subscriber), Some(verdict_index)) => {
+                TallyOwner { subscriber: *subscriber, verdict_index: *verdict_index }
+            }
+            _ => TallyOwner::NO_SUBSCRIBER,
         }
     }
 
     /// Whose each change is, in place of what `owners` held.
-    pub(crate) fn owners(&self, changes: &[Change], owners: &mut Vec<Owner>) {
+    pub(crate) fn owners(&self, changes: &[Change], owners: &mut Vec<TallyOwner>) {
         owners.clear();
         owners.extend(changes.iter().map(|change| self.owner(change.slot)));
     }
@@ -202,35 +204,35 @@ mod tests {
         }
     }
 
-    /// A roster that has seen these keys, from slot 1 on, one list after the other.
-    fn after(lists: &[&[TallyKey]]) -> (Roster, Vec<u32>) {
-        let (mut roster, mut reused) = (Roster::default(), Vec::new());
+    /// An index that has seen these keys, from slot 1 on, one list after the other.
+    fn after(lists: &[&[TallyKey]]) -> (SubscriberIndex, Vec<u32>) {
+        let (mut index, mut reused) = (SubscriberIndex::default(), Vec::new());
         for keys in lists {
             let keys = [&[TallyKey::CATCH_ALL], *keys].concat();
             let snapshot = Snapshot { keys: Arc::new(keys), ..Kernel::new().drain_at(Duration::ZERO) };
-            reused = roster.update(&snapshot);
+            reused = index.update(&snapshot);
         }
-        (roster, reused)
+        (index, reused)
     }
 
     #[test]
     fn a_subscriber_has_its_slots_in_order() {
         let first = [key(1, Protocol::BitTorrent), key(2, Protocol::BitTorrent), key(1, Protocol::Gnutella)];
-        let (roster, reused) = after(&[&first, &[&first[..], &[key(1, Protocol::Soulseek)]].concat()]);
+        let (index, reused) = after(&[&first, &[&first[..], &[key(1, Protocol::Soulseek)]].concat()]);
         assert!(reused.is_empty());
-        assert_eq!(roster.len(), 2);
-        assert_eq!(roster.slots(roster.of_slot(1)).collect::<Vec<_>>(), [1, 3, 4]);
-        assert_eq!(roster.slots(roster.of_slot(2)).collect::<Vec<_>>(), [2]);
-        assert_eq!(roster.of_slot(0), NOBODY);
-        assert_eq!(roster.slots(NOBODY).count(), 0);
+        assert_eq!(index.len(), 2);
+        assert_eq!(index.slots(index.of_slot(1)).collect::<Vec<_>>(), [1, 3, 4]);
+        assert_eq!(index.slots(index.of_slot(2)).collect::<Vec<_>>(), [2]);
+        assert_eq!(index.of_slot(0), NO_SUBSCRIBER);
+        assert_eq!(index.slots(NO_SUBSCRIBER).count(), 0);
     }
 
     #[test]
     fn a_slot_that_is_used_again_changes_hands() {
         let (one, two, three) = (key(1, Protocol::BitTorrent), key(1, Protocol::Gnutella), key(1, Protocol::Soulseek));
-        let (roster, reused) = after(&[&[one, two, three], &[one, key(2, Protocol::Gnutella), three]]);
+        let (index, reused) = after(&[&[one, two, three], &[one, key(2, Protocol::Gnutella), three]]);
         assert_eq!(reused, [2]);
-        assert_eq!(roster.slots(roster.of_slot(1)).collect::<Vec<_>>(), [1, 3]);
-        assert_eq!(roster.slots(roster.of_slot(2)).collect::<Vec<_>>(), [2]);
+        assert_eq!(index.slots(index.of_slot(1)).collect::<Vec<_>>(), [1, 3]);
+        assert_eq!(index.slots(index.of_slot(2)).collect::<Vec<_>>(), [2]);
     }
 }
