@@ -32,7 +32,7 @@ use crate::{
 pub struct Session {
     object: LoadedObject,
     targets: Vec<attach::Target>,
-    ledger: drain::Ledger,
+    drain: drain::Drain,
     /// Names by interface number.
     interfaces: Vec<Arc<str>>,
     pools: u64,
@@ -100,7 +100,7 @@ impl Session {
         Ok(Self {
             object,
             targets,
-            ledger: drain::Ledger::default(),
+            drain: drain::Drain::default(),
             interfaces,
             pools: resolved.pools.len() as u64,
             lost: 0,
@@ -141,10 +141,10 @@ impl Source for Session {
         let begun = Instant::now();
         let view = self.object.view();
         view.settings.clock_s.store(clock::now_s());
-        let mut reading = self.ledger.memory();
-        view.read_into(PENDING_IDLE_SECONDS, &mut reading);
-        self.lost += reading.lost;
-        // What can fail comes before the ledger moves on: then the next drain still has what this one could not report.
+        let mut read = self.drain.memory();
+        view.read_into(PENDING_IDLE_SECONDS, &mut read);
+        self.lost += read.lost;
+        // What can fail comes before the drain state moves on: then the next drain still has what this one could not report.
         let skipped = self.object.skipped()?;
         let mut events: Vec<_> =
             self.object.events()?.into_iter().map(|(event, count)| (event.label(), count)).collect();
@@ -155,8 +155,8 @@ impl Source for Session {
         }
         let watching = view.settings.inspection.load() == store::Inspection::Watchlist as u64;
         let watchlist = if watching { self.object.watchlist_tallies()? } else { Vec::new() };
-        let surroundings = drain::Surroundings { interfaces: &self.interfaces, pools: self.pools };
-        let mut snapshot = self.ledger.snapshot(&view, reading, begun, &surroundings);
+        let context = drain::DrainContext { interfaces: &self.interfaces, pools: self.pools };
+        let mut snapshot = self.drain.snapshot(&view, read, begun, &context);
         snapshot.skipped = skipped;
         snapshot.events = events;
         snapshot.watchlist = watchlist;

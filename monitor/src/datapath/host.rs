@@ -393,12 +393,12 @@ mod tests {
         let handshake = segment(77, 0x18, b"\x13BitTorrent protocol\0\0\0\0\0\0\0\0");
         send(&mut path, &handshake, 1);
         let view = path.view();
-        let reading = view.read(0);
-        let found = (1..reading.totals.len())
-            .filter_map(|slot| Some((view.keys[slot].read()?, reading.totals[slot])))
+        let read = view.read(0);
+        let found = (1..read.totals.len())
+            .filter_map(|slot| Some((view.keys[slot].read()?, read.totals[slot])))
             .find(|(key, _)| key.address[15] == 77 && key.protocol == Protocol::BitTorrent as u8);
         assert_eq!(found.map(|(_, totals)| totals.packets_up), Some(1));
-        let packets: u64 = reading.totals.iter().map(|totals| totals.packets_up).sum();
+        let packets: u64 = read.totals.iter().map(|totals| totals.packets_up).sum();
         assert_eq!(packets, 61, "the catch-all has the rest");
     }
 }

@@ -1,7 +1,7 @@
-//! The tables of the data path as slices, and the reading of them that a drain is made of.
+//! The tables of the data path as slices, and the reads that a drain is made of.
 //!
 //! Order matters: tallies are read before the flow cache. A flow that is folded in between is then missing once rather than
-//! counted twice, and the next reading has it; callers keep the higher of two readings, so nothing exported goes down.
+//! counted twice, and the next read has it; callers keep the higher of two reads, so nothing exported goes down.
 
 use std::cell::Cell;
 
@@ -52,9 +52,9 @@ pub struct NodeCounts {
     pub flows: u64,
 }
 
-/// What one reading found.
+/// Counters found by one read of the tables.
 #[derive(Clone, Debug, Default)]
-pub struct Reading {
+pub struct TableRead {
     /// Counters by slot, flows still in the cache included.
     pub totals: Vec<Totals>,
     /// Counters by node index.
@@ -133,33 +133,33 @@ impl View<'_> {
 
     /// Settles flows idle for `idle_s` seconds (0: every flow), then reads every counter.
     #[must_use]
-    pub fn read(&self, idle_s: u16) -> Reading {
-        let mut reading = Reading::default();
-        self.read_into(idle_s, &mut reading);
-        reading
+    pub fn read(&self, idle_s: u16) -> TableRead {
+        let mut read = TableRead::default();
+        self.read_into(idle_s, &mut read);
+        read
     }
 
-    /// [`View::read`] into the memory of an earlier reading: new pages for a million tallies take as long as the tallies.
-    pub fn read_into(&self, idle_s: u16, reading: &mut Reading) {
-        reading.totals.clear();
-        reading.node.clear();
-        (reading.flows, reading.pending) = (0, Pending::default());
-        self.settle(idle_s, reading);
+    /// [`View::read`] into the memory of an earlier read: new pages for a million tallies take as long as the tallies.
+    pub fn read_into(&self, idle_s: u16, read: &mut TableRead) {
+        read.totals.clear();
+        read.node.clear();
+        (read.flows, read.pending) = (0, Pending::default());
+        self.settle(idle_s, read);
         let slots = self.slots_in_use();
-        reading.totals.extend(self.tallies[..slots].iter().map(Tally::totals));
-        reading.node.extend(self.node.iter().map(|node| NodeCounts {
+        read.totals.extend(self.tallies[..slots].iter().map(Tally::totals));
+        read.node.extend(self.node.iter().map(|node| NodeCounts {
             packets: node.packets.load(),
             bytes: node.bytes.load(),
             flows: node.flows.load(),
         }));
         for (set, cold) in self.flows.iter().zip(self.cold) {
             for way in 0..WAYS {
-                self.read_flow(set, cold, way, reading);
+                self.read_flow(set, cold, way, read);
             }
         }
     }
 
-    fn settle(&self, idle_s: u16, reading: &mut Reading) {
+    fn settle(&self, idle_s: u16, read: &mut TableRead) {
         let books = Books { view: *self, lost: Cell::new(0) };
         let now_s = self.settings.clock_s.load();
         for (set, cold) in self.flows.iter().zip(self.cold) {
@@ -172,16 +172,16 @@ impl View<'_> {
                 }
             }
         }
-        reading.lost = books.lost.get();
+        read.lost = books.lost.get();
     }
 
     /// Adds what one flow in the cache has counted to the totals of its subscribers.
-    fn read_flow(&self, set: &FlowSet, cold: &ColdSet, way: usize, reading: &mut Reading) {
+    fn read_flow(&self, set: &FlowSet, cold: &ColdSet, way: usize, read: &mut TableRead) {
         let word = Word(set.words[way].load());
         if matches!(word.state(), State::Empty | State::Locked) {
             return;
         }
-        reading.flows += 1;
+        read.flows += 1;
         let generation = cold.flows[way].generation.load();
         let slots = cold.flows[way].slots.load();
         let forth = unpack(set.counters[2 * way].load());
@@ -191,18 +191,18 @@ impl View<'_> {
             && after.protocol_number() == word.protocol_number()
             && after.confidence_number() == word.confidence_number();
         if !same_verdict || cold.flows[way].generation.load() != generation {
-            // Replaced or settled meanwhile: the next reading has it.
+            // Replaced or settled meanwhile: the next read has it.
             return;
         }
         if word.state() == State::Inspecting {
-            reading.pending.flows += 1;
-            reading.pending.packets += forth.0 + back.0;
-            reading.pending.bytes += forth.1 + back.1;
+            read.pending.flows += 1;
+            read.pending.packets += forth.0 + back.0;
+            read.pending.bytes += forth.1 + back.1;
             return;
         }
         let (lower, higher) = unpack_slots(slots);
-        add(&mut reading.totals, lower, forth, back);
-        add(&mut reading.totals, higher, back, forth);
+        add(&mut read.totals, lower, forth, back);
+        add(&mut read.totals, higher, back, forth);
         for (from_lower, counts) in [(true, forth), (false, back)] {
             let direction = match (word.ends(), from_lower) {
                 (Ends::Both, _) => Direction::Local,
@@ -211,7 +211,7 @@ impl View<'_> {
             };
             let interface = self.interface_number(word.interface(from_lower));
             let index = node_index(interface, direction, word.protocol_number(), word.confidence_number());
-            if let Some(node) = reading.node.get_mut(index as usize) {
+            if let Some(node) = read.node.get_mut(index as usize) {
                 node.packets += counts.0;
                 node.bytes += counts.1;
             }

@@ -77,8 +77,8 @@ impl EngineTotals {
     /// Settles every flow, then reads the tables.
     #[must_use]
     pub fn read(view: &View<'_>, skipped: Vec<(Reason, u64)>) -> Self {
-        let reading = view.read(0);
-        let node = reading.node.iter().enumerate().filter_map(|(index, counts)| {
+        let read = view.read(0);
+        let node = read.node.iter().enumerate().filter_map(|(index, counts)| {
             let (_, direction, protocol, confidence) = node_index_parts(index);
             // The engine writes no numbers that this build does not know.
             let verdict = Verdict {
@@ -87,7 +87,7 @@ impl EngineTotals {
             };
             Some(NodeTotals { direction, verdict, flows: counts.flows, packets: counts.packets, bytes: counts.bytes })
         });
-        let tallies = view.keys.iter().zip(&reading.totals).filter_map(|(key, totals)| Some((key.read()?, *totals)));
+        let tallies = view.keys.iter().zip(&read.totals).filter_map(|(key, totals)| Some((key.read()?, *totals)));
         Self { node: node.collect(), tallies: tallies.collect(), skipped }
     }
 }

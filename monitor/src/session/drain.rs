@@ -1,4 +1,4 @@
-//! From readings of the tables to snapshots: totals that never go down, and what moved since the drain before.
+//! From table reads to snapshots: totals that never go down, and what moved since the drain before.
 
 use std::{
     iter,
@@ -13,16 +13,16 @@ use monitor_common::{
 };
 
 use crate::{
-    datapath::view::{NodeCounts, Reading, View, node_index_parts},
+    datapath::view::{NodeCounts, TableRead, View, node_index_parts},
     snapshot::{Change, NodeRow, Snapshot, TableUse},
 };
 
-/// What is remembered between drains.
+/// State kept between drains.
 #[derive(Debug, Default)]
-pub(super) struct Ledger {
-    /// Those of the last snapshot, which others read, too.
+pub(super) struct Drain {
+    /// Totals of the last snapshot, shared with its readers.
     totals: Arc<Vec<Totals>>,
-    /// Those of the one before it, for their memory.
+    /// Totals of the snapshot before it, kept for their memory.
     spare: Arc<Vec<Totals>>,
     node: Vec<NodeCounts>,
     keys: Arc<Vec<TallyKey>>,
@@ -31,34 +31,37 @@ pub(super) struct Ledger {
     last: Option<Instant>,
 }
 
-/// What a drain adds to the tables' own numbers.
-pub(super) struct Surroundings<'a> {
+/// Facts that a snapshot needs and the tables do not hold.
+pub(super) struct DrainContext<'a> {
     /// Names of the interfaces, by number.
     pub(super) interfaces: &'a [Arc<str>],
     /// Pools in the kernel.
     pub(super) pools: u64,
 }
 
-impl Ledger {
-    /// Memory for the next reading. That of the last snapshot but one, unless somebody still reads it.
-    pub(super) fn memory(&mut self) -> Reading {
-        Reading { totals: Arc::try_unwrap(std::mem::take(&mut self.spare)).unwrap_or_default(), ..Reading::default() }
+impl Drain {
+    /// Memory for the next table read: the last snapshot but one, unless somebody still reads it.
+    pub(super) fn memory(&mut self) -> TableRead {
+        TableRead {
+            totals: Arc::try_unwrap(std::mem::take(&mut self.spare)).unwrap_or_default(),
+            ..TableRead::default()
+        }
     }
 
-    /// Turns a reading into a snapshot; skips, events and attachments are the caller's to fill in.
+    /// Turns a table read into a snapshot; skips, events and attachments are the caller's to fill in.
     pub(super) fn snapshot(
         &mut self,
         view: &View<'_>,
-        reading: Reading,
+        read: TableRead,
         begun: Instant,
-        surroundings: &Surroundings<'_>,
+        context: &DrainContext<'_>,
     ) -> Snapshot {
         let baseline = self.last.is_none();
         let interval = self.last.map_or(Duration::ZERO, |last| begun.duration_since(last));
         self.last = Some(begun);
-        self.name(view, reading.totals.len());
-        let changes = self.advance(reading.totals, baseline);
-        self.advance_node(&reading.node);
+        self.name(view, read.totals.len());
+        let changes = self.advance(read.totals, baseline);
+        self.advance_node(&read.node);
         Snapshot {
             taken_at: SystemTime::now(),
             taken: begun,
@@ -67,11 +70,11 @@ impl Ledger {
             keys: Arc::clone(&self.keys),
             totals: Arc::clone(&self.totals),
             changes,
-            node: self.node_rows(surroundings.interfaces),
+            node: self.node_rows(context.interfaces),
             skipped: Vec::new(),
             events: Vec::new(),
             tables: vec![
-                TableUse { name: "flows", entries: reading.flows, capacity: view.flow_capacity() },
+                TableUse { name: "flows", entries: read.flows, capacity: view.flow_capacity() },
                 TableUse { name: "tallies", entries: view.slots_in_use() as u64, capacity: view.tallies.len() as u64 },
                 TableUse {
                     name: "endpoints",
@@ -83,9 +86,9 @@ impl Ledger {
                     entries: view.expire_beginnings(),
                     capacity: view.beginnings.len() as u64,
                 },
-                TableUse { name: "pools", entries: surroundings.pools, capacity: u64::from(MAX_POOLS) },
+                TableUse { name: "pools", entries: context.pools, capacity: u64::from(MAX_POOLS) },
             ],
-            pending: reading.pending,
+            pending: read.pending,
             watchlist: Vec::new(),
             hits: Vec::new(),
             attachments: Vec::new(),
@@ -113,8 +116,8 @@ impl Ledger {
         }
     }
 
-    /// Takes the higher of what was known and what was read as what is known; what moved. The first drain moves nothing: what pinned
-    /// tables hold from before is no traffic of this interval.
+    /// Keeps the higher of each known and read total, and returns what moved. The first drain moves nothing: counts from pinned
+    /// tables of an earlier run do not belong to this interval.
     fn advance(&mut self, mut read: Vec<Totals>, baseline: bool) -> Vec<Change> {
         let mut changes = Vec::new();
         if read.len() < self.totals.len() {
@@ -190,33 +193,33 @@ mod tests {
 
     #[test]
     fn the_first_drain_is_a_baseline() {
-        let mut ledger = Ledger::default();
-        assert_eq!(ledger.advance(vec![totals(0), totals(500)], true), []);
-        assert_eq!(ledger.advance(vec![totals(0), totals(700)], false), [Change { slot: 1, delta: totals(200) }]);
+        let mut drain = Drain::default();
+        assert_eq!(drain.advance(vec![totals(0), totals(500)], true), []);
+        assert_eq!(drain.advance(vec![totals(0), totals(700)], false), [Change { slot: 1, delta: totals(200) }]);
     }
 
     #[test]
-    fn a_reading_that_misses_a_flow_moves_nothing_back() {
-        let mut ledger = Ledger::default();
-        ledger.advance(vec![totals(1000)], true);
-        assert_eq!(ledger.advance(vec![totals(400)], false), []);
-        assert_eq!(*ledger.totals, [totals(1000)]);
+    fn a_read_that_misses_a_flow_moves_nothing_back() {
+        let mut drain = Drain::default();
+        drain.advance(vec![totals(1000)], true);
+        assert_eq!(drain.advance(vec![totals(400)], false), []);
+        assert_eq!(*drain.totals, [totals(1000)]);
         // The flow turns up in its tally at the next drain: only what is new counts.
-        assert_eq!(ledger.advance(vec![totals(1100)], false), [Change { slot: 0, delta: totals(100) }]);
+        assert_eq!(drain.advance(vec![totals(1100)], false), [Change { slot: 0, delta: totals(100) }]);
     }
 
     #[test]
-    fn the_memory_of_a_reading_is_used_again_unless_somebody_reads_it() {
-        let mut ledger = Ledger::default();
-        ledger.advance(vec![totals(1)], true);
-        let (first, address) = (Arc::clone(&ledger.totals), ledger.totals.as_ptr());
-        ledger.advance(vec![totals(2)], false);
-        assert_eq!(ledger.memory().totals.capacity(), 0);
+    fn the_memory_of_a_read_is_used_again_unless_somebody_reads_it() {
+        let mut drain = Drain::default();
+        drain.advance(vec![totals(1)], true);
+        let (first, address) = (Arc::clone(&drain.totals), drain.totals.as_ptr());
+        drain.advance(vec![totals(2)], false);
+        assert_eq!(drain.memory().totals.capacity(), 0);
         assert_eq!(*first, [totals(1)]);
         drop(first);
-        let address = (address != ledger.totals.as_ptr()).then(|| ledger.totals.as_ptr());
-        ledger.advance(vec![totals(3)], false);
-        assert_eq!(Some(ledger.memory().totals.as_ptr()), address);
+        let address = (address != drain.totals.as_ptr()).then(|| drain.totals.as_ptr());
+        drain.advance(vec![totals(3)], false);
+        assert_eq!(Some(drain.memory().totals.as_ptr()), address);
     }
 
     #[test]
@@ -227,12 +230,12 @@ mod tests {
             Seed::from_random([1, 2, 3]),
             Inspection::Framing,
         );
-        let mut ledger = Ledger::default();
-        ledger.name(&path.view(), 2);
-        assert_eq!((ledger.keys.len(), ledger.unnamed.clone()), (2, vec![1]));
+        let mut drain = Drain::default();
+        drain.name(&path.view(), 2);
+        assert_eq!((drain.keys.len(), drain.unnamed.clone()), (2, vec![1]));
         let key = monitor_common::tally::KeyWords::new(monitor_common::key::Address::v4(1), 0, 128, 2, 4);
         path.view().keys[1].write(Some(&key));
-        ledger.name(&path.view(), 2);
-        assert_eq!((ledger.keys[1], ledger.unnamed.len()), (key.into(), 0));
+        drain.name(&path.view(), 2);
+        assert_eq!((drain.keys[1], drain.unnamed.len()), (key.into(), 0));
     }
 }

@@ -18,7 +18,7 @@ use monitor_common::{bpf::shared_u64::SharedU64, key::Address, protocol::Protoco
 use peertally::datapath::{
     host::TableSizes,
     object::{LoadOptions, LoadedObject, MonitoredInterface},
-    view::{Reading, node_index_parts},
+    view::{TableRead, node_index_parts},
 };
 use peertally_tests::{
     lab::{CORE, Lab, access, output, require},
@@ -83,7 +83,7 @@ fn context(frame: &[u8], interface: u32) -> Vec<u8> {
 type Counts = [(u64, u64); 2];
 
 /// What a reading holds of each flow's subscriber, by protocol number.
-fn by_flow(tables: &Tables, reading: &Reading) -> HashMap<(usize, u8), Counts> {
+fn by_flow(tables: &Tables, reading: &TableRead) -> HashMap<(usize, u8), Counts> {
     let view = tables.view();
     let mut found: HashMap<(usize, u8), Counts> = HashMap::new();
     for (slot, totals) in reading.totals.iter().enumerate() {
@@ -101,7 +101,7 @@ fn by_flow(tables: &Tables, reading: &Reading) -> HashMap<(usize, u8), Counts> {
 }
 
 /// IP packets that the node's counters hold of subscribers.
-fn node_packets(reading: &Reading) -> u64 {
+fn node_packets(reading: &TableRead) -> u64 {
     let of_subscribers = |index: usize| node_index_parts(index).1 != Direction::Transit;
     reading.node.iter().enumerate().filter(|(index, _)| of_subscribers(*index)).map(|(_, node)| node.packets).sum()
 }
