@@ -4,8 +4,10 @@
 //! * [`host`]: the shared engine over plain memory, for `replay --engine host` and tests;
 //! * [`object`]: the BPF object, loaded and configured;
 //! * [`mapped`]: memory mappings of its array maps;
+//! * [`attached`]: the object attached to interfaces, for `run`;
 //! * [`test_run`]: the object driven by the kernel's test runner, for `replay --engine kernel` and tests.
 
+pub mod attached;
 pub mod host;
 pub mod mapped;
 pub mod object;

@@ -18,7 +18,6 @@ pub mod policy;
 pub mod pool;
 pub mod replay;
 pub mod run;
-pub mod session;
 pub mod snapshot;
 pub mod status;
 pub mod subscriber;

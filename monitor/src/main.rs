@@ -6,12 +6,11 @@ use clap::Parser;
 use peertally::{
     check,
     cli::{Cli, Command},
+    datapath::attached::{self, AttachedDatapath},
     exit::{Exit, ExitCause as _},
     plan,
     replay::{self, args::Format},
-    run,
-    session::{self, Session},
-    status,
+    run, status,
 };
 
 fn main() -> ExitCode {
@@ -28,11 +27,11 @@ fn main() -> ExitCode {
             Ok(summary) => show(&summary.to_string()),
             Err(error) => fail(&error, error.exit()),
         },
-        Command::Run(args) => match run::main(&args, Session::start) {
+        Command::Run(args) => match run::main(&args, AttachedDatapath::start) {
             Ok(()) => Exit::Ok.into(),
             Err(error) => fail(&error, error.exit()),
         },
-        Command::Detach => match session::detach() {
+        Command::Detach => match attached::detach() {
             Ok(removed) if removed.is_empty() => show("nothing was attached by Peertally\n"),
             Ok(removed) => show(&removed.iter().map(|pin| format!("removed {}\n", pin.display())).collect::<String>()),
             Err(error) => fail(&error, error.exit()),

@@ -9,7 +9,7 @@ use aya::programs::{
 };
 
 use super::{
-    error::SessionError,
+    error::AttachError,
     netlink::{self, XdpHook},
     pins,
 };
@@ -37,15 +37,15 @@ impl Target {
 }
 
 /// Resolves names to interfaces, and refuses those that cannot be attached to; changes nothing.
-pub(super) fn targets(interfaces: &[Interface]) -> Result<Vec<Target>, SessionError> {
+pub(super) fn targets(interfaces: &[Interface]) -> Result<Vec<Target>, AttachError> {
     let mut targets: Vec<Target> = Vec::new();
     for interface in interfaces {
         let index = fs::read_to_string(Path::new("/sys/class/net").join(&interface.name).join("ifindex"))
             .ok()
             .and_then(|text| text.trim().parse().ok())
-            .ok_or_else(|| SessionError::NoInterface { name: interface.name.clone(), present: present() })?;
+            .ok_or_else(|| AttachError::NoInterface { name: interface.name.clone(), present: present() })?;
         if let Some(other) = targets.iter().find(|other| other.index as u16 == index as u16) {
-            return Err(SessionError::SameIndex(other.name.to_string(), interface.name.clone()));
+            return Err(AttachError::SameIndex(other.name.to_string(), interface.name.clone()));
         }
         let Interface { role, realm, .. } = *interface;
         let target = Target { name: Arc::from(interface.name.as_str()), index, role, realm };
@@ -66,8 +66,8 @@ fn present() -> String {
     names.join(", ")
 }
 
-fn hook(target: &Target) -> Result<XdpHook, SessionError> {
-    netlink::xdp_hook(target.index).map_err(|source| SessionError::Hook { name: target.name.to_string(), source })
+fn hook(target: &Target) -> Result<XdpHook, AttachError> {
+    netlink::xdp_hook(target.index).map_err(|source| AttachError::Hook { name: target.name.to_string(), source })
 }
 
 /// The pinned link of an interface, if it still holds a program there.
@@ -80,25 +80,25 @@ fn own_link(target: &Target, hook: XdpHook) -> Option<PinnedLink> {
     (hook.program.is_some() && hook.program == program(&path)).then(|| PinnedLink::from_pin(&path).ok()).flatten()
 }
 
-fn refuse_foreign(target: &Target) -> Result<(), SessionError> {
+fn refuse_foreign(target: &Target) -> Result<(), AttachError> {
     let hook = hook(target)?;
     let Some(program) = hook.program else { return Ok(()) };
     if own_link(target, hook).is_some() {
         return Ok(());
     }
     if let Some(pin) = pins::links_of_other_versions(target.index).pop() {
-        return Err(SessionError::OtherVersion { name: target.name.to_string(), pin });
+        return Err(AttachError::OtherVersion { name: target.name.to_string(), pin });
     }
     let by = aya::programs::loaded_programs()
         .filter_map(Result::ok)
         .find(|info| info.id() == program)
         .and_then(|info| info.name_as_str().map(|name| format!(", `{name}`")))
         .unwrap_or_default();
-    Err(SessionError::Foreign { name: target.name.to_string(), program, by, mode: hook.mode })
+    Err(AttachError::Foreign { name: target.name.to_string(), program, by, mode: hook.mode })
 }
 
 /// Attaches to all targets; on a failure those attached by this call are detached again.
-pub(super) fn attach_all(object: &mut LoadedObject, targets: &[Target], mode: XdpMode) -> Result<(), SessionError> {
+pub(super) fn attach_all(object: &mut LoadedObject, targets: &[Target], mode: XdpMode) -> Result<(), AttachError> {
     let program = object.program()?;
     let mut fresh = Vec::new();
     for target in targets {
@@ -120,18 +120,18 @@ pub(super) fn attach_all(object: &mut LoadedObject, targets: &[Target], mode: Xd
 }
 
 /// Attaches to one target; the pinned link if it is new, `None` if the program was swapped into the link that was there.
-fn attach(program: &mut Xdp, target: &Target, mode: XdpMode) -> Result<Option<PinnedLink>, SessionError> {
+fn attach(program: &mut Xdp, target: &Target, mode: XdpMode) -> Result<Option<PinnedLink>, AttachError> {
     refuse_foreign(target)?;
     let name = || target.name.to_string();
     let path = pins::link(target.index);
     if let Some(link) = own_link(target, hook(target)?) {
-        let failed = |source| SessionError::Attach {
+        let failed = |source| AttachError::Attach {
             name: name(),
             mode: "the present",
             next: "Run `peertally detach` and start again",
             source: Box::new(source),
         };
-        let link = XdpLink::try_from(FdLink::from(link)).map_err(|_| SessionError::NoLink { name: name() })?;
+        let link = XdpLink::try_from(FdLink::from(link)).map_err(|_| AttachError::NoLink { name: name() })?;
         // An update of the link: packets are counted by the old program or the new, by one of them each.
         let id = program.attach_to_link(link).map_err(failed)?;
         let _kept_by_its_pin = program.take_link(id).map_err(failed)?;
@@ -139,12 +139,12 @@ fn attach(program: &mut Xdp, target: &Target, mode: XdpMode) -> Result<Option<Pi
     }
     if path.exists() {
         // A pin whose interface is gone, or whose program was taken off by hand.
-        fs::remove_file(&path).map_err(|source| SessionError::Remove { path: path.clone(), source })?;
+        fs::remove_file(&path).map_err(|source| AttachError::Remove { path: path.clone(), source })?;
     }
     let id = attach_in_mode(program, target, mode)?;
-    let link = program.take_link(id).map_err(|_| SessionError::NoLink { name: name() })?;
-    let link: FdLink = link.try_into().map_err(|_| SessionError::NoLink { name: name() })?;
-    let pinned = link.pin(&path).map_err(|error| SessionError::Pin {
+    let link = program.take_link(id).map_err(|_| AttachError::NoLink { name: name() })?;
+    let link: FdLink = link.try_into().map_err(|_| AttachError::NoLink { name: name() })?;
+    let pinned = link.pin(&path).map_err(|error| AttachError::Pin {
         name: name(),
         path: path.clone(),
         reason: error.to_string(),
@@ -156,8 +156,8 @@ fn attach_in_mode(
     program: &mut Xdp,
     target: &Target,
     mode: XdpMode,
-) -> Result<aya::programs::xdp::XdpLinkId, SessionError> {
-    let error = |mode, next, source: ProgramError| SessionError::Attach {
+) -> Result<aya::programs::xdp::XdpLinkId, AttachError> {
+    let error = |mode, next, source: ProgramError| AttachError::Attach {
         name: target.name.to_string(),
         mode,
         next,

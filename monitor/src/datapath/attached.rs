@@ -1,4 +1,4 @@
-//! The kernel side of a running agent: the program attached to its interfaces, its pinned maps, and their draining.
+//! The program attached to its interfaces, its pinned maps, and their draining.
 //!
 //! Order of a start: what can be refused without touching anything (names, foreign programs, a second agent), then the maps and
 //! the program, then the interfaces, all or none. The program only counts; nothing here ever changes what happens to a packet.
@@ -15,7 +15,7 @@ use std::{fs::File, path::PathBuf, sync::Arc, time::Instant};
 use aya_log::EbpfLogger;
 use monitor_common::{limits::PENDING_IDLE_SECONDS, store};
 
-pub use error::SessionError;
+pub use error::AttachError;
 
 use crate::{
     config::Resolved,
@@ -29,7 +29,7 @@ use crate::{
 };
 
 /// See the module documentation.
-pub struct Session {
+pub struct AttachedDatapath {
     object: LoadedObject,
     targets: Vec<attach::Target>,
     drain: drain::Drain,
@@ -39,17 +39,17 @@ pub struct Session {
     /// Verdict writes that failed in this process; always 0 unless there is a bug.
     lost: u64,
     kernel_log: Option<EbpfLogger<&'static dyn log::Log>>,
-    /// Both live as long as the session.
+    /// Both live as long as the attachment is used.
     _clock: clock::Clock,
     _lock: File,
 }
 
-impl Session {
+impl AttachedDatapath {
     /// Loads the program, takes over pinned maps if there are any, and attaches.
     ///
     /// # Errors
-    /// [`SessionError`]; then nothing is attached that was not before.
-    pub fn start(resolved: &Resolved) -> Result<Self, SessionError> {
+    /// [`AttachError`]; then nothing is attached that was not before.
+    pub fn start(resolved: &Resolved) -> Result<Self, AttachError> {
         let targets = attach::targets(&resolved.interfaces)?;
         let lock = pins::lock()?;
         let folder = pins::prepare()?;
@@ -85,7 +85,7 @@ impl Session {
         options: &LoadOptions,
         targets: Vec<attach::Target>,
         lock: File,
-    ) -> Result<Self, SessionError> {
+    ) -> Result<Self, AttachError> {
         let mut object = LoadedObject::load(options)?;
         let kernel_log = (options.log_level > 0).then(|| EbpfLogger::init(object.ebpf())).transpose();
         let kernel_log = kernel_log.unwrap_or_else(|error| {
@@ -134,10 +134,10 @@ fn interface_names(object: &LoadedObject, targets: &[attach::Target]) -> Vec<Arc
     names
 }
 
-impl Source for Session {
-    type Error = SessionError;
+impl Source for AttachedDatapath {
+    type Error = AttachError;
 
-    fn drain(&mut self) -> Result<Snapshot, SessionError> {
+    fn drain(&mut self) -> Result<Snapshot, AttachError> {
         let begun = Instant::now();
         let view = self.object.view();
         view.settings.clock_s.store(clock::now_s());
@@ -171,7 +171,7 @@ impl Source for Session {
         Ok(snapshot)
     }
 
-    fn finish(self, on_exit: OnExit) -> Result<(), SessionError> {
+    fn finish(self, on_exit: OnExit) -> Result<(), AttachError> {
         match on_exit {
             OnExit::Leave => {
                 tracing::info!("the program stays attached and counts on; `peertally detach` takes it off")
@@ -188,7 +188,7 @@ impl Source for Session {
 /// Takes the program off every interface and removes its pinned maps; answers the pins removed. Needs no running agent.
 ///
 /// # Errors
-/// [`SessionError::Remove`].
-pub fn detach() -> Result<Vec<PathBuf>, SessionError> {
+/// [`AttachError::Remove`].
+pub fn detach() -> Result<Vec<PathBuf>, AttachError> {
     pins::remove_all()
 }

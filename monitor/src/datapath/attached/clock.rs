@@ -12,7 +12,7 @@ use std::{
 
 use monitor_common::store::Settings;
 
-use super::SessionError;
+use super::AttachError;
 use crate::datapath::mapped::MappedArray;
 
 /// Moves the clock on until dropped.
@@ -29,7 +29,7 @@ pub(super) fn now_s() -> u64 {
 
 impl Clock {
     /// Starts moving the clock on.
-    pub(super) fn start(settings: MappedArray<Settings>) -> Result<Self, SessionError> {
+    pub(super) fn start(settings: MappedArray<Settings>) -> Result<Self, AttachError> {
         settings.values()[0].clock_s.store(now_s());
         let (end, ended) = mpsc::channel();
         let thread = thread::Builder::new()
@@ -39,7 +39,7 @@ impl Clock {
                     settings.values()[0].clock_s.store(now_s());
                 }
             })
-            .map_err(|source: io::Error| SessionError::Thread { source })?;
+            .map_err(|source: io::Error| AttachError::Thread { source })?;
         Ok(Self { end: Some(end), thread: Some(thread) })
     }
 }

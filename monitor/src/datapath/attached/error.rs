@@ -11,7 +11,7 @@ use crate::{
 
 /// See the module documentation.
 #[derive(Debug, thiserror::Error)]
-pub enum SessionError {
+pub enum AttachError {
     /// No interface of that name.
     #[error("there is no interface `{name}`; this machine has: {present}. Nothing was attached")]
     NoInterface {
@@ -146,7 +146,7 @@ fn root_cause(error: &dyn std::error::Error) -> String {
     cause.to_string()
 }
 
-impl ExitCause for SessionError {
+impl ExitCause for AttachError {
     fn exit(&self) -> Exit {
         let denied = |error: &io::Error| error.kind() == io::ErrorKind::PermissionDenied;
         match self {

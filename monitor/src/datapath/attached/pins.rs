@@ -11,7 +11,7 @@ use std::{
 
 use monitor_common::limits::SCHEMA_VERSION;
 
-use super::error::SessionError;
+use super::error::AttachError;
 
 /// Mount point of the BPF file system.
 const BPF_FILE_SYSTEM: &str = "/sys/fs/bpf";
@@ -53,10 +53,10 @@ pub(super) fn any() -> bool {
 /// Makes the folder, mounting the BPF file system if nothing did.
 ///
 /// # Errors
-/// [`SessionError::PinFolder`].
-pub(super) fn prepare() -> Result<PathBuf, SessionError> {
+/// [`AttachError::PinFolder`].
+pub(super) fn prepare() -> Result<PathBuf, AttachError> {
     let path = folder();
-    let error = |source| SessionError::PinFolder { path: path.clone(), source };
+    let error = |source| AttachError::PinFolder { path: path.clone(), source };
     if !is_bpf_file_system(Path::new(BPF_FILE_SYSTEM)) {
         rustix::mount::mount("bpf", BPF_FILE_SYSTEM, "bpf", rustix::mount::MountFlags::empty(), None)
             .map_err(|errno| error(errno.into()))?;
@@ -73,15 +73,15 @@ fn is_bpf_file_system(path: &Path) -> bool {
 /// Takes the lock that one agent at a time holds; it is free again when the file is closed.
 ///
 /// # Errors
-/// [`SessionError::Running`] when another agent holds it, [`SessionError::Lock`] when it cannot be made.
-pub(super) fn lock() -> Result<File, SessionError> {
+/// [`AttachError::Running`] when another agent holds it, [`AttachError::Lock`] when it cannot be made.
+pub(super) fn lock() -> Result<File, AttachError> {
     let path = Path::new(LOCK_FOLDER).join("run.lock");
-    let error = |source| SessionError::Lock { path: path.clone(), source };
+    let error = |source| AttachError::Lock { path: path.clone(), source };
     fs::create_dir_all(LOCK_FOLDER).map_err(error)?;
     let file = File::options().create(true).truncate(false).write(true).open(&path).map_err(error)?;
     match file.try_lock() {
         Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(SessionError::Running { lock: path }),
+        Err(TryLockError::WouldBlock) => Err(AttachError::Running { lock: path }),
         Err(TryLockError::Error(source)) => Err(error(source)),
     }
 }
@@ -89,29 +89,29 @@ pub(super) fn lock() -> Result<File, SessionError> {
 /// Removes every pin of every schema, which detaches what they held; answers the paths removed.
 ///
 /// # Errors
-/// [`SessionError::Remove`] at the first pin that cannot be removed.
-pub(super) fn remove_all() -> Result<Vec<PathBuf>, SessionError> {
+/// [`AttachError::Remove`] at the first pin that cannot be removed.
+pub(super) fn remove_all() -> Result<Vec<PathBuf>, AttachError> {
     let mut removed = Vec::new();
     let base = base();
     let folders = match fs::read_dir(&base) {
         Ok(folders) => folders,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(removed),
-        Err(source) => return Err(SessionError::Remove { path: base, source }),
+        Err(source) => return Err(AttachError::Remove { path: base, source }),
     };
     for schema in folders.filter_map(Result::ok) {
         let mut pins: Vec<_> = fs::read_dir(schema.path())
-            .map_err(|source| SessionError::Remove { path: schema.path(), source })?
+            .map_err(|source| AttachError::Remove { path: schema.path(), source })?
             .filter_map(Result::ok)
             .map(|pin| pin.path())
             .collect();
         // Links first: then nothing counts into maps that are about to go.
         pins.sort_by_key(|path| !path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(LINK_PREFIX)));
         for pin in pins {
-            fs::remove_file(&pin).map_err(|source| SessionError::Remove { path: pin.clone(), source })?;
+            fs::remove_file(&pin).map_err(|source| AttachError::Remove { path: pin.clone(), source })?;
             removed.push(pin);
         }
-        fs::remove_dir(schema.path()).map_err(|source| SessionError::Remove { path: schema.path(), source })?;
+        fs::remove_dir(schema.path()).map_err(|source| AttachError::Remove { path: schema.path(), source })?;
     }
-    fs::remove_dir(&base).map_err(|source| SessionError::Remove { path: base.clone(), source })?;
+    fs::remove_dir(&base).map_err(|source| AttachError::Remove { path: base.clone(), source })?;
     Ok(removed)
 }
