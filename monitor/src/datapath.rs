@@ -13,3 +13,23 @@ pub mod mapped;
 pub mod object;
 pub mod test_run;
 pub mod view;
+
+use crate::{exit::ExitCause, snapshot::Snapshot, words::OnExit};
+
+/// A program that counts, and its tables. Used by one thread; calls may block.
+pub trait Datapath: Send + 'static {
+    /// Errors of a drain and of the end.
+    type Error: ExitCause;
+
+    /// Reads every table. The first call after a start has an interval of zero.
+    ///
+    /// # Errors
+    /// When a table cannot be read. The next call reports what this one could not: nothing is lost.
+    fn drain(&mut self) -> Result<Snapshot, Self::Error>;
+
+    /// Leaves the program attached, or detaches it and removes its pins.
+    ///
+    /// # Errors
+    /// When detaching fails; what stays attached only counts.
+    fn finish(self, on_exit: OnExit) -> Result<(), Self::Error>;
+}

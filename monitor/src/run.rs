@@ -1,9 +1,8 @@
 //! `peertally run`: attach, drain at a steady pace, publish, call hooks, and end in order.
 //!
-//! Everything that can be refused is refused before anything is attached. The kernel side is a [`Source`]; it is used by
+//! Everything that can be refused is refused before anything is attached. The kernel side is a [`Datapath`]; it is used by
 //! one thread of its own, so that no map is read on the reactor. Whatever happens to the agent, traffic passes.
 
-pub mod source;
 #[cfg(test)]
 mod tests;
 
@@ -22,12 +21,11 @@ use tokio::{
     task::JoinHandle,
 };
 
-pub use source::Source;
-
 use crate::{
     analysis::Analysis,
     cli::RunArgs,
     config::{self, ConfigError, Resolved},
+    datapath::Datapath,
     exit::{Exit, ExitCause},
     hooks::{Dispatcher, HookError},
     http::{
@@ -116,9 +114,9 @@ impl ExitCause for RunError {
 ///
 /// # Errors
 /// [`RunError`]; nothing stays attached that this call attached, unless the agent ran and was to leave it.
-pub fn main<S: Source>(
+pub fn main<D: Datapath>(
     args: &RunArgs,
-    start: impl FnOnce(&Resolved) -> Result<S, S::Error> + Send + 'static,
+    start: impl FnOnce(&Resolved) -> Result<D, D::Error> + Send + 'static,
 ) -> Result<(), RunError> {
     let resolved = config::load(args.config.as_deref(), &args.overrides())?;
     resolved.require_interfaces()?;
@@ -149,9 +147,9 @@ fn stop_signal() -> io::Result<impl Future<Output = ()>> {
 }
 
 /// Runs the agent until `stop` is done. `bound` is told the address of metrics, for a configuration with port 0.
-async fn serve<S: Source>(
+async fn serve<D: Datapath>(
     resolved: Resolved,
-    start: impl FnOnce(&Resolved) -> Result<S, S::Error> + Send + 'static,
+    start: impl FnOnce(&Resolved) -> Result<D, D::Error> + Send + 'static,
     stop: impl Future<Output = ()>,
     bound: Option<oneshot::Sender<std::net::SocketAddr>>,
 ) -> Result<(), RunError> {
@@ -186,7 +184,7 @@ async fn serve<S: Source>(
     let hit_log = if watching { Some(open_hit_log(&resolved)?) } else { None };
 
     let starting = Arc::clone(&resolved);
-    let source = tokio::task::spawn_blocking(move || start(&starting))
+    let datapath = tokio::task::spawn_blocking(move || start(&starting))
         .await
         .map_err(|_| RunError::Bug("attaching task"))?
         .map_err(RunError::kernel)?;
@@ -208,7 +206,7 @@ async fn serve<S: Source>(
         taken_off: HashSet::new(),
         hit_log,
     };
-    let mut drain = spawn_drain(looped, source, drain_ends).map_err(RunError::Runtime)?;
+    let mut drain = spawn_drain(looped, datapath, drain_ends).map_err(RunError::Runtime)?;
     tracing::info!(metrics = %format_args!("http://{address}/metrics"), "counting");
     if let Some(bound) = bound {
         // The receiver may not wait for it.
@@ -295,14 +293,14 @@ fn monotonic_ns() -> u64 {
 }
 
 /// Starts the drain thread; the receiver gets how it ended, and nothing if it panicked.
-fn spawn_drain<S: Source>(
+fn spawn_drain<D: Datapath>(
     looped: DrainLoop,
-    source: S,
+    datapath: D,
     end: mpsc::Receiver<()>,
 ) -> io::Result<oneshot::Receiver<Result<(), RunError>>> {
     let (tell, told) = oneshot::channel();
     std::thread::Builder::new().name("drain".to_owned()).spawn(move || {
-        let ended = looped.run(source, &end).map_err(RunError::kernel);
+        let ended = looped.run(datapath, &end).map_err(RunError::kernel);
         // Nobody waits if the agent is ending by a panic of its own.
         let _gone = tell.send(ended);
     })?;
@@ -311,14 +309,14 @@ fn spawn_drain<S: Source>(
 
 impl DrainLoop {
     /// Drains until `end` is closed, once more after that, and then leaves or detaches.
-    fn run<S: Source>(mut self, mut source: S, end: &mpsc::Receiver<()>) -> Result<(), S::Error> {
+    fn run<D: Datapath>(mut self, mut datapath: D, end: &mpsc::Receiver<()>) -> Result<(), D::Error> {
         let mut next = Instant::now();
         let mut ending = false;
         loop {
             self.heartbeat.beat();
-            self.once(&mut source);
+            self.once(&mut datapath);
             if ending {
-                return source.finish(self.on_exit);
+                return datapath.finish(self.on_exit);
             }
             next += self.interval;
             let now = Instant::now();
@@ -331,8 +329,8 @@ impl DrainLoop {
         }
     }
 
-    fn once<S: Source>(&mut self, source: &mut S) {
-        let snapshot = match source.drain() {
+    fn once<D: Datapath>(&mut self, datapath: &mut D) {
+        let snapshot = match datapath.drain() {
             Ok(snapshot) => snapshot,
             Err(error) => {
                 tracing::error!(%error, "a drain failed; the next one has the counts");

@@ -20,10 +20,10 @@ pub use error::AttachError;
 use crate::{
     config::Resolved,
     datapath::{
+        Datapath,
         host::TableSizes,
         object::{LoadOptions, LoadedObject},
     },
-    run::Source,
     snapshot::Snapshot,
     words::{Inspection, KernelLog, OnExit},
 };
@@ -134,7 +134,7 @@ fn interface_names(object: &LoadedObject, targets: &[attach::Target]) -> Vec<Arc
     names
 }
 
-impl Source for AttachedDatapath {
+impl Datapath for AttachedDatapath {
     type Error = AttachError;
 
     fn drain(&mut self) -> Result<Snapshot, AttachError> {

@@ -12,7 +12,7 @@ use monitor_common::{
 };
 use tokio::sync::oneshot;
 
-use super::{RunError, Source, serve};
+use super::{Datapath, RunError, serve};
 use crate::{
     config::{Overrides, Resolved},
     exit::{Exit, ExitCause},
@@ -32,7 +32,7 @@ impl ExitCause for No {
     }
 }
 
-/// What a test sees of its fake source.
+/// What a test sees of its fake datapath.
 #[derive(Debug, Default)]
 struct Seen {
     drains: u32,
@@ -56,7 +56,7 @@ impl Fake {
     }
 }
 
-impl Source for Fake {
+impl Datapath for Fake {
     type Error = No;
 
     fn drain(&mut self) -> Result<Snapshot, No> {
@@ -102,11 +102,11 @@ async fn start(resolved: Resolved, seen: Seen) -> Running {
     let seen = Arc::new(Mutex::new(seen));
     let (stop, stopped) = oneshot::channel::<()>();
     let (bound, address) = oneshot::channel();
-    let source = Fake::start(&seen);
+    let datapath = Fake::start(&seen);
     let stop_signal = async move {
         let _dropped = stopped.await;
     };
-    let task = tokio::spawn(serve(resolved, source, stop_signal, Some(bound)));
+    let task = tokio::spawn(serve(resolved, datapath, stop_signal, Some(bound)));
     Running { seen, address: address.await.expect("started"), stop, task }
 }
 
