@@ -25,9 +25,9 @@ use crate::{
     subscriber::Pseudonyms,
 };
 
-/// What metrics and the control socket read of a drain.
+/// Result of one drain, for metrics and the control socket.
 #[derive(Clone, Debug)]
-pub struct Published {
+pub struct DrainResult {
     /// The drain.
     pub snapshot: Arc<Snapshot>,
     /// Node-level rows, bounded.
@@ -75,7 +75,7 @@ impl Analysis {
     }
 
     /// Takes in a drain; returns what to publish, and each event with the hooks it goes to.
-    pub fn take(&mut self, mut snapshot: Snapshot) -> (Published, Vec<Event>) {
+    pub fn take(&mut self, mut snapshot: Snapshot) -> (DrainResult, Vec<Event>) {
         let begun = Instant::now();
         let reused = self.subscribers.update(&snapshot);
         self.engine.begin(&snapshot, &self.subscribers, &reused);
@@ -102,7 +102,7 @@ impl Analysis {
         let top = self.top.rows(&snapshot, &self.subscribers);
         snapshot.changes = Vec::new();
         let catch_all = snapshot.keys.iter().position(|key| *key == TallyKey::CATCH_ALL);
-        let published = Published {
+        let published = DrainResult {
             node: self.node.bound(&snapshot.node),
             active: self.active.rows(),
             top,

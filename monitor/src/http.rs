@@ -32,10 +32,10 @@ use encoding::Encoding;
 
 use crate::{
     metrics::{
-        collector::{Exposition, Shared},
+        collector::{AgentState, Exposition},
         subscribers::{self, Shard},
     },
-    status::{self, Facts, Status},
+    status::{self, AgentInfo, Status},
     subscriber::Pseudonyms,
 };
 
@@ -74,39 +74,39 @@ impl Heartbeat {
     }
 }
 
-/// What the handlers read.
+/// Everything that the handlers read.
 #[derive(Clone, Debug)]
-pub struct App {
-    /// Published state.
-    pub shared: Arc<Shared>,
+pub struct HttpContext {
+    /// State of the agent.
+    pub state: Arc<AgentState>,
     /// Its text form.
     pub exposition: Exposition,
     /// For `/metrics/subscribers`.
     pub pseudonyms: Pseudonyms,
     /// The drain loop's heart.
     pub heartbeat: Arc<Heartbeat>,
-    /// What does not change while the agent runs.
-    pub facts: Arc<Facts>,
+    /// Static facts of the agent.
+    pub info: Arc<AgentInfo>,
     streams: Arc<Semaphore>,
 }
 
-impl App {
+impl HttpContext {
     /// State for the handlers.
     #[must_use]
-    pub fn new(shared: Arc<Shared>, pseudonyms: Pseudonyms, heartbeat: Arc<Heartbeat>, facts: Facts) -> Self {
+    pub fn new(state: Arc<AgentState>, pseudonyms: Pseudonyms, heartbeat: Arc<Heartbeat>, info: AgentInfo) -> Self {
         Self {
-            exposition: Exposition::new(Arc::clone(&shared)),
-            shared,
+            exposition: Exposition::new(Arc::clone(&state)),
+            state,
             pseudonyms,
             heartbeat,
-            facts: Arc::new(facts),
+            info: Arc::new(info),
             streams: Arc::new(Semaphore::new(STREAMS)),
         }
     }
 }
 
 /// What is served on the network.
-pub fn public(app: &App, subscribers: bool) -> Router {
+pub fn public(context: &HttpContext, subscribers: bool) -> Router {
     let mut router = Router::new()
         .route("/", get(landing))
         .route("/metrics", get(metrics))
@@ -115,16 +115,16 @@ pub fn public(app: &App, subscribers: bool) -> Router {
     if subscribers {
         router = router.route("/metrics/subscribers", get(all_subscribers));
     }
-    router.with_state(app.clone())
+    router.with_state(context.clone())
 }
 
 /// What is served on the control socket.
-pub fn control(app: &App) -> Router {
-    Router::new().route("/status", get(show_status)).route("/subscribers", get(tallies)).with_state(app.clone())
+pub fn control(context: &HttpContext) -> Router {
+    Router::new().route("/status", get(show_status)).route("/subscribers", get(tallies)).with_state(context.clone())
 }
 
-async fn landing(State(app): State<App>) -> Html<String> {
-    let more = if app.facts.subscriber_metrics {
+async fn landing(State(context): State<HttpContext>) -> Html<String> {
+    let more = if context.info.subscriber_metrics {
         "<li><a href=\"/metrics/subscribers\">/metrics/subscribers</a></li>"
     } else {
         ""
@@ -138,9 +138,9 @@ async fn landing(State(app): State<App>) -> Html<String> {
     ))
 }
 
-async fn metrics(State(app): State<App>, headers: HeaderMap) -> Response {
+async fn metrics(State(context): State<HttpContext>, headers: HeaderMap) -> Response {
     let encoding = Encoding::of(&headers);
-    match tokio::task::spawn_blocking(move || encoding.writer().whole(app.exposition.text())).await {
+    match tokio::task::spawn_blocking(move || encoding.writer().whole(context.exposition.text())).await {
         Ok(Ok(text)) => ([(header::CONTENT_TYPE, TEXT_FORMAT)], encoding.headers(), text).into_response(),
         Ok(Err(error)) => unwritten(&error),
         Err(error) => unwritten(&error),
@@ -151,8 +151,8 @@ fn unwritten(error: &dyn std::error::Error) -> Response {
     (StatusCode::INTERNAL_SERVER_ERROR, format!("metrics cannot be written: {error}\n")).into_response()
 }
 
-async fn livez(State(app): State<App>) -> Response {
-    match app.heartbeat.missed() {
+async fn livez(State(context): State<HttpContext>) -> Response {
+    match context.heartbeat.missed() {
         None => "ok\n".into_response(),
         Some(since) => {
             let text = format!("the drain loop has not turned for {} s; restart the agent\n", since.as_secs());
@@ -161,15 +161,15 @@ async fn livez(State(app): State<App>) -> Response {
     }
 }
 
-async fn readyz(State(app): State<App>) -> Response {
-    match app.shared.ready() {
+async fn readyz(State(context): State<HttpContext>) -> Response {
+    match context.state.ready() {
         Ok(()) => "ok\n".into_response(),
         Err(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {reason}\n")).into_response(),
     }
 }
 
-async fn show_status(State(app): State<App>) -> Response {
-    let status = Status::of(&app.shared, &app.facts);
+async fn show_status(State(context): State<HttpContext>) -> Response {
+    let status = Status::of(&context.state, &context.info);
     match serde_json::to_vec(&status) {
         Ok(json) => ([(header::CONTENT_TYPE, "application/json")], json).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
@@ -182,38 +182,42 @@ struct ShardQuery {
     shard: Option<String>,
 }
 
-async fn all_subscribers(State(app): State<App>, headers: HeaderMap, Query(query): Query<ShardQuery>) -> Response {
+async fn all_subscribers(
+    State(context): State<HttpContext>,
+    headers: HeaderMap,
+    Query(query): Query<ShardQuery>,
+) -> Response {
     let shard = match query.shard.as_deref().map_or(Ok(Shard::ALL), str::parse) {
         Ok(shard) => shard,
         Err(message) => return (StatusCode::BAD_REQUEST, format!("{message}\n")).into_response(),
     };
-    let Some(published) = app.shared.published() else {
+    let Some(published) = context.state.published() else {
         return (StatusCode::SERVICE_UNAVAILABLE, "no drain yet\n").into_response();
     };
-    let pseudonyms = app.pseudonyms.clone();
+    let pseudonyms = context.pseudonyms.clone();
     let encoding = Encoding::of(&headers);
-    streamed(&app, TEXT_FORMAT, encoding, move |send| {
+    streamed(&context, TEXT_FORMAT, encoding, move |send| {
         subscribers::write(&published.snapshot, &pseudonyms, shard, send);
     })
 }
 
-async fn tallies(State(app): State<App>) -> Response {
-    let Some(published) = app.shared.published() else {
+async fn tallies(State(context): State<HttpContext>) -> Response {
+    let Some(published) = context.state.published() else {
         return (StatusCode::SERVICE_UNAVAILABLE, "no drain yet\n").into_response();
     };
-    streamed(&app, "application/x-ndjson", Encoding::Identity, move |send| {
+    streamed(&context, "application/x-ndjson", Encoding::Identity, move |send| {
         status::subscribers::write(&published.snapshot, send)
     })
 }
 
 /// Answers with what `write` hands on, piece by piece, so that memory does not grow with the number of subscribers.
 fn streamed(
-    app: &App,
+    context: &HttpContext,
     content_type: &'static str,
     encoding: Encoding,
     write: impl FnOnce(&mut dyn FnMut(String) -> bool) + Send + 'static,
 ) -> Response {
-    let Ok(place) = Arc::clone(&app.streams).try_acquire_owned() else {
+    let Ok(place) = Arc::clone(&context.streams).try_acquire_owned() else {
         let text = "too many scrapes of every subscriber at once; scrape one shard after another\n";
         return (StatusCode::SERVICE_UNAVAILABLE, text).into_response();
     };

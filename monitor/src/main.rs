@@ -44,7 +44,7 @@ fn main() -> ExitCode {
             Err(error) => fail(&error, error.exit()),
         },
         Command::Replay(args) => replay::main(&args),
-        Command::Status { socket, format } => match status::ask(&socket) {
+        Command::Status { socket, format } => match status::query(&socket) {
             Ok(status) => show(&match format {
                 Format::Table => status::show(&status),
                 Format::Json => status::json(&status),

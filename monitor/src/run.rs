@@ -29,13 +29,13 @@ use crate::{
     exit::{Exit, ExitCause},
     hooks::{Dispatcher, HookError},
     http::{
-        self, App, Heartbeat,
+        self, Heartbeat, HttpContext,
         listen::{self, ControlSocket, ListenError},
     },
     logging,
-    metrics::collector::Shared,
+    metrics::collector::AgentState,
     plan::{Plan, PlanError},
-    status::Facts,
+    status::AgentInfo,
     subscriber::{PseudonymError, Pseudonyms},
     watchlist::{Audit, AuditError, Change, HitLog},
     words::{Inspection, OnExit},
@@ -159,10 +159,10 @@ async fn serve<D: Datapath>(
     let mut control = ControlSocket::bind(&resolved.control_socket)?;
     let pseudonyms = Pseudonyms::open(&resolved.pseudonym_key_file)?;
     let dispatcher = Arc::new(Dispatcher::start(&resolved.hooks)?);
-    let shared = Shared::new(resolved.inspection, dispatcher.stats().to_vec());
+    let state = AgentState::new(resolved.inspection, dispatcher.stats().to_vec());
     let heartbeat = Arc::new(Heartbeat::new((resolved.drain_interval * 10).max(Duration::from_secs(60))));
-    let facts = Facts { listen: address.to_string(), ..Facts::of(&resolved) };
-    let app = App::new(Arc::clone(&shared), pseudonyms.clone(), Arc::clone(&heartbeat), facts);
+    let info = AgentInfo { listen: address.to_string(), ..AgentInfo::of(&resolved) };
+    let context = HttpContext::new(Arc::clone(&state), pseudonyms.clone(), Arc::clone(&heartbeat), info);
 
     let watching = resolved.inspection == Inspection::Watchlist;
     let change = Change {
@@ -191,14 +191,14 @@ async fn serve<D: Datapath>(
 
     let (end_http, http_ends) = watch::channel(());
     let servers = [
-        serve_tcp(tcp, http::public(&app, resolved.subscriber_metrics), http_ends.clone())
+        serve_tcp(tcp, http::public(&context, resolved.subscriber_metrics), http_ends.clone())
             .map_err(RunError::Runtime)?,
-        serve_unix(control.take(), http::control(&app), http_ends).map_err(RunError::Runtime)?,
+        serve_unix(control.take(), http::control(&context), http_ends).map_err(RunError::Runtime)?,
     ];
     let (end_drain, drain_ends) = mpsc::channel::<()>();
     let looped = DrainLoop {
         analysis: Analysis::new(Arc::clone(&resolved), pseudonyms),
-        shared,
+        state,
         dispatcher: Arc::clone(&dispatcher),
         heartbeat,
         interval: resolved.drain_interval,
@@ -270,7 +270,7 @@ fn serve_unix(
 /// What the drain thread works with.
 struct DrainLoop {
     analysis: Analysis,
-    shared: Arc<Shared>,
+    state: Arc<AgentState>,
     dispatcher: Arc<Dispatcher>,
     heartbeat: Arc<Heartbeat>,
     interval: Duration,
@@ -334,7 +334,7 @@ impl DrainLoop {
             Ok(snapshot) => snapshot,
             Err(error) => {
                 tracing::error!(%error, "a drain failed; the next one has the counts");
-                return self.shared.drain_failed(error.to_string());
+                return self.state.drain_failed(error.to_string());
             }
         };
         for each in snapshot.attachments.iter().filter(|each| !each.is_on()) {
@@ -351,7 +351,7 @@ impl DrainLoop {
             tracing::error!(%error, hits = snapshot.hits.len(), "watchlist hits could not be written; they are tallied all the same");
         }
         let (published, events) = self.analysis.take(snapshot);
-        self.shared.publish(published);
+        self.state.publish(published);
         for event in events {
             tracing::info!(
                 event = %event.id,

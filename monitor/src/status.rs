@@ -17,14 +17,16 @@ use serde::{Deserialize, Serialize};
 
 pub use show::{json, show};
 
-use crate::{analysis::Published, config::Resolved, exit::Exit, hooks::FailureReason, metrics::collector::Shared};
+use crate::{
+    analysis::DrainResult, config::Resolved, exit::Exit, hooks::FailureReason, metrics::collector::AgentState,
+};
 
 /// Longest wait for an answer.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// What does not change while the agent runs.
+/// Static facts of the running agent.
 #[derive(Clone, Debug)]
-pub struct Facts {
+pub struct AgentInfo {
     /// Node name.
     pub node: Arc<str>,
     /// Configuration file.
@@ -37,8 +39,8 @@ pub struct Facts {
     pub subscriber_metrics: bool,
 }
 
-impl Facts {
-    /// The facts of a configuration.
+impl AgentInfo {
+    /// Taken from a configuration.
     #[must_use]
     pub fn of(resolved: &Resolved) -> Self {
         Self {
@@ -136,29 +138,29 @@ pub struct HookStatus {
 impl Status {
     /// The status now.
     #[must_use]
-    pub fn of(shared: &Shared, facts: &Facts) -> Self {
-        let ready = shared.ready();
+    pub fn of(state: &AgentState, info: &AgentInfo) -> Self {
+        let ready = state.ready();
         let mut status = Self {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
-            node: facts.node.to_string(),
-            config: facts.config.clone(),
-            inspection: facts.inspection.to_owned(),
-            metrics: format!("http://{}/metrics", facts.listen),
-            uptime_seconds: SystemTime::now().duration_since(shared.start()).unwrap_or_default().as_secs_f64(),
+            node: info.node.to_string(),
+            config: info.config.clone(),
+            inspection: info.inspection.to_owned(),
+            metrics: format!("http://{}/metrics", info.listen),
+            uptime_seconds: SystemTime::now().duration_since(state.start()).unwrap_or_default().as_secs_f64(),
             ready: ready.is_ok(),
             not_ready: ready.err(),
-            drain_failures: shared.drain_failures(),
-            hooks: hooks(shared),
+            drain_failures: state.drain_failures(),
+            hooks: hooks(state),
             ..Self::default()
         };
-        if let Some(published) = shared.published() {
+        if let Some(published) = state.published() {
             status.fill(&published);
         }
         status
     }
 
-    fn fill(&mut self, published: &Published) {
+    fn fill(&mut self, published: &DrainResult) {
         let snapshot = &published.snapshot;
         let count = |name: &str, count: u64| Count { name: name.to_owned(), count };
         self.snapshot_age_seconds = Some(snapshot.taken.elapsed().as_secs_f64());
@@ -196,7 +198,7 @@ impl Status {
 }
 
 /// Node-level totals by verdict.
-fn protocols(published: &Published) -> Vec<ProtocolTotals> {
+fn protocols(published: &DrainResult) -> Vec<ProtocolTotals> {
     let mut totals: Vec<(u8, u8, ProtocolTotals)> = Vec::new();
     for row in &published.node.rows {
         let key = (row.verdict.protocol as u8, row.verdict.confidence as u8);
@@ -221,7 +223,7 @@ fn protocols(published: &Published) -> Vec<ProtocolTotals> {
     totals.into_iter().map(|(_, _, line)| line).collect()
 }
 
-fn hooks(shared: &Shared) -> Vec<HookStatus> {
+fn hooks(state: &AgentState) -> Vec<HookStatus> {
     let one = |stats: &Arc<crate::hooks::HookStats>| {
         let report = stats.report();
         let failures = FailureReason::ALL.iter().zip(report.failed).filter(|(_, count)| *count > 0);
@@ -235,24 +237,24 @@ fn hooks(shared: &Shared) -> Vec<HookStatus> {
             failures: failures.map(|(reason, count)| Count { name: reason.label().to_owned(), count }).collect(),
         }
     };
-    shared.hooks().iter().map(one).collect()
+    state.hooks().iter().map(one).collect()
 }
 
 /// Why no status was received.
 #[derive(Debug, thiserror::Error)]
 pub enum StatusError {
-    /// Nobody answers.
+    /// No agent answers.
     #[error("no agent answers on {}: {source}; start one with `peertally run`, or name its socket with --socket PATH{}", path.display(), if source.kind() == io::ErrorKind::PermissionDenied { " (this socket needs root)" } else { "" })]
-    Silent {
+    NoAnswer {
         /// The socket.
         path: PathBuf,
         /// What the system said.
         #[source]
         source: io::Error,
     },
-    /// What answers is no agent.
-    #[error("{} answers with something else than a status; is it the agent's control socket?", .0.display())]
-    Strange(PathBuf),
+    /// The process that answers is not an agent.
+    #[error("{} answers, but not with a status; is it the agent's control socket?", .0.display())]
+    UnexpectedAnswer(PathBuf),
 }
 
 impl StatusError {
@@ -260,25 +262,25 @@ impl StatusError {
     #[must_use]
     pub fn exit(&self) -> Exit {
         match self {
-            Self::Silent { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => Exit::Rights,
-            Self::Silent { .. } | Self::Strange(_) => Exit::Unavailable,
+            Self::NoAnswer { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => Exit::Rights,
+            Self::NoAnswer { .. } | Self::UnexpectedAnswer(_) => Exit::Unavailable,
         }
     }
 }
 
-/// Asks the agent on a control socket.
+/// Reads the status of the agent from its control socket.
 ///
 /// # Errors
 /// [`StatusError`].
-pub fn ask(path: &Path) -> Result<Status, StatusError> {
-    let answer = exchange(path).map_err(|source| StatusError::Silent { path: path.to_owned(), source })?;
-    let strange = || StatusError::Strange(path.to_owned());
-    let text = String::from_utf8(answer).map_err(|_| strange())?;
-    let (head, body) = text.split_once("\r\n\r\n").ok_or_else(strange)?;
+pub fn query(path: &Path) -> Result<Status, StatusError> {
+    let answer = exchange(path).map_err(|source| StatusError::NoAnswer { path: path.to_owned(), source })?;
+    let unexpected = || StatusError::UnexpectedAnswer(path.to_owned());
+    let text = String::from_utf8(answer).map_err(|_| unexpected())?;
+    let (head, body) = text.split_once("\r\n\r\n").ok_or_else(unexpected)?;
     if head.split(' ').nth(1) != Some("200") {
-        return Err(strange());
+        return Err(unexpected());
     }
-    serde_json::from_str(body).map_err(|_| strange())
+    serde_json::from_str(body).map_err(|_| unexpected())
 }
 
 /// One request in HTTP/1.0, whose answer ends with the connection (RFC 1945 section 7.2.2).

@@ -5,13 +5,13 @@ use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
 use monitor_common::protocol::{Confidence, Protocol};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::{App, Heartbeat, public};
+use super::{Heartbeat, HttpContext, public};
 use crate::{
     analysis::Analysis,
     config::Overrides,
     fake::{Kernel, bytes, key},
-    metrics::collector::Shared,
-    status::Facts,
+    metrics::collector::AgentState,
+    status::AgentInfo,
     subscriber::Pseudonyms,
     words::Inspection,
 };
@@ -28,7 +28,7 @@ pub(crate) async fn get(address: SocketAddr, path: &str) -> (u16, String) {
 
 async fn serve(text: &str, drained: bool, heartbeat: Duration) -> SocketAddr {
     let resolved = Arc::new(crate::config::parse(Path::new("p.toml"), text, &Overrides::default()).expect("valid"));
-    let shared = Shared::new(Inspection::Framing, Vec::new());
+    let state = AgentState::new(Inspection::Framing, Vec::new());
     let pseudonyms = Pseudonyms::with_key([1; 32]);
     if drained {
         let mut kernel = Kernel::new();
@@ -37,12 +37,12 @@ async fn serve(text: &str, drained: bool, heartbeat: Duration) -> SocketAddr {
             kernel.count(key(&address, Protocol::BitTorrent, Confidence::Signature), bytes(1, 2));
         }
         let mut analysis = Analysis::new(Arc::clone(&resolved), pseudonyms.clone());
-        shared.publish(analysis.take(kernel.drain_at(Duration::ZERO)).0);
+        state.publish(analysis.take(kernel.drain_at(Duration::ZERO)).0);
     }
-    let app = App::new(shared, pseudonyms, Arc::new(Heartbeat::new(heartbeat)), Facts::of(&resolved));
+    let context = HttpContext::new(state, pseudonyms, Arc::new(Heartbeat::new(heartbeat)), AgentInfo::of(&resolved));
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("bound");
     let address = listener.local_addr().expect("address");
-    let router = public(&app, resolved.subscriber_metrics);
+    let router = public(&context, resolved.subscriber_metrics);
     tokio::spawn(async move { axum::serve(listener, router).await });
     address
 }

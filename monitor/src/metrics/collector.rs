@@ -22,7 +22,7 @@ use super::{
     table::{self, Definition},
 };
 use crate::{
-    analysis::Published,
+    analysis::DrainResult,
     hooks::{FailureReason, HookReport, HookStats},
     words::Inspection,
 };
@@ -30,25 +30,25 @@ use crate::{
 /// Upper limits of the drain histogram, in seconds: a million tallies take tens of milliseconds.
 const DRAIN_BUCKETS: &[f64] = &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 
-/// What the agent publishes: written by the drain and the hooks, read by HTTP and the control socket.
-pub struct Shared {
-    published: RwLock<Option<Arc<Published>>>,
+/// State of the running agent: the drain thread and the hooks write it, HTTP and the control socket read it.
+pub struct AgentState {
+    published: RwLock<Option<Arc<DrainResult>>>,
     hooks: Vec<Arc<HookStats>>,
     drain_duration: Histogram,
     drain_failures: AtomicU64,
     /// The last drain error, for `/readyz` and `status`; empty after a good drain.
-    trouble: Mutex<Option<String>>,
+    last_error: Mutex<Option<String>>,
     inspection: Inspection,
     start: SystemTime,
 }
 
-impl fmt::Debug for Shared {
+impl fmt::Debug for AgentState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Shared").finish_non_exhaustive()
+        f.debug_struct("AgentState").finish_non_exhaustive()
     }
 }
 
-impl Shared {
+impl AgentState {
     /// Nothing published yet.
     #[must_use]
     pub fn new(inspection: Inspection, hooks: Vec<Arc<HookStats>>) -> Arc<Self> {
@@ -59,35 +59,35 @@ impl Shared {
             hooks,
             drain_duration: Histogram::with_opts(options).expect("the buckets are in order"),
             drain_failures: AtomicU64::new(0),
-            trouble: Mutex::default(),
+            last_error: Mutex::default(),
             inspection,
             start: SystemTime::now(),
         })
     }
 
     /// Publishes a drain.
-    pub fn publish(&self, published: Published) {
+    pub fn publish(&self, published: DrainResult) {
         self.drain_duration.observe(published.snapshot.drain_duration.as_secs_f64());
         *self.published.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(published));
-        *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        *self.last_error.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     /// Counts a drain that failed.
     pub fn drain_failed(&self, error: String) {
         self.drain_failures.fetch_add(1, Relaxed);
-        *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+        *self.last_error.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
     }
 
     /// The last drain.
     #[must_use]
-    pub fn published(&self) -> Option<Arc<Published>> {
+    pub fn published(&self) -> Option<Arc<DrainResult>> {
         self.published.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Why the last drain failed, if it did.
     #[must_use]
-    pub fn trouble(&self) -> Option<String> {
-        self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    pub fn last_error(&self) -> Option<String> {
+        self.last_error.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Counts of the hooks.
@@ -114,13 +114,13 @@ impl Shared {
     /// What is missing.
     pub fn ready(&self) -> Result<(), String> {
         match self.published() {
-            None => Err(self.trouble().unwrap_or_else(|| "no drain yet".to_owned())),
+            None => Err(self.last_error().unwrap_or_else(|| "no drain yet".to_owned())),
             Some(published) if published.snapshot.attachments.is_empty() => {
                 Err("not attached to any interface".to_owned())
             }
             Some(published) => match published.snapshot.attachments.iter().find(|each| each.mode == "none") {
                 Some(each) => Err(format!("the program was taken off `{}`", each.interface)),
-                None => self.trouble().map_or(Ok(()), Err),
+                None => self.last_error().map_or(Ok(()), Err),
             },
         }
     }
@@ -133,11 +133,11 @@ pub struct Exposition {
 }
 
 impl Exposition {
-    /// An exposition of what is shared.
+    /// An exposition of the agent's state.
     #[must_use]
-    pub fn new(shared: Arc<Shared>) -> Self {
+    pub fn new(state: Arc<AgentState>) -> Self {
         let registry = Registry::new();
-        let agent = Agent { shared, descriptions: descriptions() };
+        let agent = AgentCollector { state, descriptions: descriptions() };
         registry.register(Box::new(agent)).expect("each metric is defined once");
         Self { registry }
     }
@@ -164,27 +164,27 @@ fn descriptions() -> Vec<Desc> {
         .collect()
 }
 
-struct Agent {
-    shared: Arc<Shared>,
+struct AgentCollector {
+    state: Arc<AgentState>,
     descriptions: Vec<Desc>,
 }
 
-impl Collector for Agent {
+impl Collector for AgentCollector {
     fn desc(&self) -> Vec<&Desc> {
         self.descriptions.iter().collect()
     }
 
     fn collect(&self) -> Vec<MetricFamily> {
-        let shared = &self.shared;
-        let mut families = agent_families(shared);
-        if let Some(published) = shared.published() {
+        let state = &self.state;
+        let mut families = agent_families(state);
+        if let Some(published) = state.published() {
             families.extend(traffic(&published));
             families.extend(kernel(&published));
             families.extend(policies(&published));
         }
-        families.extend(hooks(&shared.hooks));
+        families.extend(hooks(&state.hooks));
         let mut families: Vec<MetricFamily> = families.into_iter().map(Family::finish).collect();
-        families.extend(shared.drain_duration.collect());
+        families.extend(state.drain_duration.collect());
         families.retain(|family| !family.get_metric().is_empty());
         families
     }
@@ -194,20 +194,20 @@ fn unix_seconds(time: SystemTime) -> f64 {
     time.duration_since(SystemTime::UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
 }
 
-fn agent_families(shared: &Shared) -> Vec<Family> {
+fn agent_families(state: &AgentState) -> Vec<Family> {
     let mut build = Family::new(&table::BUILD);
     build.add(&[env!("CARGO_PKG_VERSION")], 1.0);
     let mut inspection = Family::new(&table::INSPECTION);
-    inspection.add(&[shared.inspection.label()], 1.0);
+    inspection.add(&[state.inspection.label()], 1.0);
     vec![
         build,
         inspection,
-        Family::single(&table::START_TIME, unix_seconds(shared.start)),
-        Family::single(&table::DRAIN_FAILURES, shared.drain_failures() as f64),
+        Family::single(&table::START_TIME, unix_seconds(state.start)),
+        Family::single(&table::DRAIN_FAILURES, state.drain_failures() as f64),
     ]
 }
 
-fn traffic(published: &Published) -> Vec<Family> {
+fn traffic(published: &DrainResult) -> Vec<Family> {
     let mut bytes = Family::new(&table::TRAFFIC_BYTES);
     let mut packets = Family::new(&table::TRAFFIC_PACKETS);
     let mut flows = Family::new(&table::TRAFFIC_FLOWS);
@@ -245,7 +245,7 @@ fn traffic(published: &Published) -> Vec<Family> {
 const NAMING: [Protocol; 5] =
     [Protocol::BitTorrent, Protocol::EDonkey, Protocol::Kademlia, Protocol::Gnutella, Protocol::DirectConnect];
 
-fn kernel(published: &Published) -> Vec<Family> {
+fn kernel(published: &DrainResult) -> Vec<Family> {
     let snapshot = &published.snapshot;
     let labelled = |definition: &'static Definition, rows: &mut dyn Iterator<Item = (&'static str, u64)>| {
         let mut family = Family::new(definition);
@@ -277,7 +277,7 @@ fn kernel(published: &Published) -> Vec<Family> {
     ]
 }
 
-fn policies(published: &Published) -> Vec<Family> {
+fn policies(published: &DrainResult) -> Vec<Family> {
     let mut events = Family::new(&table::POLICY_EVENTS);
     let mut suppressed = Family::new(&table::POLICY_SUPPRESSED);
     for (name, counts) in &published.policies {

@@ -8,7 +8,7 @@ use monitor_common::{
 };
 
 use super::{
-    collector::{Exposition, Shared},
+    collector::{AgentState, Exposition},
     node::MAX_ROWS,
     subscribers::{self, Shard},
     table::{ALL, Kind},
@@ -31,23 +31,23 @@ fn resolved(text: &str) -> Arc<Resolved> {
 struct Bench {
     kernel: Kernel,
     analysis: Analysis,
-    shared: Arc<Shared>,
+    state: Arc<AgentState>,
     exposition: Exposition,
     at: Duration,
 }
 
 impl Bench {
     fn new(text: &str) -> Self {
-        let shared = Shared::new(Inspection::Framing, vec![HookStats::new("tell".into())]);
+        let state = AgentState::new(Inspection::Framing, vec![HookStats::new("tell".into())]);
         let analysis = Analysis::new(resolved(text), Pseudonyms::with_key([3; 32]));
-        let exposition = Exposition::new(Arc::clone(&shared));
-        Self { kernel: Kernel::new(), analysis, shared, exposition, at: Duration::ZERO }
+        let exposition = Exposition::new(Arc::clone(&state));
+        Self { kernel: Kernel::new(), analysis, state, exposition, at: Duration::ZERO }
     }
 
     fn drain(&mut self) -> BTreeMap<String, f64> {
         let (published, _) = self.analysis.take(self.kernel.drain_at(self.at));
         self.at += Duration::from_secs(10);
-        self.shared.publish(published);
+        self.state.publish(published);
         self.scrape()
     }
 
@@ -144,9 +144,9 @@ fn values_are_those_of_the_drain() {
 fn before_the_first_drain_there_is_an_answer_and_it_is_not_ready() {
     let bench = Bench::new("");
     assert!(bench.text().contains("peertally_build_info"));
-    assert!(bench.shared.ready().expect_err("not yet").contains("no drain"));
-    bench.shared.drain_failed("map gone".to_owned());
-    assert!(bench.shared.ready().expect_err("not yet").contains("map gone"));
+    assert!(bench.state.ready().expect_err("not yet").contains("no drain"));
+    bench.state.drain_failed("map gone".to_owned());
+    assert!(bench.state.ready().expect_err("not yet").contains("map gone"));
     assert_eq!(bench.scrape()["peertally_drain_failures_total"], 1.0);
 }
 
@@ -298,7 +298,7 @@ fn promtool_has_no_complaint() {
     };
     assert!(version.status.success());
     let bench = busy();
-    let published = bench.shared.published().expect("published");
+    let published = bench.state.published().expect("published");
     let mut all = String::new();
     subscribers::write(&published.snapshot, &Pseudonyms::with_key([1; 32]), Shard::ALL, |piece| {
         all.push_str(&piece);

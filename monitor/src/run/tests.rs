@@ -154,7 +154,7 @@ async fn drains_publishes_fires_and_ends_in_order() {
     assert!(event["value"].as_u64() >= Some(500));
 
     let asked = socket.clone();
-    let status = tokio::task::spawn_blocking(move || status::ask(&asked)).await.expect("asked").expect("answered");
+    let status = tokio::task::spawn_blocking(move || status::query(&asked)).await.expect("asked").expect("answered");
     assert!(status.ready);
     assert_eq!(status.hooks[0].delivered, 1);
     assert_eq!(status.policies[0].events, 1);
@@ -281,7 +281,7 @@ async fn a_kernel_that_says_no_ends_the_start_with_its_code() {
 
 #[test]
 fn asking_an_absent_agent_says_what_to_do() {
-    let error = status::ask(Path::new("/nonexistent/control.sock")).expect_err("absent");
+    let error = status::query(Path::new("/nonexistent/control.sock")).expect_err("absent");
     assert_eq!(error.exit(), Exit::Unavailable);
     assert!(error.to_string().contains("peertally run"), "{error}");
 }

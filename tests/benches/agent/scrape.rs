@@ -8,7 +8,7 @@ use peertally::{
     config::{self, Overrides},
     http::encoding::Encoding,
     metrics::{
-        collector::{Exposition, Shared},
+        collector::{AgentState, Exposition},
         subscribers::{self, Shard},
     },
     subscriber::Pseudonyms,
@@ -40,10 +40,10 @@ pub(crate) fn measure() -> Result<Value> {
     };
     let (written, compressed) = (per_subscriber(Encoding::Identity), per_subscriber(Encoding::Gzip));
     let resolved = config::parse(Path::new("bench.toml"), "", &Overrides::default())?;
-    let shared = Shared::new(Inspection::Framing, Vec::new());
+    let state = AgentState::new(Inspection::Framing, Vec::new());
     let (published, _events) = Analysis::new(Arc::new(resolved), pseudonyms).take(snapshot);
-    shared.publish(published);
-    let exposition = Exposition::new(shared);
+    state.publish(published);
+    let exposition = Exposition::new(state);
     let node = runs(|| exposition.text().len());
     let per_subscriber = plain(written.1);
     let mut compressed = row("/metrics/subscribers", compressed, per_subscriber);

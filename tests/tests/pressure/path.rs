@@ -17,7 +17,7 @@ use peertally::{
         test_run::TestRunner,
         view::{View, node_index_parts},
     },
-    metrics::collector::{Exposition, Shared},
+    metrics::collector::{AgentState, Exposition},
     snapshot::Snapshot,
     subscriber::Pseudonyms,
 };
@@ -117,11 +117,11 @@ impl Path {
     pub(crate) fn metric(&self, event: Event) -> u64 {
         let events: Vec<_> = Event::ALL.iter().map(|event| (event.label(), self.event(*event))).collect();
         let resolved = config::parse(std::path::Path::new("test.toml"), "", &Overrides::default()).expect("defaults");
-        let shared = Shared::new(resolved.inspection, Vec::new());
+        let state = AgentState::new(resolved.inspection, Vec::new());
         let snapshot = Snapshot { events, ..snapshots::empty() };
         let (published, _) = Analysis::new(Arc::new(resolved), Pseudonyms::with_key([1; 32])).take(snapshot);
-        shared.publish(published);
-        let text = String::from_utf8(Exposition::new(shared).text()).expect("text");
+        state.publish(published);
+        let text = String::from_utf8(Exposition::new(state).text()).expect("text");
         let line = format!("peertally_kernel_events_total{{event=\"{}\"}} ", event.label());
         let value = text.lines().find_map(|found| found.strip_prefix(line.as_str())).expect("the event is exported");
         value.parse().expect("a number")
