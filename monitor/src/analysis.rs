@@ -20,7 +20,7 @@ use crate::{
         node::{Bounded, NodeRows},
         top::{Top, TopRow},
     },
-    policy::{CHUNK, Event, PolicyCounts, PolicyEngine, SubscriberIndex, TallyOwner},
+    policy::{CHUNK, PolicyCounts, PolicyEngine, PolicyEvent, SubscriberIndex, TallyOwner},
     snapshot::Snapshot,
     subscriber::Pseudonyms,
 };
@@ -75,7 +75,7 @@ impl Analysis {
     }
 
     /// Takes in a drain; returns what to publish, and each event with the hooks it goes to.
-    pub fn take(&mut self, mut snapshot: Snapshot) -> (DrainResult, Vec<Event>) {
+    pub fn take(&mut self, mut snapshot: Snapshot) -> (DrainResult, Vec<PolicyEvent>) {
         let begun = Instant::now();
         let reused = self.subscribers.update(&snapshot);
         self.engine.begin(&snapshot, &self.subscribers, &reused);
@@ -96,7 +96,7 @@ impl Analysis {
                 let subscriber = *self.subscribers.subscriber(firing.subscriber)?;
                 let policy = self.engine.policies().get(firing.policy)?;
                 let (node, inspection) = (&self.resolved.node, self.resolved.inspection);
-                Some(Event::new(firing, policy, subscriber, &self.pseudonyms, node, inspection))
+                Some(PolicyEvent::new(firing, policy, subscriber, &self.pseudonyms, node, inspection))
             })
             .collect();
         let top = self.top.rows(&snapshot, &self.subscribers);

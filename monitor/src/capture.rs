@@ -24,7 +24,7 @@ use std::{
 };
 
 pub use error::{CaptureError, Damage};
-use source::{Source, array};
+use source::{ByteSource, array};
 
 /// Bytes of the longest packet that is read, as in libpcap (`MAXIMUM_SNAPLEN`) and Wireshark.
 pub const MAX_PACKET_BYTES: usize = 262_144;
@@ -70,7 +70,7 @@ enum Format {
 
 /// A capture being read.
 pub struct Capture {
-    source: Source,
+    source: ByteSource,
     format: Format,
     buffer: Vec<u8>,
     packets: u64,
@@ -95,7 +95,8 @@ impl Capture {
     /// # Errors
     /// The first bytes cannot be read, or are not those of a capture.
     pub fn from_reader(reader: Box<dyn Read>) -> Result<Self, CaptureError> {
-        let mut source = Source::new(reader).map_err(|source| CaptureError::Read { packet: 0, offset: 0, source })?;
+        let mut source =
+            ByteSource::new(reader).map_err(|source| CaptureError::Read { packet: 0, offset: 0, source })?;
         let mut magic = [0; 4];
         let got = source.fill(&mut magic).map_err(|source| CaptureError::Read { packet: 0, offset: 0, source })?;
         let format = if got == magic.len() {

@@ -13,7 +13,7 @@ use monitor_common::{
     tally::{Direction, TallyKey, Totals},
 };
 
-use crate::snapshot::{Attachment, Change, NodeRow, Pending, Snapshot, TableUse};
+use crate::snapshot::{Attachment, NodeRow, Pending, Snapshot, TableUse, TallyChange};
 
 /// See the module documentation.
 #[derive(Debug)]
@@ -115,7 +115,7 @@ impl Kernel {
             .zip(&self.drained)
             .enumerate()
             .filter(|(_, (now, before))| now != before)
-            .map(|(slot, (now, before))| Change {
+            .map(|(slot, (now, before))| TallyChange {
                 slot: slot as u32,
                 delta: Totals {
                     flows: now.flows - before.flows,

@@ -21,7 +21,7 @@ use tokio::{
 pub use stats::{HookReport, HookStats};
 
 use self::{delivery::Hook, stats::Ticket};
-use crate::{policy::Event, words::SubscriberForm};
+use crate::{policy::PolicyEvent, words::SubscriberForm};
 
 /// A hook as configured.
 #[derive(Clone, Debug)]
@@ -138,7 +138,7 @@ pub struct HookError {
 
 /// One event for one hook.
 struct Job {
-    event: Arc<Event>,
+    event: Arc<PolicyEvent>,
     ticket: Ticket,
 }
 
@@ -172,7 +172,7 @@ impl Dispatcher {
     }
 
     /// Hands an event to a hook; never waits. A full queue drops the event and counts it.
-    pub fn send(&self, hook: usize, event: &Arc<Event>) {
+    pub fn send(&self, hook: usize, event: &Arc<PolicyEvent>) {
         let (Some(queue), Some(stats)) = (self.queues.get(hook), self.stats.get(hook)) else { return };
         match queue.try_reserve() {
             Ok(place) => place.send(Job { event: Arc::clone(event), ticket: stats.open() }),

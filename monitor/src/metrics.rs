@@ -1,16 +1,16 @@
 //! Metrics: everything `/metrics` and `/metrics/subscribers` show, and how many series that can be.
 //!
-//! All metrics are defined in [`table`], once; the documentation is generated from it and a test compares what is
+//! All metrics are defined in [`definitions`], once; the documentation is generated from it and a test compares what is
 //! scraped with it. Families are built afresh from the last drain at each scrape, so what has gone is gone. A counter
 //! never goes down.
 
 pub mod collector;
+pub mod definitions;
 mod family;
 pub mod node;
 #[cfg(test)]
 mod reference;
 pub mod subscribers;
-pub mod table;
 #[cfg(test)]
 mod tests;
 pub mod top;

@@ -40,7 +40,7 @@ const TRIE_NODE: u64 = 40;
 const AGENT_BYTES: u64 = 18 << 20;
 /// What the agent keeps for each tally, the drain under way included.
 const AGENT_BYTES_PER_TALLY: u64 = 185;
-/// What a drain says of each tally that moved (`snapshot::Change`).
+/// What a drain says of each tally that moved (`snapshot::TallyChange`).
 const AGENT_BYTES_PER_CHANGE: u64 = 48;
 /// What it keeps for each tally that a policy covers, for each metric and direction: place, limit and sum, and a bucket's memory at hand.
 const AGENT_BYTES_PER_TALLY_AND_QUANTITY: u64 = 28;
@@ -49,7 +49,7 @@ const AGENT_BYTES_PER_TALLY_AND_WINDOW: u64 = 128;
 
 /// One table in the kernel.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Table {
+pub struct TablePlan {
     /// Name in the object.
     pub name: String,
     /// The kernel's number of its type (`enum bpf_map_type`).
@@ -75,7 +75,7 @@ pub struct Plan {
     /// Tallies there is room for.
     pub tallies: u64,
     /// Tables in the kernel, largest first.
-    pub tables: Vec<Table>,
+    pub tables: Vec<TablePlan>,
     /// Their sum: taken at the start, and kept while they are pinned.
     pub kernel_bytes: u64,
     /// The kernel's part of one flow.
@@ -195,11 +195,11 @@ impl Plan {
 ///
 /// # Errors
 /// [`PlanError::Object`].
-pub fn tables(sizes: &TableSizes, watched: u32) -> Result<Vec<Table>, PlanError> {
+pub fn tables(sizes: &TableSizes, watched: u32) -> Result<Vec<TablePlan>, PlanError> {
     let object = Object::parse(OBJECT)?;
     let sized = [&sizes.entries()[..], &[("WATCHLIST", watched.max(1))]].concat();
     let cpus = nr_cpus().map_or(1, |cpus| cpus as u64);
-    let mut tables: Vec<Table> = object
+    let mut tables: Vec<TablePlan> = object
         .maps
         .iter()
         .map(|(name, map)| {
@@ -207,7 +207,7 @@ pub fn tables(sizes: &TableSizes, watched: u32) -> Result<Vec<Table>, PlanError>
                 sized.iter().find(|(sized, _)| sized == name).map_or(map.max_entries(), |(_, entries)| *entries);
             let (map_type, key_bytes, value_bytes) = (map.map_type(), map.key_size(), map.value_size());
             let bytes = bytes(map_type, map.map_flags(), [key_bytes, value_bytes, entries].map(u64::from), cpus);
-            Table { name: name.clone(), map_type, key_bytes, value_bytes, entries, bytes }
+            TablePlan { name: name.clone(), map_type, key_bytes, value_bytes, entries, bytes }
         })
         .collect();
     tables.sort_by(|left, right| right.bytes.cmp(&left.bytes).then_with(|| left.name.cmp(&right.name)));

@@ -18,7 +18,7 @@ use ipnet::IpNet;
 use monitor_common::protocol::{Confidence, Protocol, Verdict};
 
 pub use engine::{Firing, PolicyCounts, PolicyEngine};
-pub use event::Event;
+pub use event::PolicyEvent;
 pub use subscriber_index::SubscriberIndex;
 pub(crate) use subscriber_index::{CHUNK, TallyOwner};
 

@@ -4,14 +4,14 @@
 //! attaching it to an interface.
 
 pub mod args;
-mod clock;
+mod capture_clock;
 mod driver;
 pub mod engine;
 mod flows;
 mod host;
 mod kernel;
 pub mod report;
-mod table;
+mod text_table;
 
 use std::{
     ffi::OsStr,
@@ -143,7 +143,7 @@ pub fn every_address() -> Vec<Pool> {
 
 fn print(report: &Report, format: Format, out: &mut impl Write) -> io::Result<()> {
     match format {
-        Format::Table => table::write(report, out)?,
+        Format::Table => text_table::write(report, out)?,
         Format::Json => {
             serde_json::to_writer_pretty(&mut *out, report)?;
             writeln!(out)?;

@@ -37,7 +37,7 @@ use crate::{
     plan::{Plan, PlanError},
     status::AgentInfo,
     subscriber::{PseudonymError, Pseudonyms},
-    watchlist::{Audit, AuditError, Change, HitLog},
+    watchlist::{Audit, AuditError, DepthChange, HitLog},
     words::{Inspection, OnExit},
 };
 
@@ -165,7 +165,7 @@ async fn serve<D: Datapath>(
     let context = HttpContext::new(Arc::clone(&state), pseudonyms.clone(), Arc::clone(&heartbeat), info);
 
     let watching = resolved.inspection == Inspection::Watchlist;
-    let change = Change {
+    let change = DepthChange {
         inspection: resolved.inspection.label().to_owned(),
         watchlist_entries: resolved.watchlist.entries.len(),
         watchlist_digest: if watching { resolved.watchlist.digest.clone() } else { String::new() },

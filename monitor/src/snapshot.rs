@@ -30,7 +30,7 @@ pub struct Snapshot {
     /// Cumulative counters of each tally, by slot; same length as `keys`. They never go down, restarts included.
     pub totals: Arc<Vec<Totals>>,
     /// Tallies that moved since the drain before, by slot, in slot order. Nothing once the drain was evaluated: it would only be kept.
-    pub changes: Vec<Change>,
+    pub changes: Vec<TallyChange>,
     /// Node-level counters that are not zero.
     pub node: Vec<NodeRow>,
     /// Frames that were not counted as IP, by reason; every reason is listed.
@@ -51,7 +51,7 @@ pub struct Snapshot {
 
 /// How far a tally moved between two drains.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Change {
+pub struct TallyChange {
     /// Index into [`Snapshot::keys`].
     pub slot: u32,
     /// Counters since the drain before.

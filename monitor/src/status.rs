@@ -72,7 +72,7 @@ pub struct Status {
     pub attached: Vec<Attached>,
     pub protocols: Vec<ProtocolTotals>,
     pub pending_flows: u64,
-    pub tables: Vec<Table>,
+    pub tables: Vec<TableRow>,
     pub skipped: Vec<Count>,
     pub events: Vec<Count>,
     pub policies: Vec<PolicyStatus>,
@@ -101,7 +101,7 @@ pub struct ProtocolTotals {
 
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[expect(missing_docs, reason = "as for Status")]
-pub struct Table {
+pub struct TableRow {
     pub table: String,
     pub entries: u64,
     pub capacity: u64,
@@ -179,7 +179,7 @@ impl Status {
         self.tables = snapshot
             .tables
             .iter()
-            .map(|table| Table { table: table.name.to_owned(), entries: table.entries, capacity: table.capacity })
+            .map(|table| TableRow { table: table.name.to_owned(), entries: table.entries, capacity: table.capacity })
             .collect();
         self.skipped =
             snapshot.skipped.iter().filter(|(_, n)| *n > 0).map(|(reason, n)| count(reason.label(), *n)).collect();

@@ -14,7 +14,7 @@ use monitor_common::watch::ContentHash;
 mod audit;
 mod hits;
 
-pub use audit::{Audit, AuditError, Change, verify};
+pub use audit::{Audit, AuditError, DepthChange, verify};
 pub use hits::HitLog;
 
 /// Most entries of a list; 32 bytes each in the kernel.

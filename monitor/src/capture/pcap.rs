@@ -3,7 +3,7 @@
 use super::{
     HEADROOM, MAX_PACKET_BYTES, Record, array,
     error::{Damage, Fault},
-    source::Source,
+    source::ByteSource,
 };
 
 /// Bytes of the capture header behind its magic.
@@ -59,7 +59,7 @@ pub(super) struct Reader {
 
 impl Reader {
     /// Reads what follows the magic of the capture header.
-    pub(super) fn open(variant: Variant, source: &mut Source) -> Result<Self, Fault> {
+    pub(super) fn open(variant: Variant, source: &mut ByteSource) -> Result<Self, Fault> {
         let rest = source.next::<HEADER_REST>()?.ok_or(Fault::Truncated)?;
         let version = (variant.u16(array(&rest, 0)), variant.u16(array(&rest, 2)));
         let lengths = match version {
@@ -70,7 +70,7 @@ impl Reader {
         Ok(Self { variant, link_type: variant.u32(array(&rest, 16)) & LINK_TYPE_MASK, lengths })
     }
 
-    pub(super) fn next(&mut self, source: &mut Source, buffer: &mut Vec<u8>) -> Result<Option<Record>, Fault> {
+    pub(super) fn next(&mut self, source: &mut ByteSource, buffer: &mut Vec<u8>) -> Result<Option<Record>, Fault> {
         let Some(header) = source.next::<16>()? else { return Ok(None) };
         let field = |index: usize| self.variant.u32(array(&header, index * 4));
         let (seconds, fraction) = (field(0), field(1));

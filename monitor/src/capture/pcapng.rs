@@ -6,7 +6,7 @@
 use super::{
     HEADROOM, MAX_PACKET_BYTES, Record, array,
     error::{Damage, Fault},
-    source::Source,
+    source::ByteSource,
 };
 
 /// Block type of a section header, the same in both byte orders: a capture starts with it.
@@ -70,7 +70,7 @@ pub(super) struct Reader {
 }
 
 impl Reader {
-    pub(super) fn next(&mut self, source: &mut Source, buffer: &mut Vec<u8>) -> Result<Option<Record>, Fault> {
+    pub(super) fn next(&mut self, source: &mut ByteSource, buffer: &mut Vec<u8>) -> Result<Option<Record>, Fault> {
         loop {
             let block_type = if self.started {
                 let Some(block_type) = source.next::<4>()? else { return Ok(None) };
@@ -126,7 +126,7 @@ impl Reader {
     }
 
     /// Reads a section header behind its type: byte order and version; interfaces are numbered anew (section 4.1).
-    fn section(&mut self, source: &mut Source) -> Result<(), Fault> {
+    fn section(&mut self, source: &mut ByteSource) -> Result<(), Fault> {
         let header = source.next::<12>()?.ok_or(Fault::Truncated)?;
         self.big_endian = match array(&header, 4) {
             magic if u32::from_be_bytes(magic) == BYTE_ORDER_MAGIC => true,

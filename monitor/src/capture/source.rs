@@ -13,12 +13,12 @@ const GROW_BYTES: usize = 1 << 16;
 /// First bytes of a gzip member (RFC 1952 section 2.3.1).
 const GZIP: [u8; 2] = [0x1f, 0x8b];
 
-pub(super) struct Source {
+pub(super) struct ByteSource {
     reader: Box<dyn Read>,
     offset: u64,
 }
 
-impl Source {
+impl ByteSource {
     pub(super) fn new(reader: Box<dyn Read>) -> io::Result<Self> {
         let mut reader = BufReader::with_capacity(READ_BYTES, reader);
         let mut first = [0; 2];

@@ -9,17 +9,17 @@ use super::*;
 
 /// What a capture gave: frames as (timestamp, bytes, wire length), unsupported link types, and the error at its end.
 #[derive(Debug, Default)]
-struct Outcome {
+struct Outcomes {
     frames: Vec<(u64, Vec<u8>, usize)>,
     unsupported: Vec<u32>,
     error: Option<CaptureError>,
 }
 
-fn drain(reader: impl Read + 'static) -> Outcome {
-    let mut outcome = Outcome::default();
+fn drain(reader: impl Read + 'static) -> Outcomes {
+    let mut outcome = Outcomes::default();
     let mut capture = match Capture::from_reader(Box::new(reader)) {
         Ok(capture) => capture,
-        Err(error) => return Outcome { error: Some(error), ..outcome },
+        Err(error) => return Outcomes { error: Some(error), ..outcome },
     };
     loop {
         match capture.next_item() {
@@ -35,7 +35,7 @@ fn drain(reader: impl Read + 'static) -> Outcome {
     outcome
 }
 
-fn drain_bytes(bytes: &[u8]) -> Outcome {
+fn drain_bytes(bytes: &[u8]) -> Outcomes {
     drain(Cursor::new(bytes.to_vec()))
 }
 

@@ -4,11 +4,11 @@
 //! the program, then the interfaces, all or none. The program only counts; nothing here ever changes what happens to a packet.
 
 mod attach;
-mod clock;
 mod drain;
 mod error;
 mod netlink;
 mod pins;
+mod program_clock;
 
 use std::{fs::File, path::PathBuf, sync::Arc, time::Instant};
 
@@ -40,7 +40,7 @@ pub struct AttachedDatapath {
     lost: u64,
     kernel_log: Option<EbpfLogger<&'static dyn log::Log>>,
     /// Both live as long as the attachment is used.
-    _clock: clock::Clock,
+    _clock: program_clock::ProgramClock,
     _lock: File,
 }
 
@@ -105,7 +105,7 @@ impl AttachedDatapath {
             pools: resolved.pools.len() as u64,
             lost: 0,
             kernel_log,
-            _clock: clock::Clock::start(object_settings)?,
+            _clock: program_clock::ProgramClock::start(object_settings)?,
             _lock: lock,
         })
     }
@@ -140,7 +140,7 @@ impl Datapath for AttachedDatapath {
     fn drain(&mut self) -> Result<Snapshot, AttachError> {
         let begun = Instant::now();
         let view = self.object.view();
-        view.settings.clock_s.store(clock::now_s());
+        view.settings.clock_s.store(program_clock::now_s());
         let mut read = self.drain.memory();
         view.read_into(PENDING_IDLE_SECONDS, &mut read);
         self.lost += read.lost;

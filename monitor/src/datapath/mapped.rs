@@ -17,15 +17,15 @@ use monitor_common::{
 use super::object::ObjectError;
 
 mod sealed {
-    pub trait Shared {}
+    pub trait MappedValue {}
 }
 
 /// Types that consist of [`SharedU64`]s (or of integers written before the program runs), so that a shared reference to kernel
 /// memory of that type is sound whatever another CPU writes.
-pub trait Shared: sealed::Shared {}
+pub trait MappedValue: sealed::MappedValue {}
 
 macro_rules! shared {
-    ($($type:ty),*) => { $(impl sealed::Shared for $type {} impl Shared for $type {})* };
+    ($($type:ty),*) => { $(impl sealed::MappedValue for $type {} impl MappedValue for $type {})* };
 }
 shared!(Settings, FlowSet, ColdSet, EndpointSet, Beginning, Tally, SlotKey, NodeTally, SharedU64);
 
@@ -37,12 +37,12 @@ pub struct MappedArray<T> {
     element: PhantomData<T>,
 }
 
-// SAFETY: the mapping is owned, and `T: Shared` is only cells and integers that any thread may read.
-unsafe impl<T: Shared> Send for MappedArray<T> {}
+// SAFETY: the mapping is owned, and `T: MappedValue` is only cells and integers that any thread may read.
+unsafe impl<T: MappedValue> Send for MappedArray<T> {}
 // SAFETY: as above.
-unsafe impl<T: Shared> Sync for MappedArray<T> {}
+unsafe impl<T: MappedValue> Sync for MappedArray<T> {}
 
-impl<T: Shared> MappedArray<T> {
+impl<T: MappedValue> MappedArray<T> {
     /// Maps an array map whose values are `T`.
     ///
     /// # Errors
@@ -62,7 +62,7 @@ impl<T: Shared> MappedArray<T> {
     #[must_use]
     pub fn values(&self) -> &[T] {
         // SAFETY: the mapping holds `length` values of `T` (checked in `new`), is page-aligned (array maps start at a page
-        // when mapped: kernel/bpf/arraymap.c array_map_mmap) and lives as long as `self`; `T: Shared` allows other writers.
+        // when mapped: kernel/bpf/arraymap.c array_map_mmap) and lives as long as `self`; `T: MappedValue` allows other writers.
         unsafe { std::slice::from_raw_parts(self.mapping.as_ptr().cast::<T>(), self.length) }
     }
 

@@ -469,7 +469,7 @@ fn xdp(ebpf: &mut Ebpf) -> Result<&mut Xdp, ObjectError> {
     program.try_into().map_err(|_| ObjectError::ProgramMissing)
 }
 
-fn mapped<T: super::mapped::Shared>(ebpf: &Ebpf, name: &'static str) -> Result<MappedArray<T>, ObjectError> {
+fn mapped<T: super::mapped::MappedValue>(ebpf: &Ebpf, name: &'static str) -> Result<MappedArray<T>, ObjectError> {
     MappedArray::new(name, ebpf.map(name).ok_or(ObjectError::MapMissing { name })?)
 }
 

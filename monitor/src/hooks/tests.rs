@@ -22,12 +22,12 @@ use monitor_common::protocol::{Confidence, Protocol, Verdict};
 use super::{Dispatcher, FailureReason, HookConfig, HookReport, Target, exec, webhook::Endpoint};
 use crate::{
     fake,
-    policy::{Event, Policy, ProtocolSet, engine::Firing},
+    policy::{Policy, PolicyEvent, ProtocolSet, engine::Firing},
     subscriber::{Pseudonyms, Subscriber},
     words::{Inspection, Metric, PolicyDirection, SubscriberForm},
 };
 
-fn event() -> Arc<Event> {
+fn event() -> Arc<PolicyEvent> {
     let policy = Policy {
         name: "heavy".into(),
         protocols: ProtocolSet::default_policy(),
@@ -51,7 +51,14 @@ fn event() -> Arc<Event> {
     let key = fake::key("10.0.0.1", Protocol::BitTorrent, Confidence::Signature);
     let subscriber = Subscriber::of(&key).expect("a subscriber");
     let pseudonyms = Pseudonyms::with_key([1; 32]);
-    Arc::new(Event::new(firing, &Arc::new(policy), subscriber, &pseudonyms, &"edge-1".into(), Inspection::Framing))
+    Arc::new(PolicyEvent::new(
+        firing,
+        &Arc::new(policy),
+        subscriber,
+        &pseudonyms,
+        &"edge-1".into(),
+        Inspection::Framing,
+    ))
 }
 
 fn hook(target: Target) -> HookConfig {

@@ -18,8 +18,8 @@ use prometheus::{
 };
 
 use super::{
+    definitions::{self, Definition},
     family::Family,
-    table::{self, Definition},
 };
 use crate::{
     analysis::DrainResult,
@@ -52,7 +52,7 @@ impl AgentState {
     /// Nothing published yet.
     #[must_use]
     pub fn new(inspection: Inspection, hooks: Vec<Arc<HookStats>>) -> Arc<Self> {
-        let definition = &table::DRAIN_DURATION;
+        let definition = &definitions::DRAIN_DURATION;
         let options = HistogramOpts::new(definition.name, definition.help).buckets(DRAIN_BUCKETS.to_vec());
         Arc::new(Self {
             published: RwLock::default(),
@@ -154,7 +154,7 @@ impl Exposition {
 }
 
 fn descriptions() -> Vec<Desc> {
-    let on_metrics = table::ALL.iter().filter(|definition| definition.endpoint == "/metrics");
+    let on_metrics = definitions::ALL.iter().filter(|definition| definition.endpoint == "/metrics");
     on_metrics
         .map(|definition| {
             let labels = definition.labels.iter().map(|label| (*label).to_owned()).collect();
@@ -195,22 +195,22 @@ fn unix_seconds(time: SystemTime) -> f64 {
 }
 
 fn agent_families(state: &AgentState) -> Vec<Family> {
-    let mut build = Family::new(&table::BUILD);
+    let mut build = Family::new(&definitions::BUILD);
     build.add(&[env!("CARGO_PKG_VERSION")], 1.0);
-    let mut inspection = Family::new(&table::INSPECTION);
+    let mut inspection = Family::new(&definitions::INSPECTION);
     inspection.add(&[state.inspection.label()], 1.0);
     vec![
         build,
         inspection,
-        Family::single(&table::START_TIME, unix_seconds(state.start)),
-        Family::single(&table::DRAIN_FAILURES, state.drain_failures() as f64),
+        Family::single(&definitions::START_TIME, unix_seconds(state.start)),
+        Family::single(&definitions::DRAIN_FAILURES, state.drain_failures() as f64),
     ]
 }
 
 fn traffic(published: &DrainResult) -> Vec<Family> {
-    let mut bytes = Family::new(&table::TRAFFIC_BYTES);
-    let mut packets = Family::new(&table::TRAFFIC_PACKETS);
-    let mut flows = Family::new(&table::TRAFFIC_FLOWS);
+    let mut bytes = Family::new(&definitions::TRAFFIC_BYTES);
+    let mut packets = Family::new(&definitions::TRAFFIC_PACKETS);
+    let mut flows = Family::new(&definitions::TRAFFIC_FLOWS);
     for row in &published.node.rows {
         let labels =
             [&*row.interface, row.direction.label(), row.verdict.protocol.label(), row.verdict.confidence.label()];
@@ -218,11 +218,11 @@ fn traffic(published: &DrainResult) -> Vec<Family> {
         packets.add(&labels, row.packets as f64);
         flows.add(&labels, row.flows as f64);
     }
-    let mut active = Family::new(&table::SUBSCRIBERS_ACTIVE);
+    let mut active = Family::new(&definitions::SUBSCRIBERS_ACTIVE);
     for (protocol, subscribers) in &published.active {
         active.add(&[protocol.label()], *subscribers as f64);
     }
-    let mut top = Family::new(&table::TOP_BYTES);
+    let mut top = Family::new(&definitions::TOP_BYTES);
     for row in &published.top {
         top.add(&[&row.subscriber, row.protocol.label(), "up"], row.bytes_up as f64);
         top.add(&[&row.subscriber, row.protocol.label(), "down"], row.bytes_down as f64);
@@ -232,12 +232,12 @@ fn traffic(published: &DrainResult) -> Vec<Family> {
         bytes,
         packets,
         flows,
-        Family::single(&table::TRAFFIC_FOLDED, published.node.folded as f64),
+        Family::single(&definitions::TRAFFIC_FOLDED, published.node.folded as f64),
         active,
         top,
-        Family::single(&table::PENDING_FLOWS, pending.flows as f64),
-        Family::single(&table::PENDING_PACKETS, pending.packets as f64),
-        Family::single(&table::PENDING_BYTES, pending.bytes as f64),
+        Family::single(&definitions::PENDING_FLOWS, pending.flows as f64),
+        Family::single(&definitions::PENDING_PACKETS, pending.packets as f64),
+        Family::single(&definitions::PENDING_BYTES, pending.bytes as f64),
     ]
 }
 
@@ -252,7 +252,7 @@ fn kernel(published: &DrainResult) -> Vec<Family> {
         rows.for_each(|(label, value)| family.add(&[label], value as f64));
         family
     };
-    let mut attached = Family::new(&table::ATTACHED);
+    let mut attached = Family::new(&definitions::ATTACHED);
     for each in &snapshot.attachments {
         attached.add(&[&each.interface, each.role, each.mode], if each.mode == "none" { 0.0 } else { 1.0 });
     }
@@ -264,22 +264,28 @@ fn kernel(published: &DrainResult) -> Vec<Family> {
     }
     let catch_all = [("up", published.catch_all.bytes_up), ("down", published.catch_all.bytes_down)];
     vec![
-        labelled(&table::SKIPPED, &mut snapshot.skipped.iter().map(|(reason, count)| (reason.label(), *count))),
-        labelled(&table::KERNEL_EVENTS, &mut snapshot.events.iter().copied()),
-        labelled(&table::CATCH_ALL_BYTES, &mut catch_all.into_iter()),
-        labelled(&table::TABLE_ENTRIES, &mut snapshot.tables.iter().map(|table| (table.name, table.entries))),
-        labelled(&table::TABLE_CAPACITY, &mut snapshot.tables.iter().map(|table| (table.name, table.capacity))),
+        labelled(&definitions::SKIPPED, &mut snapshot.skipped.iter().map(|(reason, count)| (reason.label(), *count))),
+        labelled(&definitions::KERNEL_EVENTS, &mut snapshot.events.iter().copied()),
+        labelled(&definitions::CATCH_ALL_BYTES, &mut catch_all.into_iter()),
+        labelled(
+            &definitions::TABLE_ENTRIES,
+            &mut snapshot.tables.iter().map(|definitions| (definitions.name, definitions.entries)),
+        ),
+        labelled(
+            &definitions::TABLE_CAPACITY,
+            &mut snapshot.tables.iter().map(|definitions| (definitions.name, definitions.capacity)),
+        ),
         attached,
-        labelled(&table::WATCHLIST_HITS, &mut hits.into_iter()),
-        Family::single(&table::SNAPSHOT_AGE, snapshot.taken.elapsed().as_secs_f64()),
-        Family::single(&table::SNAPSHOT_TIME, unix_seconds(snapshot.taken_at)),
-        Family::single(&table::EVALUATION_TIME, published.evaluation.as_secs_f64()),
+        labelled(&definitions::WATCHLIST_HITS, &mut hits.into_iter()),
+        Family::single(&definitions::SNAPSHOT_AGE, snapshot.taken.elapsed().as_secs_f64()),
+        Family::single(&definitions::SNAPSHOT_TIME, unix_seconds(snapshot.taken_at)),
+        Family::single(&definitions::EVALUATION_TIME, published.evaluation.as_secs_f64()),
     ]
 }
 
 fn policies(published: &DrainResult) -> Vec<Family> {
-    let mut events = Family::new(&table::POLICY_EVENTS);
-    let mut suppressed = Family::new(&table::POLICY_SUPPRESSED);
+    let mut events = Family::new(&definitions::POLICY_EVENTS);
+    let mut suppressed = Family::new(&definitions::POLICY_SUPPRESSED);
     for (name, counts) in &published.policies {
         events.add(&[name], counts.fired as f64);
         suppressed.add(&[name, "cool_down"], counts.cooling as f64);
@@ -304,18 +310,18 @@ fn hooks(stats: &[Arc<HookStats>]) -> Vec<Family> {
         }
         family
     };
-    let mut dropped = Family::new(&table::HOOK_DROPPED);
+    let mut dropped = Family::new(&definitions::HOOK_DROPPED);
     for (name, report) in &reports {
         dropped.add(&[name, "queue_full"], report.dropped_full as f64);
         dropped.add(&[name, "shutdown"], report.dropped_shutdown as f64);
     }
     vec![
-        per_hook(&table::HOOK_DELIVERIES, |report| report.delivered as f64),
-        per_reason(&table::HOOK_FAILURES, |report| &report.failed),
-        per_reason(&table::HOOK_ATTEMPT_FAILURES, |report| &report.attempts_failed),
+        per_hook(&definitions::HOOK_DELIVERIES, |report| report.delivered as f64),
+        per_reason(&definitions::HOOK_FAILURES, |report| &report.failed),
+        per_reason(&definitions::HOOK_ATTEMPT_FAILURES, |report| &report.attempts_failed),
         dropped,
-        per_hook(&table::HOOK_IN_FLIGHT, |report| report.in_flight as f64),
-        per_hook(&table::HOOK_QUEUED, |report| report.queued as f64),
-        per_hook(&table::HOOK_OLDEST, |report| report.oldest.unwrap_or(Duration::ZERO).as_secs_f64()),
+        per_hook(&definitions::HOOK_IN_FLIGHT, |report| report.in_flight as f64),
+        per_hook(&definitions::HOOK_QUEUED, |report| report.queued as f64),
+        per_hook(&definitions::HOOK_OLDEST, |report| report.oldest.unwrap_or(Duration::ZERO).as_secs_f64()),
     ]
 }

@@ -2,7 +2,7 @@
 
 use prometheus::proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricType};
 
-use super::table::{Definition, Kind};
+use super::definitions::{Definition, MetricKind};
 
 /// A family under construction.
 #[derive(Debug)]
@@ -34,12 +34,12 @@ impl Family {
         });
         let mut metric = Metric::from_label(pairs.collect());
         match self.definition.kind {
-            Kind::Counter => {
+            MetricKind::Counter => {
                 let mut counter = Counter::default();
                 counter.set_value(value);
                 metric.set_counter(counter);
             }
-            Kind::Gauge | Kind::Histogram => {
+            MetricKind::Gauge | MetricKind::Histogram => {
                 let mut gauge = Gauge::default();
                 gauge.set_value(value);
                 metric.set_gauge(gauge);
@@ -53,9 +53,9 @@ impl Family {
         family.set_name(self.definition.name.to_owned());
         family.set_help(self.definition.help.to_owned());
         family.set_field_type(match self.definition.kind {
-            Kind::Counter => MetricType::COUNTER,
-            Kind::Gauge => MetricType::GAUGE,
-            Kind::Histogram => MetricType::HISTOGRAM,
+            MetricKind::Counter => MetricType::COUNTER,
+            MetricKind::Gauge => MetricType::GAUGE,
+            MetricKind::Histogram => MetricType::HISTOGRAM,
         });
         family.set_metric(self.metrics);
         family

@@ -2,14 +2,14 @@
 
 use std::fmt::Write;
 
-use super::table::ALL;
+use super::definitions::ALL;
 use crate::{config::assert_current, metrics::node::MAX_ROWS};
 
 #[test]
 fn the_documented_table_is_current() {
     let mut out = format!(
         "# Metrics\n\n\
-         Generated from `monitor/src/metrics/table.rs` by `UPDATE_DOCS=1 cargo test -p monitor`; a test fails when it is not current, and another\n\
+         Generated from `monitor/src/metrics/definitions.rs` by `UPDATE_DOCS=1 cargo test -p monitor`; a test fails when it is not current, and another\n\
          compares it with what is scraped.\n\n\
          `/metrics` shows the last drain and its age, so a scrape costs the kernel nothing. Counters never go down while the kernel's tables live,\n\
          also over restarts of the agent. Subscribers appear under keyed pseudonyms only.\n\n\

@@ -6,7 +6,7 @@ use std::{fmt::Write, str::FromStr, sync::Arc};
 
 use monitor_common::protocol::{Confidence, Protocol};
 
-use super::table::{self, Definition};
+use super::definitions::{self, Definition};
 use crate::{
     snapshot::Snapshot,
     subscriber::{Pseudonyms, Subscriber},
@@ -64,7 +64,8 @@ pub fn write(snapshot: &Snapshot, pseudonyms: &Pseudonyms, shard: Shard, mut sen
         last = Some((subscriber, name));
     }
     let mut piece = String::with_capacity(PIECE + 1024);
-    for definition in [&table::SUBSCRIBER_BYTES, &table::SUBSCRIBER_PACKETS, &table::SUBSCRIBER_FLOWS] {
+    for definition in [&definitions::SUBSCRIBER_BYTES, &definitions::SUBSCRIBER_PACKETS, &definitions::SUBSCRIBER_FLOWS]
+    {
         header(&mut piece, definition);
         for (slot, name, protocol, confidence) in &rows {
             let Some(totals) = snapshot.totals.get(*slot) else { continue };
@@ -86,7 +87,7 @@ pub fn write(snapshot: &Snapshot, pseudonyms: &Pseudonyms, shard: Shard, mut sen
         }
     }
     if !snapshot.watchlist.is_empty() {
-        let definition = &table::SUBSCRIBER_WATCHLIST_HITS;
+        let definition = &definitions::SUBSCRIBER_WATCHLIST_HITS;
         header(&mut piece, definition);
         for (key, hits) in &snapshot.watchlist {
             let verdict = (Protocol::from_number(key.protocol), Confidence::from_number(key.confidence));

@@ -9,9 +9,9 @@ use monitor_common::{
 
 use super::{
     collector::{AgentState, Exposition},
+    definitions::{ALL, MetricKind},
     node::MAX_ROWS,
     subscribers::{self, Shard},
-    table::{ALL, Kind},
 };
 use crate::{
     analysis::Analysis,
@@ -87,7 +87,7 @@ fn what_is_scraped_is_what_is_documented() {
         assert!(text.contains(&format!("# HELP {name} {}\n", definition.help)), "{name} has another help");
         let line =
             text.lines().find(|line| line.starts_with(&format!("{name}{{")) || line.starts_with(&format!("{name} ")));
-        if definition.kind != Kind::Histogram {
+        if definition.kind != MetricKind::Histogram {
             let line = line.unwrap_or_else(|| panic!("{name} has no series"));
             let labels: Vec<&str> = line
                 .split_once('{')
@@ -113,7 +113,7 @@ fn names_follow_the_rules() {
         let name = definition.name;
         assert!(seen.insert(name), "{name} twice");
         assert!(name.starts_with("peertally_"), "{name}");
-        assert_eq!(definition.kind == Kind::Counter, name.ends_with("_total"), "{name}");
+        assert_eq!(definition.kind == MetricKind::Counter, name.ends_with("_total"), "{name}");
         assert!(definition.unit.is_empty() || name.contains(definition.unit), "{name} hides its unit");
         assert!(!definition.help.is_empty());
     }

@@ -17,7 +17,7 @@ use monitor_common::{
 
 use crate::{
     policy::{SubscriberIndex, TallyOwner},
-    snapshot::{Change, Snapshot},
+    snapshot::{Snapshot, TallyChange},
     subscriber::Pseudonyms,
 };
 
@@ -89,7 +89,7 @@ impl Top {
     }
 
     /// Goes on with some of what moved, and whose each is.
-    pub(crate) fn take(&mut self, changes: &[Change], owners: &[TallyOwner]) {
+    pub(crate) fn take(&mut self, changes: &[TallyChange], owners: &[TallyOwner]) {
         if self.rank == 0 {
             return;
         }

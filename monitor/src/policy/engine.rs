@@ -18,7 +18,7 @@ use super::{
     subscriber_index::{CHUNK, TallyOwner},
     verdict_index::VerdictIndex,
 };
-use crate::snapshot::{Change, Snapshot};
+use crate::snapshot::{Snapshot, TallyChange};
 
 /// A policy that fired.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -112,7 +112,7 @@ impl PolicyEngine {
     }
 
     /// Goes on with some of the changes, and whose each is.
-    pub(crate) fn take(&mut self, snapshot: &Snapshot, changes: &[Change], owners: &[TallyOwner]) {
+    pub(crate) fn take(&mut self, snapshot: &Snapshot, changes: &[TallyChange], owners: &[TallyOwner]) {
         if !snapshot.interval.is_zero() {
             self.groups.iter_mut().for_each(|group| group.take(changes, owners));
         }

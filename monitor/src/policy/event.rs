@@ -19,7 +19,7 @@ pub const EVENT_VERSION: u32 = 1;
 
 /// One event.
 #[derive(Clone, Debug)]
-pub struct Event {
+pub struct PolicyEvent {
     /// Unique and ordered by time (UUID version 7, RFC 9562). Stays the same over all attempts and hooks.
     pub id: Uuid,
     /// When it fired.
@@ -38,7 +38,7 @@ pub struct Event {
     pub firing: Firing,
 }
 
-impl Event {
+impl PolicyEvent {
     /// The event of a firing.
     #[must_use]
     pub fn new(

@@ -17,7 +17,7 @@ use super::{
     verdict_index::{VERDICTS, VerdictIndex},
 };
 use crate::{
-    snapshot::{Change, Snapshot},
+    snapshot::{Snapshot, TallyChange},
     words::{Metric, PolicyDirection},
 };
 
@@ -128,7 +128,7 @@ impl MetricGroup {
     }
 
     /// Adds what moved; a subscriber becomes a candidate if some policy that covers the change might fire.
-    pub(super) fn take(&mut self, changes: &[Change], owners: &[TallyOwner]) {
+    pub(super) fn take(&mut self, changes: &[TallyChange], owners: &[TallyOwner]) {
         if !self.history.is_open() {
             return;
         }

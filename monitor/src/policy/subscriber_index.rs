@@ -11,7 +11,7 @@ use monitor_common::{protocol::Confidence, tally::TallyKey};
 
 use super::verdict_index::VerdictIndex;
 use crate::{
-    snapshot::{Change, Snapshot},
+    snapshot::{Snapshot, TallyChange},
     subscriber::Subscriber,
 };
 
@@ -144,7 +144,7 @@ impl SubscriberIndex {
     }
 
     /// Whose each change is, in place of what `owners` held.
-    pub(crate) fn owners(&self, changes: &[Change], owners: &mut Vec<TallyOwner>) {
+    pub(crate) fn owners(&self, changes: &[TallyChange], owners: &mut Vec<TallyOwner>) {
         owners.clear();
         owners.extend(changes.iter().map(|change| self.owner(change.slot)));
     }

@@ -5,7 +5,7 @@ use std::path::Path;
 use monitor_common::parse::{headers, packet};
 
 use super::{
-    clock::Clock,
+    capture_clock::CaptureClock,
     engine::{EngineError, ReplayEngine, first_buffer},
     flows::Flows,
     report::Report,
@@ -15,7 +15,7 @@ use crate::capture::{Capture, CaptureError, Item};
 /// A replay under way.
 pub(super) struct Driver {
     engine: Box<dyn ReplayEngine>,
-    clock: Clock,
+    clock: CaptureClock,
     flows: Option<Flows>,
     unsupported: u64,
     captures: usize,
@@ -24,7 +24,7 @@ pub(super) struct Driver {
 impl Driver {
     /// A replay that counts with `engine`, and keeps flow rows if asked.
     pub(super) fn new(engine: Box<dyn ReplayEngine>, flows: bool) -> Self {
-        Self { engine, clock: Clock::default(), flows: flows.then(Flows::default), unsupported: 0, captures: 0 }
+        Self { engine, clock: CaptureClock::default(), flows: flows.then(Flows::default), unsupported: 0, captures: 0 }
     }
 
     /// Counts a capture. Damage is handed back, after everything before it was counted.

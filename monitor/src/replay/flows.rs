@@ -14,7 +14,7 @@ use monitor_common::{
 
 /// One row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Flow {
+pub(super) struct ReplayFlow {
     /// IP protocol number.
     pub(super) protocol_number: u8,
     /// Sender of the first packet.
@@ -36,7 +36,7 @@ pub(super) struct Flow {
 /// All rows so far.
 #[derive(Debug, Default)]
 pub(super) struct Flows {
-    rows: Vec<Flow>,
+    rows: Vec<ReplayFlow>,
     /// The row that a key's next packet adds to. Packets counted without a flow have rows of their own (`false`).
     current: HashMap<(FlowKey, bool), usize>,
 }
@@ -60,7 +60,7 @@ impl Flows {
             *index = next;
         }
         if *index == next {
-            self.rows.push(Flow {
+            self.rows.push(ReplayFlow {
                 protocol_number: headers.protocol,
                 a: headers.source,
                 a_port: headers.source_port,
@@ -78,7 +78,7 @@ impl Flows {
     }
 
     /// The rows, in the order in which their flows began.
-    pub(super) fn into_rows(self) -> Vec<Flow> {
+    pub(super) fn into_rows(self) -> Vec<ReplayFlow> {
         self.rows
     }
 }

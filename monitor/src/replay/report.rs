@@ -14,7 +14,7 @@ use monitor_common::{
 };
 use serde::Serialize;
 
-use super::{engine::EngineTotals, flows::Flow};
+use super::{engine::EngineTotals, flows::ReplayFlow};
 
 /// The whole result.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -121,7 +121,7 @@ impl Report {
         captures: usize,
         totals: &EngineTotals,
         unsupported: u64,
-        flows: Option<Vec<Flow>>,
+        flows: Option<Vec<ReplayFlow>>,
     ) -> Self {
         let mut skipped: Vec<SkippedRow> = totals
             .skipped
@@ -198,7 +198,7 @@ fn subscribers(tallies: &[(TallyKey, Totals)]) -> Vec<SubscriberRow> {
         .collect()
 }
 
-fn flow_rows(mut flows: Vec<Flow>) -> Vec<FlowRow> {
+fn flow_rows(mut flows: Vec<ReplayFlow>) -> Vec<FlowRow> {
     flows.sort_by_key(|flow| {
         let names = (flow.protocol_number, flow.a, flow.a_port, flow.b, flow.b_port);
         (names, labels(flow.verdict), flow.packets, flow.bytes)
@@ -293,7 +293,7 @@ mod tests {
             )],
             skipped: vec![(Reason::NotIp, 3), (Reason::ShortFrame, 0)],
         };
-        let flow = Flow {
+        let flow = ReplayFlow {
             protocol_number: 6,
             a: Address::v4(0x0a00_0001),
             a_port: 51_413,

@@ -362,7 +362,7 @@ async fn a_real_prometheus_stores_every_documented_metric_under_its_type() {
     };
     let metadata = prometheus.wait_for("/api/v1/targets/metadata", known).await;
     let metadata = metadata.as_array().expect("a list");
-    for definition in crate::metrics::table::ALL.iter().filter(|definition| definition.endpoint == "/metrics") {
+    for definition in crate::metrics::definitions::ALL.iter().filter(|definition| definition.endpoint == "/metrics") {
         let row = metadata.iter().find(|each| each["metric"] == definition.name);
         let row = row.unwrap_or_else(|| panic!("prometheus has no {}", definition.name));
         assert_eq!(row["type"], definition.kind.label(), "{}", definition.name);

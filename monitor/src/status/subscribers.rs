@@ -13,7 +13,7 @@ const PIECE: usize = 64 * 1024;
 
 /// One line, with the keys of a row of `subscribers` in the output of `replay` (`docs/architecture.md#command-line`).
 #[derive(Serialize)]
-struct Row {
+struct TallyRow {
     realm: String,
     subscriber: String,
     protocol: &'static str,
@@ -32,7 +32,7 @@ pub fn write(snapshot: &Snapshot, mut send: impl FnMut(String) -> bool) {
         let Some(subscriber) = Subscriber::of(key) else { continue };
         let verdict = (Protocol::from_number(key.protocol), Confidence::from_number(key.confidence));
         let (Some(protocol), Some(confidence)) = verdict else { continue };
-        let row = Row {
+        let row = TallyRow {
             realm: if subscriber.realm == 0 { String::new() } else { subscriber.realm.to_string() },
             subscriber: subscriber.block().to_string(),
             protocol: protocol.label(),

@@ -41,7 +41,7 @@ pub enum AuditError {
 
 /// What is recorded: the inspection depth that is in force from now on.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
-pub struct Change {
+pub struct DepthChange {
     /// The depth.
     pub inspection: String,
     /// Entries of the watchlist; 0 in other depths.
@@ -57,7 +57,7 @@ struct Line {
     uid: u32,
     version: String,
     #[serde(flatten)]
-    change: Change,
+    change: DepthChange,
     previous: String,
 }
 
@@ -79,7 +79,7 @@ impl Audit {
     ///
     /// # Errors
     /// [`AuditError`]; then nothing was recorded.
-    pub fn record(&self, change: &Change) -> Result<bool, AuditError> {
+    pub fn record(&self, change: &DepthChange) -> Result<bool, AuditError> {
         let failed = |action| move |source| AuditError::Io { action, path: self.path.clone(), source };
         let text = match fs::read_to_string(&self.path) {
             Ok(text) => text,
@@ -96,7 +96,7 @@ impl Audit {
         let text = &text[..whole];
         let last = verify(text, &self.path)?;
         let default =
-            Change { inspection: "framing".to_owned(), watchlist_entries: 0, watchlist_digest: String::new() };
+            DepthChange { inspection: "framing".to_owned(), watchlist_entries: 0, watchlist_digest: String::new() };
         if last.as_ref().unwrap_or(&default) == change {
             return Ok(false);
         }
@@ -127,7 +127,7 @@ fn digest(line: &str) -> String {
 ///
 /// # Errors
 /// [`AuditError::Broken`].
-pub fn verify(text: &str, path: &Path) -> Result<Option<Change>, AuditError> {
+pub fn verify(text: &str, path: &Path) -> Result<Option<DepthChange>, AuditError> {
     let mut previous = FIRST.to_owned();
     let mut last = None;
     for (index, text) in text.lines().enumerate() {
@@ -145,8 +145,8 @@ pub fn verify(text: &str, path: &Path) -> Result<Option<Change>, AuditError> {
 mod tests {
     use super::*;
 
-    fn change(inspection: &str, entries: usize) -> Change {
-        Change { inspection: inspection.to_owned(), watchlist_entries: entries, watchlist_digest: String::new() }
+    fn change(inspection: &str, entries: usize) -> DepthChange {
+        DepthChange { inspection: inspection.to_owned(), watchlist_entries: entries, watchlist_digest: String::new() }
     }
 
     #[test]

@@ -23,7 +23,7 @@ pub struct HitLog {
 }
 
 #[derive(Serialize)]
-struct Row<'a> {
+struct HitRow<'a> {
     time: String,
     list_line: u32,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -58,7 +58,7 @@ impl HitLog {
         let mut text = Vec::new();
         for hit in hits {
             let age = Duration::from_nanos(now_ns.saturating_sub(hit.time_ns));
-            let row = Row {
+            let row = HitRow {
                 time: humantime::format_rfc3339_millis(now.checked_sub(age).unwrap_or(now)).to_string(),
                 list_line: self.lines.get(hit.entry as usize).copied().unwrap_or(0),
                 realm: (hit.realm != 0).then_some(hit.realm),

@@ -7,7 +7,7 @@ use monitor_common::{
     protocol::{Confidence, Protocol},
     tally::{TallyKey, Totals},
 };
-use peertally::snapshot::{Change, Snapshot};
+use peertally::snapshot::{Snapshot, TallyChange};
 use peertally_tests::snapshots;
 
 /// A drain in which every subscriber moved.
@@ -33,7 +33,7 @@ pub(crate) fn snapshot(subscribers: u32) -> Snapshot {
             bytes_down: moved * 1400,
         };
         totals.push(delta);
-        changes.push(Change { slot: number, delta });
+        changes.push(TallyChange { slot: number, delta });
     }
     Snapshot {
         drain_duration: Duration::from_millis(20),

@@ -14,7 +14,7 @@ use monitor_common::{
 
 use crate::{
     datapath::view::{NodeCounts, TableRead, View, node_index_parts},
-    snapshot::{Change, NodeRow, Snapshot, TableUse},
+    snapshot::{NodeRow, Snapshot, TableUse, TallyChange},
 };
 
 /// State kept between drains.
@@ -118,7 +118,7 @@ impl Drain {
 
     /// Keeps the higher of each known and read total, and returns what moved. The first drain moves nothing: counts from pinned
     /// tables of an earlier run do not belong to this interval.
-    fn advance(&mut self, mut read: Vec<Totals>, baseline: bool) -> Vec<Change> {
+    fn advance(&mut self, mut read: Vec<Totals>, baseline: bool) -> Vec<TallyChange> {
         let mut changes = Vec::new();
         if read.len() < self.totals.len() {
             read.resize(self.totals.len(), Totals::default());
@@ -143,7 +143,7 @@ impl Drain {
                 bytes_down: known.bytes_down + delta.bytes_down,
             };
             if !baseline && delta != Totals::default() {
-                changes.push(Change { slot: slot as u32, delta });
+                changes.push(TallyChange { slot: slot as u32, delta });
             }
         }
         self.spare = std::mem::replace(&mut self.totals, Arc::new(read));
@@ -195,7 +195,7 @@ mod tests {
     fn the_first_drain_is_a_baseline() {
         let mut drain = Drain::default();
         assert_eq!(drain.advance(vec![totals(0), totals(500)], true), []);
-        assert_eq!(drain.advance(vec![totals(0), totals(700)], false), [Change { slot: 1, delta: totals(200) }]);
+        assert_eq!(drain.advance(vec![totals(0), totals(700)], false), [TallyChange { slot: 1, delta: totals(200) }]);
     }
 
     #[test]
@@ -205,7 +205,7 @@ mod tests {
         assert_eq!(drain.advance(vec![totals(400)], false), []);
         assert_eq!(*drain.totals, [totals(1000)]);
         // The flow turns up in its tally at the next drain: only what is new counts.
-        assert_eq!(drain.advance(vec![totals(1100)], false), [Change { slot: 0, delta: totals(100) }]);
+        assert_eq!(drain.advance(vec![totals(1100)], false), [TallyChange { slot: 0, delta: totals(100) }]);
     }
 
     #[test]

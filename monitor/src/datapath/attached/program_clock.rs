@@ -17,7 +17,7 @@ use crate::datapath::mapped::MappedArray;
 
 /// Moves the clock on until dropped.
 #[derive(Debug)]
-pub(super) struct Clock {
+pub(super) struct ProgramClock {
     end: Option<mpsc::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -27,7 +27,7 @@ pub(super) fn now_s() -> u64 {
     rustix::time::clock_gettime(rustix::time::ClockId::MonotonicCoarse).tv_sec.unsigned_abs()
 }
 
-impl Clock {
+impl ProgramClock {
     /// Starts moving the clock on.
     pub(super) fn start(settings: MappedArray<Settings>) -> Result<Self, AttachError> {
         settings.values()[0].clock_s.store(now_s());
@@ -44,7 +44,7 @@ impl Clock {
     }
 }
 
-impl Drop for Clock {
+impl Drop for ProgramClock {
     fn drop(&mut self) {
         drop(self.end.take());
         if let Some(thread) = self.thread.take() {

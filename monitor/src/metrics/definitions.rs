@@ -2,7 +2,7 @@
 
 /// Type of a metric.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum MetricKind {
     /// Only grows; restarts of the agent included where the kernel's tables survive.
     Counter,
     /// Goes up and down.
@@ -11,7 +11,7 @@ pub enum Kind {
     Histogram,
 }
 
-impl Kind {
+impl MetricKind {
     /// The word of the exposition format.
     #[must_use]
     pub const fn label(self) -> &'static str {
@@ -29,7 +29,7 @@ pub struct Definition {
     /// Full name.
     pub name: &'static str,
     /// Type.
-    pub kind: Kind,
+    pub kind: MetricKind,
     /// Unit; empty for a plain count.
     pub unit: &'static str,
     /// Label names.
@@ -46,7 +46,7 @@ macro_rules! definitions {
             #[doc = $help]
             pub static $id: Definition = Definition {
                 name: $name,
-                kind: Kind::$kind,
+                kind: MetricKind::$kind,
                 unit: $unit,
                 labels: &[$($label),*],
                 help: $help,

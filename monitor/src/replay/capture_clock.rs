@@ -5,14 +5,14 @@
 
 /// The clock of a replay.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Clock {
+pub(super) struct CaptureClock {
     now_ns: u64,
     shift_ns: u64,
     /// The next packet is the first of its capture.
     first: bool,
 }
 
-impl Clock {
+impl CaptureClock {
     /// A capture begins.
     pub(super) fn begin_capture(&mut self) {
         self.first = true;
@@ -36,7 +36,7 @@ mod tests {
     #[test]
     fn time_never_runs_backwards() {
         const S: u64 = 1_000_000_000;
-        let mut clock = Clock::default();
+        let mut clock = CaptureClock::default();
         clock.begin_capture();
         assert_eq!([100, 99, 101, 200].map(|second| clock.second_of(second * S)), [100, 100, 101, 200]);
         clock.begin_capture();
