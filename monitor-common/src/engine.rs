@@ -11,7 +11,7 @@ use crate::{
     key::FlowKey,
     limits::WAYS,
     parse::{self, FastHeaders, packet::Packet},
-    store::{Event, Inspection, Note, Settings, Store},
+    store::{Event, Inspection, Maps, Note, Settings},
 };
 
 mod account;
@@ -31,45 +31,45 @@ pub use work::{Scratch, Work};
 
 /// Counts one frame that came in on the interface with index `interface` (its low 16 bits).
 #[inline(always)]
-pub fn process<P: Packet, S: Store>(packet: &P, store: &S, settings: &Settings, interface: u16) {
-    let realm = store.realm(interface);
+pub fn process<P: Packet, M: Maps>(packet: &P, maps: &M, settings: &Settings, interface: u16) {
+    let realm = maps.realm(interface);
     let counted = match parse::fast_headers(packet, &settings.seed.of_realm(settings.seed.realm_mask(realm))) {
-        Some(fast) => match settled(&fast, store, settings, interface) {
+        Some(fast) => match settled(&fast, maps, settings, interface) {
             Ok(()) => true,
             Err(place) => {
                 // What the slow path needs first is on its way before it begins. The index is computed anew: one out of `place`
                 // would wait for the flow's set, and that is the very wait in which this one's can pass, too.
-                store.prefetch_cold_set(FlowKey::set_index(fast.tag, settings.set_mask));
+                maps.prefetch_cold_set(FlowKey::set_index(fast.tag, settings.set_mask));
                 if place.way() >= WAYS as u32 {
-                    step(store, |work| {
-                        work.found(&fast, place, settings, realm) && subscribers::foresee(packet, store, settings, work)
+                    step(maps, |work| {
+                        work.found(&fast, place, settings, realm) && subscribers::foresee(packet, maps, settings, work)
                     });
                 } else {
-                    step(store, |work| work.found(&fast, place, settings, realm));
+                    step(maps, |work| work.found(&fast, place, settings, realm));
                 }
                 false
             }
         },
-        None => unusual(packet, store, settings, interface),
+        None => unusual(packet, maps, settings, interface),
     };
     if !counted {
-        slow(packet, store, settings, interface);
+        slow(packet, maps, settings, interface);
     }
 }
 
 /// As [`settled`], for frames that take the full walk; `true` also for a frame that is skipped. Leaves the headers in the work.
 #[inline(never)]
-fn unusual<P: Packet, S: Store>(packet: &P, store: &S, settings: &Settings, interface: u16) -> bool {
-    let counted = store.with_scratch(|scratch| {
+fn unusual<P: Packet, M: Maps>(packet: &P, maps: &M, settings: &Settings, interface: u16) -> bool {
+    let counted = maps.with_scratch(|scratch| {
         let work = &mut scratch.work;
         if let Err(reason) = parse::all_headers(packet, &mut work.headers) {
-            store.count_skip(reason);
-            store.note(Note::skipped(reason));
+            maps.count_skip(reason);
+            maps.note(Note::skipped(reason));
             return true;
         }
-        let realm = store.realm(interface);
+        let realm = maps.realm(interface);
         let fast = FastHeaders::of(&work.headers, &settings.seed.of_realm(settings.seed.realm_mask(realm)));
-        match settled(&fast, store, settings, interface) {
+        match settled(&fast, maps, settings, interface) {
             Ok(()) => true,
             Err(place) => !(work.found(&fast, place, settings, realm) && work.has_headers()),
         }
@@ -108,15 +108,15 @@ impl Place {
 /// # Errors
 /// Where the flow was looked for, when there is more to do.
 #[inline(always)]
-fn settled<S: Store>(fast: &FastHeaders, store: &S, settings: &Settings, interface: u16) -> Result<(), Place> {
+fn settled<M: Maps>(fast: &FastHeaders, maps: &M, settings: &Settings, interface: u16) -> Result<(), Place> {
     let tag = fast.tag;
-    let Some(mut set) = store.flow_set(FlowKey::set_index(tag, settings.set_mask)) else { return Err(Place::NOWHERE) };
+    let Some(mut set) = maps.flow_set(FlowKey::set_index(tag, settings.set_mask)) else { return Err(Place::NOWHERE) };
     // The counters' line is on its way before the way is known.
     let _early = set.counters[0].load();
     let (way, which) = match cache::find(set, tag) {
         Some(way) => (way, 0),
         None => {
-            let second = store.flow_set(FlowKey::second_set_index(tag, settings.set_mask));
+            let second = maps.flow_set(FlowKey::second_set_index(tag, settings.set_mask));
             set = second.ok_or(Place::NOWHERE)?;
             (cache::find(set, tag).ok_or(Place::NOWHERE)?, Place::SECOND)
         }
@@ -152,7 +152,7 @@ fn settled<S: Store>(fast: &FastHeaders, store: &S, settings: &Settings, interfa
         }
     }
     counter.add(pack(1, u64::from(fast.ip_bytes)));
-    store.note(Note::flow(work::Entry::KNOWN.0, word.protocol_number(), word.confidence_number()));
+    maps.note(Note::flow(work::Entry::KNOWN.0, word.protocol_number(), word.confidence_number()));
     Ok(())
 }
 
@@ -167,17 +167,17 @@ const fn counter_index(way: usize, from_lower: u64) -> usize {
 /// Each step is a function of its own that takes what it needs from [`Work`], in per-CPU memory. The verifier forgets what it
 /// knew of a value that went through a map, so it verifies each step once, and not once for each way to reach it.
 #[inline(never)]
-fn slow<P: Packet, S: Store>(packet: &P, store: &S, settings: &Settings, interface: u16) {
-    if store.with_scratch(|scratch| take_up(packet, store, settings, interface, scratch)) != Some(true) {
-        store.count_event(Event::Lost);
+fn slow<P: Packet, M: Maps>(packet: &P, maps: &M, settings: &Settings, interface: u16) {
+    if maps.with_scratch(|scratch| take_up(packet, maps, settings, interface, scratch)) != Some(true) {
+        maps.count_event(Event::Lost);
     }
 }
 
 /// The steps; whether the packet was counted, which it is unless there is a bug.
 #[inline(always)]
-fn take_up<P: Packet, S: Store>(
+fn take_up<P: Packet, M: Maps>(
     packet: &P,
-    store: &S,
+    maps: &M,
     settings: &Settings,
     interface: u16,
     scratch: &mut Scratch,
@@ -186,42 +186,42 @@ fn take_up<P: Packet, S: Store>(
     if !read_headers(packet, work) {
         return false;
     }
-    work.begin(store, settings, interface);
-    if !cache::look_up(store, work) {
-        if !subscribers::locate(store, work) {
-            return account::transit(store, work);
+    work.begin(maps, settings, interface);
+    if !cache::look_up(maps, work) {
+        if !subscribers::locate(maps, work) {
+            return account::transit(maps, work);
         }
-        if !cache::choose(store, settings, work) || !cache::take(store, settings, work) {
-            return account::direct(store, settings, work);
+        if !cache::choose(maps, settings, work) || !cache::take(maps, settings, work) {
+            return account::direct(maps, settings, work);
         }
     }
-    if !account::count(store, work) {
+    if !account::count(maps, work) {
         return true;
     }
     let task = work.task;
     if task == Task::ASSOCIATE {
-        if associate::judge(store, settings, work) {
-            associate::relabel(store, settings, work);
+        if associate::judge(maps, settings, work) {
+            associate::relabel(maps, settings, work);
         }
         return true;
     }
-    scratch.work.ended = u32::from(inspect::look(packet, settings, store, scratch));
+    scratch.work.ended = u32::from(inspect::look(packet, settings, maps, scratch));
     let work = &mut scratch.work;
     if work.ended == 0 && !(task == Task::INSPECT && associate::is_early(work)) {
         return true;
     }
     if task == Task::INSPECT {
-        if !associate::judge(store, settings, work) && work.ended == 0 {
+        if !associate::judge(maps, settings, work) && work.ended == 0 {
             return true;
         }
-        inspect::conclude(store, settings, work);
+        inspect::conclude(maps, settings, work);
         if work.ended == 0 {
             return true;
         }
     }
-    learn::learn(store, settings, work);
+    learn::learn(maps, settings, work);
     if settings.inspection.load() == Inspection::Watchlist as u64 && work.content.is_some() {
-        watchlist::compare(store, settings, work);
+        watchlist::compare(maps, settings, work);
     }
     true
 }
@@ -243,11 +243,11 @@ fn read_headers<P: Packet>(packet: &P, work: &mut Work) -> bool {
 
 /// Runs one step on this CPU's work.
 #[inline(always)]
-fn step<S: Store>(store: &S, step: impl FnOnce(&mut Work) -> bool) -> bool {
-    match store.with_scratch(|scratch| step(&mut scratch.work)) {
+fn step<M: Maps>(maps: &M, step: impl FnOnce(&mut Work) -> bool) -> bool {
+    match maps.with_scratch(|scratch| step(&mut scratch.work)) {
         Some(answer) => answer,
         None => {
-            store.count_event(Event::Lost);
+            maps.count_event(Event::Lost);
             false
         }
     }

@@ -1,7 +1,7 @@
 //! Header walk, classification and flow accounting, shared by the XDP program and the host.
 //!
-//! Nothing here does I/O, reads a clock, allocates or logs. The kernel's packet memory and maps are reached through two
-//! small traits, [`packet::Packet`] and [`store::Store`]; tests, replay and fuzzers implement them over plain memory.
+//! Nothing here does I/O, reads a clock, allocates or logs. Two small traits, [`parse::packet::Packet`] and
+//! [`store::Maps`], give access to packet memory and maps. Tests, replay and fuzzers implement them over plain memory.
 #![cfg_attr(not(test), no_std)]
 #![cfg_attr(target_arch = "bpf", feature(core_intrinsics, asm_experimental_arch), allow(internal_features))]
 

@@ -4,7 +4,7 @@
 //! in the Internet. The table has a byte for each /16 of IPv4, and one for each of 65,536 groups of IPv6 /32s, which fall on
 //! them by a hash. A byte says that no pool has any address there, that one IPv4 pool has all of them, or that the trie has to be asked.
 
-use crate::{key::Address, store::Store};
+use crate::{key::Address, store::Maps};
 
 /// Bytes of the table: half of them for IPv4, half for IPv6.
 pub const CELLS: usize = 2 << 16;
@@ -36,12 +36,12 @@ const fn group(top: u32) -> u32 {
 
 /// Length in bits (out of 128) of the block that one subscriber gets in the pool that holds `address`.
 #[inline(always)]
-pub fn find<S: Store>(store: &S, address: Address) -> Option<u8> {
+pub fn find<M: Maps>(maps: &M, address: Address) -> Option<u8> {
     let cell = cell(address);
-    let word = store.pool_word(cell / 8).unwrap_or(u64::MAX);
+    let word = maps.pool_word(cell / 8).unwrap_or(u64::MAX);
     match (word >> (cell % 8 * 8)) as u8 {
         NONE => None,
-        ASK => store.pool(address),
+        ASK => maps.pool(address),
         block_len => Some(block_len),
     }
 }

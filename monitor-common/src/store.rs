@@ -211,8 +211,8 @@ impl From<Note> for Option<Disposition> {
     }
 }
 
-/// The tables that counts end in.
-pub trait Ledger {
+/// Access to the maps that hold counters.
+pub trait CounterMaps {
     /// The tally of a slot.
     fn tally(&self, slot: u32) -> Option<&Tally>;
     /// The node-level tally at [`node_index`].
@@ -223,8 +223,8 @@ pub trait Ledger {
     fn count_event(&self, event: Event);
 }
 
-/// All tables of the data path. Lookups answer `None` only where a kernel map lookup may.
-pub trait Store: Ledger {
+/// Access to all maps of the data path. A lookup returns `None` only where a kernel map lookup may.
+pub trait Maps: CounterMaps {
     /// Four flows.
     fn flow_set(&self, index: u32) -> Option<&FlowSet>;
     /// Their cold parts.

@@ -12,7 +12,7 @@ mod tables;
 fn peertally(context: XdpContext) -> u32 {
     if let Some(settings) = tables::settings() {
         let packet = packet::XdpPacket::new(&context);
-        process(&packet, &tables::Maps, settings, packet.interface());
+        process(&packet, &tables::BpfMaps, settings, packet.interface());
     }
     xdp_action::XDP_PASS
 }

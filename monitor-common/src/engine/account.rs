@@ -10,7 +10,7 @@ use crate::{
     limits::{UNCLASSIFIED_QUARTERS, WAYS},
     protocol::{Confidence, Protocol, Verdict},
     slots,
-    store::{Event, Ledger, Note, Settings, Store, node_index},
+    store::{CounterMaps, Event, Maps, Note, Settings, node_index},
     tally::{Direction, KeyWords, NodeTally},
 };
 
@@ -26,13 +26,13 @@ const fn direction(ends: Ends, from_lower: bool) -> Direction {
 
 /// The slot of a tally key, made if need be; the catch-all when the table is full. `block_hash` is that of the key's block.
 #[inline(never)]
-pub(super) fn slot_of<S: Store>(store: &S, settings: &Settings, key: &KeyWords, block_hash: u64) -> u32 {
+pub(super) fn slot_of<M: Maps>(maps: &M, settings: &Settings, key: &KeyWords, block_hash: u64) -> u32 {
     let tag = slots::tag(block_hash, key, &settings.seed);
-    let line = store.slot_line(slots::line_index(block_hash, settings.slot_mask));
+    let line = maps.slot_line(slots::line_index(block_hash, settings.slot_mask));
     if let Some(slot) = line.and_then(|line| line.find(tag)) {
         return slot;
     }
-    let slot = hashed_slot(store, settings, key);
+    let slot = hashed_slot(maps, settings, key);
     if slot != 0
         && let Some(line) = line
     {
@@ -43,44 +43,44 @@ pub(super) fn slot_of<S: Store>(store: &S, settings: &Settings, key: &KeyWords, 
 
 /// The same by the hash of all slots.
 #[inline(never)]
-fn hashed_slot<S: Store>(store: &S, settings: &Settings, key: &KeyWords) -> u32 {
-    if let Some(slot) = store.find_slot(key) {
+fn hashed_slot<M: Maps>(maps: &M, settings: &Settings, key: &KeyWords) -> u32 {
+    if let Some(slot) = maps.find_slot(key) {
         return slot;
     }
     let used = settings.next_slot.load();
     if used >= settings.slots {
-        store.count_event(Event::TallyRefused);
+        maps.count_event(Event::TallyRefused);
         return 0;
     }
     if key.protocol_number() <= Protocol::Fragment as u8 && used >= settings.slots / 4 * UNCLASSIFIED_QUARTERS {
-        store.count_event(Event::TallyReserved);
+        maps.count_event(Event::TallyReserved);
         return 0;
     }
     let slot = settings.next_slot.fetch_add(1);
     if slot >= settings.slots {
-        store.count_event(Event::TallyRefused);
+        maps.count_event(Event::TallyRefused);
         return 0;
     }
     let slot = slot as u32;
     // The key first: whoever finds the slot in the index finds its key written.
-    store.write_slot_key(slot, Some(key));
-    if store.enter_slot(key, slot) {
+    maps.write_slot_key(slot, Some(key));
+    if maps.enter_slot(key, slot) {
         return slot;
     }
-    store.write_slot_key(slot, None);
-    if let Some(found) = store.find_slot(key) {
-        store.count_event(Event::TallyRaced);
+    maps.write_slot_key(slot, None);
+    if let Some(found) = maps.find_slot(key) {
+        maps.count_event(Event::TallyRaced);
         return found;
     }
-    store.count_event(Event::TallyRefused);
+    maps.count_event(Event::TallyRefused);
     0
 }
 
 /// Adds to a subscriber's tally.
 #[inline(always)]
-fn credit<S: Ledger>(store: &S, slot: u32, up: (u64, u64), down: (u64, u64), now_s: u64) {
-    let Some(tally) = store.tally(slot) else {
-        store.count_event(Event::Lost);
+fn credit<M: CounterMaps>(maps: &M, slot: u32, up: (u64, u64), down: (u64, u64), now_s: u64) {
+    let Some(tally) = maps.tally(slot) else {
+        maps.count_event(Event::Lost);
         return;
     };
     tally.packets_up.add(up.0);
@@ -92,28 +92,28 @@ fn credit<S: Ledger>(store: &S, slot: u32, up: (u64, u64), down: (u64, u64), now
 
 /// Adds to the tallies of both ends of a flow.
 #[inline(never)]
-pub(super) fn credit_ends<S: Ledger>(store: &S, slots: u64, forth: u64, back: u64, now_s: u64) {
+pub(super) fn credit_ends<M: CounterMaps>(maps: &M, slots: u64, forth: u64, back: u64, now_s: u64) {
     let (lower, higher) = unpack_slots(slots);
     let (forth, back) = (unpack(forth), unpack(back));
     if lower != NO_SLOT {
-        credit(store, lower, forth, back, now_s);
+        credit(maps, lower, forth, back, now_s);
     }
     if higher != NO_SLOT {
-        credit(store, higher, back, forth, now_s);
+        credit(maps, higher, back, forth, now_s);
     }
 }
 
 /// Counts one flow for the tallies of both ends.
 #[inline(always)]
-pub(super) fn count_flow<S: Ledger>(store: &S, slots: u64) {
+pub(super) fn count_flow<M: CounterMaps>(maps: &M, slots: u64) {
     let (lower, higher) = unpack_slots(slots);
     if lower != NO_SLOT
-        && let Some(tally) = store.tally(lower)
+        && let Some(tally) = maps.tally(lower)
     {
         tally.flows.add(1);
     }
     if higher != NO_SLOT
-        && let Some(tally) = store.tally(higher)
+        && let Some(tally) = maps.tally(higher)
     {
         tally.flows.add(1);
     }
@@ -121,24 +121,24 @@ pub(super) fn count_flow<S: Ledger>(store: &S, slots: u64) {
 
 /// A node-level tally; without it, what should be counted there is counted as lost.
 #[inline(always)]
-fn node<S: Ledger>(store: &S, interface: u16, direction: Direction, verdict: (u8, u8)) -> Option<&NodeTally> {
-    let node = store.node(node_index(store.interface_number(interface), direction, verdict.0, verdict.1));
+fn node<M: CounterMaps>(maps: &M, interface: u16, direction: Direction, verdict: (u8, u8)) -> Option<&NodeTally> {
+    let node = maps.node(node_index(maps.interface_number(interface), direction, verdict.0, verdict.1));
     if node.is_none() {
-        store.count_event(Event::Lost);
+        maps.count_event(Event::Lost);
     }
     node
 }
 
 /// Adds packets and bytes to a node-level tally.
 #[inline(always)]
-fn credit_node<S: Ledger>(
-    store: &S,
+fn credit_node<M: CounterMaps>(
+    maps: &M,
     interface: u16,
     direction: Direction,
     verdict: (u8, u8),
     (packets, bytes): (u64, u64),
 ) {
-    if let Some(node) = node(store, interface, direction, verdict) {
+    if let Some(node) = node(maps, interface, direction, verdict) {
         node.packets.add(packets);
         node.bytes.add(bytes);
     }
@@ -146,49 +146,49 @@ fn credit_node<S: Ledger>(
 
 /// Counts one flow at node level, in the direction of its first packet.
 #[inline(always)]
-pub(super) fn count_node_flow<S: Ledger>(store: &S, word: Word, verdict: (u8, u8)) {
+pub(super) fn count_node_flow<M: CounterMaps>(maps: &M, word: Word, verdict: (u8, u8)) {
     let first = word.first_from_lower();
-    if let Some(node) = node(store, word.interface(first), direction(word.ends(), first), verdict) {
+    if let Some(node) = node(maps, word.interface(first), direction(word.ends(), first), verdict) {
         node.flows.add(1);
     }
 }
 
 /// Moves a flow's counters into its tallies. Safe at any time: each count is swapped out exactly once.
 #[inline(never)]
-pub(super) fn fold<S: Ledger>(store: &S, set: &FlowSet, slots: u64, way: usize, word: Word, now_s: u64) {
+pub(super) fn fold<M: CounterMaps>(maps: &M, set: &FlowSet, slots: u64, way: usize, word: Word, now_s: u64) {
     let forth = set.counters[counter_index(way, 1)].swap(0);
     let back = set.counters[counter_index(way, 0)].swap(0);
     if forth | back == 0 {
         return;
     }
-    credit_ends(store, slots, forth, back, now_s);
+    credit_ends(maps, slots, forth, back, now_s);
     let verdict = (word.protocol_number(), word.confidence_number());
     if forth != 0 {
-        credit_node(store, word.interface(true), direction(word.ends(), true), verdict, unpack(forth));
+        credit_node(maps, word.interface(true), direction(word.ends(), true), verdict, unpack(forth));
     }
     if back != 0 {
-        credit_node(store, word.interface(false), direction(word.ends(), false), verdict, unpack(back));
+        credit_node(maps, word.interface(false), direction(word.ends(), false), verdict, unpack(back));
     }
 }
 
 /// Ends a flow whose way the caller has locked: folds its counters, and counts it if it had no final verdict yet, as unclassified
 /// unless it had a provisional one.
 #[inline(always)]
-pub(super) fn end_flow<S: Ledger>(store: &S, set: &FlowSet, cold: &ColdFlow, way: usize, word: Word, now_s: u64) {
+pub(super) fn end_flow<M: CounterMaps>(maps: &M, set: &FlowSet, cold: &ColdFlow, way: usize, word: Word, now_s: u64) {
     let slots = cold.slots.load();
     if word.state() == State::Inspecting {
-        count_flow(store, slots);
-        count_node_flow(store, word, (word.protocol_number(), word.confidence_number()));
+        count_flow(maps, slots);
+        count_node_flow(maps, word, (word.protocol_number(), word.confidence_number()));
     }
-    fold(store, set, slots, way, word, now_s);
+    fold(maps, set, slots, way, word, now_s);
 }
 
 /// Adds the packet to its flow's counter and keeps the flow's last-seen second and interface current; whether there is more to
 /// do, which is then in the work.
 #[inline(never)]
-pub(super) fn count<S: Store>(store: &S, work: &mut Work) -> bool {
+pub(super) fn count<M: Maps>(maps: &M, work: &mut Work) -> bool {
     let way = work.way as usize & (WAYS - 1);
-    let (Some(set), Some(cold)) = (store.flow_set(work.set_index), store.cold_set(work.set_index)) else {
+    let (Some(set), Some(cold)) = (maps.flow_set(work.set_index), maps.cold_set(work.set_index)) else {
         return false;
     };
     let (cell, from_lower) = (&set.words[way], u64::from(work.from_lower));
@@ -198,11 +198,11 @@ pub(super) fn count<S: Store>(store: &S, work: &mut Work) -> bool {
     if settled {
         let near_overflow = is_full(counter.load());
         if near_overflow {
-            store.count_event(Event::FoldedOverflow);
+            maps.count_event(Event::FoldedOverflow);
         }
         // What was counted so far belongs to the interface it came in on.
         if near_overflow || word.interface(from_lower != 0) != work.interface as u16 {
-            fold(store, set, cold.flows[way].slots.load(), way, word, work.now_s);
+            fold(maps, set, cold.flows[way].slots.load(), way, word, work.now_s);
         }
     }
     let inspecting = word.state() == State::Inspecting;
@@ -217,7 +217,7 @@ pub(super) fn count<S: Store>(store: &S, work: &mut Work) -> bool {
     }
     counter.add(pack(1, u64::from(work.headers.ip_bytes)));
     if renewed {
-        ask::renew(store, work);
+        ask::renew(maps, work);
     }
     work.word = word.0;
     work.protocol = u32::from(word.protocol_number());
@@ -232,7 +232,7 @@ pub(super) fn count<S: Store>(store: &S, work: &mut Work) -> bool {
         Task::NONE
     };
     if work.task != Task::INSPECT {
-        store.note(work.note(word.protocol_number(), word.confidence_number()));
+        maps.note(work.note(word.protocol_number(), word.confidence_number()));
     }
     work.task != Task::NONE
 }
@@ -241,7 +241,7 @@ pub(super) fn count<S: Store>(store: &S, work: &mut Work) -> bool {
 ///
 /// `generation` is the flow's, read before the caller decided: a flow that took its place meanwhile is left alone.
 #[inline(never)]
-pub(super) fn publish<S: Ledger>(store: &S, cell: &SharedU64, cold: &ColdFlow, generation: u64, verdict: (u8, u8)) {
+pub(super) fn publish<M: CounterMaps>(maps: &M, cell: &SharedU64, cold: &ColdFlow, generation: u64, verdict: (u8, u8)) {
     let mut attempt = 0;
     // Others only refresh the last-seen second meanwhile, once a second each: this cannot fail eight times.
     while attempt < 8 {
@@ -256,20 +256,27 @@ pub(super) fn publish<S: Ledger>(store: &S, cell: &SharedU64, cold: &ColdFlow, g
         let settled = word.settled(verdict.0, verdict.1);
         let settled = if verdict.1 >= Confidence::Structural as u8 { settled.teaching() } else { settled };
         if cell.replace(word.0, settled.0) {
-            count_flow(store, slots);
-            count_node_flow(store, word, verdict);
+            count_flow(maps, slots);
+            count_node_flow(maps, word, verdict);
             return;
         }
         attempt += 1;
     }
-    store.count_event(Event::Lost);
+    maps.count_event(Event::Lost);
 }
 
 /// Settles a flow under inspection if it has been idle for `idle_s` seconds, as unclassified unless it has a provisional verdict;
 /// whether it is still pending.
 ///
 /// For the drain and for the end of a replay: short flows never reach a verdict by themselves.
-pub fn settle_idle<S: Ledger>(store: &S, set: &FlowSet, cold: &ColdSet, way: usize, now_s: u64, idle_s: u16) -> bool {
+pub fn settle_idle<M: CounterMaps>(
+    maps: &M,
+    set: &FlowSet,
+    cold: &ColdSet,
+    way: usize,
+    now_s: u64,
+    idle_s: u16,
+) -> bool {
     let way = way & (WAYS - 1);
     let generation = cold.flows[way].generation.load();
     let word = Word(set.words[way & (WAYS - 1)].load());
@@ -281,7 +288,7 @@ pub fn settle_idle<S: Ledger>(store: &S, set: &FlowSet, cold: &ColdSet, way: usi
     }
     // A provisional verdict is final now, and one that was claimed this long ago and not written, whatever became of its CPU.
     let claimed = (word.protocol_number(), word.confidence_number());
-    publish(store, &set.words[way], &cold.flows[way], generation, claimed);
+    publish(maps, &set.words[way], &cold.flows[way], generation, claimed);
     false
 }
 
@@ -294,24 +301,24 @@ fn flowless_verdict(work: &Work) -> (u8, u8) {
 
 /// Counts a packet whose ends are no subscribers.
 #[inline(never)]
-pub(super) fn transit<S: Store>(store: &S, work: &mut Work) -> bool {
-    store.count_event(Event::Transit);
+pub(super) fn transit<M: Maps>(maps: &M, work: &mut Work) -> bool {
+    maps.count_event(Event::Transit);
     let counts = (1, u64::from(work.headers.ip_bytes));
-    credit_node(store, work.interface as u16, Direction::Transit, flowless_verdict(work), counts);
-    store.note(Note::TRANSIT);
+    credit_node(maps, work.interface as u16, Direction::Transit, flowless_verdict(work), counts);
+    maps.note(Note::TRANSIT);
     true
 }
 
 /// Counts a located packet straight into its subscribers' tallies: the set had no way to give.
 #[inline(never)]
-pub(super) fn direct<S: Store>(store: &S, settings: &Settings, work: &mut Work) -> bool {
+pub(super) fn direct<M: Maps>(maps: &M, settings: &Settings, work: &mut Work) -> bool {
     let verdict = flowless_verdict(work);
-    let slots = subscribers::slots(store, settings, work, verdict);
+    let slots = subscribers::slots(maps, settings, work, verdict);
     let counts = pack(1, u64::from(work.headers.ip_bytes));
     let (forth, back) = if work.is_from_lower() { (counts, 0) } else { (0, counts) };
-    credit_ends(store, slots, forth, back, work.now_s);
+    credit_ends(maps, slots, forth, back, work.now_s);
     let direction = direction(subscribers::which(work), work.is_from_lower());
-    credit_node(store, work.interface as u16, direction, verdict, unpack(counts));
-    store.note(Note::DIRECT);
+    credit_node(maps, work.interface as u16, direction, verdict, unpack(counts));
+    maps.note(Note::DIRECT);
     true
 }

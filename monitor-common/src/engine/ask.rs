@@ -29,7 +29,7 @@ use crate::{
     parse::packet::Packet,
     payload::rule_flags,
     peer_list::{self, Context, requests},
-    store::{Settings, Store},
+    store::{Maps, Settings},
 };
 
 /// An answer's numbers lie within so many bytes of those of its question: what TCP lets a sender have unacknowledged without
@@ -38,13 +38,7 @@ const ANSWER_BYTES: u32 = 0xffff;
 
 /// Reads questions, and the sources of answers, from a payload of a flow with this certain verdict.
 #[inline(never)]
-pub(super) fn read<P: Packet, S: Store>(
-    packet: &P,
-    store: &S,
-    settings: &Settings,
-    scratch: &mut Scratch,
-    protocol: u8,
-) {
+pub(super) fn read<P: Packet, M: Maps>(packet: &P, maps: &M, settings: &Settings, scratch: &mut Scratch, protocol: u8) {
     let (work, payload) = (&mut scratch.work, &mut scratch.payload);
     let requested = Word(work.word).is_session();
     if !requested && work.spoke == 0 {
@@ -61,7 +55,7 @@ pub(super) fn read<P: Packet, S: Store>(
     if work.is_tcp() {
         read_numbers(packet, work);
     }
-    let answers = requested && is_answer(store, work) && is_for_subscriber(store, settings, work);
+    let answers = requested && is_answer(maps, work) && is_for_subscriber(maps, settings, work);
     // Whether it answers is not known to the verifier here, nor learned in the loop: it walks the loop once.
     let answers = payload.verifier_barrier(u64::from(answers));
     let mut step = 0;
@@ -71,7 +65,7 @@ pub(super) fn read<P: Packet, S: Store>(
         }
         peer_list::next(payload, &mut work.sources);
         if payload.verifier_barrier(answers) != 0 && work.sources.port >= u32::from(FIRST_PEER_PORT) {
-            learn::enter_named(store, settings, work);
+            learn::enter_named(maps, settings, work);
         }
         step += 1;
     }
@@ -87,8 +81,8 @@ pub(super) fn read_numbers<P: Packet>(packet: &P, work: &mut Work) {
 
 /// Whether the payload answers what the other side asked latest.
 #[inline(never)]
-fn is_answer<S: Store>(store: &S, work: &Work) -> bool {
-    let Some(cold) = store.cold_set(work.set_index) else { return false };
+fn is_answer<M: Maps>(maps: &M, work: &Work) -> bool {
+    let Some(cold) = maps.cold_set(work.set_index) else { return false };
     let cold = cold.flow(work.way);
     let kept = Progress::from_bits(cold.progress.load()).rule_flags;
     if !work.is_tcp() {
@@ -107,9 +101,9 @@ fn is_answer<S: Store>(store: &S, work: &Work) -> bool {
 
 /// Whether the packet goes to a subscriber, whose tag is then in the work.
 #[inline(never)]
-fn is_for_subscriber<S: Store>(store: &S, settings: &Settings, work: &mut Work) -> bool {
+fn is_for_subscriber<M: Maps>(maps: &M, settings: &Settings, work: &mut Work) -> bool {
     let receiver = work.from_lower as usize & 1;
-    if !subscribers::locate(store, work) || work.block_lens[receiver] == NO_POOL {
+    if !subscribers::locate(maps, work) || work.block_lens[receiver] == NO_POOL {
         return false;
     }
     work.asker = learn::asker_tag(settings, work, receiver);
@@ -119,8 +113,8 @@ fn is_for_subscriber<S: Store>(store: &S, settings: &Settings, work: &mut Work) 
 /// Keeps what the packet's sender, a subscriber, asked: the flow is a session from now on, and knows what an answer has to
 /// match. By UDP the transaction id was kept already.
 #[inline(never)]
-pub(super) fn keep<S: Store>(store: &S, work: &Work, cell: &SharedU64) {
-    let Some(cold) = store.cold_set(work.set_index) else { return };
+pub(super) fn keep<M: Maps>(maps: &M, work: &Work, cell: &SharedU64) {
+    let Some(cold) = maps.cold_set(work.set_index) else { return };
     let cold = cold.flow(work.way);
     let (word, rule_value) = (Word(cell.load()), &cold.rule_value);
     if work.is_tcp() && work.sources.requests & requests::SOURCES != 0 {
@@ -144,8 +138,8 @@ pub(super) fn keep<S: Store>(store: &S, work: &Work, cell: &SharedU64) {
 
 /// Counts a session's packet without payload; whether its budget is used up.
 #[inline(never)]
-pub(super) fn count_bare<S: Store>(store: &S, work: &Work) -> bool {
-    let Some(cold) = store.cold_set(work.set_index) else { return true };
+pub(super) fn count_bare<M: Maps>(maps: &M, work: &Work) -> bool {
+    let Some(cold) = maps.cold_set(work.set_index) else { return true };
     let cell = &cold.flow(work.way).progress;
     let mut progress = Progress::from_bits(cell.load());
     let exhausted = progress.inspect(work.is_from_lower()) >= SESSION_PACKETS;
@@ -155,8 +149,8 @@ pub(super) fn count_bare<S: Store>(store: &S, work: &Work) -> bool {
 
 /// Gives a session a new budget.
 #[inline(never)]
-pub(super) fn renew<S: Store>(store: &S, work: &Work) {
-    if let Some(cold) = store.cold_set(work.set_index) {
+pub(super) fn renew<M: Maps>(maps: &M, work: &Work) {
+    if let Some(cold) = maps.cold_set(work.set_index) {
         let cell = &cold.flow(work.way).progress;
         let progress = Progress::from_bits(cell.load());
         cell.store(Progress { inspected_lower: 0, inspected_higher: 0, ..progress }.to_bits());

@@ -24,34 +24,34 @@ use crate::{
     flow::{State, Word, shown},
     limits::{SUSPECT_BUCKETS, WAYS},
     protocol::{Confidence, Protocol},
-    store::{Event, Heuristic, Settings, Store},
+    store::{Event, Heuristic, Maps, Settings},
 };
 
 /// Whether the flow of the packet, which showed no signature, gets a verdict all the same; it is then in the work.
 #[inline(never)]
-pub(super) fn judge<S: Store>(store: &S, settings: &Settings, work: &mut Work) -> bool {
+pub(super) fn judge<M: Maps>(maps: &M, settings: &Settings, work: &mut Work) -> bool {
     if work.task == Task::INSPECT && work.protocol != Protocol::Unclassified as u32 {
         return false;
     }
     if work.task == Task::ASSOCIATE {
         // Inspection kept what the flow has shown.
-        let Some(cold) = store.cold_set(work.set_index) else { return false };
+        let Some(cold) = maps.cold_set(work.set_index) else { return false };
         let progress = cold.flow(work.way).progress.load();
         work.shown = u32::from(crate::flow::Progress::from_bits(progress).shown);
     }
     // An obfuscated side may be silent, or say too little to tell; neither may look like something else.
     let random = work.shown & u32::from(shown::HIGH_ENTROPY) != 0 && work.shown & u32::from(shown::LOW_ENTROPY) == 0;
-    if !random || !work.has_peer_ports() || !subscribers::locate(store, work) {
+    if !random || !work.has_peer_ports() || !subscribers::locate(maps, work) {
         return false;
     }
-    let mut known = known_at(store, settings, work, 0);
+    let mut known = known_at(maps, settings, work, 0);
     if known == 0 {
-        known = known_at(store, settings, work, 1);
+        known = known_at(maps, settings, work, 1);
     }
     if known == 0 {
-        known = named(store, settings, work);
+        known = named(maps, settings, work);
     }
-    if known != 0 && speaks(store, settings, work, 0, known as u8) && speaks(store, settings, work, 1, known as u8) {
+    if known != 0 && speaks(maps, settings, work, 0, known as u8) && speaks(maps, settings, work, 1, known as u8) {
         let kad = known == Protocol::EDonkey as u32 && !work.is_tcp();
         work.protocol = if kad { Protocol::Kademlia as u32 } else { known };
         work.confidence = Confidence::Association as u32;
@@ -65,9 +65,9 @@ pub(super) fn judge<S: Store>(store: &S, settings: &Settings, work: &mut Work) -
         return false;
     }
     if work.task == Task::INSPECT {
-        store.count_event(Event::OpeningSuspected);
+        maps.count_event(Event::OpeningSuspected);
     }
-    if suspect(store, settings, work, 0) | suspect(store, settings, work, 1) {
+    if suspect(maps, settings, work, 0) | suspect(maps, settings, work, 1) {
         work.protocol = Protocol::BitTorrent as u32;
         work.confidence = Confidence::Heuristic as u32;
         return true;
@@ -88,17 +88,17 @@ pub(super) fn is_early(work: &Work) -> bool {
 
 /// Protocol number that one end is known to speak on its port; 0 for none.
 #[inline(never)]
-fn known_at<S: Store>(store: &S, settings: &Settings, work: &Work, end: usize) -> u32 {
+fn known_at<M: Maps>(maps: &M, settings: &Settings, work: &Work, end: usize) -> u32 {
     if !work.is_tcp() && work.block_lens[end & 1] == NO_POOL {
         return 0;
     }
     let tag = learn::endpoint_tag(settings, work, end, work.port(end));
-    u32::from(find(store, settings, tag, work.now_s).protocol_number())
+    u32::from(find(maps, settings, tag, work.now_s).protocol_number())
 }
 
 /// Protocol number for which a server named the flow's accepting end to the subscriber that opened it; 0 for none.
 #[inline(never)]
-fn named<S: Store>(store: &S, settings: &Settings, work: &Work) -> u32 {
+fn named<M: Maps>(maps: &M, settings: &Settings, work: &Work) -> u32 {
     let opener = usize::from(!Word(work.word).first_from_lower());
     let opened = !work.is_tcp() || work.shown & u32::from(shown::OPENED) != 0;
     if !opened || work.shown & u32::from(shown::FORGED) != 0 || work.block_lens[opener] == NO_POOL {
@@ -106,29 +106,29 @@ fn named<S: Store>(store: &S, settings: &Settings, work: &Work) -> u32 {
     }
     let asker = learn::asker_tag(settings, work, opener);
     let tag = learn::named_tag(settings, asker, work.address(1 - opener), work.port(1 - opener));
-    let known = find(store, settings, tag, work.now_s).protocol_number();
+    let known = find(maps, settings, tag, work.now_s).protocol_number();
     // A source's TCP port says nothing of what it does by UDP, in eDonkey; BitTorrent has one port for both.
     if !work.is_tcp() && known == Protocol::EDonkey as u8 { 0 } else { u32::from(known) }
 }
 
 /// Whether one end is no subscriber, or one who speaks the protocol.
 #[inline(never)]
-fn speaks<S: Store>(store: &S, settings: &Settings, work: &Work, end: usize, protocol: u8) -> bool {
+fn speaks<M: Maps>(maps: &M, settings: &Settings, work: &Work, end: usize, protocol: u8) -> bool {
     let block_len = work.block_lens[end & 1];
-    block_len == NO_POOL || speaker(store, settings, work, end, protocol).is_known()
+    block_len == NO_POOL || speaker(maps, settings, work, end, protocol).is_known()
 }
 
 /// What is known of one end's subscriber and a protocol.
 #[inline(always)]
-fn speaker<S: Store>(store: &S, settings: &Settings, work: &Work, end: usize, protocol: u8) -> Known {
+fn speaker<M: Maps>(maps: &M, settings: &Settings, work: &Work, end: usize, protocol: u8) -> Known {
     let block_len = work.block_lens[end & 1];
     let block = work.ends[end & 1].block(block_len as u8);
-    find(store, settings, learn::speaker_tag(&work.seed(settings), block, block_len, protocol), work.now_s)
+    find(maps, settings, learn::speaker_tag(&work.seed(settings), block, block_len, protocol), work.now_s)
 }
 
 #[inline(never)]
-fn find<S: Store>(store: &S, settings: &Settings, tag: u64, now_s: u64) -> Known {
-    match store.endpoint_set(endpoint::set_index(tag, settings.endpoint_mask)) {
+fn find<M: Maps>(maps: &M, settings: &Settings, tag: u64, now_s: u64) -> Known {
+    match maps.endpoint_set(endpoint::set_index(tag, settings.endpoint_mask)) {
         Some(set) => set.find(tag, now_s),
         None => Known::NOTHING,
     }
@@ -136,7 +136,7 @@ fn find<S: Store>(store: &S, settings: &Settings, tag: u64, now_s: u64) -> Known
 
 /// Counts the flow's other end for one end's subscriber, if the flow is new; whether that makes its MSE-shaped flows count.
 #[inline(never)]
-fn suspect<S: Store>(store: &S, settings: &Settings, work: &Work, end: usize) -> bool {
+fn suspect<M: Maps>(maps: &M, settings: &Settings, work: &Work, end: usize) -> bool {
     let rule = Heuristic::from_bits(settings.heuristic.load());
     let block_len = work.block_lens[end & 1];
     if block_len == NO_POOL {
@@ -144,8 +144,8 @@ fn suspect<S: Store>(store: &S, settings: &Settings, work: &Work, end: usize) ->
     }
     let block = work.ends[end & 1].block(block_len as u8);
     let tag = endpoint::tag(&work.seed(settings), Kind::Suspect, block, u64::from(block_len), 0);
-    let Some(set) = store.endpoint_set(endpoint::set_index(tag, settings.endpoint_mask)) else {
-        store.count_event(Event::Lost);
+    let Some(set) = maps.endpoint_set(endpoint::set_index(tag, settings.endpoint_mask)) else {
+        maps.count_event(Event::Lost);
         return false;
     };
     let held = set.find(tag, work.now_s);
@@ -157,7 +157,7 @@ fn suspect<S: Store>(store: &S, settings: &Settings, work: &Work, end: usize) ->
         entry = entry.with_bitmap(entry.bitmap() | 1 << ((remote >> 40) & u64::from(SUSPECT_BUCKETS - 1)));
         set.teach(tag, entry, work.now_s);
     }
-    let speaker = speaker(store, settings, work, end, Protocol::BitTorrent as u8);
+    let speaker = speaker(maps, settings, work, end, Protocol::BitTorrent as u8);
     entry.bitmap().count_ones() >= rule.endpoints
         && speaker.is_known()
         && speaker.age_s(work.now_s) < u32::from(rule.window_s)
@@ -165,14 +165,14 @@ fn suspect<S: Store>(store: &S, settings: &Settings, work: &Work, end: usize) ->
 
 /// Gives a flow that had ended as unclassified the verdict in the work, for what comes from now on.
 #[inline(never)]
-pub(super) fn relabel<S: Store>(store: &S, settings: &Settings, work: &mut Work) -> bool {
+pub(super) fn relabel<M: Maps>(maps: &M, settings: &Settings, work: &mut Work) -> bool {
     let way = work.way as usize & (WAYS - 1);
-    let (Some(set), Some(cold)) = (store.flow_set(work.set_index), store.cold_set(work.set_index)) else {
-        store.count_event(Event::Lost);
+    let (Some(set), Some(cold)) = (maps.flow_set(work.set_index), maps.cold_set(work.set_index)) else {
+        maps.count_event(Event::Lost);
         return false;
     };
     let verdict = (work.protocol as u8, work.confidence as u8);
-    let slots = subscribers::slots(store, settings, work, verdict);
+    let slots = subscribers::slots(maps, settings, work, verdict);
     let (cell, cold) = (&set.words[way], &cold.flows[way]);
     let word = Word(cell.load());
     if word.state() != State::Settled || word.protocol_number() != 0 || !cell.replace(word.0, Word::LOCKED.0) {
@@ -183,14 +183,14 @@ pub(super) fn relabel<S: Store>(store: &S, settings: &Settings, work: &mut Work)
         cell.swap(word.0);
         return false;
     }
-    account::fold(store, set, cold.slots.load(), way, word, work.now_s);
+    account::fold(maps, set, cold.slots.load(), way, word, work.now_s);
     cold.generation.add(1);
     cold.slots.store(slots);
     let labelled = word.settled(verdict.0, verdict.1);
     cell.swap(labelled.0);
-    account::count_flow(store, slots);
-    account::count_node_flow(store, labelled, verdict);
-    store.count_event(Event::FlowRelabelled);
-    store.note(work.note(verdict.0, verdict.1));
+    account::count_flow(maps, slots);
+    account::count_node_flow(maps, labelled, verdict);
+    maps.count_event(Event::FlowRelabelled);
+    maps.note(work.note(verdict.0, verdict.1));
     true
 }

@@ -9,26 +9,21 @@ use crate::{
     parse::packet::Packet,
     payload::{Payload, rule_flags},
     signatures::hold_rules,
-    store::{Event, Store},
+    store::{Event, Maps},
 };
 
 /// Whether the packet's payload is passed over: its direction began as something else, or it does not continue what was kept. Else
 /// what it continues is in the payload's window. Passed over, it counts as looked into.
 #[inline(never)]
-pub(super) fn skip_segment<P: Packet, S: Store>(
-    packet: &P,
-    store: &S,
-    scratch: &mut Scratch,
-    inspecting: bool,
-) -> bool {
+pub(super) fn skip_segment<P: Packet, M: Maps>(packet: &P, maps: &M, scratch: &mut Scratch, inspecting: bool) -> bool {
     let (work, payload) = (&mut scratch.work, &mut scratch.payload);
-    let Some(cold) = store.cold_set(work.set_index) else { return false };
+    let Some(cold) = maps.cold_set(work.set_index) else { return false };
     let cell = &cold.flow(work.way).progress;
     let mut progress = Progress::from_bits(cell.load());
     let from_lower = work.from_lower;
     let of = |flag| rule_flags::of(flag, from_lower);
     if progress.rule_flags & of(rule_flags::HELD) != 0 {
-        match recall(packet, store, work, payload) {
+        match recall(packet, maps, work, payload) {
             Next::Continues | Next::Replaces => {
                 progress.rule_flags &= !of(rule_flags::HELD);
                 cell.store(progress.to_bits());
@@ -57,9 +52,9 @@ pub(super) fn skip_segment<P: Packet, S: Store>(
 
 /// Takes up what was kept of the packet's direction.
 #[inline(never)]
-fn recall<P: Packet, S: Store>(packet: &P, store: &S, work: &mut Work, payload: &mut Payload) -> Next {
+fn recall<P: Packet, M: Maps>(packet: &P, maps: &M, work: &mut Work, payload: &mut Payload) -> Next {
     ask::read_numbers(packet, work);
-    let Some(entry) = entry(store, work, work.from_lower) else { return Next::Lost };
+    let Some(entry) = entry(maps, work, work.from_lower) else { return Next::Lost };
     if work.forged != 0 {
         // Somebody else's bytes are not put behind what the subscriber began.
         return Next::Beside;
@@ -70,20 +65,20 @@ fn recall<P: Packet, S: Store>(packet: &P, store: &S, work: &mut Work, payload: 
 
 /// Keeps the packet's payload, and what it continued, until the next one of its direction.
 #[inline(never)]
-pub(super) fn keep<P: Packet, S: Store>(packet: &P, store: &S, scratch: &mut Scratch) {
+pub(super) fn keep<P: Packet, M: Maps>(packet: &P, maps: &M, scratch: &mut Scratch) {
     let (work, payload) = (&mut scratch.work, &scratch.payload);
     ask::read_numbers(packet, work);
-    let Some(entry) = entry(store, work, work.from_lower) else { return };
+    let Some(entry) = entry(maps, work, work.from_lower) else { return };
     let tag = beginning::tag(work.tag, work.from_lower);
     let next = ((work.numbers >> 32) as u32).wrapping_add(work.headers.payload_len);
     if entry.keep(tag, next, hold_rules::held_len(payload), work.now_s, payload) {
-        store.count_event(Event::BeginningOverwritten);
+        maps.count_event(Event::BeginningOverwritten);
     }
 }
 
 /// Zeroes what is kept of the packet's flow, which is settled, and takes back that it is.
 #[inline(never)]
-pub(super) fn forget<S: Store>(store: &S, work: &Work, progress: &SharedU64) {
+pub(super) fn forget<M: Maps>(maps: &M, work: &Work, progress: &SharedU64) {
     let now = Progress::from_bits(progress.load());
     let both = rule_flags::HELD | rule_flags::of(rule_flags::HELD, 0);
     if now.rule_flags & both == 0 {
@@ -91,13 +86,13 @@ pub(super) fn forget<S: Store>(store: &S, work: &Work, progress: &SharedU64) {
     }
     progress.store(Progress { rule_flags: now.rule_flags & !both, ..now }.to_bits());
     for from_lower in [0, 1] {
-        if let Some(entry) = entry(store, work, from_lower) {
+        if let Some(entry) = entry(maps, work, from_lower) {
             entry.forget(beginning::tag(work.tag, from_lower));
         }
     }
 }
 
 #[inline(always)]
-fn entry<'a, S: Store>(store: &'a S, work: &Work, from_lower: u32) -> Option<&'a Beginning> {
-    store.beginning(beginning::index(work.tag, from_lower))
+fn entry<'a, M: Maps>(maps: &'a M, work: &Work, from_lower: u32) -> Option<&'a Beginning> {
+    maps.beginning(beginning::index(work.tag, from_lower))
 }

@@ -9,7 +9,7 @@ use crate::{
         PENDING_IDLE_SECONDS, WAYS,
     },
     protocol::{Confidence, Protocol},
-    store::{Event, Settings, Store},
+    store::{Event, Maps, Settings},
 };
 
 /// Protocol and confidence numbers of a flow without a verdict.
@@ -35,12 +35,12 @@ pub(super) fn find(set: &FlowSet, tag: u64) -> Option<usize> {
 
 /// Whether the packet's flow is in the cache and can go on as it is. Fills in `word` and `entry`.
 #[inline(never)]
-pub(super) fn look_up<S: Store>(store: &S, work: &mut Work) -> bool {
+pub(super) fn look_up<M: Maps>(maps: &M, work: &mut Work) -> bool {
     work.entry = Entry::NEW;
     if work.way >= WAYS as u32 {
         return false;
     }
-    let (Some(set), Some(cold)) = (store.flow_set(work.set_index), store.cold_set(work.set_index)) else {
+    let (Some(set), Some(cold)) = (maps.flow_set(work.set_index), maps.cold_set(work.set_index)) else {
         return false;
     };
     let way = work.way as usize & (WAYS - 1);
@@ -131,14 +131,14 @@ const IDLE: u32 = 0x10_0000;
 /// The second set is looked at when the first has no empty way and no idle flow: with two choices, four ways fill up to
 /// three quarters before flows compete.
 #[inline(never)]
-pub(super) fn choose<S: Store>(store: &S, settings: &Settings, work: &mut Work) -> bool {
+pub(super) fn choose<M: Maps>(maps: &M, settings: &Settings, work: &mut Work) -> bool {
     if work.entry == Entry::RESTARTED {
-        store.count_event(Event::FlowRestarted);
+        maps.count_event(Event::FlowRestarted);
         return true;
     }
     if work.way < WAYS as u32 {
         // Another CPU is making or ending this very flow.
-        store.count_event(Event::FlowBusy);
+        maps.count_event(Event::FlowBusy);
         return false;
     }
     let mut best = 0;
@@ -146,24 +146,24 @@ pub(super) fn choose<S: Store>(store: &S, settings: &Settings, work: &mut Work) 
         [FlowKey::set_index(work.tag, settings.set_mask), FlowKey::second_set_index(work.tag, settings.set_mask)]
     {
         if best < IDLE {
-            best = best_of(store, work, index, best);
+            best = best_of(maps, work, index, best);
         }
     }
     if best == 0 {
-        store.count_event(Event::FlowRefused);
+        maps.count_event(Event::FlowRefused);
         return false;
     }
-    store.count_event(Event::FlowNew);
+    maps.count_event(Event::FlowNew);
     if best != FREE {
-        store.count_event(if best >= IDLE { Event::EvictedIdle } else { Event::EvictedUnclassified });
+        maps.count_event(if best >= IDLE { Event::EvictedIdle } else { Event::EvictedUnclassified });
     }
     true
 }
 
 /// The best way of a set, if it beats `best`: fills in `set_index`, `way` and `word`.
 #[inline(never)]
-fn best_of<S: Store>(store: &S, work: &mut Work, index: u32, best: u32) -> u32 {
-    let Some(set) = store.flow_set(index) else { return best };
+fn best_of<M: Maps>(maps: &M, work: &mut Work, index: u32, best: u32) -> u32 {
+    let Some(set) = maps.flow_set(index) else { return best };
     let mut best = best;
     let mut way = 0;
     while way < WAYS {
@@ -182,17 +182,17 @@ fn best_of<S: Store>(store: &S, work: &mut Work, index: u32, best: u32) -> u32 {
 
 /// Ways of both sets of the packet's flow that carry its tag.
 #[inline(never)]
-fn entries<S: Store>(store: &S, settings: &Settings, work: &Work) -> u32 {
+fn entries<M: Maps>(maps: &M, settings: &Settings, work: &Work) -> u32 {
     let first = FlowKey::set_index(work.tag, settings.set_mask);
     let second = FlowKey::second_set_index(work.tag, settings.set_mask);
     // With a single set, both are the same.
-    entries_of(store, work, first) + if second == first { 0 } else { entries_of(store, work, second) }
+    entries_of(maps, work, first) + if second == first { 0 } else { entries_of(maps, work, second) }
 }
 
 /// Ways of one set that carry the packet's tag.
 #[inline(always)]
-fn entries_of<S: Store>(store: &S, work: &Work, index: u32) -> u32 {
-    let Some(set) = store.flow_set(index) else { return 0 };
+fn entries_of<M: Maps>(maps: &M, work: &Work, index: u32) -> u32 {
+    let Some(set) = maps.flow_set(index) else { return 0 };
     let mut entries = 0;
     let mut way = 0;
     while way < WAYS {
@@ -206,32 +206,32 @@ fn entries_of<S: Store>(store: &S, work: &Work, index: u32) -> u32 {
 ///
 /// `false` when another CPU was first, with the way or with the flow.
 #[inline(never)]
-pub(super) fn take<S: Store>(store: &S, settings: &Settings, work: &mut Work) -> bool {
+pub(super) fn take<M: Maps>(maps: &M, settings: &Settings, work: &mut Work) -> bool {
     let way = work.way as usize & (WAYS - 1);
-    let (Some(set), Some(cold)) = (store.flow_set(work.set_index), store.cold_set(work.set_index)) else {
+    let (Some(set), Some(cold)) = (maps.flow_set(work.set_index), maps.cold_set(work.set_index)) else {
         return false;
     };
     let cell = &set.words[way];
     let word = Word(work.word);
     if !cell.replace(word.0, Word::LOCKED.0) {
-        store.count_event(Event::FlowBusy);
+        maps.count_event(Event::FlowBusy);
         return false;
     }
     let cold = &cold.flows[way];
     if word.state() != State::Empty {
-        account::end_flow(store, set, cold, way, word, work.now_s);
+        account::end_flow(maps, set, cold, way, word, work.now_s);
     }
     cold.generation.add(1);
     cold.rule_value.store(0);
     let opened = if work.headers.opens_connection() { shown::OPENED } else { 0 };
     cold.progress.store(Progress { shown: opened, ..Progress::default() }.to_bits());
-    cold.slots.store(subscribers::slots(store, settings, work, NONE));
+    cold.slots.store(subscribers::slots(maps, settings, work, NONE));
     // A full barrier: of two CPUs that enter the same flow at once, at least one sees the other's tag and gives way.
     set.tags[way].swap(work.tag);
-    if entries(store, settings, work) > 1 {
+    if entries(maps, settings, work) > 1 {
         set.tags[way].store(0);
         cell.store(Word::EMPTY.0);
-        store.count_event(Event::FlowBusy);
+        maps.count_event(Event::FlowBusy);
         return false;
     }
     let which = subscribers::which(work);

@@ -16,44 +16,44 @@ use crate::{
     payload::{Payload, RuleState, Transport, rule_flags},
     pools,
     protocol::{Protocol, Verdict},
-    store::{Event, Inspection, Settings, Store},
+    store::{Event, Inspection, Maps, Settings},
     watch,
 };
 
 /// Looks at the packet; whether it brings the flow's final verdict, which is then in the work, or something to learn.
 #[inline(never)]
-pub(super) fn look<P: Packet, S: Store>(packet: &P, settings: &Settings, store: &S, scratch: &mut Scratch) -> bool {
+pub(super) fn look<P: Packet, M: Maps>(packet: &P, settings: &Settings, maps: &M, scratch: &mut Scratch) -> bool {
     let work = &mut scratch.work;
     let inspecting = work.task == Task::INSPECT;
-    work.forged = u32::from(store.is_core(work.interface as u16) && has_subscribers_source(store, work));
+    work.forged = u32::from(maps.is_core(work.interface as u16) && has_subscribers_source(maps, work));
     if work.forged != 0 {
-        note_forged(store, work);
+        note_forged(maps, work);
     }
     if inspecting {
-        if let Some(verdict) = verdict_of_headers(store, settings, work) {
+        if let Some(verdict) = verdict_of_headers(maps, settings, work) {
             if verdict != Verdict::UNCLASSIFIED {
                 decide(work, verdict);
             }
             return true;
         }
         if starts_known_non_p2p(packet, work) {
-            if note_known_non_p2p(store, work) {
+            if note_known_non_p2p(maps, work) {
                 return true;
             }
-            note(store, work);
+            note(maps, work);
             return false;
         }
-    } else if work.headers.payload_len == 0 && is_waiting_in_vain(store, work) {
+    } else if work.headers.payload_len == 0 && is_waiting_in_vain(maps, work) {
         work.exhausted = 1;
         return true;
     }
     if work.headers.payload_len != 0 {
-        if work.is_tcp() && beginnings::skip_segment(packet, store, scratch, inspecting) {
-            return !inspecting || is_over(store, &mut scratch.work);
+        if work.is_tcp() && beginnings::skip_segment(packet, maps, scratch, inspecting) {
+            return !inspecting || is_over(maps, &mut scratch.work);
         }
-        choose_depth(packet, store, settings, scratch);
+        choose_depth(packet, maps, settings, scratch);
         // The only call: the verifier walks all signatures once.
-        let found = examine(packet, store, scratch);
+        let found = examine(packet, maps, scratch);
         let (work, payload) = (&mut scratch.work, &mut scratch.payload);
         let protocol = found.map_or(work.protocol as u8, |verdict| verdict.protocol as u8);
         if !inspecting || found.is_some() {
@@ -64,18 +64,18 @@ pub(super) fn look<P: Packet, S: Store>(packet: &P, settings: &Settings, store: 
             }
             work.spoke = u32::from(certain && work.shown & began != 0);
             listen_port::find_port(transport(work), protocol, payload, &mut work.named_port);
-            show(store, work, protocol);
-            ask::read(packet, store, settings, scratch, protocol);
+            show(maps, work, protocol);
+            ask::read(packet, maps, settings, scratch, protocol);
         }
         if scratch.work.hold != 0 {
-            beginnings::keep(packet, store, scratch);
+            beginnings::keep(packet, maps, scratch);
         }
         let (work, payload) = (&mut scratch.work, &mut scratch.payload);
         if settings.inspection.load() == Inspection::Watchlist as u64 {
             watch::content(transport(work), protocol, payload, &mut work.content);
         }
         payload.wipe();
-        keep_shown(store, work);
+        keep_shown(maps, work);
         if !inspecting {
             return true;
         }
@@ -88,18 +88,18 @@ pub(super) fn look<P: Packet, S: Store>(packet: &P, settings: &Settings, store: 
         }
     }
     if inspecting {
-        note(store, &scratch.work);
+        note(maps, &scratch.work);
     }
     false
 }
 
 /// Whether a payload that was passed over was the last one to be looked into.
 #[inline(always)]
-fn is_over<S: Store>(store: &S, work: &mut Work) -> bool {
+fn is_over<M: Maps>(maps: &M, work: &mut Work) -> bool {
     if work.exhausted != 0 {
         return true;
     }
-    note(store, work);
+    note(maps, work);
     false
 }
 
@@ -110,8 +110,8 @@ pub(super) fn transport(work: &Work) -> Transport {
 
 /// Notes a packet of a flow whose inspection goes on.
 #[inline(always)]
-fn note<S: Store>(store: &S, work: &Work) {
-    store.note(work.note(work.protocol as u8, work.confidence as u8));
+fn note<M: Maps>(maps: &M, work: &Work) {
+    maps.note(work.note(work.protocol as u8, work.confidence as u8));
 }
 
 /// Puts the final verdict into the work, where the flow's provisional one is, or none.
@@ -123,7 +123,7 @@ fn decide(work: &mut Work, verdict: Verdict) {
 
 /// The verdict of a packet whose payload need not be looked into.
 #[inline(never)]
-fn verdict_of_headers<S: Store>(store: &S, settings: &Settings, work: &Work) -> Option<Verdict> {
+fn verdict_of_headers<M: Maps>(maps: &M, settings: &Settings, work: &Work) -> Option<Verdict> {
     if work.headers.fragment != 0 {
         return Some(Verdict::FRAGMENT);
     }
@@ -131,16 +131,16 @@ fn verdict_of_headers<S: Store>(store: &S, settings: &Settings, work: &Work) -> 
     if !has_ports || settings.inspection.load() == Inspection::Headers as u64 {
         return Some(Verdict::UNCLASSIFIED);
     }
-    (work.headers.payload_len == 0 && is_waiting_in_vain(store, work)).then_some(Verdict::UNCLASSIFIED)
+    (work.headers.payload_len == 0 && is_waiting_in_vain(maps, work)).then_some(Verdict::UNCLASSIFIED)
 }
 
 /// Whether so many packets of this direction came that there is no use in waiting for a payload: acknowledgements only.
 #[inline(always)]
-fn is_waiting_in_vain<S: Store>(store: &S, work: &Work) -> bool {
+fn is_waiting_in_vain<M: Maps>(maps: &M, work: &Work) -> bool {
     if Word(work.word).is_session() {
-        return ask::count_bare(store, work);
+        return ask::count_bare(maps, work);
     }
-    let Some(set) = store.flow_set(work.set_index) else { return false };
+    let Some(set) = maps.flow_set(work.set_index) else { return false };
     let counter = super::counter_index(work.way as usize & (WAYS - 1), u64::from(work.from_lower));
     unpack(set.counters[counter].load()).0 >= PENDING_PACKETS
 }
@@ -149,14 +149,14 @@ fn is_waiting_in_vain<S: Store>(store: &S, work: &Work) -> bool {
 ///
 /// A call of its own: what it leaves on the stack would make the verifier walk all signatures twice.
 #[inline(never)]
-fn has_subscribers_source<S: Store>(store: &S, work: &Work) -> bool {
-    pools::find(store, work.headers.outer_source).is_some() || pools::find(store, work.headers.source).is_some()
+fn has_subscribers_source<M: Maps>(maps: &M, work: &Work) -> bool {
+    pools::find(maps, work.headers.outer_source).is_some() || pools::find(maps, work.headers.source).is_some()
 }
 
 /// Notes that a packet of the flow may be forged.
 #[inline(never)]
-fn note_forged<S: Store>(store: &S, work: &Work) {
-    if let Some(cold) = store.cold_set(work.set_index) {
+fn note_forged<M: Maps>(maps: &M, work: &Work) {
+    if let Some(cold) = maps.cold_set(work.set_index) {
         let cell = &cold.flow(work.way).progress;
         let progress = Progress::from_bits(cell.load());
         cell.store(Progress { shown: progress.shown | shown::FORGED, ..progress }.to_bits());
@@ -178,8 +178,8 @@ fn starts_known_non_p2p<P: Packet>(packet: &P, work: &Work) -> bool {
 ///
 /// Both, and no later payload: eight bytes of one side must not hide what follows.
 #[inline(never)]
-fn note_known_non_p2p<S: Store>(store: &S, work: &mut Work) -> bool {
-    let Some(cold) = store.cold_set(work.set_index) else { return false };
+fn note_known_non_p2p<M: Maps>(maps: &M, work: &mut Work) -> bool {
+    let Some(cold) = maps.cold_set(work.set_index) else { return false };
     let cell = &cold.flow(work.way).progress;
     let mut progress = Progress::from_bits(cell.load());
     let inspected = progress.inspect(work.is_from_lower());
@@ -204,7 +204,7 @@ fn note_known_non_p2p<S: Store>(store: &S, work: &mut Work) -> bool {
 ///
 /// Of a flow without a verdict only, outside a message that ends behind that, and without a list of contents to compare with.
 #[inline(never)]
-fn choose_depth<P: Packet, S: Store>(packet: &P, store: &S, settings: &Settings, scratch: &mut Scratch) {
+fn choose_depth<P: Packet, M: Maps>(packet: &P, maps: &M, settings: &Settings, scratch: &mut Scratch) {
     let (work, payload) = (&scratch.work, &mut scratch.payload);
     payload.depth = WINDOW as u32;
     if work.task != Task::INSPECT || payload.captured != 0 {
@@ -214,7 +214,7 @@ fn choose_depth<P: Packet, S: Store>(packet: &P, store: &S, settings: &Settings,
     if !is_shallow(transport(work), first) || settings.inspection.load() == Inspection::Watchlist as u64 {
         return;
     }
-    let Some(cold) = store.cold_set(work.set_index) else { return };
+    let Some(cold) = maps.cold_set(work.set_index) else { return };
     let kept = Progress::from_bits(cold.flow(work.way).progress.load()).rule_flags;
     if !work.is_tcp() || kept & rule_flags::OWED == 0 {
         payload.depth = SHALLOW as u32;
@@ -223,9 +223,9 @@ fn choose_depth<P: Packet, S: Store>(packet: &P, store: &S, settings: &Settings,
 
 /// Copies the payload and classifies it, with what the flow's earlier payloads left behind; keeps what this one leaves.
 #[inline(never)]
-fn examine<P: Packet, S: Store>(packet: &P, store: &S, scratch: &mut Scratch) -> Option<Verdict> {
+fn examine<P: Packet, M: Maps>(packet: &P, maps: &M, scratch: &mut Scratch) -> Option<Verdict> {
     let (work, payload) = (&mut scratch.work, &mut scratch.payload);
-    let cold = store.cold_set(work.set_index)?;
+    let cold = maps.cold_set(work.set_index)?;
     let cold = cold.flow(work.way);
     let mut progress = Progress::from_bits(cold.progress.load());
     // In a TCP session the rule value holds the question: what rules store there is dropped. Without a branch, or the verifier
@@ -305,7 +305,7 @@ fn record_entropy(work: &mut Work, payload: &Payload) {
 /// Notes that the payload's sender spoke the flow's protocol, unless its address may be forged. An announce to a UDP tracker
 /// proves nothing alone, but in a tracker's flow it names a port; nothing else does that without being certain.
 #[inline(always)]
-fn show<S: Store>(store: &S, work: &mut Work, protocol: u8) {
+fn show<M: Maps>(maps: &M, work: &mut Work, protocol: u8) {
     let listen_port = !work.is_tcp() && protocol == Protocol::BitTorrent as u8;
     if work.spoke == 0 && !listen_port {
         work.named_port = 0;
@@ -317,7 +317,7 @@ fn show<S: Store>(store: &S, work: &mut Work, protocol: u8) {
         return;
     }
     if work.forged != 0 {
-        store.count_event(Event::EndpointRefused);
+        maps.count_event(Event::EndpointRefused);
         (work.spoke, work.named_port) = (0, 0);
     } else {
         work.spoke = 1;
@@ -327,8 +327,8 @@ fn show<S: Store>(store: &S, work: &mut Work, protocol: u8) {
 
 /// Keeps what the flow has shown.
 #[inline(always)]
-fn keep_shown<S: Store>(store: &S, work: &Work) {
-    if let Some(cold) = store.cold_set(work.set_index) {
+fn keep_shown<M: Maps>(maps: &M, work: &Work) {
+    if let Some(cold) = maps.cold_set(work.set_index) {
         let cell = &cold.flow(work.way).progress;
         let progress = Progress { shown: work.shown as u16, ..Progress::from_bits(cell.load()) };
         cell.store(progress.to_bits());
@@ -338,15 +338,15 @@ fn keep_shown<S: Store>(store: &S, work: &Work) {
 /// Writes a flow's final verdict, once: the first CPU to mark the word wins. One that is found before the inspection has ended is
 /// provisional: a certain one may still come.
 #[inline(never)]
-pub(super) fn conclude<S: Store>(store: &S, settings: &Settings, work: &mut Work) -> bool {
+pub(super) fn conclude<M: Maps>(maps: &M, settings: &Settings, work: &mut Work) -> bool {
     let (protocol, confidence) = (work.protocol as u8, work.confidence as u8);
     let way = work.way as usize & (WAYS - 1);
-    let (Some(set), Some(cold)) = (store.flow_set(work.set_index), store.cold_set(work.set_index)) else {
-        store.count_event(Event::Lost);
+    let (Some(set), Some(cold)) = (maps.flow_set(work.set_index), maps.cold_set(work.set_index)) else {
+        maps.count_event(Event::Lost);
         return false;
     };
     let (cell, cold) = (&set.words[way], &cold.flows[way]);
-    store.note(work.note(protocol, confidence));
+    maps.note(work.note(protocol, confidence));
     let generation = cold.generation.load();
     if set.tags[way].load() != work.tag {
         // Another flow took the way while this packet was looked into; what was counted was counted when it was taken.
@@ -357,8 +357,8 @@ pub(super) fn conclude<S: Store>(store: &S, settings: &Settings, work: &mut Work
             return false;
         }
         // New pools may have been loaded since the flow began; without a subscriber its tallies stay the ones it has.
-        if subscribers::locate(store, work) {
-            cold.slots.store(subscribers::slots(store, settings, work, (protocol, confidence)));
+        if subscribers::locate(maps, work) {
+            cold.slots.store(subscribers::slots(maps, settings, work, (protocol, confidence)));
         }
     }
     if work.ended == 0 {
@@ -368,9 +368,9 @@ pub(super) fn conclude<S: Store>(store: &S, settings: &Settings, work: &mut Work
     if work.is_tcp() {
         // What signatures kept of earlier segments is of no more use, and is not kept longer.
         cold.rule_value.store(0);
-        beginnings::forget(store, work, &cold.progress);
+        beginnings::forget(maps, work, &cold.progress);
     }
-    account::publish(store, cell, cold, generation, (protocol, confidence));
+    account::publish(maps, cell, cold, generation, (protocol, confidence));
     true
 }
 

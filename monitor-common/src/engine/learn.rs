@@ -24,14 +24,14 @@ use crate::{
     key::{Address, Seed},
     limits::{FIRST_PEER_PORT, WAYS},
     protocol::Protocol,
-    store::{Event, Inspection, Settings, Store},
+    store::{Event, Inspection, Maps, Settings},
 };
 
 /// Learns from a flow with a certain verdict what its latest payload shows.
 #[inline(never)]
-pub(super) fn learn<S: Store>(store: &S, settings: &Settings, work: &mut Work) -> bool {
+pub(super) fn learn<M: Maps>(maps: &M, settings: &Settings, work: &mut Work) -> bool {
     let way = work.way as usize & (WAYS - 1);
-    let Some(set) = store.flow_set(work.set_index) else { return false };
+    let Some(set) = maps.flow_set(work.set_index) else { return false };
     let cell = &set.words[way];
     let word = Word(cell.load());
     if word.state() != State::Settled || !word.is_teaching() {
@@ -42,14 +42,14 @@ pub(super) fn learn<S: Store>(store: &S, settings: &Settings, work: &mut Work) -
     if work.spoke != 0 && work.protocol != Protocol::LibP2p as u32 {
         let lower = unpack(set.counters[counter_index(way, 1)].load()).0 != 0;
         let higher = unpack(set.counters[counter_index(way, 0)].load()).0 != 0;
-        if subscribers::locate(store, work) {
-            teach(store, settings, work, word, 0, higher);
-            teach(store, settings, work, word, 1, lower);
+        if subscribers::locate(maps, work) {
+            teach(maps, settings, work, word, 0, higher);
+            teach(maps, settings, work, word, 1, lower);
             complete = is_complete(work) && !word.is_session();
             let answered = if work.is_from_lower() { higher } else { lower };
             if work.sources.requests != 0 && answered && work.block_lens[1 - (work.from_lower as usize & 1)] != NO_POOL
             {
-                ask::keep(store, work, cell);
+                ask::keep(maps, work, cell);
                 complete = false;
             }
         }
@@ -72,7 +72,7 @@ fn is_complete(work: &Work) -> bool {
 
 /// Learns what one end (0 lower, 1 higher) has shown; `answered` when the other end has sent packets.
 #[inline(never)]
-fn teach<S: Store>(store: &S, settings: &Settings, work: &Work, word: Word, end: usize, answered: bool) {
+fn teach<M: Maps>(maps: &M, settings: &Settings, work: &Work, word: Word, end: usize, answered: bool) {
     let (own, other) = (u32::from(shown::SPOKE_LOWER) << end, u32::from(shown::SPOKE_LOWER) << (1 - end));
     if work.shown & own == 0 {
         return;
@@ -84,13 +84,13 @@ fn teach<S: Store>(store: &S, settings: &Settings, work: &Work, word: Word, end:
         if !(answered | spoken_to) {
             return;
         }
-        if store.is_core(word.interface(end == 0)) {
-            store.count_event(Event::EndpointRefused);
+        if maps.is_core(word.interface(end == 0)) {
+            maps.count_event(Event::EndpointRefused);
             return;
         }
         let block = work.ends[end & 1].block(block_len as u8);
         enter(
-            store,
+            maps,
             settings,
             speaker_tag(&work.seed(settings), block, block_len, work.protocol as u8),
             work,
@@ -104,18 +104,18 @@ fn teach<S: Store>(store: &S, settings: &Settings, work: &Work, word: Word, end:
     }
     let accepted = work.shown & u32::from(shown::OPENED) != 0 && word.first_from_lower() != (end == 0);
     if !work.is_tcp() || accepted {
-        enter_endpoint(store, settings, work, end, work.port(end), subscriber);
+        enter_endpoint(maps, settings, work, end, work.port(end), subscriber);
     }
     if work.named_port != 0 && work.is_from_lower() == (end == 0) {
-        enter_endpoint(store, settings, work, end, work.named_port as u16, subscriber);
+        enter_endpoint(maps, settings, work, end, work.named_port as u16, subscriber);
     }
 }
 
 /// Enters an endpoint on a port that peers choose.
 #[inline(never)]
-fn enter_endpoint<S: Store>(store: &S, settings: &Settings, work: &Work, end: usize, port: u16, own: bool) {
+fn enter_endpoint<M: Maps>(maps: &M, settings: &Settings, work: &Work, end: usize, port: u16, own: bool) {
     if port >= FIRST_PEER_PORT {
-        enter(store, settings, endpoint_tag(settings, work, end, port), work, known(work, own));
+        enter(maps, settings, endpoint_tag(settings, work, end, port), work, known(work, own));
     }
 }
 
@@ -127,9 +127,9 @@ pub(super) fn endpoint_tag(settings: &Settings, work: &Work, end: usize, port: u
 
 /// Enters the endpoint that a server named to the packet's receiver.
 #[inline(never)]
-pub(super) fn enter_named<S: Store>(store: &S, settings: &Settings, work: &Work) {
+pub(super) fn enter_named<M: Maps>(maps: &M, settings: &Settings, work: &Work) {
     let tag = named_tag(settings, work.asker, work.sources.address, work.sources.port as u16);
-    enter(store, settings, tag, work, known(work, false).named());
+    enter(maps, settings, tag, work, known(work, false).named());
 }
 
 /// The tag of an endpoint that a server named to this asker.
@@ -161,17 +161,17 @@ fn known(work: &Work, own: bool) -> Known {
 
 /// Enters one piece of knowledge.
 #[inline(never)]
-fn enter<S: Store>(store: &S, settings: &Settings, tag: u64, work: &Work, known: Known) {
-    let Some(set) = store.endpoint_set(endpoint::set_index(tag, settings.endpoint_mask)) else {
-        store.count_event(Event::Lost);
+fn enter<M: Maps>(maps: &M, settings: &Settings, tag: u64, work: &Work, known: Known) {
+    let Some(set) = maps.endpoint_set(endpoint::set_index(tag, settings.endpoint_mask)) else {
+        maps.count_event(Event::Lost);
         return;
     };
     match set.teach(tag, known, work.now_s) {
         Taught::Refreshed | Taught::Missed => {}
-        Taught::Entered => store.count_event(Event::EndpointLearned),
+        Taught::Entered => maps.count_event(Event::EndpointLearned),
         Taught::Evicted => {
-            store.count_event(Event::EndpointLearned);
-            store.count_event(Event::EndpointEvicted);
+            maps.count_event(Event::EndpointLearned);
+            maps.count_event(Event::EndpointEvicted);
         }
     }
 }

@@ -6,7 +6,7 @@ use crate::{
     key::Address,
     parse::{self, packet::Packet},
     pools, slots,
-    store::{Settings, Store},
+    store::{Maps, Settings},
     tally::KeyWords,
 };
 
@@ -15,11 +15,11 @@ pub(super) const NO_POOL: u32 = 255;
 
 /// The outermost address of an end that lies in a pool, and its pool's block length.
 #[inline(always)]
-fn outermost<S: Store>(store: &S, outer: Address, inner: Address, tunnel: bool) -> (Address, u32) {
-    if let Some(len) = pools::find(store, outer) {
+fn outermost<M: Maps>(maps: &M, outer: Address, inner: Address, tunnel: bool) -> (Address, u32) {
+    if let Some(len) = pools::find(maps, outer) {
         return (outer, u32::from(len));
     }
-    if tunnel && let Some(len) = pools::find(store, inner) {
+    if tunnel && let Some(len) = pools::find(maps, inner) {
         return (inner, u32::from(len));
     }
     (inner, NO_POOL)
@@ -37,12 +37,12 @@ mod known {
 ///
 /// The ends are in the order of the flow key, which is that of the inner addresses.
 #[inline(never)]
-pub(super) fn locate<S: Store>(store: &S, work: &mut Work) -> bool {
+pub(super) fn locate<M: Maps>(maps: &M, work: &mut Work) -> bool {
     if work.located == 0 {
         let headers = &work.headers;
         let tunnel = headers.tunnel != 0;
-        let (source, source_len) = outermost(store, headers.outer_source, headers.source, tunnel);
-        let (destination, destination_len) = outermost(store, headers.outer_destination, headers.destination, tunnel);
+        let (source, source_len) = outermost(maps, headers.outer_source, headers.source, tunnel);
+        let (destination, destination_len) = outermost(maps, headers.outer_destination, headers.destination, tunnel);
         (work.ends, work.block_lens) = if work.is_from_lower() {
             ([source, destination], [source_len, destination_len])
         } else {
@@ -56,20 +56,20 @@ pub(super) fn locate<S: Store>(store: &S, work: &mut Work) -> bool {
 /// The same for a packet whose flow is new, as soon as that is known: what its tallies need is then on its way from memory together
 /// with the sets of its flow, and not after them.
 #[inline(never)]
-pub(super) fn foresee<P: Packet, S: Store>(packet: &P, store: &S, settings: &Settings, work: &mut Work) -> bool {
+pub(super) fn foresee<P: Packet, M: Maps>(packet: &P, maps: &M, settings: &Settings, work: &mut Work) -> bool {
     let Some((source, destination)) = parse::fast_addresses(packet) else { return false };
     let headers = &mut work.headers;
     (headers.source, headers.destination, headers.tunnel) = (source, destination, 0);
     (headers.outer_source, headers.outer_destination) = (source, destination);
-    locate(store, work) && find_lines(store, settings, work)
+    locate(maps, work) && find_lines(maps, settings, work)
 }
 
 /// Says which lines of the slot cache the subscribers of a located packet have, and begins to load them.
 #[inline(never)]
-fn find_lines<S: Store>(store: &S, settings: &Settings, work: &mut Work) -> bool {
+fn find_lines<M: Maps>(maps: &M, settings: &Settings, work: &mut Work) -> bool {
     if work.located != known::LINES {
-        find_line(store, settings, work, 0);
-        find_line(store, settings, work, 1);
+        find_line(maps, settings, work, 0);
+        find_line(maps, settings, work, 1);
         work.located = known::LINES;
     }
     true
@@ -77,12 +77,12 @@ fn find_lines<S: Store>(store: &S, settings: &Settings, work: &mut Work) -> bool
 
 /// The same of one end.
 #[inline(always)]
-fn find_line<S: Store>(store: &S, settings: &Settings, work: &mut Work, end: usize) {
+fn find_line<M: Maps>(maps: &M, settings: &Settings, work: &mut Work, end: usize) {
     let block_len = work.block_lens[end];
     if block_len != NO_POOL {
         let hash = slots::block_hash(work.ends[end].block(block_len as u8), block_len, &work.seed(settings));
         work.block_hashes[end] = hash;
-        store.prefetch_slot_line(slots::line_index(hash, settings.slot_mask));
+        maps.prefetch_slot_line(slots::line_index(hash, settings.slot_mask));
     }
 }
 
@@ -100,14 +100,14 @@ pub(super) fn which(work: &Work) -> Ends {
 
 /// Slots of the tallies of both ends of a located packet for a verdict's numbers, as [`pack_slots`] has them.
 #[inline(never)]
-pub(super) fn slots<S: Store>(store: &S, settings: &Settings, work: &mut Work, verdict: (u8, u8)) -> u64 {
-    find_lines(store, settings, work);
-    pack_slots(slot(store, settings, work, 0, verdict), slot(store, settings, work, 1, verdict))
+pub(super) fn slots<M: Maps>(maps: &M, settings: &Settings, work: &mut Work, verdict: (u8, u8)) -> u64 {
+    find_lines(maps, settings, work);
+    pack_slots(slot(maps, settings, work, 0, verdict), slot(maps, settings, work, 1, verdict))
 }
 
 /// Slot of the tally of one end (0 lower, 1 higher); [`NO_SLOT`] when that end is no subscriber.
 #[inline(always)]
-fn slot<S: Store>(store: &S, settings: &Settings, work: &Work, end: usize, verdict: (u8, u8)) -> u32 {
+fn slot<M: Maps>(maps: &M, settings: &Settings, work: &Work, end: usize, verdict: (u8, u8)) -> u32 {
     let end = end & 1;
     let block_len = work.block_lens[end];
     if block_len == NO_POOL {
@@ -115,5 +115,5 @@ fn slot<S: Store>(store: &S, settings: &Settings, work: &Work, end: usize, verdi
     }
     let block = work.ends[end].block(block_len as u8);
     let key = KeyWords::new(block, work.realm, block_len as u8, verdict.0, verdict.1);
-    account::slot_of(store, settings, &key, work.block_hashes[end])
+    account::slot_of(maps, settings, &key, work.block_hashes[end])
 }

@@ -2,7 +2,7 @@
 
 use super::{subscribers, subscribers::NO_POOL, work::Work};
 use crate::{
-    store::{Event, Settings, Store},
+    store::{Event, Maps, Settings},
     tally::KeyWords,
     watch::{ContentHash, WatchHit},
 };
@@ -10,21 +10,21 @@ use crate::{
 /// Compares what the payload named with the list; on a hit, tallies it for the subscriber who sent it, and tells the
 /// agent.
 #[inline(never)]
-pub(super) fn compare<S: Store>(store: &S, settings: &Settings, work: &mut Work) -> bool {
-    let entry = store.watched(&work.content);
+pub(super) fn compare<M: Maps>(maps: &M, settings: &Settings, work: &mut Work) -> bool {
+    let entry = maps.watched(&work.content);
     // What is not on the list is forgotten; so is what is.
     work.content = ContentHash([0; 3]);
     let Some(entry) = entry else { return false };
     let sender = (1 - work.from_lower as usize) & 1;
     // Anybody may name any content to a subscriber: only what a subscriber itself sent says anything of it.
-    if work.forged != 0 || !subscribers::locate(store, work) || work.block_lens[sender] == NO_POOL {
+    if work.forged != 0 || !subscribers::locate(maps, work) || work.block_lens[sender] == NO_POOL {
         return false;
     }
-    store.count_event(Event::WatchlistHit);
-    tally(store, work, sender);
+    maps.count_event(Event::WatchlistHit);
+    tally(maps, work, sender);
     let headers = &work.headers;
     let hit = WatchHit {
-        time_ns: store.now_ns(settings),
+        time_ns: maps.now_ns(settings),
         source: headers.source,
         destination: headers.destination,
         entry,
@@ -36,22 +36,22 @@ pub(super) fn compare<S: Store>(store: &S, settings: &Settings, work: &mut Work)
         reserved: 0,
         realm: work.realm,
     };
-    if !store.tell(&hit) {
-        store.count_event(Event::WatchlistEventLost);
+    if !maps.tell(&hit) {
+        maps.count_event(Event::WatchlistEventLost);
     }
     true
 }
 
 /// Counts a hit for one end's subscriber.
 #[inline(never)]
-fn tally<S: Store>(store: &S, work: &Work, end: usize) {
+fn tally<M: Maps>(maps: &M, work: &Work, end: usize) {
     let block_len = work.block_lens[end & 1];
     if block_len == NO_POOL {
         return;
     }
     let block = work.ends[end & 1].block(block_len as u8);
     let key = KeyWords::new(block, work.realm, block_len as u8, work.protocol as u8, work.confidence as u8);
-    if !store.count_hit(&key) {
-        store.count_event(Event::WatchlistTallyRefused);
+    if !maps.count_hit(&key) {
+        maps.count_event(Event::WatchlistTallyRefused);
     }
 }

@@ -7,7 +7,7 @@ use crate::{
     parse::{FastHeaders, Headers, ip_protocol},
     payload::Payload,
     peer_list::PeerListReader,
-    store::{Note, Settings, Store},
+    store::{Maps, Note, Settings},
     watch::ContentHash,
 };
 
@@ -176,9 +176,9 @@ impl Work {
 
     /// Begins the slow path of the packet whose headers are in the work.
     #[inline(never)]
-    pub(super) fn begin<S: Store>(&mut self, store: &S, settings: &Settings, interface: u16) -> bool {
+    pub(super) fn begin<M: Maps>(&mut self, maps: &M, settings: &Settings, interface: u16) -> bool {
         self.interface = u32::from(interface);
-        self.now_s = store.now_s(settings, &mut self.tick);
+        self.now_s = maps.now_s(settings, &mut self.tick);
         self.entry = Entry::KNOWN;
         self.task = Task::NONE;
         // Nothing of an earlier packet may be taken for this one's.

@@ -23,8 +23,8 @@ use monitor_common::{
     reason::{REASON_SLOTS, Reason},
     slots::SlotLine,
     store::{
-        EVENT_SLOTS, Event, INTERFACE_ENTRIES, InterfaceEntry, Ledger, NODE_ENTRIES_PER_INTERFACE, Note, Settings,
-        Store,
+        CounterMaps, EVENT_SLOTS, Event, INTERFACE_ENTRIES, InterfaceEntry, Maps, NODE_ENTRIES_PER_INTERFACE, Note,
+        Settings,
     },
     tally::{KeyWords, NodeTally, SlotKey, Tally},
     watch::{ContentHash, WatchHit},
@@ -116,10 +116,10 @@ struct PaddedKey {
     low: u64,
 }
 
-/// All maps.
-pub(super) struct Maps;
+/// The kernel's maps behind the engine's traits.
+pub(super) struct BpfMaps;
 
-impl Ledger for Maps {
+impl CounterMaps for BpfMaps {
     #[inline(always)]
     fn tally(&self, slot: u32) -> Option<&Tally> {
         TALLIES.get(slot)
@@ -150,7 +150,7 @@ impl Ledger for Maps {
     }
 }
 
-impl Store for Maps {
+impl Maps for BpfMaps {
     #[inline(always)]
     fn flow_set(&self, index: u32) -> Option<&FlowSet> {
         FLOWS.get(index)

@@ -16,7 +16,9 @@ use monitor_common::{
     parse::packet::Frame,
     reason::{REASON_SLOTS, Reason},
     slots::SlotLine,
-    store::{Disposition, EVENT_SLOTS, Event, Inspection, Ledger, NODE_ENTRIES_PER_INTERFACE, Note, Settings, Store},
+    store::{
+        CounterMaps, Disposition, EVENT_SLOTS, Event, Inspection, Maps, NODE_ENTRIES_PER_INTERFACE, Note, Settings,
+    },
     tally::{KeyWords, NodeTally, SlotKey, Tally},
     watch::{ContentHash, WatchHit},
 };
@@ -210,7 +212,7 @@ impl HostDataPath {
     }
 }
 
-impl Ledger for HostDataPath {
+impl CounterMaps for HostDataPath {
     fn tally(&self, slot: u32) -> Option<&Tally> {
         self.tallies.get(slot as usize)
     }
@@ -229,7 +231,7 @@ impl Ledger for HostDataPath {
     }
 }
 
-impl Store for HostDataPath {
+impl Maps for HostDataPath {
     fn flow_set(&self, index: u32) -> Option<&FlowSet> {
         self.flows.get(index as usize)
     }

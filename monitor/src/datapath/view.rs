@@ -12,7 +12,7 @@ use monitor_common::{
     engine::settle_idle,
     flow::{ColdSet, Ends, FlowSet, NO_SLOT, State, Word, unpack, unpack_slots},
     limits::{MAX_INTERFACES, WAYS},
-    store::{Event, Ledger, NODE_ENTRIES_PER_INTERFACE, Settings, node_index},
+    store::{CounterMaps, Event, NODE_ENTRIES_PER_INTERFACE, Settings, node_index},
     tally::{Direction, NodeTally, SlotKey, Tally, Totals},
 };
 
@@ -68,12 +68,12 @@ pub struct TableRead {
 }
 
 /// The tallies as [`settle_idle`] needs them.
-struct Books<'a> {
+struct MappedCounters<'a> {
     view: View<'a>,
     lost: Cell<u64>,
 }
 
-impl Ledger for Books<'_> {
+impl CounterMaps for MappedCounters<'_> {
     fn tally(&self, slot: u32) -> Option<&Tally> {
         self.view.tallies.get(slot as usize)
     }
@@ -160,7 +160,7 @@ impl View<'_> {
     }
 
     fn settle(&self, idle_s: u16, read: &mut TableRead) {
-        let books = Books { view: *self, lost: Cell::new(0) };
+        let counters = MappedCounters { view: *self, lost: Cell::new(0) };
         let now_s = self.settings.clock_s.load();
         for (set, cold) in self.flows.iter().zip(self.cold) {
             for way in 0..WAYS {
@@ -168,11 +168,11 @@ impl View<'_> {
                 if word.state() == State::Inspecting {
                     // Words keep 16 bits of the second: a flow idle for more than nine hours looks as if it were new.
                     let now_s = if idle_s == 0 { u64::from(word.second()) } else { now_s };
-                    settle_idle(&books, set, cold, way, now_s, idle_s);
+                    settle_idle(&counters, set, cold, way, now_s, idle_s);
                 }
             }
         }
-        read.lost = books.lost.get();
+        read.lost = counters.lost.get();
     }
 
     /// Adds what one flow in the cache has counted to the totals of its subscribers.
