@@ -3,7 +3,7 @@
 use monitor_common::{
     key::Seed,
     reason::Reason,
-    store::{Disposition, Event, Inspection},
+    store::{Inspection, KernelEvent, Outcome},
 };
 use peertally::datapath::host::{HostDataPath, TableSizes};
 
@@ -23,12 +23,12 @@ pub fn run(data: &[u8]) {
         let (frame, next) = frames.split_at(length);
         rest = next;
         match path.frame(frame, frame.len(), packets) {
-            Disposition::Skipped(_) => skipped += 1,
+            Outcome::Skipped(_) => skipped += 1,
             _ => packets += 1,
         }
     }
     let reading = path.view().read(0);
     assert_eq!(reading.node.iter().map(|node| node.packets).sum::<u64>(), packets);
     assert_eq!(Reason::ALL.iter().map(|reason| path.skipped(*reason)).sum::<u64>(), skipped);
-    assert_eq!((path.events(Event::Lost), reading.pending.packets), (0, 0));
+    assert_eq!((path.events(KernelEvent::Lost), reading.pending.packets), (0, 0));
 }

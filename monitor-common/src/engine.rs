@@ -11,7 +11,7 @@ use crate::{
     key::FlowKey,
     limits::WAYS,
     parse::{self, FastHeaders, packet::Packet},
-    store::{Event, Inspection, Maps, Note, Settings},
+    store::{Inspection, KernelEvent, Maps, PacketOutcome, Settings},
 };
 
 mod account;
@@ -64,7 +64,7 @@ fn unusual<P: Packet, M: Maps>(packet: &P, maps: &M, settings: &Settings, interf
         let work = &mut scratch.work;
         if let Err(reason) = parse::all_headers(packet, &mut work.headers) {
             maps.count_skip(reason);
-            maps.note(Note::skipped(reason));
+            maps.report_outcome(PacketOutcome::skipped(reason));
             return true;
         }
         let realm = maps.realm(interface);
@@ -152,7 +152,7 @@ fn settled<M: Maps>(fast: &FastHeaders, maps: &M, settings: &Settings, interface
         }
     }
     counter.add(pack(1, u64::from(fast.ip_bytes)));
-    maps.note(Note::flow(work::Entry::KNOWN.0, word.protocol_number(), word.confidence_number()));
+    maps.report_outcome(PacketOutcome::flow(work::Entry::KNOWN.0, word.protocol_number(), word.confidence_number()));
     Ok(())
 }
 
@@ -169,7 +169,7 @@ const fn counter_index(way: usize, from_lower: u64) -> usize {
 #[inline(never)]
 fn slow<P: Packet, M: Maps>(packet: &P, maps: &M, settings: &Settings, interface: u16) {
     if maps.with_scratch(|scratch| take_up(packet, maps, settings, interface, scratch)) != Some(true) {
-        maps.count_event(Event::Lost);
+        maps.count_event(KernelEvent::Lost);
     }
 }
 
@@ -192,7 +192,7 @@ fn take_up<P: Packet, M: Maps>(
             return account::transit(maps, work);
         }
         if !cache::choose(maps, settings, work) || !cache::take(maps, settings, work) {
-            return account::direct(maps, settings, work);
+            return account::count_uncached(maps, settings, work);
         }
     }
     if !account::count(maps, work) {
@@ -247,7 +247,7 @@ fn step<M: Maps>(maps: &M, step: impl FnOnce(&mut Work) -> bool) -> bool {
     match maps.with_scratch(|scratch| step(&mut scratch.work)) {
         Some(answer) => answer,
         None => {
-            maps.count_event(Event::Lost);
+            maps.count_event(KernelEvent::Lost);
             false
         }
     }

@@ -86,16 +86,16 @@ macro_rules! events {
         /// Something rare that an operator wants counted. Numbers index a BPF map: append only, never renumber.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         #[repr(u8)]
-        pub enum Event { $($(#[$doc])* $name = $number,)* }
+        pub enum KernelEvent { $($(#[$doc])* $name = $number,)* }
 
-        impl Event {
+        impl KernelEvent {
             /// Every event, in number order.
-            pub const ALL: &'static [Event] = &[$(Event::$name,)*];
+            pub const ALL: &'static [KernelEvent] = &[$(KernelEvent::$name,)*];
 
             /// The label value used in metrics.
             #[must_use]
             pub const fn label(self) -> &'static str {
-                match self { $(Event::$name => $label,)* }
+                match self { $(KernelEvent::$name => $label,)* }
             }
         }
     };
@@ -149,9 +149,9 @@ events! {
 /// Number of events a table indexed by event needs; room to append.
 pub const EVENT_SLOTS: usize = 32;
 
-/// What happened to one packet, for replay and tests.
+/// The outcome of one packet, for replay and tests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Disposition {
+pub enum Outcome {
     /// Not counted as IP; the reason says why.
     Skipped(Reason),
     /// Counted as transit.
@@ -162,20 +162,20 @@ pub enum Disposition {
     New(Verdict),
     /// Counted in a flow that this packet restarted.
     Restarted(Verdict),
-    /// Counted straight into the tallies, as unclassified.
-    Direct,
+    /// Counted without a flow entry, as unclassified.
+    Uncached,
 }
 
-/// A [`Disposition`] as the program reports it: number, then reason or protocol number, then confidence number, a byte each.
+/// The wire form of an [`Outcome`]: number, then reason or protocol number, then confidence number, a byte each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(transparent)]
-pub struct Note(pub u64);
+pub struct PacketOutcome(pub u64);
 
-impl Note {
+impl PacketOutcome {
     /// Counted as transit.
     pub const TRANSIT: Self = Self(1);
-    /// Counted straight into the tallies.
-    pub const DIRECT: Self = Self(5);
+    /// Counted without a flow entry.
+    pub const UNCACHED: Self = Self(5);
 
     /// Not counted as IP.
     #[inline(always)]
@@ -192,20 +192,20 @@ impl Note {
     }
 }
 
-impl From<Note> for Option<Disposition> {
+impl From<PacketOutcome> for Option<Outcome> {
     /// `None` for numbers that this build does not know.
-    fn from(Note(bits): Note) -> Self {
+    fn from(PacketOutcome(bits): PacketOutcome) -> Self {
         let (number, detail, confidence) = (bits as u8, (bits >> 8) as u8, (bits >> 16) as u8);
         let verdict = || {
             Some(Verdict { protocol: Protocol::from_number(detail)?, confidence: Confidence::from_number(confidence)? })
         };
         Some(match number {
-            0 => Disposition::Skipped(*Reason::ALL.iter().find(|reason| **reason as u8 == detail)?),
-            1 => Disposition::Transit,
-            2 => Disposition::Hit(verdict()?),
-            3 => Disposition::New(verdict()?),
-            4 => Disposition::Restarted(verdict()?),
-            5 => Disposition::Direct,
+            0 => Outcome::Skipped(*Reason::ALL.iter().find(|reason| **reason as u8 == detail)?),
+            1 => Outcome::Transit,
+            2 => Outcome::Hit(verdict()?),
+            3 => Outcome::New(verdict()?),
+            4 => Outcome::Restarted(verdict()?),
+            5 => Outcome::Uncached,
             _ => return None,
         })
     }
@@ -220,7 +220,7 @@ pub trait CounterMaps {
     /// Number of an interface among the monitored ones.
     fn interface_number(&self, interface: u16) -> u32;
     /// Counts an event.
-    fn count_event(&self, event: Event);
+    fn count_event(&self, event: KernelEvent);
 }
 
 /// Access to all maps of the data path. A lookup returns `None` only where a kernel map lookup may.
@@ -267,8 +267,8 @@ pub trait Maps: CounterMaps {
     fn tell(&self, hit: &WatchHit) -> bool;
     /// Lends the scratch memory of this CPU.
     fn with_scratch<R>(&self, work: impl FnOnce(&mut Scratch) -> R) -> Option<R>;
-    /// Told what happened to each packet; does nothing in production.
-    fn note(&self, note: Note);
+    /// Reports the outcome of a packet; does nothing in production.
+    fn report_outcome(&self, outcome: PacketOutcome);
 }
 
 /// What is known of an interface, in the table that has an entry for every number of 16 bits: the inverse of the number under

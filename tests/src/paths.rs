@@ -3,7 +3,7 @@
 use monitor_common::{
     key::Seed,
     protocol::Verdict,
-    store::{Disposition, Event, Heuristic, Inspection},
+    store::{Heuristic, Inspection, KernelEvent, Outcome},
 };
 use peertally::datapath::{
     host::{ACCESS, CORE, HostDataPath, TableSizes},
@@ -57,7 +57,7 @@ impl DataPaths {
     ///
     /// # Panics
     /// When the two disagree.
-    pub fn frame(&mut self, frame: &[u8]) -> Disposition {
+    pub fn frame(&mut self, frame: &[u8]) -> Outcome {
         let found = self.host.frame_on(self.interface, frame, frame.len(), self.now_s);
         if let Some(kernel) = &mut self.kernel {
             let there = kernel.frame(frame, frame.len(), self.now_s).expect("the test runner takes the frame");
@@ -72,7 +72,7 @@ impl DataPaths {
     /// As [`Self::frame`], and when the frame is counted in no flow.
     pub fn send(&mut self, frame: &[u8]) -> Verdict {
         match self.frame(frame) {
-            Disposition::Hit(verdict) | Disposition::New(verdict) | Disposition::Restarted(verdict) => verdict,
+            Outcome::Hit(verdict) | Outcome::New(verdict) | Outcome::Restarted(verdict) => verdict,
             other => panic!("{other:?}"),
         }
     }
@@ -82,7 +82,7 @@ impl DataPaths {
     /// # Panics
     /// When the two disagree.
     #[must_use]
-    pub fn events(&self, event: Event) -> u64 {
+    pub fn events(&self, event: KernelEvent) -> u64 {
         let found = self.host.events(event);
         if let Some(kernel) = &self.kernel {
             assert!(kernel.events().expect("reads").contains(&(event, found)), "{event:?}");

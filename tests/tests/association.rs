@@ -17,7 +17,7 @@ use monitor_common::{
     flow::{FlowSet, Word},
     limits::{ENDPOINT_SECONDS, PENDING_PACKETS},
     protocol::{Confidence, Protocol, Verdict},
-    store::{Event, Heuristic},
+    store::{Heuristic, KernelEvent},
 };
 use peertally::datapath::{
     host::{ACCESS, CORE, TableSizes},
@@ -103,7 +103,7 @@ fn a_peer_known_from_the_dht_is_known_when_it_speaks_encrypted() {
     let mut network = Network::new();
     assert_eq!(network.obfuscated(of(SUBSCRIBER, 40_000), at(PEER)), Verdict::UNCLASSIFIED, "nothing is known yet");
     network.ping(of(SUBSCRIBER, 6881), at(PEER));
-    assert_eq!(network.events(Event::EndpointLearned), 3, "the subscriber, its endpoint, and the peer's");
+    assert_eq!(network.events(KernelEvent::EndpointLearned), 3, "the subscriber, its endpoint, and the peer's");
     assert_eq!(network.obfuscated(of(SUBSCRIBER, 40_001), at(PEER)), BITTORRENT);
     assert_eq!(
         network.obfuscated(at("192.0.2.9:40002"), of(SUBSCRIBER, 6881)),
@@ -149,7 +149,7 @@ fn a_flow_that_ended_unclassified_is_labelled_once_its_endpoint_is_known() {
     network.now_s += 8;
     assert_eq!(network.send(&packet), BITTORRENT);
     assert_eq!(network.send(&packet), BITTORRENT);
-    assert_eq!(network.events(Event::FlowRelabelled), 1);
+    assert_eq!(network.events(KernelEvent::FlowRelabelled), 1);
     let reading = network.host.view().read(0);
     let packets: u64 = reading.totals.iter().map(|totals| totals.packets_up + totals.packets_down).sum();
     assert_eq!(packets, 20 + 2 + 3, "every packet counts once");
@@ -178,7 +178,7 @@ fn one_forged_packet_labels_nothing() {
     ] {
         let mut network = Network::new();
         network.send(&forged);
-        assert_eq!(network.events(Event::EndpointLearned), 0);
+        assert_eq!(network.events(KernelEvent::EndpointLearned), 0);
         // The subscriber runs BitTorrent elsewhere: that alone labels nothing, either.
         network.ping(of(SUBSCRIBER, 6881), at(PEER));
         assert_eq!(network.obfuscated(of(SUBSCRIBER, 40_000), at("192.0.2.66:4500")), Verdict::UNCLASSIFIED);
@@ -208,7 +208,7 @@ fn subscribers_addresses_on_a_core_interface_teach_nothing() {
     let mut network = Network::with(None, 1024, true);
     network.ping(of(SUBSCRIBER, 6881), at(PEER));
     network.ping(at(PEER), of(SUBSCRIBER, 6882));
-    assert!(network.events(Event::EndpointRefused) >= 2);
+    assert!(network.events(KernelEvent::EndpointRefused) >= 2);
     assert_eq!(network.obfuscated(at("192.0.2.9:40002"), of(SUBSCRIBER, 6881)), Verdict::UNCLASSIFIED);
 }
 
@@ -396,7 +396,7 @@ fn a_page_that_makes_a_browser_announce_teaches_nothing() {
     network.send(&tcp(of(SUBSCRIBER, 40_000), tracker, flag::SYN, b""));
     network.send(&tcp(tracker, of(SUBSCRIBER, 40_000), flag::SYN_ACK, b""));
     network.send(&tcp(of(SUBSCRIBER, 40_000), tracker, flag::PUSH, request));
-    assert_eq!(network.events(Event::EndpointLearned), 0);
+    assert_eq!(network.events(KernelEvent::EndpointLearned), 0);
     assert_eq!(network.datagrams(of(SUBSCRIBER, 51_820), at("192.0.2.9:51820")), Verdict::UNCLASSIFIED);
 }
 
@@ -470,7 +470,7 @@ fn a_small_table_gives_up_old_knowledge_and_says_so() {
     for peer in 0..40 {
         network.ping(of(SUBSCRIBER, 6881), of(&format!("192.0.2.{peer}"), 6881));
     }
-    assert!(network.events(Event::EndpointEvicted) > 30);
+    assert!(network.events(KernelEvent::EndpointEvicted) > 30);
     assert_eq!(
         network.obfuscated(at("192.0.2.99:40002"), of(SUBSCRIBER, 6881)),
         BITTORRENT,
@@ -496,7 +496,7 @@ fn behaviour_counts_only_with_a_certain_flow_and_when_switched_on() {
     let clear = |network: &mut Network| network.ping(of(SUBSCRIBER, 6881), at(PEER));
     let mut network = Network::with(Some(RULE), 1024, false);
     assert_eq!(openings(&mut network, 40), 0, "no certain flow");
-    assert_eq!(network.events(Event::OpeningSuspected), 40);
+    assert_eq!(network.events(KernelEvent::OpeningSuspected), 40);
     clear(&mut network);
 
     let mut network = Network::new();

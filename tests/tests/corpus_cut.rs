@@ -19,7 +19,7 @@ use monitor_common::{
         tcp_flag,
     },
     protocol::Protocol,
-    store::{Disposition, Inspection},
+    store::{Inspection, Outcome},
 };
 use peertally::{
     capture::{Capture, Item},
@@ -164,7 +164,7 @@ fn label(segments: &[Segment]) -> &'static str {
     let mut label = Protocol::Unclassified;
     for segment in segments {
         let frame = segment.frame();
-        if let Disposition::Hit(verdict) | Disposition::New(verdict) | Disposition::Restarted(verdict) =
+        if let Outcome::Hit(verdict) | Outcome::New(verdict) | Outcome::Restarted(verdict) =
             path.frame(&frame, frame.len(), 1)
             && verdict.protocol != Protocol::Unclassified
         {

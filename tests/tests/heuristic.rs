@@ -6,7 +6,7 @@ use std::{fs, path::Path};
 use monitor_common::{
     key::Seed,
     protocol::Confidence,
-    store::{Event, Heuristic, Inspection},
+    store::{Heuristic, Inspection, KernelEvent},
 };
 use peertally::{
     capture::{Capture, Item},
@@ -36,8 +36,8 @@ fn behaviour(folder: &Path) -> (u64, u64, usize) {
         }
         let view = host.view();
         let reading = view.read(0);
-        openings += host.events(Event::OpeningSuspected);
-        flows += host.events(Event::FlowNew) + host.events(Event::FlowRestarted);
+        openings += host.events(KernelEvent::OpeningSuspected);
+        flows += host.events(KernelEvent::FlowNew) + host.events(KernelEvent::FlowRestarted);
         let heuristic = view.keys.iter().zip(&reading.totals).filter(|(key, totals)| {
             key.read().is_some_and(|key| key.confidence == Confidence::Heuristic as u8) && totals.flows > 0
         });

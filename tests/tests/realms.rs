@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, net::SocketAddr};
 
 use monitor_common::{
     protocol::{Protocol, Verdict},
-    store::Disposition,
+    store::Outcome,
     tally::TallyKey,
 };
 use peertally::datapath::{
@@ -82,7 +82,7 @@ fn equal_addresses_of_two_realms_are_two_subscribers() {
     assert_eq!(verdict.protocol, Protocol::BitTorrent);
     node.enter(8);
     let first = node.frame(&tcp(subscriber, peer, flag::ACK, b""));
-    assert_eq!(first, Disposition::New(Verdict::UNCLASSIFIED), "the flow of the other realm is another one");
+    assert_eq!(first, Outcome::New(Verdict::UNCLASSIFIED), "the flow of the other realm is another one");
     node.enter(7);
     assert_eq!(node.send(&tcp(peer, subscriber, flag::ACK, b"")), verdict, "and is still what it was");
     let address = "::ffff:10.0.0.1".parse::<std::net::Ipv6Addr>().expect("an address").octets();

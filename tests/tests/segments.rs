@@ -9,7 +9,7 @@ use monitor_common::{
     limits::{BEGINNINGS, HOLD_SECONDS},
     payload::Transport,
     protocol::Protocol,
-    store::Event,
+    store::KernelEvent,
 };
 use peertally::datapath::host::TableSizes;
 use peertally_tests::{
@@ -267,7 +267,7 @@ fn a_crowd_overwrites_and_is_counted() {
         let mut connection = network.open((10_000 + port, 6346));
         network.send(&connection.says(true, PARTS[0]));
     }
-    assert!(network.events(Event::BeginningOverwritten) > 0);
+    assert!(network.events(KernelEvent::BeginningOverwritten) > 0);
     let waiting = network.host.view().expire_beginnings();
     assert!(waiting > u64::from(crowd) / 4, "{waiting}");
     network.now_s += u64::from(HOLD_SECONDS);

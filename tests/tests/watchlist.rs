@@ -12,7 +12,7 @@ use std::{
 use aya::maps::{Map, MapData};
 use monitor_common::{
     protocol::Protocol,
-    store::{Event, Inspection},
+    store::{Inspection, KernelEvent},
     tally::TallyKey,
     watch::{ContentHash, WatchHit},
 };
@@ -117,7 +117,7 @@ fn listed_content_is_told_and_tallied() {
     assert_eq!(told[0].destination_port, 6881);
     assert_eq!(tallies.len(), 1, "one subscriber, one protocol, one confidence: {tallies:?}");
     assert_eq!((&tallies[0].0.address[12..], tallies[0].1), (&[10, 0, 0, 1][..], NAMED));
-    assert_eq!(paths.host.events(Event::WatchlistHit), NAMED);
+    assert_eq!(paths.host.events(KernelEvent::WatchlistHit), NAMED);
 }
 
 #[test]
@@ -134,10 +134,10 @@ fn what_a_full_buffer_loses_is_counted() {
     }
     let told = kernel.object().watchlist_hits().len() as u64;
     let events = kernel.events().expect("reads");
-    let count = |wanted: Event| events.iter().find(|(event, _)| *event == wanted).map_or(0, |(_, count)| *count);
-    assert_eq!(count(Event::WatchlistHit), sent);
-    assert!(count(Event::WatchlistEventLost) > 0);
-    assert_eq!(told + count(Event::WatchlistEventLost), sent);
+    let count = |wanted: KernelEvent| events.iter().find(|(event, _)| *event == wanted).map_or(0, |(_, count)| *count);
+    assert_eq!(count(KernelEvent::WatchlistHit), sent);
+    assert!(count(KernelEvent::WatchlistEventLost) > 0);
+    assert_eq!(told + count(KernelEvent::WatchlistEventLost), sent);
 }
 
 #[test]

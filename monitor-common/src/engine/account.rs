@@ -10,7 +10,7 @@ use crate::{
     limits::{UNCLASSIFIED_QUARTERS, WAYS},
     protocol::{Confidence, Protocol, Verdict},
     slots,
-    store::{CounterMaps, Event, Maps, Note, Settings, node_index},
+    store::{CounterMaps, KernelEvent, Maps, PacketOutcome, Settings, node_index},
     tally::{Direction, KeyWords, NodeTally},
 };
 
@@ -49,16 +49,16 @@ fn hashed_slot<M: Maps>(maps: &M, settings: &Settings, key: &KeyWords) -> u32 {
     }
     let used = settings.next_slot.load();
     if used >= settings.slots {
-        maps.count_event(Event::TallyRefused);
+        maps.count_event(KernelEvent::TallyRefused);
         return 0;
     }
     if key.protocol_number() <= Protocol::Fragment as u8 && used >= settings.slots / 4 * UNCLASSIFIED_QUARTERS {
-        maps.count_event(Event::TallyReserved);
+        maps.count_event(KernelEvent::TallyReserved);
         return 0;
     }
     let slot = settings.next_slot.fetch_add(1);
     if slot >= settings.slots {
-        maps.count_event(Event::TallyRefused);
+        maps.count_event(KernelEvent::TallyRefused);
         return 0;
     }
     let slot = slot as u32;
@@ -69,10 +69,10 @@ fn hashed_slot<M: Maps>(maps: &M, settings: &Settings, key: &KeyWords) -> u32 {
     }
     maps.write_slot_key(slot, None);
     if let Some(found) = maps.find_slot(key) {
-        maps.count_event(Event::TallyRaced);
+        maps.count_event(KernelEvent::TallyRaced);
         return found;
     }
-    maps.count_event(Event::TallyRefused);
+    maps.count_event(KernelEvent::TallyRefused);
     0
 }
 
@@ -80,7 +80,7 @@ fn hashed_slot<M: Maps>(maps: &M, settings: &Settings, key: &KeyWords) -> u32 {
 #[inline(always)]
 fn credit<M: CounterMaps>(maps: &M, slot: u32, up: (u64, u64), down: (u64, u64), now_s: u64) {
     let Some(tally) = maps.tally(slot) else {
-        maps.count_event(Event::Lost);
+        maps.count_event(KernelEvent::Lost);
         return;
     };
     tally.packets_up.add(up.0);
@@ -124,7 +124,7 @@ pub(super) fn count_flow<M: CounterMaps>(maps: &M, slots: u64) {
 fn node<M: CounterMaps>(maps: &M, interface: u16, direction: Direction, verdict: (u8, u8)) -> Option<&NodeTally> {
     let node = maps.node(node_index(maps.interface_number(interface), direction, verdict.0, verdict.1));
     if node.is_none() {
-        maps.count_event(Event::Lost);
+        maps.count_event(KernelEvent::Lost);
     }
     node
 }
@@ -198,7 +198,7 @@ pub(super) fn count<M: Maps>(maps: &M, work: &mut Work) -> bool {
     if settled {
         let near_overflow = is_full(counter.load());
         if near_overflow {
-            maps.count_event(Event::FoldedOverflow);
+            maps.count_event(KernelEvent::FoldedOverflow);
         }
         // What was counted so far belongs to the interface it came in on.
         if near_overflow || word.interface(from_lower != 0) != work.interface as u16 {
@@ -232,7 +232,7 @@ pub(super) fn count<M: Maps>(maps: &M, work: &mut Work) -> bool {
         Task::NONE
     };
     if work.task != Task::INSPECT {
-        maps.note(work.note(word.protocol_number(), word.confidence_number()));
+        maps.report_outcome(work.outcome(word.protocol_number(), word.confidence_number()));
     }
     work.task != Task::NONE
 }
@@ -262,7 +262,7 @@ pub(super) fn publish<M: CounterMaps>(maps: &M, cell: &SharedU64, cold: &ColdFlo
         }
         attempt += 1;
     }
-    maps.count_event(Event::Lost);
+    maps.count_event(KernelEvent::Lost);
 }
 
 /// Settles a flow under inspection if it has been idle for `idle_s` seconds, as unclassified unless it has a provisional verdict;
@@ -302,16 +302,16 @@ fn flowless_verdict(work: &Work) -> (u8, u8) {
 /// Counts a packet whose ends are no subscribers.
 #[inline(never)]
 pub(super) fn transit<M: Maps>(maps: &M, work: &mut Work) -> bool {
-    maps.count_event(Event::Transit);
+    maps.count_event(KernelEvent::Transit);
     let counts = (1, u64::from(work.headers.ip_bytes));
     credit_node(maps, work.interface as u16, Direction::Transit, flowless_verdict(work), counts);
-    maps.note(Note::TRANSIT);
+    maps.report_outcome(PacketOutcome::TRANSIT);
     true
 }
 
-/// Counts a located packet straight into its subscribers' tallies: the set had no way to give.
+/// Counts a packet without a flow entry, straight into its subscribers' tallies: no way could be evicted.
 #[inline(never)]
-pub(super) fn direct<M: Maps>(maps: &M, settings: &Settings, work: &mut Work) -> bool {
+pub(super) fn count_uncached<M: Maps>(maps: &M, settings: &Settings, work: &mut Work) -> bool {
     let verdict = flowless_verdict(work);
     let slots = subscribers::slots(maps, settings, work, verdict);
     let counts = pack(1, u64::from(work.headers.ip_bytes));
@@ -319,6 +319,6 @@ pub(super) fn direct<M: Maps>(maps: &M, settings: &Settings, work: &mut Work) ->
     credit_ends(maps, slots, forth, back, work.now_s);
     let direction = direction(subscribers::which(work), work.is_from_lower());
     credit_node(maps, work.interface as u16, direction, verdict, unpack(counts));
-    maps.note(Note::DIRECT);
+    maps.report_outcome(PacketOutcome::UNCACHED);
     true
 }

@@ -24,7 +24,7 @@ use crate::{
     flow::{State, Word, shown},
     limits::{SUSPECT_BUCKETS, WAYS},
     protocol::{Confidence, Protocol},
-    store::{Event, Heuristic, Maps, Settings},
+    store::{Heuristic, KernelEvent, Maps, Settings},
 };
 
 /// Whether the flow of the packet, which showed no signature, gets a verdict all the same; it is then in the work.
@@ -65,7 +65,7 @@ pub(super) fn judge<M: Maps>(maps: &M, settings: &Settings, work: &mut Work) -> 
         return false;
     }
     if work.task == Task::INSPECT {
-        maps.count_event(Event::OpeningSuspected);
+        maps.count_event(KernelEvent::OpeningSuspected);
     }
     if suspect(maps, settings, work, 0) | suspect(maps, settings, work, 1) {
         work.protocol = Protocol::BitTorrent as u32;
@@ -145,7 +145,7 @@ fn suspect<M: Maps>(maps: &M, settings: &Settings, work: &Work, end: usize) -> b
     let block = work.ends[end & 1].block(block_len as u8);
     let tag = endpoint::tag(&work.seed(settings), Kind::Suspect, block, u64::from(block_len), 0);
     let Some(set) = maps.endpoint_set(endpoint::set_index(tag, settings.endpoint_mask)) else {
-        maps.count_event(Event::Lost);
+        maps.count_event(KernelEvent::Lost);
         return false;
     };
     let held = set.find(tag, work.now_s);
@@ -168,7 +168,7 @@ fn suspect<M: Maps>(maps: &M, settings: &Settings, work: &Work, end: usize) -> b
 pub(super) fn relabel<M: Maps>(maps: &M, settings: &Settings, work: &mut Work) -> bool {
     let way = work.way as usize & (WAYS - 1);
     let (Some(set), Some(cold)) = (maps.flow_set(work.set_index), maps.cold_set(work.set_index)) else {
-        maps.count_event(Event::Lost);
+        maps.count_event(KernelEvent::Lost);
         return false;
     };
     let verdict = (work.protocol as u8, work.confidence as u8);
@@ -190,7 +190,7 @@ pub(super) fn relabel<M: Maps>(maps: &M, settings: &Settings, work: &mut Work) -
     cell.swap(labelled.0);
     account::count_flow(maps, slots);
     account::count_node_flow(maps, labelled, verdict);
-    maps.count_event(Event::FlowRelabelled);
-    maps.note(work.note(verdict.0, verdict.1));
+    maps.count_event(KernelEvent::FlowRelabelled);
+    maps.report_outcome(work.outcome(verdict.0, verdict.1));
     true
 }

@@ -9,7 +9,7 @@ use crate::{
     parse::packet::Packet,
     payload::{Payload, rule_flags},
     signatures::hold_rules,
-    store::{Event, Maps},
+    store::{KernelEvent, Maps},
 };
 
 /// Whether the packet's payload is passed over: its direction began as something else, or it does not continue what was kept. Else
@@ -72,7 +72,7 @@ pub(super) fn keep<P: Packet, M: Maps>(packet: &P, maps: &M, scratch: &mut Scrat
     let tag = beginning::tag(work.tag, work.from_lower);
     let next = ((work.numbers >> 32) as u32).wrapping_add(work.headers.payload_len);
     if entry.keep(tag, next, hold_rules::held_len(payload), work.now_s, payload) {
-        maps.count_event(Event::BeginningOverwritten);
+        maps.count_event(KernelEvent::BeginningOverwritten);
     }
 }
 

@@ -9,7 +9,7 @@ use crate::{
         PENDING_IDLE_SECONDS, WAYS,
     },
     protocol::{Confidence, Protocol},
-    store::{Event, Maps, Settings},
+    store::{KernelEvent, Maps, Settings},
 };
 
 /// Protocol and confidence numbers of a flow without a verdict.
@@ -133,12 +133,12 @@ const IDLE: u32 = 0x10_0000;
 #[inline(never)]
 pub(super) fn choose<M: Maps>(maps: &M, settings: &Settings, work: &mut Work) -> bool {
     if work.entry == Entry::RESTARTED {
-        maps.count_event(Event::FlowRestarted);
+        maps.count_event(KernelEvent::FlowRestarted);
         return true;
     }
     if work.way < WAYS as u32 {
         // Another CPU is making or ending this very flow.
-        maps.count_event(Event::FlowBusy);
+        maps.count_event(KernelEvent::FlowBusy);
         return false;
     }
     let mut best = 0;
@@ -150,12 +150,12 @@ pub(super) fn choose<M: Maps>(maps: &M, settings: &Settings, work: &mut Work) ->
         }
     }
     if best == 0 {
-        maps.count_event(Event::FlowRefused);
+        maps.count_event(KernelEvent::FlowRefused);
         return false;
     }
-    maps.count_event(Event::FlowNew);
+    maps.count_event(KernelEvent::FlowNew);
     if best != FREE {
-        maps.count_event(if best >= IDLE { Event::EvictedIdle } else { Event::EvictedUnclassified });
+        maps.count_event(if best >= IDLE { KernelEvent::EvictedIdle } else { KernelEvent::EvictedUnclassified });
     }
     true
 }
@@ -214,7 +214,7 @@ pub(super) fn take<M: Maps>(maps: &M, settings: &Settings, work: &mut Work) -> b
     let cell = &set.words[way];
     let word = Word(work.word);
     if !cell.replace(word.0, Word::LOCKED.0) {
-        maps.count_event(Event::FlowBusy);
+        maps.count_event(KernelEvent::FlowBusy);
         return false;
     }
     let cold = &cold.flows[way];
@@ -231,7 +231,7 @@ pub(super) fn take<M: Maps>(maps: &M, settings: &Settings, work: &mut Work) -> b
     if entries(maps, settings, work) > 1 {
         set.tags[way].store(0);
         cell.store(Word::EMPTY.0);
-        maps.count_event(Event::FlowBusy);
+        maps.count_event(KernelEvent::FlowBusy);
         return false;
     }
     let which = subscribers::which(work);

@@ -16,7 +16,7 @@ use crate::{
     payload::{Payload, RuleState, Transport, rule_flags},
     pools,
     protocol::{Protocol, Verdict},
-    store::{Event, Inspection, Maps, Settings},
+    store::{Inspection, KernelEvent, Maps, Settings},
     watch,
 };
 
@@ -40,7 +40,7 @@ pub(super) fn look<P: Packet, M: Maps>(packet: &P, settings: &Settings, maps: &M
             if note_known_non_p2p(maps, work) {
                 return true;
             }
-            note(maps, work);
+            report_pending(maps, work);
             return false;
         }
     } else if work.headers.payload_len == 0 && is_waiting_in_vain(maps, work) {
@@ -88,7 +88,7 @@ pub(super) fn look<P: Packet, M: Maps>(packet: &P, settings: &Settings, maps: &M
         }
     }
     if inspecting {
-        note(maps, &scratch.work);
+        report_pending(maps, &scratch.work);
     }
     false
 }
@@ -99,7 +99,7 @@ fn is_over<M: Maps>(maps: &M, work: &mut Work) -> bool {
     if work.exhausted != 0 {
         return true;
     }
-    note(maps, work);
+    report_pending(maps, work);
     false
 }
 
@@ -108,10 +108,10 @@ pub(super) fn transport(work: &Work) -> Transport {
     if work.is_tcp() { Transport::Tcp } else { Transport::Udp }
 }
 
-/// Notes a packet of a flow whose inspection goes on.
+/// Reports a packet of a flow that is still under inspection.
 #[inline(always)]
-fn note<M: Maps>(maps: &M, work: &Work) {
-    maps.note(work.note(work.protocol as u8, work.confidence as u8));
+fn report_pending<M: Maps>(maps: &M, work: &Work) {
+    maps.report_outcome(work.outcome(work.protocol as u8, work.confidence as u8));
 }
 
 /// Puts the final verdict into the work, where the flow's provisional one is, or none.
@@ -317,7 +317,7 @@ fn show<M: Maps>(maps: &M, work: &mut Work, protocol: u8) {
         return;
     }
     if work.forged != 0 {
-        maps.count_event(Event::EndpointRefused);
+        maps.count_event(KernelEvent::EndpointRefused);
         (work.spoke, work.named_port) = (0, 0);
     } else {
         work.spoke = 1;
@@ -342,11 +342,11 @@ pub(super) fn conclude<M: Maps>(maps: &M, settings: &Settings, work: &mut Work) 
     let (protocol, confidence) = (work.protocol as u8, work.confidence as u8);
     let way = work.way as usize & (WAYS - 1);
     let (Some(set), Some(cold)) = (maps.flow_set(work.set_index), maps.cold_set(work.set_index)) else {
-        maps.count_event(Event::Lost);
+        maps.count_event(KernelEvent::Lost);
         return false;
     };
     let (cell, cold) = (&set.words[way], &cold.flows[way]);
-    maps.note(work.note(protocol, confidence));
+    maps.report_outcome(work.outcome(protocol, confidence));
     let generation = cold.generation.load();
     if set.tags[way].load() != work.tag {
         // Another flow took the way while this packet was looked into; what was counted was counted when it was taken.

@@ -24,7 +24,7 @@ use crate::{
     key::{Address, Seed},
     limits::{FIRST_PEER_PORT, WAYS},
     protocol::Protocol,
-    store::{Event, Inspection, Maps, Settings},
+    store::{Inspection, KernelEvent, Maps, Settings},
 };
 
 /// Learns from a flow with a certain verdict what its latest payload shows.
@@ -85,7 +85,7 @@ fn teach<M: Maps>(maps: &M, settings: &Settings, work: &Work, word: Word, end: u
             return;
         }
         if maps.is_core(word.interface(end == 0)) {
-            maps.count_event(Event::EndpointRefused);
+            maps.count_event(KernelEvent::EndpointRefused);
             return;
         }
         let block = work.ends[end & 1].block(block_len as u8);
@@ -163,15 +163,15 @@ fn known(work: &Work, own: bool) -> Known {
 #[inline(never)]
 fn enter<M: Maps>(maps: &M, settings: &Settings, tag: u64, work: &Work, known: Known) {
     let Some(set) = maps.endpoint_set(endpoint::set_index(tag, settings.endpoint_mask)) else {
-        maps.count_event(Event::Lost);
+        maps.count_event(KernelEvent::Lost);
         return;
     };
     match set.teach(tag, known, work.now_s) {
         Taught::Refreshed | Taught::Missed => {}
-        Taught::Entered => maps.count_event(Event::EndpointLearned),
+        Taught::Entered => maps.count_event(KernelEvent::EndpointLearned),
         Taught::Evicted => {
-            maps.count_event(Event::EndpointLearned);
-            maps.count_event(Event::EndpointEvicted);
+            maps.count_event(KernelEvent::EndpointLearned);
+            maps.count_event(KernelEvent::EndpointEvicted);
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use super::{subscribers, subscribers::NO_POOL, work::Work};
 use crate::{
-    store::{Event, Maps, Settings},
+    store::{KernelEvent, Maps, Settings},
     tally::KeyWords,
     watch::{ContentHash, WatchHit},
 };
@@ -20,7 +20,7 @@ pub(super) fn compare<M: Maps>(maps: &M, settings: &Settings, work: &mut Work) -
     if work.forged != 0 || !subscribers::locate(maps, work) || work.block_lens[sender] == NO_POOL {
         return false;
     }
-    maps.count_event(Event::WatchlistHit);
+    maps.count_event(KernelEvent::WatchlistHit);
     tally(maps, work, sender);
     let headers = &work.headers;
     let hit = WatchHit {
@@ -37,7 +37,7 @@ pub(super) fn compare<M: Maps>(maps: &M, settings: &Settings, work: &mut Work) -
         realm: work.realm,
     };
     if !maps.tell(&hit) {
-        maps.count_event(Event::WatchlistEventLost);
+        maps.count_event(KernelEvent::WatchlistEventLost);
     }
     true
 }
@@ -52,6 +52,6 @@ fn tally<M: Maps>(maps: &M, work: &Work, end: usize) {
     let block = work.ends[end & 1].block(block_len as u8);
     let key = KeyWords::new(block, work.realm, block_len as u8, work.protocol as u8, work.confidence as u8);
     if !maps.count_hit(&key) {
-        maps.count_event(Event::WatchlistTallyRefused);
+        maps.count_event(KernelEvent::WatchlistTallyRefused);
     }
 }

@@ -7,7 +7,7 @@ use crate::{
     parse::{FastHeaders, Headers, ip_protocol},
     payload::Payload,
     peer_list::PeerListReader,
-    store::{Maps, Note, Settings},
+    store::{Maps, PacketOutcome, Settings},
     watch::ContentHash,
 };
 
@@ -237,8 +237,8 @@ impl Work {
     }
 
     #[inline(always)]
-    pub(super) fn note(&self, protocol: u8, confidence: u8) -> Note {
-        Note::flow(self.entry.0, protocol, confidence)
+    pub(super) fn outcome(&self, protocol: u8, confidence: u8) -> PacketOutcome {
+        PacketOutcome::flow(self.entry.0, protocol, confidence)
     }
 }
 

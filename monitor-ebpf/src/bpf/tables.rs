@@ -23,8 +23,8 @@ use monitor_common::{
     reason::{REASON_SLOTS, Reason},
     slots::SlotLine,
     store::{
-        CounterMaps, EVENT_SLOTS, Event, INTERFACE_ENTRIES, InterfaceEntry, Maps, NODE_ENTRIES_PER_INTERFACE, Note,
-        Settings,
+        CounterMaps, EVENT_SLOTS, INTERFACE_ENTRIES, InterfaceEntry, KernelEvent, Maps, NODE_ENTRIES_PER_INTERFACE,
+        PacketOutcome, Settings,
     },
     tally::{KeyWords, NodeTally, SlotKey, Tally},
     watch::{ContentHash, WatchHit},
@@ -136,14 +136,17 @@ impl CounterMaps for BpfMaps {
     }
 
     #[inline(always)]
-    fn count_event(&self, event: Event) {
+    fn count_event(&self, event: KernelEvent) {
         if let Some(counter) = EVENTS.get_ptr_mut(event as u32) {
             // SAFETY: a per-CPU value; nothing else writes it while this program runs on the CPU.
             let count = unsafe {
                 *counter += 1;
                 *counter
             };
-            if matches!(event, Event::FlowRefused | Event::TallyRefused | Event::TallyRaced | Event::Lost) {
+            if matches!(
+                event,
+                KernelEvent::FlowRefused | KernelEvent::TallyRefused | KernelEvent::TallyRaced | KernelEvent::Lost
+            ) {
                 log::rare(event as u8, count);
             }
         }
@@ -233,7 +236,7 @@ impl Maps for BpfMaps {
     fn write_slot_key(&self, slot: u32, key: Option<&KeyWords>) {
         match TALLY_KEYS.get(slot) {
             Some(cell) => cell.write(key),
-            None => self.count_event(Event::Lost),
+            None => self.count_event(KernelEvent::Lost),
         }
     }
 
@@ -312,12 +315,12 @@ impl Maps for BpfMaps {
     }
 
     #[inline(always)]
-    fn note(&self, note: Note) {
+    fn report_outcome(&self, outcome: PacketOutcome) {
         if REPLAYING.load() == 0 {
             return;
         }
         if let Some(cell) = REPLAY.get(1) {
-            cell.store(note.0);
+            cell.store(outcome.0);
         }
     }
 }

@@ -149,7 +149,7 @@ impl Datapath for AttachedDatapath {
         let mut events: Vec<_> =
             self.object.events()?.into_iter().map(|(event, count)| (event.label(), count)).collect();
         for (label, count) in &mut events {
-            if *label == store::Event::Lost.label() {
+            if *label == store::KernelEvent::Lost.label() {
                 *count += self.lost;
             }
         }

@@ -17,7 +17,8 @@ use monitor_common::{
     reason::{REASON_SLOTS, Reason},
     slots::SlotLine,
     store::{
-        CounterMaps, Disposition, EVENT_SLOTS, Event, Inspection, Maps, NODE_ENTRIES_PER_INTERFACE, Note, Settings,
+        CounterMaps, EVENT_SLOTS, Inspection, KernelEvent, Maps, NODE_ENTRIES_PER_INTERFACE, Outcome, PacketOutcome,
+        Settings,
     },
     tally::{KeyWords, NodeTally, SlotKey, Tally},
     watch::{ContentHash, WatchHit},
@@ -95,7 +96,7 @@ pub struct HostDataPath {
     watchlist: HashMap<ContentHash, u32>,
     watch_tallies: RefCell<HashMap<KeyWords, u64>>,
     hits: RefCell<Vec<WatchHit>>,
-    last: Cell<Option<Disposition>>,
+    last: Cell<Option<Outcome>>,
     /// Realms of interfaces that have one.
     realms: Vec<(u16, u32)>,
 }
@@ -155,16 +156,16 @@ impl HostDataPath {
     }
 
     /// Counts one frame of which `bytes` were captured, at `now_s` seconds.
-    pub fn frame(&mut self, bytes: &[u8], wire_len: usize, now_s: u64) -> Disposition {
+    pub fn frame(&mut self, bytes: &[u8], wire_len: usize, now_s: u64) -> Outcome {
         self.frame_on(ACCESS, bytes, wire_len, now_s)
     }
 
     /// The same for a frame that came in on interface [`ACCESS`] or [`CORE`].
-    pub fn frame_on(&mut self, interface: u16, bytes: &[u8], wire_len: usize, now_s: u64) -> Disposition {
+    pub fn frame_on(&mut self, interface: u16, bytes: &[u8], wire_len: usize, now_s: u64) -> Outcome {
         self.settings.clock_s.store(now_s);
         self.last.set(None);
         process(&Frame::new(bytes, wire_len), self, &self.settings, interface);
-        self.last.get().unwrap_or(Disposition::Direct)
+        self.last.get().unwrap_or(Outcome::Uncached)
     }
 
     /// The tables.
@@ -207,7 +208,7 @@ impl HostDataPath {
 
     /// Events of a kind.
     #[must_use]
-    pub fn events(&self, event: Event) -> u64 {
+    pub fn events(&self, event: KernelEvent) -> u64 {
         self.events[event as usize].get()
     }
 }
@@ -225,7 +226,7 @@ impl CounterMaps for HostDataPath {
         u32::from(interface == CORE)
     }
 
-    fn count_event(&self, event: Event) {
+    fn count_event(&self, event: KernelEvent) {
         let counter = &self.events[event as usize];
         counter.set(counter.get() + 1);
     }
@@ -284,7 +285,7 @@ impl Maps for HostDataPath {
     fn write_slot_key(&self, slot: u32, key: Option<&KeyWords>) {
         match self.keys.get(slot as usize) {
             Some(cell) => cell.write(key),
-            None => self.count_event(Event::Lost),
+            None => self.count_event(KernelEvent::Lost),
         }
     }
 
@@ -319,8 +320,8 @@ impl Maps for HostDataPath {
         Some(work(&mut self.scratch.borrow_mut()))
     }
 
-    fn note(&self, note: Note) {
-        self.last.set(note.into());
+    fn report_outcome(&self, outcome: PacketOutcome) {
+        self.last.set(outcome.into());
     }
 }
 
@@ -354,7 +355,7 @@ mod tests {
         bytes
     }
 
-    fn send(path: &mut HostDataPath, frame: &[u8], now_s: u64) -> Disposition {
+    fn send(path: &mut HostDataPath, frame: &[u8], now_s: u64) -> Outcome {
         path.frame(frame, frame.len(), now_s)
     }
 
@@ -362,25 +363,25 @@ mod tests {
     fn a_pause_does_not_end_inspection_for_good() {
         let mut path = data_path(16);
         let handshake = segment(1, 0x18, b"\x13BitTorrent protocol\0\0\0\0\0\0\0\0");
-        assert_eq!(send(&mut path, &segment(1, 0x18, b"hello"), 100), Disposition::New(Verdict::UNCLASSIFIED));
+        assert_eq!(send(&mut path, &segment(1, 0x18, b"hello"), 100), Outcome::New(Verdict::UNCLASSIFIED));
         let pending = path.view().read(15).pending;
         assert_eq!((pending.flows, pending.packets), (1, 1));
         path.settings.clock_s.store(120);
         assert_eq!(path.view().read(15).pending.flows, 0);
-        assert_eq!(send(&mut path, &handshake, 121), Disposition::Restarted(BITTORRENT));
-        assert_eq!(send(&mut path, &handshake, 121), Disposition::Hit(BITTORRENT));
+        assert_eq!(send(&mut path, &handshake, 121), Outcome::Restarted(BITTORRENT));
+        assert_eq!(send(&mut path, &handshake, 121), Outcome::Hit(BITTORRENT));
     }
 
     #[test]
     fn a_syn_restarts_a_settled_flow_and_repeats_only_itself() {
         let mut path = data_path(16);
         let syn = segment(1, 0x02, b"");
-        assert_eq!(send(&mut path, &syn, 1), Disposition::New(Verdict::UNCLASSIFIED));
-        assert_eq!(send(&mut path, &syn, 1), Disposition::Hit(Verdict::UNCLASSIFIED));
+        assert_eq!(send(&mut path, &syn, 1), Outcome::New(Verdict::UNCLASSIFIED));
+        assert_eq!(send(&mut path, &syn, 1), Outcome::Hit(Verdict::UNCLASSIFIED));
         let handshake = segment(1, 0x18, b"\x13BitTorrent protocol\0\0\0\0\0\0\0\0");
-        assert_eq!(send(&mut path, &handshake, 1), Disposition::Hit(BITTORRENT));
-        assert_eq!(send(&mut path, &syn, 2), Disposition::Restarted(Verdict::UNCLASSIFIED));
-        assert_eq!(send(&mut path, &segment(1, 0x18, b"hello"), 2), Disposition::Hit(Verdict::UNCLASSIFIED));
+        assert_eq!(send(&mut path, &handshake, 1), Outcome::Hit(BITTORRENT));
+        assert_eq!(send(&mut path, &syn, 2), Outcome::Restarted(Verdict::UNCLASSIFIED));
+        assert_eq!(send(&mut path, &segment(1, 0x18, b"hello"), 2), Outcome::Hit(Verdict::UNCLASSIFIED));
         let bytes: u64 = path.view().read(0).totals.iter().map(|totals| totals.bytes_up).sum();
         assert_eq!(bytes, 40 + 40 + 68 + 40 + 45);
     }
@@ -391,7 +392,7 @@ mod tests {
         for subscriber in 1..=60 {
             send(&mut path, &segment(subscriber, 0x02, b""), 1);
         }
-        assert!(path.events(Event::TallyReserved) > 0);
+        assert!(path.events(KernelEvent::TallyReserved) > 0);
         let handshake = segment(77, 0x18, b"\x13BitTorrent protocol\0\0\0\0\0\0\0\0");
         send(&mut path, &handshake, 1);
         let view = path.view();

@@ -17,7 +17,7 @@ use monitor_common::{
     key::Seed,
     limits::{MAX_MONITORED_INTERFACES, WATCH_BUFFER_BYTES},
     reason::Reason,
-    store::{Event, Heuristic, Inspection, InterfaceEntry, Settings},
+    store::{Heuristic, Inspection, InterfaceEntry, KernelEvent, Settings},
     tally::{KeyWords, NodeTally, SlotKey, Tally, TallyKey},
     watch::{ContentHash, WatchHit},
 };
@@ -335,8 +335,8 @@ impl LoadedObject {
     ///
     /// # Errors
     /// When the map cannot be read.
-    pub fn events(&self) -> Result<Vec<(Event, u64)>, ObjectError> {
-        Event::ALL.iter().map(|event| Ok((*event, self.per_cpu_sum("EVENTS", *event as u32)?))).collect()
+    pub fn events(&self) -> Result<Vec<(KernelEvent, u64)>, ObjectError> {
+        KernelEvent::ALL.iter().map(|event| Ok((*event, self.per_cpu_sum("EVENTS", *event as u32)?))).collect()
     }
 
     fn per_cpu_sum(&self, name: &'static str, index: u32) -> Result<u64, ObjectError> {

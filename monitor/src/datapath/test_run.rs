@@ -6,7 +6,7 @@ use aya::{TestRun as _, TestRunOptions};
 use monitor_common::{
     bpf::shared_u64::SharedU64,
     reason::Reason,
-    store::{Disposition, Event, Note},
+    store::{KernelEvent, Outcome, PacketOutcome},
 };
 
 use super::{
@@ -41,22 +41,22 @@ impl TestRunner {
     ///
     /// # Errors
     /// When the kernel refuses the frame.
-    pub fn frame(&mut self, bytes: &[u8], wire_len: usize, now_s: u64) -> Result<Disposition, ObjectError> {
+    pub fn frame(&mut self, bytes: &[u8], wire_len: usize, now_s: u64) -> Result<Outcome, ObjectError> {
         if bytes.len() < SHORTEST_FRAME {
             self.short_frames += 1;
-            return Ok(Disposition::Skipped(Reason::ShortFrame));
+            return Ok(Outcome::Skipped(Reason::ShortFrame));
         }
         self.object.view().settings.clock_s.store(now_s);
         let cells = self.replay.values();
         cells[0].store(wire_len.max(bytes.len()) as u64);
-        cells[1].store(Note::DIRECT.0);
+        cells[1].store(PacketOutcome::UNCACHED.0);
         let options = TestRunOptions { data_in: Some(bytes), ..TestRunOptions::new() };
         self.object
             .program()?
             .test_run(options)
             .map_err(|source| ObjectError::TestRun { bytes: bytes.len(), source: Box::new(source) })?;
-        let disposition: Option<Disposition> = Note(self.replay.values()[1].load()).into();
-        Ok(disposition.unwrap_or(Disposition::Direct))
+        let outcome: Option<Outcome> = PacketOutcome(self.replay.values()[1].load()).into();
+        Ok(outcome.unwrap_or(Outcome::Uncached))
     }
 
     /// The loaded object, for its other maps.
@@ -88,7 +88,7 @@ impl TestRunner {
     ///
     /// # Errors
     /// When the map cannot be read.
-    pub fn events(&self) -> Result<Vec<(Event, u64)>, ObjectError> {
+    pub fn events(&self) -> Result<Vec<(KernelEvent, u64)>, ObjectError> {
         self.object.events()
     }
 }

@@ -12,7 +12,7 @@ use monitor_common::{
     engine::settle_idle,
     flow::{ColdSet, Ends, FlowSet, NO_SLOT, State, Word, unpack, unpack_slots},
     limits::{MAX_INTERFACES, WAYS},
-    store::{CounterMaps, Event, NODE_ENTRIES_PER_INTERFACE, Settings, node_index},
+    store::{CounterMaps, KernelEvent, NODE_ENTRIES_PER_INTERFACE, Settings, node_index},
     tally::{Direction, NodeTally, SlotKey, Tally, Totals},
 };
 
@@ -86,7 +86,7 @@ impl CounterMaps for MappedCounters<'_> {
         self.view.interface_number(interface)
     }
 
-    fn count_event(&self, _event: Event) {
+    fn count_event(&self, _event: KernelEvent) {
         self.lost.set(self.lost.get() + 1);
     }
 }

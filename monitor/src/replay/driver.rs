@@ -54,11 +54,11 @@ impl Driver {
             };
             let now_s = self.clock.second_of(frame.timestamp_ns);
             let frame = first_buffer(frame);
-            let disposition = self.engine.packet(&frame, now_s)?;
+            let outcome = self.engine.packet(&frame, now_s)?;
             if let Some(flows) = &mut self.flows
                 && let Ok(headers) = headers(&packet::Frame::new(frame.bytes, frame.wire_len))
             {
-                flows.add(&headers, disposition);
+                flows.add(&headers, outcome);
             }
         }
     }

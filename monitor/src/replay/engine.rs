@@ -5,7 +5,7 @@
 use monitor_common::{
     protocol::{Confidence, Protocol, Verdict},
     reason::Reason,
-    store::Disposition,
+    store::Outcome,
     tally::{Direction, TallyKey, Totals},
 };
 
@@ -53,7 +53,7 @@ pub trait ReplayEngine {
     ///
     /// # Errors
     /// The kernel refused the frame.
-    fn packet(&mut self, frame: &Frame<'_>, now_s: u64) -> Result<Disposition, EngineError>;
+    fn packet(&mut self, frame: &Frame<'_>, now_s: u64) -> Result<Outcome, EngineError>;
 
     /// Settles every flow and hands over the counters.
     ///

@@ -9,7 +9,7 @@ use monitor_common::{
     key::{Address, FlowKey},
     parse::Headers,
     protocol::Verdict,
-    store::Disposition,
+    store::Outcome,
 };
 
 /// One row.
@@ -43,12 +43,12 @@ pub(super) struct Flows {
 
 impl Flows {
     /// Adds a packet.
-    pub(super) fn add(&mut self, headers: &Headers, disposition: Disposition) {
-        let (verdict, in_flow, opens) = match disposition {
-            Disposition::Skipped(_) => return,
-            Disposition::Hit(verdict) => (verdict, true, false),
-            Disposition::New(verdict) | Disposition::Restarted(verdict) => (verdict, true, true),
-            Disposition::Transit | Disposition::Direct => {
+    pub(super) fn add(&mut self, headers: &Headers, outcome: Outcome) {
+        let (verdict, in_flow, opens) = match outcome {
+            Outcome::Skipped(_) => return,
+            Outcome::Hit(verdict) => (verdict, true, false),
+            Outcome::New(verdict) | Outcome::Restarted(verdict) => (verdict, true, true),
+            Outcome::Transit | Outcome::Uncached => {
                 let verdict = if headers.fragment != 0 { Verdict::FRAGMENT } else { Verdict::UNCLASSIFIED };
                 (verdict, false, false)
             }

@@ -4,7 +4,7 @@ use monitor_common::{
     key::Seed,
     limits::{DEFAULT_ENDPOINTS, DEFAULT_FLOWS, DEFAULT_TALLIES},
     reason::Reason,
-    store::{Disposition, Inspection},
+    store::{Inspection, Outcome},
 };
 
 use super::{
@@ -36,7 +36,7 @@ impl ReplayEngine for Host {
         EngineKind::Host
     }
 
-    fn packet(&mut self, frame: &Frame<'_>, now_s: u64) -> Result<Disposition, EngineError> {
+    fn packet(&mut self, frame: &Frame<'_>, now_s: u64) -> Result<Outcome, EngineError> {
         Ok(self.0.frame(frame.bytes, frame.wire_len, now_s))
     }
 

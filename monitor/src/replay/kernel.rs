@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use monitor_common::store::{Disposition, Inspection};
+use monitor_common::store::{Inspection, Outcome};
 
 use super::{
     args::EngineKind,
@@ -48,7 +48,7 @@ impl ReplayEngine for Kernel {
         EngineKind::Kernel
     }
 
-    fn packet(&mut self, frame: &Frame<'_>, now_s: u64) -> Result<Disposition, EngineError> {
+    fn packet(&mut self, frame: &Frame<'_>, now_s: u64) -> Result<Outcome, EngineError> {
         Ok(self.0.frame(frame.bytes, frame.wire_len, now_s)?)
     }
 

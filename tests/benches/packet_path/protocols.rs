@@ -7,7 +7,7 @@
 use monitor_common::{
     key::Seed,
     payload::Transport,
-    store::{Disposition, Inspection},
+    store::{Inspection, Outcome},
 };
 use peertally::datapath::host::{HostDataPath, TableSizes};
 use peertally_tests::p2p::{Exchange, exchanges};
@@ -69,7 +69,7 @@ fn telling(exchange: &Exchange) -> usize {
     // A connection's opening comes before its messages.
     let opening = frames.len() - exchange.messages.len();
     let tells = |frame: &Vec<u8>| {
-        let (Disposition::Hit(verdict) | Disposition::New(verdict)) = host.frame(frame, frame.len(), 1) else {
+        let (Outcome::Hit(verdict) | Outcome::New(verdict)) = host.frame(frame, frame.len(), 1) else {
             return false;
         };
         verdict.protocol == exchange.protocol

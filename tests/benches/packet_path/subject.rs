@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result};
 use aya::programs::ProgramFd;
 use monitor_common::{
     protocol::{PROTOCOL_SLOTS, Protocol},
-    store::Event,
+    store::KernelEvent,
 };
 use peertally::datapath::{
     host::TableSizes,
@@ -60,10 +60,10 @@ impl Subject {
     /// Fails when the row did not measure what it says: packets were refused, lost, or belonged to no subscriber.
     pub(crate) fn check(&self, row: &Row) -> Result<()> {
         let events = self.0.events()?;
-        let of = |wanted: Event| events.iter().find(|(event, _)| *event == wanted).map_or(0, |(_, count)| *count);
+        let of = |wanted: KernelEvent| events.iter().find(|(event, _)| *event == wanted).map_or(0, |(_, count)| *count);
         let transit = matches!(row.kind, Kind::Transit);
-        anyhow::ensure!((of(Event::Transit) > 0) == transit, "{}: transit packets: {events:?}", row.path);
-        anyhow::ensure!(of(Event::Lost) == 0, "{}: packets were lost: {events:?}", row.path);
+        anyhow::ensure!((of(KernelEvent::Transit) > 0) == transit, "{}: transit packets: {events:?}", row.path);
+        anyhow::ensure!(of(KernelEvent::Lost) == 0, "{}: packets were lost: {events:?}", row.path);
         if let Some(protocol) = row.shows {
             let (flows, wanted) = (self.flows_of(protocol), u64::from(row.flows));
             anyhow::ensure!(flows >= wanted, "{}: {flows} flows of {}: {events:?}", row.path, protocol.label());
@@ -72,7 +72,7 @@ impl Subject {
             // A cache that is half full refuses some flows in a thousand: both their sets are full.
             let flows = u64::from(row.flows);
             anyhow::ensure!(
-                of(Event::FlowNew) >= flows - flows / 50 && of(Event::EvictedUnclassified) <= flows / 50,
+                of(KernelEvent::FlowNew) >= flows - flows / 50 && of(KernelEvent::EvictedUnclassified) <= flows / 50,
                 "{}: the cache was too full for a settled state: {events:?}",
                 row.path
             );

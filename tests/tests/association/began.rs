@@ -25,7 +25,7 @@ fn the_body_of_a_post_is_no_handshake_and_teaches_nothing() {
     for server_first in [false, true] {
         let mut network = Network::new();
         network.ping(of(SUBSCRIBER, 6882), at(PEER));
-        let learned = network.events(Event::EndpointLearned);
+        let learned = network.events(KernelEvent::EndpointLearned);
         let mut connection = open(&mut network, of(SUBSCRIBER, 40_000), at(SERVER));
         network.send(&connection.says(true, POST));
         if server_first {
@@ -37,7 +37,7 @@ fn the_body_of_a_post_is_no_handshake_and_teaches_nothing() {
         }
         network.send(&connection.says(false, &handshake()));
         network.send(&connection.says(true, &handshake()));
-        assert_eq!(network.events(Event::EndpointLearned), learned);
+        assert_eq!(network.events(KernelEvent::EndpointLearned), learned);
         assert_eq!(network.obfuscated(of(SUBSCRIBER, 40_001), at(SERVER)), Verdict::UNCLASSIFIED);
     }
 }
@@ -56,7 +56,7 @@ fn a_body_behind_a_pause_or_a_stream_seen_midway_teaches_nothing() {
     network.send(&connection.says(true, &handshake()));
     network.send(&connection.says(false, &handshake()));
     network.send(&connection.says(true, &handshake()));
-    assert_eq!(network.events(Event::EndpointLearned), 0);
+    assert_eq!(network.events(KernelEvent::EndpointLearned), 0);
 }
 
 #[test]
@@ -102,7 +102,7 @@ fn an_announce_with_a_browsers_headers_teaches_nothing() {
             );
             let mut connection = open(&mut network, of(SUBSCRIBER, 40_000), at("192.0.2.80:80"));
             network.send(&connection.says(true, request.as_bytes()));
-            assert_eq!(network.events(Event::EndpointLearned), 0, "{line}");
+            assert_eq!(network.events(KernelEvent::EndpointLearned), 0, "{line}");
         }
     }
 }

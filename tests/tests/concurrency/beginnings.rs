@@ -9,7 +9,7 @@ use monitor_common::{
     key::{Address, FlowKey},
     parse::ip_protocol,
     protocol::Protocol,
-    store::Event,
+    store::KernelEvent,
 };
 use peertally::datapath::{host::TableSizes, object::LoadedObject};
 use peertally_tests::{
@@ -161,8 +161,8 @@ fn two_cpus_on_one_kept_beginning_label_no_flow_by_another() {
     let node: u64 = object.view().read(0).node.iter().map(|node| node.packets).sum();
     assert_eq!(node, packets, "node level");
     let events = object.events().expect("events");
-    let of = |wanted: Event| events.iter().find(|(event, _)| *event == wanted).map_or(0, |(_, count)| *count);
+    let of = |wanted: KernelEvent| events.iter().find(|(event, _)| *event == wanted).map_or(0, |(_, count)| *count);
     println!("{packets} packets, {labelled} with a verdict, {events:?}");
-    assert_eq!(of(Event::Lost), 0);
-    assert!(labelled > 0 && of(Event::BeginningOverwritten) > 0, "no pressure: {events:?}");
+    assert_eq!(of(KernelEvent::Lost), 0);
+    assert!(labelled > 0 && of(KernelEvent::BeginningOverwritten) > 0, "no pressure: {events:?}");
 }

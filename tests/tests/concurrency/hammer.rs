@@ -14,7 +14,9 @@ use aya::{
     TestRun as _, TestRunOptions,
     programs::{Xdp, xdp::XdpMode},
 };
-use monitor_common::{bpf::shared_u64::SharedU64, key::Address, protocol::Protocol, store::Event, tally::Direction};
+use monitor_common::{
+    bpf::shared_u64::SharedU64, key::Address, protocol::Protocol, store::KernelEvent, tally::Direction,
+};
 use peertally::datapath::{
     host::TableSizes,
     object::{LoadOptions, LoadedObject, MonitoredInterface},
@@ -242,10 +244,10 @@ fn two_cpus_two_interfaces_and_a_drain_lose_nothing() {
     let packets = begun.load(Ordering::SeqCst);
     assert_eq!(node_packets(&reading), packets, "node level");
     let events = object.events().expect("events");
-    let of = |wanted: Event| events.iter().find(|(event, _)| *event == wanted).map_or(0, |(_, count)| *count);
+    let of = |wanted: KernelEvent| events.iter().find(|(event, _)| *event == wanted).map_or(0, |(_, count)| *count);
     println!("{seconds} s: {packets} packets, {labelled} with a verdict, {readings} readings, {events:?}");
-    assert_eq!(of(Event::Lost), 0);
+    assert_eq!(of(KernelEvent::Lost), 0);
     assert!(labelled > packets / 20, "only {labelled} of {packets} packets have a verdict");
-    let pressure = [Event::FlowRestarted, Event::FlowRefused, Event::EvictedUnclassified].map(of);
+    let pressure = [KernelEvent::FlowRestarted, KernelEvent::FlowRefused, KernelEvent::EvictedUnclassified].map(of);
     assert!(readings > 0 && pressure.iter().all(|count| *count > 0), "no pressure: {readings} readings, {events:?}");
 }

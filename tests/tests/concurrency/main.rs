@@ -10,7 +10,7 @@ use std::{
 };
 
 use aya::{TestRun as _, TestRunOptions};
-use monitor_common::{key::Address, protocol::Protocol, store::Event};
+use monitor_common::{key::Address, protocol::Protocol, store::KernelEvent};
 use peertally::datapath::{
     host::TableSizes,
     object::{LoadOptions, LoadedObject},
@@ -134,9 +134,9 @@ fn two_cpus_on_one_set_count_every_packet_once() {
     // How many depends on which flows come first, second by second.
     assert!(labelled > u64::from(PACKETS) / 100, "only {labelled} packets in the BitTorrent flows of the table");
     let events = object.events().expect("events");
-    let of = |wanted: Event| events.iter().find(|(event, _)| *event == wanted).map_or(0, |(_, count)| *count);
-    assert!(of(Event::FlowRefused) > 0 && of(Event::EvictedUnclassified) > 0, "no pressure: {events:?}");
-    assert_eq!(of(Event::Lost), 0);
+    let of = |wanted: KernelEvent| events.iter().find(|(event, _)| *event == wanted).map_or(0, |(_, count)| *count);
+    assert!(of(KernelEvent::FlowRefused) > 0 && of(KernelEvent::EvictedUnclassified) > 0, "no pressure: {events:?}");
+    assert_eq!(of(KernelEvent::Lost), 0);
     let node: u64 = object.view().read(0).node.iter().map(|counts| counts.packets).sum();
     assert_eq!(node, u64::from(PACKETS) * CPUS as u64, "node level");
 }

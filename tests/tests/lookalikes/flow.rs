@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use monitor_common::{
     key::Seed,
     protocol::{Confidence, Protocol, Verdict},
-    store::{Disposition, Inspection},
+    store::{Inspection, Outcome},
 };
 use peertally::{
     datapath::host::{HostDataPath, TableSizes},
@@ -202,7 +202,7 @@ impl Network {
 
     fn send(&mut self, frame: &[u8], now_s: u64) -> Verdict {
         match self.path.frame(frame, frame.len(), now_s) {
-            Disposition::Hit(verdict) | Disposition::New(verdict) | Disposition::Restarted(verdict) => verdict,
+            Outcome::Hit(verdict) | Outcome::New(verdict) | Outcome::Restarted(verdict) => verdict,
             other => panic!("{other:?}: {frame:02x?}"),
         }
     }

@@ -3,7 +3,7 @@
 use aya::{TestRun as _, TestRunOptions};
 use monitor_common::{
     limits::FOLD_PACKETS,
-    store::{Disposition, Event},
+    store::{KernelEvent, Outcome},
 };
 use peertally::datapath::host::TableSizes;
 use peertally_tests::{
@@ -23,7 +23,7 @@ fn a_counter_is_folded_before_it_overflows() {
     // A TLS record ends the inspection: from here on the flow is settled.
     let hello = tcp(subscriber, server, flag::PUSH, b"\x16\x03\x01\0\xc0\x01\0\0\xbc\x03\x03 and so on");
     let opens = kernel.frame(&hello, hello.len(), 1_000).expect("runs");
-    assert!(matches!(opens, Disposition::New(_)), "{opens:?}");
+    assert!(matches!(opens, Outcome::New(_)), "{opens:?}");
     let repeat = u32::try_from(2 * FOLD_PACKETS + MORE).expect("fits");
     let options = TestRunOptions { data_in: Some(&hello), repeat, ..TestRunOptions::new() };
     kernel.object().program().expect("there").test_run(options).expect("runs");
@@ -37,6 +37,6 @@ fn a_counter_is_folded_before_it_overflows() {
         "no packet is lost or counted twice"
     );
     let events = kernel.events().expect("reads");
-    let folded = events.iter().find(|(event, _)| *event == Event::FoldedOverflow).map(|(_, count)| *count);
+    let folded = events.iter().find(|(event, _)| *event == KernelEvent::FoldedOverflow).map(|(_, count)| *count);
     assert_eq!(folded, Some(2), "{events:?}");
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use monitor_common::{limits::PENDING_IDLE_SECONDS, protocol::Protocol, store::Event};
+use monitor_common::{limits::PENDING_IDLE_SECONDS, protocol::Protocol, store::KernelEvent};
 use rustix::time::{ClockId, clock_gettime};
 
 use crate::{
@@ -40,14 +40,18 @@ fn a_full_flow_table_counts_what_it_refuses() {
                 send(path, number, HANDSHAKE, BEGIN);
             }
         }
-        let admitted = path.event(Event::FlowNew);
+        let admitted = path.event(KernelEvent::FlowNew);
         assert!(admitted > 0 && admitted <= u64::from(FLOWS), "{admitted} flows entered");
-        assert_eq!(path.event(Event::FlowRefused), 3 * (1000 - admitted), "each packet of a refused flow is counted");
+        assert_eq!(
+            path.event(KernelEvent::FlowRefused),
+            3 * (1000 - admitted),
+            "each packet of a refused flow is counted"
+        );
         // Others come for as long as the flows in the table are not idle: none is given up for them.
         for second in 1..50 {
             (2000..2100).for_each(|number| send(path, number, b"no protocol", BEGIN + second));
         }
-        let evicted = [Event::EvictedIdle, Event::EvictedUnclassified].map(|event| path.event(event));
+        let evicted = [KernelEvent::EvictedIdle, KernelEvent::EvictedUnclassified].map(|event| path.event(event));
         let counted = path.counted();
         counted.expect_exactly(&sent);
         let bittorrent = counted.by_protocol[&(Protocol::BitTorrent as u8)];
@@ -55,7 +59,7 @@ fn a_full_flow_table_counts_what_it_refuses() {
         let subscribers =
             (0..1000).filter(|number| counted.of(subscriber(*number).0, Protocol::BitTorrent).packets == 3);
         assert_eq!(subscribers.count() as u64, admitted, "no flow with a verdict was given up: {evicted:?}");
-        assert_eq!(path.metric(Event::FlowRefused), path.event(Event::FlowRefused));
+        assert_eq!(path.metric(KernelEvent::FlowRefused), path.event(KernelEvent::FlowRefused));
     });
 }
 
@@ -74,11 +78,11 @@ fn a_full_tally_table_keeps_the_sums() {
         assert_eq!(counted.by_protocol[&(Protocol::BitTorrent as u8)].packets, 500, "the node's verdicts are complete");
         let in_tallies = 500 - counted.catch_all.packets;
         assert!((1..u64::from(TALLIES)).contains(&in_tallies), "{in_tallies} in tallies of their own");
-        let refused = [Event::TallyRefused, Event::TallyReserved].map(|event| path.event(event));
+        let refused = [KernelEvent::TallyRefused, KernelEvent::TallyReserved].map(|event| path.event(event));
         // Every flow asks twice: for its packets without a verdict, and for its verdict.
         assert!(refused[0] > 0 && refused[1] > 0, "{refused:?}");
         assert!(refused[0] >= counted.catch_all.packets, "each verdict without a tally is a refusal: {refused:?}");
-        for event in [Event::TallyRefused, Event::TallyReserved] {
+        for event in [KernelEvent::TallyRefused, KernelEvent::TallyReserved] {
             assert_eq!(path.metric(event), path.event(event));
         }
     });
@@ -131,7 +135,7 @@ fn one_subscriber_with_many_flows_is_one_row() {
         counted.expect_exactly(&sent);
         let one = counted.of([10, 0, 0, 1], Protocol::Unclassified);
         assert_eq!(one.packets, 2 * u64::from(MANY));
-        let refused = path.event(Event::FlowRefused);
+        let refused = path.event(KernelEvent::FlowRefused);
         assert!(one.flows >= u64::from(MANY) - refused && refused < u64::from(MANY) / 50, "{one:?}, {refused} refused");
         assert_eq!(counted.of([10, 9, 9, 9], Protocol::BitTorrent), Row { flows: 1, packets: 2, bytes: 2 * 68 });
         assert_eq!(counted.rows.len(), 3, "two rows of the subscriber's and its neighbour's flows, one was never used");

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use monitor_common::{
     key::{Address, FlowKey, Seed},
     protocol::Protocol,
-    store::Event,
+    store::KernelEvent,
 };
 
 use crate::{
@@ -59,8 +59,8 @@ fn refused(path: &mut Path, flows: &[u32]) -> u64 {
     }
     let counted = path.counted();
     counted.expect_exactly(&sent);
-    let refused = path.event(Event::FlowRefused);
-    assert_eq!(path.metric(Event::FlowRefused), refused);
+    let refused = path.event(KernelEvent::FlowRefused);
+    assert_eq!(path.metric(KernelEvent::FlowRefused), refused);
     let bittorrent = counted.of([10, 0, 0, 1], Protocol::BitTorrent);
     assert_eq!(bittorrent.packets, sent.packets - refused, "only what was refused has no verdict");
     refused

@@ -5,7 +5,7 @@ use std::{collections::HashMap, sync::Arc};
 use monitor_common::{
     key::{Address, Seed},
     protocol::Protocol,
-    store::Event,
+    store::KernelEvent,
     tally::{Direction, TallyKey},
 };
 use peertally::{
@@ -64,7 +64,7 @@ impl Path {
     }
 
     /// How often something happened.
-    pub(crate) fn event(&self, wanted: Event) -> u64 {
+    pub(crate) fn event(&self, wanted: KernelEvent) -> u64 {
         match self {
             Self::Host(path) => path.events(wanted),
             Self::Kernel(path) => {
@@ -87,7 +87,7 @@ impl Path {
         let view = self.view();
         let reading = view.read(0);
         assert_eq!((reading.pending.packets, reading.lost), (0, 0), "the last drain settles every flow");
-        assert_eq!(self.event(Event::Lost), 0, "nothing is lost");
+        assert_eq!(self.event(KernelEvent::Lost), 0, "nothing is lost");
         let mut counted = Counted { flows_in_cache: reading.flows, ..Counted::default() };
         for (slot, totals) in reading.totals.iter().enumerate() {
             let Some(key) = view.keys[slot].read() else { continue };
@@ -114,8 +114,8 @@ impl Path {
     }
 
     /// The value of an event in the text that Prometheus reads.
-    pub(crate) fn metric(&self, event: Event) -> u64 {
-        let events: Vec<_> = Event::ALL.iter().map(|event| (event.label(), self.event(*event))).collect();
+    pub(crate) fn metric(&self, event: KernelEvent) -> u64 {
+        let events: Vec<_> = KernelEvent::ALL.iter().map(|event| (event.label(), self.event(*event))).collect();
         let resolved = config::parse(std::path::Path::new("test.toml"), "", &Overrides::default()).expect("defaults");
         let state = AgentState::new(resolved.inspection, Vec::new());
         let snapshot = Snapshot { events, ..snapshots::empty() };

@@ -1,6 +1,6 @@
 //! Packets from addresses that nobody has: each opens a flow and is never followed by another.
 
-use monitor_common::{protocol::Protocol, store::Event};
+use monitor_common::{protocol::Protocol, store::KernelEvent};
 
 use crate::{
     Random, SEED,
@@ -86,13 +86,13 @@ fn spray(path: &mut Path, make: impl Fn(End, End) -> Vec<u8>) {
 /// Each sprayed packet entered the cache or was refused, and each that entered is still there or was evicted.
 fn expect_every_refusal(path: &Path, flows_in_cache: u64) {
     let flows = u64::from(SETTLED) + SECONDS * PER_SECOND;
-    let (new, refused) = (path.event(Event::FlowNew), path.event(Event::FlowRefused));
-    let evicted = path.event(Event::EvictedIdle) + path.event(Event::EvictedUnclassified);
+    let (new, refused) = (path.event(KernelEvent::FlowNew), path.event(KernelEvent::FlowRefused));
+    let evicted = path.event(KernelEvent::EvictedIdle) + path.event(KernelEvent::EvictedUnclassified);
     assert_eq!(new + refused, flows, "a flow that is not new was refused");
     assert_eq!(new - evicted, flows_in_cache, "what entered and is gone was evicted");
     assert!(refused > 0 && evicted > 0, "no pressure: {refused} refused, {evicted} evicted");
-    assert_eq!((path.event(Event::FlowBusy), path.event(Event::FlowRestarted)), (0, 0));
-    for event in [Event::FlowRefused, Event::EvictedUnclassified, Event::TallyReserved] {
+    assert_eq!((path.event(KernelEvent::FlowBusy), path.event(KernelEvent::FlowRestarted)), (0, 0));
+    for event in [KernelEvent::FlowRefused, KernelEvent::EvictedUnclassified, KernelEvent::TallyReserved] {
         assert!(path.event(event) > 0, "{event:?}");
         assert_eq!(path.metric(event), path.event(event), "{event:?} as a metric");
     }
