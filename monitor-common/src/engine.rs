@@ -7,7 +7,7 @@
 
 use crate::{
     bpf::branchless::bound,
-    flow::{Word, is_full, pack},
+    flow::{FlowState, is_full, pack},
     key::FlowKey,
     limits::WAYS,
     parse::{self, FastHeaders, packet::Packet},
@@ -127,8 +127,8 @@ fn settled<M: Maps>(fast: &FastHeaders, maps: &M, settings: &Settings, interface
     if set.tags[way].load() != tag {
         return Err(Place::NOWHERE);
     }
-    let word = Word(set.words[way].load());
-    if word.unsettled_bits(fast.direction_shift, interface) != 0 {
+    let state = FlowState(set.states[way].load());
+    if state.unsettled_bits(fast.direction_shift, interface) != 0 {
         return Err(place);
     }
     if fast.opens() {
@@ -139,20 +139,20 @@ fn settled<M: Maps>(fast: &FastHeaders, maps: &M, settings: &Settings, interface
         return Err(place);
     }
     let now_s = settings.clock_s.load();
-    if word.second() != now_s as u16 {
+    if state.second() != now_s as u16 {
         // The first packet in a new second says so. If another CPU was first, the slow path sees what has changed.
-        let seen = word.seen(now_s as u16, fast.from_lower(), interface);
-        let unclassified = word.protocol_number() == 0;
-        let due = (unclassified && fast.has_peer_ports() || word.is_session()) && cache::is_due_at(word, now_s);
-        if due || (unclassified && cache::paused(word, now_s)) {
+        let seen = state.seen(now_s as u16, fast.from_lower(), interface);
+        let unclassified = state.protocol_number() == 0;
+        let due = (unclassified && fast.has_peer_ports() || state.is_session()) && cache::is_due_at(state, now_s);
+        if due || (unclassified && cache::paused(state, now_s)) {
             return Err(place);
         }
-        if !set.words[way].replace(word.0, seen.0) {
+        if !set.states[way].replace(state.0, seen.0) {
             return Err(place);
         }
     }
     counter.add(pack(1, u64::from(fast.ip_bytes)));
-    maps.report_outcome(PacketOutcome::flow(work::Entry::KNOWN.0, word.protocol_number(), word.confidence_number()));
+    maps.report_outcome(PacketOutcome::flow(work::Entry::KNOWN.0, state.protocol_number(), state.confidence_number()));
     Ok(())
 }
 

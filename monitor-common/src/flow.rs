@@ -1,28 +1,28 @@
 //! The flow cache: a set-associative table whose sets fill two adjacent cache lines.
 //!
-//! The first line of a [`FlowSet`] holds four tags and four words, which is all a lookup reads; the second holds the counters
+//! The first line of a [`FlowSet`] holds four tags and four states, which is all a lookup reads; the second holds the counters
 //! of the same four flows. One packet of a settled flow therefore touches one set and no tally: its counters are folded into
 //! the subscriber's tally when the flow is replaced, restarted or near overflow, and the agent adds what is still in the cache
 //! when it drains. What only a flow's first packets need lives in a [`ColdSet`] with the same index.
 //!
 //! Who may write what:
-//! * a way is claimed, settled, restarted or released by compare-and-swap on its word, so one CPU wins;
+//! * a way is claimed, settled, restarted or released by compare-and-swap on its state, so one CPU wins;
 //! * counters are only added to, or swapped for zero by the CPU that folds them: nothing is lost or counted twice;
-//! * the cold entry is written by the claimer before the word leaves [`State::Locked`]; later only inspection state changes.
+//! * the cold entry is written by the claimer before the state leaves [`Stage::Locked`]; later only the inspection's progress changes.
 
 use crate::{
     bpf::shared_u64::SharedU64,
     limits::{FOLD_PACKETS, WAYS},
 };
 
-/// Tags, words and packed counters of four flows.
+/// Tags, states and packed counters of four flows.
 #[repr(C, align(128))]
 #[derive(Default)]
 pub struct FlowSet {
     /// Keyed hash of each flow's key; 0 when the way was never used.
     pub tags: [SharedU64; WAYS],
-    /// [`Word`] of each flow.
-    pub words: [SharedU64; WAYS],
+    /// [`FlowState`] of each flow.
+    pub states: [SharedU64; WAYS],
     /// Packed counters ([`pack`]) of each flow: `2 * way` for lower to higher endpoint, `2 * way + 1` for the other direction.
     pub counters: [SharedU64; 2 * WAYS],
 }
@@ -68,7 +68,7 @@ pub const NO_SLOT: u32 = u32::MAX;
 /// What a way holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
-pub enum State {
+pub enum Stage {
     /// Nothing.
     Empty = 0,
     /// One CPU is changing it; others count elsewhere.
@@ -79,10 +79,10 @@ pub enum State {
     Settled = 3,
 }
 
-/// The word of a way: bits 0..16 last-seen second, 16..18 state, 18..24 protocol, 24..27 confidence, 27 first packet's
+/// The packed state of the flow in a way: bits 0..16 last-seen second, 16..18 stage, 18..24 protocol, 24..27 confidence, 27 first packet's
 /// direction, 28..30 direction class, 30 teaching (provisional while under inspection), 31 session, 32..48 interface of lower-to-higher packets, 48..64 interface of the others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Word(pub u64);
+pub struct FlowState(pub u64);
 
 /// Which ends of a flow are subscribers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -108,26 +108,26 @@ const PROVISIONAL: u64 = TEACHING;
 const SESSION: u64 = 1 << 31;
 const INTERFACE_SHIFT: u32 = 32;
 
-/// Where a word keeps the interface of a direction; `from_lower` is 1 or 0.
+/// Shift to the interface of a direction; `from_lower` is 1 or 0.
 #[inline(always)]
 const fn interface_shift(from_lower: u64) -> u32 {
     INTERFACE_SHIFT + 16 * (1 - (from_lower as u32 & 1))
 }
 
-impl Word {
-    /// The word of a way that one CPU is changing.
-    pub const LOCKED: Self = Self((State::Locked as u64) << STATE_SHIFT);
-    /// The word of an unused way.
+impl FlowState {
+    /// The state of a way that one CPU is changing.
+    pub const LOCKED: Self = Self((Stage::Locked as u64) << STATE_SHIFT);
+    /// The state of an unused way.
     pub const EMPTY: Self = Self(0);
 
-    /// The word of a new flow.
+    /// The state of a new flow.
     #[inline(always)]
     #[must_use]
     pub fn inspecting(second: u16, first_from_lower: bool, ends: Ends, interface: u16) -> Self {
         let interface = u64::from(interface);
         Self(
             u64::from(second)
-                | ((State::Inspecting as u64) << STATE_SHIFT)
+                | ((Stage::Inspecting as u64) << STATE_SHIFT)
                 | (u64::from(first_from_lower) << FIRST_SHIFT)
                 | ((ends as u64) << ENDS_SHIFT)
                 | (interface << INTERFACE_SHIFT)
@@ -135,41 +135,41 @@ impl Word {
         )
     }
 
-    /// The same flow with its final verdict.
+    /// The state with the final verdict.
     #[inline(always)]
     #[must_use]
     pub const fn settled(self, protocol: u8, confidence: u8) -> Self {
         let cleared = self.0 & !(0x7ff << STATE_SHIFT | PROVISIONAL);
         Self(
             cleared
-                | ((State::Settled as u64) << STATE_SHIFT)
+                | ((Stage::Settled as u64) << STATE_SHIFT)
                 | ((protocol as u64) << PROTOCOL_SHIFT)
                 | ((confidence as u64) << CONFIDENCE_SHIFT),
         )
     }
 
-    /// The same settled flow, of whose next payloads is still to be learned who spoke the protocol.
+    /// The settled state with the learning bit set: later payloads may still teach which end speaks the protocol.
     #[inline(always)]
     #[must_use]
     pub const fn teaching(self) -> Self {
         Self(self.0 | TEACHING)
     }
 
-    /// The same flow, of which nothing more is to be learned.
+    /// The state with the learning bit clear.
     #[inline(always)]
     #[must_use]
     pub const fn taught(self) -> Self {
         Self(self.0 & !TEACHING)
     }
 
-    /// Whether something is still to be learned from the flow.
+    /// Whether the flow is still inspected to learn peers.
     #[inline(always)]
     #[must_use]
     pub const fn is_teaching(self) -> bool {
         self.0 & TEACHING != 0
     }
 
-    /// The same flow, known as a session of a client with a server.
+    /// The state of a flow between a client and a server.
     #[inline(always)]
     #[must_use]
     pub const fn session(self) -> Self {
@@ -183,14 +183,14 @@ impl Word {
         self.0 >> 31 & 1
     }
 
-    /// Whether the flow is a session of a client with a server, in which questions for sources may come at any time.
+    /// Whether the flow is between a client and a server: requests for sources may come at any time.
     #[inline(always)]
     #[must_use]
     pub const fn is_session(self) -> bool {
         self.0 & SESSION != 0
     }
 
-    /// The same flow, still under inspection, with its verdict being written by the caller: nobody else may settle or replace it.
+    /// The state while the caller writes the verdict: no other CPU may settle or replace the flow.
     #[inline(always)]
     #[must_use]
     pub const fn claimed_by(self, protocol: u8, confidence: u8) -> Self {
@@ -201,18 +201,18 @@ impl Word {
         )
     }
 
-    /// The same claimed flow, whose inspection goes on: it ends with this verdict unless it finds a certain one.
+    /// The claimed state with a provisional verdict: inspection goes on, and the flow ends with this verdict unless a certain one is found.
     #[inline(always)]
     #[must_use]
     pub const fn provisional(self) -> Self {
         Self(self.0 | PROVISIONAL)
     }
 
-    /// Whether the flow is under inspection, and has a verdict for the case that nothing better is found.
+    /// Whether the flow is under inspection and has a provisional verdict.
     #[inline(always)]
     #[must_use]
     pub const fn is_provisional(self) -> bool {
-        const WANTED: u64 = (State::Inspecting as u64) << STATE_SHIFT | PROVISIONAL;
+        const WANTED: u64 = (Stage::Inspecting as u64) << STATE_SHIFT | PROVISIONAL;
         self.0 & (3 << STATE_SHIFT | PROVISIONAL) == WANTED
     }
 
@@ -220,10 +220,10 @@ impl Word {
     #[inline(always)]
     #[must_use]
     pub const fn is_claimed(self) -> bool {
-        matches!(self.state(), State::Inspecting) && self.protocol_number() != 0 && !self.is_provisional()
+        matches!(self.stage(), Stage::Inspecting) && self.protocol_number() != 0 && !self.is_provisional()
     }
 
-    /// The same flow, seen at `second` with a packet of this direction on `interface`.
+    /// The state after a packet of this direction at `second` on `interface`.
     #[inline(always)]
     #[must_use]
     pub const fn seen(self, second: u16, from_lower: u64, interface: u16) -> Self {
@@ -232,12 +232,12 @@ impl Word {
         Self(kept | second as u64 | ((interface as u64) << shift))
     }
 
-    /// 0 for a settled flow that teaches nothing, whose latest packet of this direction came in on the same interface. `direction_shift` is 0
+    /// 0 for a settled flow without the learning bit if the latest packet of this direction came in on this interface. `direction_shift` is 0
     /// for packets from the lower endpoint, 16 for the others.
     #[inline(always)]
     #[must_use]
     pub const fn unsettled_bits(self, direction_shift: u64, interface: u16) -> u64 {
-        const WANTED: u64 = (State::Settled as u64) << STATE_SHIFT;
+        const WANTED: u64 = (Stage::Settled as u64) << STATE_SHIFT;
         let other_interface = (self.0 >> INTERFACE_SHIFT >> (direction_shift & 16) ^ interface as u64) & 0xffff;
         (self.0 ^ WANTED) & (3 << STATE_SHIFT | TEACHING) | other_interface
     }
@@ -245,12 +245,12 @@ impl Word {
     /// What the way holds.
     #[inline(always)]
     #[must_use]
-    pub const fn state(self) -> State {
+    pub const fn stage(self) -> Stage {
         match (self.0 >> STATE_SHIFT) & 3 {
-            0 => State::Empty,
-            1 => State::Locked,
-            2 => State::Inspecting,
-            _ => State::Settled,
+            0 => Stage::Empty,
+            1 => Stage::Locked,
+            2 => Stage::Inspecting,
+            _ => Stage::Settled,
         }
     }
 

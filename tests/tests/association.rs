@@ -14,7 +14,7 @@ mod named;
 use std::net::SocketAddr;
 
 use monitor_common::{
-    flow::{FlowSet, Word},
+    flow::{FlowSet, FlowState},
     limits::{ENDPOINT_SECONDS, PENDING_PACKETS},
     protocol::{Confidence, Protocol, Verdict},
     store::{Heuristic, KernelEvent},
@@ -454,8 +454,8 @@ fn no_flow_is_waited_for_without_end() {
     network.send(&tcp(from, at(PEER), flag::SYN, b""));
     network.send(&tcp(from, at(PEER), flag::PUSH, &[b"\x13BitTorrent protocol".as_slice(), &[0; 48]].concat()));
     let waiting = |network: &Network| {
-        let words = |set: &FlowSet| set.words.iter().filter(|word| Word(word.load()).is_teaching()).count();
-        network.host.view().flows.iter().map(words).sum::<usize>()
+        let flows = |set: &FlowSet| set.states.iter().filter(|state| FlowState(state.load()).is_teaching()).count();
+        network.host.view().flows.iter().map(flows).sum::<usize>()
     };
     assert_eq!(waiting(&network), 1, "the other side has not spoken yet");
     for _ in 0..PENDING_PACKETS {

@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{
     bpf::shared_u64::SharedU64,
-    flow::{ColdFlow, ColdSet, Ends, FlowSet, NO_SLOT, State, Word, is_full, pack, unpack, unpack_slots},
+    flow::{ColdFlow, ColdSet, Ends, FlowSet, FlowState, NO_SLOT, Stage, is_full, pack, unpack, unpack_slots},
     limits::{UNCLASSIFIED_QUARTERS, WAYS},
     protocol::{Confidence, Protocol, Verdict},
     slots,
@@ -146,41 +146,48 @@ fn credit_node<M: CounterMaps>(
 
 /// Counts one flow at node level, in the direction of its first packet.
 #[inline(always)]
-pub(super) fn count_node_flow<M: CounterMaps>(maps: &M, word: Word, verdict: (u8, u8)) {
-    let first = word.first_from_lower();
-    if let Some(node) = node(maps, word.interface(first), direction(word.ends(), first), verdict) {
+pub(super) fn count_node_flow<M: CounterMaps>(maps: &M, state: FlowState, verdict: (u8, u8)) {
+    let first = state.first_from_lower();
+    if let Some(node) = node(maps, state.interface(first), direction(state.ends(), first), verdict) {
         node.flows.add(1);
     }
 }
 
 /// Moves a flow's counters into its tallies. Safe at any time: each count is swapped out exactly once.
 #[inline(never)]
-pub(super) fn fold<M: CounterMaps>(maps: &M, set: &FlowSet, slots: u64, way: usize, word: Word, now_s: u64) {
+pub(super) fn fold<M: CounterMaps>(maps: &M, set: &FlowSet, slots: u64, way: usize, state: FlowState, now_s: u64) {
     let forth = set.counters[counter_index(way, 1)].swap(0);
     let back = set.counters[counter_index(way, 0)].swap(0);
     if forth | back == 0 {
         return;
     }
     credit_ends(maps, slots, forth, back, now_s);
-    let verdict = (word.protocol_number(), word.confidence_number());
+    let verdict = (state.protocol_number(), state.confidence_number());
     if forth != 0 {
-        credit_node(maps, word.interface(true), direction(word.ends(), true), verdict, unpack(forth));
+        credit_node(maps, state.interface(true), direction(state.ends(), true), verdict, unpack(forth));
     }
     if back != 0 {
-        credit_node(maps, word.interface(false), direction(word.ends(), false), verdict, unpack(back));
+        credit_node(maps, state.interface(false), direction(state.ends(), false), verdict, unpack(back));
     }
 }
 
 /// Ends a flow whose way the caller has locked: folds its counters, and counts it if it had no final verdict yet, as unclassified
 /// unless it had a provisional one.
 #[inline(always)]
-pub(super) fn end_flow<M: CounterMaps>(maps: &M, set: &FlowSet, cold: &ColdFlow, way: usize, word: Word, now_s: u64) {
+pub(super) fn end_flow<M: CounterMaps>(
+    maps: &M,
+    set: &FlowSet,
+    cold: &ColdFlow,
+    way: usize,
+    state: FlowState,
+    now_s: u64,
+) {
     let slots = cold.slots.load();
-    if word.state() == State::Inspecting {
+    if state.stage() == Stage::Inspecting {
         count_flow(maps, slots);
-        count_node_flow(maps, word, (word.protocol_number(), word.confidence_number()));
+        count_node_flow(maps, state, (state.protocol_number(), state.confidence_number()));
     }
-    fold(maps, set, slots, way, word, now_s);
+    fold(maps, set, slots, way, state, now_s);
 }
 
 /// Adds the packet to its flow's counter and keeps the flow's last-seen second and interface current; whether there is more to
@@ -191,48 +198,48 @@ pub(super) fn count<M: Maps>(maps: &M, work: &mut Work) -> bool {
     let (Some(set), Some(cold)) = (maps.flow_set(work.set_index), maps.cold_set(work.set_index)) else {
         return false;
     };
-    let (cell, from_lower) = (&set.words[way], u64::from(work.from_lower));
+    let (cell, from_lower) = (&set.states[way], u64::from(work.from_lower));
     let counter = &set.counters[counter_index(way, from_lower)];
-    let word = Word(cell.load());
-    let settled = word.state() == State::Settled;
+    let state = FlowState(cell.load());
+    let settled = state.stage() == Stage::Settled;
     if settled {
         let near_overflow = is_full(counter.load());
         if near_overflow {
             maps.count_event(KernelEvent::FoldedOverflow);
         }
         // What was counted so far belongs to the interface it came in on.
-        if near_overflow || word.interface(from_lower != 0) != work.interface as u16 {
-            fold(maps, set, cold.flows[way].slots.load(), way, word, work.now_s);
+        if near_overflow || state.interface(from_lower != 0) != work.interface as u16 {
+            fold(maps, set, cold.flows[way].slots.load(), way, state, work.now_s);
         }
     }
-    let inspecting = word.state() == State::Inspecting;
-    let renewed = settled && word.is_session() && cache::is_due_at(word, work.now_s);
+    let inspecting = state.stage() == Stage::Inspecting;
+    let renewed = settled && state.is_session() && cache::is_due_at(state, work.now_s);
     if settled || inspecting {
-        let seen = word.seen(work.now_s as u16, from_lower, work.interface as u16);
+        let seen = state.seen(work.now_s as u16, from_lower, work.interface as u16);
         let seen = if renewed { seen.teaching() } else { seen };
-        if seen != word {
+        if seen != state {
             // Another CPU may have been first: then its word is as good, and the next packet tries again.
-            cell.replace(word.0, seen.0);
+            cell.replace(state.0, seen.0);
         }
     }
     counter.add(pack(1, u64::from(work.headers.ip_bytes)));
     if renewed {
         ask::renew(maps, work);
     }
-    work.word = word.0;
-    work.protocol = u32::from(word.protocol_number());
-    work.confidence = u32::from(word.confidence_number());
-    work.task = if inspecting && !word.is_claimed() {
+    work.state = state.0;
+    work.protocol = u32::from(state.protocol_number());
+    work.confidence = u32::from(state.confidence_number());
+    work.task = if inspecting && !state.is_claimed() {
         Task::INSPECT
-    } else if renewed || (settled && word.is_teaching()) {
+    } else if renewed || (settled && state.is_teaching()) {
         Task::LEARN
-    } else if settled && word.protocol_number() == 0 && cache::is_due(word, work) {
+    } else if settled && state.protocol_number() == 0 && cache::is_due(state, work) {
         Task::ASSOCIATE
     } else {
         Task::NONE
     };
     if work.task != Task::INSPECT {
-        maps.report_outcome(work.outcome(word.protocol_number(), word.confidence_number()));
+        maps.report_outcome(work.outcome(state.protocol_number(), state.confidence_number()));
     }
     work.task != Task::NONE
 }
@@ -245,19 +252,19 @@ pub(super) fn publish<M: CounterMaps>(maps: &M, cell: &SharedU64, cold: &ColdFlo
     let mut attempt = 0;
     // Others only refresh the last-seen second meanwhile, once a second each: this cannot fail eight times.
     while attempt < 8 {
-        let word = Word(cell.load());
+        let state = FlowState(cell.load());
         let slots = cold.slots.load();
-        if word.state() != State::Inspecting || cold.generation.load() != generation {
+        if state.stage() != Stage::Inspecting || cold.generation.load() != generation {
             return;
         }
         // Another CPU may have found a provisional one meanwhile.
-        let stands = word.is_provisional() && verdict.0 == Protocol::Unclassified as u8;
-        let verdict = if stands { (word.protocol_number(), word.confidence_number()) } else { verdict };
-        let settled = word.settled(verdict.0, verdict.1);
+        let stands = state.is_provisional() && verdict.0 == Protocol::Unclassified as u8;
+        let verdict = if stands { (state.protocol_number(), state.confidence_number()) } else { verdict };
+        let settled = state.settled(verdict.0, verdict.1);
         let settled = if verdict.1 >= Confidence::Structural as u8 { settled.teaching() } else { settled };
-        if cell.replace(word.0, settled.0) {
+        if cell.replace(state.0, settled.0) {
             count_flow(maps, slots);
-            count_node_flow(maps, word, verdict);
+            count_node_flow(maps, state, verdict);
             return;
         }
         attempt += 1;
@@ -279,16 +286,16 @@ pub fn settle_idle<M: CounterMaps>(
 ) -> bool {
     let way = way & (WAYS - 1);
     let generation = cold.flows[way].generation.load();
-    let word = Word(set.words[way & (WAYS - 1)].load());
-    if word.state() != State::Inspecting {
+    let state = FlowState(set.states[way & (WAYS - 1)].load());
+    if state.stage() != Stage::Inspecting {
         return false;
     }
-    if cache::age_s(word, now_s) < idle_s {
+    if cache::age_s(state, now_s) < idle_s {
         return true;
     }
     // A provisional verdict is final now, and one that was claimed this long ago and not written, whatever became of its CPU.
-    let claimed = (word.protocol_number(), word.confidence_number());
-    publish(maps, &set.words[way], &cold.flows[way], generation, claimed);
+    let claimed = (state.protocol_number(), state.confidence_number());
+    publish(maps, &set.states[way], &cold.flows[way], generation, claimed);
     false
 }
 

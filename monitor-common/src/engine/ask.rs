@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     bpf::shared_u64::SharedU64,
-    flow::{Progress, Word},
+    flow::{FlowState, Progress},
     key,
     limits::{FIRST_PEER_PORT, SESSION_PACKETS, SOURCES_PER_PACKET},
     parse::packet::Packet,
@@ -40,7 +40,7 @@ const ANSWER_BYTES: u32 = 0xffff;
 #[inline(never)]
 pub(super) fn read<P: Packet, M: Maps>(packet: &P, maps: &M, settings: &Settings, scratch: &mut Scratch, protocol: u8) {
     let (work, payload) = (&mut scratch.work, &mut scratch.payload);
-    let requested = Word(work.word).is_session();
+    let requested = FlowState(work.state).is_session();
     if !requested && work.spoke == 0 {
         return;
     }
@@ -116,7 +116,7 @@ fn is_for_subscriber<M: Maps>(maps: &M, settings: &Settings, work: &mut Work) ->
 pub(super) fn keep<M: Maps>(maps: &M, work: &Work, cell: &SharedU64) {
     let Some(cold) = maps.cold_set(work.set_index) else { return };
     let cold = cold.flow(work.way);
-    let (word, rule_value) = (Word(cell.load()), &cold.rule_value);
+    let (state, rule_value) = (FlowState(cell.load()), &cold.rule_value);
     if work.is_tcp() && work.sources.requests & requests::SOURCES != 0 {
         let end = ((work.numbers >> 32) as u32).wrapping_add(work.headers.payload_len);
         let mut progress = Progress::from_bits(cold.progress.load());
@@ -126,13 +126,13 @@ pub(super) fn keep<M: Maps>(maps: &M, work: &Work, cell: &SharedU64) {
         }
         cold.progress.store(progress.to_bits());
         rule_value.store(u64::from(end) << 32 | u64::from(work.numbers as u32));
-    } else if work.is_tcp() && !word.is_session() {
+    } else if work.is_tcp() && !state.is_session() {
         // What signatures kept is no question.
         rule_value.store(0);
     }
     // If another CPU refreshes the last-seen second at this very moment, the next question tries again.
-    if word != word.session() {
-        cell.replace(word.0, word.session().0);
+    if state != state.session() {
+        cell.replace(state.0, state.session().0);
     }
 }
 

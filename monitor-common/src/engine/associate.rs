@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     endpoint::{self, Kind, Known},
-    flow::{State, Word, shown},
+    flow::{FlowState, Stage, shown},
     limits::{SUSPECT_BUCKETS, WAYS},
     protocol::{Confidence, Protocol},
     store::{Heuristic, KernelEvent, Maps, Settings},
@@ -99,7 +99,7 @@ fn known_at<M: Maps>(maps: &M, settings: &Settings, work: &Work, end: usize) -> 
 /// Protocol number for which a server named the flow's accepting end to the subscriber that opened it; 0 for none.
 #[inline(never)]
 fn named<M: Maps>(maps: &M, settings: &Settings, work: &Work) -> u32 {
-    let opener = usize::from(!Word(work.word).first_from_lower());
+    let opener = usize::from(!FlowState(work.state).first_from_lower());
     let opened = !work.is_tcp() || work.shown & u32::from(shown::OPENED) != 0;
     if !opened || work.shown & u32::from(shown::FORGED) != 0 || work.block_lens[opener] == NO_POOL {
         return 0;
@@ -173,20 +173,20 @@ pub(super) fn relabel<M: Maps>(maps: &M, settings: &Settings, work: &mut Work) -
     };
     let verdict = (work.protocol as u8, work.confidence as u8);
     let slots = subscribers::slots(maps, settings, work, verdict);
-    let (cell, cold) = (&set.words[way], &cold.flows[way]);
-    let word = Word(cell.load());
-    if word.state() != State::Settled || word.protocol_number() != 0 || !cell.replace(word.0, Word::LOCKED.0) {
+    let (cell, cold) = (&set.states[way], &cold.flows[way]);
+    let state = FlowState(cell.load());
+    if state.stage() != Stage::Settled || state.protocol_number() != 0 || !cell.replace(state.0, FlowState::LOCKED.0) {
         return false;
     }
     if set.tags[way].load() != work.tag {
         // Another flow took the way before it was locked.
-        cell.swap(word.0);
+        cell.swap(state.0);
         return false;
     }
-    account::fold(maps, set, cold.slots.load(), way, word, work.now_s);
+    account::fold(maps, set, cold.slots.load(), way, state, work.now_s);
     cold.generation.add(1);
     cold.slots.store(slots);
-    let labelled = word.settled(verdict.0, verdict.1);
+    let labelled = state.settled(verdict.0, verdict.1);
     cell.swap(labelled.0);
     account::count_flow(maps, slots);
     account::count_node_flow(maps, labelled, verdict);

@@ -2,7 +2,7 @@
 
 use super::{account, subscribers, work::Entry, work::Work};
 use crate::{
-    flow::{FlowSet, Progress, State, Word, shown},
+    flow::{FlowSet, FlowState, Progress, Stage, shown},
     key::FlowKey,
     limits::{
         ASSOCIATION_SECONDS, CLOCK_SKEW_AGE, FRESH_SECONDS, IDLE_SECONDS, INSPECTED_PER_DIRECTION,
@@ -33,7 +33,7 @@ pub(super) fn find(set: &FlowSet, tag: u64) -> Option<usize> {
     (any < 0).then_some((upper >> 63 << 1 | lower >> 63) as usize)
 }
 
-/// Whether the packet's flow is in the cache and can go on as it is. Fills in `word` and `entry`.
+/// Whether the packet's flow is in the cache and can go on as it is. Fills in `state` and `entry`.
 #[inline(never)]
 pub(super) fn look_up<M: Maps>(maps: &M, work: &mut Work) -> bool {
     work.entry = Entry::NEW;
@@ -44,17 +44,17 @@ pub(super) fn look_up<M: Maps>(maps: &M, work: &mut Work) -> bool {
         return false;
     };
     let way = work.way as usize & (WAYS - 1);
-    let word = Word(set.words[way].load());
-    work.word = word.0;
+    let state = FlowState(set.states[way].load());
+    work.state = state.0;
     if set.tags[way].load() != work.tag {
         // Another flow took the way since it was found.
         work.way = WAYS as u32;
         return false;
     }
-    if matches!(word.state(), State::Empty | State::Locked) {
+    if matches!(state.stage(), Stage::Empty | Stage::Locked) {
         return false;
     }
-    if word.is_claimed() {
+    if state.is_claimed() {
         // Another CPU is writing this flow's verdict: even a SYN counts with it, and the next one restarts.
         work.entry = Entry::KNOWN;
         return true;
@@ -62,10 +62,10 @@ pub(super) fn look_up<M: Maps>(maps: &M, work: &mut Work) -> bool {
     // A SYN on a flow that was settled or carried payload: the ports are in use again, and the old verdict must not be
     // inherited. A repeated first SYN is no restart.
     let progress = Progress::from_bits(cold.flows[way].progress.load());
-    let used = word.state() == State::Settled || (progress.inspected_lower | progress.inspected_higher) != 0;
+    let used = state.stage() == Stage::Settled || (progress.inspected_lower | progress.inspected_higher) != 0;
     // A pause ended the inspection before it was through (see `settle_idle`): what follows is looked at as a new flow is, after
     // the inactive timeout of flow metering (RFC 7011 section 2, RFC 5470 section 5.1.1).
-    let resumes = paused(word, work.now_s)
+    let resumes = paused(state, work.now_s)
         && progress.inspected_lower < INSPECTED_PER_DIRECTION
         && progress.inspected_higher < INSPECTED_PER_DIRECTION;
     if (work.headers.opens_connection() && used) || resumes {
@@ -78,46 +78,46 @@ pub(super) fn look_up<M: Maps>(maps: &M, work: &mut Work) -> bool {
 
 /// Whether a flow without a verdict has been silent for so long that its inspection may have been ended early.
 #[inline(always)]
-pub(super) fn paused(word: Word, now_s: u64) -> bool {
-    word.state() == State::Settled
-        && word.protocol_number() == Protocol::Unclassified as u8
-        && age_s(word, now_s) >= PENDING_IDLE_SECONDS
+pub(super) fn paused(state: FlowState, now_s: u64) -> bool {
+    state.stage() == Stage::Settled
+        && state.protocol_number() == Protocol::Unclassified as u8
+        && age_s(state, now_s) >= PENDING_IDLE_SECONDS
 }
 
-/// Whether a settled flow without a verdict, whose latest packet was that of `word`, is to be compared with the known endpoints
+/// Whether a settled flow without a verdict, whose latest packet was that of `state`, is to be compared with the known endpoints
 /// again: once in each period of [`ASSOCIATION_SECONDS`].
 #[inline(always)]
-pub(super) fn is_due(word: Word, work: &Work) -> bool {
-    work.has_peer_ports() && is_due_at(word, work.now_s)
+pub(super) fn is_due(state: FlowState, work: &Work) -> bool {
+    work.has_peer_ports() && is_due_at(state, work.now_s)
 }
 
 /// [`is_due`] without its question of ports.
 #[inline(always)]
-pub(super) fn is_due_at(word: Word, now_s: u64) -> bool {
-    (u64::from(word.second()) ^ now_s) & 0xffff & !(ASSOCIATION_SECONDS - 1) != 0
+pub(super) fn is_due_at(state: FlowState, now_s: u64) -> bool {
+    (u64::from(state.second()) ^ now_s) & 0xffff & !(ASSOCIATION_SECONDS - 1) != 0
 }
 
 /// How willingly a way is given up: 0 never, otherwise the higher the better.
 #[inline(always)]
-fn willingness(word: Word, now_s: u64) -> u32 {
-    let age = age_s(word, now_s);
-    let p2p = word.protocol_number() > Protocol::Fragment as u8;
-    match word.state() {
-        State::Empty => FREE,
-        State::Locked => 0,
-        State::Inspecting | State::Settled if age < FRESH_SECONDS => 0,
+fn willingness(state: FlowState, now_s: u64) -> u32 {
+    let age = age_s(state, now_s);
+    let p2p = state.protocol_number() > Protocol::Fragment as u8;
+    match state.stage() {
+        Stage::Empty => FREE,
+        Stage::Locked => 0,
+        Stage::Inspecting | Stage::Settled if age < FRESH_SECONDS => 0,
         // A verdict is being written: the way is as good as locked.
-        State::Inspecting if word.is_claimed() => 0,
-        State::Inspecting | State::Settled if age >= IDLE_SECONDS => (2 - u32::from(p2p)) * IDLE + u32::from(age),
-        State::Inspecting | State::Settled if p2p => 0,
-        State::Inspecting | State::Settled => u32::from(age),
+        Stage::Inspecting if state.is_claimed() => 0,
+        Stage::Inspecting | Stage::Settled if age >= IDLE_SECONDS => (2 - u32::from(p2p)) * IDLE + u32::from(age),
+        Stage::Inspecting | Stage::Settled if p2p => 0,
+        Stage::Inspecting | Stage::Settled => u32::from(age),
     }
 }
 
 /// Seconds since the flow's latest packet.
 #[inline(always)]
-pub(super) fn age_s(word: Word, now_s: u64) -> u16 {
-    let age = (now_s as u16).wrapping_sub(word.second());
+pub(super) fn age_s(state: FlowState, now_s: u64) -> u16 {
+    let age = (now_s as u16).wrapping_sub(state.second());
     if age >= CLOCK_SKEW_AGE { 0 } else { age }
 }
 
@@ -160,20 +160,20 @@ pub(super) fn choose<M: Maps>(maps: &M, settings: &Settings, work: &mut Work) ->
     true
 }
 
-/// The best way of a set, if it beats `best`: fills in `set_index`, `way` and `word`.
+/// The best way of a set, if it beats `best`: fills in `set_index`, `way` and `state`.
 #[inline(never)]
 fn best_of<M: Maps>(maps: &M, work: &mut Work, index: u32, best: u32) -> u32 {
     let Some(set) = maps.flow_set(index) else { return best };
     let mut best = best;
     let mut way = 0;
     while way < WAYS {
-        let word = Word(set.words[way].load());
-        let value = willingness(word, work.now_s);
+        let state = FlowState(set.states[way].load());
+        let value = willingness(state, work.now_s);
         if value > best {
             best = value;
             work.set_index = index;
             work.way = way as u32;
-            work.word = word.0;
+            work.state = state.0;
         }
         way += 1;
     }
@@ -211,15 +211,15 @@ pub(super) fn take<M: Maps>(maps: &M, settings: &Settings, work: &mut Work) -> b
     let (Some(set), Some(cold)) = (maps.flow_set(work.set_index), maps.cold_set(work.set_index)) else {
         return false;
     };
-    let cell = &set.words[way];
-    let word = Word(work.word);
-    if !cell.replace(word.0, Word::LOCKED.0) {
+    let cell = &set.states[way];
+    let state = FlowState(work.state);
+    if !cell.replace(state.0, FlowState::LOCKED.0) {
         maps.count_event(KernelEvent::FlowBusy);
         return false;
     }
     let cold = &cold.flows[way];
-    if word.state() != State::Empty {
-        account::end_flow(maps, set, cold, way, word, work.now_s);
+    if state.stage() != Stage::Empty {
+        account::end_flow(maps, set, cold, way, state, work.now_s);
     }
     cold.generation.add(1);
     cold.rule_value.store(0);
@@ -230,12 +230,12 @@ pub(super) fn take<M: Maps>(maps: &M, settings: &Settings, work: &mut Work) -> b
     set.tags[way].swap(work.tag);
     if entries(maps, settings, work) > 1 {
         set.tags[way].store(0);
-        cell.store(Word::EMPTY.0);
+        cell.store(FlowState::EMPTY.0);
         maps.count_event(KernelEvent::FlowBusy);
         return false;
     }
     let which = subscribers::which(work);
-    let fresh = Word::inspecting(work.now_s as u16, work.is_from_lower(), which, work.interface as u16);
+    let fresh = FlowState::inspecting(work.now_s as u16, work.is_from_lower(), which, work.interface as u16);
     cell.swap(fresh.0);
     true
 }

@@ -9,7 +9,7 @@ use crate::{
     classify::{classify, is_shallow},
     early_exit::{HEAD, is_known_non_p2p},
     entropy::{self, Entropy},
-    flow::{Progress, State, Word, shown, unpack},
+    flow::{FlowState, Progress, Stage, shown, unpack},
     limits::{INSPECTED_PER_DIRECTION, MSE_OPENING, PENDING_PACKETS, SESSION_PACKETS, SHALLOW, WAYS, WINDOW},
     listen_port,
     parse::{ip_protocol, packet::Packet},
@@ -137,7 +137,7 @@ fn verdict_of_headers<M: Maps>(maps: &M, settings: &Settings, work: &Work) -> Op
 /// Whether so many packets of this direction came that there is no use in waiting for a payload: acknowledgements only.
 #[inline(always)]
 fn is_waiting_in_vain<M: Maps>(maps: &M, work: &Work) -> bool {
-    if Word(work.word).is_session() {
+    if FlowState(work.state).is_session() {
         return ask::count_bare(maps, work);
     }
     let Some(set) = maps.flow_set(work.set_index) else { return false };
@@ -230,10 +230,10 @@ fn examine<P: Packet, M: Maps>(packet: &P, maps: &M, scratch: &mut Scratch) -> O
     let mut progress = Progress::from_bits(cold.progress.load());
     // In a TCP session the rule value holds the question: what rules store there is dropped. Without a branch, or the verifier
     // would walk all signatures twice.
-    let word = Word(work.word);
-    let asks = neg(word.session_bit() & work.tcp_bit());
+    let state = FlowState(work.state);
+    let asks = neg(state.session_bit() & work.tcp_bit());
     let owed = rule_flags::OWED & asks as u32;
-    let mut state = RuleState {
+    let mut rule_state = RuleState {
         rule_value: cold.rule_value.load(),
         rule_flags: progress.rule_flags & !rule_flags::OF_PAYLOAD & !owed,
         reserved: 0,
@@ -243,7 +243,7 @@ fn examine<P: Packet, M: Maps>(packet: &P, maps: &M, scratch: &mut Scratch) -> O
     payload.destination_port = work.headers.destination_port;
     payload.from_lower = work.from_lower;
     packet.copy_payload(work.headers.payload_offset as usize, payload);
-    let found = classify(transport(work), payload, &mut state);
+    let found = classify(transport(work), payload, &mut rule_state);
     work.shown = u32::from(progress.shown);
     work.begins = begins(work, progress.rule_flags);
     let inspected = progress.inspect(work.is_from_lower());
@@ -253,26 +253,27 @@ fn examine<P: Packet, M: Maps>(packet: &P, maps: &M, scratch: &mut Scratch) -> O
     }
     if work.forged != 0 {
         // It must not be what a later packet answers.
-        state = RuleState {
+        rule_state = RuleState {
             rule_value: cold.rule_value.load(),
             rule_flags: progress.rule_flags & !rule_flags::OF_PAYLOAD,
             reserved: 0,
         };
     }
-    if state.rule_flags & rule_flags::ECHOED != 0 {
+    if rule_state.rule_flags & rule_flags::ECHOED != 0 {
         let sender = 1 - work.from_lower;
         work.shown |= u32::from(shown::BOTH_SPOKE) | u32::from(shown::PROVED_LOWER) << (sender & 1);
     }
     // Whoever asked began the flow: nobody can have made it say, or repeat, what looks like a request. Without a branch.
-    let answered =
-        (state.rule_flags >> rule_flags::ANSWERED.trailing_zeros()) & (word.first_bit() as u32 ^ work.from_lower) & 1;
+    let answered = (rule_state.rule_flags >> rule_flags::ANSWERED.trailing_zeros())
+        & (state.first_bit() as u32 ^ work.from_lower)
+        & 1;
     work.shown |= u32::from(shown::BOTH_SPOKE) & neg(u64::from(answered)) as u32;
-    let budget = if Word(work.word).is_session() { SESSION_PACKETS } else { INSPECTED_PER_DIRECTION };
+    let budget = if FlowState(work.state).is_session() { SESSION_PACKETS } else { INSPECTED_PER_DIRECTION };
     work.exhausted = u32::from(inspected >= budget);
-    progress.rule_flags = state.rule_flags & !(rule_flags::of(rule_flags::HELD, work.from_lower) & asks as u32);
+    progress.rule_flags = rule_state.rule_flags & !(rule_flags::of(rule_flags::HELD, work.from_lower) & asks as u32);
     let kept = progress.rule_flags & rule_flags::of(rule_flags::HELD, work.from_lower) != 0;
     work.hold = u32::from(work.is_tcp() && found.is_none() && kept);
-    cold.rule_value.store(state.rule_value & !asks | cold.rule_value.load() & asks);
+    cold.rule_value.store(rule_state.rule_value & !asks | cold.rule_value.load() & asks);
     cold.progress.store(progress.to_bits());
     found
 }
@@ -345,7 +346,7 @@ pub(super) fn conclude<M: Maps>(maps: &M, settings: &Settings, work: &mut Work) 
         maps.count_event(KernelEvent::Lost);
         return false;
     };
-    let (cell, cold) = (&set.words[way], &cold.flows[way]);
+    let (cell, cold) = (&set.states[way], &cold.flows[way]);
     maps.report_outcome(work.outcome(protocol, confidence));
     let generation = cold.generation.load();
     if set.tags[way].load() != work.tag {
@@ -380,8 +381,8 @@ fn suppose(cell: &SharedU64) {
     let mut attempt = 0;
     // Others only refresh the last-seen second meanwhile. If this fails all the same, the claim becomes the verdict (`settle_idle`).
     while attempt < 4 {
-        let word = Word(cell.load());
-        if !word.is_claimed() || cell.replace(word.0, word.provisional().0) {
+        let state = FlowState(cell.load());
+        if !state.is_claimed() || cell.replace(state.0, state.provisional().0) {
             return;
         }
         attempt += 1;
@@ -394,11 +395,11 @@ fn claim(cell: &SharedU64, protocol: u8, confidence: u8) -> bool {
     let mut attempt = 0;
     // Another CPU may refresh the last-seen second in between; that must not cost the verdict.
     while attempt < 4 {
-        let word = Word(cell.load());
-        if word.state() != State::Inspecting || word.is_claimed() {
+        let state = FlowState(cell.load());
+        if state.stage() != Stage::Inspecting || state.is_claimed() {
             return false;
         }
-        if cell.replace(word.0, word.claimed_by(protocol, confidence).0) {
+        if cell.replace(state.0, state.claimed_by(protocol, confidence).0) {
             return true;
         }
         attempt += 1;

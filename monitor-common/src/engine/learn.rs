@@ -20,7 +20,7 @@ use super::{ask, counter_index, subscribers, subscribers::NO_POOL, work::Work};
 use crate::{
     bpf::shared_u64::SharedU64,
     endpoint::{self, Kind, Known, Taught},
-    flow::{State, Word, shown, unpack},
+    flow::{FlowState, Stage, shown, unpack},
     key::{Address, Seed},
     limits::{FIRST_PEER_PORT, WAYS},
     protocol::Protocol,
@@ -32,9 +32,9 @@ use crate::{
 pub(super) fn learn<M: Maps>(maps: &M, settings: &Settings, work: &mut Work) -> bool {
     let way = work.way as usize & (WAYS - 1);
     let Some(set) = maps.flow_set(work.set_index) else { return false };
-    let cell = &set.words[way];
-    let word = Word(cell.load());
-    if word.state() != State::Settled || !word.is_teaching() {
+    let cell = &set.states[way];
+    let state = FlowState(cell.load());
+    if state.stage() != Stage::Settled || !state.is_teaching() {
         return false;
     }
     let mut complete = false;
@@ -43,9 +43,9 @@ pub(super) fn learn<M: Maps>(maps: &M, settings: &Settings, work: &mut Work) -> 
         let lower = unpack(set.counters[counter_index(way, 1)].load()).0 != 0;
         let higher = unpack(set.counters[counter_index(way, 0)].load()).0 != 0;
         if subscribers::locate(maps, work) {
-            teach(maps, settings, work, word, 0, higher);
-            teach(maps, settings, work, word, 1, lower);
-            complete = is_complete(work) && !word.is_session();
+            teach(maps, settings, work, state, 0, higher);
+            teach(maps, settings, work, state, 1, lower);
+            complete = is_complete(work) && !state.is_session();
             let answered = if work.is_from_lower() { higher } else { lower };
             if work.sources.requests != 0 && answered && work.block_lens[1 - (work.from_lower as usize & 1)] != NO_POOL
             {
@@ -72,7 +72,7 @@ fn is_complete(work: &Work) -> bool {
 
 /// Learns what one end (0 lower, 1 higher) has shown; `answered` when the other end has sent packets.
 #[inline(never)]
-fn teach<M: Maps>(maps: &M, settings: &Settings, work: &Work, word: Word, end: usize, answered: bool) {
+fn teach<M: Maps>(maps: &M, settings: &Settings, work: &Work, state: FlowState, end: usize, answered: bool) {
     let (own, other) = (u32::from(shown::SPOKE_LOWER) << end, u32::from(shown::SPOKE_LOWER) << (1 - end));
     if work.shown & own == 0 {
         return;
@@ -84,7 +84,7 @@ fn teach<M: Maps>(maps: &M, settings: &Settings, work: &Work, word: Word, end: u
         if !(answered | spoken_to) {
             return;
         }
-        if maps.is_core(word.interface(end == 0)) {
+        if maps.is_core(state.interface(end == 0)) {
             maps.count_event(KernelEvent::EndpointRefused);
             return;
         }
@@ -102,7 +102,7 @@ fn teach<M: Maps>(maps: &M, settings: &Settings, work: &Work, word: Word, end: u
             return;
         }
     }
-    let accepted = work.shown & u32::from(shown::OPENED) != 0 && word.first_from_lower() != (end == 0);
+    let accepted = work.shown & u32::from(shown::OPENED) != 0 && state.first_from_lower() != (end == 0);
     if !work.is_tcp() || accepted {
         enter_endpoint(maps, settings, work, end, work.port(end), subscriber);
     }
@@ -182,8 +182,8 @@ fn end_teaching(cell: &SharedU64) {
     let mut attempt = 0;
     // Others only refresh the last-seen second meanwhile; if this fails all the same, the next packet tries again.
     while attempt < 2 {
-        let word = Word(cell.load());
-        if word.state() != State::Settled || cell.replace(word.0, word.taught().0) {
+        let state = FlowState(cell.load());
+        if state.stage() != Stage::Settled || cell.replace(state.0, state.taught().0) {
             return;
         }
         attempt += 1;

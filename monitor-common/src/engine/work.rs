@@ -52,7 +52,7 @@ pub struct Work {
     /// When this CPU looked at the time last, in the kernel's ticks.
     tick: u64,
     /// The word of the way as it was when the way was looked up or chosen.
-    pub(super) word: u64,
+    pub(super) state: u64,
     /// Subscriber address of the lower endpoint, and of the higher.
     pub(super) ends: [Address; 2],
     /// Their block lengths; [`super::subscribers::NO_POOL`] for no subscriber.
@@ -117,7 +117,7 @@ impl Work {
             tag: 0,
             now_s: 0,
             tick: 0,
-            word: 0,
+            state: 0,
             ends: [Address { high: 0, low: 0 }; 2],
             block_lens: [0; 2],
             block_hashes: [0; 2],

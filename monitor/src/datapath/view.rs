@@ -10,7 +10,7 @@ use monitor_common::{
     bpf::shared_u64::SharedU64,
     endpoint::{EndpointSet, Known},
     engine::settle_idle,
-    flow::{ColdSet, Ends, FlowSet, NO_SLOT, State, Word, unpack, unpack_slots},
+    flow::{ColdSet, Ends, FlowSet, FlowState, NO_SLOT, Stage, unpack, unpack_slots},
     limits::{MAX_INTERFACES, WAYS},
     store::{CounterMaps, KernelEvent, NODE_ENTRIES_PER_INTERFACE, Settings, node_index},
     tally::{Direction, NodeTally, SlotKey, Tally, Totals},
@@ -103,11 +103,11 @@ impl View<'_> {
     #[must_use]
     pub fn endpoints_in_use(&self) -> u64 {
         let now_s = self.settings.clock_s.load();
-        let known = |word: &&SharedU64| {
-            let known = Known(word.load());
+        let known = |state: &&SharedU64| {
+            let known = Known(state.load());
             if known.is_known() && !known.is_current(now_s) {
                 // Taught again meanwhile: then it stays.
-                word.replace(known.0, Known::NOTHING.0);
+                state.replace(known.0, Known::NOTHING.0);
             }
             known.is_current(now_s)
         };
@@ -164,10 +164,10 @@ impl View<'_> {
         let now_s = self.settings.clock_s.load();
         for (set, cold) in self.flows.iter().zip(self.cold) {
             for way in 0..WAYS {
-                let word = Word(set.words[way].load());
-                if word.state() == State::Inspecting {
+                let state = FlowState(set.states[way].load());
+                if state.stage() == Stage::Inspecting {
                     // Words keep 16 bits of the second: a flow idle for more than nine hours looks as if it were new.
-                    let now_s = if idle_s == 0 { u64::from(word.second()) } else { now_s };
+                    let now_s = if idle_s == 0 { u64::from(state.second()) } else { now_s };
                     settle_idle(&counters, set, cold, way, now_s, idle_s);
                 }
             }
@@ -177,8 +177,8 @@ impl View<'_> {
 
     /// Adds what one flow in the cache has counted to the totals of its subscribers.
     fn read_flow(&self, set: &FlowSet, cold: &ColdSet, way: usize, read: &mut TableRead) {
-        let word = Word(set.words[way].load());
-        if matches!(word.state(), State::Empty | State::Locked) {
+        let state = FlowState(set.states[way].load());
+        if matches!(state.stage(), Stage::Empty | Stage::Locked) {
             return;
         }
         read.flows += 1;
@@ -186,15 +186,15 @@ impl View<'_> {
         let slots = cold.flows[way].slots.load();
         let forth = unpack(set.counters[2 * way].load());
         let back = unpack(set.counters[2 * way + 1].load());
-        let after = Word(set.words[way].load());
-        let same_verdict = after.state() == word.state()
-            && after.protocol_number() == word.protocol_number()
-            && after.confidence_number() == word.confidence_number();
+        let after = FlowState(set.states[way].load());
+        let same_verdict = after.stage() == state.stage()
+            && after.protocol_number() == state.protocol_number()
+            && after.confidence_number() == state.confidence_number();
         if !same_verdict || cold.flows[way].generation.load() != generation {
             // Replaced or settled meanwhile: the next read has it.
             return;
         }
-        if word.state() == State::Inspecting {
+        if state.stage() == Stage::Inspecting {
             read.pending.flows += 1;
             read.pending.packets += forth.0 + back.0;
             read.pending.bytes += forth.1 + back.1;
@@ -204,13 +204,13 @@ impl View<'_> {
         add(&mut read.totals, lower, forth, back);
         add(&mut read.totals, higher, back, forth);
         for (from_lower, counts) in [(true, forth), (false, back)] {
-            let direction = match (word.ends(), from_lower) {
+            let direction = match (state.ends(), from_lower) {
                 (Ends::Both, _) => Direction::Local,
                 (Ends::Lower, true) | (Ends::Higher, false) => Direction::Up,
                 (Ends::Lower, false) | (Ends::Higher, true) => Direction::Down,
             };
-            let interface = self.interface_number(word.interface(from_lower));
-            let index = node_index(interface, direction, word.protocol_number(), word.confidence_number());
+            let interface = self.interface_number(state.interface(from_lower));
+            let index = node_index(interface, direction, state.protocol_number(), state.confidence_number());
             if let Some(node) = read.node.get_mut(index as usize) {
                 node.packets += counts.0;
                 node.bytes += counts.1;

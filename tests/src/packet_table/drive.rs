@@ -5,7 +5,7 @@
 use anyhow::{Context as _, Result, bail};
 use aya::{TestRun as _, TestRunOptions};
 use monitor_common::{
-    flow::{Ends, Word, unpack},
+    flow::{Ends, FlowState, unpack},
     reason::Reason,
     store::NODE_ENTRIES_PER_INTERFACE,
     tally::Direction,
@@ -181,11 +181,11 @@ fn flow(view: &View<'_>, counter: usize, bytes: u64) -> Result<Observed> {
     let ways = view.flows.first().context("no flow sets")?.tags.len();
     let (set, counter) = (&view.flows[counter / (2 * ways)], counter % (2 * ways));
     let (way, from_lower) = (counter / 2, counter % 2 == 0);
-    let word = Word(set.words[way].load());
-    let direction = match (word.ends(), from_lower) {
+    let state = FlowState(set.states[way].load());
+    let direction = match (state.ends(), from_lower) {
         (Ends::Both, _) => Direction::Local,
         (Ends::Lower, true) | (Ends::Higher, false) => Direction::Up,
         (Ends::Lower, false) | (Ends::Higher, true) => Direction::Down,
     };
-    Ok(Observed::Flow { tag: set.tags[way].load(), direction, protocol: word.protocol_number(), bytes })
+    Ok(Observed::Flow { tag: set.tags[way].load(), direction, protocol: state.protocol_number(), bytes })
 }

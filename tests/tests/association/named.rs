@@ -137,8 +137,8 @@ fn a_question_late_in_a_long_session_is_heard() {
         session.is_answered(&mut network, b"");
     }
     let teaching = |network: &Network| {
-        let words = |set: &FlowSet| set.words.iter().filter(|word| Word(word.load()).is_teaching()).count();
-        network.host.view().flows.iter().map(words).sum::<usize>()
+        let flows = |set: &FlowSet| set.states.iter().filter(|state| FlowState(state.load()).is_teaching()).count();
+        network.host.view().flows.iter().map(flows).sum::<usize>()
     };
     assert_eq!(teaching(&network), 0, "a session has a budget");
     session.says(&mut network, &get_sources());
