@@ -102,9 +102,9 @@ const PROTOCOL_SHIFT: u32 = 18;
 const CONFIDENCE_SHIFT: u32 = 24;
 const FIRST_SHIFT: u32 = 27;
 const ENDS_SHIFT: u32 = 28;
-const TEACHING: u64 = 1 << 30;
+const LEARNING: u64 = 1 << 30;
 /// Of a flow under inspection; the same bit.
-const PROVISIONAL: u64 = TEACHING;
+const PROVISIONAL: u64 = LEARNING;
 const SESSION: u64 = 1 << 31;
 const INTERFACE_SHIFT: u32 = 32;
 
@@ -151,22 +151,22 @@ impl FlowState {
     /// The settled state with the learning bit set: later payloads may still teach which end speaks the protocol.
     #[inline(always)]
     #[must_use]
-    pub const fn teaching(self) -> Self {
-        Self(self.0 | TEACHING)
+    pub const fn learning(self) -> Self {
+        Self(self.0 | LEARNING)
     }
 
     /// The state with the learning bit clear.
     #[inline(always)]
     #[must_use]
-    pub const fn taught(self) -> Self {
-        Self(self.0 & !TEACHING)
+    pub const fn learned(self) -> Self {
+        Self(self.0 & !LEARNING)
     }
 
     /// Whether the flow is still inspected to learn peers.
     #[inline(always)]
     #[must_use]
-    pub const fn is_teaching(self) -> bool {
-        self.0 & TEACHING != 0
+    pub const fn is_learning(self) -> bool {
+        self.0 & LEARNING != 0
     }
 
     /// The state of a flow between a client and a server.
@@ -239,7 +239,7 @@ impl FlowState {
     pub const fn unsettled_bits(self, direction_shift: u64, interface: u16) -> u64 {
         const WANTED: u64 = (Stage::Settled as u64) << STATE_SHIFT;
         let other_interface = (self.0 >> INTERFACE_SHIFT >> (direction_shift & 16) ^ interface as u64) & 0xffff;
-        (self.0 ^ WANTED) & (3 << STATE_SHIFT | TEACHING) | other_interface
+        (self.0 ^ WANTED) & (3 << STATE_SHIFT | LEARNING) | other_interface
     }
 
     /// What the way holds.

@@ -454,7 +454,7 @@ fn no_flow_is_waited_for_without_end() {
     network.send(&tcp(from, at(PEER), flag::SYN, b""));
     network.send(&tcp(from, at(PEER), flag::PUSH, &[b"\x13BitTorrent protocol".as_slice(), &[0; 48]].concat()));
     let waiting = |network: &Network| {
-        let flows = |set: &FlowSet| set.states.iter().filter(|state| FlowState(state.load()).is_teaching()).count();
+        let flows = |set: &FlowSet| set.states.iter().filter(|state| FlowState(state.load()).is_learning()).count();
         network.host.view().flows.iter().map(flows).sum::<usize>()
     };
     assert_eq!(waiting(&network), 1, "the other side has not spoken yet");

@@ -216,7 +216,7 @@ pub(super) fn count<M: Maps>(maps: &M, work: &mut Work) -> bool {
     let renewed = settled && state.is_session() && cache::is_due_at(state, work.now_s);
     if settled || inspecting {
         let seen = state.seen(work.now_s as u16, from_lower, work.interface as u16);
-        let seen = if renewed { seen.teaching() } else { seen };
+        let seen = if renewed { seen.learning() } else { seen };
         if seen != state {
             // Another CPU may have been first: then its word is as good, and the next packet tries again.
             cell.replace(state.0, seen.0);
@@ -231,7 +231,7 @@ pub(super) fn count<M: Maps>(maps: &M, work: &mut Work) -> bool {
     work.confidence = u32::from(state.confidence_number());
     work.task = if inspecting && !state.is_claimed() {
         Task::INSPECT
-    } else if renewed || (settled && state.is_teaching()) {
+    } else if renewed || (settled && state.is_learning()) {
         Task::LEARN
     } else if settled && state.protocol_number() == 0 && cache::is_due(state, work) {
         Task::ASSOCIATE
@@ -261,7 +261,7 @@ pub(super) fn publish<M: CounterMaps>(maps: &M, cell: &SharedU64, cold: &ColdFlo
         let stands = state.is_provisional() && verdict.0 == Protocol::Unclassified as u8;
         let verdict = if stands { (state.protocol_number(), state.confidence_number()) } else { verdict };
         let settled = state.settled(verdict.0, verdict.1);
-        let settled = if verdict.1 >= Confidence::Structural as u8 { settled.teaching() } else { settled };
+        let settled = if verdict.1 >= Confidence::Structural as u8 { settled.learning() } else { settled };
         if cell.replace(state.0, settled.0) {
             count_flow(maps, slots);
             count_node_flow(maps, state, verdict);

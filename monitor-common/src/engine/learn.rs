@@ -34,7 +34,7 @@ pub(super) fn learn<M: Maps>(maps: &M, settings: &Settings, work: &mut Work) -> 
     let Some(set) = maps.flow_set(work.set_index) else { return false };
     let cell = &set.states[way];
     let state = FlowState(cell.load());
-    if state.stage() != Stage::Settled || !state.is_teaching() {
+    if state.stage() != Stage::Settled || !state.is_learning() {
         return false;
     }
     let mut complete = false;
@@ -56,7 +56,7 @@ pub(super) fn learn<M: Maps>(maps: &M, settings: &Settings, work: &mut Work) -> 
     }
     let watching = settings.inspection.load() == Inspection::Watchlist as u64;
     if work.exhausted != 0 || (complete && !watching) {
-        end_teaching(cell);
+        end_learning(cell);
     }
     true
 }
@@ -178,12 +178,12 @@ fn enter<M: Maps>(maps: &M, settings: &Settings, tag: u64, work: &Work, known: K
 
 /// Sends the flow's next packets the short way.
 #[inline(always)]
-fn end_teaching(cell: &SharedU64) {
+fn end_learning(cell: &SharedU64) {
     let mut attempt = 0;
     // Others only refresh the last-seen second meanwhile; if this fails all the same, the next packet tries again.
     while attempt < 2 {
         let state = FlowState(cell.load());
-        if state.stage() != Stage::Settled || cell.replace(state.0, state.taught().0) {
+        if state.stage() != Stage::Settled || cell.replace(state.0, state.learned().0) {
             return;
         }
         attempt += 1;

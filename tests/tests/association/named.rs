@@ -136,24 +136,24 @@ fn a_question_late_in_a_long_session_is_heard() {
         session.says(&mut network, &edonkey(0x15, &[number; 30]));
         session.is_answered(&mut network, b"");
     }
-    let teaching = |network: &Network| {
-        let flows = |set: &FlowSet| set.states.iter().filter(|state| FlowState(state.load()).is_teaching()).count();
+    let learning = |network: &Network| {
+        let flows = |set: &FlowSet| set.states.iter().filter(|state| FlowState(state.load()).is_learning()).count();
         network.host.view().flows.iter().map(flows).sum::<usize>()
     };
-    assert_eq!(teaching(&network), 0, "a session has a budget");
+    assert_eq!(learning(&network), 0, "a session has a budget");
     session.says(&mut network, &get_sources());
     session.is_answered(&mut network, &found_sources(&[at(SOURCE)]));
     assert_eq!(network.obfuscated(of(SUBSCRIBER, 40_001), at(SOURCE)), Verdict::UNCLASSIFIED);
     network.now_s += 8;
     session.is_answered(&mut network, b"");
-    assert_eq!(teaching(&network), 1, "which is renewed");
+    assert_eq!(learning(&network), 1, "which is renewed");
     session.says(&mut network, &get_sources());
     session.is_answered(&mut network, &found_sources(&[at(SOURCE)]));
     assert_eq!(network.obfuscated(of(SUBSCRIBER, 40_002), at(SOURCE)), EDONKEY);
     for _ in 0..BUDGET {
         session.is_answered(&mut network, b"");
     }
-    assert_eq!(teaching(&network), 0, "acknowledgements use it up as well");
+    assert_eq!(learning(&network), 0, "acknowledgements use it up as well");
 }
 
 /// What a test does to the network, with the session of a subscriber that has logged in.
