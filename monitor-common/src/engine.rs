@@ -143,7 +143,7 @@ fn settled<M: Maps>(fast: &FastHeaders, maps: &M, settings: &Settings, interface
         // The first packet in a new second says so. If another CPU was first, the slow path sees what has changed.
         let seen = state.seen(now_s as u16, fast.from_lower(), interface);
         let unclassified = state.protocol_number() == 0;
-        let due = (unclassified && fast.has_peer_ports() || state.is_session()) && cache::is_due_at(state, now_s);
+        let due = (unclassified && fast.has_peer_ports() || state.is_server_flow()) && cache::is_due_at(state, now_s);
         if due || (unclassified && cache::paused(state, now_s)) {
             return Err(place);
         }

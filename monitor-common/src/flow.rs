@@ -80,7 +80,7 @@ pub enum Stage {
 }
 
 /// The packed state of the flow in a way: bits 0..16 last-seen second, 16..18 stage, 18..24 protocol, 24..27 confidence, 27 first packet's
-/// direction, 28..30 direction class, 30 teaching (provisional while under inspection), 31 session, 32..48 interface of lower-to-higher packets, 48..64 interface of the others.
+/// direction, 28..30 direction class, 30 learning (provisional while under inspection), 31 server flow, 32..48 interface of lower-to-higher packets, 48..64 interface of the others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FlowState(pub u64);
 
@@ -105,7 +105,7 @@ const ENDS_SHIFT: u32 = 28;
 const LEARNING: u64 = 1 << 30;
 /// Of a flow under inspection; the same bit.
 const PROVISIONAL: u64 = LEARNING;
-const SESSION: u64 = 1 << 31;
+const SERVER_FLOW: u64 = 1 << 31;
 const INTERFACE_SHIFT: u32 = 32;
 
 /// Shift to the interface of a direction; `from_lower` is 1 or 0.
@@ -172,22 +172,22 @@ impl FlowState {
     /// The state of a flow between a client and a server.
     #[inline(always)]
     #[must_use]
-    pub const fn session(self) -> Self {
-        Self(self.0 | SESSION)
+    pub const fn server_flow(self) -> Self {
+        Self(self.0 | SERVER_FLOW)
     }
 
-    /// [`Self::is_session`] as 1 or 0.
+    /// [`Self::is_server_flow`] as 1 or 0.
     #[inline(always)]
     #[must_use]
-    pub const fn session_bit(self) -> u64 {
+    pub const fn server_flow_bit(self) -> u64 {
         self.0 >> 31 & 1
     }
 
     /// Whether the flow is between a client and a server: requests for sources may come at any time.
     #[inline(always)]
     #[must_use]
-    pub const fn is_session(self) -> bool {
-        self.0 & SESSION != 0
+    pub const fn is_server_flow(self) -> bool {
+        self.0 & SERVER_FLOW != 0
     }
 
     /// The state while the caller writes the verdict: no other CPU may settle or replace the flow.

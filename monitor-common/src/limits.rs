@@ -86,7 +86,7 @@ pub const ASSOCIATION_SECONDS: u64 = 8;
 
 /// Packets of a direction of a session with a server that are looked into in each such period: a client's questions and what they
 /// are answered come in bursts of some ten segments.
-pub const SESSION_PACKETS: u8 = 32;
+pub const SERVER_FLOW_PACKETS: u8 = 32;
 /// Sources that are learned of one packet, the messages stepped over counted. Each costs the verifier up to 3,000 instructions
 /// (Linux 6.1); a tracker that is asked again, or tells another list, adds to what is known.
 pub const SOURCES_PER_PACKET: u32 = 16;

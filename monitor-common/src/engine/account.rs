@@ -213,7 +213,7 @@ pub(super) fn count<M: Maps>(maps: &M, work: &mut Work) -> bool {
         }
     }
     let inspecting = state.stage() == Stage::Inspecting;
-    let renewed = settled && state.is_session() && cache::is_due_at(state, work.now_s);
+    let renewed = settled && state.is_server_flow() && cache::is_due_at(state, work.now_s);
     if settled || inspecting {
         let seen = state.seen(work.now_s as u16, from_lower, work.interface as u16);
         let seen = if renewed { seen.learning() } else { seen };

@@ -14,7 +14,7 @@
 //! are not read for that reason: there, any stranger is a server.
 //!
 //! Questions come late in a long session, and a server's flow is quiet. So it goes on teaching, by a budget of
-//! [`SESSION_PACKETS`] a direction that is renewed every [`crate::limits::ASSOCIATION_SECONDS`].
+//! [`SERVER_FLOW_PACKETS`] a direction that is renewed every [`crate::limits::ASSOCIATION_SECONDS`].
 
 use super::{
     Scratch, inspect, learn,
@@ -25,7 +25,7 @@ use crate::{
     bpf::shared_u64::SharedU64,
     flow::{FlowState, Progress},
     key,
-    limits::{FIRST_PEER_PORT, SESSION_PACKETS, SOURCES_PER_PACKET},
+    limits::{FIRST_PEER_PORT, SERVER_FLOW_PACKETS, SOURCES_PER_PACKET},
     parse::packet::Packet,
     payload::rule_flags,
     peer_list::{self, Context, requests},
@@ -40,7 +40,7 @@ const ANSWER_BYTES: u32 = 0xffff;
 #[inline(never)]
 pub(super) fn read<P: Packet, M: Maps>(packet: &P, maps: &M, settings: &Settings, scratch: &mut Scratch, protocol: u8) {
     let (work, payload) = (&mut scratch.work, &mut scratch.payload);
-    let requested = FlowState(work.state).is_session();
+    let requested = FlowState(work.state).is_server_flow();
     if !requested && work.spoke == 0 {
         return;
     }
@@ -126,13 +126,13 @@ pub(super) fn keep<M: Maps>(maps: &M, work: &Work, cell: &SharedU64) {
         }
         cold.progress.store(progress.to_bits());
         rule_value.store(u64::from(end) << 32 | u64::from(work.numbers as u32));
-    } else if work.is_tcp() && !state.is_session() {
+    } else if work.is_tcp() && !state.is_server_flow() {
         // What signatures kept is no question.
         rule_value.store(0);
     }
     // If another CPU refreshes the last-seen second at this very moment, the next question tries again.
-    if state != state.session() {
-        cell.replace(state.0, state.session().0);
+    if state != state.server_flow() {
+        cell.replace(state.0, state.server_flow().0);
     }
 }
 
@@ -142,7 +142,7 @@ pub(super) fn count_bare<M: Maps>(maps: &M, work: &Work) -> bool {
     let Some(cold) = maps.cold_set(work.set_index) else { return true };
     let cell = &cold.flow(work.way).progress;
     let mut progress = Progress::from_bits(cell.load());
-    let exhausted = progress.inspect(work.is_from_lower()) >= SESSION_PACKETS;
+    let exhausted = progress.inspect(work.is_from_lower()) >= SERVER_FLOW_PACKETS;
     cell.store(progress.to_bits());
     exhausted
 }

@@ -5,7 +5,7 @@ use crate::{
     beginning::{self, Beginning, Next},
     bpf::shared_u64::SharedU64,
     flow::{FlowState, Progress},
-    limits::{INSPECTED_PER_DIRECTION, SESSION_PACKETS},
+    limits::{INSPECTED_PER_DIRECTION, SERVER_FLOW_PACKETS},
     parse::packet::Packet,
     payload::{Payload, rule_flags},
     signatures::hold_rules,
@@ -45,7 +45,7 @@ pub(super) fn skip_segment<P: Packet, M: Maps>(packet: &P, maps: &M, scratch: &m
     let inspected = progress.inspect(work.is_from_lower());
     cell.store(progress.to_bits());
     work.shown = u32::from(progress.shown);
-    let budget = if FlowState(work.state).is_session() { SESSION_PACKETS } else { INSPECTED_PER_DIRECTION };
+    let budget = if FlowState(work.state).is_server_flow() { SERVER_FLOW_PACKETS } else { INSPECTED_PER_DIRECTION };
     work.exhausted = u32::from(inspected >= budget);
     true
 }

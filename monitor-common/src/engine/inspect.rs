@@ -10,7 +10,7 @@ use crate::{
     early_exit::{HEAD, is_known_non_p2p},
     entropy::{self, Entropy},
     flow::{FlowState, Progress, Stage, shown, unpack},
-    limits::{INSPECTED_PER_DIRECTION, MSE_OPENING, PENDING_PACKETS, SESSION_PACKETS, SHALLOW, WAYS, WINDOW},
+    limits::{INSPECTED_PER_DIRECTION, MSE_OPENING, PENDING_PACKETS, SERVER_FLOW_PACKETS, SHALLOW, WAYS, WINDOW},
     listen_port,
     parse::{ip_protocol, packet::Packet},
     payload::{Payload, RuleState, Transport, rule_flags},
@@ -137,7 +137,7 @@ fn verdict_of_headers<M: Maps>(maps: &M, settings: &Settings, work: &Work) -> Op
 /// Whether so many packets of this direction came that there is no use in waiting for a payload: acknowledgements only.
 #[inline(always)]
 fn is_waiting_in_vain<M: Maps>(maps: &M, work: &Work) -> bool {
-    if FlowState(work.state).is_session() {
+    if FlowState(work.state).is_server_flow() {
         return ask::count_bare(maps, work);
     }
     let Some(set) = maps.flow_set(work.set_index) else { return false };
@@ -228,10 +228,10 @@ fn examine<P: Packet, M: Maps>(packet: &P, maps: &M, scratch: &mut Scratch) -> O
     let cold = maps.cold_set(work.set_index)?;
     let cold = cold.flow(work.way);
     let mut progress = Progress::from_bits(cold.progress.load());
-    // In a TCP session the rule value holds the question: what rules store there is dropped. Without a branch, or the verifier
+    // In a TCP server flow the rule value holds the request, and what rules store there is dropped. Without a branch, or the verifier
     // would walk all signatures twice.
     let state = FlowState(work.state);
-    let asks = neg(state.session_bit() & work.tcp_bit());
+    let asks = neg(state.server_flow_bit() & work.tcp_bit());
     let owed = rule_flags::OWED & asks as u32;
     let mut rule_state = RuleState {
         rule_value: cold.rule_value.load(),
@@ -268,7 +268,7 @@ fn examine<P: Packet, M: Maps>(packet: &P, maps: &M, scratch: &mut Scratch) -> O
         & (state.first_bit() as u32 ^ work.from_lower)
         & 1;
     work.shown |= u32::from(shown::BOTH_SPOKE) & neg(u64::from(answered)) as u32;
-    let budget = if FlowState(work.state).is_session() { SESSION_PACKETS } else { INSPECTED_PER_DIRECTION };
+    let budget = if FlowState(work.state).is_server_flow() { SERVER_FLOW_PACKETS } else { INSPECTED_PER_DIRECTION };
     work.exhausted = u32::from(inspected >= budget);
     progress.rule_flags = rule_state.rule_flags & !(rule_flags::of(rule_flags::HELD, work.from_lower) & asks as u32);
     let kept = progress.rule_flags & rule_flags::of(rule_flags::HELD, work.from_lower) != 0;

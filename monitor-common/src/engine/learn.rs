@@ -45,7 +45,7 @@ pub(super) fn learn<M: Maps>(maps: &M, settings: &Settings, work: &mut Work) -> 
         if subscribers::locate(maps, work) {
             teach(maps, settings, work, state, 0, higher);
             teach(maps, settings, work, state, 1, lower);
-            complete = is_complete(work) && !state.is_session();
+            complete = is_complete(work) && !state.is_server_flow();
             let answered = if work.is_from_lower() { higher } else { lower };
             if work.sources.requests != 0 && answered && work.block_lens[1 - (work.from_lower as usize & 1)] != NO_POOL
             {
