@@ -341,8 +341,8 @@ pub struct Progress {
     pub inspected_lower: u8,
     /// Payload packets looked into, higher to lower endpoint.
     pub inspected_higher: u8,
-    /// Bits of [`shown`].
-    pub shown: u16,
+    /// Bits of [`evidence`].
+    pub evidence: u16,
     /// [`crate::payload::RuleState::rule_flags`].
     pub rule_flags: u32,
 }
@@ -362,7 +362,7 @@ impl Progress {
     pub const fn to_bits(self) -> u64 {
         self.inspected_lower as u64
             | ((self.inspected_higher as u64) << 8)
-            | ((self.shown as u64) << 16)
+            | ((self.evidence as u64) << 16)
             | ((self.rule_flags as u64) << 32)
     }
 
@@ -373,14 +373,14 @@ impl Progress {
         Self {
             inspected_lower: bits as u8,
             inspected_higher: (bits >> 8) as u8,
-            shown: (bits >> 16) as u16,
+            evidence: (bits >> 16) as u16,
             rule_flags: (bits >> 32) as u32,
         }
     }
 }
 
-/// What a flow's packets have shown so far; kept behind its verdict. Two bits for the two endpoints adjoin, lower first.
-pub mod shown {
+/// Evidence bits that a flow's packets have set, kept after its verdict. A pair of bits has the lower endpoint first.
+pub mod evidence {
     /// The lower endpoint sent a payload that is certainly of the flow's protocol.
     pub const SPOKE_LOWER: u16 = 1 << 0;
     /// The higher endpoint did.

@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     endpoint::{self, Kind, Known},
-    flow::{FlowState, Stage, shown},
+    flow::{FlowState, Stage, evidence},
     limits::{SUSPECT_BUCKETS, WAYS},
     protocol::{Confidence, Protocol},
     store::{Heuristic, KernelEvent, Maps, Settings},
@@ -37,10 +37,11 @@ pub(super) fn judge<M: Maps>(maps: &M, settings: &Settings, work: &mut Work) -> 
         // Inspection kept what the flow has shown.
         let Some(cold) = maps.cold_set(work.set_index) else { return false };
         let progress = cold.flow(work.way).progress.load();
-        work.shown = u32::from(crate::flow::Progress::from_bits(progress).shown);
+        work.evidence = u32::from(crate::flow::Progress::from_bits(progress).evidence);
     }
     // An obfuscated side may be silent, or say too little to tell; neither may look like something else.
-    let random = work.shown & u32::from(shown::HIGH_ENTROPY) != 0 && work.shown & u32::from(shown::LOW_ENTROPY) == 0;
+    let random =
+        work.evidence & u32::from(evidence::HIGH_ENTROPY) != 0 && work.evidence & u32::from(evidence::LOW_ENTROPY) == 0;
     if !random || !work.has_peer_ports() || !subscribers::locate(maps, work) {
         return false;
     }
@@ -57,7 +58,7 @@ pub(super) fn judge<M: Maps>(maps: &M, settings: &Settings, work: &mut Work) -> 
         work.confidence = Confidence::Association as u32;
         return true;
     }
-    if settings.heuristic.load() == 0 || work.shown & u32::from(shown::MSE) != u32::from(shown::MSE) {
+    if settings.heuristic.load() == 0 || work.evidence & u32::from(evidence::MSE) != u32::from(evidence::MSE) {
         return false;
     }
     if work.task == Task::INSPECT && work.ended == 0 {
@@ -82,7 +83,7 @@ pub(super) fn judge<M: Maps>(maps: &M, settings: &Settings, work: &mut Work) -> 
 /// The verdict is provisional: MSE allows a clear handshake behind such an opening.
 #[inline(never)]
 pub(super) fn is_early(work: &Work) -> bool {
-    let both = work.shown & u32::from(shown::HIGH_ENTROPY) == u32::from(shown::HIGH_ENTROPY);
+    let both = work.evidence & u32::from(evidence::HIGH_ENTROPY) == u32::from(evidence::HIGH_ENTROPY);
     both & (!work.is_tcp() | (work.first != 0))
 }
 
@@ -100,8 +101,8 @@ fn known_at<M: Maps>(maps: &M, settings: &Settings, work: &Work, end: usize) -> 
 #[inline(never)]
 fn named<M: Maps>(maps: &M, settings: &Settings, work: &Work) -> u32 {
     let opener = usize::from(!FlowState(work.state).first_from_lower());
-    let opened = !work.is_tcp() || work.shown & u32::from(shown::OPENED) != 0;
-    if !opened || work.shown & u32::from(shown::FORGED) != 0 || work.block_lens[opener] == NO_POOL {
+    let opened = !work.is_tcp() || work.evidence & u32::from(evidence::OPENED) != 0;
+    if !opened || work.evidence & u32::from(evidence::FORGED) != 0 || work.block_lens[opener] == NO_POOL {
         return 0;
     }
     let asker = learn::asker_tag(settings, work, opener);

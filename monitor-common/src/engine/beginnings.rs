@@ -44,7 +44,7 @@ pub(super) fn skip_segment<P: Packet, M: Maps>(packet: &P, maps: &M, scratch: &m
     }
     let inspected = progress.inspect(work.is_from_lower());
     cell.store(progress.to_bits());
-    work.shown = u32::from(progress.shown);
+    work.evidence = u32::from(progress.evidence);
     let budget = if FlowState(work.state).is_server_flow() { SERVER_FLOW_PACKETS } else { INSPECTED_PER_DIRECTION };
     work.exhausted = u32::from(inspected >= budget);
     true

@@ -2,7 +2,7 @@
 
 use super::{account, subscribers, work::Entry, work::Work};
 use crate::{
-    flow::{FlowSet, FlowState, Progress, Stage, shown},
+    flow::{FlowSet, FlowState, Progress, Stage, evidence},
     key::FlowKey,
     limits::{
         ASSOCIATION_SECONDS, CLOCK_SKEW_AGE, FRESH_SECONDS, IDLE_SECONDS, INSPECTED_PER_DIRECTION,
@@ -223,8 +223,8 @@ pub(super) fn take<M: Maps>(maps: &M, settings: &Settings, work: &mut Work) -> b
     }
     cold.generation.add(1);
     cold.rule_value.store(0);
-    let opened = if work.headers.opens_connection() { shown::OPENED } else { 0 };
-    cold.progress.store(Progress { shown: opened, ..Progress::default() }.to_bits());
+    let opened = if work.headers.opens_connection() { evidence::OPENED } else { 0 };
+    cold.progress.store(Progress { evidence: opened, ..Progress::default() }.to_bits());
     cold.slots.store(subscribers::slots(maps, settings, work, NONE));
     // A full barrier: of two CPUs that enter the same flow at once, at least one sees the other's tag and gives way.
     set.tags[way].swap(work.tag);

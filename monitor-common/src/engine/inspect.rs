@@ -9,7 +9,7 @@ use crate::{
     classify::{classify, is_shallow},
     early_exit::{HEAD, is_known_non_p2p},
     entropy::{self, Entropy},
-    flow::{FlowState, Progress, Stage, shown, unpack},
+    flow::{FlowState, Progress, Stage, evidence, unpack},
     limits::{INSPECTED_PER_DIRECTION, MSE_OPENING, PENDING_PACKETS, SERVER_FLOW_PACKETS, SHALLOW, WAYS, WINDOW},
     listen_port,
     parse::{ip_protocol, packet::Packet},
@@ -27,7 +27,7 @@ pub(super) fn look<P: Packet, M: Maps>(packet: &P, settings: &Settings, maps: &M
     let inspecting = work.task == Task::INSPECT;
     work.forged = u32::from(maps.is_core(work.interface as u16) && has_subscribers_source(maps, work));
     if work.forged != 0 {
-        note_forged(maps, work);
+        record_forged(maps, work);
     }
     if inspecting {
         if let Some(verdict) = verdict_of_headers(maps, settings, work) {
@@ -37,7 +37,7 @@ pub(super) fn look<P: Packet, M: Maps>(packet: &P, settings: &Settings, maps: &M
             return true;
         }
         if starts_known_non_p2p(packet, work) {
-            if note_known_non_p2p(maps, work) {
+            if record_non_p2p(maps, work) {
                 return true;
             }
             report_pending(maps, work);
@@ -58,13 +58,13 @@ pub(super) fn look<P: Packet, M: Maps>(packet: &P, settings: &Settings, maps: &M
         let protocol = found.map_or(work.protocol as u8, |verdict| verdict.protocol as u8);
         if !inspecting || found.is_some() {
             let certain = found.is_some() && (inspecting || u32::from(protocol) == work.protocol);
-            let began = u32::from(shown::BEGAN_LOWER) << ((1 - work.from_lower) & 1);
+            let began = u32::from(evidence::BEGAN_LOWER) << ((1 - work.from_lower) & 1);
             if certain && work.begins != 0 {
-                work.shown |= began;
+                work.evidence |= began;
             }
-            work.spoke = u32::from(certain && work.shown & began != 0);
+            work.spoke = u32::from(certain && work.evidence & began != 0);
             listen_port::find_port(transport(work), protocol, payload, &mut work.named_port);
-            show(maps, work, protocol);
+            record_speaker(maps, work, protocol);
             ask::read(packet, maps, settings, scratch, protocol);
         }
         if scratch.work.hold != 0 {
@@ -75,7 +75,7 @@ pub(super) fn look<P: Packet, M: Maps>(packet: &P, settings: &Settings, maps: &M
             watch::content(transport(work), protocol, payload, &mut work.content);
         }
         payload.wipe();
-        keep_shown(maps, work);
+        store_evidence(maps, work);
         if !inspecting {
             return true;
         }
@@ -155,11 +155,11 @@ fn has_subscribers_source<M: Maps>(maps: &M, work: &Work) -> bool {
 
 /// Notes that a packet of the flow may be forged.
 #[inline(never)]
-fn note_forged<M: Maps>(maps: &M, work: &Work) {
+fn record_forged<M: Maps>(maps: &M, work: &Work) {
     if let Some(cold) = maps.cold_set(work.set_index) {
         let cell = &cold.flow(work.way).progress;
         let progress = Progress::from_bits(cell.load());
-        cell.store(Progress { shown: progress.shown | shown::FORGED, ..progress }.to_bits());
+        cell.store(Progress { evidence: progress.evidence | evidence::FORGED, ..progress }.to_bits());
     }
 }
 
@@ -178,24 +178,24 @@ fn starts_known_non_p2p<P: Packet>(packet: &P, work: &Work) -> bool {
 ///
 /// Both, and no later payload: eight bytes of one side must not hide what follows.
 #[inline(never)]
-fn note_known_non_p2p<M: Maps>(maps: &M, work: &mut Work) -> bool {
+fn record_non_p2p<M: Maps>(maps: &M, work: &mut Work) -> bool {
     let Some(cold) = maps.cold_set(work.set_index) else { return false };
     let cell = &cold.flow(work.way).progress;
     let mut progress = Progress::from_bits(cell.load());
     let inspected = progress.inspect(work.is_from_lower());
     let exhausted = inspected >= INSPECTED_PER_DIRECTION;
     if inspected == 1 {
-        progress.shown |= shown::LOW_ENTROPY | shown::NON_P2P_LOWER << ((1 - work.from_lower) & 1);
+        progress.evidence |= evidence::LOW_ENTROPY | evidence::NON_P2P_LOWER << ((1 - work.from_lower) & 1);
         if work.is_tcp() {
             progress.rule_flags |= rule_flags::of(rule_flags::BEGUN, work.from_lower);
         }
     }
-    let both = progress.shown & shown::NON_P2P == shown::NON_P2P;
+    let both = progress.evidence & evidence::NON_P2P == evidence::NON_P2P;
     if both {
         progress.inspected_lower = INSPECTED_PER_DIRECTION;
         progress.inspected_higher = INSPECTED_PER_DIRECTION;
     }
-    work.shown = u32::from(progress.shown);
+    work.evidence = u32::from(progress.evidence);
     cell.store(progress.to_bits());
     both || exhausted
 }
@@ -244,7 +244,7 @@ fn examine<P: Packet, M: Maps>(packet: &P, maps: &M, scratch: &mut Scratch) -> O
     payload.from_lower = work.from_lower;
     packet.copy_payload(work.headers.payload_offset as usize, payload);
     let found = classify(transport(work), payload, &mut rule_state);
-    work.shown = u32::from(progress.shown);
+    work.evidence = u32::from(progress.evidence);
     work.begins = begins(work, progress.rule_flags);
     let inspected = progress.inspect(work.is_from_lower());
     work.first = u32::from(inspected == 1);
@@ -261,13 +261,13 @@ fn examine<P: Packet, M: Maps>(packet: &P, maps: &M, scratch: &mut Scratch) -> O
     }
     if rule_state.rule_flags & rule_flags::ECHOED != 0 {
         let sender = 1 - work.from_lower;
-        work.shown |= u32::from(shown::BOTH_SPOKE) | u32::from(shown::PROVED_LOWER) << (sender & 1);
+        work.evidence |= u32::from(evidence::BOTH_SPOKE) | u32::from(evidence::PROVED_LOWER) << (sender & 1);
     }
     // Whoever asked began the flow: nobody can have made it say, or repeat, what looks like a request. Without a branch.
     let answered = (rule_state.rule_flags >> rule_flags::ANSWERED.trailing_zeros())
         & (state.first_bit() as u32 ^ work.from_lower)
         & 1;
-    work.shown |= u32::from(shown::BOTH_SPOKE) & neg(u64::from(answered)) as u32;
+    work.evidence |= u32::from(evidence::BOTH_SPOKE) & neg(u64::from(answered)) as u32;
     let budget = if FlowState(work.state).is_server_flow() { SERVER_FLOW_PACKETS } else { INSPECTED_PER_DIRECTION };
     work.exhausted = u32::from(inspected >= budget);
     progress.rule_flags = rule_state.rule_flags & !(rule_flags::of(rule_flags::HELD, work.from_lower) & asks as u32);
@@ -282,9 +282,9 @@ fn examine<P: Packet, M: Maps>(packet: &P, maps: &M, scratch: &mut Scratch) -> O
 /// one of a stream that was seen from its start, or one behind an opening that looks random, as MSE allows. UDP has no streams.
 #[inline(always)]
 fn begins(work: &Work, before: u32) -> u32 {
-    let obfuscated = work.shown & u32::from(shown::HIGH_ENTROPY_LOWER) << ((1 - work.from_lower) & 1) != 0;
+    let obfuscated = work.evidence & u32::from(evidence::HIGH_ENTROPY_LOWER) << ((1 - work.from_lower) & 1) != 0;
     let first = before & rule_flags::of(rule_flags::BEGUN, work.from_lower) == 0;
-    let opened = work.shown & u32::from(shown::OPENED) != 0;
+    let opened = work.evidence & u32::from(evidence::OPENED) != 0;
     u32::from(!work.is_tcp() | (opened & (first | obfuscated)))
 }
 
@@ -293,12 +293,12 @@ fn begins(work: &Work, before: u32) -> u32 {
 fn record_entropy(work: &mut Work, payload: &Payload) {
     match entropy::measure(payload) {
         Entropy::High => {
-            work.shown |= u32::from(shown::HIGH_ENTROPY_LOWER) << ((1 - work.from_lower) & 1);
+            work.evidence |= u32::from(evidence::HIGH_ENTROPY_LOWER) << ((1 - work.from_lower) & 1);
             if work.is_tcp() && MSE_OPENING.contains(&payload.len) {
-                work.shown |= u32::from(shown::MSE_LOWER) << ((1 - work.from_lower) & 1);
+                work.evidence |= u32::from(evidence::MSE_LOWER) << ((1 - work.from_lower) & 1);
             }
         }
-        Entropy::Low => work.shown |= u32::from(shown::LOW_ENTROPY),
+        Entropy::Low => work.evidence |= u32::from(evidence::LOW_ENTROPY),
         Entropy::TooShort => {}
     }
 }
@@ -306,7 +306,7 @@ fn record_entropy(work: &mut Work, payload: &Payload) {
 /// Notes that the payload's sender spoke the flow's protocol, unless its address may be forged. An announce to a UDP tracker
 /// proves nothing alone, but in a tracker's flow it names a port; nothing else does that without being certain.
 #[inline(always)]
-fn show<M: Maps>(maps: &M, work: &mut Work, protocol: u8) {
+fn record_speaker<M: Maps>(maps: &M, work: &mut Work, protocol: u8) {
     let listen_port = !work.is_tcp() && protocol == Protocol::BitTorrent as u8;
     if work.spoke == 0 && !listen_port {
         work.named_port = 0;
@@ -322,16 +322,16 @@ fn show<M: Maps>(maps: &M, work: &mut Work, protocol: u8) {
         (work.spoke, work.named_port) = (0, 0);
     } else {
         work.spoke = 1;
-        work.shown |= u32::from(shown::SPOKE_LOWER) << ((1 - work.from_lower) & 1);
+        work.evidence |= u32::from(evidence::SPOKE_LOWER) << ((1 - work.from_lower) & 1);
     }
 }
 
 /// Keeps what the flow has shown.
 #[inline(always)]
-fn keep_shown<M: Maps>(maps: &M, work: &Work) {
+fn store_evidence<M: Maps>(maps: &M, work: &Work) {
     if let Some(cold) = maps.cold_set(work.set_index) {
         let cell = &cold.flow(work.way).progress;
-        let progress = Progress { shown: work.shown as u16, ..Progress::from_bits(cell.load()) };
+        let progress = Progress { evidence: work.evidence as u16, ..Progress::from_bits(cell.load()) };
         cell.store(progress.to_bits());
     }
 }

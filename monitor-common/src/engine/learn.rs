@@ -20,7 +20,7 @@ use super::{ask, counter_index, subscribers, subscribers::NO_POOL, work::Work};
 use crate::{
     bpf::shared_u64::SharedU64,
     endpoint::{self, Kind, Known, Taught},
-    flow::{FlowState, Stage, shown, unpack},
+    flow::{FlowState, Stage, evidence, unpack},
     key::{Address, Seed},
     limits::{FIRST_PEER_PORT, WAYS},
     protocol::Protocol,
@@ -65,19 +65,21 @@ pub(super) fn learn<M: Maps>(maps: &M, settings: &Settings, work: &mut Work) -> 
 #[inline(always)]
 fn is_complete(work: &Work) -> bool {
     let proved = |end: usize| {
-        work.is_tcp() | (work.block_lens[end] != NO_POOL) | (work.shown & u32::from(shown::PROVED_LOWER) << end != 0)
+        work.is_tcp()
+            | (work.block_lens[end] != NO_POOL)
+            | (work.evidence & u32::from(evidence::PROVED_LOWER) << end != 0)
     };
-    work.shown & u32::from(shown::BOTH_SPOKE) == u32::from(shown::BOTH_SPOKE) && proved(0) & proved(1)
+    work.evidence & u32::from(evidence::BOTH_SPOKE) == u32::from(evidence::BOTH_SPOKE) && proved(0) & proved(1)
 }
 
 /// Learns what one end (0 lower, 1 higher) has shown; `answered` when the other end has sent packets.
 #[inline(never)]
 fn teach<M: Maps>(maps: &M, settings: &Settings, work: &Work, state: FlowState, end: usize, answered: bool) {
-    let (own, other) = (u32::from(shown::SPOKE_LOWER) << end, u32::from(shown::SPOKE_LOWER) << (1 - end));
-    if work.shown & own == 0 {
+    let (own, other) = (u32::from(evidence::SPOKE_LOWER) << end, u32::from(evidence::SPOKE_LOWER) << (1 - end));
+    if work.evidence & own == 0 {
         return;
     }
-    let spoken_to = work.shown & other != 0;
+    let spoken_to = work.evidence & other != 0;
     let block_len = work.block_lens[end & 1];
     let subscriber = block_len != NO_POOL;
     if subscriber {
@@ -97,12 +99,12 @@ fn teach<M: Maps>(maps: &M, settings: &Settings, work: &Work, state: FlowState, 
             known(work, true),
         );
     } else {
-        let proved = work.is_tcp() || work.shown & u32::from(shown::PROVED_LOWER) << end != 0;
+        let proved = work.is_tcp() || work.evidence & u32::from(evidence::PROVED_LOWER) << end != 0;
         if !(spoken_to && proved) {
             return;
         }
     }
-    let accepted = work.shown & u32::from(shown::OPENED) != 0 && state.first_from_lower() != (end == 0);
+    let accepted = work.evidence & u32::from(evidence::OPENED) != 0 && state.first_from_lower() != (end == 0);
     if !work.is_tcp() || accepted {
         enter_endpoint(maps, settings, work, end, work.port(end), subscriber);
     }

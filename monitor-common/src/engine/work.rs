@@ -73,8 +73,8 @@ pub struct Work {
     pub(super) confidence: u32,
     /// What is to be done with the packet once it is counted.
     pub(super) task: Task,
-    /// Bits of [`crate::flow::shown`].
-    pub(super) shown: u32,
+    /// Bits of [`crate::flow::evidence`].
+    pub(super) evidence: u32,
     /// Port that the payload says its sender listens on, or 0.
     pub(super) named_port: u32,
     /// 1 when the packet's payload is certainly of the flow's protocol.
@@ -129,7 +129,7 @@ impl Work {
             protocol: 0,
             confidence: 0,
             task: Task::NONE,
-            shown: 0,
+            evidence: 0,
             named_port: 0,
             spoke: 0,
             begins: 0,
@@ -184,7 +184,7 @@ impl Work {
         // Nothing of an earlier packet may be taken for this one's.
         self.content.clear();
         for field in [
-            &mut self.shown,
+            &mut self.evidence,
             &mut self.named_port,
             &mut self.spoke,
             &mut self.begins,
