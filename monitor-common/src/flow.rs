@@ -1,18 +1,18 @@
 //! The flow cache: a set-associative table whose sets fill two adjacent cache lines.
 //!
 //! The first line of a [`FlowSet`] holds four tags and four states, which is all a lookup reads; the second holds the counters
-//! of the same four flows. One packet of a settled flow therefore touches one set and no tally: its counters are folded into
+//! of the same four flows. One packet of a settled flow therefore touches one set and no tally: its counters are flushed into
 //! the subscriber's tally when the flow is replaced, restarted or near overflow, and the agent adds what is still in the cache
 //! when it drains. What only a flow's first packets need lives in a [`ColdSet`] with the same index.
 //!
 //! Who may write what:
 //! * a way is claimed, settled, restarted or released by compare-and-swap on its state, so one CPU wins;
-//! * counters are only added to, or swapped for zero by the CPU that folds them: nothing is lost or counted twice;
+//! * counters are only added to, or swapped for zero by the CPU that flushes them: nothing is lost or counted twice;
 //! * the cold entry is written by the claimer before the state leaves [`Stage::Locked`]; later only the inspection's progress changes.
 
 use crate::{
     bpf::shared_u64::SharedU64,
-    limits::{FOLD_PACKETS, WAYS},
+    limits::{FLUSH_PACKETS, WAYS},
 };
 
 /// Tags, states and packed counters of four flows.
@@ -325,11 +325,11 @@ pub const fn unpack(counter: u64) -> (u64, u64) {
     (counter >> BYTES_BITS, counter & BYTES_MASK)
 }
 
-/// Whether a counter is to be folded into its tally: at [`FOLD_PACKETS`], which is its top bit.
+/// Whether a counter is to be flushed into its tally: at [`FLUSH_PACKETS`], which is its top bit.
 #[inline(always)]
 #[must_use]
 pub const fn is_full(counter: u64) -> bool {
-    const { assert!(FOLD_PACKETS << BYTES_BITS == 1 << 63) }
+    const { assert!(FLUSH_PACKETS << BYTES_BITS == 1 << 63) }
     (counter as i64) < 0
 }
 

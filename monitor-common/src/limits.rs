@@ -57,9 +57,9 @@ pub const IDLE_SECONDS: u16 = 60;
 pub const FRESH_SECONDS: u16 = 2;
 /// Ages from here on, of 16-bit seconds, are clocks of two CPUs a moment apart, not idleness.
 pub const CLOCK_SKEW_AGE: u16 = 0xfff0;
-/// Packets in a flow counter at which it is folded into its tally: half of what 24 bits hold, so that adders on many
+/// Packets in a flow counter at which it is flushed into its tally: half of what 24 bits hold, so that adders on many
 /// CPUs cannot overflow it meanwhile. 2^23 packets of at most 65,575 bytes are half of 2^40 bytes.
-pub const FOLD_PACKETS: u64 = 1 << 23;
+pub const FLUSH_PACKETS: u64 = 1 << 23;
 
 /// Default number of flows in the flow cache.
 pub const DEFAULT_FLOWS: u32 = 1 << 19;

@@ -118,8 +118,8 @@ events! {
     TallyRefused = 6, "tally_refused";
     /// Two CPUs made the same tally at once; one slot stays unused.
     TallyRaced = 7, "tally_raced";
-    /// A flow counter was folded because it neared its capacity.
-    FoldedOverflow = 8, "folded_overflow";
+    /// A flow counter was flushed because it neared its capacity.
+    FlushedOverflow = 8, "flushed_overflow";
     /// A table lookup that cannot fail did: traffic was not counted. Always 0 unless there is a bug.
     Lost = 9, "lost";
     /// A packet between two addresses that are no subscribers.

@@ -132,7 +132,7 @@ pub struct Tally {
     pub bytes_down: SharedU64,
     /// Flows whose verdict this is.
     pub flows: SharedU64,
-    /// Time of the last fold into this tally, coarse monotonic seconds.
+    /// Time of the last flush into this tally, coarse monotonic seconds.
     pub last_seen_s: SharedU64,
 }
 

@@ -155,7 +155,7 @@ pub(super) fn count_node_flow<M: CounterMaps>(maps: &M, state: FlowState, verdic
 
 /// Moves a flow's counters into its tallies. Safe at any time: each count is swapped out exactly once.
 #[inline(never)]
-pub(super) fn fold<M: CounterMaps>(maps: &M, set: &FlowSet, slots: u64, way: usize, state: FlowState, now_s: u64) {
+pub(super) fn flush<M: CounterMaps>(maps: &M, set: &FlowSet, slots: u64, way: usize, state: FlowState, now_s: u64) {
     let forth = set.counters[counter_index(way, 1)].swap(0);
     let back = set.counters[counter_index(way, 0)].swap(0);
     if forth | back == 0 {
@@ -171,7 +171,7 @@ pub(super) fn fold<M: CounterMaps>(maps: &M, set: &FlowSet, slots: u64, way: usi
     }
 }
 
-/// Ends a flow whose way the caller has locked: folds its counters, and counts it if it had no final verdict yet, as unclassified
+/// Ends a flow whose way the caller has locked: flushes its counters, and counts it if it had no final verdict yet, as unclassified
 /// unless it had a provisional one.
 #[inline(always)]
 pub(super) fn end_flow<M: CounterMaps>(
@@ -187,7 +187,7 @@ pub(super) fn end_flow<M: CounterMaps>(
         count_flow(maps, slots);
         count_node_flow(maps, state, (state.protocol_number(), state.confidence_number()));
     }
-    fold(maps, set, slots, way, state, now_s);
+    flush(maps, set, slots, way, state, now_s);
 }
 
 /// Adds the packet to its flow's counter and keeps the flow's last-seen second and interface current; whether there is more to
@@ -205,11 +205,11 @@ pub(super) fn count<M: Maps>(maps: &M, work: &mut Work) -> bool {
     if settled {
         let near_overflow = is_full(counter.load());
         if near_overflow {
-            maps.count_event(KernelEvent::FoldedOverflow);
+            maps.count_event(KernelEvent::FlushedOverflow);
         }
         // What was counted so far belongs to the interface it came in on.
         if near_overflow || state.interface(from_lower != 0) != work.interface as u16 {
-            fold(maps, set, cold.flows[way].slots.load(), way, state, work.now_s);
+            flush(maps, set, cold.flows[way].slots.load(), way, state, work.now_s);
         }
     }
     let inspecting = state.stage() == Stage::Inspecting;

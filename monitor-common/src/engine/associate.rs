@@ -184,7 +184,7 @@ pub(super) fn relabel<M: Maps>(maps: &M, settings: &Settings, work: &mut Work) -
         cell.swap(state.0);
         return false;
     }
-    account::fold(maps, set, cold.slots.load(), way, state, work.now_s);
+    account::flush(maps, set, cold.slots.load(), way, state, work.now_s);
     cold.generation.add(1);
     cold.slots.store(slots);
     let labelled = state.settled(verdict.0, verdict.1);

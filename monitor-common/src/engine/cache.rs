@@ -202,7 +202,7 @@ fn entries_of<M: Maps>(maps: &M, work: &Work, index: u32) -> u32 {
     entries
 }
 
-/// Takes the chosen way over for the packet's flow: locks it, folds what it counted, and writes the new flow.
+/// Takes the chosen way over for the packet's flow: locks it, flushes what it counted, and writes the new flow.
 ///
 /// `false` when another CPU was first, with the way or with the flow.
 #[inline(never)]

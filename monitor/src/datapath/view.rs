@@ -1,6 +1,6 @@
 //! The tables of the data path as slices, and the reads that a drain is made of.
 //!
-//! Order matters: tallies are read before the flow cache. A flow that is folded in between is then missing once rather than
+//! Order matters: tallies are read before the flow cache. A flow that is flushed in between is then missing once rather than
 //! counted twice, and the next read has it; callers keep the higher of two reads, so nothing exported goes down.
 
 use std::cell::Cell;

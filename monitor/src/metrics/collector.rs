@@ -232,7 +232,7 @@ fn traffic(published: &DrainResult) -> Vec<Family> {
         bytes,
         packets,
         flows,
-        Family::single(&definitions::TRAFFIC_FOLDED, published.node.folded as f64),
+        Family::single(&definitions::TRAFFIC_AGGREGATED, published.node.aggregated as f64),
         active,
         top,
         Family::single(&definitions::PENDING_FLOWS, pending.flows as f64),

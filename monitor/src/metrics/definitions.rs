@@ -65,7 +65,7 @@ definitions! {
         "IP packets seen, by verdict. Each packet is in exactly one series, or pending.";
     TRAFFIC_FLOWS = "/metrics" Counter "peertally_traffic_flows_total" in "flows" by ["interface", "direction", "protocol", "confidence"]:
         "Flows, by the interface and direction of their first packet and by verdict.";
-    TRAFFIC_FOLDED = "/metrics" Gauge "peertally_traffic_folded_rows" in "" by []:
+    TRAFFIC_AGGREGATED = "/metrics" Gauge "peertally_traffic_aggregated_rows" in "" by []:
         "Combinations of interface, direction and verdict that are shown under interface other, to bound the number of series.";
     SUBSCRIBERS_ACTIVE = "/metrics" Gauge "peertally_subscribers_active" in "" by ["protocol"]:
         "Subscriber blocks with traffic of the protocol between the last two drains.";

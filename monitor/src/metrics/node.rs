@@ -29,7 +29,7 @@ pub struct Bounded {
     /// The rows, those under [`OTHER`] last.
     pub rows: Vec<NodeRow>,
     /// How many rows were added up.
-    pub folded: usize,
+    pub aggregated: usize,
 }
 
 impl NodeRows {
@@ -37,7 +37,7 @@ impl NodeRows {
     pub fn bound(&mut self, rows: &[NodeRow]) -> Bounded {
         let mut shown = Vec::with_capacity(rows.len().min(MAX_ROWS));
         let mut other: BTreeMap<(u8, Protocol, Confidence), NodeRow> = BTreeMap::new();
-        let mut folded = 0;
+        let mut aggregated = 0;
         for row in rows {
             let (protocol, confidence) = (row.verdict.protocol, row.verdict.confidence);
             let key = (Arc::clone(&row.interface), row.direction as u8, protocol as u8, confidence as u8);
@@ -46,7 +46,7 @@ impl NodeRows {
                 shown.push(row.clone());
                 continue;
             }
-            folded += 1;
+            aggregated += 1;
             let sum = other.entry((row.direction as u8, protocol, confidence)).or_insert_with(|| NodeRow {
                 interface: OTHER.into(),
                 packets: 0,
@@ -59,6 +59,6 @@ impl NodeRows {
             sum.flows += row.flows;
         }
         shown.extend(other.into_values());
-        Bounded { rows: shown, folded }
+        Bounded { rows: shown, aggregated }
     }
 }

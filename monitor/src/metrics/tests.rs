@@ -174,17 +174,17 @@ fn the_number_of_series_is_bounded() {
         }
     }
     let series = bench.drain();
-    let folded = 4 * verdicts.len();
+    let aggregated = 4 * verdicts.len();
     let top = series.keys().filter(|name| name.starts_with("peertally_top_")).count();
     assert!(top <= 20 * Protocol::ALL.len() * 2, "{top} top series");
     assert!(top > 0);
     let fixed = 150;
-    let bound = (MAX_ROWS + folded) * 3 + 20 * Protocol::ALL.len() * 2 + fixed;
+    let bound = (MAX_ROWS + aggregated) * 3 + 20 * Protocol::ALL.len() * 2 + fixed;
     assert!(series.len() <= bound, "{} series, more than {bound}", series.len());
     let sum = |metric: &str| -> f64 {
         series.iter().filter(|(name, _)| name.starts_with(metric)).map(|(_, value)| value).sum()
     };
-    assert_eq!(sum("peertally_traffic_bytes_total"), (32 * folded * 10) as f64, "folding lost bytes");
+    assert_eq!(sum("peertally_traffic_bytes_total"), (32 * aggregated * 10) as f64, "aggregation lost bytes");
 }
 
 #[test]

@@ -155,7 +155,7 @@ pub fn observe(engine: &mut impl Engine, frame: &[u8]) -> Result<Observed> {
     }
     for (index, (was, is)) in before.flows.iter().zip(&after.flows).enumerate() {
         if is != was {
-            // A new flow may take a way whose counters were folded before.
+            // A new flow may take a way whose counters were flushed before.
             let (packets, bytes) = if is.0 > was.0 { (is.0 - was.0, is.1 - was.1) } else { *is };
             found.push((packets, flow(&engine.view(), index, bytes)?));
         }

@@ -2,7 +2,7 @@
 //!
 //! Each scenario runs through the shared source on the host and through the shipped program in the kernel.
 
-mod fold;
+mod flush;
 mod frames;
 mod full;
 mod hash;

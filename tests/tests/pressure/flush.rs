@@ -1,8 +1,8 @@
-//! A flow that outgrows its counter: it is folded into the tally in time, and nothing is lost.
+//! A flow that outgrows its counter: it is flushed into the tally in time, and nothing is lost.
 
 use aya::{TestRun as _, TestRunOptions};
 use monitor_common::{
-    limits::FOLD_PACKETS,
+    limits::FLUSH_PACKETS,
     store::{KernelEvent, Outcome},
 };
 use peertally::datapath::host::TableSizes;
@@ -11,11 +11,11 @@ use peertally_tests::{
     wire::{flag, tcp},
 };
 
-/// Packets beyond a fold.
+/// Packets beyond a flush.
 const MORE: u64 = 1_000;
 
 #[test]
-fn a_counter_is_folded_before_it_overflows() {
+fn a_counter_is_flushed_before_it_overflows() {
     let sizes = TableSizes { flows: 64, tallies: 64, endpoints: 64 };
     let mut paths = DataPaths::new("folding", &paths::options(sizes));
     let Some(mut kernel) = paths.kernel.take() else { return };
@@ -24,7 +24,7 @@ fn a_counter_is_folded_before_it_overflows() {
     let hello = tcp(subscriber, server, flag::PUSH, b"\x16\x03\x01\0\xc0\x01\0\0\xbc\x03\x03 and so on");
     let opens = kernel.frame(&hello, hello.len(), 1_000).expect("runs");
     assert!(matches!(opens, Outcome::New(_)), "{opens:?}");
-    let repeat = u32::try_from(2 * FOLD_PACKETS + MORE).expect("fits");
+    let repeat = u32::try_from(2 * FLUSH_PACKETS + MORE).expect("fits");
     let options = TestRunOptions { data_in: Some(&hello), repeat, ..TestRunOptions::new() };
     kernel.object().program().expect("there").test_run(options).expect("runs");
     let packets = u64::from(repeat) + 1;
@@ -37,6 +37,6 @@ fn a_counter_is_folded_before_it_overflows() {
         "no packet is lost or counted twice"
     );
     let events = kernel.events().expect("reads");
-    let folded = events.iter().find(|(event, _)| *event == KernelEvent::FoldedOverflow).map(|(_, count)| *count);
-    assert_eq!(folded, Some(2), "{events:?}");
+    let flushed = events.iter().find(|(event, _)| *event == KernelEvent::FlushedOverflow).map(|(_, count)| *count);
+    assert_eq!(flushed, Some(2), "{events:?}");
 }
