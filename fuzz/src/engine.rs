@@ -30,5 +30,5 @@ pub fn run(data: &[u8]) {
     let reading = path.view().read(0);
     assert_eq!(reading.node.iter().map(|node| node.packets).sum::<u64>(), packets);
     assert_eq!(Reason::ALL.iter().map(|reason| path.skipped(*reason)).sum::<u64>(), skipped);
-    assert_eq!((path.events(KernelEvent::Lost), reading.pending.packets), (0, 0));
+    assert_eq!((path.events(KernelEvent::InternalError), reading.pending.packets), (0, 0));
 }

@@ -169,7 +169,7 @@ const fn counter_index(way: usize, from_lower: u64) -> usize {
 #[inline(never)]
 fn slow<P: Packet, M: Maps>(packet: &P, maps: &M, settings: &Settings, interface: u16) {
     if maps.with_scratch(|scratch| take_up(packet, maps, settings, interface, scratch)) != Some(true) {
-        maps.count_event(KernelEvent::Lost);
+        maps.count_event(KernelEvent::InternalError);
     }
 }
 
@@ -247,7 +247,7 @@ fn step<M: Maps>(maps: &M, step: impl FnOnce(&mut Work) -> bool) -> bool {
     match maps.with_scratch(|scratch| step(&mut scratch.work)) {
         Some(answer) => answer,
         None => {
-            maps.count_event(KernelEvent::Lost);
+            maps.count_event(KernelEvent::InternalError);
             false
         }
     }

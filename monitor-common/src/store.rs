@@ -120,8 +120,8 @@ events! {
     TallyRaced = 7, "tally_raced";
     /// A flow counter was flushed because it neared its capacity.
     FlushedOverflow = 8, "flushed_overflow";
-    /// A table lookup that cannot fail did: traffic was not counted. Always 0 unless there is a bug.
-    Lost = 9, "lost";
+    /// An invariant was broken: a table lookup that cannot fail did, and traffic was not counted. 0 unless there is a bug.
+    InternalError = 9, "internal_error";
     /// A packet between two addresses that are no subscribers.
     Transit = 10, "transit";
     /// The tally table was nearly full: traffic without a P2P verdict counts under the catch-all tally, so that verdicts find room.
@@ -130,12 +130,12 @@ events! {
     EndpointLearned = 12, "endpoint_learned";
     /// A known endpoint that had not expired gave way to another: the table is too small for the traffic.
     EndpointEvicted = 13, "endpoint_evicted";
-    /// A packet with a subscriber's address came in on a core interface: nothing was learned from it, since it may be forged.
-    EndpointRefused = 14, "endpoint_refused";
+    /// A packet with a subscriber's address came in on a core interface: no peer was learned from it, since it may be spoofed.
+    PeerSpoofed = 14, "peer_spoofed";
     /// Traffic of a flow that had ended as unclassified counts under a protocol from now on, as its endpoint became known.
     FlowRelabelled = 15, "flow_relabelled";
-    /// A TCP flow opened as MSE does (heuristic tier only).
-    OpeningSuspected = 16, "opening_suspected";
+    /// A TCP flow opened like an MSE connection (heuristic tier only).
+    MseCandidate = 16, "mse_candidate";
     /// A payload named content that is on the watchlist.
     WatchlistHit = 17, "watchlist_hit";
     /// The agent was not told of a hit, since the buffer of such messages was full; the hit is tallied all the same.

@@ -208,7 +208,7 @@ fn subscribers_addresses_on_a_core_interface_teach_nothing() {
     let mut network = Network::with(None, 1024, true);
     network.ping(of(SUBSCRIBER, 6881), at(PEER));
     network.ping(at(PEER), of(SUBSCRIBER, 6882));
-    assert!(network.events(KernelEvent::EndpointRefused) >= 2);
+    assert!(network.events(KernelEvent::PeerSpoofed) >= 2);
     assert_eq!(network.obfuscated(at("192.0.2.9:40002"), of(SUBSCRIBER, 6881)), Verdict::UNCLASSIFIED);
 }
 
@@ -273,7 +273,7 @@ fn one_datagram_each_way_is_enough_when_both_look_random() {
 fn counted(network: &Network, confidence: Confidence) -> (u64, u64) {
     let sum = |view: View<'_>| {
         let (wanted, reading) = ((Protocol::BitTorrent as u8, confidence as u8), view.read(0));
-        assert_eq!((reading.pending.packets, reading.lost), (0, 0));
+        assert_eq!((reading.pending.packets, reading.internal_errors), (0, 0));
         let of = |index| (node_index_parts(index).2, node_index_parts(index).3);
         let node = reading.node.iter().enumerate().filter(|(index, _)| of(*index) == wanted);
         let node = node.fold((0, 0), |sum, (_, node)| (sum.0 + node.flows, sum.1 + node.packets));
@@ -496,7 +496,7 @@ fn behaviour_counts_only_with_a_certain_flow_and_when_switched_on() {
     let clear = |network: &mut Network| network.ping(of(SUBSCRIBER, 6881), at(PEER));
     let mut network = Network::with(Some(RULE), 1024, false);
     assert_eq!(openings(&mut network, 40), 0, "no certain flow");
-    assert_eq!(network.events(KernelEvent::OpeningSuspected), 40);
+    assert_eq!(network.events(KernelEvent::MseCandidate), 40);
     clear(&mut network);
 
     let mut network = Network::new();

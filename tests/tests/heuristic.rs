@@ -36,7 +36,7 @@ fn behaviour(folder: &Path) -> (u64, u64, usize) {
         }
         let view = host.view();
         let reading = view.read(0);
-        openings += host.events(KernelEvent::OpeningSuspected);
+        openings += host.events(KernelEvent::MseCandidate);
         flows += host.events(KernelEvent::FlowNew) + host.events(KernelEvent::FlowRestarted);
         let heuristic = view.keys.iter().zip(&reading.totals).filter(|(key, totals)| {
             key.read().is_some_and(|key| key.confidence == Confidence::Heuristic as u8) && totals.flows > 0

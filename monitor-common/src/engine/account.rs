@@ -80,7 +80,7 @@ fn hashed_slot<M: Maps>(maps: &M, settings: &Settings, key: &KeyWords) -> u32 {
 #[inline(always)]
 fn credit<M: CounterMaps>(maps: &M, slot: u32, up: (u64, u64), down: (u64, u64), now_s: u64) {
     let Some(tally) = maps.tally(slot) else {
-        maps.count_event(KernelEvent::Lost);
+        maps.count_event(KernelEvent::InternalError);
         return;
     };
     tally.packets_up.add(up.0);
@@ -119,12 +119,12 @@ pub(super) fn count_flow<M: CounterMaps>(maps: &M, slots: u64) {
     }
 }
 
-/// A node-level tally; without it, what should be counted there is counted as lost.
+/// A node-level tally; a missing one counts as an internal error.
 #[inline(always)]
 fn node<M: CounterMaps>(maps: &M, interface: u16, direction: Direction, verdict: (u8, u8)) -> Option<&NodeTally> {
     let node = maps.node(node_index(maps.interface_number(interface), direction, verdict.0, verdict.1));
     if node.is_none() {
-        maps.count_event(KernelEvent::Lost);
+        maps.count_event(KernelEvent::InternalError);
     }
     node
 }
@@ -269,7 +269,7 @@ pub(super) fn publish<M: CounterMaps>(maps: &M, cell: &SharedU64, cold: &ColdFlo
         }
         attempt += 1;
     }
-    maps.count_event(KernelEvent::Lost);
+    maps.count_event(KernelEvent::InternalError);
 }
 
 /// Settles a flow under inspection if it has been idle for `idle_s` seconds, as unclassified unless it has a provisional verdict;

@@ -66,7 +66,7 @@ pub(super) fn judge<M: Maps>(maps: &M, settings: &Settings, work: &mut Work) -> 
         return false;
     }
     if work.task == Task::INSPECT {
-        maps.count_event(KernelEvent::OpeningSuspected);
+        maps.count_event(KernelEvent::MseCandidate);
     }
     if suspect(maps, settings, work, 0) | suspect(maps, settings, work, 1) {
         work.protocol = Protocol::BitTorrent as u32;
@@ -146,7 +146,7 @@ fn suspect<M: Maps>(maps: &M, settings: &Settings, work: &Work, end: usize) -> b
     let block = work.ends[end & 1].block(block_len as u8);
     let tag = endpoint::tag(&work.seed(settings), Kind::Suspect, block, u64::from(block_len), 0);
     let Some(set) = maps.endpoint_set(endpoint::set_index(tag, settings.endpoint_mask)) else {
-        maps.count_event(KernelEvent::Lost);
+        maps.count_event(KernelEvent::InternalError);
         return false;
     };
     let held = set.find(tag, work.now_s);
@@ -169,7 +169,7 @@ fn suspect<M: Maps>(maps: &M, settings: &Settings, work: &Work, end: usize) -> b
 pub(super) fn relabel<M: Maps>(maps: &M, settings: &Settings, work: &mut Work) -> bool {
     let way = work.way as usize & (WAYS - 1);
     let (Some(set), Some(cold)) = (maps.flow_set(work.set_index), maps.cold_set(work.set_index)) else {
-        maps.count_event(KernelEvent::Lost);
+        maps.count_event(KernelEvent::InternalError);
         return false;
     };
     let verdict = (work.protocol as u8, work.confidence as u8);

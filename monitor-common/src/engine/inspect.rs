@@ -318,7 +318,7 @@ fn record_speaker<M: Maps>(maps: &M, work: &mut Work, protocol: u8) {
         return;
     }
     if work.forged != 0 {
-        maps.count_event(KernelEvent::EndpointRefused);
+        maps.count_event(KernelEvent::PeerSpoofed);
         (work.spoke, work.named_port) = (0, 0);
     } else {
         work.spoke = 1;
@@ -343,7 +343,7 @@ pub(super) fn conclude<M: Maps>(maps: &M, settings: &Settings, work: &mut Work) 
     let (protocol, confidence) = (work.protocol as u8, work.confidence as u8);
     let way = work.way as usize & (WAYS - 1);
     let (Some(set), Some(cold)) = (maps.flow_set(work.set_index), maps.cold_set(work.set_index)) else {
-        maps.count_event(KernelEvent::Lost);
+        maps.count_event(KernelEvent::InternalError);
         return false;
     };
     let (cell, cold) = (&set.states[way], &cold.flows[way]);

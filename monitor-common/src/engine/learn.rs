@@ -87,7 +87,7 @@ fn teach<M: Maps>(maps: &M, settings: &Settings, work: &Work, state: FlowState, 
             return;
         }
         if maps.is_core(state.interface(end == 0)) {
-            maps.count_event(KernelEvent::EndpointRefused);
+            maps.count_event(KernelEvent::PeerSpoofed);
             return;
         }
         let block = work.ends[end & 1].block(block_len as u8);
@@ -165,7 +165,7 @@ fn known(work: &Work, own: bool) -> Known {
 #[inline(never)]
 fn enter<M: Maps>(maps: &M, settings: &Settings, tag: u64, work: &Work, known: Known) {
     let Some(set) = maps.endpoint_set(endpoint::set_index(tag, settings.endpoint_mask)) else {
-        maps.count_event(KernelEvent::Lost);
+        maps.count_event(KernelEvent::InternalError);
         return;
     };
     match set.teach(tag, known, work.now_s) {

@@ -145,7 +145,10 @@ impl CounterMaps for BpfMaps {
             };
             if matches!(
                 event,
-                KernelEvent::FlowRefused | KernelEvent::TallyRefused | KernelEvent::TallyRaced | KernelEvent::Lost
+                KernelEvent::FlowRefused
+                    | KernelEvent::TallyRefused
+                    | KernelEvent::TallyRaced
+                    | KernelEvent::InternalError
             ) {
                 log::rare(event as u8, count);
             }
@@ -236,7 +239,7 @@ impl Maps for BpfMaps {
     fn write_slot_key(&self, slot: u32, key: Option<&KeyWords>) {
         match TALLY_KEYS.get(slot) {
             Some(cell) => cell.write(key),
-            None => self.count_event(KernelEvent::Lost),
+            None => self.count_event(KernelEvent::InternalError),
         }
     }
 

@@ -37,7 +37,7 @@ pub struct AttachedDatapath {
     interfaces: Vec<Arc<str>>,
     pools: u64,
     /// Verdict writes that failed in this process; always 0 unless there is a bug.
-    lost: u64,
+    internal_errors: u64,
     kernel_log: Option<EbpfLogger<&'static dyn log::Log>>,
     /// Both live as long as the attachment is used.
     _clock: program_clock::ProgramClock,
@@ -103,7 +103,7 @@ impl AttachedDatapath {
             drain: drain::Drain::default(),
             interfaces,
             pools: resolved.pools.len() as u64,
-            lost: 0,
+            internal_errors: 0,
             kernel_log,
             _clock: program_clock::ProgramClock::start(object_settings)?,
             _lock: lock,
@@ -143,14 +143,14 @@ impl Datapath for AttachedDatapath {
         view.settings.clock_s.store(program_clock::now_s());
         let mut read = self.drain.memory();
         view.read_into(PENDING_IDLE_SECONDS, &mut read);
-        self.lost += read.lost;
+        self.internal_errors += read.internal_errors;
         // What can fail comes before the drain state moves on: then the next drain still has what this one could not report.
         let skipped = self.object.skipped()?;
         let mut events: Vec<_> =
             self.object.events()?.into_iter().map(|(event, count)| (event.label(), count)).collect();
         for (label, count) in &mut events {
-            if *label == store::KernelEvent::Lost.label() {
-                *count += self.lost;
+            if *label == store::KernelEvent::InternalError.label() {
+                *count += self.internal_errors;
             }
         }
         let watching = view.settings.inspection.load() == store::Inspection::Watchlist as u64;

@@ -285,7 +285,7 @@ impl Maps for HostDataPath {
     fn write_slot_key(&self, slot: u32, key: Option<&KeyWords>) {
         match self.keys.get(slot as usize) {
             Some(cell) => cell.write(key),
-            None => self.count_event(KernelEvent::Lost),
+            None => self.count_event(KernelEvent::InternalError),
         }
     }
 

@@ -64,13 +64,13 @@ pub struct TableRead {
     /// Flows still under inspection; their traffic is in no other number.
     pub pending: Pending,
     /// Verdict writes that failed; always 0 unless there is a bug.
-    pub lost: u64,
+    pub internal_errors: u64,
 }
 
 /// The tallies as [`settle_idle`] needs them.
 struct MappedCounters<'a> {
     view: View<'a>,
-    lost: Cell<u64>,
+    internal_errors: Cell<u64>,
 }
 
 impl CounterMaps for MappedCounters<'_> {
@@ -87,7 +87,7 @@ impl CounterMaps for MappedCounters<'_> {
     }
 
     fn count_event(&self, _event: KernelEvent) {
-        self.lost.set(self.lost.get() + 1);
+        self.internal_errors.set(self.internal_errors.get() + 1);
     }
 }
 
@@ -160,7 +160,7 @@ impl View<'_> {
     }
 
     fn settle(&self, idle_s: u16, read: &mut TableRead) {
-        let counters = MappedCounters { view: *self, lost: Cell::new(0) };
+        let counters = MappedCounters { view: *self, internal_errors: Cell::new(0) };
         let now_s = self.settings.clock_s.load();
         for (set, cold) in self.flows.iter().zip(self.cold) {
             for way in 0..WAYS {
@@ -172,7 +172,7 @@ impl View<'_> {
                 }
             }
         }
-        read.lost = counters.lost.get();
+        read.internal_errors = counters.internal_errors.get();
     }
 
     /// Adds what one flow in the cache has counted to the totals of its subscribers.

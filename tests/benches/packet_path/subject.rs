@@ -63,7 +63,7 @@ impl Subject {
         let of = |wanted: KernelEvent| events.iter().find(|(event, _)| *event == wanted).map_or(0, |(_, count)| *count);
         let transit = matches!(row.kind, Kind::Transit);
         anyhow::ensure!((of(KernelEvent::Transit) > 0) == transit, "{}: transit packets: {events:?}", row.path);
-        anyhow::ensure!(of(KernelEvent::Lost) == 0, "{}: packets were lost: {events:?}", row.path);
+        anyhow::ensure!(of(KernelEvent::InternalError) == 0, "{}: packets were lost: {events:?}", row.path);
         if let Some(protocol) = row.shows {
             let (flows, wanted) = (self.flows_of(protocol), u64::from(row.flows));
             anyhow::ensure!(flows >= wanted, "{}: {flows} flows of {}: {events:?}", row.path, protocol.label());

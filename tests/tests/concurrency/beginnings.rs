@@ -89,7 +89,7 @@ fn segments(flow: usize) -> [Vec<u8>; KINDS] {
 fn counted(object: &LoadedObject) -> HashMap<(Address, u8), (u64, u64)> {
     let view = object.view();
     let reading = view.read(0);
-    assert_eq!((reading.pending.packets, reading.lost), (0, 0), "reading settles what is pending");
+    assert_eq!((reading.pending.packets, reading.internal_errors), (0, 0), "reading settles what is pending");
     let mut counted: HashMap<_, (u64, u64)> = HashMap::new();
     for (key, totals) in view.keys.iter().zip(&reading.totals) {
         let Some(key) = key.read() else { continue };
@@ -163,6 +163,6 @@ fn two_cpus_on_one_kept_beginning_label_no_flow_by_another() {
     let events = object.events().expect("events");
     let of = |wanted: KernelEvent| events.iter().find(|(event, _)| *event == wanted).map_or(0, |(_, count)| *count);
     println!("{packets} packets, {labelled} with a verdict, {events:?}");
-    assert_eq!(of(KernelEvent::Lost), 0);
+    assert_eq!(of(KernelEvent::InternalError), 0);
     assert!(labelled > 0 && of(KernelEvent::BeginningOverwritten) > 0, "no pressure: {events:?}");
 }

@@ -157,7 +157,7 @@ fn drain(tables: &Tables, begun: &AtomicU64, done: &AtomicBool) -> u64 {
     let mut readings = 0;
     while !done.load(Ordering::SeqCst) {
         let reading = tables.view().read(IDLE_S);
-        assert_eq!(reading.lost, 0);
+        assert_eq!(reading.internal_errors, 0);
         let (packets, sent) = (node_packets(&reading), begun.load(Ordering::SeqCst));
         assert!(packets <= sent, "a reading shows {packets} packets of {sent}");
         let shown = by_flow(tables, &reading);
@@ -226,7 +226,7 @@ fn two_cpus_two_interfaces_and_a_drain_lose_nothing() {
         (sent, drain.join().expect("every reading is possible"))
     });
     let reading = tables.view().read(0);
-    assert_eq!((reading.pending.packets, reading.lost), (0, 0));
+    assert_eq!((reading.pending.packets, reading.internal_errors), (0, 0));
     let found = by_flow(&tables, &reading);
     let of = |flow, protocol: Protocol| found.get(&(flow, protocol as u8)).copied().unwrap_or_default();
     let mut labelled = 0;
@@ -246,7 +246,7 @@ fn two_cpus_two_interfaces_and_a_drain_lose_nothing() {
     let events = object.events().expect("events");
     let of = |wanted: KernelEvent| events.iter().find(|(event, _)| *event == wanted).map_or(0, |(_, count)| *count);
     println!("{seconds} s: {packets} packets, {labelled} with a verdict, {readings} readings, {events:?}");
-    assert_eq!(of(KernelEvent::Lost), 0);
+    assert_eq!(of(KernelEvent::InternalError), 0);
     assert!(labelled > packets / 20, "only {labelled} of {packets} packets have a verdict");
     let pressure = [KernelEvent::FlowRestarted, KernelEvent::FlowRefused, KernelEvent::EvictedUnclassified].map(of);
     assert!(readings > 0 && pressure.iter().all(|count| *count > 0), "no pressure: {readings} readings, {events:?}");

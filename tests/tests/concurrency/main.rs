@@ -65,7 +65,7 @@ fn counted(object: &LoadedObject) -> HashMap<(Address, u8), u64> {
     let view = object.view();
     let reading = view.read(0);
     assert_eq!(reading.pending.packets, 0, "reading settles what is pending");
-    assert_eq!(reading.lost, 0);
+    assert_eq!(reading.internal_errors, 0);
     let mut counted = HashMap::new();
     for (slot, totals) in reading.totals.iter().enumerate() {
         let Some(key) = view.keys[slot].read() else { continue };
@@ -136,7 +136,7 @@ fn two_cpus_on_one_set_count_every_packet_once() {
     let events = object.events().expect("events");
     let of = |wanted: KernelEvent| events.iter().find(|(event, _)| *event == wanted).map_or(0, |(_, count)| *count);
     assert!(of(KernelEvent::FlowRefused) > 0 && of(KernelEvent::EvictedUnclassified) > 0, "no pressure: {events:?}");
-    assert_eq!(of(KernelEvent::Lost), 0);
+    assert_eq!(of(KernelEvent::InternalError), 0);
     let node: u64 = object.view().read(0).node.iter().map(|counts| counts.packets).sum();
     assert_eq!(node, u64::from(PACKETS) * CPUS as u64, "node level");
 }

@@ -86,8 +86,8 @@ impl Path {
     pub(crate) fn counted(&self) -> Counted {
         let view = self.view();
         let reading = view.read(0);
-        assert_eq!((reading.pending.packets, reading.lost), (0, 0), "the last drain settles every flow");
-        assert_eq!(self.event(KernelEvent::Lost), 0, "nothing is lost");
+        assert_eq!((reading.pending.packets, reading.internal_errors), (0, 0), "the last drain settles every flow");
+        assert_eq!(self.event(KernelEvent::InternalError), 0, "nothing is lost");
         let mut counted = Counted { flows_in_cache: reading.flows, ..Counted::default() };
         for (slot, totals) in reading.totals.iter().enumerate() {
             let Some(key) = view.keys[slot].read() else { continue };
