@@ -1,21 +1,29 @@
 //! `cargo xtask test`: every test there is, in lanes, with one summary at the end.
 //!
+//! Lanes that need no set-up run first, then those that need packages, then those that need a tool that cargo compiles.
+//! Each lane's time is printed, with a warning above its ceiling. `--quick` runs the first lanes alone: the loop while
+//! working.
+//!
 //! A lane that fails does not stop the others, but fails the whole. Tests run in strict mode (`PEERTALLY_STRICT=1`): what
 //! would be skipped on a developer's machine for want of rights or tools is a failure here. A lane of tests that ran none
 //! is a failure, too. What is left out on purpose is printed with the reason.
 
+mod ceilings;
 mod lanes;
 
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
-use crate::setup;
+use crate::setup::{self, Need};
 pub use lanes::Lane;
 
 /// What `test` takes.
 #[derive(Debug, Default, clap::Args)]
 pub struct Arguments {
+    /// Only the lanes that need nothing but stable Rust: format, lints, unit tests, docs
+    #[arg(long, conflicts_with = "lane")]
+    pub quick: bool,
     /// Only these lanes
     #[arg(long, value_name = "LANE", value_delimiter = ',')]
     pub lane: Vec<Lane>,
@@ -74,41 +82,103 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         .iter()
         .copied()
         .filter(|lane| arguments.lane.is_empty() || arguments.lane.contains(lane))
+        .filter(|lane| !arguments.quick || Lane::QUICK.contains(lane))
         .filter(|lane| !arguments.skip.contains(lane))
         .collect();
-    let needs: Vec<_> = lanes.iter().flat_map(|lane| lane.needs()).copied().collect();
-    setup::ensure(&needs)?;
+    let mode = if arguments.quick { Mode::Quick } else { Mode::Strict };
     for lane in Lane::ALL.iter().filter(|lane| !lanes.contains(lane)) {
         println!("test: lane {} is left out: not asked for", lane.name());
     }
-    let mut rows = Vec::new();
     let started = Instant::now();
+    let mut setup = Setup::new(mode, &lanes);
+    let mut rows = Vec::new();
     for (index, lane) in lanes.iter().enumerate() {
         println!("\n=== {}/{} {}: {} ===", index + 1, lanes.len(), lane.name(), lane.about());
-        let start = Instant::now();
         let mut outcome = Outcome::default();
-        let error = lane.run(&mut outcome).err();
+        let ready = setup.prepare(*lane);
+        let start = Instant::now();
+        let error = ready.and_then(|()| lane.run(mode, &mut outcome)).err();
         if let Some(error) = &error {
             println!("lane {} FAILED: {error:#}", lane.name());
             outcome.failed = outcome.failed.max(1);
         }
         rows.push((*lane, outcome, start.elapsed()));
     }
-    summary(&rows, started.elapsed())
+    println!("\n=== summary ===");
+    println!("{:12} {:60} {:5.1} min", "setup", "", minutes(setup.elapsed));
+    let result = summary(&rows);
+    println!("all lanes: {:.1} minutes", minutes(started.elapsed()));
+    let times: Vec<_> = rows.iter().map(|(lane, _, time)| (*lane, *time)).collect();
+    for line in ceilings::exceeded(&times) {
+        println!("WARNING: {line}");
+    }
+    if arguments.quick && started.elapsed() > ceilings::QUICK {
+        println!(
+            "WARNING: the quick lanes took over {:.0} minutes: run them again, now warm",
+            minutes(ceilings::QUICK)
+        );
+    }
+    result
 }
 
-fn summary(rows: &[(Lane, Outcome, Duration)], elapsed: Duration) -> Result<()> {
-    println!("\n=== summary ===");
+/// How strictly lanes judge what this machine lacks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Nothing is installed; a test skips what this machine cannot do.
+    Quick,
+    /// What is missing is installed; a skipped test is a failure.
+    Strict,
+}
+
+/// Installs what lanes need as late as possible: nothing for the first lanes, cargo's tools last.
+#[derive(Debug)]
+struct Setup {
+    mode: Mode,
+    /// The needs of all lanes, until their packages are installed: in one go, with one look at the archive.
+    pending: Vec<Need>,
+    elapsed: Duration,
+}
+
+impl Setup {
+    fn new(mode: Mode, lanes: &[Lane]) -> Self {
+        let pending = lanes.iter().flat_map(|lane| lane.needs()).copied().collect();
+        Self { mode, pending, elapsed: Duration::ZERO }
+    }
+
+    /// Installs what `lane` needs.
+    fn prepare(&mut self, lane: Lane) -> Result<()> {
+        if self.mode == Mode::Quick || lane.needs().is_empty() {
+            return Ok(());
+        }
+        let start = Instant::now();
+        let pending = std::mem::take(&mut self.pending);
+        if !pending.is_empty()
+            && let Err(error) = setup::ensure_packages(&pending)
+        {
+            // Each lane that needs what is missing fails with its own message.
+            println!("test: not all packages could be installed: {error:#}");
+        }
+        let ready = setup::ensure(lane.needs());
+        self.elapsed += start.elapsed();
+        ready
+    }
+}
+
+fn minutes(time: Duration) -> f32 {
+    time.as_secs_f32() / 60.0
+}
+
+fn summary(rows: &[(Lane, Outcome, Duration)]) -> Result<()> {
     let mut total = Outcome::default();
     for (lane, outcome, time) in rows {
         let verdict = if outcome.failed == 0 { "ok" } else { "FAILED" };
         println!(
-            "{:12} {verdict:6} {:5} passed {:4} failed {:4} skipped {:6.0} s",
+            "{:12} {verdict:6} {:5} passed {:4} failed {:4} skipped {:17.1} min",
             lane.name(),
             outcome.passed,
             outcome.failed,
             outcome.skipped,
-            time.as_secs_f32()
+            minutes(*time)
         );
         for note in &outcome.notes {
             println!("{:12} {note}", "");
@@ -117,7 +187,6 @@ fn summary(rows: &[(Lane, Outcome, Duration)], elapsed: Duration) -> Result<()> 
         total.failed += outcome.failed;
         total.skipped += outcome.skipped;
     }
-    println!("all lanes: {:.1} minutes\n", elapsed.as_secs_f32() / 60.0);
     println!("{} passed, {} failed, {} skipped", total.passed, total.failed, total.skipped);
     if total.failed > 0 {
         bail!("{} lanes failed", rows.iter().filter(|(_, outcome, _)| outcome.failed > 0).count());
