@@ -1,5 +1,7 @@
 //! Tests that need more than one crate, the kernel, a namespace or a real peer.
 
+#[cfg(feature = "kernel")]
+pub mod interpreter;
 pub mod lab;
 #[cfg(feature = "kernel")]
 pub mod p2p;
