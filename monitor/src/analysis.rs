@@ -1,6 +1,8 @@
 //! What the agent makes of a drain: rows for metrics, and policies that fired. Pure but for the time it takes.
 
 mod active;
+pub mod node;
+pub mod top;
 
 use std::{
     sync::Arc,
@@ -13,13 +15,11 @@ use monitor_common::{
 };
 
 use active::Active;
+use node::{Bounded, NodeRows};
+use top::{Top, TopRow};
 
 use crate::{
     config::Resolved,
-    metrics::{
-        node::{Bounded, NodeRows},
-        top::{Top, TopRow},
-    },
     policy::{CHUNK, PolicyCounts, PolicyEngine, PolicyEvent, SubscriberIndex, TallyOwner},
     snapshot::Snapshot,
     subscriber::Pseudonyms,

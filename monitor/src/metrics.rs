@@ -7,10 +7,8 @@
 pub mod collector;
 pub mod definitions;
 mod family;
-pub mod node;
 #[cfg(test)]
 mod reference;
 pub mod subscribers;
 #[cfg(test)]
 mod tests;
-pub mod top;

@@ -10,11 +10,10 @@ use monitor_common::{
 use super::{
     collector::{AgentState, Exposition},
     definitions::{ALL, MetricKind},
-    node::MAX_ROWS,
     subscribers::{self, Shard},
 };
 use crate::{
-    analysis::Analysis,
+    analysis::{Analysis, node::MAX_ROWS},
     config::{Overrides, Resolved},
     fake::{Kernel, bytes, key},
     hooks::HookStats,
