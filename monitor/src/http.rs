@@ -7,14 +7,7 @@ pub mod listen;
 #[cfg(test)]
 pub(crate) mod tests;
 
-use std::{
-    io,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
-    time::{Duration, Instant},
-};
+use std::{io, sync::Arc};
 
 use axum::{
     Router,
@@ -31,11 +24,12 @@ use tokio::sync::{Semaphore, mpsc};
 use encoding::Encoding;
 
 use crate::{
+    agent::{AgentInfo, AgentState, Heartbeat},
     metrics::{
-        collector::{AgentState, Exposition},
+        collector::Exposition,
         subscribers::{self, Shard},
     },
-    status::{self, AgentInfo, Status},
+    status::{self, Status},
     subscriber::Pseudonyms,
 };
 
@@ -45,34 +39,6 @@ const TEXT_FORMAT: &str = "text/plain; version=0.0.4; charset=utf-8";
 const STREAMS: usize = 2;
 /// Pieces of a stream that may wait for a slow reader.
 const PIECES_AHEAD: usize = 4;
-
-/// Shows that the drain loop turns.
-#[derive(Debug)]
-pub struct Heartbeat {
-    begun: Instant,
-    last_ms: AtomicU64,
-    limit: Duration,
-}
-
-impl Heartbeat {
-    /// A heart that may miss a beat for `limit`.
-    #[must_use]
-    pub fn new(limit: Duration) -> Self {
-        Self { begun: Instant::now(), last_ms: AtomicU64::new(0), limit }
-    }
-
-    /// Beats.
-    pub fn beat(&self) {
-        self.last_ms.store(u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX), Relaxed);
-    }
-
-    /// Time since the last beat, if it is too long.
-    #[must_use]
-    pub fn missed(&self) -> Option<Duration> {
-        let since = self.begun.elapsed().saturating_sub(Duration::from_millis(self.last_ms.load(Relaxed)));
-        (since > self.limit).then_some(since)
-    }
-}
 
 /// Everything that the handlers read.
 #[derive(Clone, Debug)]

@@ -1,5 +1,6 @@
 //! The Peertally agent: drains the XDP program's tallies into metrics, thresholds and hooks.
 
+pub mod agent;
 pub mod analysis;
 pub mod capture;
 pub mod check;

@@ -22,6 +22,7 @@ use tokio::{
 };
 
 use crate::{
+    agent::{AgentInfo, AgentState, Heartbeat},
     analysis::Analysis,
     cli::RunArgs,
     config::{self, ConfigError, Resolved},
@@ -29,13 +30,12 @@ use crate::{
     exit::{Exit, ExitCause},
     hooks::{Dispatcher, HookError},
     http::{
-        self, Heartbeat, HttpContext,
+        self, HttpContext,
         listen::{self, ControlSocket, ListenError},
     },
     logging,
-    metrics::collector::AgentState,
+    metrics::collector::drain_histogram,
     plan::{Plan, PlanError},
-    status::AgentInfo,
     subscriber::{PseudonymError, Pseudonyms},
     watchlist::{Audit, AuditError, DepthChange, HitLog},
     words::{Inspection, OnExit},
@@ -159,7 +159,7 @@ async fn serve<D: Datapath>(
     let mut control = ControlSocket::bind(&resolved.control_socket)?;
     let pseudonyms = Pseudonyms::open(&resolved.pseudonym_key_file)?;
     let dispatcher = Arc::new(Dispatcher::start(&resolved.hooks)?);
-    let state = AgentState::new(resolved.inspection, dispatcher.stats().to_vec());
+    let state = AgentState::new(resolved.inspection, dispatcher.stats().to_vec(), drain_histogram());
     let heartbeat = Arc::new(Heartbeat::new((resolved.drain_interval * 10).max(Duration::from_secs(60))));
     let info = AgentInfo { listen: address.to_string(), ..AgentInfo::of(&resolved) };
     let context = HttpContext::new(Arc::clone(&state), pseudonyms.clone(), Arc::clone(&heartbeat), info);

@@ -18,40 +18,14 @@ use serde::{Deserialize, Serialize};
 pub use show::{json, show};
 
 use crate::{
-    analysis::DrainResult, config::Resolved, exit::Exit, hooks::FailureReason, metrics::collector::AgentState,
+    agent::{AgentInfo, AgentState},
+    analysis::DrainResult,
+    exit::Exit,
+    hooks::FailureReason,
 };
 
 /// Longest wait for an answer.
 const PATIENCE: Duration = Duration::from_secs(5);
-
-/// Static facts of the running agent.
-#[derive(Clone, Debug)]
-pub struct AgentInfo {
-    /// Node name.
-    pub node: Arc<str>,
-    /// Configuration file.
-    pub config: Option<PathBuf>,
-    /// Inspection depth.
-    pub inspection: &'static str,
-    /// Where metrics are.
-    pub listen: String,
-    /// Whether `/metrics/subscribers` exists.
-    pub subscriber_metrics: bool,
-}
-
-impl AgentInfo {
-    /// Taken from a configuration.
-    #[must_use]
-    pub fn of(resolved: &Resolved) -> Self {
-        Self {
-            node: Arc::clone(&resolved.node),
-            config: resolved.source.clone(),
-            inspection: resolved.inspection.label(),
-            listen: resolved.listen.to_string(),
-            subscriber_metrics: resolved.subscriber_metrics,
-        }
-    }
-}
 
 /// The answer of `GET /status`. Keys may be added.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]

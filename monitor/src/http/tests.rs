@@ -5,13 +5,13 @@ use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
 use monitor_common::protocol::{Confidence, Protocol};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::{Heartbeat, HttpContext, public};
+use super::{HttpContext, public};
 use crate::{
+    agent::{AgentInfo, AgentState, Heartbeat},
     analysis::Analysis,
     config::Overrides,
     fake::{Kernel, bytes, key},
-    metrics::collector::AgentState,
-    status::AgentInfo,
+    metrics::collector::drain_histogram,
     subscriber::Pseudonyms,
     words::Inspection,
 };
@@ -28,7 +28,7 @@ pub(crate) async fn get(address: SocketAddr, path: &str) -> (u16, String) {
 
 async fn serve(text: &str, drained: bool, heartbeat: Duration) -> SocketAddr {
     let resolved = Arc::new(crate::config::parse(Path::new("p.toml"), text, &Overrides::default()).expect("valid"));
-    let state = AgentState::new(Inspection::Framing, Vec::new());
+    let state = AgentState::new(Inspection::Framing, Vec::new(), drain_histogram());
     let pseudonyms = Pseudonyms::with_key([1; 32]);
     if drained {
         let mut kernel = Kernel::new();

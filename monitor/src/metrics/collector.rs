@@ -2,11 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    fmt,
-    sync::{
-        Arc, Mutex, PoisonError, RwLock,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
@@ -22,108 +18,20 @@ use super::{
     family::Family,
 };
 use crate::{
+    agent::state::AgentState,
     analysis::DrainResult,
     hooks::{FailureReason, HookReport, HookStats},
-    words::Inspection,
 };
 
 /// Upper limits of the drain histogram, in seconds: a million tallies take tens of milliseconds.
 const DRAIN_BUCKETS: &[f64] = &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 
-/// State of the running agent: the drain thread and the hooks write it, HTTP and the control socket read it.
-pub struct AgentState {
-    published: RwLock<Option<Arc<DrainResult>>>,
-    hooks: Vec<Arc<HookStats>>,
-    drain_duration: Histogram,
-    drain_failures: AtomicU64,
-    /// The last drain error, for `/readyz` and `status`; empty after a good drain.
-    last_error: Mutex<Option<String>>,
-    inspection: Inspection,
-    start: SystemTime,
-}
-
-impl fmt::Debug for AgentState {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("AgentState").finish_non_exhaustive()
-    }
-}
-
-impl AgentState {
-    /// Nothing published yet.
-    #[must_use]
-    pub fn new(inspection: Inspection, hooks: Vec<Arc<HookStats>>) -> Arc<Self> {
-        let definition = &definitions::DRAIN_DURATION;
-        let options = HistogramOpts::new(definition.name, definition.help).buckets(DRAIN_BUCKETS.to_vec());
-        Arc::new(Self {
-            published: RwLock::default(),
-            hooks,
-            drain_duration: Histogram::with_opts(options).expect("the buckets are in order"),
-            drain_failures: AtomicU64::new(0),
-            last_error: Mutex::default(),
-            inspection,
-            start: SystemTime::now(),
-        })
-    }
-
-    /// Publishes a drain.
-    pub fn publish(&self, published: DrainResult) {
-        self.drain_duration.observe(published.snapshot.drain_duration.as_secs_f64());
-        *self.published.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(published));
-        *self.last_error.lock().unwrap_or_else(PoisonError::into_inner) = None;
-    }
-
-    /// Counts a drain that failed.
-    pub fn drain_failed(&self, error: String) {
-        self.drain_failures.fetch_add(1, Relaxed);
-        *self.last_error.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
-    }
-
-    /// The last drain.
-    #[must_use]
-    pub fn published(&self) -> Option<Arc<DrainResult>> {
-        self.published.read().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// Why the last drain failed, if it did.
-    #[must_use]
-    pub fn last_error(&self) -> Option<String> {
-        self.last_error.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// Counts of the hooks.
-    #[must_use]
-    pub fn hooks(&self) -> &[Arc<HookStats>] {
-        &self.hooks
-    }
-
-    /// When the agent started.
-    #[must_use]
-    pub const fn start(&self) -> SystemTime {
-        self.start
-    }
-
-    /// Drains that failed.
-    #[must_use]
-    pub fn drain_failures(&self) -> u64 {
-        self.drain_failures.load(Relaxed)
-    }
-
-    /// Ready means attached and drained once.
-    ///
-    /// # Errors
-    /// What is missing.
-    pub fn ready(&self) -> Result<(), String> {
-        match self.published() {
-            None => Err(self.last_error().unwrap_or_else(|| "no drain yet".to_owned())),
-            Some(published) if published.snapshot.attachments.is_empty() => {
-                Err("not attached to any interface".to_owned())
-            }
-            Some(published) => match published.snapshot.attachments.iter().find(|each| each.mode == "none") {
-                Some(each) => Err(format!("the program was taken off `{}`", each.interface)),
-                None => self.last_error().map_or(Ok(()), Err),
-            },
-        }
-    }
+/// The histogram of drain durations, for [`AgentState`].
+#[must_use]
+pub fn drain_histogram() -> Histogram {
+    let definition = &definitions::DRAIN_DURATION;
+    let options = HistogramOpts::new(definition.name, definition.help).buckets(DRAIN_BUCKETS.to_vec());
+    Histogram::with_opts(options).expect("the buckets are in order")
 }
 
 /// The Prometheus registry with the agent's one collector.
@@ -182,9 +90,9 @@ impl Collector for AgentCollector {
             families.extend(kernel(&published));
             families.extend(policies(&published));
         }
-        families.extend(hooks(&state.hooks));
+        families.extend(hooks(state.hooks()));
         let mut families: Vec<MetricFamily> = families.into_iter().map(Family::finish).collect();
-        families.extend(state.drain_duration.collect());
+        families.extend(state.drain_durations().collect());
         families.retain(|family| !family.get_metric().is_empty());
         families
     }
@@ -198,11 +106,11 @@ fn agent_families(state: &AgentState) -> Vec<Family> {
     let mut build = Family::new(&definitions::BUILD);
     build.add(&[env!("CARGO_PKG_VERSION")], 1.0);
     let mut inspection = Family::new(&definitions::INSPECTION);
-    inspection.add(&[state.inspection.label()], 1.0);
+    inspection.add(&[state.inspection().label()], 1.0);
     vec![
         build,
         inspection,
-        Family::single(&definitions::START_TIME, unix_seconds(state.start)),
+        Family::single(&definitions::START_TIME, unix_seconds(state.start())),
         Family::single(&definitions::DRAIN_FAILURES, state.drain_failures() as f64),
     ]
 }

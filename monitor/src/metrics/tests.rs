@@ -8,11 +8,12 @@ use monitor_common::{
 };
 
 use super::{
-    collector::{AgentState, Exposition},
+    collector::{Exposition, drain_histogram},
     definitions::{ALL, MetricKind},
     subscribers::{self, Shard},
 };
 use crate::{
+    agent::AgentState,
     analysis::{Analysis, node::MAX_ROWS},
     config::{Overrides, Resolved},
     fake::{Kernel, bytes, key},
@@ -37,7 +38,7 @@ struct Bench {
 
 impl Bench {
     fn new(text: &str) -> Self {
-        let state = AgentState::new(Inspection::Framing, vec![HookStats::new("tell".into())]);
+        let state = AgentState::new(Inspection::Framing, vec![HookStats::new("tell".into())], drain_histogram());
         let analysis = Analysis::new(resolved(text), Pseudonyms::with_key([3; 32]));
         let exposition = Exposition::new(Arc::clone(&state));
         Self { kernel: Kernel::new(), analysis, state, exposition, at: Duration::ZERO }

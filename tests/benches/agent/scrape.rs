@@ -4,11 +4,12 @@ use std::{fmt::Write as _, hint::black_box, path::Path, sync::Arc, time::Duratio
 
 use anyhow::Result;
 use peertally::{
+    agent::AgentState,
     analysis::Analysis,
     config::{self, Overrides},
     http::encoding::Encoding,
     metrics::{
-        collector::{AgentState, Exposition},
+        collector::{Exposition, drain_histogram},
         subscribers::{self, Shard},
     },
     subscriber::Pseudonyms,
@@ -40,7 +41,7 @@ pub(crate) fn measure() -> Result<Value> {
     };
     let (written, compressed) = (per_subscriber(Encoding::Identity), per_subscriber(Encoding::Gzip));
     let resolved = config::parse(Path::new("bench.toml"), "", &Overrides::default())?;
-    let state = AgentState::new(Inspection::Framing, Vec::new());
+    let state = AgentState::new(Inspection::Framing, Vec::new(), drain_histogram());
     let (published, _events) = Analysis::new(Arc::new(resolved), pseudonyms).take(snapshot);
     state.publish(published);
     let exposition = Exposition::new(state);

@@ -9,6 +9,7 @@ use monitor_common::{
     tally::{Direction, TallyKey},
 };
 use peertally::{
+    agent::AgentState,
     analysis::Analysis,
     config::{self, Overrides},
     datapath::{
@@ -17,7 +18,7 @@ use peertally::{
         test_run::TestRunner,
         view::{View, node_index_parts},
     },
-    metrics::collector::{AgentState, Exposition},
+    metrics::collector::{Exposition, drain_histogram},
     snapshot::Snapshot,
     subscriber::Pseudonyms,
 };
@@ -117,7 +118,7 @@ impl Path {
     pub(crate) fn metric(&self, event: KernelEvent) -> u64 {
         let events: Vec<_> = KernelEvent::ALL.iter().map(|event| (event.label(), self.event(*event))).collect();
         let resolved = config::parse(std::path::Path::new("test.toml"), "", &Overrides::default()).expect("defaults");
-        let state = AgentState::new(resolved.inspection, Vec::new());
+        let state = AgentState::new(resolved.inspection, Vec::new(), drain_histogram());
         let snapshot = Snapshot { events, ..snapshots::empty() };
         let (published, _) = Analysis::new(Arc::new(resolved), Pseudonyms::with_key([1; 32])).take(snapshot);
         state.publish(published);

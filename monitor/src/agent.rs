@@ -1,0 +1,9 @@
+//! The running agent: its state, its static facts and the heartbeat of its drain loop.
+
+pub mod heartbeat;
+pub mod info;
+pub mod state;
+
+pub use heartbeat::Heartbeat;
+pub use info::AgentInfo;
+pub use state::AgentState;

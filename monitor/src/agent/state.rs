@@ -1,0 +1,120 @@
+//! State that the drain thread and the hooks write, and that HTTP and the control socket read.
+
+use std::{
+    fmt,
+    sync::{
+        Arc, Mutex, PoisonError, RwLock,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::SystemTime,
+};
+
+use prometheus::Histogram;
+
+use crate::{analysis::DrainResult, hooks::HookStats, words::Inspection};
+
+/// State of the running agent: the drain thread and the hooks write it, HTTP and the control socket read it.
+pub struct AgentState {
+    published: RwLock<Option<Arc<DrainResult>>>,
+    hooks: Vec<Arc<HookStats>>,
+    drain_duration: Histogram,
+    drain_failures: AtomicU64,
+    /// The last drain error, for `/readyz` and `status`; empty after a good drain.
+    last_error: Mutex<Option<String>>,
+    inspection: Inspection,
+    start: SystemTime,
+}
+
+impl fmt::Debug for AgentState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AgentState").finish_non_exhaustive()
+    }
+}
+
+impl AgentState {
+    /// State of an agent that has drained nothing yet.
+    #[must_use]
+    pub fn new(inspection: Inspection, hooks: Vec<Arc<HookStats>>, drain_duration: Histogram) -> Arc<Self> {
+        Arc::new(Self {
+            published: RwLock::default(),
+            hooks,
+            drain_duration,
+            drain_failures: AtomicU64::new(0),
+            last_error: Mutex::default(),
+            inspection,
+            start: SystemTime::now(),
+        })
+    }
+
+    /// Publishes a drain.
+    pub fn publish(&self, published: DrainResult) {
+        self.drain_duration.observe(published.snapshot.drain_duration.as_secs_f64());
+        *self.published.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(published));
+        *self.last_error.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    /// Counts a drain that failed.
+    pub fn drain_failed(&self, error: String) {
+        self.drain_failures.fetch_add(1, Relaxed);
+        *self.last_error.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+    }
+
+    /// The last drain.
+    #[must_use]
+    pub fn published(&self) -> Option<Arc<DrainResult>> {
+        self.published.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Why the last drain failed, if it did.
+    #[must_use]
+    pub fn last_error(&self) -> Option<String> {
+        self.last_error.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Counts of the hooks.
+    #[must_use]
+    pub fn hooks(&self) -> &[Arc<HookStats>] {
+        &self.hooks
+    }
+
+    /// Durations of all drains.
+    #[must_use]
+    pub const fn drain_durations(&self) -> &Histogram {
+        &self.drain_duration
+    }
+
+    /// Inspection depth in force.
+    #[must_use]
+    pub const fn inspection(&self) -> Inspection {
+        self.inspection
+    }
+
+    /// When the agent started.
+    #[must_use]
+    pub const fn start(&self) -> SystemTime {
+        self.start
+    }
+
+    /// Drains that failed.
+    #[must_use]
+    pub fn drain_failures(&self) -> u64 {
+        self.drain_failures.load(Relaxed)
+    }
+
+    /// Ready means attached and drained once.
+    ///
+    /// # Errors
+    /// What is missing.
+    pub fn ready(&self) -> Result<(), String> {
+        match self.published() {
+            None => Err(self.last_error().unwrap_or_else(|| "no drain yet".to_owned())),
+            Some(published) if published.snapshot.attachments.is_empty() => {
+                Err("not attached to any interface".to_owned())
+            }
+            Some(published) => match published.snapshot.attachments.iter().find(|each| each.mode == "none") {
+                Some(each) => Err(format!("the program was taken off `{}`", each.interface)),
+                None => self.last_error().map_or(Ok(()), Err),
+            },
+        }
+    }
+}
