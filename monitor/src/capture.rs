@@ -29,6 +29,9 @@ use source::{ByteSource, array};
 /// Bytes of the longest packet that is read, as in libpcap (`MAXIMUM_SNAPLEN`) and Wireshark.
 pub const MAX_PACKET_BYTES: usize = 262_144;
 
+/// Interfaces of one section that are remembered; bounds memory.
+const MAX_INTERFACES: usize = 1 << 16;
+
 /// Bytes kept free before a packet, so that a synthetic Ethernet header fits without moving the packet.
 const HEADROOM: usize = link::ETHERNET_LEN;
 

@@ -5,14 +5,21 @@
 //! * [`object`]: the BPF object, loaded and configured;
 //! * [`mapped`]: memory mappings of its array maps;
 //! * [`attached`]: the object attached to interfaces, for `run`;
+//! * [`table_sizes`]: capacities of the tables;
+//! * [`error`]: errors of the object and its maps;
 //! * [`test_run`]: the object driven by the kernel's test runner, for `replay --engine kernel` and tests.
 
 pub mod attached;
+pub mod error;
 pub mod host;
 pub mod mapped;
 pub mod object;
+pub mod table_sizes;
 pub mod test_run;
 pub mod view;
+
+pub use error::ObjectError;
+pub use table_sizes::TableSizes;
 
 use crate::{exit::ExitCause, snapshot::Snapshot, words::OnExit};
 

@@ -23,7 +23,7 @@ pub use show::{json, show};
 use crate::{
     cli::RunArgs,
     config::{self, ConfigError, Resolved},
-    datapath::{host::TableSizes, object::OBJECT},
+    datapath::{TableSizes, object::OBJECT},
     exit::{Exit, ExitCause},
 };
 

@@ -28,6 +28,17 @@ use report::Report;
 
 use crate::{capture::CaptureError, exit::Exit, pool::Pool};
 
+/// An engine with empty tables that takes `pools` as subscribers.
+///
+/// # Errors
+/// The kernel cannot run the program, or the rights to load it are missing.
+pub fn open(kind: EngineKind, pools: &[Pool]) -> Result<Box<dyn ReplayEngine>, EngineError> {
+    match kind {
+        EngineKind::Kernel => kernel::open(pools),
+        EngineKind::Host => Ok(host::open(pools)),
+    }
+}
+
 /// Why a replay gave no result at all.
 #[derive(Debug, thiserror::Error)]
 pub enum ReplayError {
@@ -127,9 +138,9 @@ fn check_captures(captures: &[PathBuf]) -> Result<(), ReplayError> {
 fn open_engine(args: &ReplayArgs) -> Result<Box<dyn ReplayEngine>, EngineError> {
     let pools = if args.subscribers.is_empty() { every_address() } else { args.subscribers.clone() };
     match args.engine {
-        Some(kind) => engine::open(kind, &pools),
-        None => match engine::open(EngineKind::Kernel, &pools) {
-            Err(EngineError::Rights(_)) => engine::open(EngineKind::Host, &pools),
+        Some(kind) => open(kind, &pools),
+        None => match open(EngineKind::Kernel, &pools) {
+            Err(EngineError::Rights(_)) => open(EngineKind::Host, &pools),
             other => other,
         },
     }

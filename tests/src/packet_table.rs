@@ -19,7 +19,7 @@ use monitor_common::{
 };
 use peertally::{
     datapath::{
-        host::TableSizes,
+        TableSizes,
         object::{LoadOptions, MonitoredInterface},
     },
     pool::Pool,

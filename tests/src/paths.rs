@@ -6,7 +6,8 @@ use monitor_common::{
     store::{Heuristic, Inspection, KernelEvent, Outcome},
 };
 use peertally::datapath::{
-    host::{ACCESS, CORE, HostDataPath, TableSizes},
+    TableSizes,
+    host::{ACCESS, CORE, HostDataPath},
     object::LoadOptions,
     test_run::TestRunner,
 };

@@ -20,7 +20,8 @@ use monitor_common::{
     store::{Heuristic, KernelEvent},
 };
 use peertally::datapath::{
-    host::{ACCESS, CORE, TableSizes},
+    TableSizes,
+    host::{ACCESS, CORE},
     object::{LoadOptions, MonitoredInterface},
     view::{View, node_index_parts},
 };

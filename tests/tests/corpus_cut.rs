@@ -23,7 +23,7 @@ use monitor_common::{
 };
 use peertally::{
     capture::{Capture, Item},
-    datapath::host::{HostDataPath, TableSizes},
+    datapath::{TableSizes, host::HostDataPath},
     replay::{engine::first_buffer, every_address},
 };
 use peertally_tests::wire::{flag, tcp_at};

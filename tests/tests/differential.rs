@@ -13,8 +13,8 @@ use peertally::{
     datapath::{host::HostDataPath, object::LoadOptions, test_run::TestRunner},
     replay::{
         args::EngineKind,
-        engine::{EngineTotals, first_buffer, open},
-        every_address,
+        engine::{EngineTotals, first_buffer},
+        every_address, open,
     },
 };
 use peertally_tests::packet_table::{SEED, cases, load_options, may_use_kernel};

@@ -10,7 +10,7 @@ use monitor_common::{
 };
 use peertally::{
     capture::{Capture, Item},
-    datapath::host::{HostDataPath, TableSizes},
+    datapath::{TableSizes, host::HostDataPath},
     replay::{engine::first_buffer, every_address},
 };
 

@@ -5,7 +5,7 @@ use std::sync::Mutex;
 use aya::{TestRun as _, TestRunOptions};
 use aya_log::EbpfLogger;
 use peertally::datapath::{
-    host::TableSizes,
+    TableSizes,
     object::{LoadOptions, LoadedObject},
 };
 use peertally_tests::packet_table::{load_options, may_use_kernel};

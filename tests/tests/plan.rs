@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fs};
 
 use peertally::{
     datapath::{
-        host::TableSizes,
+        TableSizes,
         object::{LoadOptions, LoadedObject},
     },
     plan,

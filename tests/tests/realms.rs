@@ -8,7 +8,8 @@ use monitor_common::{
     tally::TallyKey,
 };
 use peertally::datapath::{
-    host::{ACCESS, TableSizes},
+    TableSizes,
+    host::ACCESS,
     object::{LoadOptions, MonitoredInterface},
     view::View,
 };

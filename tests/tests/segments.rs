@@ -11,7 +11,7 @@ use monitor_common::{
     protocol::Protocol,
     store::KernelEvent,
 };
-use peertally::datapath::host::TableSizes;
+use peertally::datapath::TableSizes;
 use peertally_tests::{
     face_of_data_paths,
     p2p::{Exchange, exchanges},

@@ -18,7 +18,7 @@ use monitor_common::{
 };
 use peertally::{
     datapath::{
-        host::TableSizes,
+        TableSizes,
         object::{LoadOptions, LoadedObject},
     },
     watchlist::Watchlist,

@@ -77,7 +77,7 @@ pub enum Damage {
     #[error("a packet of interface {0}, which the section does not describe")]
     Interface(u32),
     /// More pcapng interfaces in one section than a 16-bit number can name.
-    #[error("more than {max} interfaces in one section", max = super::pcapng::MAX_INTERFACES)]
+    #[error("more than {max} interfaces in one section", max = super::MAX_INTERFACES)]
     Interfaces,
 }
 

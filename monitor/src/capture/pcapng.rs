@@ -4,15 +4,13 @@
 //! without holding it in memory.
 
 use super::{
-    HEADROOM, MAX_PACKET_BYTES, Record, array,
+    HEADROOM, MAX_INTERFACES, MAX_PACKET_BYTES, Record, array,
     error::{Damage, Fault},
     source::ByteSource,
 };
 
 /// Block type of a section header, the same in both byte orders: a capture starts with it.
 pub(super) const SECTION_HEADER: [u8; 4] = [0x0a, 0x0d, 0x0d, 0x0a];
-/// Interfaces of one section that are remembered; bounds memory.
-pub(super) const MAX_INTERFACES: usize = 1 << 16;
 
 /// Block types (draft-ietf-opsawg-pcapng section 11.1).
 mod block {

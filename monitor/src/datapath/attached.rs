@@ -20,8 +20,7 @@ pub use error::AttachError;
 use crate::{
     config::Resolved,
     datapath::{
-        Datapath,
-        host::TableSizes,
+        Datapath, TableSizes,
         object::{LoadOptions, LoadedObject},
     },
     snapshot::Snapshot,

@@ -12,7 +12,7 @@ use monitor_common::{
     engine::{Scratch, process},
     flow::{ColdSet, FlowSet},
     key::{Address, Seed},
-    limits::{BEGINNINGS, MAX_INTERFACES, WAYS},
+    limits::{BEGINNINGS, MAX_INTERFACES},
     parse::packet::Frame,
     reason::{REASON_SLOTS, Reason},
     slots::SlotLine,
@@ -24,57 +24,8 @@ use monitor_common::{
     watch::{ContentHash, WatchHit},
 };
 
-use super::view::View;
+use super::{table_sizes::TableSizes, view::View};
 use crate::pool::{Pool, pool_words};
-
-/// How large the tables are, and what the program is told.
-#[derive(Clone, Debug)]
-pub struct TableSizes {
-    /// Flows the cache can hold; rounded up to a power of two of at least one set.
-    pub flows: u32,
-    /// Tallies, the catch-all included.
-    pub tallies: u32,
-    /// Endpoints that can be known; rounded up like flows.
-    pub endpoints: u32,
-}
-
-impl TableSizes {
-    /// Flow sets: a power of two.
-    #[must_use]
-    pub fn sets(&self) -> u32 {
-        sets(self.flows)
-    }
-
-    /// Entries of the maps that these sizes decide, by their names in the object.
-    #[must_use]
-    pub fn entries(&self) -> [(&'static str, u32); 7] {
-        [
-            ("FLOWS", self.sets()),
-            ("COLD_FLOWS", self.sets()),
-            ("ENDPOINTS", self.endpoint_sets()),
-            ("TALLIES", self.tallies),
-            ("TALLY_KEYS", self.tallies),
-            ("TALLY_SLOTS", self.tallies),
-            ("SLOT_CACHE", self.slot_lines()),
-        ]
-    }
-
-    /// Lines of the slot cache: a power of two; room for twice the tallies.
-    #[must_use]
-    pub fn slot_lines(&self) -> u32 {
-        sets(self.tallies)
-    }
-
-    /// Endpoint sets: a power of two.
-    #[must_use]
-    pub fn endpoint_sets(&self) -> u32 {
-        sets(self.endpoints)
-    }
-}
-
-fn sets(entries: u32) -> u32 {
-    entries.max(1).div_ceil(WAYS as u32).next_power_of_two()
-}
 
 /// The data path in plain memory.
 pub struct HostDataPath {

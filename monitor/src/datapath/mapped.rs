@@ -14,7 +14,7 @@ use monitor_common::{
     tally::{NodeTally, SlotKey, Tally},
 };
 
-use super::object::ObjectError;
+use super::error::ObjectError;
 
 mod sealed {
     pub trait MappedValue {}

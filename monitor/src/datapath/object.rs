@@ -2,12 +2,12 @@
 //!
 //! The object is built by `cargo xtask build-ebpf` and committed, so that the agent builds on stable Rust alone.
 
-use std::{io, path::PathBuf, sync::Arc};
+use std::{path::PathBuf, sync::Arc};
 
 use aya::{
-    Ebpf, EbpfError, EbpfLoader,
-    maps::{HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, RingBuf, lpm_trie::Key},
-    programs::{ProgramError, Xdp},
+    Ebpf, EbpfLoader,
+    maps::{HashMap, LpmTrie, Map, MapData, PerCpuArray, RingBuf, lpm_trie::Key},
+    programs::Xdp,
 };
 use monitor_common::{
     beginning::Beginning,
@@ -22,7 +22,7 @@ use monitor_common::{
     watch::{ContentHash, WatchHit},
 };
 
-use super::{host::TableSizes, mapped::MappedArray, view::View};
+use super::{error::ObjectError, mapped::MappedArray, table_sizes::TableSizes, view::View};
 use crate::{
     pool::{Pool, pool_words},
     watchlist::Watchlist,
@@ -52,93 +52,6 @@ const PINNED: &[&str] = &[
     "EVENTS",
     "WATCH_TALLIES",
 ];
-
-/// What can go wrong with the object and its maps.
-#[derive(Debug, thiserror::Error)]
-pub enum ObjectError {
-    /// The kernel refused the object or one of its maps.
-    #[error("cannot load the XDP program: {source}. {}", next_step(.source))]
-    Load {
-        /// What the loader says.
-        #[source]
-        source: EbpfError,
-    },
-    /// The verifier refused the program.
-    #[error("the kernel's verifier refused the XDP program: {source}")]
-    Verifier {
-        /// What the verifier says.
-        #[source]
-        source: Box<ProgramError>,
-    },
-    /// The object has no such program.
-    #[error("the object holds no XDP program named {PROGRAM}; rebuild it with `cargo xtask build-ebpf`")]
-    ProgramMissing,
-    /// The object has no such map.
-    #[error("the object holds no map {name} of the expected type; rebuild it with `cargo xtask build-ebpf`")]
-    MapMissing {
-        /// Map name.
-        name: &'static str,
-    },
-    /// A map has another shape than this build expects.
-    #[error(
-        "map {name} has {found}, which this version does not expect; run `peertally detach` (its counters end with it) and start again"
-    )]
-    MapShape {
-        /// Map name.
-        name: &'static str,
-        /// What differs.
-        found: String,
-    },
-    /// A map operation failed.
-    #[error("map {name}: {source}")]
-    Map {
-        /// Map name.
-        name: &'static str,
-        /// What the kernel says.
-        #[source]
-        source: MapError,
-    },
-    /// A map could not be mapped into memory.
-    #[error("cannot map {name} into memory: {source}")]
-    Mapping {
-        /// Map name.
-        name: &'static str,
-        /// What the kernel says.
-        #[source]
-        source: io::Error,
-    },
-    /// No random numbers for the hash seed.
-    #[error("no random numbers for the flow hash: {0}")]
-    Random(getrandom::Error),
-    /// The test runner failed.
-    #[error("the kernel's test runner refused a frame of {bytes} bytes: {source}")]
-    TestRun {
-        /// Length of the frame.
-        bytes: usize,
-        /// What the kernel says.
-        #[source]
-        source: Box<ProgramError>,
-    },
-}
-
-impl ObjectError {
-    /// Whether missing rights are the cause.
-    #[must_use]
-    pub fn is_missing_rights(&self) -> bool {
-        let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(self);
-        while let Some(error) = cause {
-            if let Some(io) = error.downcast_ref::<io::Error>() {
-                return io.kind() == io::ErrorKind::PermissionDenied;
-            }
-            cause = error.source();
-        }
-        false
-    }
-}
-
-fn next_step(_error: &EbpfError) -> &'static str {
-    "Peertally needs root (or CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON), Linux 6.1 or newer, and room for its tables"
-}
 
 /// What the object is loaded with.
 #[derive(Clone, Debug)]
@@ -465,8 +378,8 @@ fn ring(ebpf: &mut Ebpf, name: &'static str) -> Result<RingBuf<MapData>, ObjectE
 }
 
 fn xdp(ebpf: &mut Ebpf) -> Result<&mut Xdp, ObjectError> {
-    let program = ebpf.program_mut(PROGRAM).ok_or(ObjectError::ProgramMissing)?;
-    program.try_into().map_err(|_| ObjectError::ProgramMissing)
+    let program = ebpf.program_mut(PROGRAM).ok_or(ObjectError::ProgramMissing { name: PROGRAM })?;
+    program.try_into().map_err(|_| ObjectError::ProgramMissing { name: PROGRAM })
 }
 
 fn mapped<T: super::mapped::MappedValue>(ebpf: &Ebpf, name: &'static str) -> Result<MappedArray<T>, ObjectError> {

@@ -10,8 +10,9 @@ use monitor_common::{
 };
 
 use super::{
+    error::ObjectError,
     mapped::MappedArray,
-    object::{LoadOptions, LoadedObject, ObjectError},
+    object::{LoadOptions, LoadedObject},
     view::View,
 };
 

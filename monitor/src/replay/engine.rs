@@ -3,21 +3,22 @@
 //! The driver reads captures and keeps flow rows; an engine gets every frame in order and owns all counters.
 
 use monitor_common::{
+    key::Seed,
+    limits::{DEFAULT_ENDPOINTS, DEFAULT_FLOWS, DEFAULT_TALLIES},
     protocol::{Confidence, Protocol, Verdict},
     reason::Reason,
     store::Outcome,
     tally::{Direction, TallyKey, Totals},
 };
 
-use super::{args::EngineKind, host, kernel};
+use super::args::EngineKind;
 use crate::{
     capture::Frame,
     datapath::{
-        object::ObjectError,
+        ObjectError, TableSizes,
         view::{View, node_index_parts},
     },
     exit::Exit,
-    pool::Pool,
 };
 
 /// Bytes of a frame that engines get. The kernel's test runner, like a driver, splits longer frames into buffers of which
@@ -31,16 +32,12 @@ pub fn first_buffer(frame: Frame<'_>) -> Frame<'_> {
     Frame { bytes: &frame.bytes[..frame.bytes.len().min(FIRST_BUFFER_BYTES)], ..frame }
 }
 
-/// An engine with empty tables that takes `pools` as subscribers.
-///
-/// # Errors
-/// The kernel cannot run the program, or the rights to load it are missing.
-pub fn open(kind: EngineKind, pools: &[Pool]) -> Result<Box<dyn ReplayEngine>, EngineError> {
-    match kind {
-        EngineKind::Kernel => kernel::open(pools),
-        EngineKind::Host => Ok(host::open(pools)),
-    }
-}
+/// Table sizes of both engines, those of the agent.
+pub(super) const SIZES: TableSizes =
+    TableSizes { flows: DEFAULT_FLOWS, tallies: DEFAULT_TALLIES, endpoints: DEFAULT_ENDPOINTS };
+
+/// Hash seed of both engines: fixed, so that flows meet in the same sets and the results are equal. (Digits of pi.)
+pub(super) const SEED: Seed = Seed::from_random([0x243f_6a88_85a3_08d3, 0x1319_8a2e_0370_7344, 0xa409_3822_299f_31d0]);
 
 /// Something that counts frames as the XDP program does.
 pub trait ReplayEngine {

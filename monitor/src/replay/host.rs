@@ -1,28 +1,15 @@
 //! The host engine: the shared data path over plain memory. Needs no rights and no kernel support.
 
 use monitor_common::{
-    key::Seed,
-    limits::{DEFAULT_ENDPOINTS, DEFAULT_FLOWS, DEFAULT_TALLIES},
     reason::Reason,
     store::{Inspection, Outcome},
 };
 
 use super::{
     args::EngineKind,
-    engine::{EngineError, EngineTotals, ReplayEngine},
+    engine::{EngineError, EngineTotals, ReplayEngine, SEED, SIZES},
 };
-use crate::{
-    capture::Frame,
-    datapath::host::{HostDataPath, TableSizes},
-    pool::Pool,
-};
-
-/// Table sizes of both engines, those of the agent.
-pub(super) const SIZES: TableSizes =
-    TableSizes { flows: DEFAULT_FLOWS, tallies: DEFAULT_TALLIES, endpoints: DEFAULT_ENDPOINTS };
-
-/// Hash seed of both engines: fixed, so that flows meet in the same sets and the results are equal. (Digits of pi.)
-pub(super) const SEED: Seed = Seed::from_random([0x243f_6a88_85a3_08d3, 0x1319_8a2e_0370_7344, 0xa409_3822_299f_31d0]);
+use crate::{capture::Frame, datapath::host::HostDataPath, pool::Pool};
 
 struct Host(HostDataPath);
 

@@ -6,13 +6,13 @@ use monitor_common::store::{Inspection, Outcome};
 
 use super::{
     args::EngineKind,
-    engine::{EngineError, EngineTotals, ReplayEngine},
-    host::{SEED, SIZES},
+    engine::{EngineError, EngineTotals, ReplayEngine, SEED, SIZES},
 };
 use crate::{
     capture::Frame,
     datapath::{
-        object::{LoadOptions, MonitoredInterface, ObjectError},
+        ObjectError,
+        object::{LoadOptions, MonitoredInterface},
         test_run::TestRunner,
     },
     pool::Pool,

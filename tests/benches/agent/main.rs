@@ -27,7 +27,7 @@ use monitor_common::{
     tally::KeyWords,
 };
 use peertally::datapath::{
-    host::TableSizes,
+    TableSizes,
     object::{LoadOptions, LoadedObject},
 };
 use peertally_tests::packet_table::load_options;

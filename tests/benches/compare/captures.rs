@@ -23,7 +23,8 @@ use monitor_common::{
 use peertally::{
     capture::{Capture, Item},
     datapath::{
-        host::{HostDataPath, TableSizes},
+        TableSizes,
+        host::HostDataPath,
         mapped::MappedArray,
         object::{LoadOptions, LoadedObject},
     },

@@ -21,7 +21,7 @@ use aya::{
 };
 use monitor_common::limits::{DEFAULT_ENDPOINTS, DEFAULT_FLOWS, DEFAULT_TALLIES};
 use peertally::datapath::{
-    host::TableSizes,
+    TableSizes,
     object::{LoadOptions, LoadedObject},
 };
 use peertally_tests::{

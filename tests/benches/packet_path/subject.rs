@@ -9,7 +9,7 @@ use monitor_common::{
     store::KernelEvent,
 };
 use peertally::datapath::{
-    host::TableSizes,
+    TableSizes,
     object::{LoadOptions, LoadedObject, MonitoredInterface},
 };
 use peertally_tests::packet_table::load_options;

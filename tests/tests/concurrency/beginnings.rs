@@ -11,7 +11,7 @@ use monitor_common::{
     protocol::Protocol,
     store::KernelEvent,
 };
-use peertally::datapath::{host::TableSizes, object::LoadedObject};
+use peertally::datapath::{TableSizes, object::LoadedObject};
 use peertally_tests::{
     packet_table::may_use_kernel,
     paths,

@@ -18,7 +18,7 @@ use monitor_common::{
     bpf::shared_u64::SharedU64, key::Address, protocol::Protocol, store::KernelEvent, tally::Direction,
 };
 use peertally::datapath::{
-    host::TableSizes,
+    TableSizes,
     object::{LoadOptions, LoadedObject, MonitoredInterface},
     view::{TableRead, node_index_parts},
 };

@@ -12,7 +12,7 @@ use std::{
 use aya::{TestRun as _, TestRunOptions};
 use monitor_common::{key::Address, protocol::Protocol, store::KernelEvent};
 use peertally::datapath::{
-    host::TableSizes,
+    TableSizes,
     object::{LoadOptions, LoadedObject},
 };
 use peertally_tests::{packet_table::may_use_kernel, paths, tables::Tables};

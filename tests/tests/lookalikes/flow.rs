@@ -8,7 +8,7 @@ use monitor_common::{
     store::{Inspection, Outcome},
 };
 use peertally::{
-    datapath::host::{HostDataPath, TableSizes},
+    datapath::{TableSizes, host::HostDataPath},
     pool::Pool,
 };
 use peertally_tests::wire::{Connection, udp};

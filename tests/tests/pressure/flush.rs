@@ -5,7 +5,7 @@ use monitor_common::{
     limits::FLUSH_PACKETS,
     store::{KernelEvent, Outcome},
 };
-use peertally::datapath::host::TableSizes;
+use peertally::datapath::TableSizes;
 use peertally_tests::{
     paths::{self, DataPaths},
     wire::{flag, tcp},

@@ -13,7 +13,8 @@ use peertally::{
     analysis::Analysis,
     config::{self, Overrides},
     datapath::{
-        host::{HostDataPath, TableSizes},
+        TableSizes,
+        host::HostDataPath,
         object::LoadOptions,
         test_run::TestRunner,
         view::{View, node_index_parts},

@@ -185,7 +185,7 @@ mod tests {
     use monitor_common::{key::Seed, store::Inspection};
 
     use super::*;
-    use crate::datapath::host::{HostDataPath, TableSizes};
+    use crate::datapath::{TableSizes, host::HostDataPath};
 
     fn totals(bytes_up: u64) -> Totals {
         Totals { bytes_up, ..Totals::default() }

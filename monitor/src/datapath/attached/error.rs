@@ -5,7 +5,7 @@ use std::{io, path::PathBuf};
 use aya::programs::ProgramError;
 
 use crate::{
-    datapath::object::ObjectError,
+    datapath::ObjectError,
     exit::{Exit, ExitCause},
 };
 

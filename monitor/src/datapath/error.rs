@@ -1,0 +1,95 @@
+//! Why the object or one of its maps cannot be used, each with the next step.
+
+use std::io;
+
+use aya::{EbpfError, maps::MapError, programs::ProgramError};
+
+/// Errors of the object and its maps.
+#[derive(Debug, thiserror::Error)]
+pub enum ObjectError {
+    /// The kernel refused the object or one of its maps.
+    #[error("cannot load the XDP program: {source}. {}", next_step(.source))]
+    Load {
+        /// What the loader says.
+        #[source]
+        source: EbpfError,
+    },
+    /// The verifier refused the program.
+    #[error("the kernel's verifier refused the XDP program: {source}")]
+    Verifier {
+        /// What the verifier says.
+        #[source]
+        source: Box<ProgramError>,
+    },
+    /// The object has no such program.
+    #[error("the object holds no XDP program named {name}; rebuild it with `cargo xtask build-ebpf`")]
+    ProgramMissing {
+        /// Program name.
+        name: &'static str,
+    },
+    /// The object has no such map.
+    #[error("the object holds no map {name} of the expected type; rebuild it with `cargo xtask build-ebpf`")]
+    MapMissing {
+        /// Map name.
+        name: &'static str,
+    },
+    /// A map has another shape than this build expects.
+    #[error(
+        "map {name} has {found}, which this version does not expect; run `peertally detach` (its counters end with it) and start again"
+    )]
+    MapShape {
+        /// Map name.
+        name: &'static str,
+        /// What differs.
+        found: String,
+    },
+    /// A map operation failed.
+    #[error("map {name}: {source}")]
+    Map {
+        /// Map name.
+        name: &'static str,
+        /// What the kernel says.
+        #[source]
+        source: MapError,
+    },
+    /// A map could not be mapped into memory.
+    #[error("cannot map {name} into memory: {source}")]
+    Mapping {
+        /// Map name.
+        name: &'static str,
+        /// What the kernel says.
+        #[source]
+        source: io::Error,
+    },
+    /// No random numbers for the hash seed.
+    #[error("no random numbers for the flow hash: {0}")]
+    Random(getrandom::Error),
+    /// The test runner failed.
+    #[error("the kernel's test runner refused a frame of {bytes} bytes: {source}")]
+    TestRun {
+        /// Length of the frame.
+        bytes: usize,
+        /// What the kernel says.
+        #[source]
+        source: Box<ProgramError>,
+    },
+}
+
+impl ObjectError {
+    /// Whether missing rights are the cause.
+    #[must_use]
+    pub fn is_missing_rights(&self) -> bool {
+        let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(self);
+        while let Some(error) = cause {
+            if let Some(io) = error.downcast_ref::<io::Error>() {
+                return io.kind() == io::ErrorKind::PermissionDenied;
+            }
+            cause = error.source();
+        }
+        false
+    }
+}
+
+fn next_step(_error: &EbpfError) -> &'static str {
+    "Peertally needs root (or CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON), Linux 6.1 or newer, and room for its tables"
+}
