@@ -9,6 +9,7 @@ pub mod raw;
 #[cfg(test)]
 mod reference;
 pub mod resolve;
+pub mod run_args;
 pub mod values;
 
 use std::{
@@ -19,6 +20,7 @@ use std::{
 #[cfg(test)]
 pub(crate) use reference::assert_current;
 pub use resolve::{Interface, Overrides, Resolved};
+pub use run_args::RunArgs;
 
 use crate::{exit::Exit, watchlist};
 

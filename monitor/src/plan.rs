@@ -21,8 +21,7 @@ use serde::Serialize;
 pub use show::{json, show};
 
 use crate::{
-    cli::RunArgs,
-    config::{self, ConfigError, Resolved},
+    config::{self, ConfigError, Resolved, RunArgs},
     datapath::{TableSizes, object::OBJECT},
     exit::{Exit, ExitCause},
 };

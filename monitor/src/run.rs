@@ -24,8 +24,7 @@ use tokio::{
 use crate::{
     agent::{AgentInfo, AgentState, Heartbeat},
     analysis::Analysis,
-    cli::RunArgs,
-    config::{self, ConfigError, Resolved},
+    config::{self, ConfigError, Resolved, RunArgs},
     datapath::Datapath,
     exit::{Exit, ExitCause},
     hooks::{Dispatcher, HookError},
