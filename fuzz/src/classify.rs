@@ -3,11 +3,17 @@
 
 use monitor_common::{
     beginning::{self, Beginning, Next},
-    classify::{classify, held_len, skip_segment},
+    dissect::{
+        classify, held_len,
+        peer_list::{self, Context, PeerListReader},
+        rule_state::{RuleState, rule_flags},
+        skip_segment,
+    },
     limits::{HELD_BYTES, HOLD_SECONDS, WINDOW},
-    parse::packet::{Frame, Packet as _},
-    payload::{Payload, RuleState, Transport, rule_flags},
-    peer_list::{self, Context, PeerListReader},
+    parse::{
+        packet::{Frame, Packet as _},
+        payload::{Payload, Transport},
+    },
     protocol::{Confidence, Protocol},
 };
 

@@ -6,12 +6,12 @@
 //! continues it by its sequence number, and for [`HOLD_SECONDS`].
 //!
 //! Nothing stays: an entry is zeroed as soon as it is used or its flow settles, and by the agent's next drain when neither comes.
-//! `signatures/hold_rules.rs` says which bytes may be kept at all.
+//! `dissect/hold_rules.rs` says which bytes may be kept at all.
 
 use crate::{
     bpf::{branchless::neg, shared_u64::SharedU64},
     limits::{BEGINNINGS, HELD_BYTES, HOLD_SECONDS},
-    payload::Payload,
+    parse::payload::Payload,
 };
 
 /// Words of kept bytes.

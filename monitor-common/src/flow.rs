@@ -35,7 +35,7 @@ const _: () = assert!(core::mem::size_of::<FlowSet>() == 128);
 pub struct ColdFlow {
     /// Tally slots: lower endpoint in the low 32 bits, higher endpoint in the high 32; [`NO_SLOT`] for no subscriber.
     pub slots: SharedU64,
-    /// Value that a rule stores for a later packet ([`crate::payload::RuleState::rule_value`]).
+    /// Value that a rule stores for a later packet ([`crate::dissect::rule_state::RuleState::rule_value`]).
     pub rule_value: SharedU64,
     /// [`Progress`] of the inspection.
     pub progress: SharedU64,
@@ -343,7 +343,7 @@ pub struct Progress {
     pub inspected_higher: u8,
     /// Bits of [`evidence`].
     pub evidence: u16,
-    /// [`crate::payload::RuleState::rule_flags`].
+    /// [`crate::dissect::rule_state::RuleState::rule_flags`].
     pub rule_flags: u32,
 }
 

@@ -7,22 +7,16 @@
 
 pub mod beginning;
 pub mod bpf;
-pub mod classify;
-pub mod early_exit;
+pub mod dissect;
 pub mod endpoint;
 pub mod engine;
-pub mod entropy;
 pub mod flow;
 pub mod key;
 pub mod limits;
-pub mod listen_port;
 pub mod parse;
-pub mod payload;
-pub mod peer_list;
 pub mod pools;
 pub mod protocol;
 pub mod reason;
-pub mod signatures;
 pub mod slots;
 pub mod store;
 pub mod tally;

@@ -16,6 +16,7 @@ mod fast;
 mod link;
 mod network;
 pub mod packet;
+pub mod payload;
 mod transport;
 mod tunnel;
 

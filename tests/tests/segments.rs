@@ -1,5 +1,5 @@
 //! Signatures that the sender cut over the first segments of a TCP stream: each is found wherever it was cut, and nothing that
-//! is kept meanwhile is taken for something else. See `monitor-common/src/signatures/hold_rules.rs`.
+//! is kept meanwhile is taken for something else. See `monitor-common/src/dissect/hold_rules.rs`.
 //!
 //! Every frame goes to the host's data path and, with the rights for it, to the kernel's, which must agree.
 
@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 
 use monitor_common::{
     limits::{BEGINNINGS, HOLD_SECONDS},
-    payload::Transport,
+    parse::payload::Transport,
     protocol::Protocol,
     store::KernelEvent,
 };

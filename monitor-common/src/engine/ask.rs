@@ -23,12 +23,14 @@ use super::{
 };
 use crate::{
     bpf::shared_u64::SharedU64,
+    dissect::{
+        peer_list::{self, Context, requests},
+        rule_state::rule_flags,
+    },
     flow::{FlowState, Progress},
     key,
     limits::{FIRST_PEER_PORT, SERVER_FLOW_PACKETS, SOURCES_PER_PACKET},
     parse::packet::Packet,
-    payload::rule_flags,
-    peer_list::{self, Context, requests},
     store::{Maps, Settings},
 };
 

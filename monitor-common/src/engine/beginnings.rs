@@ -1,14 +1,13 @@
-//! What the first segments of a stream held, for the next one: see `beginning.rs` and `signatures/hold_rules.rs`.
+//! What the first segments of a stream held, for the next one: see `beginning.rs` and `dissect/hold_rules.rs`.
 
 use super::{Scratch, ask, work::Work};
 use crate::{
     beginning::{self, Beginning, Next},
     bpf::shared_u64::SharedU64,
+    dissect::{hold_rules, rule_state::rule_flags},
     flow::{FlowState, Progress},
     limits::{INSPECTED_PER_DIRECTION, SERVER_FLOW_PACKETS},
-    parse::packet::Packet,
-    payload::{Payload, rule_flags},
-    signatures::hold_rules,
+    parse::{packet::Packet, payload::Payload},
     store::{KernelEvent, Maps},
 };
 

@@ -6,18 +6,23 @@ use super::{
 };
 use crate::{
     bpf::{branchless::neg, shared_u64::SharedU64},
-    classify::{classify, is_shallow},
-    early_exit::{HEAD, is_known_non_p2p},
-    entropy::{self, Entropy},
+    dissect::{
+        classify, content,
+        early_exit::{HEAD, is_known_non_p2p},
+        entropy::{self, Entropy},
+        is_shallow, listen_port,
+        rule_state::{RuleState, rule_flags},
+    },
     flow::{FlowState, Progress, Stage, evidence, unpack},
     limits::{INSPECTED_PER_DIRECTION, MSE_OPENING, PENDING_PACKETS, SERVER_FLOW_PACKETS, SHALLOW, WAYS, WINDOW},
-    listen_port,
-    parse::{ip_protocol, packet::Packet},
-    payload::{Payload, RuleState, Transport, rule_flags},
+    parse::{
+        ip_protocol,
+        packet::Packet,
+        payload::{Payload, Transport},
+    },
     pools,
     protocol::{Protocol, Verdict},
     store::{Inspection, KernelEvent, Maps, Settings},
-    watch,
 };
 
 /// Looks at the packet; whether it brings the flow's final verdict, which is then in the work, or something to learn.
@@ -72,7 +77,7 @@ pub(super) fn look<P: Packet, M: Maps>(packet: &P, settings: &Settings, maps: &M
         }
         let (work, payload) = (&mut scratch.work, &mut scratch.payload);
         if settings.inspection.load() == Inspection::Watchlist as u64 {
-            watch::content(transport(work), protocol, payload, &mut work.content);
+            content::find(transport(work), protocol, payload, &mut work.content);
         }
         payload.wipe();
         store_evidence(maps, work);

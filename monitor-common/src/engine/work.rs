@@ -2,11 +2,10 @@
 
 use super::Place;
 use crate::{
+    dissect::peer_list::PeerListReader,
     key::{Address, Seed},
     limits::FIRST_PEER_PORT,
-    parse::{FastHeaders, Headers, ip_protocol},
-    payload::Payload,
-    peer_list::PeerListReader,
+    parse::{FastHeaders, Headers, ip_protocol, payload::Payload},
     store::{Maps, PacketOutcome, Settings},
     watch::ContentHash,
 };

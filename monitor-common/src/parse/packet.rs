@@ -5,7 +5,7 @@
 
 use crate::{
     limits::{MAX_READ_OFFSET, OFFSET_BOUND, TAIL, WINDOW},
-    payload::Payload,
+    parse::payload::Payload,
 };
 
 /// One received frame, starting at its Ethernet header.

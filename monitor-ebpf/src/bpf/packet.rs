@@ -9,8 +9,7 @@ use aya_ebpf::{
 use monitor_common::{
     engine::Scratch,
     limits::{HELD_BYTES, MAX_READ_OFFSET, OFFSET_BOUND, TAIL, WINDOW},
-    parse::packet::Packet,
-    payload::Payload,
+    parse::{packet::Packet, payload::Payload},
 };
 
 use super::tables;

@@ -2,7 +2,7 @@
 //!
 //! Payloads are the smallest that each protocol's first packets may have: BEP 3, RFC 8446, RFC 9000.
 
-use monitor_common::payload::Transport;
+use monitor_common::parse::payload::Transport;
 
 /// What the frame is wrapped in.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -6,7 +6,7 @@
 
 use monitor_common::{
     key::Seed,
-    payload::Transport,
+    parse::payload::Transport,
     store::{Inspection, Outcome},
 };
 use peertally::datapath::{TableSizes, host::HostDataPath};

@@ -1,7 +1,7 @@
 //! The rows of the bench: which packets, which flows, in which order.
 
 use monitor_common::{
-    payload::Transport::{self, Tcp, Udp},
+    parse::payload::Transport::{self, Tcp, Udp},
     protocol::Protocol,
 };
 

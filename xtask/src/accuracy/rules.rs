@@ -13,9 +13,20 @@ use serde::Deserialize;
 use crate::workspace::root;
 
 /// Where the signatures are.
-const SIGNATURES: &str = "monitor-common/src/signatures";
+const SIGNATURES: &str = "monitor-common/src/dissect";
 /// Files there that hold no protocol of their own: helpers and tests.
-const HELPERS: [&str; 4] = ["lookalikes.rs", "testing.rs", "text.rs", "websocket.rs"];
+const HELPERS: [&str; 10] = [
+    "content.rs",
+    "early_exit.rs",
+    "entropy.rs",
+    "listen_port.rs",
+    "lookalikes.rs",
+    "peer_list.rs",
+    "rule_state.rs",
+    "testing.rs",
+    "text.rs",
+    "websocket.rs",
+];
 /// Confidence tiers as the sources spell them, with their labels.
 const TIERS: [(&str, &str); 4] = [
     ("Confidence::Signature", "signature"),

@@ -1,0 +1,163 @@
+//! Header lines of HTTP that name a P2P program, for requests and answers whose first line proves too little.
+//!
+//! One pass over the segment for all protocols: most requests have no such line, and each pass costs every one of them.
+//! Sources: "RFC Gnutella 0.6" and the HUGE proposal (`X-Gnutella-..`, `X-Queue:`), giFT-FastTrack (`X-Kazaa-..`), giFT-OpenFT's
+//! `ft_transfer.c` (`X-OpenftAlias`), nDPI for the names that clients give themselves.
+//!
+//! Matched: requests (`GET /`, `HEAD /`) and answers (`HTTP/1.`) with a line that no other program has. `X-Queue:` and the names of
+//! clients count only for `/get/` and a decimal index, which is how Gnutella asks for a file; BearShare for the bare path too,
+//! where nDPI saw it.
+//!
+//! Guard: whole names at the start of a line of the header, as they are spelled. OpenFaaS has `X-Openfaas-..`, others `X-Queue-Id:`.
+//! A request in a browser's name has none of them: a page may make a visitor's browser send any header, but not in another
+//! program's name. In front of the empty line only: behind it, a page may say anything.
+
+use super::{fasttrack, gnutella, openft};
+use crate::{
+    bpf::branchless::{EACH_BYTE, first_byte_index, neg, nonzero_top_bit, zero_bytes},
+    limits::WINDOW,
+    parse::payload::Payload,
+    protocol::{Confidence, Protocol, Verdict},
+};
+
+/// The name of every browser begins with this.
+const BROWSERS: &[u8; 8] = b"Mozilla/";
+
+/// The verdict of a request or an answer with a header line that names a protocol.
+#[inline(always)]
+pub(crate) fn tcp(payload: &mut Payload) -> Option<Verdict> {
+    let head = payload.le64(0);
+    let answer = head & 0xff_ffff_ffff_ffff == u64::from_le_bytes(*b"HTTP/1.\0");
+    let get = head & 0xff_ffff_ffff == u64::from_le_bytes(*b"GET /\0\0\0");
+    let ask = get || head & 0xffff_ffff_ffff == u64::from_le_bytes(*b"HEAD /\0\0");
+    if !(answer || ask) {
+        return None;
+    }
+    lines(payload).map(|protocol| Verdict { protocol, confidence: Confidence::Signature })
+}
+
+/// Looks at each line of the header behind the first: notes where the values are that say more, then looks at those.
+#[inline(never)]
+fn lines(payload: &mut Payload) -> Option<Protocol> {
+    let nothing = payload.verifier_barrier(0);
+    let (mut name, mut queue, mut agent, mut accept, mut index) = (nothing, nothing, nothing, nothing, 0);
+    while index < WINDOW / 8 {
+        if index * 8 >= payload.captured as usize {
+            break;
+        }
+        // The first line feed of this word; a header line is never so short that a word has two, but for the empty one at the end.
+        let feeds = zero_bytes(payload.counted_word(index) ^ (EACH_BYTE * b'\n' as u64));
+        if feeds != 0 {
+            let start = index * 8 + first_byte_index(feeds) + 1;
+            let word = payload.le64(start);
+            if word == u64::from_le_bytes(*b"User-Age") {
+                if payload.le64(start + 12) == u64::from_le_bytes(*BROWSERS) {
+                    return None;
+                }
+                agent = payload.verifier_barrier(start as u64);
+            } else if word == u64::from_le_bytes(*b"Accept: ") {
+                accept = payload.verifier_barrier(start as u64);
+            } else if word as u16 == u16::from_le_bytes(*b"X-") {
+                // Without a branch: each one more has the verifier walk the loop once more.
+                let queued = nonzero_top_bit(word ^ u64::from_le_bytes(*gnutella::QUEUE));
+                queue |= !queued >> 63;
+                name ^= (name ^ word) & neg(!others(word) >> 63);
+            } else if word as u8 == b'\r' {
+                break;
+            }
+        }
+        index += 1;
+    }
+    if name == u64::from_le_bytes(*gnutella::HTTP_HEADER) {
+        return Some(Protocol::Gnutella);
+    }
+    if name == u64::from_le_bytes(*fasttrack::HTTP_HEADER) {
+        return Some(Protocol::FastTrack);
+    }
+    if name == u64::from_le_bytes(*openft::HTTP_HEADER) {
+        return Some(Protocol::OpenFt);
+    }
+    if queue != 0 && file(payload) {
+        return Some(Protocol::Gnutella);
+    }
+    if accept != 0 && payload.has(accept as usize + 8, b"application/x-gnutella") {
+        return Some(Protocol::Gnutella);
+    }
+    if agent == 0 {
+        return None;
+    }
+    client(payload, payload.le64(agent as usize + 12))
+}
+
+/// The top bit is clear when a header starts as one of those that name a protocol.
+#[inline(always)]
+fn others(word: u64) -> u64 {
+    nonzero_top_bit(word ^ u64::from_le_bytes(*gnutella::HTTP_HEADER))
+        & nonzero_top_bit(word ^ u64::from_le_bytes(*fasttrack::HTTP_HEADER))
+        & nonzero_top_bit(word ^ u64::from_le_bytes(*openft::HTTP_HEADER))
+}
+
+/// The protocol whose client has this name, if it asks for what a client asks for.
+#[inline(always)]
+fn client(payload: &Payload, name: u64) -> Option<Protocol> {
+    if name == u64::from_le_bytes(*fasttrack::AGENT) {
+        return Some(Protocol::FastTrack);
+    }
+    let bearshare = name == u64::from_le_bytes(*b"BearShar") && payload.has(0, b"GET / HTTP/1.");
+    let mut known = name & 0xff_ffff_ffff == u64::from_le_bytes(*b"Phex \0\0\0");
+    let mut index = 0;
+    while index < gnutella::AGENTS.len() {
+        known |= name == u64::from_le_bytes(*gnutella::AGENTS[index]);
+        index += 1;
+    }
+    (bearshare || known && file(payload)).then_some(Protocol::Gnutella)
+}
+
+/// Whether this is Gnutella's request for a file by its index.
+#[inline(always)]
+fn file(payload: &Payload) -> bool {
+    payload.has(0, b"GET /get/") && payload.byte(9).is_ascii_digit()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{Label, tcp};
+    use crate::protocol::{Confidence, Protocol};
+
+    fn named(protocol: Protocol) -> Label {
+        Some((protocol, Confidence::Signature))
+    }
+
+    #[test]
+    fn lines_are_found_at_every_place_of_the_window() {
+        for pad in 0..430 {
+            let before = format!("GET /{} HTTP/1.1\r\n", "a".repeat(pad));
+            assert_eq!(tcp(format!("{before}X-Kazaa-Username: a\r\n")), named(Protocol::FastTrack), "{pad}");
+            assert_eq!(tcp(format!("{before}Host: a\r\nX-OpenftAlias: a\r\n")), named(Protocol::OpenFt), "{pad}");
+            assert_eq!(tcp(format!("{before}X-KazaaUsername: a\r\n")), None, "{pad}");
+            assert_eq!(tcp(format!("{before}Y: X-Kazaa-Username: a\r\n")), None, "{pad}");
+        }
+    }
+
+    #[test]
+    fn what_a_browser_sends_names_no_program() {
+        let ask = |lines: &str| tcp(format!("GET /a HTTP/1.1\r\nHost: a\r\n{lines}\r\n\r\n"));
+        assert_eq!(ask("X-Kazaa-Username: a\r\nUser-Agent: KazaaClient"), named(Protocol::FastTrack));
+        for browser in [
+            "User-Agent: Mozilla/5.0 (X11)\r\nX-Kazaa-Username: a",
+            "X-Kazaa-Username: a\r\nUser-Agent: Mozilla/5.0 (X11)",
+            "Accept: application/x-gnutella-packets\r\nUser-Agent: Mozilla/5.0 (X11)",
+        ] {
+            assert_eq!(ask(browser), None, "{browser}");
+        }
+    }
+
+    #[test]
+    fn a_body_has_no_header_lines() {
+        for pad in 0..16 {
+            let head = format!("HTTP/1.1 200 OK\r\nServer: {}", "a".repeat(pad));
+            assert_eq!(tcp(format!("{head}\r\nX-Kazaa-Username: a\r\n\r\n")), named(Protocol::FastTrack), "{pad}");
+            assert_eq!(tcp(format!("{head}\r\n\r\nX-Kazaa-Username: a\r\n\r\n")), None, "{pad}");
+        }
+    }
+}

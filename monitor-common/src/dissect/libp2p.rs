@@ -1,0 +1,115 @@
+//! libp2p, the transport of IPFS, Filecoin, Ethereum and others: a class of its own, not file sharing.
+//!
+//! Source: multistream-select 1.0 and the WebSocket transport of the libp2p specifications, RFC 6455 for frames. Matched:
+//! - 0x13 "/multistream/1.0.0\n" at the start of a stream, whole or (in `hold_rules.rs`) cut over segments, or without its first byte,
+//!   which had a segment of its own that was lost;
+//! - the same in a binary WebSocket frame, masked or not, with the length byte or, when that had its own frame, without; that frame
+//!   may be in the same segment;
+//! - UDP: discovery over multicast DNS, the name "_p2p._udp.local" on port 5353. It stays on the LAN.
+//!
+//! Guard: 19-byte literals.
+
+use super::websocket;
+use crate::{dissect::rule_state::RuleState, parse::payload::Payload, protocol::Confidence};
+
+/// Multicast DNS (RFC 6762).
+const MDNS_PORT: u16 = 5353;
+
+/// Streams and WebSockets.
+#[inline(always)]
+pub fn tcp(payload: &Payload, _state: &mut RuleState) -> Option<Confidence> {
+    if payload.has(0, b"\x13/multistream/1.0.0\n") || payload.has(0, b"/multistream/1.0.0\n") {
+        return Some(Confidence::Signature);
+    }
+    (payload.byte(0) == websocket::BINARY && framed(payload)).then_some(Confidence::Signature)
+}
+
+/// Whether a binary frame starts with the greeting.
+#[inline(never)]
+fn framed(payload: &Payload) -> bool {
+    let Some((mut start, mut key)) = websocket::content(payload, 0) else { return false };
+    // A frame of the length byte alone, and the next one behind it.
+    if payload.byte(1) & 0x7f == 1 && payload.byte(start) ^ key as u8 == 0x13 {
+        (start, key) = match websocket::content(payload, start + 1) {
+            Some(next) if payload.byte(start + 1) == websocket::BINARY => next,
+            _ => return false,
+        };
+    }
+    let mask = u64::from(key) | u64::from(key) << 32;
+    let first = payload.le64(start) ^ mask;
+    let second = payload.le64(start + 8) ^ mask;
+    let whole = first == u64::from_le_bytes(*b"\x13/multis") && second == u64::from_le_bytes(*b"tream/1.");
+    let rest = first == u64::from_le_bytes(*b"/multist") && second == u64::from_le_bytes(*b"ream/1.0");
+    whole || rest
+}
+
+/// Discovery.
+#[inline(always)]
+pub fn udp(payload: &Payload, _state: &mut RuleState) -> Option<Confidence> {
+    let mdns = payload.source_port == MDNS_PORT || payload.destination_port == MDNS_PORT;
+    (mdns && payload.has(12, b"\x04_p2p\x04_udp\x05local\0")).then_some(Confidence::Signature)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{Flow, Label, every_bit_counts, hex, tcp};
+    use crate::protocol::{Confidence, Protocol};
+
+    const SIGNATURE: Label = Some((Protocol::LibP2p, Confidence::Signature));
+    const GREETING: &[u8; 20] = b"\x13/multistream/1.0.0\n";
+
+    #[test]
+    fn greetings_match_whole_and_cut() {
+        assert_eq!(tcp(GREETING), SIGNATURE);
+        assert_eq!(tcp([GREETING.as_slice(), b"\x07/noise\n"].concat()), SIGNATURE);
+        assert_eq!(tcp(&GREETING[1..]), SIGNATURE, "the length byte was lost");
+        every_bit_counts(GREETING, 0..20, |bytes| tcp(bytes));
+        every_bit_counts(&GREETING[1..], 0..19, |bytes| tcp(bytes));
+        for cut in 1..20 {
+            let mut flow = Flow::tcp();
+            assert_eq!(flow.ask(&GREETING[..cut]), None);
+            assert_eq!(flow.ask(&GREETING[cut..]), SIGNATURE, "cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn frames_match_masked_and_not() {
+        let key = hex("3e56c38f");
+        for greeting in [&GREETING[..], &GREETING[1..]] {
+            let masked: Vec<u8> = greeting.iter().zip(key.iter().cycle()).map(|(byte, key)| byte ^ key).collect();
+            let length = greeting.len() as u8;
+            assert_eq!(tcp([&[0x82, 0x80 | length], key.as_slice(), &masked].concat()), SIGNATURE);
+            assert_eq!(tcp([&[0x82, length], greeting].concat()), SIGNATURE);
+            assert_eq!(tcp([&[0x81, length], greeting].concat()), None, "text");
+        }
+    }
+
+    #[test]
+    fn two_frames_in_one_segment_match() {
+        let key = hex("3e56c38f");
+        let masked: Vec<u8> = GREETING[1..].iter().zip(key.iter().cycle()).map(|(byte, key)| byte ^ key).collect();
+        let first = [&[0x82, 0x81], key.as_slice(), &[0x13 ^ key[0]]].concat();
+        let first = first.as_slice();
+        assert_eq!(tcp([first, &[0x82, 0x93], key.as_slice(), &masked].concat()), SIGNATURE);
+        assert_eq!(tcp([first, &[0x81, 0x93], key.as_slice(), &masked].concat()), None, "text");
+        assert_eq!(tcp([&[0x82, 1, 0x13, 0x82, 0x13], &GREETING[1..]].concat()), SIGNATURE);
+        assert_eq!(tcp([&[0x82, 1, 0x12, 0x82, 0x13], &GREETING[1..]].concat()), None);
+    }
+
+    #[test]
+    fn near_misses_do_not_match() {
+        assert_eq!(tcp(b"GET /multistream/1.0.0 HTTP/1.1\r\n"), None);
+        assert_eq!(tcp(b"\x13/multistream/2.0.0\n"), None);
+    }
+
+    #[test]
+    fn discovery_matches_on_its_port_only() {
+        let query =
+            [hex("0000 0000 0001 0000 0000 0000"), b"\x04_p2p\x04_udp\x05local\0".to_vec(), hex("000c 0001")].concat();
+        assert_eq!(Flow::udp().ports(5353, 5353).ask(&query), SIGNATURE);
+        assert_eq!(Flow::udp().ask(&query), None);
+        let other =
+            [hex("0000 0000 0001 0000 0000 0000"), b"\x04_ipp\x04_tcp\x05local\0".to_vec(), hex("000c 0001")].concat();
+        assert_eq!(Flow::udp().ports(5353, 5353).ask(&other), None);
+    }
+}

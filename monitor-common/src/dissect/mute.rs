@@ -1,0 +1,36 @@
+//! MUTE, anonymous file sharing of the 2000s: the key that each side of a link sends first.
+//!
+//! Source: mute-net's `ChannelManager` and libprotoident. Matched: "PublicKey: " in a segment of one of the five lengths that
+//! hexadecimal keys of the sizes in use make. Guard: the literal and the exact length.
+
+use crate::{dissect::rule_state::RuleState, parse::payload::Payload, protocol::Confidence};
+
+/// Links between nodes.
+#[inline(always)]
+pub fn tcp(payload: &Payload, _state: &mut RuleState) -> Option<Confidence> {
+    if !payload.has(0, b"PublicKey: ") {
+        return None;
+    }
+    matches!(payload.len, 209 | 345 | 473 | 609 | 1121).then_some(Confidence::Signature)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{every_bit_counts, every_byte_counts, tcp};
+    use crate::protocol::{Confidence, Protocol};
+
+    #[test]
+    fn keys_of_the_five_sizes_match() {
+        for len in [209, 345, 473, 609, 1121] {
+            let mut key = b"PublicKey: ".to_vec();
+            key.resize(len, b'A');
+            assert_eq!(tcp(&key), Some((Protocol::Mute, Confidence::Signature)));
+            every_bit_counts(&key, 0..11, |bytes| tcp(bytes));
+            if len == 209 {
+                every_byte_counts(&key, |bytes| tcp(bytes));
+            }
+            key.push(b'A');
+            assert_eq!(tcp(&key), None);
+        }
+    }
+}
