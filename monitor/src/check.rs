@@ -2,10 +2,7 @@
 
 use std::{fmt::Write, path::Path};
 
-use crate::{
-    config::{self, ConfigError, Overrides, Resolved},
-    hooks::Target,
-};
+use crate::config::{self, ConfigError, Overrides, Resolved};
 
 /// Checks `file` and returns what to print.
 ///
@@ -60,16 +57,15 @@ pub fn summary(file: &Path, resolved: &Resolved) -> String {
         );
     }
     for hook in &resolved.hooks {
-        let target = match &hook.target {
-            Target::Exec { program, .. } => format!("exec {}", program.display()),
-            Target::Webhook(endpoint) => format!("POST {}", endpoint.shown()),
-        };
         let used = resolved
             .policies
             .iter()
             .any(|policy| policy.hooks.iter().any(|each| resolved.hooks[*each].name == hook.name));
         let unused = if used { "" } else { " (no policy calls it)" };
-        line("hook", format!("{}: {target}, subscriber as {}{unused}", hook.name, hook.subscriber.label()));
+        line(
+            "hook",
+            format!("{}: {}, subscriber as {}{unused}", hook.name, hook.target.describe(), hook.subscriber.label()),
+        );
     }
     out
 }

@@ -17,8 +17,6 @@ use std::{
     path::{Path, PathBuf},
 };
 
-#[cfg(test)]
-pub(crate) use reference::assert_current;
 pub use resolve::{Interface, Overrides, Resolved};
 pub use run_args::RunArgs;
 

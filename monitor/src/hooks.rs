@@ -5,13 +5,14 @@
 
 mod backoff;
 mod delivery;
-pub mod exec;
+pub mod failure;
+pub mod kind;
+pub mod kinds;
 pub mod stats;
 #[cfg(test)]
 mod tests;
-pub mod webhook;
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use tokio::{
     sync::{mpsc, watch},
@@ -20,7 +21,11 @@ use tokio::{
 
 pub use stats::{HookReport, HookStats};
 
-use self::{delivery::Hook, stats::Ticket};
+use self::{
+    delivery::Hook,
+    kind::{Kind, Target},
+    stats::Ticket,
+};
 use crate::{policy::PolicyEvent, words::SubscriberForm};
 
 /// A hook as configured.
@@ -28,8 +33,10 @@ use crate::{policy::PolicyEvent, words::SubscriberForm};
 pub struct HookConfig {
     /// Name in policies and metrics.
     pub name: Arc<str>,
+    /// Kind.
+    pub kind: &'static Kind,
     /// What is called.
-    pub target: Target,
+    pub target: Arc<dyn Target>,
     /// How the subscriber is named.
     pub subscriber: SubscriberForm,
     /// Time of one attempt.
@@ -42,88 +49,6 @@ pub struct HookConfig {
     pub queue: usize,
     /// Deliveries at a time.
     pub concurrency: usize,
-}
-
-/// What a hook calls.
-#[derive(Clone, Debug)]
-pub enum Target {
-    /// A program, without a shell.
-    Exec {
-        /// Absolute path.
-        program: PathBuf,
-        /// Arguments.
-        arguments: Vec<String>,
-    },
-    /// An HTTP endpoint.
-    Webhook(webhook::Endpoint),
-}
-
-/// Why an attempt failed. Each is a label value.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(usize)]
-pub enum FailureReason {
-    /// The program could not be started.
-    Spawn,
-    /// The program ended with a status other than 0.
-    ExitStatus,
-    /// The program was ended by a signal.
-    Signal,
-    /// The attempt took too long.
-    Timeout,
-    /// No connection: name, route, refused, TLS.
-    Connect,
-    /// The server said no: a status below 500 other than success, 408 or 429.
-    Rejected,
-    /// The server could not: 5xx, 408 or 429.
-    Server,
-    /// Reading or writing failed midway.
-    Io,
-}
-
-impl FailureReason {
-    /// Every reason.
-    pub const ALL: [Self; 8] = [
-        Self::Spawn,
-        Self::ExitStatus,
-        Self::Signal,
-        Self::Timeout,
-        Self::Connect,
-        Self::Rejected,
-        Self::Server,
-        Self::Io,
-    ];
-
-    /// The label value.
-    #[must_use]
-    pub const fn label(self) -> &'static str {
-        match self {
-            Self::Spawn => "spawn",
-            Self::ExitStatus => "exit_status",
-            Self::Signal => "signal",
-            Self::Timeout => "timeout",
-            Self::Connect => "connect",
-            Self::Rejected => "rejected",
-            Self::Server => "server",
-            Self::Io => "io",
-        }
-    }
-}
-
-/// A failed attempt.
-#[derive(Clone, Debug)]
-pub struct Failure {
-    /// Why.
-    pub reason: FailureReason,
-    /// For the log: what happened, never a secret.
-    pub detail: String,
-    /// Least wait the other side asked for.
-    pub retry_after: Option<Duration>,
-}
-
-impl Failure {
-    fn new(reason: FailureReason, detail: impl Into<String>) -> Self {
-        Self { reason, detail: detail.into(), retry_after: None }
-    }
 }
 
 /// Why hooks cannot be set up.
@@ -155,7 +80,7 @@ impl Dispatcher {
     /// Starts the workers of each hook on the current runtime.
     ///
     /// # Errors
-    /// [`HookError`] if a hook's certificate authorities cannot be read.
+    /// [`HookError`] if a hook lacks something on this machine, such as certificate authorities.
     pub fn start(configs: &[HookConfig]) -> Result<Self, HookError> {
         let mut dispatcher =
             Self { queues: Vec::new(), workers: Vec::new(), stats: Vec::new(), abandon: watch::channel(false).0 };

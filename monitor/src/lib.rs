@@ -10,6 +10,8 @@ pub mod datapath;
 pub mod exit;
 #[cfg(test)]
 mod fake;
+#[cfg(test)]
+mod generated;
 pub mod hooks;
 pub mod http;
 pub mod logging;

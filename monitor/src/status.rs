@@ -21,7 +21,6 @@ use crate::{
     agent::{AgentInfo, AgentState},
     analysis::DrainResult,
     exit::Exit,
-    hooks::FailureReason,
 };
 
 /// Longest wait for an answer.
@@ -200,15 +199,17 @@ fn protocols(published: &DrainResult) -> Vec<ProtocolTotals> {
 fn hooks(state: &AgentState) -> Vec<HookStatus> {
     let one = |stats: &Arc<crate::hooks::HookStats>| {
         let report = stats.report();
-        let failures = FailureReason::ALL.iter().zip(report.failed).filter(|(_, count)| *count > 0);
+        let failures = report.failures.iter().filter(|count| count.events > 0);
         HookStatus {
             hook: stats.name.to_string(),
             delivered: report.delivered,
-            failed: report.failed.iter().sum(),
+            failed: report.failures.iter().map(|count| count.events).sum(),
             dropped: report.dropped_full + report.dropped_shutdown,
             in_flight: report.in_flight,
             queued: report.queued,
-            failures: failures.map(|(reason, count)| Count { name: reason.label().to_owned(), count }).collect(),
+            failures: failures
+                .map(|count| Count { name: count.reason.label.to_owned(), count: count.events })
+                .collect(),
         }
     };
     state.hooks().iter().map(one).collect()

@@ -29,7 +29,7 @@ fn hooks_get_the_event() -> Result<()> {
     })?;
     let hooks = format!(
         "[[hooks]]\nname = \"file\"\nexec = [\"/usr/bin/tee\", \"-a\", {file:?}]\n\
-         [[hooks]]\nname = \"web\"\nwebhook = \"http://{}/notify\"\nretry_delay = \"100ms\"\nsubscriber = \"both\"\n",
+         [[hooks]]\nname = \"web\"\nretry_delay = \"100ms\"\nsubscriber = \"both\"\n[hooks.webhook]\nurl = \"http://{}/notify\"\n",
         receiver.address()
     );
     let agent = Agent::start(&lab, &executable()?, &(policy(&["file", "web"]) + &hooks))?;
@@ -75,9 +75,10 @@ exec = ["/bin/sh", "-c", "sleep 600"]
 timeout = "1s"
 [[hooks]]
 name = "fails"
-exec = ["/bin/false"]
 retries = 1
 retry_delay = "50ms"
+[hooks.exec]
+command = ["/bin/false"]
 [[hooks]]
 name = "deaf"
 exec = ["/bin/true"]

@@ -52,11 +52,11 @@ impl<'text> Locator<'text> {
         let place =
             self.file.as_ref().map(|(file, text)| (file.clone(), error.span().map(|span| line(text, span.start))));
         let message = error.message().trim().to_owned();
-        let message = match suggestion(&message) {
-            Some(known) => {
-                format!("{}; did you mean `{known}`?", message.split(", expected").next().unwrap_or(&message))
-            }
-            None => message,
+        let fault = message.split(", expected").next().unwrap_or(&message);
+        let message = match (moved(&message), suggestion(&message)) {
+            (Some(table), _) => format!("{fault}; write it in a table {table}"),
+            (None, Some(known)) => format!("{fault}; did you mean `{known}`?"),
+            (None, None) => message,
         };
         Problem { place, key: String::new(), message }
     }
@@ -65,6 +65,22 @@ impl<'text> Locator<'text> {
 /// One-based line of a byte offset.
 fn line(text: &str, offset: usize) -> usize {
     text.as_bytes().iter().take(offset).filter(|byte| **byte == b'\n').count() + 1
+}
+
+/// Keys of a hook kind that are easily written one table too high, and their table.
+const KIND_KEYS: &[(&str, &str)] = &[
+    ("command", "[hooks.exec]"),
+    ("url", "[hooks.webhook]"),
+    ("headers", "[hooks.webhook]"),
+    ("ca_file", "[hooks.webhook]"),
+];
+
+/// The table that an unknown key of `[[hooks]]` belongs to.
+fn moved(message: &str) -> Option<&'static str> {
+    let mut quoted = message.strip_prefix("unknown field ")?.split('`').skip(1).step_by(2);
+    let typed = quoted.next()?;
+    let of_hooks = quoted.any(|known| known == "retry_delay");
+    KIND_KEYS.iter().find(|(key, _)| of_hooks && *key == typed).map(|(_, table)| *table)
 }
 
 /// The closest of the names that serde's message offers (`unknown field `x`, expected one of `a`, `b``).

@@ -1,14 +1,15 @@
 //! The configuration file as typed. Every key, its text in the reference, and its default are defined here, once.
 
-use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
+mod hook;
 
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+pub use hook::RawHook;
 use monitor_common::limits;
 use serde::Deserialize;
 
 use super::values::{Prefix, Quantity, Span};
-use crate::words::{
-    Inspection, KernelLog, LogFormat, LogLevel, Metric, OnExit, PolicyDirection, Role, SubscriberForm, XdpMode,
-};
+use crate::words::{Inspection, KernelLog, LogFormat, LogLevel, Metric, OnExit, PolicyDirection, Role, XdpMode};
 
 /// A configuration file.
 #[derive(Clone, Debug, Deserialize)]
@@ -29,6 +30,7 @@ pub struct Raw {
     pub inspection: Inspection,
     /// File with the content hashes of notices received, one a line: 40 hexadecimal digits (BitTorrent info hash, SHA-1), 32
     /// (eDonkey), or 32 or 39 characters of base 32 (Gnutella, Direct Connect). Read at the start.
+    #[cfg_attr(test, schemars(example = &"/etc/peertally/watchlist"))]
     pub watchlist_file: Option<PathBuf>,
     /// Verdicts by behaviour alone.
     pub heuristic: RawHeuristic,
@@ -39,6 +41,7 @@ pub struct Raw {
     /// What is exported.
     pub metrics: Metrics,
     /// Name of this node in events. Default: the host name.
+    #[cfg_attr(test, schemars(example = &"edge-1"))]
     pub node: Option<String>,
     /// Directory of what must survive a restart.
     pub state_dir: PathBuf,
@@ -46,6 +49,7 @@ pub struct Raw {
     pub control_socket: PathBuf,
     /// File with the 32-byte key of the subscriber pseudonyms. It is created on the first start; who has it can link
     /// pseudonyms to addresses. Default: `pseudonym.key` in `state_dir`.
+    #[cfg_attr(test, schemars(example = &"/var/lib/peertally/pseudonym.key"))]
     pub pseudonym_key_file: Option<PathBuf>,
     /// What happens to the attached program when the agent ends. Traffic passes either way.
     pub on_exit: OnExit,
@@ -54,6 +58,7 @@ pub struct Raw {
     /// Log of the agent.
     pub log: Log,
     /// Addresses no policy ever fires on.
+    #[cfg_attr(test, schemars(example = ["192.0.2.10", "2001:db8:1::/48"]))]
     pub allow: Vec<Prefix>,
     /// Thresholds.
     pub policies: Vec<RawPolicy>,
@@ -94,6 +99,7 @@ impl Default for Raw {
 #[serde(deny_unknown_fields)]
 pub struct RawInterface {
     /// Name, as `ip link` shows it.
+    #[cfg_attr(test, schemars(example = &"eth0"))]
     pub name: String,
     /// Which side it faces. Direction comes from the addresses; but from a packet that comes in on a `core` interface with a
     /// subscriber's address as its source, which may be forged, no endpoint is learned.
@@ -124,9 +130,11 @@ pub struct Subscribers {
 #[serde(deny_unknown_fields)]
 pub struct RawPool {
     /// The pool, such as `100.64.0.0/10`.
+    #[cfg_attr(test, schemars(example = &"100.64.0.0/10"))]
     pub prefix: Prefix,
     /// Prefix length of the block that one subscriber gets. Default: 32 for IPv4, 56 for IPv6.
     #[serde(default)]
+    #[cfg_attr(test, schemars(example = 32))]
     pub assign: Option<u8>,
 }
 
@@ -213,9 +221,11 @@ impl Default for Log {
 #[serde(deny_unknown_fields)]
 pub struct RawPolicy {
     /// Name in events and metrics; letters, digits, `-`, `_` and `.`.
+    #[cfg_attr(test, schemars(example = &"heavy-p2p"))]
     pub name: String,
     /// Protocols that count together. Default: every P2P protocol but `libp2p`, which must be named.
     #[serde(default)]
+    #[cfg_attr(test, schemars(example = ["bittorrent", "edonkey"]))]
     pub protocols: Vec<String>,
     /// The weakest verdict that counts: `heuristic`, `association`, `structural` or `signature`.
     #[serde(default = "structural")]
@@ -227,8 +237,10 @@ pub struct RawPolicy {
     #[serde(default = "both")]
     pub direction: PolicyDirection,
     /// The policy fires when the window holds at least this much: a whole number, or bytes with a unit (`"10 GiB"`).
+    #[cfg_attr(test, schemars(example = &"10 GiB"))]
     pub threshold: Quantity,
     /// Length of the sliding window; at least `drain_interval`.
+    #[cfg_attr(test, schemars(example = &"1h"))]
     pub window: Span,
     /// Time after firing during which the policy does not fire again for the same subscriber.
     #[serde(default = "one_hour")]
@@ -238,6 +250,7 @@ pub struct RawPolicy {
     pub allow: Vec<Prefix>,
     /// Names of the hooks to call. Empty: events are only counted and logged.
     #[serde(default)]
+    #[cfg_attr(test, schemars(example = ["tell"]))]
     pub hooks: Vec<String>,
 }
 
@@ -252,58 +265,4 @@ fn both() -> PolicyDirection {
 }
 fn one_hour() -> Span {
     Span(Duration::from_secs(3600))
-}
-
-/// Something to call when a policy fires: exactly one of `exec` and `webhook`.
-#[derive(Clone, Debug, Deserialize)]
-#[cfg_attr(test, derive(serde::Serialize, schemars::JsonSchema))]
-#[serde(deny_unknown_fields)]
-pub struct RawHook {
-    /// Name in policies and metrics; letters, digits, `-`, `_` and `.`.
-    pub name: String,
-    /// Program with its arguments. It gets the event as JSON on standard input, no shell, and an empty environment but
-    /// for `PATH`, `PEERTALLY_EVENT_ID` and `PEERTALLY_POLICY`.
-    #[serde(default)]
-    pub exec: Option<Vec<String>>,
-    /// URL that gets the event as JSON by HTTP POST.
-    #[serde(default)]
-    pub webhook: Option<String>,
-    /// Headers added to the request, such as `Authorization`.
-    #[serde(default)]
-    pub headers: BTreeMap<String, String>,
-    /// PEM file with further certificate authorities to trust.
-    #[serde(default)]
-    pub ca_file: Option<PathBuf>,
-    /// How the subscriber is named. Default: `both` for `exec`, which acts on this node, and `pseudonym` for `webhook`,
-    /// so that no address leaves the node unless the operator says so.
-    #[serde(default)]
-    pub subscriber: Option<SubscriberForm>,
-    /// Time one attempt may take; then the program's process group is killed, or the request given up.
-    #[serde(default = "ten_seconds")]
-    pub timeout: Span,
-    /// Attempts after the first. Default: 0 for `exec`, 5 for `webhook`.
-    #[serde(default)]
-    pub retries: Option<u32>,
-    /// Wait before the second attempt; it doubles with each attempt up to five minutes, with jitter.
-    #[serde(default = "one_second")]
-    pub retry_delay: Span,
-    /// Events that may wait; further ones are dropped and counted.
-    #[serde(default = "queue")]
-    pub queue: u32,
-    /// Deliveries at a time.
-    #[serde(default = "concurrency")]
-    pub concurrency: u32,
-}
-
-fn ten_seconds() -> Span {
-    Span(Duration::from_secs(10))
-}
-fn one_second() -> Span {
-    Span(Duration::from_secs(1))
-}
-fn queue() -> u32 {
-    1000
-}
-fn concurrency() -> u32 {
-    4
 }

@@ -1,41 +1,23 @@
 //! Generates `docs/configuration.md` and `monitor/peertally.example.toml` from the configuration types, and checks that
 //! the committed ones are current. `UPDATE_DOCS=1 cargo test -p monitor` writes them.
 
-use std::{fmt::Write, path::PathBuf};
+use std::fmt::Write;
 
 use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value};
 
-use super::{bounds::Bounds, raw::Raw};
-
-/// Values for the example file where the default says too little. Read as TOML by the test below.
-const EXAMPLES: &[(&str, &str)] = &[
-    ("node", "\"edge-1\""),
-    ("pseudonym_key_file", "\"/var/lib/peertally/pseudonym.key\""),
-    ("watchlist_file", "\"/etc/peertally/watchlist\""),
-    ("allow", "[\"192.0.2.10\", \"2001:db8:1::/48\"]"),
-    ("interfaces[].name", "\"eth0\""),
-    ("subscribers.pools[].prefix", "\"100.64.0.0/10\""),
-    ("subscribers.pools[].assign", "32"),
-    ("policies[].name", "\"heavy-p2p\""),
-    ("policies[].protocols", "[\"bittorrent\", \"edonkey\"]"),
-    ("policies[].threshold", "\"10 GiB\""),
-    ("policies[].window", "\"1h\""),
-    ("policies[].hooks", "[\"tell\"]"),
-    ("hooks[].name", "\"tell\""),
-    ("hooks[].exec", "[\"/usr/local/bin/tell-abuse-desk\", \"--quiet\"]"),
-    ("hooks[].subscriber", "\"both\""),
-    ("hooks[].retries", "0"),
-];
-
-/// Keys the example leaves out because they exclude another one.
-const LEFT_OUT: &[&str] = &["hooks[].webhook", "hooks[].headers", "hooks[].ca_file"];
+use super::{
+    bounds::Bounds,
+    raw::{Raw, RawHook},
+};
+use crate::generated::assert_current;
 
 struct Key {
     path: String,
     name: String,
     kind: String,
     default: Option<Value>,
+    example: Option<Value>,
     required: bool,
     text: String,
     children: Vec<Key>,
@@ -59,6 +41,7 @@ fn keys(schema: &Map<String, Value>, prefix: &str) -> Vec<Key> {
             Key {
                 kind: kind(property),
                 default: property.get("default").filter(|value| !value.is_null()).cloned(),
+                example: list(property.get("examples")).next().cloned(),
                 required: required.contains(&name.as_str()),
                 text: text.split_whitespace().collect::<Vec<_>>().join(" "),
                 children: keys(inner, &inner_path),
@@ -75,6 +58,9 @@ fn list(value: Option<&Value>) -> impl Iterator<Item = &Value> {
 }
 
 fn kind(property: &Map<String, Value>) -> String {
+    if let Some(short) = property.get("x-short-form").and_then(Value::as_str) {
+        return format!("table or {short}");
+    }
     let words: Vec<String> = list(property.get("oneOf"))
         .filter_map(|choice| Some(format!("`{}`", choice.get("const")?.as_str()?)))
         .collect();
@@ -105,7 +91,17 @@ fn root() -> Vec<Key> {
 }
 
 fn toml_of(value: &Value) -> String {
-    value.to_string()
+    match value {
+        Value::Object(map) => {
+            let pairs: Vec<String> = map.iter().map(|(key, value)| format!("{key} = {}", toml_of(value))).collect();
+            format!("{{ {} }}", pairs.join(", "))
+        }
+        Value::Array(items) => {
+            let items: Vec<String> = items.iter().map(toml_of).collect();
+            format!("[{}]", items.join(", "))
+        }
+        value => value.to_string(),
+    }
 }
 
 fn reference() -> String {
@@ -131,7 +127,8 @@ fn reference() -> String {
 
 fn sections(out: &mut String, keys: &[Key]) {
     for key in keys.iter().filter(|key| !key.children.is_empty()) {
-        let title = if key.repeated { format!("`[[{}]]`", key.path) } else { format!("`[{}]`", key.path) };
+        let title =
+            if key.repeated { format!("`[[{}]]`", key.path) } else { format!("`[{}]`", key.path.replace("[]", "")) };
         table(out, &title, &key.text, &key.children);
         sections(out, &key.children);
     }
@@ -167,22 +164,36 @@ fn example() -> String {
 
 /// Plain keys first: in TOML what follows a table belongs to it.
 fn example_of(out: &mut String, keys: &[Key]) {
-    for key in keys.iter().filter(|key| key.children.is_empty() && !LEFT_OUT.contains(&key.path.as_str())) {
+    for key in keys.iter().filter(|key| key.children.is_empty()) {
         out.push('\n');
         comment(out, &key.text);
-        let set = EXAMPLES.iter().find(|(path, _)| *path == key.path).map(|(_, value)| (*value).to_owned());
-        let value = set
-            .or_else(|| key.default.as_ref().map(toml_of))
-            .unwrap_or_else(|| panic!("{} needs an example", key.path));
-        let _infallible = writeln!(out, "#{} = {value}", key.name);
+        let value = key.example.as_ref().or(key.default.as_ref());
+        let value = value.unwrap_or_else(|| panic!("{} needs #[schemars(example = ..)]", key.path));
+        let _infallible = writeln!(out, "#{} = {}", key.name, toml_of(value));
     }
     for key in keys.iter().filter(|key| !key.children.is_empty()) {
         out.push('\n');
-        comment(out, &key.text);
         let path = key.path.replace("[]", "");
-        let _infallible = if key.repeated { writeln!(out, "#[[{path}]]") } else { writeln!(out, "#[{path}]") };
-        example_of(out, &key.children);
+        let mut section = String::new();
+        comment(&mut section, &key.text);
+        let _infallible = if key.repeated { writeln!(section, "#[[{path}]]") } else { writeln!(section, "#[{path}]") };
+        example_of(&mut section, &key.children);
+        if is_alternative(&key.path) {
+            // A hook has one kind: the others stay comments when the example is uncommented.
+            out.push_str("## Instead of the table above:\n");
+            let commented = |line: &str| match line.strip_prefix('#') {
+                Some(key) if !key.starts_with('#') => format!("##   {key}\n"),
+                _ => format!("{line}\n"),
+            };
+            section = section.lines().map(commented).collect();
+        }
+        out.push_str(&section);
     }
+}
+
+/// Whether a table is that of a hook kind other than the first.
+fn is_alternative(path: &str) -> bool {
+    RawHook::KINDS.iter().skip(1).any(|kind| path.strip_prefix("hooks[].") == Some(kind.name))
 }
 
 fn comment(out: &mut String, text: &str) {
@@ -197,17 +208,6 @@ fn comment(out: &mut String, text: &str) {
     }
     out.push_str(&line);
     out.push('\n');
-}
-
-/// Compares a committed file with what is generated, or writes it.
-pub(crate) fn assert_current(path: &str, generated: &str) {
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..").join(path);
-    if std::env::var_os("UPDATE_DOCS").is_some() {
-        std::fs::create_dir_all(path.parent().expect("a folder")).expect("folder made");
-        std::fs::write(&path, generated).expect("written");
-    }
-    let committed = std::fs::read_to_string(&path).unwrap_or_default();
-    assert!(committed == generated, "{} is not current: run UPDATE_DOCS=1 cargo test -p monitor", path.display());
 }
 
 #[test]

@@ -56,7 +56,8 @@ fn a_whole_file_resolves() {
         exec = ["/bin/true", "-x"]
         [[hooks]]
         name = "post"
-        webhook = "https://abuse.example.net/events"
+        [hooks.webhook]
+        url = "https://abuse.example.net/events"
         headers = { Authorization = "Bearer x" }
         "#,
     )
@@ -153,13 +154,26 @@ fn mistakes_name_the_line_and_the_next_step() {
         ("[[policies]]\nname = \"p\"\nthreshold = \"1 furlong\"".to_owned(), vec!["p.toml:3", "GiB"]),
         ("[[policies]]\nname = \"p\"\nwindow = \"1m\"".to_owned(), vec!["p.toml:1", "threshold"]),
         (format!("{policy}window = \"1m\"\n{policy}window = \"1m\""), vec!["p.toml:6: policies[1].name", "used twice"]),
-        (hook.to_owned(), vec!["p.toml:2: hooks[0].name", "exec ="]),
+        (hook.to_owned(), vec!["p.toml:2: hooks[0].name", "[hooks.exec], [hooks.webhook]"]),
         (format!("{hook}exec = [\"true\"]"), vec!["p.toml:3", "absolute"]),
         (format!("{hook}exec = []"), vec!["empty"]),
         (format!("{hook}exec = [\"/bin/true\"]\nwebhook = \"http://x\""), vec!["p.toml:4", "two hooks"]),
         (format!("{hook}webhook = \"ftp://x\""), vec!["p.toml:3", "https://"]),
         (format!("{hook}webhook = \"https://u:p@x/\""), vec!["password"]),
-        (format!("{hook}webhook = \"https://x/\"\nheaders = {{ \"a b\" = \"c\" }}"), vec!["header name"]),
+        (
+            format!("{hook}[hooks.webhook]\nurl = \"https://x/\"\nheaders = {{ \"a b\" = \"c\" }}"),
+            vec!["p.toml:5: hooks[0].webhook.headers.a b", "header name"],
+        ),
+        (format!("{hook}[hooks.webhook]\nurl = \"ftp://x\""), vec!["p.toml:4: hooks[0].webhook.url", "https://"]),
+        (format!("{hook}[hooks.exec]\ncomand = [\"/bin/true\"]"), vec!["p.toml:4", "did you mean `command`"]),
+        (format!("{hook}[hooks.exec]"), vec!["p.toml:3", "missing field `command`"]),
+        (format!("{hook}exec = \"/bin/true\""), vec!["p.toml:3", "a table or a list of string"]),
+        (format!("{hook}webhook = [\"https://x/\"]"), vec!["p.toml:3", "a table or a string"]),
+        (format!("{hook}[hooks.webhok]\nurl = \"https://x/\""), vec!["p.toml:3", "did you mean `webhook`"]),
+        (
+            format!("{hook}webhook = \"https://x/\"\nheaders = {{ a = \"b\" }}"),
+            vec!["p.toml:4", "`headers`", "[hooks.webhook]"],
+        ),
     ] {
         let shown = message(&text);
         for part in parts {

@@ -7,25 +7,25 @@ use tokio::{
     task::{JoinError, JoinSet},
 };
 
-use super::{Failure, HookConfig, HookError, Job, Target, backoff, exec, stats::HookStats, webhook::Client};
+use super::{
+    HookConfig, HookError, Job, backoff,
+    kind::{Deliver, Message},
+    stats::HookStats,
+};
 
 /// A hook that is ready to be called.
 #[derive(Debug)]
 pub(super) struct Hook {
     config: HookConfig,
-    client: Option<Client>,
+    delivery: Box<dyn Deliver>,
     stats: Arc<HookStats>,
 }
 
 impl Hook {
     pub(super) fn new(config: &HookConfig) -> Result<Self, HookError> {
-        let client = match &config.target {
-            Target::Exec { .. } => None,
-            Target::Webhook(endpoint) => {
-                Some(Client::new(endpoint).map_err(|message| HookError { hook: Arc::clone(&config.name), message })?)
-            }
-        };
-        Ok(Self { config: config.clone(), client, stats: HookStats::new(Arc::clone(&config.name)) })
+        let delivery = config.target.open().map_err(|message| HookError { hook: Arc::clone(&config.name), message })?;
+        let stats = HookStats::new(Arc::clone(&config.name), config.kind);
+        Ok(Self { config: config.clone(), delivery, stats })
     }
 
     pub(super) const fn stats(&self) -> &Arc<HookStats> {
@@ -36,48 +36,29 @@ impl Hook {
         self.config.queue
     }
 
-    async fn attempt(&self, job: &Job, body: &[u8]) -> Result<(), Failure> {
-        let limit = self.config.timeout;
-        match (&self.config.target, &self.client) {
-            (Target::Exec { program, arguments }, _) => {
-                let id = job.event.id.to_string();
-                exec::run(
-                    program,
-                    arguments,
-                    &[("PEERTALLY_EVENT_ID", &id), ("PEERTALLY_POLICY", &job.event.policy.name)],
-                    body,
-                    limit,
-                )
-                .await
-            }
-            (Target::Webhook(endpoint), Some(client)) => {
-                client.post(endpoint, &job.event.id.to_string(), body, limit).await
-            }
-            (Target::Webhook(_), None) => unreachable!("a webhook hook is made with its client"),
-        }
-    }
-
-    async fn deliver(&self, mut job: Job) {
-        job.ticket.begin();
-        let body = job.event.to_json(self.config.subscriber);
+    async fn deliver(&self, job: Job) {
+        let Job { event, mut ticket } = job;
+        ticket.begin();
+        let body = event.to_json(self.config.subscriber);
         let hook = &*self.config.name;
-        let event = job.event.id;
+        let id = event.id.to_string();
+        let message = Message { id: &id, policy: &event.policy.name, body: &body };
         for attempt in 0.. {
-            let failure = match self.attempt(&job, &body).await {
+            let failure = match self.delivery.attempt(message, self.config.timeout).await {
                 Ok(()) => {
-                    tracing::info!(hook, %event, attempts = attempt + 1, "delivered");
-                    return job.ticket.end(Ok(()));
+                    tracing::info!(hook, event = id, attempts = attempt + 1, "delivered");
+                    return ticket.end(Ok(()));
                 }
                 Err(failure) => failure,
             };
             self.stats.attempt_failed(failure.reason);
-            let reason = failure.reason.label();
-            if attempt >= self.config.retries || failure.reason == super::FailureReason::Rejected {
-                tracing::warn!(hook, %event, reason, detail = failure.detail, attempts = attempt + 1, "given up");
-                return job.ticket.end(Err(failure.reason));
+            let reason = failure.reason.label;
+            if attempt >= self.config.retries || !failure.reason.is_retried {
+                tracing::warn!(hook, event = id, reason, detail = failure.detail, attempts = attempt + 1, "given up");
+                return ticket.end(Err(failure.reason));
             }
             let wait = backoff::delay(self.config.retry_delay, attempt, failure.retry_after, fastrand::f64());
-            tracing::warn!(hook, %event, reason, detail = failure.detail, ?wait, "failed; will try again");
+            tracing::warn!(hook, event = id, reason, detail = failure.detail, ?wait, "failed; will try again");
             tokio::time::sleep(wait).await;
         }
     }

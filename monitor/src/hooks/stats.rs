@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::FailureReason;
+use super::{failure::FailureReason, kind::Kind};
 
 /// Counts of one hook; they never go down.
 #[derive(Debug)]
@@ -17,8 +17,7 @@ pub struct HookStats {
     /// Name of the hook.
     pub name: Arc<str>,
     delivered: AtomicU64,
-    failed: [AtomicU64; FailureReason::ALL.len()],
-    attempts_failed: [AtomicU64; FailureReason::ALL.len()],
+    failures: Vec<Failures>,
     refused: AtomicU64,
     abandoned: AtomicU64,
     running: AtomicU64,
@@ -27,15 +26,32 @@ pub struct HookStats {
     open: Mutex<BTreeMap<u64, Instant>>,
 }
 
+/// Counts of one reason.
+#[derive(Debug)]
+struct Failures {
+    reason: FailureReason,
+    events: AtomicU64,
+    attempts: AtomicU64,
+}
+
+/// Failures of one reason at one time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FailureCount {
+    /// Why.
+    pub reason: FailureReason,
+    /// Events given up after their last attempt failed for this reason.
+    pub events: u64,
+    /// Attempts that failed, also those before another attempt.
+    pub attempts: u64,
+}
+
 /// The counts of one hook at one time.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HookReport {
     /// Events delivered.
     pub delivered: u64,
-    /// Events given up, by the last attempt's reason; index as in [`FailureReason::ALL`].
-    pub failed: [u64; FailureReason::ALL.len()],
-    /// Attempts that failed, by reason, retried ones included.
-    pub attempts_failed: [u64; FailureReason::ALL.len()],
+    /// Failures, one entry for each reason that the hook's kind can report.
+    pub failures: Vec<FailureCount>,
     /// Events dropped because the queue was full.
     pub dropped_full: u64,
     /// Events dropped because the agent ended.
@@ -58,7 +74,7 @@ impl HookReport {
     /// Events handed in.
     #[must_use]
     pub fn accepted(&self) -> u64 {
-        let failed: u64 = self.failed.iter().sum();
+        let failed: u64 = self.failures.iter().map(|count| count.events).sum();
         self.delivered + failed + self.dropped_full + self.dropped_shutdown + self.in_flight + self.queued
     }
 }
@@ -66,12 +82,16 @@ impl HookReport {
 impl HookStats {
     /// Counts of a hook that was never called.
     #[must_use]
-    pub fn new(name: Arc<str>) -> Arc<Self> {
+    pub fn new(name: Arc<str>, kind: &Kind) -> Arc<Self> {
+        let failures = |reason: &FailureReason| Failures {
+            reason: *reason,
+            events: AtomicU64::new(0),
+            attempts: AtomicU64::new(0),
+        };
         Arc::new(Self {
             name,
             delivered: AtomicU64::new(0),
-            failed: Default::default(),
-            attempts_failed: Default::default(),
+            failures: kind.reasons.iter().map(failures).collect(),
             refused: AtomicU64::new(0),
             abandoned: AtomicU64::new(0),
             running: AtomicU64::new(0),
@@ -83,14 +103,16 @@ impl HookStats {
     /// The counts now.
     #[must_use]
     pub fn report(&self) -> HookReport {
-        let load =
-            |counters: &[AtomicU64; FailureReason::ALL.len()]| std::array::from_fn(|i| counters[i].load(Relaxed));
+        let failures = self.failures.iter().map(|each| FailureCount {
+            reason: each.reason,
+            events: each.events.load(Relaxed),
+            attempts: each.attempts.load(Relaxed),
+        });
         let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         let in_flight = self.running.load(Relaxed).min(open.len() as u64);
         HookReport {
             delivered: self.delivered.load(Relaxed),
-            failed: load(&self.failed),
-            attempts_failed: load(&self.attempts_failed),
+            failures: failures.collect(),
             dropped_full: self.refused.load(Relaxed),
             dropped_shutdown: self.abandoned.load(Relaxed),
             in_flight,
@@ -104,7 +126,13 @@ impl HookStats {
     }
 
     pub(super) fn attempt_failed(&self, reason: FailureReason) {
-        self.attempts_failed[reason as usize].fetch_add(1, Relaxed);
+        self.failures(reason).attempts.fetch_add(1, Relaxed);
+    }
+
+    /// The counts of a reason that the hook's kind lists.
+    fn failures(&self, reason: FailureReason) -> &Failures {
+        let found = self.failures.iter().find(|each| each.reason == reason);
+        found.expect("a kind lists each reason that it reports")
     }
 
     /// Takes in an event.
@@ -134,7 +162,7 @@ impl Ticket {
         self.done = true;
         match outcome {
             Ok(()) => self.stats.delivered.fetch_add(1, Relaxed),
-            Err(reason) => self.stats.failed[reason as usize].fetch_add(1, Relaxed),
+            Err(reason) => self.stats.failures(reason).events.fetch_add(1, Relaxed),
         };
     }
 }

@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    fmt::Write,
     path::Path,
     sync::{
         Arc, Mutex,
@@ -19,9 +20,20 @@ use axum::{
 };
 use monitor_common::protocol::{Confidence, Protocol, Verdict};
 
-use super::{Dispatcher, FailureReason, HookConfig, HookReport, Target, exec, webhook::Endpoint};
+use super::{
+    Dispatcher, HookConfig, HookReport,
+    failure::{CONNECT, Failure, FailureReason, IO, REJECTED, SERVER, TIMEOUT},
+    kind::{Kind, Target},
+    kinds::{
+        exec::{self, EXIT_STATUS, Program, SIGNAL, SPAWN},
+        webhook::{self, Endpoint},
+    },
+    stats::FailureCount,
+};
 use crate::{
+    config::raw::RawHook,
     fake,
+    generated::assert_block_current,
     policy::{Policy, PolicyEvent, ProtocolSet, engine::Firing},
     subscriber::{Pseudonyms, Subscriber},
     words::{Inspection, Metric, PolicyDirection, SubscriberForm},
@@ -61,10 +73,11 @@ fn event() -> Arc<PolicyEvent> {
     ))
 }
 
-fn hook(target: Target) -> HookConfig {
+fn hook(kind: &'static Kind, target: impl Target + 'static) -> HookConfig {
     HookConfig {
         name: "h".into(),
-        target,
+        kind,
+        target: Arc::new(target),
         subscriber: SubscriberForm::Both,
         timeout: Duration::from_secs(5),
         retries: 0,
@@ -74,11 +87,12 @@ fn hook(target: Target) -> HookConfig {
     }
 }
 
-fn shell(script: &str) -> Target {
-    Target::Exec { program: "/bin/sh".into(), arguments: vec!["-c".to_owned(), script.to_owned()] }
+fn shell(script: &str) -> HookConfig {
+    let program = Program { program: "/bin/sh".into(), arguments: vec!["-c".to_owned(), script.to_owned()] };
+    hook(&exec::KIND, program)
 }
 
-async fn run(script: &str, limit: Duration) -> Result<(), super::Failure> {
+async fn run(script: &str, limit: Duration) -> Result<(), Failure> {
     exec::run(
         Path::new("/bin/sh"),
         &["-c".to_owned(), script.to_owned()],
@@ -101,8 +115,12 @@ async fn settled(dispatcher: &Dispatcher) -> HookReport {
     panic!("hooks did not settle: {:?}", dispatcher.stats()[0].report());
 }
 
+fn count(report: &HookReport, reason: FailureReason) -> FailureCount {
+    *report.failures.iter().find(|count| count.reason == reason).expect("a reason of the kind")
+}
+
 fn failed(report: &HookReport, reason: FailureReason) -> u64 {
-    report.failed[reason as usize]
+    count(report, reason).events
 }
 
 #[test]
@@ -142,12 +160,12 @@ async fn a_program_gets_the_event_and_a_bare_environment() {
 #[tokio::test]
 async fn failing_programs_say_why() {
     let failure = run("echo something >&2; exit 3", Duration::from_secs(5)).await.expect_err("fails");
-    assert_eq!(failure.reason, FailureReason::ExitStatus);
+    assert_eq!(failure.reason, EXIT_STATUS);
     assert!(failure.detail.contains("exit status 3") && failure.detail.contains("something"), "{}", failure.detail);
     let failure = run("kill -KILL $$", Duration::from_secs(5)).await.expect_err("fails");
-    assert_eq!(failure.reason, FailureReason::Signal);
+    assert_eq!(failure.reason, SIGNAL);
     let failure = exec::run(Path::new("/nonexistent"), &[], &[], b"", Duration::from_secs(1)).await.expect_err("fails");
-    assert_eq!(failure.reason, FailureReason::Spawn);
+    assert_eq!(failure.reason, SPAWN);
 }
 
 #[tokio::test]
@@ -179,7 +197,7 @@ async fn a_hanging_program_is_killed_with_its_children() {
     );
     let begun = Instant::now();
     let failure = run(&script, Duration::from_millis(500)).await.expect_err("hangs");
-    assert_eq!(failure.reason, FailureReason::Timeout);
+    assert_eq!(failure.reason, TIMEOUT);
     assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
     let pids = std::fs::read_to_string(&pids).expect("read");
     assert_eq!(pids.lines().count(), 2);
@@ -213,7 +231,7 @@ async fn a_child_left_behind_holds_nothing_up_and_ends() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hanging_hook_fills_its_queue_and_every_event_is_counted() {
-    let mut config = hook(shell("sleep 1000"));
+    let mut config = shell("sleep 1000");
     (config.queue, config.concurrency, config.timeout) = (3, 1, Duration::from_secs(60));
     let dispatcher = Dispatcher::start(&[config]).expect("started");
     dispatcher.send(0, &event());
@@ -242,9 +260,9 @@ async fn a_hanging_hook_fills_its_queue_and_every_event_is_counted() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_bad_hook_does_not_delay_another() {
-    let mut hanging = hook(shell("sleep 1000"));
+    let mut hanging = shell("sleep 1000");
     hanging.name = "hanging".into();
-    let dispatcher = Dispatcher::start(&[hook(shell("cat > /dev/null")), hanging]).expect("started");
+    let dispatcher = Dispatcher::start(&[(shell("cat > /dev/null")), hanging]).expect("started");
     for _ in 0..5 {
         dispatcher.send(1, &event());
         dispatcher.send(0, &event());
@@ -279,7 +297,7 @@ async fn server(statuses: &'static [u16], wait: Duration) -> Server {
 
 fn webhook(url: &str) -> HookConfig {
     let headers = BTreeMap::from([("Authorization".to_owned(), "Bearer hidden".to_owned())]);
-    let mut config = hook(Target::Webhook(Endpoint::new(url, &headers, None).expect("endpoint")));
+    let mut config = hook(&webhook::KIND, Endpoint::new(url, &headers, None).expect("endpoint"));
     config.subscriber = SubscriberForm::Pseudonym;
     config.retries = 4;
     config
@@ -312,20 +330,20 @@ async fn a_webhook_posts_json_with_the_event_id() {
 async fn server_errors_are_retried_with_the_same_id_and_refusals_are_not() {
     let flaky = server(&[500, 429, 408, 200], Duration::ZERO).await;
     let report = deliver(webhook(&flaky.url)).await;
-    assert_eq!((report.delivered, report.attempts_failed[FailureReason::Server as usize]), (1, 3));
+    assert_eq!((report.delivered, count(&report, SERVER).attempts), (1, 3));
     {
         let got = flaky.got.lock().expect("lock");
         assert!(got.iter().all(|(headers, _)| headers["idempotency-key"] == got[0].0["idempotency-key"]));
     }
     let refusing = server(&[403], Duration::ZERO).await;
     let report = deliver(webhook(&refusing.url)).await;
-    assert_eq!((failed(&report, FailureReason::Rejected), refusing.calls.load(SeqCst)), (1, 1));
+    assert_eq!((failed(&report, REJECTED), refusing.calls.load(SeqCst)), (1, 1));
     let moved = server(&[307], Duration::ZERO).await;
     let report = deliver(webhook(&moved.url)).await;
-    assert_eq!((failed(&report, FailureReason::Rejected), moved.calls.load(SeqCst)), (1, 1), "a redirect was followed");
+    assert_eq!((failed(&report, REJECTED), moved.calls.load(SeqCst)), (1, 1), "a redirect was followed");
     let broken = server(&[503], Duration::ZERO).await;
     let report = deliver(webhook(&broken.url)).await;
-    assert_eq!((failed(&report, FailureReason::Server), broken.calls.load(SeqCst)), (1, 5));
+    assert_eq!((failed(&report, SERVER), broken.calls.load(SeqCst)), (1, 5));
 }
 
 #[tokio::test]
@@ -334,13 +352,13 @@ async fn a_slow_or_absent_server_is_given_up() {
     let mut config = webhook(&slow.url);
     (config.timeout, config.retries) = (Duration::from_millis(200), 1);
     let report = deliver(config).await;
-    assert_eq!((failed(&report, FailureReason::Timeout), slow.calls.load(SeqCst)), (1, 2));
+    assert_eq!((failed(&report, TIMEOUT), slow.calls.load(SeqCst)), (1, 2));
     let absent = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("bound").local_addr().expect("address");
     let mut config = webhook(&format!("http://{absent}/"));
     config.retries = 1;
     let report = deliver(config).await;
-    assert_eq!(failed(&report, FailureReason::Connect), 1);
-    assert_eq!(report.attempts_failed[FailureReason::Connect as usize], 2);
+    assert_eq!(failed(&report, CONNECT), 1);
+    assert_eq!(count(&report, CONNECT).attempts, 2);
 }
 
 #[tokio::test]
@@ -355,7 +373,7 @@ async fn a_server_that_speaks_something_else_is_a_failure() {
     });
     let mut config = webhook(&url);
     config.retries = 0;
-    assert_eq!(failed(&deliver(config).await, FailureReason::Io), 1);
+    assert_eq!(failed(&deliver(config).await, IO), 1);
 }
 
 #[test]
@@ -398,15 +416,15 @@ async fn tls_is_checked_against_the_systems_authorities_and_the_ca_file() {
     let ca_file = directory.path().join("ca.pem");
     std::fs::write(&ca_file, certificate).expect("written");
     let known = Endpoint::new(&url, &BTreeMap::new(), Some(&ca_file)).expect("endpoint");
-    assert_eq!(deliver(hook(Target::Webhook(known))).await.delivered, 1);
+    assert_eq!(deliver(hook(&webhook::KIND, known)).await.delivered, 1);
     let unknown = Endpoint::new(&url, &BTreeMap::new(), None).expect("endpoint");
-    match Dispatcher::start(&[hook(Target::Webhook(unknown.clone()))]) {
-        Ok(_) => assert_eq!(failed(&deliver(hook(Target::Webhook(unknown))).await, FailureReason::Connect), 1),
+    match Dispatcher::start(&[hook(&webhook::KIND, unknown.clone())]) {
+        Ok(_) => assert_eq!(failed(&deliver(hook(&webhook::KIND, unknown)).await, CONNECT), 1),
         Err(error) => assert!(error.to_string().contains("ca-certificates"), "{error}"),
     }
     std::fs::write(&ca_file, "no certificate").expect("written");
     let broken = Endpoint::new(&url, &BTreeMap::new(), Some(&ca_file)).expect("endpoint");
-    let error = Dispatcher::start(&[hook(Target::Webhook(broken))]).expect_err("refused");
+    let error = Dispatcher::start(&[hook(&webhook::KIND, broken)]).expect_err("refused");
     assert!(error.to_string().contains("ca.pem"), "{error}");
 }
 
@@ -428,7 +446,31 @@ fn the_documented_event_is_current() {
     let documented: serde_json::Value = serde_json::from_str(example).expect("JSON");
     let real: serde_json::Value = serde_json::from_slice(&event().to_json(SubscriberForm::Both)).expect("JSON");
     assert_eq!(shape(&documented), shape(&real));
-    for reason in FailureReason::ALL {
-        assert!(page.contains(&format!("`{}`", reason.label())), "{} is not documented", reason.label());
+}
+
+/// The page's tables of kinds and of failure reasons are those of the code.
+#[test]
+fn the_documented_kinds_are_current() {
+    let mut kinds =
+        String::from("| kind | a delivery is | `subscriber` by default | `retries` by default |\n|---|---|---|---|\n");
+    let mut reasons: Vec<(FailureReason, Vec<String>)> = Vec::new();
+    for kind in RawHook::KINDS {
+        let (name, form) = (kind.name, kind.subscriber.label());
+        let _infallible = writeln!(kinds, "| `{name}` | {} | `{form}` | {} |", kind.delivers, kind.retries);
+        for reason in kind.reasons {
+            match reasons.iter_mut().find(|(known, _)| known.label == reason.label) {
+                Some((known, names)) => {
+                    assert_eq!(known, reason, "two reasons have the label {}", reason.label);
+                    names.push(format!("`{name}`"));
+                }
+                None => reasons.push((*reason, vec![format!("`{name}`")])),
+            }
+        }
     }
+    let mut table = String::from("| reason | kinds | meaning |\n|---|---|---|\n");
+    for (reason, names) in &reasons {
+        let _infallible = writeln!(table, "| `{}` | {} | {} |", reason.label, names.join(", "), reason.meaning);
+    }
+    assert_block_current("docs/hooks.md", "hook kinds", &kinds);
+    assert_block_current("docs/hooks.md", "failure reasons", &table);
 }

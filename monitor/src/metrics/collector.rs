@@ -20,7 +20,7 @@ use super::{
 use crate::{
     agent::state::AgentState,
     analysis::DrainResult,
-    hooks::{FailureReason, HookReport, HookStats},
+    hooks::{HookReport, HookStats, stats::FailureCount},
 };
 
 /// Upper limits of the drain histogram, in seconds: a million tallies take tens of milliseconds.
@@ -209,11 +209,11 @@ fn hooks(stats: &[Arc<HookStats>]) -> Vec<Family> {
         reports.iter().for_each(|(name, report)| family.add(&[name], value(report)));
         family
     };
-    let per_reason = |definition: &'static Definition, values: fn(&HookReport) -> &[u64]| {
+    let per_reason = |definition: &'static Definition, value: fn(&FailureCount) -> u64| {
         let mut family = Family::new(definition);
         for (name, report) in &reports {
-            for (reason, value) in FailureReason::ALL.iter().zip(values(report)) {
-                family.add(&[name, reason.label()], *value as f64);
+            for count in &report.failures {
+                family.add(&[name, count.reason.label], value(count) as f64);
             }
         }
         family
@@ -225,8 +225,8 @@ fn hooks(stats: &[Arc<HookStats>]) -> Vec<Family> {
     }
     vec![
         per_hook(&definitions::HOOK_DELIVERIES, |report| report.delivered as f64),
-        per_reason(&definitions::HOOK_FAILURES, |report| &report.failed),
-        per_reason(&definitions::HOOK_ATTEMPT_FAILURES, |report| &report.attempts_failed),
+        per_reason(&definitions::HOOK_FAILURES, |count| count.events),
+        per_reason(&definitions::HOOK_ATTEMPT_FAILURES, |count| count.attempts),
         dropped,
         per_hook(&definitions::HOOK_IN_FLIGHT, |report| report.in_flight as f64),
         per_hook(&definitions::HOOK_QUEUED, |report| report.queued as f64),

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::definitions::ALL;
-use crate::{analysis::node::MAX_ROWS, config::assert_current};
+use crate::{analysis::node::MAX_ROWS, generated::assert_current};
 
 #[test]
 fn the_documented_table_is_current() {

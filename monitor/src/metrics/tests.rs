@@ -17,7 +17,7 @@ use crate::{
     analysis::{Analysis, node::MAX_ROWS},
     config::{Overrides, Resolved},
     fake::{Kernel, bytes, key},
-    hooks::HookStats,
+    hooks::{HookStats, kinds::exec},
     subscriber::Pseudonyms,
     words::Inspection,
 };
@@ -38,7 +38,8 @@ struct Bench {
 
 impl Bench {
     fn new(text: &str) -> Self {
-        let state = AgentState::new(Inspection::Framing, vec![HookStats::new("tell".into())], drain_histogram());
+        let state =
+            AgentState::new(Inspection::Framing, vec![HookStats::new("tell".into(), &exec::KIND)], drain_histogram());
         let analysis = Analysis::new(resolved(text), Pseudonyms::with_key([3; 32]));
         let exposition = Exposition::new(Arc::clone(&state));
         Self { kernel: Kernel::new(), analysis, state, exposition, at: Duration::ZERO }

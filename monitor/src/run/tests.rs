@@ -239,7 +239,7 @@ async fn what_can_be_refused_is_refused_before_anything_is_attached() {
     let mut key = configuration(directory.path(), "");
     std::fs::write(directory.path().join("key"), "short").expect("written");
     key.pseudonym_key_file = directory.path().join("key");
-    let ca = "[[hooks]]\nname = \"h\"\nwebhook = \"https://127.0.0.1/\"\nca_file = \"/nonexistent.pem\"\n";
+    let ca = "[[hooks]]\nname = \"h\"\n[hooks.webhook]\nurl = \"https://127.0.0.1/\"\nca_file = \"/nonexistent.pem\"\n";
     let ca = configuration(directory.path(), ca);
     for (resolved, exit, part) in [
         (port, Exit::Unavailable, "--listen"),

@@ -5,11 +5,13 @@
 //! session leaves that group and is then its own master.)
 
 use std::{
-    path::Path,
+    path::{Path, PathBuf},
     process::{ExitStatus, Stdio},
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
+
+use futures_util::future::BoxFuture;
 
 use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::{
@@ -18,7 +20,97 @@ use tokio::{
     time::timeout,
 };
 
-use super::{Failure, FailureReason};
+use crate::{
+    hooks::{
+        failure::{Failure, FailureReason, IO, TIMEOUT},
+        kind::{Deliver, Kind, KindSettings, Message, Report, ShortForm, Target},
+    },
+    words::SubscriberForm,
+};
+
+/// The program could not be started.
+pub const SPAWN: FailureReason = FailureReason::retried("spawn", "the program could not be started");
+/// The program reported a failure.
+pub const EXIT_STATUS: FailureReason =
+    FailureReason::retried("exit_status", "the program ended with a status other than 0");
+/// A signal ended the program.
+pub const SIGNAL: FailureReason = FailureReason::retried("signal", "a signal ended the program");
+
+/// The kind `exec`. A program on this node handles the node's addresses anyway, so it gets them by default.
+pub static KIND: Kind = Kind {
+    name: "exec",
+    delivers: "a program gets the event on standard input",
+    subscriber: SubscriberForm::Both,
+    retries: 0,
+    reasons: &[SPAWN, EXIT_STATUS, SIGNAL, TIMEOUT, IO],
+};
+
+/// Runs a program for each event.
+///
+/// The program gets the event as JSON on standard input, no shell, and an empty environment but for `PATH`,
+/// `PEERTALLY_EVENT_ID` and `PEERTALLY_POLICY`. At `timeout` its process group is killed. Short form: the command.
+#[derive(Clone, Debug, serde::Deserialize)]
+#[cfg_attr(test, derive(serde::Serialize, schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    /// Absolute path of the program, then its arguments.
+    #[cfg_attr(test, schemars(example = ["/usr/local/bin/tell-abuse-desk", "--quiet"]))]
+    command: Vec<String>,
+}
+
+impl ShortForm for Settings {
+    const SHORT_FORM: Option<&'static str> = Some("list of string");
+
+    fn from_list(command: Vec<String>) -> Option<Self> {
+        Some(Self { command })
+    }
+}
+
+impl KindSettings for Settings {
+    fn check(&self, report: &mut Report<'_>) -> Option<Arc<dyn Target>> {
+        let Some((program, arguments)) = self.command.split_first() else {
+            report("command", "the command is empty; write [\"/path/to/program\", \"argument\"]".to_owned());
+            return None;
+        };
+        let program = PathBuf::from(program);
+        if !program.is_absolute() {
+            let message = format!("`{}` is not an absolute path; start it with `/`", program.display());
+            report("command", message);
+        }
+        if self.command.iter().any(|part| part.contains('\0')) {
+            report("command", "an argument cannot hold a NUL byte".to_owned());
+        }
+        Some(Arc::new(Program { program, arguments: arguments.to_vec() }))
+    }
+}
+
+/// A program with its arguments.
+#[derive(Clone, Debug)]
+pub struct Program {
+    /// Absolute path.
+    pub program: PathBuf,
+    /// Arguments.
+    pub arguments: Vec<String>,
+}
+
+impl Target for Program {
+    fn describe(&self) -> String {
+        format!("exec {}", self.program.display())
+    }
+
+    fn open(&self) -> Result<Box<dyn Deliver>, String> {
+        Ok(Box::new(self.clone()))
+    }
+}
+
+impl Deliver for Program {
+    fn attempt<'a>(&'a self, message: Message<'a>, limit: Duration) -> BoxFuture<'a, Result<(), Failure>> {
+        Box::pin(async move {
+            let environment = [("PEERTALLY_EVENT_ID", message.id), ("PEERTALLY_POLICY", message.policy)];
+            run(&self.program, &self.arguments, &environment, message.body, limit).await
+        })
+    }
+}
 
 /// Bytes kept of each of standard output and standard error; the rest is read and thrown away.
 const KEPT_OUTPUT: usize = 4096;
@@ -61,9 +153,8 @@ pub async fn run(
     let mut command = Command::new(program);
     command.args(arguments).env_clear().env("PATH", PATH).envs(environment.iter().copied()).current_dir("/");
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0).kill_on_drop(true);
-    let mut child = command
-        .spawn()
-        .map_err(|error| Failure::new(FailureReason::Spawn, format!("cannot start {}: {error}", program.display())))?;
+    let mut child =
+        command.spawn().map_err(|error| Failure::new(SPAWN, format!("cannot start {}: {error}", program.display())))?;
     let group = Group(child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw));
     let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
     let (kept_out, kept_err) = (Mutex::new(Vec::new()), Mutex::new(Vec::new()));
@@ -88,14 +179,14 @@ pub async fn run(
     let Ok(status) = ended else {
         end(&group, &mut child).await;
         let detail = format!("no end within {}; {}", humantime::format_duration(limit), shown(&kept_out, &kept_err));
-        return Err(Failure::new(FailureReason::Timeout, detail));
+        return Err(Failure::new(TIMEOUT, detail));
     };
     if !pipes_done {
         let _left_open = timeout(OUTPUT_GRACE, &mut pipes).await;
     }
     drop(group);
     let output = shown(&kept_out, &kept_err);
-    let status = status.map_err(|error| Failure::new(FailureReason::Io, format!("cannot wait for it: {error}")))?;
+    let status = status.map_err(|error| Failure::new(IO, format!("cannot wait for it: {error}")))?;
     judge(status, output)
 }
 
@@ -116,10 +207,8 @@ fn judge(status: ExitStatus, output: String) -> Result<(), Failure> {
             tracing::debug!(output, "hook program ended");
             Ok(())
         }
-        (Some(code), _) => Err(Failure::new(FailureReason::ExitStatus, format!("exit status {code}; {output}"))),
-        (None, signal) => {
-            Err(Failure::new(FailureReason::Signal, format!("signal {}; {output}", signal.unwrap_or_default())))
-        }
+        (Some(code), _) => Err(Failure::new(EXIT_STATUS, format!("exit status {code}; {output}"))),
+        (None, signal) => Err(Failure::new(SIGNAL, format!("signal {}; {output}", signal.unwrap_or_default()))),
     }
 }
 

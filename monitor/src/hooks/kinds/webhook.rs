@@ -4,23 +4,79 @@
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
-    sync::Once,
+    sync::{Arc, Once},
     time::Duration,
 };
 
+use futures_util::future::BoxFuture;
 use reqwest::{
     StatusCode, Url,
     header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER},
     redirect,
 };
 
-use super::{Failure, FailureReason};
+use crate::{
+    hooks::{
+        failure::{CONNECT, Failure, FailureReason, IO, REJECTED, SERVER, TIMEOUT},
+        kind::{Deliver, Kind, KindSettings, Message, Report, ShortForm, Target},
+    },
+    words::SubscriberForm,
+};
+
+/// The kind `webhook`. No address leaves the node unless the operator says so.
+pub static KIND: Kind = Kind {
+    name: "webhook",
+    delivers: "an HTTP POST to a URL",
+    subscriber: SubscriberForm::Pseudonym,
+    retries: 5,
+    reasons: &[TIMEOUT, CONNECT, REJECTED, SERVER, IO],
+};
+
+/// Posts each event as JSON to a URL.
+///
+/// At `timeout` the request is given up. Short form: the URL.
+#[derive(Clone, Debug, serde::Deserialize)]
+#[cfg_attr(test, derive(serde::Serialize, schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    /// URL that gets the event by HTTP POST.
+    #[cfg_attr(test, schemars(example = &"https://abuse.example.net/events"))]
+    url: String,
+    /// Headers added to the request, such as `Authorization`.
+    #[serde(default)]
+    #[cfg_attr(test, schemars(example = BTreeMap::from([("Authorization", "Bearer secret")])))]
+    headers: BTreeMap<String, String>,
+    /// PEM file with further certificate authorities to trust.
+    #[serde(default)]
+    #[cfg_attr(test, schemars(example = &"/etc/peertally/ca.pem"))]
+    ca_file: Option<PathBuf>,
+}
+
+impl ShortForm for Settings {
+    const SHORT_FORM: Option<&'static str> = Some("string");
+
+    fn from_text(url: &str) -> Option<Self> {
+        Some(Self { url: url.to_owned(), headers: BTreeMap::new(), ca_file: None })
+    }
+}
+
+impl KindSettings for Settings {
+    fn check(&self, report: &mut Report<'_>) -> Option<Arc<dyn Target>> {
+        match Endpoint::new(&self.url, &self.headers, self.ca_file.as_deref()) {
+            Ok(endpoint) => Some(Arc::new(endpoint)),
+            Err(problem) => {
+                report(&problem.header.map_or("url".to_owned(), |name| format!("headers.{name}")), problem.message);
+                None
+            }
+        }
+    }
+}
 
 /// Bytes of an answer kept for the log.
 const KEPT_ANSWER: usize = 512;
 /// Header with the event's id, for a receiver that must act once on an event that arrives twice.
 pub const EVENT_ID_HEADER: &str = "x-peertally-event-id";
-/// The same under the name of the IETF draft `draft-ietf-httpapi-idempotency-key-header`.
+/// Header with the event's id under the name of the IETF draft `draft-ietf-httpapi-idempotency-key-header`.
 const IDEMPOTENCY_HEADER: &str = "idempotency-key";
 
 /// Where to post.
@@ -41,7 +97,7 @@ impl std::fmt::Debug for Endpoint {
 #[derive(Debug)]
 pub struct EndpointProblem {
     /// The header that is wrong; `None` if it is the URL.
-    pub key: Option<String>,
+    pub header: Option<String>,
     /// What is wrong and what to write.
     pub message: String,
 }
@@ -52,7 +108,7 @@ impl Endpoint {
     /// # Errors
     /// [`EndpointProblem`] naming what cannot be used.
     pub fn new(url: &str, headers: &BTreeMap<String, String>, ca_file: Option<&Path>) -> Result<Self, EndpointProblem> {
-        let wrong = |message: String| EndpointProblem { key: None, message };
+        let wrong = |message: String| EndpointProblem { header: None, message };
         let parsed = Url::parse(url).map_err(|error| {
             wrong(format!("this is not a URL ({error}); write for example https://abuse.example.net/events"))
         })?;
@@ -66,7 +122,7 @@ impl Endpoint {
         }
         let mut map = HeaderMap::new();
         for (name, value) in headers {
-            let problem = |message: &str| EndpointProblem { key: Some(name.clone()), message: message.to_owned() };
+            let problem = |message: &str| EndpointProblem { header: Some(name.clone()), message: message.to_owned() };
             let header = HeaderName::try_from(name.as_str()).map_err(|_| problem("this is not a header name"))?;
             if header == CONTENT_TYPE || header == EVENT_ID_HEADER || header == IDEMPOTENCY_HEADER {
                 return Err(problem("this header is set by the agent"));
@@ -89,16 +145,35 @@ impl Endpoint {
     }
 }
 
-/// A connection pool for one endpoint.
+impl Target for Endpoint {
+    fn describe(&self) -> String {
+        format!("POST {}", self.shown())
+    }
+
+    fn open(&self) -> Result<Box<dyn Deliver>, String> {
+        Client::new(self.clone()).map(|client| Box::new(client) as Box<dyn Deliver>)
+    }
+}
+
+/// An endpoint with its connection pool.
 #[derive(Debug)]
-pub struct Client(reqwest::Client);
+struct Client {
+    endpoint: Endpoint,
+    http: reqwest::Client,
+}
+
+impl Deliver for Client {
+    fn attempt<'a>(&'a self, message: Message<'a>, limit: Duration) -> BoxFuture<'a, Result<(), Failure>> {
+        Box::pin(self.post(message, limit))
+    }
+}
 
 impl Client {
     /// Prepares TLS and connections; connects to nothing.
     ///
     /// # Errors
     /// What is wrong with the certificate authorities.
-    pub fn new(endpoint: &Endpoint) -> Result<Self, String> {
+    fn new(endpoint: Endpoint) -> Result<Self, String> {
         static PROVIDER: Once = Once::new();
         PROVIDER.call_once(|| {
             // Fails only if one is installed already, which serves as well.
@@ -126,25 +201,26 @@ impl Client {
                 })?;
             builder = builder.tls_certs_merge(certificates);
         }
-        builder.build().map(Self).map_err(|error| {
+        let http = builder.build().map_err(|error| {
             format!("cannot prepare TLS: {}; install ca-certificates, or name a `ca_file`", chain(&error))
-        })
+        })?;
+        Ok(Self { endpoint, http })
     }
 
     /// Posts once.
     ///
     /// # Errors
     /// [`Failure`] unless the answer is 2xx in time.
-    pub async fn post(&self, endpoint: &Endpoint, id: &str, body: &[u8], limit: Duration) -> Result<(), Failure> {
+    async fn post(&self, message: Message<'_>, limit: Duration) -> Result<(), Failure> {
         let request = self
-            .0
-            .post(endpoint.url.clone())
-            .headers(endpoint.headers.clone())
+            .http
+            .post(self.endpoint.url.clone())
+            .headers(self.endpoint.headers.clone())
             .header(CONTENT_TYPE, "application/json")
-            .header(EVENT_ID_HEADER, id)
-            .header(IDEMPOTENCY_HEADER, id)
+            .header(EVENT_ID_HEADER, message.id)
+            .header(IDEMPOTENCY_HEADER, message.id)
             .timeout(limit)
-            .body(body.to_vec());
+            .body(message.body.to_vec());
         let mut answer = request.send().await.map_err(|error| failure(&error))?;
         let status = answer.status();
         if status.is_success() {
@@ -167,22 +243,22 @@ impl Client {
     }
 }
 
-/// What a status other than success means for a retry.
+/// Failure reason of a status other than success. HTTP 408, 429 and 5xx are worth another attempt.
 fn reason(status: StatusCode) -> FailureReason {
     match status {
-        StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS => FailureReason::Server,
-        status if status.is_server_error() => FailureReason::Server,
-        _ => FailureReason::Rejected,
+        StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS => SERVER,
+        status if status.is_server_error() => SERVER,
+        _ => REJECTED,
     }
 }
 
 fn failure(error: &reqwest::Error) -> Failure {
     let reason = if error.is_timeout() {
-        FailureReason::Timeout
+        TIMEOUT
     } else if error.is_connect() {
-        FailureReason::Connect
+        CONNECT
     } else {
-        FailureReason::Io
+        IO
     };
     Failure::new(reason, chain(error))
 }

@@ -1,0 +1,148 @@
+//! A `[[hooks]]` entry as typed: keys that every hook has, and one table that makes its kind.
+
+use std::{fmt, marker::PhantomData, time::Duration};
+
+use serde::{
+    Deserialize, Deserializer,
+    de::{self, value::MapAccessDeserializer, value::SeqAccessDeserializer},
+};
+
+use crate::{
+    config::values::Span,
+    hooks::kind::{Kind, KindSettings, ShortForm},
+    words::SubscriberForm,
+};
+
+/// Declares [`RawHook`] with one optional table for each kind; `$kind` is a module of `hooks/kinds`.
+macro_rules! hook_kinds {
+    ($($kind:ident,)*) => {
+        /// What a policy calls: a name and exactly one of the tables below, which makes the kind.
+        #[derive(Clone, Debug, Deserialize)]
+        #[cfg_attr(test, derive(serde::Serialize, schemars::JsonSchema))]
+        #[serde(deny_unknown_fields)]
+        pub struct RawHook {
+            /// Name in policies and metrics; letters, digits, `-`, `_` and `.`.
+            #[cfg_attr(test, schemars(example = &"tell"))]
+            pub name: String,
+            /// How events name the subscriber. The default depends on the kind.
+            #[serde(default)]
+            #[cfg_attr(test, schemars(example = &"both"))]
+            pub subscriber: Option<SubscriberForm>,
+            /// Time that one attempt may take.
+            #[serde(default = "ten_seconds")]
+            pub timeout: Span,
+            /// Attempts after the first. The default depends on the kind.
+            #[serde(default)]
+            #[cfg_attr(test, schemars(example = 0))]
+            pub retries: Option<u32>,
+            /// Wait before the second attempt; it doubles with each attempt up to five minutes, with jitter.
+            #[serde(default = "one_second")]
+            pub retry_delay: Span,
+            /// Events that may wait; further ones are dropped and counted.
+            #[serde(default = "queue")]
+            pub queue: u32,
+            /// Deliveries at a time.
+            #[serde(default = "concurrency")]
+            pub concurrency: u32,
+            $(#[serde(default)] $kind: Option<ShortOrTable<crate::hooks::kinds::$kind::Settings>>,)*
+        }
+
+        impl RawHook {
+            /// Every kind.
+            pub const KINDS: &'static [&'static Kind] = &[$(&crate::hooks::kinds::$kind::KIND,)*];
+
+            /// The kinds that this entry has a table of.
+            pub(crate) fn kinds(&self) -> Vec<(&'static Kind, &dyn KindSettings)> {
+                let mut found: Vec<(&'static Kind, &dyn KindSettings)> = Vec::new();
+                $(if let Some(table) = &self.$kind {
+                    found.push((&crate::hooks::kinds::$kind::KIND, &table.0));
+                })*
+                found
+            }
+        }
+    };
+}
+
+hook_kinds! {
+    exec,
+    webhook,
+}
+
+fn ten_seconds() -> Span {
+    Span(Duration::from_secs(10))
+}
+fn one_second() -> Span {
+    Span(Duration::from_secs(1))
+}
+fn queue() -> u32 {
+    1000
+}
+fn concurrency() -> u32 {
+    4
+}
+
+/// The table of a kind, or its short form.
+#[derive(Clone, Debug)]
+struct ShortOrTable<T>(T);
+
+impl<'de, T: Deserialize<'de> + ShortForm> Deserialize<'de> for ShortOrTable<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor<T>(PhantomData<T>);
+        impl<'de, T: Deserialize<'de> + ShortForm> de::Visitor<'de> for Visitor<T> {
+            type Value = T;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                match T::SHORT_FORM {
+                    Some(short) => write!(f, "a table or a {short}"),
+                    None => f.write_str("a table"),
+                }
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<T, E> {
+                T::from_text(text).ok_or_else(|| E::invalid_type(de::Unexpected::Str(text), &self))
+            }
+
+            fn visit_seq<A: de::SeqAccess<'de>>(self, list: A) -> Result<T, A::Error> {
+                let list = Vec::deserialize(SeqAccessDeserializer::new(list))?;
+                T::from_list(list).ok_or_else(|| de::Error::invalid_type(de::Unexpected::Seq, &self))
+            }
+
+            fn visit_map<A: de::MapAccess<'de>>(self, table: A) -> Result<T, A::Error> {
+                T::deserialize(MapAccessDeserializer::new(table))
+            }
+        }
+        deserializer.deserialize_any(Visitor(PhantomData)).map(Self)
+    }
+}
+
+#[cfg(test)]
+mod schema {
+    use std::borrow::Cow;
+
+    use schemars::{JsonSchema, Schema, SchemaGenerator};
+    use serde::Serialize;
+
+    use super::{ShortForm, ShortOrTable};
+
+    impl<T: JsonSchema + ShortForm> JsonSchema for ShortOrTable<T> {
+        fn inline_schema() -> bool {
+            true
+        }
+        fn schema_name() -> Cow<'static, str> {
+            T::schema_name()
+        }
+        fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+            let mut schema = T::json_schema(generator);
+            if let Some(short) = T::SHORT_FORM {
+                schema.insert("x-short-form".to_owned(), short.into());
+            }
+            schema
+        }
+    }
+
+    impl<T: Serialize> Serialize for ShortOrTable<T> {
+        fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+            self.0.serialize(serializer)
+        }
+    }
+}
