@@ -3,7 +3,7 @@
 use std::{fs, path::Path, sync::Mutex};
 
 use anyhow::{Result, ensure};
-use peertally_tests::lab::{self, Expected, Scenario, executable};
+use peertally_lab::{self as lab, Expected, Scenario, executable};
 
 /// Scenarios at a time: they mostly wait for their clients.
 const JOBS: usize = 3;

@@ -9,7 +9,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use peertally_tests::lab::{self, DnsServer, INTERNET_V4, INTERNET_V6, IpReference, Lab, Process, WebServer};
+use peertally_lab::{self as lab, DnsServer, INTERNET_V4, INTERNET_V6, IpReference, Lab, Process, WebServer};
 
 const MEGABYTE: usize = 1 << 20;
 

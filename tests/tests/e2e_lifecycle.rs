@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use peertally_tests::lab::{self, Agent, INTERNET_V4, Lab, WebServer, bittorrent_exchange, executable, xdp};
+use peertally_lab::{self as lab, Agent, INTERNET_V4, Lab, WebServer, bittorrent_exchange, executable, xdp};
 
 const MEGABYTE: usize = 1 << 20;
 const KEYS: &str = "drain_interval = \"200ms\"\n";

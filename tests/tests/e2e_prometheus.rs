@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use peertally_tests::lab::{
-    self, Agent, Lab, Prometheus, bittorrent_exchange, executable, plain_exchange, promtool_check,
+use peertally_lab::{
+    self as lab, Agent, Lab, Prometheus, bittorrent_exchange, executable, plain_exchange, promtool_check,
 };
 
 const MEGABYTE: usize = 1 << 20;

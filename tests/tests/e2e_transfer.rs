@@ -3,9 +3,9 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use anyhow::{Result, bail, ensure};
-use peertally_tests::lab::{
-    self, Agent, Amule, Aria2, Counters, DnsServer, EdonkeyServer, INTERNET_V4, INTERNET_V6, LIBTORRENT_PORT, Lab,
-    Libtorrent, SubscriberRow, TRACKER_PORT, Tracker, Transmission, WebServer, executable,
+use peertally_lab::{
+    self as lab, Agent, Amule, Aria2, Counters, DnsServer, EdonkeyServer, INTERNET_V4, INTERNET_V6, LIBTORRENT_PORT,
+    Lab, Libtorrent, SubscriberRow, TRACKER_PORT, Tracker, Transmission, WebServer, executable,
 };
 
 const MEGABYTE: usize = 1 << 20;

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
-use peertally_tests::lab::POOLS;
+use peertally_lab::POOLS;
 
 use crate::command::output;
 use crate::setup::{self, Need};

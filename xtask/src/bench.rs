@@ -14,7 +14,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 use clap::ValueEnum;
-use peertally_tests::lab::without_package;
+use peertally_lab::without_package;
 use serde::de::DeserializeOwned;
 
 use crate::{build_ebpf, command::shown, workspace::root};

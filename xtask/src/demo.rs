@@ -19,7 +19,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
-use peertally_tests::lab::{self, Agent, HttpServer, LISTEN, Lab};
+use peertally_lab::{self as lab, Agent, HttpServer, LISTEN, Lab};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use crate::{

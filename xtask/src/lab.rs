@@ -12,7 +12,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
-use peertally_tests::lab::{self, Outcome, Scenario, Share};
+use peertally_lab::{self as lab, Outcome, Scenario, Share};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use crate::{

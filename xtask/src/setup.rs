@@ -142,10 +142,10 @@ impl Missing {
             println!("  {:28} cargo tool, version {}: {}", tool.program, tool.version, tool.why);
         }
         if self.python {
-            println!("  {:28} Python packages of tests/lab/requirements.txt: a Soulseek client", "aioslsk");
+            println!("  {:28} Python packages of lab/peers/requirements.txt: a Soulseek client", "aioslsk");
         }
         if self.node {
-            println!("  {:28} Node.js packages of tests/lab/node: peers of these networks", "webtorrent, libp2p");
+            println!("  {:28} Node.js packages of lab/peers/node: peers of these networks", "webtorrent, libp2p");
         }
     }
 

@@ -20,7 +20,7 @@ use monitor_common::{
     tally::{KeyWords, SlotKey, Tally},
 };
 use peertally::datapath::mapped::MappedArray;
-use peertally_tests::lab::{Agent, Lab, executable, wait_for};
+use peertally_lab::{Agent, Lab, executable, wait_for};
 use serde_json::{Value, json};
 
 use crate::{TALLIES, clock::cpu_time, median};

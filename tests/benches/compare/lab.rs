@@ -24,10 +24,8 @@ use peertally::datapath::{
     TableSizes,
     object::{LoadOptions, LoadedObject},
 };
-use peertally_tests::{
-    lab::{CORE, INTERNET_V4, Lab, POOLS, Process, access, output, wait_for},
-    packet_table::load_options,
-};
+use peertally_lab::{CORE, INTERNET_V4, Lab, POOLS, Process, access, output, wait_for};
+use peertally_tests::packet_table::load_options;
 use serde_json::{Value, json};
 
 use crate::{

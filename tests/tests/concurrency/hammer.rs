@@ -22,11 +22,8 @@ use peertally::datapath::{
     object::{LoadOptions, LoadedObject, MonitoredInterface},
     view::{TableRead, node_index_parts},
 };
-use peertally_tests::{
-    lab::{CORE, Lab, access, output, require},
-    paths,
-    tables::Tables,
-};
+use peertally_lab::{CORE, Lab, access, output, require};
+use peertally_tests::{paths, tables::Tables};
 
 use crate::CPUS;
 

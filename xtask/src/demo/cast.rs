@@ -10,9 +10,9 @@ use std::{
 };
 
 use anyhow::{Result, anyhow};
-use peertally_tests::lab::{
-    self, DnsServer, INTERNET_V4, INTERNET_V6, Lab, Namespace, Reported, TRACKER_PORT, Tracker, Transfer, Transmission,
-    WebServer,
+use peertally_lab::{
+    self as lab, DnsServer, INTERNET_V4, INTERNET_V6, Lab, Namespace, Reported, TRACKER_PORT, Tracker, Transfer,
+    Transmission, WebServer,
 };
 
 /// Size of the file that is transferred by BitTorrent.

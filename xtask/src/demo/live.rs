@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use peertally_tests::lab::{self, SubscriberRow};
+use peertally_lab::{self as lab, SubscriberRow};
 
 use super::{
     cast::{Cast, ROLES, Role},

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, fs, path::Path, time::Duration};
 
 use anyhow::{Context as _, Result};
-use peertally_tests::lab::{self, Agent, Counters, HttpServer, Lab, NodeTotals, SubscriberRow};
+use peertally_lab::{self as lab, Agent, Counters, HttpServer, Lab, NodeTotals, SubscriberRow};
 
 use super::cast::{Account, ROLES, Role};
 

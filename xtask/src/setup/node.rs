@@ -3,7 +3,7 @@
 use std::{fs, path::Path, process::Command};
 
 use anyhow::{Context as _, Result};
-use peertally_tests::lab::tools::{NODE_ENVIRONMENT, NODE_SOURCES};
+use peertally_lab::tools::{NODE_ENVIRONMENT, NODE_SOURCES};
 
 use crate::command::run;
 

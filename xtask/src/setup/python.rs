@@ -3,7 +3,7 @@
 use std::{fs, path::Path, process::Command};
 
 use anyhow::{Context as _, Result};
-use peertally_tests::lab::tools::{PYTHON, PYTHON_ENVIRONMENT, REQUIREMENTS};
+use peertally_lab::tools::{PYTHON, PYTHON_ENVIRONMENT, REQUIREMENTS};
 
 use crate::command::run;
 

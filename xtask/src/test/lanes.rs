@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
-use peertally_tests::lab::without_package;
+use peertally_lab::without_package;
 
 use super::{Mode, Outcome};
 use crate::command::{shown, stream};

@@ -20,7 +20,7 @@ pub struct NodePeer {
 }
 
 impl NodePeer {
-    /// Starts `script` (of the folder `tests/lab/node`) with `arguments`, as `role`.
+    /// Starts `script` (of the folder `lab/peers/node`) with `arguments`, as `role`.
     ///
     /// # Errors
     /// It does not start.

@@ -17,9 +17,9 @@ use super::super::{
 };
 
 /// The script that holds the session.
-const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/lab/libtorrent_peer.py");
+const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/peers/libtorrent_peer.py");
 /// The script that makes torrents of BitTorrent v2.
-const MAKER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/lab/make_torrent.py");
+const MAKER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/peers/make_torrent.py");
 /// Debian's interpreter: another one on the path would not find Debian's module.
 pub(in super::super) const PYTHON: &str = "/usr/bin/python3";
 /// Port of every session; each has a namespace of its own.

@@ -13,7 +13,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 
 use super::{PASSWORD, md5};
-use crate::lab::netns::Namespace;
+use crate::netns::Namespace;
 
 /// The flags that every packet has; none of its options.
 const FLAGS: u32 = 0x20;

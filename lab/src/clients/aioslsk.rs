@@ -14,7 +14,7 @@ use super::super::{
 };
 
 /// The script that holds the client.
-const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/lab/soulseek_peer.py");
+const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/peers/soulseek_peer.py");
 
 /// A Soulseek client.
 #[derive(Debug)]
