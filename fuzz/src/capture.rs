@@ -2,7 +2,7 @@
 
 use std::io::Cursor;
 
-use peertally::capture::{Capture, Item, MAX_PACKET_BYTES};
+use peertally_capture::{Capture, Item, MAX_PACKET_BYTES};
 
 /// Bytes that re-framing may add to a packet.
 const ETHERNET_BYTES: usize = 14;

@@ -2,7 +2,6 @@
 
 pub mod agent;
 pub mod analysis;
-pub mod capture;
 pub mod check;
 pub mod cli;
 pub mod config;

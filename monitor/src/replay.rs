@@ -24,9 +24,10 @@ use std::{
 use args::{EngineKind, Format, ReplayArgs};
 use driver::Driver;
 use engine::{EngineError, ReplayEngine};
+use peertally_capture::CaptureError;
 use report::Report;
 
-use crate::{capture::CaptureError, exit::Exit, pool::Pool};
+use crate::{exit::Exit, pool::Pool};
 
 /// An engine with empty tables that takes `pools` as subscribers.
 ///

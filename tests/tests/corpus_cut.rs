@@ -22,10 +22,10 @@ use monitor_common::{
     store::{Inspection, Outcome},
 };
 use peertally::{
-    capture::{Capture, Item},
     datapath::{TableSizes, host::HostDataPath},
     replay::{engine::first_buffer, every_address},
 };
+use peertally_capture::{Capture, Item};
 use peertally_tests::wire::{flag, tcp_at};
 
 /// Signatures that are not found at every cut of the first payload, and why.

@@ -9,7 +9,6 @@ use std::{
 
 use monitor_common::{reason::Reason, store::Inspection};
 use peertally::{
-    capture::{Capture, Frame, Item},
     datapath::{host::HostDataPath, object::LoadOptions, test_run::TestRunner},
     replay::{
         args::EngineKind,
@@ -17,6 +16,7 @@ use peertally::{
         every_address, open,
     },
 };
+use peertally_capture::{Capture, Frame, Item};
 use peertally_tests::packet_table::{SEED, cases, load_options, may_use_kernel};
 
 /// Mutated frames that are compared.

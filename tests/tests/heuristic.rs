@@ -9,10 +9,10 @@ use monitor_common::{
     store::{Heuristic, Inspection, KernelEvent},
 };
 use peertally::{
-    capture::{Capture, Item},
     datapath::{TableSizes, host::HostDataPath},
     replay::{engine::first_buffer, every_address},
 };
+use peertally_capture::{Capture, Item};
 
 /// The default of the configuration.
 const RULE: Heuristic = Heuristic { endpoints: 8, window_s: 60 };

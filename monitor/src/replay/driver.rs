@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use monitor_common::parse::{headers, packet};
+use peertally_capture::{Capture, CaptureError, Item};
 
 use super::{
     capture_clock::CaptureClock,
@@ -10,7 +11,6 @@ use super::{
     flows::Flows,
     report::Report,
 };
-use crate::capture::{Capture, CaptureError, Item};
 
 /// A replay under way.
 pub(super) struct Driver {

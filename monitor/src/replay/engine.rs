@@ -10,10 +10,10 @@ use monitor_common::{
     store::Outcome,
     tally::{Direction, TallyKey, Totals},
 };
+use peertally_capture::Frame;
 
 use super::args::EngineKind;
 use crate::{
-    capture::Frame,
     datapath::{
         ObjectError, TableSizes,
         view::{View, node_index_parts},

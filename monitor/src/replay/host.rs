@@ -4,12 +4,13 @@ use monitor_common::{
     reason::Reason,
     store::{Inspection, Outcome},
 };
+use peertally_capture::Frame;
 
 use super::{
     args::EngineKind,
     engine::{EngineError, EngineTotals, ReplayEngine, SEED, SIZES},
 };
-use crate::{capture::Frame, datapath::host::HostDataPath, pool::Pool};
+use crate::{datapath::host::HostDataPath, pool::Pool};
 
 struct Host(HostDataPath);
 

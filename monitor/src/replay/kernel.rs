@@ -3,13 +3,13 @@
 use std::sync::Arc;
 
 use monitor_common::store::{Inspection, Outcome};
+use peertally_capture::Frame;
 
 use super::{
     args::EngineKind,
     engine::{EngineError, EngineTotals, ReplayEngine, SEED, SIZES},
 };
 use crate::{
-    capture::Frame,
     datapath::{
         ObjectError,
         object::{LoadOptions, MonitoredInterface},

@@ -21,7 +21,6 @@ use monitor_common::{
     store::Inspection,
 };
 use peertally::{
-    capture::{Capture, Item},
     datapath::{
         TableSizes,
         host::HostDataPath,
@@ -30,6 +29,7 @@ use peertally::{
     },
     pool::Pool,
 };
+use peertally_capture::{Capture, Item};
 use peertally_tests::packet_table::load_options;
 use serde_json::{Value, json};
 

@@ -10,6 +10,8 @@
 //!
 //! Facts: `draft-ietf-opsawg-pcap`, `draft-ietf-opsawg-pcapng`, libpcap `sf-pcap.c`, <https://www.tcpdump.org/linktypes.html>.
 
+#![forbid(unsafe_code)]
+
 mod error;
 mod link;
 mod pcap;

@@ -6,11 +6,11 @@ use std::{
 };
 
 use pcap_parser::{Block, PcapBlockOwned, PcapError, create_reader, traits::PcapNGPacketBlock};
-use peertally::capture::{Capture, Item};
+use peertally_capture::{Capture, Item};
 
 /// Every capture below the corpus folder, or nothing, loudly, when there is no corpus beside the repository.
 fn corpus() -> Vec<PathBuf> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/corpus");
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/corpus");
     let mut captures: Vec<PathBuf> = ["p2p", "negative"]
         .iter()
         .filter_map(|set| fs::read_dir(root.join(set)).ok())
