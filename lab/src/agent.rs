@@ -2,28 +2,25 @@
 
 use std::{
     collections::BTreeMap,
-    env, fs,
+    fs,
     net::{Ipv4Addr, SocketAddr},
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
     process::Command,
-    sync::OnceLock,
     time::Duration,
 };
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result, ensure};
 
 use super::{
     Counters, Lab, POOLS,
     http::{self, http_get},
     metrics::Metrics,
-    process::{Process, output},
+    process::Process,
     subscriber_v4,
     wait::wait_for,
 };
 
-/// Names the agent's executable; without it, tests build the one of their own profile.
-pub const AGENT_VARIABLE: &str = "PEERTALLY_BIN";
 /// Where an agent of a laboratory listens, inside the router.
 pub const LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9847);
 
@@ -219,52 +216,4 @@ pub fn configuration(lab: &Lab, toml: &str) -> Result<PathBuf> {
 
 fn control_socket(lab: &Lab) -> PathBuf {
     lab.directory().join("control.sock")
-}
-
-/// The agent's executable: the one that [`AGENT_VARIABLE`] names, else one built now in the profile and target folder of
-/// the calling test.
-///
-/// # Errors
-/// It cannot be built.
-pub fn executable() -> Result<PathBuf> {
-    static BUILT: OnceLock<Result<PathBuf, String>> = OnceLock::new();
-    BUILT.get_or_init(|| build().map_err(|error| format!("{error:#}"))).clone().map_err(|error| anyhow!(error))
-}
-
-/// Takes away what cargo told this process about its package, so that a cargo started by it finds the environment that the outer one had.
-/// A build script that reads such a variable (ring's) would run again otherwise, and all that depends on it be built anew.
-pub fn without_package(command: &mut Command) {
-    for (name, _) in env::vars_os() {
-        let of_package = |name: &str| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_");
-        if name.to_str().is_some_and(of_package) {
-            command.env_remove(name);
-        }
-    }
-}
-
-fn build() -> Result<PathBuf> {
-    if let Some(path) = env::var_os(AGENT_VARIABLE) {
-        return Ok(PathBuf::from(path));
-    }
-    // A test is <target>/<profile>/deps/<test>.
-    let test = env::current_exe()?;
-    let folder = test.ancestors().nth(2).context("a test below a target folder")?;
-    let target = folder.parent().context("a profile below a target folder")?;
-    let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    command.current_dir(env!("CARGO_MANIFEST_DIR")).args([
-        "build",
-        "--quiet",
-        "--package",
-        "monitor",
-        "--bin",
-        "peertally",
-    ]);
-    command.arg("--target-dir").arg(target);
-    if folder.ends_with("release") {
-        command.arg("--release");
-    }
-    without_package(&mut command);
-    let built = output(&mut command)?;
-    ensure!(built.status.success(), "the agent does not build: {}", String::from_utf8_lossy(&built.stderr));
-    Ok(folder.join("peertally"))
 }

@@ -29,6 +29,7 @@ mod require;
 mod scenario;
 mod scenarios;
 mod servers;
+mod signature;
 pub mod tools;
 mod torrent;
 mod truth;
@@ -50,7 +51,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 
 pub use self::{
-    agent::{AGENT_VARIABLE, Agent, LISTEN, NodeTotals, SubscriberRow, configuration, executable, without_package},
+    agent::{Agent, LISTEN, NodeTotals, SubscriberRow, configuration},
     capture::{Capture, Frame, frames},
     clients::{
         aioslsk::Aioslsk,
@@ -69,7 +70,7 @@ pub use self::{
     metrics::{Metrics, Sample},
     netns::Namespace,
     peer::{bittorrent_exchange, plain_exchange},
-    process::{Process, output, run},
+    process::{Process, output, run, without_package},
     prometheus::{Prometheus, promtool_check},
     require::{STRICT_VARIABLE, require, strict},
     scenario::{Expected, IpVersion, Outcome, Scenario, Share, Stage, play_all},
@@ -81,6 +82,7 @@ pub use self::{
         soulseek::{SOULSEEK_PORT, SoulseekServer},
         tracker::{TRACKER_PORT, Tracker},
     },
+    signature::protocol_of,
     torrent::{Reported, Transfer, make_file, make_torrent},
     truth::{Flow, FlowKey, Kind, Truth},
     wait::{interrupt, wait_for, wait_for_some},

@@ -1,6 +1,7 @@
 //! Processes of the laboratory: each with a log file, ended by its own id, never by name.
 
 use std::{
+    env,
     fs::{self, File},
     os::unix::process::{CommandExt, ExitStatusExt},
     path::{Path, PathBuf},
@@ -146,4 +147,15 @@ pub fn run(command: &mut Command) -> Result<()> {
         (None, signal) => format!("signal {signal:?}"),
     };
     bail!("{command:?}: {how}: {}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+}
+
+/// Removes cargo's variables about this process's package. A cargo that it starts then sees the environment of the outer
+/// one. Otherwise a build script that reads such a variable (ring's) runs again, and its dependents are built anew.
+pub fn without_package(command: &mut Command) {
+    for (name, _) in env::vars_os() {
+        let of_package = |name: &str| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_");
+        if name.to_str().is_some_and(of_package) {
+            command.env_remove(name);
+        }
+    }
 }

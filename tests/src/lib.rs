@@ -1,5 +1,6 @@
 //! Tests that need more than one crate, the kernel, a namespace or a real peer.
 
+mod executable;
 pub mod interpreter;
 pub mod p2p;
 pub mod packet_table;
@@ -7,3 +8,5 @@ pub mod paths;
 pub mod snapshots;
 pub mod tables;
 pub mod wire;
+
+pub use executable::{AGENT_VARIABLE, executable};

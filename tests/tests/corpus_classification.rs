@@ -15,7 +15,7 @@ use peertally::replay::{
     collect,
     report::FlowRow,
 };
-use xtask::accuracy::protocol_of;
+use peertally_lab::protocol_of;
 
 /// Labels that a flow of the negative set may have: transports and synchronisation that are no file sharing network.
 const NO_ERROR: [&str; 2] = ["libp2p", "btsync"];

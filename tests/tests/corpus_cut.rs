@@ -151,7 +151,7 @@ fn wanted(root: &Path) -> BTreeMap<String, Vec<(Ends, BTreeSet<&'static str>)>> 
             let address: IpAddr = row[at].parse().expect("an address");
             SocketAddr::new(address, row[at + 1].parse().expect("a port"))
         };
-        let protocols = names.iter().filter_map(|name| xtask::accuracy::protocol_of(name)).collect();
+        let protocols = names.iter().filter_map(|name| peertally_lab::protocol_of(name)).collect();
         wanted.entry(row[0].to_owned()).or_default().push((Ends::from([end(2), end(4)]), protocols));
     }
     wanted

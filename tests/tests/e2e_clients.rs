@@ -3,7 +3,8 @@
 use std::{fs, path::Path, sync::Mutex};
 
 use anyhow::{Result, ensure};
-use peertally_lab::{self as lab, Expected, Scenario, executable};
+use peertally_lab::{self as lab, Expected, Scenario};
+use peertally_tests::executable;
 
 /// Scenarios at a time: they mostly wait for their clients.
 const JOBS: usize = 3;

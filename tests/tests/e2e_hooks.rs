@@ -3,7 +3,8 @@
 use std::{fs, time::Duration};
 
 use anyhow::{Context, Result, ensure};
-use peertally_lab::{self as lab, Agent, HttpServer, Lab, bittorrent_exchange, executable, plain_exchange};
+use peertally_lab::{self as lab, Agent, HttpServer, Lab, bittorrent_exchange, plain_exchange};
+use peertally_tests::executable;
 
 const MEGABYTE: usize = 1 << 20;
 const PATIENCE: Duration = Duration::from_secs(30);

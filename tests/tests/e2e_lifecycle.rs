@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use peertally_lab::{self as lab, Agent, INTERNET_V4, Lab, WebServer, bittorrent_exchange, executable, xdp};
+use peertally_lab::{self as lab, Agent, INTERNET_V4, Lab, WebServer, bittorrent_exchange, xdp};
+use peertally_tests::executable;
 
 const MEGABYTE: usize = 1 << 20;
 const KEYS: &str = "drain_interval = \"200ms\"\n";

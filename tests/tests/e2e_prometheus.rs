@@ -3,9 +3,8 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use peertally_lab::{
-    self as lab, Agent, Lab, Prometheus, bittorrent_exchange, executable, plain_exchange, promtool_check,
-};
+use peertally_lab::{self as lab, Agent, Lab, Prometheus, bittorrent_exchange, plain_exchange, promtool_check};
+use peertally_tests::executable;
 
 const MEGABYTE: usize = 1 << 20;
 

@@ -3,7 +3,8 @@
 use std::{fs, net::TcpListener, os::unix::fs::PermissionsExt, path::PathBuf};
 
 use anyhow::{Context, Result, ensure};
-use peertally_lab::{self as lab, Agent, LISTEN, Lab, Xdp, access, configuration, executable, xdp};
+use peertally_lab::{self as lab, Agent, LISTEN, Lab, Xdp, access, configuration, xdp};
+use peertally_tests::executable;
 
 const USAGE: i32 = 64;
 const UNAVAILABLE: i32 = 69;

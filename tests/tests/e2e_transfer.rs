@@ -5,8 +5,9 @@ use std::{collections::BTreeMap, time::Duration};
 use anyhow::{Result, bail, ensure};
 use peertally_lab::{
     self as lab, Agent, Amule, Aria2, Counters, DnsServer, EdonkeyServer, INTERNET_V4, INTERNET_V6, LIBTORRENT_PORT,
-    Lab, Libtorrent, SubscriberRow, TRACKER_PORT, Tracker, Transmission, WebServer, executable,
+    Lab, Libtorrent, SubscriberRow, TRACKER_PORT, Tracker, Transmission, WebServer,
 };
+use peertally_tests::executable;
 
 const MEGABYTE: usize = 1 << 20;
 const KEYS: &str = "drain_interval = \"500ms\"\non_exit = \"detach\"\n[metrics]\nsubscribers = true\n";

@@ -4,7 +4,8 @@
 use std::{fs, os::unix::fs::PermissionsExt as _, path::Path, time::Duration};
 
 use anyhow::{Result, ensure};
-use peertally_lab::{self as lab, Agent, Lab, bittorrent_exchange, executable};
+use peertally_lab::{self as lab, Agent, Lab, bittorrent_exchange};
+use peertally_tests::executable;
 
 /// The info hash that [`bittorrent_exchange`] uses.
 const HASH: [u8; 20] = [0xa5; 20];

@@ -23,8 +23,6 @@ mod programs;
 mod rules;
 mod score;
 
-pub use corpus::protocol_of;
-
 use corpus::{Capture, Set};
 use explanations::{Explanation, agreed};
 use flow::Flow;

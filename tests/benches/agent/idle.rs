@@ -20,7 +20,8 @@ use monitor_common::{
     tally::{KeyWords, SlotKey, Tally},
 };
 use peertally::datapath::mapped::MappedArray;
-use peertally_lab::{Agent, Lab, executable, wait_for};
+use peertally_lab::{Agent, Lab, wait_for};
+use peertally_tests::executable;
 use serde_json::{Value, json};
 
 use crate::{TALLIES, clock::cpu_time, median};

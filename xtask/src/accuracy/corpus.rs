@@ -9,6 +9,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
+use peertally_lab::protocol_of;
 
 use super::flow::{Key, Truth};
 
@@ -57,39 +58,6 @@ impl Capture {
             Source::Client(protocols) => (Truth::Peer(protocols.clone()), false),
         }
     }
-}
-
-/// Protocol by the start of a reference signature's name; the longest start that fits decides.
-const SIGNATURES: [(&str, &str); 22] = [
-    ("applejuice", "applejuice"),
-    ("ares.", "ares"),
-    ("bt.", "bittorrent"),
-    ("bt.ws", "webtorrent"),
-    ("btsync", "btsync"),
-    ("dc.", "directconnect"),
-    ("dht.", "bittorrent"),
-    ("ed2k.", "edonkey"),
-    ("emule.", "edonkey"),
-    ("ft.", "fasttrack"),
-    ("g2.", "gnutella2"),
-    ("gnu.", "gnutella"),
-    ("kad.", "kademlia"),
-    ("libp2p.", "libp2p"),
-    ("mute", "mute"),
-    ("nap.", "opennap"),
-    ("openft", "openft"),
-    ("slsk.", "soulseek"),
-    ("trk.", "bittorrent"),
-    ("utp.", "bittorrent"),
-    ("waste", "waste"),
-    ("winmx.", "winmx"),
-];
-
-/// The protocol that a reference signature of `FLOWS.tsv` stands for; `None` for a name this program does not know.
-#[must_use]
-pub fn protocol_of(signature: &str) -> Option<&'static str> {
-    let fits = SIGNATURES.iter().filter(|(start, _)| signature.starts_with(start));
-    fits.max_by_key(|(start, _)| start.len()).map(|(_, protocol)| *protocol)
 }
 
 /// Protocols by the client or set of clients that a capture of the lab is named after.
@@ -226,13 +194,6 @@ fn table(path: &Path) -> Result<Vec<Vec<String>>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_longest_start_of_a_signatures_name_decides() {
-        assert_eq!(protocol_of("bt.hs"), Some("bittorrent"));
-        assert_eq!(protocol_of("bt.ws_tracker"), Some("webtorrent"));
-        assert_eq!(protocol_of("unheard.of"), None);
-    }
 
     #[test]
     fn labels_name_the_protocol_of_hidden_flows() {
