@@ -23,16 +23,14 @@ pub fn summary(file: &Path, resolved: &Resolved) -> String {
         resolved.interfaces.iter().map(|each| format!("{} ({})", each.name, each.role.label())).collect();
     line("interfaces", or_none(&interfaces, "none here: give --interface to `run`"));
     line("attach", resolved.xdp_mode.label().to_owned());
-    line("subscribers", or_none(&resolved.pools.iter().map(ToString::to_string).collect::<Vec<_>>(), "none"));
+    line("subscribers", or_none(&resolved.datapath.pools.iter().map(ToString::to_string).collect::<Vec<_>>(), "none"));
     line("inspection", resolved.inspection.label().to_owned());
     if let Some(file) = &resolved.watchlist_file {
-        line("watchlist", format!("{} entries of {}", resolved.watchlist.entries.len(), file.display()));
+        line("watchlist", format!("{} entries of {}", resolved.datapath.watchlist.entries.len(), file.display()));
     }
-    line(
-        "capacity",
-        format!("{} flows, {} tallies, {} endpoints", resolved.flows, resolved.tallies, resolved.endpoints),
-    );
-    if let Some(rule) = resolved.heuristic {
+    let sizes = resolved.datapath.sizes;
+    line("capacity", format!("{} flows, {} tallies, {} endpoints", sizes.flows, sizes.tallies, sizes.endpoints));
+    if let Some(rule) = resolved.datapath.heuristic {
         line("heuristic", format!("from {} endpoints within {} s", rule.endpoints, rule.window_s));
     }
     line("drain", format!("every {}", humantime::format_duration(resolved.drain_interval)));

@@ -129,7 +129,7 @@ pub fn parse(path: &Path, text: &str, overrides: &Overrides) -> Result<Resolved,
     if let Some(file) = &resolved.watchlist_file {
         let list = watchlist::read(file)
             .map_err(|error| ConfigError::Invalid(vec![locator.problem("watchlist_file", error.to_string())]))?;
-        resolved.watchlist = std::sync::Arc::new(list);
+        resolved.datapath.watchlist = std::sync::Arc::new(list);
     }
     Ok(resolved)
 }

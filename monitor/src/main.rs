@@ -27,7 +27,9 @@ fn main() -> ExitCode {
             Ok(summary) => show(&summary.to_string()),
             Err(error) => fail(&error, error.exit()),
         },
-        Command::Run(args) => match run::main(&args, AttachedDatapath::start) {
+        Command::Run(args) => match run::main(&args, |resolved| {
+            AttachedDatapath::start(&resolved.datapath, &resolved.interfaces, resolved.xdp_mode)
+        }) {
             Ok(()) => Exit::Ok.into(),
             Err(error) => fail(&error, error.exit()),
         },

@@ -135,9 +135,9 @@ impl Plan {
     /// # Errors
     /// [`PlanError::Object`].
     pub fn new(resolved: &Resolved) -> Result<Self, PlanError> {
-        let (flows, tallies, endpoints) = (resolved.flows, resolved.tallies, resolved.endpoints);
-        let tables = tables(&TableSizes { flows, tallies, endpoints }, resolved.watchlist.entries.len() as u32)?;
-        let tallies = u64::from(tallies);
+        let sizes = resolved.datapath.sizes;
+        let tables = tables(&sizes, resolved.datapath.watchlist.entries.len() as u32)?;
+        let (flows, tallies) = (sizes.flows, u64::from(sizes.tallies));
         let quantities: HashSet<_> =
             resolved.policies.iter().map(|policy| (policy.metric.label(), policy.direction.label())).collect();
         let windows: HashSet<_> = resolved

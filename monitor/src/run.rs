@@ -166,8 +166,8 @@ async fn serve<D: Datapath>(
     let watching = resolved.inspection == Inspection::Watchlist;
     let change = DepthChange {
         inspection: resolved.inspection.label().to_owned(),
-        watchlist_entries: resolved.watchlist.entries.len(),
-        watchlist_digest: if watching { resolved.watchlist.digest.clone() } else { String::new() },
+        watchlist_entries: resolved.datapath.watchlist.entries.len(),
+        watchlist_digest: if watching { resolved.datapath.watchlist.digest.clone() } else { String::new() },
     };
     match Audit::new(resolved.state_dir.join("audit.jsonl")).record(&change) {
         Ok(false) => {}
@@ -282,7 +282,7 @@ struct DrainLoop {
 
 fn open_hit_log(resolved: &Resolved) -> Result<HitLog, RunError> {
     let path = resolved.state_dir.join("watchlist-hits.jsonl");
-    HitLog::open(&path, resolved.watchlist.lines.clone()).map_err(|source| RunError::HitLog { path, source })
+    HitLog::open(&path, resolved.datapath.watchlist.lines.clone()).map_err(|source| RunError::HitLog { path, source })
 }
 
 /// The clock that watchlist hits have their times from, in nanoseconds (`bpf_ktime_get_ns`).

@@ -5,6 +5,7 @@
 
 use std::{error::Error, fmt, str::FromStr};
 
+use monitor_common::store;
 use serde::{Deserialize, Serialize};
 
 /// Text that is none of the words of a setting.
@@ -89,6 +90,16 @@ words! {
         Framing = "framing",
         /// Also whether a flow names content whose hash is on a list of notices received.
         Watchlist = "watchlist",
+    }
+}
+
+impl From<Inspection> for store::Inspection {
+    fn from(word: Inspection) -> Self {
+        match word {
+            Inspection::Headers => Self::Headers,
+            Inspection::Framing => Self::Framing,
+            Inspection::Watchlist => Self::Watchlist,
+        }
     }
 }
 

@@ -14,7 +14,6 @@ use monitor_common::{
     key::{Address, FlowKey, Seed, tunnel_digest},
     protocol::Protocol,
     reason::Reason,
-    store::Inspection,
     tally::Direction,
 };
 use peertally::{
@@ -88,14 +87,9 @@ pub fn load_options() -> LoadOptions {
     LoadOptions {
         sizes: TableSizes { flows: 1024, tallies: 1024, endpoints: 1024 },
         pools: ["10.0.0.0/8/32", "2001:db8::/32/56"].map(|pool| pool.parse::<Pool>().expect("a valid pool")).into(),
-        inspection: Inspection::Framing,
-        watchlist: std::sync::Arc::default(),
-        heuristic: None,
         seed: Some(SEED),
-        replaying: false,
-        pin_folder: None,
-        log_level: 0,
         interfaces: vec![MonitoredInterface::access(1)],
+        ..LoadOptions::default()
     }
 }
 

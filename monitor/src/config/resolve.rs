@@ -18,11 +18,11 @@ use super::{
     raw::{Log, Raw, RawPool},
 };
 use crate::{
+    datapath::{TableSizes, object::LoadOptions},
     hooks::HookConfig,
     policy::Policy,
     pool::{DEFAULT_ASSIGN_IPV4, DEFAULT_ASSIGN_IPV6, Pool},
-    watchlist::Watchlist,
-    words::{Inspection, OnExit, Role, XdpMode},
+    words::{Inspection, KernelLog, OnExit, Role, XdpMode},
 };
 
 mod hooks;
@@ -37,26 +37,16 @@ pub struct Resolved {
     pub node: Arc<str>,
     /// Interfaces to attach to; may be empty, which [`Resolved::require_interfaces`] refuses.
     pub interfaces: Vec<Interface>,
-    /// Subscriber pools, no prefix twice.
-    pub pools: Vec<Pool>,
     /// Attach mode.
     pub xdp_mode: XdpMode,
     /// Address of metrics and health.
     pub listen: SocketAddr,
-    /// Inspection depth.
+    /// Inspection depth, by its word; [`Resolved::datapath`] has it for the program.
     pub inspection: Inspection,
     /// File of the watchlist; there exactly when `inspection` is `watchlist`.
     pub watchlist_file: Option<PathBuf>,
-    /// What it holds; empty in other depths.
-    pub watchlist: Arc<Watchlist>,
-    /// Flows of the flow cache, a power of two.
-    pub flows: u32,
-    /// Tallies.
-    pub tallies: u32,
-    /// Endpoints, a power of two.
-    pub endpoints: u32,
-    /// The heuristic tier, if it is on.
-    pub heuristic: Option<Heuristic>,
+    /// Settings of the program and its tables. The attachment adds interfaces and the place of the pins.
+    pub datapath: LoadOptions,
     /// Time between drains.
     pub drain_interval: Duration,
     /// Rank at which a subscriber is exported; 0 for none.
@@ -225,16 +215,22 @@ pub(super) fn resolve(raw: &Raw, overrides: &Overrides, locator: &Locator<'_>) -
         source: locator.path().map(Path::to_owned),
         node: node.into(),
         interfaces,
-        pools,
         xdp_mode: overrides.xdp_mode.unwrap_or(raw.xdp_mode),
         listen: overrides.listen.unwrap_or(raw.listen),
         inspection: raw.inspection,
         watchlist_file: watchlist_file.filter(|_| watching),
-        watchlist: Arc::default(),
-        flows: (flows as u32).next_power_of_two(),
-        tallies: tallies as u32,
-        endpoints: (endpoints as u32).next_power_of_two(),
-        heuristic: raw.heuristic.enabled.then_some(heuristic),
+        datapath: LoadOptions {
+            sizes: TableSizes {
+                flows: (flows as u32).next_power_of_two(),
+                tallies: tallies as u32,
+                endpoints: (endpoints as u32).next_power_of_two(),
+            },
+            pools,
+            inspection: raw.inspection.into(),
+            heuristic: raw.heuristic.enabled.then_some(heuristic),
+            log_level: log_level(raw.log.kernel_log),
+            ..LoadOptions::default()
+        },
         drain_interval,
         top_k: top_k as usize,
         subscriber_metrics: raw.metrics.subscribers,
@@ -247,6 +243,15 @@ pub(super) fn resolve(raw: &Raw, overrides: &Overrides, locator: &Locator<'_>) -
         policies,
         hooks,
     })
+}
+
+/// Number of a level in aya-log.
+const fn log_level(level: KernelLog) -> u8 {
+    match level {
+        KernelLog::Off => 0,
+        KernelLog::Info => 3,
+        KernelLog::Debug => 4,
+    }
 }
 
 /// A name Linux accepts (`dev_valid_name` of `net/core/dev.c`: below `IFNAMSIZ`, no `/`, `:` or space).

@@ -23,8 +23,8 @@ fn an_empty_file_is_the_defaults() {
     assert_eq!(resolved.listen.to_string(), "127.0.0.1:9847");
     assert_eq!(resolved.drain_interval.as_secs(), 10);
     assert_eq!(resolved.top_k, 50);
-    assert!(resolved.flows.is_power_of_two());
-    assert_eq!(resolved.pools.len(), 5);
+    assert!(resolved.datapath.sizes.flows.is_power_of_two());
+    assert_eq!(resolved.datapath.pools.len(), 5);
     assert!(resolved.policies.is_empty());
     assert!(resolved.require_interfaces().expect_err("none").to_string().contains("--interface NAME"));
 }
@@ -63,7 +63,7 @@ fn a_whole_file_resolves() {
     )
     .expect("valid");
     assert_eq!(resolved.interfaces[1].role, Role::Core);
-    assert_eq!(resolved.pools[0].to_string(), "2001:db8::/32/56");
+    assert_eq!(resolved.datapath.pools[0].to_string(), "2001:db8::/32/56");
     assert_eq!(resolved.policies[0].threshold, 1 << 30);
     assert_eq!(resolved.policies[0].hooks, [1, 0]);
     assert_eq!(resolved.policies[0].allow.len(), 2);
@@ -100,7 +100,7 @@ fn flags_win_over_the_file() {
     assert_eq!(resolved.interfaces[0].name, "eth9");
     assert_eq!(resolved.xdp_mode, XdpMode::Generic);
     assert_eq!(resolved.listen.port(), 1);
-    assert_eq!(resolved.pools.len(), 1);
+    assert_eq!(resolved.datapath.pools.len(), 1);
 }
 
 #[test]

@@ -18,13 +18,13 @@ use monitor_common::{limits::PENDING_IDLE_SECONDS, store};
 pub use error::AttachError;
 
 use crate::{
-    config::Resolved,
+    config::Interface,
     datapath::{
-        Datapath, TableSizes,
+        Datapath,
         object::{LoadOptions, LoadedObject},
     },
     snapshot::Snapshot,
-    words::{Inspection, KernelLog, OnExit},
+    words::{OnExit, XdpMode},
 };
 
 /// See the module documentation.
@@ -48,28 +48,17 @@ impl AttachedDatapath {
     ///
     /// # Errors
     /// [`AttachError`]; then nothing is attached that was not before.
-    pub fn start(resolved: &Resolved) -> Result<Self, AttachError> {
-        let targets = attach::targets(&resolved.interfaces)?;
+    pub fn start(configured: &LoadOptions, interfaces: &[Interface], mode: XdpMode) -> Result<Self, AttachError> {
+        let targets = attach::targets(interfaces)?;
         let lock = pins::lock()?;
         let folder = pins::prepare()?;
         let first = !pins::any();
         let options = LoadOptions {
-            sizes: TableSizes { flows: resolved.flows, tallies: resolved.tallies, endpoints: resolved.endpoints },
-            pools: resolved.pools.clone(),
-            inspection: match resolved.inspection {
-                Inspection::Headers => store::Inspection::Headers,
-                Inspection::Framing => store::Inspection::Framing,
-                Inspection::Watchlist => store::Inspection::Watchlist,
-            },
-            watchlist: Arc::clone(&resolved.watchlist),
-            heuristic: resolved.heuristic,
-            seed: None,
-            replaying: false,
             pin_folder: Some(folder),
-            log_level: log_level(resolved.log.kernel_log),
             interfaces: targets.iter().map(attach::Target::monitored).collect(),
+            ..configured.clone()
         };
-        let started = Self::start_pinned(resolved, &options, targets, lock);
+        let started = Self::start_pinned(&options, targets, mode, lock);
         if started.is_err() && first {
             // Tables that nothing counts into must not stand in the way of another try with other sizes.
             if let Err(error) = pins::remove_all() {
@@ -80,9 +69,9 @@ impl AttachedDatapath {
     }
 
     fn start_pinned(
-        resolved: &Resolved,
         options: &LoadOptions,
         targets: Vec<attach::Target>,
+        mode: XdpMode,
         lock: File,
     ) -> Result<Self, AttachError> {
         let mut object = LoadedObject::load(options)?;
@@ -91,7 +80,7 @@ impl AttachedDatapath {
             tracing::warn!(%error, "no messages of the XDP program");
             None
         });
-        attach::attach_all(&mut object, &targets, resolved.xdp_mode)?;
+        attach::attach_all(&mut object, &targets, mode)?;
         // Only now: a refused start changes nothing for a program that is counting already.
         object.configure(options)?;
         let interfaces = interface_names(&object, &targets);
@@ -101,21 +90,12 @@ impl AttachedDatapath {
             targets,
             drain: drain::Drain::default(),
             interfaces,
-            pools: resolved.pools.len() as u64,
+            pools: options.pools.len() as u64,
             internal_errors: 0,
             kernel_log,
             _clock: program_clock::ProgramClock::start(object_settings)?,
             _lock: lock,
         })
-    }
-}
-
-/// aya-log's number of a level.
-const fn log_level(level: KernelLog) -> u8 {
-    match level {
-        KernelLog::Off => 0,
-        KernelLog::Info => 3,
-        KernelLog::Debug => 4,
     }
 }
 

@@ -53,7 +53,9 @@ const PINNED: &[&str] = &[
     "WATCH_TALLIES",
 ];
 
-/// What the object is loaded with.
+/// Settings that the object is loaded with.
+///
+/// The configuration fills this record in one place (`config/resolve.rs`). The default is a node without subscribers.
 #[derive(Clone, Debug)]
 pub struct LoadOptions {
     /// Table sizes.
@@ -76,6 +78,23 @@ pub struct LoadOptions {
     pub log_level: u8,
     /// The monitored interfaces.
     pub interfaces: Vec<MonitoredInterface>,
+}
+
+impl Default for LoadOptions {
+    fn default() -> Self {
+        Self {
+            sizes: TableSizes::default(),
+            pools: Vec::new(),
+            inspection: Inspection::Framing,
+            watchlist: Arc::default(),
+            heuristic: None,
+            seed: None,
+            replaying: false,
+            pin_folder: None,
+            log_level: 0,
+            interfaces: Vec::new(),
+        }
+    }
 }
 
 /// An interface whose traffic is counted apart.

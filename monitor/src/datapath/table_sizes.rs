@@ -1,9 +1,9 @@
 //! Capacities of the tables, and the entries of each map that follow from them.
 
-use monitor_common::limits::WAYS;
+use monitor_common::limits::{DEFAULT_ENDPOINTS, DEFAULT_FLOWS, DEFAULT_TALLIES, WAYS};
 
 /// Capacities of the tables that the configuration decides.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TableSizes {
     /// Flows the cache can hold; rounded up to a power of two of at least one set.
     pub flows: u32,
@@ -11,6 +11,12 @@ pub struct TableSizes {
     pub tallies: u32,
     /// Endpoints that can be known; rounded up like flows.
     pub endpoints: u32,
+}
+
+impl Default for TableSizes {
+    fn default() -> Self {
+        Self { flows: DEFAULT_FLOWS, tallies: DEFAULT_TALLIES, endpoints: DEFAULT_ENDPOINTS }
+    }
 }
 
 impl TableSizes {

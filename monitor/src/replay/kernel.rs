@@ -1,8 +1,6 @@
 //! The kernel engine: the loaded XDP program, fed by the kernel's test runner and attached to nothing.
 
-use std::sync::Arc;
-
-use monitor_common::store::{Inspection, Outcome};
+use monitor_common::store::Outcome;
 use peertally_capture::Frame;
 
 use super::{
@@ -31,14 +29,10 @@ pub(super) fn open(pools: &[Pool]) -> Result<Box<dyn ReplayEngine>, EngineError>
     let options = LoadOptions {
         sizes: SIZES,
         pools: pools.to_vec(),
-        inspection: Inspection::Framing,
-        watchlist: Arc::default(),
-        heuristic: None,
         seed: Some(SEED),
         replaying: true,
-        pin_folder: None,
-        log_level: 0,
         interfaces: vec![MonitoredInterface::access(LOOPBACK_INDEX)],
+        ..LoadOptions::default()
     };
     Ok(Box::new(Kernel(TestRunner::new(&options)?)))
 }

@@ -22,7 +22,6 @@ use anyhow::{Result, ensure};
 use clap::{Parser, ValueEnum};
 use monitor_common::{
     key::Address,
-    limits::{DEFAULT_ENDPOINTS, DEFAULT_FLOWS},
     protocol::{Confidence, Protocol},
     tally::KeyWords,
 };
@@ -30,7 +29,6 @@ use peertally::datapath::{
     TableSizes,
     object::{LoadOptions, LoadedObject},
 };
-use peertally_tests::packet_table::load_options;
 use serde_json::{Value, json};
 
 use clock::cpu_time;
@@ -85,13 +83,8 @@ fn main() -> Result<()> {
 
 /// The agent's reading of its tables, and batch calls, in turn.
 fn drain(bench: &Path) -> Result<(Duration, Duration)> {
-    let options = LoadOptions {
-        sizes: TableSizes { flows: DEFAULT_FLOWS, tallies: TALLIES + 1, endpoints: DEFAULT_ENDPOINTS },
-        pools: Vec::new(),
-        seed: None,
-        interfaces: Vec::new(),
-        ..load_options()
-    };
+    let options =
+        LoadOptions { sizes: TableSizes { tallies: TALLIES + 1, ..TableSizes::default() }, ..LoadOptions::default() };
     let object = LoadedObject::load(&options)?;
     let view = object.view();
     let verdict = (Protocol::BitTorrent as u8, Confidence::Signature as u8);

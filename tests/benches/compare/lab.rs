@@ -19,13 +19,8 @@ use aya::{
     programs::{Xdp, xdp::XdpMode},
     util::nr_cpus,
 };
-use monitor_common::limits::{DEFAULT_ENDPOINTS, DEFAULT_FLOWS, DEFAULT_TALLIES};
-use peertally::datapath::{
-    TableSizes,
-    object::{LoadOptions, LoadedObject},
-};
+use peertally::datapath::object::{LoadOptions, LoadedObject};
 use peertally_lab::{CORE, INTERNET_V4, Lab, POOLS, Process, access, output, wait_for};
-use peertally_tests::packet_table::load_options;
 use serde_json::{Value, json};
 
 use crate::{
@@ -93,13 +88,8 @@ impl Rig {
         for name in ["empty", "transmit", "prologue_ipv4"] {
             xdp(&mut bench, name)?.load().with_context(|| format!("loading {name}"))?;
         }
-        let options = LoadOptions {
-            sizes: TableSizes { flows: DEFAULT_FLOWS, tallies: DEFAULT_TALLIES, endpoints: DEFAULT_ENDPOINTS },
-            pools: vec!["100.64.0.0/10".parse()?, POOLS[1].parse()?],
-            seed: None,
-            interfaces: Vec::new(),
-            ..load_options()
-        };
+        let options =
+            LoadOptions { pools: vec!["100.64.0.0/10".parse()?, POOLS[1].parse()?], ..LoadOptions::default() };
         let mut shipped = LoadedObject::load(&options)?;
         shipped.program()?;
         Ok(Self { lab: Rc::new(Lab::new(1)?), bench, shipped })

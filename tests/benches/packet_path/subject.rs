@@ -12,7 +12,6 @@ use peertally::datapath::{
     TableSizes,
     object::{LoadOptions, LoadedObject, MonitoredInterface},
 };
-use peertally_tests::packet_table::load_options;
 
 use crate::rows::{Kind, Row};
 
@@ -37,13 +36,12 @@ impl Subject {
             sizes: TableSizes {
                 flows: row.table_flows() * 2,
                 tallies: row.subscribers * 2 + 1,
-                endpoints: monitor_common::limits::DEFAULT_ENDPOINTS,
+                ..TableSizes::default()
             },
             pools,
-            seed: None,
             // The loopback device, which the test runner's frames come from.
             interfaces: vec![MonitoredInterface { realm: row.realm, ..MonitoredInterface::access(1) }],
-            ..load_options()
+            ..LoadOptions::default()
         };
         let Some(path) = build else {
             return LoadedObject::load(&options).map(Self).context("loading the shipped object");
