@@ -4,12 +4,12 @@
 //! Each conversation is played to the host's data path and, with the rights for it, to the kernel's, which must agree on
 //! every packet.
 
-#[path = "association/began.rs"]
-mod began;
 #[path = "association/kad.rs"]
 mod kad;
 #[path = "association/named.rs"]
 mod named;
+#[path = "association/stream_start.rs"]
+mod stream_start;
 
 use std::net::SocketAddr;
 
@@ -26,9 +26,9 @@ use peertally::datapath::{
     view::{View, node_index_parts},
 };
 use peertally_tests::{
-    face_of_data_paths,
-    paths::{self, DataPaths},
+    both_datapaths::{self, BothDatapaths},
     wire::{Connection, ciphertext, flag, tcp, udp},
+    wrap_both_datapaths,
 };
 
 const SUBSCRIBER: &str = "10.0.0.1";
@@ -46,7 +46,7 @@ fn of(address: &str, port: u16) -> SocketAddr {
     SocketAddr::new(address.parse().expect("an address"), port)
 }
 
-face_of_data_paths!(
+wrap_both_datapaths!(
     /// Both data paths, and conversations over them.
     Network
 );
@@ -60,8 +60,8 @@ impl Network {
     fn with(heuristic: Option<Heuristic>, endpoints: u32, core: bool) -> Self {
         let interfaces = vec![MonitoredInterface { index: 1, core, realm: 0 }];
         let sizes = TableSizes { flows: 4096, tallies: 1024, endpoints };
-        let options = LoadOptions { heuristic, interfaces, ..paths::options(sizes) };
-        Self(DataPaths::new("association", &options))
+        let options = LoadOptions { heuristic, interfaces, ..both_datapaths::options(sizes) };
+        Self(BothDatapaths::new("association", &options))
     }
 
     /// A DHT ping and its answer.

@@ -14,9 +14,9 @@ use peertally::datapath::{
     view::View,
 };
 use peertally_tests::{
-    face_of_data_paths,
-    paths::{self, DataPaths},
+    both_datapaths::{self, BothDatapaths},
     wire::{ciphertext, flag, tcp, udp},
+    wrap_both_datapaths,
 };
 
 /// BEP 3: the handshake's fixed start.
@@ -32,17 +32,17 @@ fn at(text: &str) -> SocketAddr {
 fn options(realm: u32) -> LoadOptions {
     let sizes = TableSizes { flows: 1024, tallies: 64, endpoints: 64 };
     let interfaces = vec![MonitoredInterface { index: 1, core: false, realm }];
-    LoadOptions { interfaces, ..paths::options(sizes) }
+    LoadOptions { interfaces, ..both_datapaths::options(sizes) }
 }
 
-face_of_data_paths!(
+wrap_both_datapaths!(
     /// Both data paths, whose frames come in in one realm after the other.
     Node
 );
 
 impl Node {
     fn new(realm: u32) -> Self {
-        let mut node = Self(DataPaths::new("realms", &options(realm)));
+        let mut node = Self(BothDatapaths::new("realms", &options(realm)));
         node.host.set_realms(&[(ACCESS, realm)]);
         node
     }

@@ -13,16 +13,16 @@ use monitor_common::{
 };
 use peertally::datapath::TableSizes;
 use peertally_tests::{
-    face_of_data_paths,
+    both_datapaths::{self, BothDatapaths},
     p2p::{Exchange, exchanges},
-    paths::{self, DataPaths},
     wire::Connection,
+    wrap_both_datapaths,
 };
 
 const SUBSCRIBER: &str = "10.0.0.1";
 const REMOTE: &str = "192.0.2.7";
 
-face_of_data_paths!(
+wrap_both_datapaths!(
     /// Both data paths, and conversations over them.
     Network
 );
@@ -30,7 +30,7 @@ face_of_data_paths!(
 impl Network {
     fn new() -> Self {
         let sizes = TableSizes { flows: 1 << 16, tallies: 1024, endpoints: 1024 };
-        Self(DataPaths::new("segments", &paths::options(sizes)))
+        Self(BothDatapaths::new("segments", &both_datapaths::options(sizes)))
     }
 
     /// A connection of the subscriber.

@@ -24,9 +24,9 @@ use peertally::{
     watchlist::Watchlist,
 };
 use peertally_tests::{
-    face_of_data_paths,
-    paths::{DataPaths, options},
+    both_datapaths::{BothDatapaths, options},
     wire::{Connection, flag, tcp, udp},
+    wrap_both_datapaths,
 };
 
 /// Content of two torrents; bytes that occur nowhere by chance.
@@ -66,7 +66,7 @@ fn frames(subscriber: &str, content: &[u8; 20]) -> Vec<Vec<u8>> {
 /// Ways in which [`frames`] names content.
 const NAMED: u64 = 4;
 
-face_of_data_paths!(Paths);
+wrap_both_datapaths!(Paths);
 
 fn paths(inspection: Inspection) -> Paths {
     // Roomy, so that no flow of the test finds both its sets full.
@@ -78,7 +78,7 @@ fn paths_for(inspection: Inspection, flows: u32) -> Paths {
     let entries = vec![ContentHash([7; 3]), ContentHash::from_bytes(&LISTED)];
     let watchlist = Arc::new(Watchlist { entries, ..Watchlist::default() });
     let sizes = TableSizes { flows, tallies: 1024, endpoints: 1024 };
-    Paths(DataPaths::new("watchlist", &LoadOptions { inspection, watchlist, ..options(sizes) }))
+    Paths(BothDatapaths::new("watchlist", &LoadOptions { inspection, watchlist, ..options(sizes) }))
 }
 
 impl Paths {

@@ -4,7 +4,7 @@
 //! (`docs/performance.md#json-output`). With `--check` the run fails when a row costs more than 25 % more than the program that was blessed
 //! (`tests/baselines/`) in the same rounds, when a number of the agent's has grown as much against what was recorded, or when another
 //! bound of `gates.rs` does not hold, in every attempt; `--bless` makes the committed program the one to compare with.
-//! While other programs take a good part of a processor (`others.rs`), missed numbers of other days are printed and fail nothing;
+//! While other programs take a good part of a processor (`host_load.rs`), missed numbers of other days are printed and fail nothing;
 //! pairs fail whatever else runs. Absolute times are never compared with other runs: they belong to the machine. Needs root.
 
 use std::{
@@ -23,18 +23,18 @@ mod attempts;
 mod bless;
 mod compare;
 mod gates;
-mod others;
+mod host_load;
 mod processor;
 mod programs;
-mod promises;
 mod ratios;
 mod record;
 mod report;
 mod table;
+mod targets;
 
 use attempts::{ATTEMPTS, Again, CONTROL_PERCENT};
 use gates::{Failure, Gate};
-use others::{QUIET, Ticks};
+use host_load::{QUIET, Ticks};
 use processor::Processor;
 use programs::{BASELINE, CONTROL, Programs};
 use report::{NotMeasured, Report};
@@ -52,12 +52,12 @@ pub struct Arguments {
     /// protocols cost others 30 % more than the first
     #[arg(long)]
     pub check: bool,
-    /// Fail when a promised time does not hold: on a quiet machine only
+    /// Fail when a target time is missed: on a quiet machine only
     #[arg(long)]
-    pub promises: bool,
+    pub targets: bool,
     /// Make the committed program the baseline, and record five runs; with `--quick`, of its rows; with `--only`, those rows' numbers
     /// only. Prints what is given up. On a quiet machine only
-    #[arg(long, conflicts_with_all = ["check", "promises"])]
+    #[arg(long, conflicts_with_all = ["check", "targets"])]
     pub bless: bool,
     /// Only packet-path rows whose path contains this, of all rows
     #[arg(long)]
@@ -73,7 +73,7 @@ pub struct Arguments {
     pub handicap: Option<u32>,
     /// Instead: ndpiReader and both engines over the captures below this folder, and iperf3 and small packets through a
     /// laboratory; rewrites its section of docs/performance.md
-    #[arg(long, value_name = "FOLDER", conflicts_with_all = ["format", "quick", "check", "promises", "bless", "only", "rounds", "handicap", "shipped", "beside"])]
+    #[arg(long, value_name = "FOLDER", conflicts_with_all = ["format", "quick", "check", "targets", "bless", "only", "rounds", "handicap", "shipped", "beside"])]
     pub compare: Option<PathBuf>,
     /// Rounds per row; medians are taken over them
     #[arg(long)]
@@ -148,16 +148,16 @@ pub fn run(arguments: &Arguments) -> Result<()> {
             })?);
         }
     }
-    report.promises = promises::promises(&report);
+    report.targets = targets::targets(&report);
     match arguments.format {
         Format::Table => print!("{}", report.table()),
         Format::Json => println!("{}", serde_json::to_string_pretty(&report)?),
     }
-    tell(arguments, &report, failures, before.others_until(Ticks::read()?, processor.count()))
+    tell(arguments, &report, failures, before.host_load_until(Ticks::read()?, processor.count()))
 }
 
 /// Ends the run: with an error when something was missed that the machine's other work does not excuse.
-fn tell(arguments: &Arguments, report: &Report, mut failures: Vec<Failure>, others: f64) -> Result<()> {
+fn tell(arguments: &Arguments, report: &Report, mut failures: Vec<Failure>, host_load: f64) -> Result<()> {
     let say = |line: String| match arguments.format {
         Format::Table => println!("{line}"),
         // Standard output is one JSON value.
@@ -166,9 +166,12 @@ fn tell(arguments: &Arguments, report: &Report, mut failures: Vec<Failure>, othe
     for NotMeasured { path, reason } in report.not_measured.iter().filter(|missing| missing.path == PAIRS) {
         say(format!("SKIPPED: {path}: {reason}"));
     }
-    if others > QUIET {
+    if host_load > QUIET {
         for missed in failures.extract_if(.., |failure| failure.recorded) {
-            say(format!("SKIPPED: {} (others took {others:.2} of a processor: too busy to tell)", missed.message));
+            say(format!(
+                "SKIPPED: {} (other programs took {host_load:.2} of a processor: too busy to judge)",
+                missed.message
+            ));
         }
     }
     if !failures.is_empty() {
@@ -181,10 +184,9 @@ fn tell(arguments: &Arguments, report: &Report, mut failures: Vec<Failure>, othe
             lines.join("\n  ")
         );
     }
-    let broken: Vec<String> =
-        report.promises.iter().filter(|promise| !promise.holds()).map(ToString::to_string).collect();
-    if arguments.promises && !broken.is_empty() {
-        bail!("bench: {} promise(s) not kept:\n  {}", broken.len(), broken.join("\n  "));
+    let missed: Vec<String> = report.targets.iter().filter(|target| !target.holds()).map(ToString::to_string).collect();
+    if arguments.targets && !missed.is_empty() {
+        bail!("bench: {} target(s) missed:\n  {}", missed.len(), missed.join("\n  "));
     }
     Ok(())
 }

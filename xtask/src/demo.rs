@@ -5,8 +5,8 @@
 //! and removes what it made, also on Ctrl-C. Fails when BitTorrent was not seen, when ordinary traffic was labelled,
 //! when the counts do not agree with the kernel's and the clients' own, or when anything is left behind.
 
-mod cast;
 mod live;
+mod participants;
 mod report;
 mod verdict;
 
@@ -27,7 +27,7 @@ use crate::{
     setup::{self, Need},
     workspace,
 };
-use cast::Cast;
+use participants::Participants;
 
 /// Longest time from the start of the transfers to the report.
 const LONGEST: Duration = Duration::from_secs(75);
@@ -96,8 +96,8 @@ fn build() -> Result<PathBuf> {
 
 /// The demonstration proper, in a network that the caller removes.
 fn show(lab: &Lab, binary: &std::path::Path) -> Result<()> {
-    step(4, "Start the cast");
-    let mut cast = Cast::assemble(lab)?;
+    step(4, "Start the clients and servers");
+    let mut participants = Participants::assemble(lab)?;
     let event_file = lab.directory().join("event.json");
     let webhook = HttpServer::start(lab.router(), ([127, 0, 0, 1], 0).into(), |_| Some(204))?;
     let configuration = format!(
@@ -132,18 +132,18 @@ webhook = "http://{}/p2p"
     step(5, "Watch: two subscribers transfer a file by BitTorrent, two browse the web");
     println!("  BitTorrent starts slowly: clients let each other in every ten seconds");
     let start = Instant::now();
-    cast.play(|cast| {
+    participants.play(|participants| {
         let mut screen = live::Screen::new();
         lab::wait_for("complete transfers and an event", LONGEST, Duration::from_secs(1), || {
             agent.process().ensure_running()?;
             let subscribers = agent.subscribers()?;
             let events = webhook.requests().len();
-            screen.show(start.elapsed(), &subscribers, cast, events);
+            screen.show(start.elapsed(), &subscribers, participants, events);
             std::io::stdout().flush()?;
-            Ok(start.elapsed() >= SHORTEST && events > 0 && event_file.exists() && cast.complete()?)
+            Ok(start.elapsed() >= SHORTEST && events > 0 && event_file.exists() && participants.complete()?)
         })
     })?;
-    let reported = cast.leave()?;
+    let reported = participants.leave()?;
     let result = report::gather(lab, &agent, &before, reported, &event_file, &webhook)?;
     report::print(&result);
     println!("  /metrics   was at http://{LISTEN}/metrics on the router; the first lines of what it said last:");

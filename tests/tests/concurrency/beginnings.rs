@@ -13,8 +13,8 @@ use monitor_common::{
 };
 use peertally::datapath::{TableSizes, object::LoadedObject};
 use peertally_tests::{
+    both_datapaths,
     packet_table::may_use_kernel,
-    paths,
     tables::Tables,
     wire::{flag, tcp_at},
 };
@@ -66,7 +66,7 @@ fn port(flow: usize) -> u16 {
             fragment: 0,
             tunnel: 0,
         };
-        beginning::index(key.tag(&paths::SEED), 1) == 0
+        beginning::index(key.tag(&both_datapaths::SEED), 1) == 0
     };
     (1024..=u16::MAX).find(shares).expect("one in 2,048 does")
 }
@@ -107,7 +107,7 @@ fn two_cpus_on_one_kept_beginning_label_no_flow_by_another() {
     let _alone = both_cpus();
     // Room for every flow: what they fight over is what is kept.
     let sizes = TableSizes { flows: 2 * FLOWS as u32, tallies: 1024, endpoints: 64 };
-    let mut object = LoadedObject::load(&paths::options(sizes)).expect("loads");
+    let mut object = LoadedObject::load(&both_datapaths::options(sizes)).expect("loads");
     let tables = Tables::new(&object).expect("mapped");
     tables.replay_wire_len(0);
     let clock = tables.clock();

@@ -15,7 +15,7 @@ use peertally::datapath::{
     TableSizes,
     object::{LoadOptions, LoadedObject},
 };
-use peertally_tests::{packet_table::may_use_kernel, paths, tables::Tables};
+use peertally_tests::{both_datapaths, packet_table::may_use_kernel, tables::Tables};
 
 const CPUS: usize = 2;
 
@@ -82,7 +82,7 @@ fn two_cpus_on_one_set_count_every_packet_once() {
     }
     let _alone = both_cpus();
     let sizes = TableSizes { flows: 4, tallies: 1024, endpoints: 4 };
-    let mut object = LoadedObject::load(&LoadOptions { seed: None, ..paths::options(sizes) }).expect("loads");
+    let mut object = LoadedObject::load(&LoadOptions { seed: None, ..both_datapaths::options(sizes) }).expect("loads");
     let tables = Tables::new(&object).expect("mapped");
     tables.replay_wire_len(1500);
     // The clock is the test's: flows go idle without waiting.

@@ -2,12 +2,12 @@
 //!
 //! Each scenario runs through the shared source on the host and through the shipped program in the kernel.
 
+mod flood;
 mod flush;
 mod frames;
 mod full;
 mod hash;
 mod path;
-mod spray;
 
 use monitor_common::key::Seed;
 

@@ -23,7 +23,7 @@ use peertally::{
     snapshot::Snapshot,
     subscriber::Pseudonyms,
 };
-use peertally_tests::{packet_table::may_use_kernel, paths, snapshots};
+use peertally_tests::{both_datapaths, packet_table::may_use_kernel, snapshots};
 
 /// The subscribers.
 pub(crate) const POOL: &str = "10.0.0.0/8";
@@ -39,7 +39,7 @@ pub(crate) enum Path {
 /// How an engine is loaded: subscribers in [`POOL`].
 pub(crate) fn options(flows: u32, tallies: u32, seed: Seed) -> LoadOptions {
     let sizes = TableSizes { flows, tallies, endpoints: 4096 };
-    LoadOptions { pools: vec![POOL.parse().expect("a valid pool")], seed: Some(seed), ..paths::options(sizes) }
+    LoadOptions { pools: vec![POOL.parse().expect("a valid pool")], seed: Some(seed), ..both_datapaths::options(sizes) }
 }
 
 /// Runs a test on the host, and in the kernel where that may be asked.

@@ -1,4 +1,4 @@
-//! What `--check` holds a run against, and what of it was missed. Times belong to `promises.rs`.
+//! What `--check` holds a run against, and what of it was missed. Times belong to `targets.rs`.
 //!
 //! Rows of the packet path are held against the program that was blessed, in the same rounds: that holds on every processor and
 //! beside busy neighbours, since what slows one of a pair slows the other. Numbers that have nothing to make a pair with are held
@@ -6,13 +6,11 @@
 
 use super::{
     record::{Record, TOLERANCE},
-    report::{Report, Row},
+    report::{MEMORY_MIB, Report, Row},
 };
 
 /// What all protocols may cost a packet that shows none of them, as a multiple of what the first ones did.
 const RISE: f64 = 1.3;
-/// Memory that a waiting agent may take beside the maps, in MiB: no time, and so the same on a busy machine.
-pub(super) const MEMORY_MIB: f64 = 300.0;
 
 /// A bound that was missed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,7 +39,7 @@ impl Gate {
             report.rows.iter().flat_map(|row| pair(row).into_iter().chain(rise(row))).collect();
         failures.extend(self.recorded(report));
         if let Some(idle) = report.idle.as_ref().filter(|idle| idle.memory_mib >= MEMORY_MIB) {
-            let message = format!("agent: {:.0} MiB beside the maps, promised below {MEMORY_MIB:.0}", idle.memory_mib);
+            let message = format!("agent: {:.0} MiB beside the maps, target below {MEMORY_MIB:.0}", idle.memory_mib);
             failures.push(Failure { row: None, message, recorded: false });
         }
         failures
@@ -85,7 +83,7 @@ fn pair(row: &Row) -> Option<Failure> {
 /// A row that all protocols cost too much.
 fn rise(row: &Row) -> Option<Failure> {
     let first = row.first_protocols.as_ref().filter(|first| first.rise >= RISE)?;
-    let message = format!("{}: {:.2} times the first protocols, promised below {RISE}", row.name(), first.rise);
+    let message = format!("{}: {:.2} times the first protocols, target below {RISE}", row.name(), first.rise);
     Some(Failure { row: Some(row.name()), message, recorded: false })
 }
 

@@ -2,7 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::promises::Promise;
+/// Memory that an idle agent may take besides the maps, in MiB. A busy machine does not change it, as it does a time.
+pub(super) const MEMORY_MIB: f64 = 300.0;
 
 /// One run.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -22,9 +23,9 @@ pub(super) struct Report {
     /// The agent without traffic.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) idle: Option<Idle>,
-    /// What was promised in times, and reached here.
+    /// Targets and what this run reached.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub(super) promises: Vec<Promise>,
+    pub(super) targets: Vec<Target>,
     /// Rows that ought to be here, and why they are not.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(super) not_measured: Vec<NotMeasured>,
@@ -258,5 +259,37 @@ impl Report {
     /// The row of this path and number of flows.
     pub(super) fn row(&self, path: &str, flows: u32) -> Option<&Row> {
         self.rows.iter().find(|row| row.path == path && row.flows == flows)
+    }
+}
+
+/// One target and what this run reached.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct Target {
+    /// What is measured.
+    pub(super) target: String,
+    /// Largest value that meets the target.
+    pub(super) at_most: f64,
+    /// The measured value.
+    pub(super) measured: f64,
+    /// Unit of both.
+    pub(super) unit: String,
+}
+
+impl Target {
+    pub(super) fn new(target: impl Into<String>, measured: f64, at_most: f64, unit: &str) -> Self {
+        Self { target: target.into(), at_most, measured, unit: unit.to_owned() }
+    }
+
+    /// Whether this run met the target.
+    pub(super) fn holds(&self) -> bool {
+        self.measured <= self.at_most
+    }
+}
+
+impl std::fmt::Display for Target {
+    fn fmt(&self, text: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { target, at_most, measured, unit } = self;
+        let verdict = if self.holds() { "met   " } else { "MISSED" };
+        write!(text, "{verdict} {target}: {measured:.1} {unit}, at most {at_most:.0}")
     }
 }

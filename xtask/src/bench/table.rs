@@ -94,11 +94,11 @@ impl Report {
                 idle.bytes_per_tally
             ));
         }
-        if !self.promises.is_empty() {
-            line(format_args!("promises (they fail a run with --promises only):"));
+        if !self.targets.is_empty() {
+            line(format_args!("targets (they fail a run with --targets only):"));
         }
-        for promise in &self.promises {
-            line(format_args!("  {promise}"));
+        for target in &self.targets {
+            line(format_args!("  {target}"));
         }
         for NotMeasured { path, reason } in &self.not_measured {
             line(format_args!("not measured: {path}: {reason}"));

@@ -9,7 +9,7 @@ use std::{
 use peertally_lab::{self as lab, SubscriberRow};
 
 use super::{
-    cast::{Cast, ROLES, Role},
+    participants::{Participants, ROLES, Role},
     report::human,
 };
 
@@ -37,11 +37,17 @@ impl Screen {
     }
 
     /// Shows the present state.
-    pub(super) fn show(&mut self, elapsed: Duration, rows: &[SubscriberRow], cast: &Cast<'_>, events: usize) {
+    pub(super) fn show(
+        &mut self,
+        elapsed: Duration,
+        rows: &[SubscriberRow],
+        participants: &Participants<'_>,
+        events: usize,
+    ) {
         let sums = ROLES.iter().enumerate().map(|(index, _)| split(index, rows));
         let sums: Vec<(u64, u64)> = sums.collect();
         if self.terminal {
-            self.redraw(elapsed, &sums, cast, events);
+            self.redraw(elapsed, &sums, participants, events);
         } else if self.last_line.is_none_or(|last| elapsed - last >= LINE_EVERY) {
             self.last_line = Some(elapsed);
             let parts: Vec<_> = sums
@@ -53,7 +59,7 @@ impl Screen {
         }
     }
 
-    fn redraw(&mut self, elapsed: Duration, sums: &[(u64, u64)], cast: &Cast<'_>, events: usize) {
+    fn redraw(&mut self, elapsed: Duration, sums: &[(u64, u64)], participants: &Participants<'_>, events: usize) {
         let mut text = format!(
             "  {:<14}{:<22}{:>14}{:>14}{:>16}{:>14}\n",
             "subscriber", "what it does", "P2P", "P2P rate", "other traffic", "(web client)"
@@ -71,7 +77,7 @@ impl Screen {
                 human(p2p),
                 format!("{}/s", human(rate as u64)),
                 human(rest),
-                human(cast.web_bytes(index))
+                human(participants.web_bytes(index))
             )
             .ok();
         }

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fs, path::Path, time::Duration};
 use anyhow::{Context as _, Result};
 use peertally_lab::{self as lab, Agent, Counters, HttpServer, Lab, NodeTotals, SubscriberRow};
 
-use super::cast::{Account, ROLES, Role};
+use super::participants::{Account, ROLES, Role};
 
 /// Lines of `/metrics` that are shown.
 const METRIC_LINES: usize = 8;

@@ -3,8 +3,8 @@
 use anyhow::{Result, bail};
 
 use super::{
-    cast::{ROLES, Role},
     live::split,
+    participants::{ROLES, Role},
     report::{Outcome, human},
 };
 

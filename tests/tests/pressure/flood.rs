@@ -1,4 +1,4 @@
-//! Packets from addresses that nobody has: each opens a flow and is never followed by another.
+//! Floods with spoofed source addresses: each packet opens a flow, and no other packet follows.
 
 use monitor_common::{protocol::Protocol, store::KernelEvent};
 
@@ -12,11 +12,11 @@ use crate::{
 const CACHE: u32 = 1024;
 /// Tallies there are.
 const TALLIES: u32 = 4096;
-/// Peer-to-peer flows that are settled before, in 10.1.0.0/16, which no sprayed packet touches.
+/// Peer-to-peer flows that are settled before, in 10.1.0.0/16, which no packet of the flood touches.
 const SETTLED: u8 = 64;
-/// Length of the spray, in seconds: shorter than what makes a flow idle.
+/// Length of the flood, in seconds: shorter than what makes a flow idle.
 const SECONDS: u64 = 50;
-/// Sprayed packets a second: twice the cache.
+/// Packets of the flood per second: twice the cache.
 const PER_SECOND: u64 = 2 * CACHE as u64;
 /// The second in which the test begins.
 const BEGIN: u64 = 1000;
@@ -36,9 +36,9 @@ fn data(number: u8, up: bool, payload: &[u8]) -> Vec<u8> {
     tcp(source, destination, PSH_ACK, payload)
 }
 
-/// The sprayed packet of this number: every second one from a spoofed address outside to a subscriber that may not exist,
+/// The flood's packet of this number: every second one from a spoofed address outside to a subscriber that may not exist,
 /// the others from a spoofed subscriber. No two are of one flow.
-fn sprayed(number: u64, random: &mut Random, make: impl Fn(End, End) -> Vec<u8>) -> Vec<u8> {
+fn flood_packet(number: u64, random: &mut Random, make: impl Fn(End, End) -> Vec<u8>) -> Vec<u8> {
     let noise = random.next().to_be_bytes();
     let inside: End = ([10, 2 | noise[0], noise[1], noise[2]], u16::from_be_bytes([noise[3], noise[4]]));
     let outside: End = ([203, (number >> 32) as u8, (number >> 24) as u8, (number >> 16) as u8], number as u16);
@@ -46,7 +46,7 @@ fn sprayed(number: u64, random: &mut Random, make: impl Fn(End, End) -> Vec<u8>)
 }
 
 /// Every second, all settled flows but the quiet half send a packet each way; at the end the quiet ones, too.
-fn spray(path: &mut Path, make: impl Fn(End, End) -> Vec<u8>) {
+fn flood(path: &mut Path, make: impl Fn(End, End) -> Vec<u8>) {
     let (mut random, mut sent, mut of_flow) = (Random(1), Row::default(), [Row::default(); SETTLED as usize]);
     let mut send_data = |path: &mut Path, number: u8, up, payload: &[u8], now_s| {
         let frame = data(number, up, payload);
@@ -60,7 +60,7 @@ fn spray(path: &mut Path, make: impl Fn(End, End) -> Vec<u8>) {
     for second in 0..SECONDS {
         let now_s = BEGIN + second;
         for packet in 0..PER_SECOND {
-            let frame = sprayed(second * PER_SECOND + packet, &mut random, &make);
+            let frame = flood_packet(second * PER_SECOND + packet, &mut random, &make);
             path.frame(&frame, now_s);
             sent.sent(&frame);
         }
@@ -83,7 +83,7 @@ fn spray(path: &mut Path, make: impl Fn(End, End) -> Vec<u8>) {
     assert!(counted.catch_all.packets > 0, "more subscribers than tallies");
 }
 
-/// Each sprayed packet entered the cache or was refused, and each that entered is still there or was evicted.
+/// Each packet of the flood entered the cache or was refused, and each that entered is still there or was evicted.
 fn expect_every_refusal(path: &Path, flows_in_cache: u64) {
     let flows = u64::from(SETTLED) + SECONDS * PER_SECOND;
     let (new, refused) = (path.event(KernelEvent::FlowNew), path.event(KernelEvent::FlowRefused));
@@ -99,15 +99,15 @@ fn expect_every_refusal(path: &Path, flows_in_cache: u64) {
 }
 
 #[test]
-fn a_spray_of_syns_changes_nothing_for_others() {
-    on_both("pressure: SYN spray", &options(CACHE, TALLIES, SEED), |path| {
-        spray(path, |source, destination| tcp(source, destination, SYN, b""));
+fn a_flood_of_syns_changes_nothing_for_others() {
+    on_both("pressure: SYN flood", &options(CACHE, TALLIES, SEED), |path| {
+        flood(path, |source, destination| tcp(source, destination, SYN, b""));
     });
 }
 
 #[test]
-fn a_spray_of_datagrams_changes_nothing_for_others() {
-    on_both("pressure: UDP spray", &options(CACHE, TALLIES, SEED), |path| {
-        spray(path, |source, destination| udp(source, destination, b"no protocol that anybody speaks"));
+fn a_flood_of_datagrams_changes_nothing_for_others() {
+    on_both("pressure: UDP flood", &options(CACHE, TALLIES, SEED), |path| {
+        flood(path, |source, destination| udp(source, destination, b"no protocol that anybody speaks"));
     });
 }

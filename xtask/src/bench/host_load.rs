@@ -1,14 +1,14 @@
-//! How much of the processors other programs took meanwhile, and other guests of the same host.
+//! Load of the host during a run: processor time that other programs and other guests took.
 
 use std::fs;
 
 use anyhow::{Context as _, Result};
 
-/// The part of one processor that others may take before a timing says more about them than about us.
+/// Part of one processor that others may take. Above it, a timing says more about them than about us.
 pub(super) const QUIET: f64 = 0.15;
 
-/// Time of all processors since the start, in ticks (proc_stat(5)), and of it the one that this program and those that it waited for
-/// took (proc_pid_stat(5)).
+/// Processor time since boot, in ticks (proc_stat(5)), with the part of this program and of the children that it waited for
+/// (proc_pid_stat(5)).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Ticks {
     all: u64,
@@ -24,7 +24,7 @@ impl Ticks {
     }
 
     /// Processors' worth of time that others took until `now`, of so many processors.
-    pub(super) fn others_until(self, now: Self, processors: usize) -> f64 {
+    pub(super) fn host_load_until(self, now: Self, processors: usize) -> f64 {
         let others = (now.busy - self.busy).saturating_sub(now.own - self.own);
         others as f64 / (now.all - self.all).max(1) as f64 * processors as f64
     }
@@ -53,7 +53,7 @@ mod tests {
         assert_eq!(before, Ticks { all: 1000, busy: 190, own: 65 });
         // 200 ticks of two processors went by: 60 idle, 100 ours, 40 others', 10 of which were stolen.
         let after = parse("cpu  200 0 70 850 20 0 15 45 0 0\n", &own(105)).expect("well formed");
-        assert!((before.others_until(after, 2) - 0.4).abs() < 1e-9);
+        assert!((before.host_load_until(after, 2) - 0.4).abs() < 1e-9);
     }
 
     #[test]

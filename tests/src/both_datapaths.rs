@@ -1,4 +1,5 @@
-//! Both data paths under one face: every frame goes to the host's and, with the rights for it, to the kernel's, and they must agree.
+//! The host's and the kernel's data path together: each gets every frame, and their results must agree. Without the rights
+//! to load a program, only the host's runs.
 
 use monitor_common::{
     key::Seed,
@@ -24,7 +25,7 @@ pub fn options(sizes: TableSizes) -> LoadOptions {
 }
 
 /// The host's data path, and the kernel's if it may be used.
-pub struct DataPaths {
+pub struct BothDatapaths {
     /// On the host.
     pub host: HostDataPath,
     /// In the kernel. A test that sends what the test runner cannot may take it away.
@@ -35,7 +36,7 @@ pub struct DataPaths {
     pub interface: u16,
 }
 
-impl DataPaths {
+impl BothDatapaths {
     /// Both, set up alike; frames come in on an interface with the role that the first one has.
     ///
     /// # Panics
@@ -92,15 +93,15 @@ impl DataPaths {
     }
 }
 
-/// Declares a test's own face of [`DataPaths`], with what is special to it in an `impl` of its own.
+/// Declares a test's own wrapper of [`BothDatapaths`], which dereferences to it. The test adds its methods in an `impl`.
 #[macro_export]
-macro_rules! face_of_data_paths {
+macro_rules! wrap_both_datapaths {
     ($(#[$about:meta])* $name:ident) => {
         $(#[$about])*
-        struct $name($crate::paths::DataPaths);
+        struct $name($crate::both_datapaths::BothDatapaths);
 
         impl std::ops::Deref for $name {
-            type Target = $crate::paths::DataPaths;
+            type Target = $crate::both_datapaths::BothDatapaths;
 
             fn deref(&self) -> &Self::Target {
                 &self.0

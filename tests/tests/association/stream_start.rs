@@ -1,4 +1,5 @@
-//! By TCP, a side that began with something else teaches nothing: what a web page can make a browser send begins as HTTP.
+//! Over TCP, a peer is learned only if its stream started with the protocol's own bytes: a web page can make a browser send
+//! later ones, after an HTTP request.
 
 use super::*;
 

@@ -47,7 +47,7 @@ pub(super) const ROLES: [Role; 3] = [
 pub(super) type WebBytes = [Arc<AtomicU64>; ROLES.len()];
 
 /// Everybody who takes part.
-pub(super) struct Cast<'a> {
+pub(super) struct Participants<'a> {
     lab: &'a Lab,
     transfer: Transfer,
     _tracker: Tracker,
@@ -68,7 +68,7 @@ pub(super) struct Account {
     pub(super) file_bytes: u64,
 }
 
-impl<'a> Cast<'a> {
+impl<'a> Participants<'a> {
     /// Starts everybody on the internet. Nothing crosses the router yet.
     pub(super) fn assemble(lab: &'a Lab) -> Result<Self> {
         let announce = format!("http://{INTERNET_V4}:{TRACKER_PORT}/announce");
