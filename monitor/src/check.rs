@@ -42,7 +42,7 @@ pub fn summary(file: &Path, resolved: &Resolved) -> String {
         line(
             "policy",
             format!(
-                "{}: {} {} of {} at {} or better within {}, then quiet for {}{allow} -> {}",
+                "{}: {} {} of {} at {} or better within {}, then silent for {}{allow} -> {}",
                 policy.name,
                 policy.threshold,
                 policy.metric.label(),

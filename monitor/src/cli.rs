@@ -24,14 +24,14 @@ pub struct Cli {
 /// The subcommands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Check a configuration file and say what it would do. Attaches nothing.
+    /// Check a configuration file and print a summary. Attaches nothing.
     CheckConfig {
         /// The file.
         file: PathBuf,
     },
-    /// Say what memory a configuration will take, table by table. Loads nothing.
+    /// Print the memory that a configuration will take, table by table. Loads nothing.
     Plan {
-        /// What `run` would be given.
+        /// The options of `run`.
         #[command(flatten)]
         run: RunArgs,
         /// Output format.
@@ -42,9 +42,9 @@ pub enum Command {
     Replay(ReplayArgs),
     /// Attach to the interfaces and count, serve metrics, watch thresholds and call hooks, until SIGTERM.
     Run(RunArgs),
-    /// Take the program off every interface and remove its pinned counters. Needs no running agent.
+    /// Detach the program from every interface and remove its pinned counters. Needs no running agent.
     Detach,
-    /// Show what the running agent does.
+    /// Show the state of the running agent.
     Status {
         /// Control socket of the agent.
         #[arg(

@@ -95,9 +95,7 @@ impl fmt::Display for Listed<'_> {
 
 fn read_hint(source: &io::Error) -> &'static str {
     match source.kind() {
-        io::ErrorKind::NotFound => {
-            "create it, name another with --config FILE, or leave --config away to run with defaults"
-        }
+        io::ErrorKind::NotFound => "create it, name another with --config FILE, or omit --config to run with defaults",
         io::ErrorKind::PermissionDenied => "run as root, or make the file readable for this user",
         io::ErrorKind::InvalidData => "the file must be UTF-8 text",
         _ => "check the path",

@@ -47,7 +47,7 @@ pub struct HookConfig {
     pub retry_delay: Duration,
     /// Events that may wait.
     pub queue: usize,
-    /// Deliveries at a time.
+    /// Concurrent deliveries.
     pub concurrency: usize,
 }
 
@@ -120,7 +120,7 @@ impl Dispatcher {
         let mut workers = self.workers;
         if tokio::time::timeout(grace, ended(&mut workers)).await.is_err() {
             let open: usize = self.stats.iter().map(|stats| stats.report().waiting()).sum();
-            tracing::warn!(open, "the agent ends before all hooks were delivered; the rest is dropped");
+            tracing::warn!(open, "the agent ends before all events were delivered; the rest are dropped");
             // Workers that have ended do not listen any more.
             let _ended = self.abandon.send(true);
             ended(&mut workers).await;

@@ -48,7 +48,7 @@ pub enum PoolError {
         prefix_len: u8,
     },
     /// Bits behind the prefix are set.
-    #[error("`{given}` has bits set behind its prefix; write {network}/{prefix_len}")]
+    #[error("`{given}` has bits set after its prefix; write {network}/{prefix_len}")]
     HostBits {
         /// What was typed.
         given: String,

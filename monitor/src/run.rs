@@ -139,8 +139,8 @@ fn stop_signal() -> io::Result<impl Future<Output = ()>> {
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     Ok(async move {
         tokio::select! {
-            _ = terminate.recv() => tracing::info!("SIGTERM: ending"),
-            _ = interrupt.recv() => tracing::info!("SIGINT: ending"),
+            _ = terminate.recv() => tracing::info!("SIGTERM: shutting down"),
+            _ = interrupt.recv() => tracing::info!("SIGINT: shutting down"),
         }
     })
 }
@@ -174,11 +174,11 @@ async fn serve<D: Datapath>(
         Ok(true) => tracing::warn!(
             depth = change.inspection,
             entries = change.watchlist_entries,
-            "another inspection depth is asked for; recorded"
+            "the inspection depth changed; the audit file records it"
         ),
         Err(error) if watching => return Err(error.into()),
         // Looking less deep needs no record to be safe, and must not fail for the lack of one.
-        Err(error) => tracing::warn!(%error, "the inspection depth could not be recorded"),
+        Err(error) => tracing::warn!(%error, "cannot record the inspection depth"),
     }
     let hit_log = if watching { Some(open_hit_log(&resolved)?) } else { None };
 
@@ -231,7 +231,7 @@ async fn serve<D: Datapath>(
             server.abort();
         }
     }
-    tracing::info!("ended");
+    tracing::info!("shut down");
     outcome
 }
 
@@ -320,7 +320,7 @@ impl DrainLoop {
             next += self.interval;
             let now = Instant::now();
             if next < now {
-                tracing::warn!(behind = ?(now - next), "draining takes longer than drain_interval; lengthen it");
+                tracing::warn!(behind = ?(now - next), "a drain takes longer than drain_interval; increase it");
                 next = now + self.interval;
             }
             // Only closing ends the wait early: nothing is ever sent.
@@ -332,7 +332,7 @@ impl DrainLoop {
         let snapshot = match datapath.drain() {
             Ok(snapshot) => snapshot,
             Err(error) => {
-                tracing::error!(%error, "a drain failed; the next one has the counts");
+                tracing::error!(%error, "a drain failed; the next one will have the counts");
                 return self.state.drain_failed(error.to_string());
             }
         };
@@ -340,14 +340,14 @@ impl DrainLoop {
             if self.taken_off.insert(Arc::clone(&each.interface)) {
                 tracing::error!(
                     interface = &*each.interface,
-                    "the program was taken off; restart the agent to attach it again"
+                    "the program was detached by something else; restart the agent to attach it again"
                 );
             }
         }
         if let Some(log) = &mut self.hit_log
             && let Err(error) = log.append(&snapshot.hits, SystemTime::now(), monotonic_ns())
         {
-            tracing::error!(%error, hits = snapshot.hits.len(), "watchlist hits could not be written; they are tallied all the same");
+            tracing::error!(%error, hits = snapshot.hits.len(), "cannot write watchlist hits; they are still counted");
         }
         let (published, events) = self.analysis.take(snapshot);
         self.state.publish(published);

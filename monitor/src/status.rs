@@ -219,7 +219,7 @@ fn hooks(state: &AgentState) -> Vec<HookStatus> {
 #[derive(Debug, thiserror::Error)]
 pub enum StatusError {
     /// No agent answers.
-    #[error("no agent answers on {}: {source}; start one with `peertally run`, or name its socket with --socket PATH{}", path.display(), if source.kind() == io::ErrorKind::PermissionDenied { " (this socket needs root)" } else { "" })]
+    #[error("no agent listens on {}: {source}; start one with `peertally run`, or name its socket with --socket PATH{}", path.display(), if source.kind() == io::ErrorKind::PermissionDenied { " (this socket needs root)" } else { "" })]
     NoAnswer {
         /// The socket.
         path: PathBuf,
@@ -228,7 +228,7 @@ pub enum StatusError {
         source: io::Error,
     },
     /// The process that answers is not an agent.
-    #[error("{} answers, but not with a status; is it the agent's control socket?", .0.display())]
+    #[error("unexpected answer from {}; is it the agent's control socket?", .0.display())]
     UnexpectedAnswer(PathBuf),
 }
 

@@ -67,7 +67,7 @@ impl fmt::Debug for Pseudonyms {
 #[derive(Debug, thiserror::Error)]
 pub enum PseudonymError {
     /// The file cannot be read or created.
-    #[error("cannot {action} the pseudonym key {}: {source}; run as root, or set `state_dir` or `pseudonym_key_file` to a place this user may write", path.display())]
+    #[error("cannot {action} the pseudonym key {}: {source}; run as root, or set `state_dir` or `pseudonym_key_file` to a path that this user may write", path.display())]
     Io {
         /// `read` or `create`.
         action: &'static str,
@@ -78,7 +78,7 @@ pub enum PseudonymError {
         source: io::Error,
     },
     /// The file is not a key.
-    #[error("the pseudonym key {} has {length} bytes, not 32; restore it, or remove it to have a new one made (all pseudonyms change)", path.display())]
+    #[error("the pseudonym key {} has {length} bytes, not 32; restore it, or remove it to create a new one (all pseudonyms change)", path.display())]
     Length {
         /// The file.
         path: PathBuf,

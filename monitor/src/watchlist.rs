@@ -56,7 +56,7 @@ pub enum WatchlistError {
         line: u32,
     },
     /// Too many entries.
-    #[error("{}: {entries} entries are more than the {MAX_ENTRIES} that are possible", path.display())]
+    #[error("{}: {entries} entries exceed the maximum of {MAX_ENTRIES}", path.display())]
     TooLong {
         /// The file.
         path: PathBuf,

@@ -49,7 +49,7 @@ pub enum CaptureError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Damage {
     /// A packet longer than any real one.
-    #[error("a packet of {0} bytes, more than the {max} any capture holds", max = super::MAX_PACKET_BYTES)]
+    #[error("a packet of {0} bytes, more than the maximum of {max}", max = super::MAX_PACKET_BYTES)]
     PacketLength(u32),
     /// A pcapng block length that is too short, too long or no multiple of four.
     #[error("a block of type {block_type:#x} with length {length}")]
@@ -71,10 +71,10 @@ pub enum Damage {
     #[error("a section header without byte-order magic")]
     ByteOrder,
     /// A pcapng major version other than 1.
-    #[error("format version {0}, where only version 1 is defined")]
+    #[error("format version {0}; only version 1 is defined")]
     Version(u16),
     /// A pcapng packet of an interface that was not described.
-    #[error("a packet of interface {0}, which the section does not describe")]
+    #[error("a packet of interface {0}, which is not in the section")]
     Interface(u32),
     /// More pcapng interfaces in one section than a 16-bit number can name.
     #[error("more than {max} interfaces in one section", max = super::MAX_INTERFACES)]

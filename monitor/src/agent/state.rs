@@ -112,7 +112,7 @@ impl AgentState {
                 Err("not attached to any interface".to_owned())
             }
             Some(published) => match published.snapshot.attachments.iter().find(|each| each.mode == "none") {
-                Some(each) => Err(format!("the program was taken off `{}`", each.interface)),
+                Some(each) => Err(format!("the program is not attached to `{}`", each.interface)),
                 None => self.last_error().map_or(Ok(()), Err),
             },
         }

@@ -25,44 +25,44 @@ pub struct Raw {
     pub xdp_mode: XdpMode,
     /// Address and port of metrics and health.
     pub listen: SocketAddr,
-    /// How deep packets are looked into. `headers` finds no P2P protocol. `watchlist` also answers which subscribers name content
-    /// of `watchlist_file`; each change of the depth to or from it is recorded in `audit.jsonl` in `state_dir`.
+    /// How deep payloads are inspected. `headers` finds no P2P protocol. `watchlist` also reports which subscribers name content
+    /// of `watchlist_file`. Each change to or from `watchlist` is recorded in `audit.jsonl` in `state_dir`.
     pub inspection: Inspection,
-    /// File with the content hashes of notices received, one a line: 40 hexadecimal digits (BitTorrent info hash, SHA-1), 32
+    /// File with the content hashes of notices received, one per line: 40 hexadecimal digits (BitTorrent info hash, SHA-1), 32
     /// (eDonkey), or 32 or 39 characters of base 32 (Gnutella, Direct Connect). Read at the start.
     #[cfg_attr(test, schemars(example = &"/etc/peertally/watchlist"))]
     pub watchlist_file: Option<PathBuf>,
-    /// Verdicts by behaviour alone.
+    /// Verdicts by behaviour only.
     pub heuristic: RawHeuristic,
     /// Sizes of the kernel's tables.
     pub capacity: Capacity,
-    /// Time between two readings of the kernel's tables. Policies and metrics move at this pace.
+    /// Time between two drains of the kernel's tables. Policies and metrics change at this pace.
     pub drain_interval: Span,
-    /// What is exported.
+    /// What the agent exports.
     pub metrics: Metrics,
     /// Name of this node in events. Default: the host name.
     #[cfg_attr(test, schemars(example = &"edge-1"))]
     pub node: Option<String>,
-    /// Directory of what must survive a restart.
+    /// Directory for state that must survive a restart.
     pub state_dir: PathBuf,
-    /// Unix socket that `peertally status` asks.
+    /// Unix socket that `peertally status` queries.
     pub control_socket: PathBuf,
-    /// File with the 32-byte key of the subscriber pseudonyms. It is created on the first start; who has it can link
+    /// File with the 32-byte key of the subscriber pseudonyms. The first start creates it. Whoever has the key can link
     /// pseudonyms to addresses. Default: `pseudonym.key` in `state_dir`.
     #[cfg_attr(test, schemars(example = &"/var/lib/peertally/pseudonym.key"))]
     pub pseudonym_key_file: Option<PathBuf>,
     /// What happens to the attached program when the agent ends. Traffic passes either way.
     pub on_exit: OnExit,
-    /// Time that deliveries under way get when the agent ends.
+    /// Time that deliveries in progress get when the agent ends.
     pub shutdown_grace: Span,
     /// Log of the agent.
     pub log: Log,
-    /// Addresses no policy ever fires on.
+    /// Addresses for which no policy ever fires.
     #[cfg_attr(test, schemars(example = ["192.0.2.10", "2001:db8:1::/48"]))]
     pub allow: Vec<Prefix>,
     /// Thresholds.
     pub policies: Vec<RawPolicy>,
-    /// What policies call.
+    /// Receivers of events.
     pub hooks: Vec<RawHook>,
 }
 
@@ -101,12 +101,12 @@ pub struct RawInterface {
     /// Name, as `ip link` shows it.
     #[cfg_attr(test, schemars(example = &"eth0"))]
     pub name: String,
-    /// Which side it faces. Direction comes from the addresses; but from a packet that comes in on a `core` interface with a
-    /// subscriber's address as its source, which may be forged, no endpoint is learned.
+    /// Which side it faces. Direction comes from the addresses. A packet that arrives on a `core` interface with a subscriber's
+    /// source address may be forged: no peer is learned from it.
     #[serde(default = "access")]
     pub role: Role,
-    /// Number of the realm that its packets' addresses belong to, such as a VRF: equal addresses of two realms are two subscribers.
-    /// Interfaces that one subscriber's packets come in on, of the access and of the core side, need the same.
+    /// Number of its realm, for example one per VRF. Equal addresses of two realms are two subscribers. All interfaces that carry
+    /// one subscriber's packets, access and core, need one realm.
     #[serde(default)]
     pub realm: u32,
 }
@@ -143,12 +143,12 @@ pub struct RawPool {
 #[cfg_attr(test, derive(serde::Serialize, schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct Capacity {
-    /// Flows remembered at a time; rounded up to a power of two.
+    /// Flows in the flow table; rounded up to a power of two.
     pub flows: u32,
     /// Tallies, one per subscriber block, protocol and confidence.
     pub tallies: u32,
-    /// P2P endpoints and subscribers remembered for `association`; rounded up to a power of two. What was not seen for 40 minutes is
-    /// forgotten.
+    /// P2P endpoints and subscribers remembered for `association`; rounded up to a power of two. Entries expire after
+    /// 40 minutes.
     pub endpoints: u32,
 }
 
@@ -158,17 +158,17 @@ impl Default for Capacity {
     }
 }
 
-/// The `heuristic` confidence tier: encrypted connections that open as BitTorrent's MSE does count as BitTorrent, when one
-/// subscriber opens them to many remote endpoints and has a certain BitTorrent flow in the same time.
+/// The `heuristic` confidence tier: encrypted connections that open as BitTorrent's MSE does count as BitTorrent, if one
+/// subscriber opens them to many remote endpoints and has a certain BitTorrent flow in that time.
 #[derive(Clone, Debug, Deserialize)]
 #[cfg_attr(test, derive(serde::Serialize, schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct RawHeuristic {
-    /// Whether it is on. Behaviour proves little: see `docs/detection.md` before switching it on.
+    /// Whether the heuristic tier is on. Behaviour proves little: read `docs/detection.md` first.
     pub enabled: bool,
-    /// Distinct remote endpoints it takes.
+    /// Distinct remote endpoints required.
     pub endpoints: u32,
-    /// Time within which they and the certain flow must fall.
+    /// Time window for these connections and the certain flow.
     pub window: Span,
 }
 
@@ -178,7 +178,7 @@ impl Default for RawHeuristic {
     }
 }
 
-/// What is exported.
+/// What the agent exports.
 #[derive(Clone, Debug, Deserialize)]
 #[cfg_attr(test, derive(serde::Serialize, schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
@@ -186,7 +186,7 @@ pub struct Metrics {
     /// Subscribers with most P2P bytes that `/metrics` shows under a pseudonym. A subscriber enters at this rank and
     /// leaves at twice this rank. 0: none.
     pub top_k: u32,
-    /// Whether `/metrics/subscribers` exists: every subscriber, under a pseudonym.
+    /// Whether `/metrics/subscribers` exists. It lists every subscriber under a pseudonym.
     pub subscribers: bool,
 }
 
@@ -201,9 +201,9 @@ impl Default for Metrics {
 #[cfg_attr(test, derive(serde::Serialize, schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct Log {
-    /// How lines are written.
+    /// Format of the lines.
     pub format: LogFormat,
-    /// The least important line that is written.
+    /// Lowest level that is logged.
     pub level: LogLevel,
     /// Messages of the XDP program about rare events.
     pub kernel_log: KernelLog,
@@ -233,7 +233,7 @@ pub struct RawPolicy {
     /// What is measured.
     #[serde(default = "bytes")]
     pub metric: Metric,
-    /// Whose packets are measured. `flows` have no direction: leave it away.
+    /// Which direction is measured. `flows` have no direction: omit the key.
     #[serde(default = "both")]
     pub direction: PolicyDirection,
     /// The policy fires when the window holds at least this much: a whole number, or bytes with a unit (`"10 GiB"`).
@@ -242,10 +242,10 @@ pub struct RawPolicy {
     /// Length of the sliding window; at least `drain_interval`.
     #[cfg_attr(test, schemars(example = &"1h"))]
     pub window: Span,
-    /// Time after firing during which the policy does not fire again for the same subscriber.
+    /// Time after firing during which the policy does not fire again for that subscriber.
     #[serde(default = "one_hour")]
     pub cool_down: Span,
-    /// Addresses this policy does not fire on, beside the common allow list.
+    /// Addresses for which this policy does not fire, in addition to the common allow list.
     #[serde(default)]
     pub allow: Vec<Prefix>,
     /// Names of the hooks to call. Empty: events are only counted and logged.

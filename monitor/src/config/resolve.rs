@@ -53,7 +53,7 @@ pub struct Resolved {
     pub top_k: usize,
     /// Whether `/metrics/subscribers` exists.
     pub subscriber_metrics: bool,
-    /// Directory of what must survive a restart.
+    /// Directory for state that must survive a restart.
     pub state_dir: PathBuf,
     /// Unix socket of the control interface.
     pub control_socket: PathBuf,
@@ -319,8 +319,7 @@ fn pools(raw: &Raw, overrides: &Overrides, check: &mut Checker<'_>) -> Vec<Pool>
     }
     let limit = monitor_common::limits::MAX_POOLS as usize;
     if pools.len() > limit {
-        check
-            .problem("subscribers.pools", format!("{} pools are more than the {limit} that are possible", pools.len()));
+        check.problem("subscribers.pools", format!("{} pools exceed the maximum of {limit}", pools.len()));
     }
     pools.into_iter().map(|(_, pool)| pool).collect()
 }

@@ -112,7 +112,7 @@ impl FromStr for Prefix {
             format!("`{text}` is not an address or prefix; write for example 192.0.2.7 or 2001:db8::/32")
         })?;
         if net.trunc() != net {
-            return Err(format!("`{text}` has bits set behind its prefix; write {}", net.trunc()));
+            return Err(format!("`{text}` has bits set after its prefix; write {}", net.trunc()));
         }
         Ok(Self(net))
     }

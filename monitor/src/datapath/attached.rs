@@ -62,7 +62,7 @@ impl AttachedDatapath {
         if started.is_err() && first {
             // Tables that nothing counts into must not stand in the way of another try with other sizes.
             if let Err(error) = pins::remove_all() {
-                tracing::warn!(%error, "cannot tidy up after a start that failed");
+                tracing::warn!(%error, "cannot clean up after a failed start");
             }
         }
         started
@@ -77,7 +77,7 @@ impl AttachedDatapath {
         let mut object = LoadedObject::load(options)?;
         let kernel_log = (options.log_level > 0).then(|| EbpfLogger::init(object.ebpf())).transpose();
         let kernel_log = kernel_log.unwrap_or_else(|error| {
-            tracing::warn!(%error, "no messages of the XDP program");
+            tracing::warn!(%error, "no log messages from the XDP program");
             None
         });
         attach::attach_all(&mut object, &targets, mode)?;
@@ -153,7 +153,7 @@ impl Datapath for AttachedDatapath {
     fn finish(self, on_exit: OnExit) -> Result<(), AttachError> {
         match on_exit {
             OnExit::Leave => {
-                tracing::info!("the program stays attached and counts on; `peertally detach` takes it off")
+                tracing::info!("the program stays attached and keeps counting; `peertally detach` detaches it")
             }
             OnExit::Detach => {
                 detach()?;

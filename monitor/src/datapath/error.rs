@@ -62,7 +62,7 @@ pub enum ObjectError {
         source: io::Error,
     },
     /// No random numbers for the hash seed.
-    #[error("no random numbers for the flow hash: {0}")]
+    #[error("cannot get random numbers for the flow hash: {0}")]
     Random(getrandom::Error),
     /// The test runner failed.
     #[error("the kernel's test runner refused a frame of {bytes} bytes: {source}")]

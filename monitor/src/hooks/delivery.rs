@@ -54,11 +54,25 @@ impl Hook {
             self.stats.attempt_failed(failure.reason);
             let reason = failure.reason.label;
             if attempt >= self.config.retries || !failure.reason.is_retried {
-                tracing::warn!(hook, event = id, reason, detail = failure.detail, attempts = attempt + 1, "given up");
+                tracing::warn!(
+                    hook,
+                    event = id,
+                    reason,
+                    detail = failure.detail,
+                    attempts = attempt + 1,
+                    "delivery failed; no further attempt"
+                );
                 return ticket.end(Err(failure.reason));
             }
             let wait = backoff::delay(self.config.retry_delay, attempt, failure.retry_after, fastrand::f64());
-            tracing::warn!(hook, event = id, reason, detail = failure.detail, ?wait, "failed; will try again");
+            tracing::warn!(
+                hook,
+                event = id,
+                reason,
+                detail = failure.detail,
+                ?wait,
+                "delivery attempt failed; will retry"
+            );
             tokio::time::sleep(wait).await;
         }
     }
@@ -97,6 +111,6 @@ async fn deliver_all(hook: &Arc<Hook>, queue: &mut mpsc::Receiver<Job>, under_wa
 
 fn tell_bug(ended: Result<(), JoinError>) {
     if let Err(error) = ended {
-        tracing::error!(%error, "a hook delivery ended by a bug; its event counts as dropped");
+        tracing::error!(%error, "a bug ended a hook delivery; its event counts as dropped");
     }
 }

@@ -56,7 +56,7 @@ pub struct HookReport {
     pub dropped_full: u64,
     /// Events dropped because the agent ended.
     pub dropped_shutdown: u64,
-    /// Deliveries under way.
+    /// Deliveries in progress.
     pub in_flight: u64,
     /// Events that wait.
     pub queued: u64,

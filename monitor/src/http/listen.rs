@@ -25,7 +25,7 @@ pub enum ListenError {
         source: io::Error,
     },
     /// The control socket.
-    #[error("cannot listen on the control socket {}: {source}; run as root, or set `control_socket` to a place this user may write", path.display())]
+    #[error("cannot listen on the control socket {}: {source}; run as root, or set `control_socket` to a path that this user may write", path.display())]
     Unix {
         /// Its path.
         path: PathBuf,
@@ -34,7 +34,7 @@ pub enum ListenError {
         source: io::Error,
     },
     /// Another agent answers there.
-    #[error("another agent answers on {}; stop it, or give this one its own `control_socket` and `listen`", .0.display())]
+    #[error("another agent listens on {}; stop it, or configure another `control_socket` and `listen`", .0.display())]
     Running(PathBuf),
     /// Something that is no socket is in the way.
     #[error("{} is not a socket; move it away, or set `control_socket` to another path", .0.display())]

@@ -60,25 +60,25 @@ macro_rules! definitions {
 
 definitions! {
     TRAFFIC_BYTES = "/metrics" Counter "peertally_traffic_bytes_total" in "bytes" by ["interface", "direction", "protocol", "confidence"]:
-        "IP bytes seen, by verdict. Each packet is in exactly one series, or pending.";
+        "IP bytes by verdict. Each packet is in exactly one series, or pending.";
     TRAFFIC_PACKETS = "/metrics" Counter "peertally_traffic_packets_total" in "packets" by ["interface", "direction", "protocol", "confidence"]:
-        "IP packets seen, by verdict. Each packet is in exactly one series, or pending.";
+        "IP packets by verdict. Each packet is in exactly one series, or pending.";
     TRAFFIC_FLOWS = "/metrics" Counter "peertally_traffic_flows_total" in "flows" by ["interface", "direction", "protocol", "confidence"]:
-        "Flows, by the interface and direction of their first packet and by verdict.";
+        "Flows by verdict, and by interface and direction of their first packet.";
     TRAFFIC_AGGREGATED = "/metrics" Gauge "peertally_traffic_aggregated_rows" in "" by []:
-        "Combinations of interface, direction and verdict that are shown under interface other, to bound the number of series.";
+        "Combinations of interface, direction and verdict that are added to interface other, which bounds the number of series.";
     SUBSCRIBERS_ACTIVE = "/metrics" Gauge "peertally_subscribers_active" in "" by ["protocol"]:
         "Subscriber blocks with traffic of the protocol between the last two drains.";
     TOP_BYTES = "/metrics" Counter "peertally_top_subscriber_bytes_total" in "bytes" by ["subscriber", "protocol", "direction"]:
-        "IP bytes of the subscribers with most recent P2P protocol traffic. The subscriber is a keyed pseudonym.";
+        "IP bytes of the subscribers with the most recent P2P traffic. The subscriber is a keyed pseudonym.";
     PENDING_FLOWS = "/metrics" Gauge "peertally_pending_flows" in "flows" by []:
-        "Flows still under inspection.";
+        "Flows under inspection.";
     PENDING_PACKETS = "/metrics" Gauge "peertally_pending_packets" in "packets" by []:
-        "IP packets of flows still under inspection: seen, not yet under a protocol.";
+        "IP packets of flows under inspection, not yet counted under a protocol.";
     PENDING_BYTES = "/metrics" Gauge "peertally_pending_bytes" in "bytes" by []:
-        "IP bytes of flows still under inspection: seen, not yet under a protocol.";
+        "IP bytes of flows under inspection, not yet counted under a protocol.";
     SKIPPED = "/metrics" Counter "peertally_skipped_packets_total" in "packets" by ["reason"]:
-        "Frames passed on without being counted as IP traffic.";
+        "Frames that were passed but not counted as IP traffic.";
     KERNEL_EVENTS = "/metrics" Counter "peertally_kernel_events_total" in "" by ["event"]:
         "Rare events of the data path: refused inserts, evictions, lost races.";
     CATCH_ALL_BYTES = "/metrics" Counter "peertally_catch_all_bytes_total" in "bytes" by ["direction"]:
@@ -88,37 +88,37 @@ definitions! {
     TABLE_CAPACITY = "/metrics" Gauge "peertally_table_capacity" in "" by ["table"]:
         "Entries a kernel table can hold.";
     ATTACHED = "/metrics" Gauge "peertally_xdp_attached" in "" by ["interface", "role", "mode"]:
-        "1 for each interface the XDP program is attached to, with the mode read back from the kernel; 0 with mode `none` where it was taken off.";
+        "1 for each interface the XDP program is attached to, with the mode read back from the kernel; 0 with mode `none` where it is no longer attached.";
     SNAPSHOT_AGE = "/metrics" Gauge "peertally_snapshot_age_seconds" in "seconds" by []:
-        "Time since the drain that this answer shows.";
+        "Time since the drain that this scrape shows.";
     SNAPSHOT_TIME = "/metrics" Gauge "peertally_snapshot_timestamp_seconds" in "seconds" by []:
-        "Unix time of the drain that this answer shows.";
+        "Unix time of the drain that this scrape shows.";
     DRAIN_DURATION = "/metrics" Histogram "peertally_drain_duration_seconds" in "seconds" by []:
         "Time a drain of the kernel's tables took.";
     DRAIN_FAILURES = "/metrics" Counter "peertally_drain_failures_total" in "" by []:
-        "Drains that failed; nothing is lost, the next one has the counts.";
+        "Failed drains. The next drain has their counts.";
     EVALUATION_TIME = "/metrics" Gauge "peertally_evaluation_duration_seconds" in "seconds" by []:
         "Time the last evaluation of policies and top subscribers took.";
     POLICY_EVENTS = "/metrics" Counter "peertally_policy_events_total" in "" by ["policy"]:
-        "Events of a policy.";
+        "Events that a policy made.";
     POLICY_SUPPRESSED = "/metrics" Counter "peertally_policy_suppressed_total" in "" by ["policy", "reason"]:
         "Evaluations at or above the threshold that made no event: cool_down or allow_list.";
     HOOK_DELIVERIES = "/metrics" Counter "peertally_hook_deliveries_total" in "" by ["hook"]:
         "Events delivered to a hook.";
     HOOK_FAILURES = "/metrics" Counter "peertally_hook_failures_total" in "" by ["hook", "reason"]:
-        "Events a hook gave up after its last attempt.";
+        "Events that a hook failed to deliver after its last attempt.";
     HOOK_ATTEMPT_FAILURES = "/metrics" Counter "peertally_hook_attempt_failures_total" in "" by ["hook", "reason"]:
-        "Attempts of a hook that failed, those that were tried again included.";
+        "Failed attempts of a hook, including those that were retried.";
     HOOK_DROPPED = "/metrics" Counter "peertally_hook_dropped_total" in "" by ["hook", "reason"]:
         "Events never delivered: queue_full, or shutdown.";
     HOOK_IN_FLIGHT = "/metrics" Gauge "peertally_hook_in_flight" in "" by ["hook"]:
-        "Deliveries under way.";
+        "Deliveries in progress.";
     HOOK_QUEUED = "/metrics" Gauge "peertally_hook_queued" in "" by ["hook"]:
-        "Events that wait for a hook.";
+        "Events in the queue of a hook.";
     HOOK_OLDEST = "/metrics" Gauge "peertally_hook_oldest_age_seconds" in "seconds" by ["hook"]:
-        "Age of the oldest event that waits for a hook or is under way; 0 if there is none.";
+        "Age of the oldest event that is queued or in progress; 0 if there is none.";
     INSPECTION = "/metrics" Gauge "peertally_inspection_mode_info" in "" by ["mode"]:
-        "1, with the inspection depth in force.";
+        "1, with the current inspection depth.";
     WATCHLIST_HITS = "/metrics" Counter "peertally_watchlist_hits_total" in "" by ["protocol"]:
         "Payloads that named content of the watchlist; only in the inspection depth watchlist.";
     BUILD = "/metrics" Gauge "peertally_build_info" in "" by ["version"]:

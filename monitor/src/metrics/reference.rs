@@ -9,15 +9,15 @@ use crate::{analysis::node::MAX_ROWS, generated::assert_current};
 fn the_documented_table_is_current() {
     let mut out = format!(
         "# Metrics\n\n\
-         Generated from `monitor/src/metrics/definitions.rs` by `UPDATE_DOCS=1 cargo test -p monitor`; a test fails when it is not current, and another\n\
-         compares it with what is scraped.\n\n\
-         `/metrics` shows the last drain and its age, so a scrape costs the kernel nothing. Counters never go down while the kernel's tables live,\n\
-         also over restarts of the agent. Subscribers appear under keyed pseudonyms only.\n\n\
-         Series of `/metrics` are bounded: {MAX_ROWS} rows of interface, direction and verdict by themselves and the rest under interface `other`,\n\
+         Generated from `monitor/src/metrics/definitions.rs` by `UPDATE_DOCS=1 cargo test -p monitor`; a test fails when it is not current. Another\n\
+         test compares it with a scrape.\n\n\
+         `/metrics` shows the last drain and its age, so a scrape costs the kernel nothing. Counters never go down while the kernel's tables exist,\n\
+         not even over restarts of the agent. Subscribers appear under keyed pseudonyms only.\n\n\
+         Series of `/metrics` are bounded: {MAX_ROWS} rows of interface, direction and verdict, with the rest under interface `other`,\n\
          `metrics.top_k` x protocols x 2 for the top subscribers, and a fixed number for each hook, policy, table, reason and event.\n\
          `/metrics/subscribers` exists only with `metrics.subscribers = true`; `?shard=i/n` gives a fixed part of the subscribers.\n\
-         Both are compressed for clients that accept gzip.\n\n\
-         `/livez` answers 200 while the agent's drain loop turns. `/readyz` answers 200 once a drain is done and while the program is\n\
+         Both endpoints are compressed for clients that accept gzip.\n\n\
+         `/livez` answers 200 while the agent's drain loop runs. `/readyz` answers 200 after the first drain, as long as the program is\n\
          attached to every interface.\n",
     );
     for endpoint in ["/metrics", "/metrics/subscribers"] {

@@ -18,11 +18,11 @@ pub fn show(plan: &Plan) -> String {
     }
     let small: u64 = plan.tables.iter().filter(|table| table.bytes < 1 << 16).map(|table| table.bytes).sum();
     line("  smaller tables", small, String::new());
-    line("tables in the kernel", plan.kernel_bytes, "taken at the start, kept while they are pinned".to_owned());
-    line("agent, every tally moving", plan.agent_bytes, "an estimate from measurements".to_owned());
-    line("together", plan.kernel_bytes + plan.agent_bytes, String::new());
+    line("tables in the kernel", plan.kernel_bytes, "allocated at the start, kept while pinned".to_owned());
+    line("agent, if every tally moves", plan.agent_bytes, "an estimate from measurements".to_owned());
+    line("total", plan.kernel_bytes + plan.agent_bytes, String::new());
     if let Some(available) = plan.available_bytes {
-        line("available here now", available, String::new());
+        line("available now", available, String::new());
     }
     let per_tally = plan.agent_bytes / plan.tallies.max(1);
     let _infallible = writeln!(

@@ -16,7 +16,7 @@ pub struct ReplayArgs {
     /// Without it every address is a subscriber: /32 for IPv4, /64 for IPv6.
     #[arg(long, value_name = "PREFIX[/ASSIGN]")]
     pub subscribers: Vec<Pool>,
-    /// What counts: the XDP program in the kernel's test runner, or the same source in user space.
+    /// Which engine counts: the XDP program in the kernel's test runner, or the same source in user space.
     /// Default: `kernel` with the rights to load it, else `host`.
     #[arg(long, value_enum)]
     pub engine: Option<EngineKind>,

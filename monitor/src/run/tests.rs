@@ -214,7 +214,7 @@ async fn a_program_that_was_taken_off_is_told() {
     let running = start(configuration(directory.path(), ""), Seen::default()).await;
     running.wait_for("/readyz", "ok").await;
     running.seen.lock().expect("lock").taken_off = true;
-    running.wait_for("/readyz", "taken off").await;
+    running.wait_for("/readyz", "not attached").await;
     running.wait_for("/metrics", "peertally_xdp_attached{interface=\"eth0\",role=\"access\",mode=\"none\"} 0").await;
     running.stop().await.0.expect("a clean end");
 }
@@ -264,7 +264,7 @@ async fn two_agents_do_not_share_a_control_socket_but_a_dead_one_is_replaced() {
     let running = start(resolved.clone(), Seen::default()).await;
     let start = |_: &Resolved| -> Result<Fake, No> { panic!("attached") };
     let error = serve(resolved, start, std::future::pending(), None).await.expect_err("running");
-    assert!(error.to_string().contains("another agent answers"), "{error}");
+    assert!(error.to_string().contains("another agent listens"), "{error}");
     running.stop().await.0.expect("a clean end");
 }
 

@@ -46,7 +46,7 @@ pub fn show(status: &Status) -> String {
         line(
             "policy",
             format!(
-                "{}: {} events; held back {cooling} times by cool-down, {allowed} by the allow list",
+                "{}: {} events; suppressed {cooling} times by cool-down, {allowed} times by the allow list",
                 policy.policy, policy.events
             ),
         );
@@ -57,7 +57,7 @@ pub fn show(status: &Status) -> String {
         line(
             "hook",
             format!(
-                "{}: {} delivered, {} failed{why}, {} dropped, {} under way, {} waiting",
+                "{}: {} delivered, {} failed{why}, {} dropped, {} in progress, {} waiting",
                 hook.hook, hook.delivered, hook.failed, hook.dropped, hook.in_flight, hook.queued
             ),
         );

@@ -89,7 +89,7 @@ impl Audit {
         // A line without its end was never acknowledged: a crash cut it off. It goes, so that the chain goes on.
         let whole = text.rfind('\n').map_or(0, |end| end + 1);
         if whole < text.len() {
-            tracing::warn!(file = %self.path.display(), "the last line of the audit file is torn, and is taken off");
+            tracing::warn!(file = %self.path.display(), "the last line of the audit file is incomplete and was removed");
             let file = OpenOptions::new().write(true).open(&self.path).map_err(failed("open"))?;
             file.set_len(whole as u64).and_then(|()| file.sync_all()).map_err(failed("mend"))?;
         }

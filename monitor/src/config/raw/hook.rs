@@ -16,7 +16,7 @@ use crate::{
 /// Declares [`RawHook`] with one optional table for each kind; `$kind` is a module of `hooks/kinds`.
 macro_rules! hook_kinds {
     ($($kind:ident,)*) => {
-        /// What a policy calls: a name and exactly one of the tables below, which makes the kind.
+        /// A receiver of events: a name and exactly one of the tables below, which decides its kind.
         #[derive(Clone, Debug, Deserialize)]
         #[cfg_attr(test, derive(serde::Serialize, schemars::JsonSchema))]
         #[serde(deny_unknown_fields)]
@@ -28,7 +28,7 @@ macro_rules! hook_kinds {
             #[serde(default)]
             #[cfg_attr(test, schemars(example = &"both"))]
             pub subscriber: Option<SubscriberForm>,
-            /// Time that one attempt may take.
+            /// Time limit of one attempt.
             #[serde(default = "ten_seconds")]
             pub timeout: Span,
             /// Attempts after the first. The default depends on the kind.
@@ -38,10 +38,10 @@ macro_rules! hook_kinds {
             /// Wait before the second attempt; it doubles with each attempt up to five minutes, with jitter.
             #[serde(default = "one_second")]
             pub retry_delay: Span,
-            /// Events that may wait; further ones are dropped and counted.
+            /// Events that may wait in the queue; further events are dropped and counted.
             #[serde(default = "queue")]
             pub queue: u32,
-            /// Deliveries at a time.
+            /// Concurrent deliveries.
             #[serde(default = "concurrency")]
             pub concurrency: u32,
             $(#[serde(default)] $kind: Option<ShortOrTable<crate::hooks::kinds::$kind::Settings>>,)*

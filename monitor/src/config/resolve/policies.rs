@@ -27,7 +27,7 @@ fn one(index: usize, typed: &RawPolicy, raw: &Raw, seen: &mut HashSet<String>, c
         let interval = humantime::format_duration(raw.drain_interval.0);
         check.problem(
             &at("window"),
-            format!("a window cannot be shorter than drain_interval ({interval}); lengthen it, or drain more often"),
+            format!("a window cannot be shorter than drain_interval ({interval}); use a longer window, or a shorter drain_interval"),
         );
     }
     if typed.threshold.in_bytes && typed.metric != Metric::Bytes {
@@ -37,7 +37,7 @@ fn one(index: usize, typed: &RawPolicy, raw: &Raw, seen: &mut HashSet<String>, c
         );
     }
     if typed.metric == Metric::Flows && typed.direction != PolicyDirection::Both {
-        check.problem(&at("direction"), "flows have no direction; leave the key away, or measure bytes or packets");
+        check.problem(&at("direction"), "flows have no direction; omit the key, or measure bytes or packets");
     }
     let hooks = typed
         .hooks

@@ -21,10 +21,12 @@ pub enum AttachError {
         present: String,
     },
     /// Two interfaces whose indices are equal in their low 16 bits, or the same one twice.
-    #[error("interfaces `{0}` and `{1}` cannot be told apart by the program (same index modulo 65,536); name only one")]
+    #[error(
+        "interfaces `{0}` and `{1}` have equal indexes modulo 65,536, which the program cannot distinguish; name only one"
+    )]
     SameIndex(String, String),
     /// The interface's hook cannot be read.
-    #[error("cannot ask the kernel what runs on `{name}`: {source}")]
+    #[error("cannot query the XDP program of `{name}`: {source}")]
     Hook {
         /// Interface name.
         name: String,
@@ -49,7 +51,7 @@ pub enum AttachError {
         mode: &'static str,
     },
     /// Another agent of ours holds the tables.
-    #[error("another `peertally run` holds {lock}; stop it first, or look at it with `peertally status`")]
+    #[error("another `peertally run` holds {lock}; stop it first, or inspect it with `peertally status`")]
     Running {
         /// The lock file.
         lock: PathBuf,
@@ -127,7 +129,9 @@ pub enum AttachError {
         reason: String,
     },
     /// A pin could not be removed.
-    #[error("cannot remove {path}: {source}; what is still attached only counts. Try `peertally detach` as root")]
+    #[error(
+        "cannot remove {path}: {source}; a program that is still attached only counts. Try `peertally detach` as root"
+    )]
     Remove {
         /// What was to be removed.
         path: PathBuf,

@@ -116,9 +116,7 @@ impl Endpoint {
             return Err(wrong("a webhook URL starts with https:// or http:// and names a host".to_owned()));
         }
         if !parsed.username().is_empty() || parsed.password().is_some() {
-            return Err(wrong(
-                "a URL with a password ends up in logs; put it into `headers` as Authorization".to_owned(),
-            ));
+            return Err(wrong("a URL with a password appears in logs; use `headers` with Authorization".to_owned()));
         }
         let mut map = HeaderMap::new();
         for (name, value) in headers {
