@@ -1,7 +1,8 @@
-//! The running agent: its state, its static facts and the heartbeat of its drain loop.
+//! The running agent: its state, its static facts, its key file and the heartbeat of its drain loop.
 
 pub mod heartbeat;
 pub mod info;
+pub mod pseudonym_key;
 pub mod state;
 
 pub use heartbeat::Heartbeat;

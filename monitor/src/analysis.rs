@@ -1,28 +1,26 @@
-//! What the agent makes of a drain: rows for metrics, and policies that fired. Pure but for the time it takes.
+//! Results of a drain: rows for metrics, and policies that fired. Pure: the caller brings clock and identifiers.
 
 mod active;
 pub mod node;
 pub mod top;
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Duration};
 
 use monitor_common::{
     protocol::Protocol,
     tally::{TallyKey, Totals},
 };
+use uuid::Uuid;
 
 use active::Active;
 use node::{Bounded, NodeRows};
 use top::{Top, TopRow};
 
 use crate::{
-    config::Resolved,
-    policy::{CHUNK, PolicyCounts, PolicyEngine, PolicyEvent, SubscriberIndex, TallyOwner},
+    policy::{CHUNK, Policy, PolicyCounts, PolicyEngine, PolicyEvent, SubscriberIndex, TallyOwner},
     snapshot::Snapshot,
     subscriber::Pseudonyms,
+    words::Inspection,
 };
 
 /// Result of one drain, for metrics and the control socket.
@@ -40,11 +38,24 @@ pub struct DrainResult {
     pub catch_all: Totals,
     /// Counts of each policy.
     pub policies: Vec<(Arc<str>, PolicyCounts)>,
-    /// How long the evaluation took.
+    /// Time that the evaluation took. Zero until the caller, who has the clock, sets it.
     pub evaluation: Duration,
 }
 
-/// What is remembered from drain to drain.
+/// Settings of an [`Analysis`].
+#[derive(Clone, Debug)]
+pub struct AnalysisOptions {
+    /// Policies, in the order of their indexes.
+    pub policies: Vec<Policy>,
+    /// Rank at which a subscriber is exported; 0 for none.
+    pub top_k: usize,
+    /// Name of the node, for events.
+    pub node: Arc<str>,
+    /// Inspection depth in force, for events.
+    pub inspection: Inspection,
+}
+
+/// State kept from drain to drain.
 #[derive(Debug)]
 pub struct Analysis {
     subscribers: SubscriberIndex,
@@ -55,28 +66,34 @@ pub struct Analysis {
     /// Whose the changes are that are being taken in.
     owners: Vec<TallyOwner>,
     pseudonyms: Pseudonyms,
-    resolved: Arc<Resolved>,
+    node_name: Arc<str>,
+    inspection: Inspection,
 }
 
 impl Analysis {
     /// One that has seen nothing.
     #[must_use]
-    pub fn new(resolved: Arc<Resolved>, pseudonyms: Pseudonyms) -> Self {
+    pub fn new(options: AnalysisOptions, pseudonyms: Pseudonyms) -> Self {
         Self {
             subscribers: SubscriberIndex::default(),
-            engine: PolicyEngine::new(resolved.policies.clone()),
-            top: Top::new(resolved.top_k),
+            engine: PolicyEngine::new(options.policies),
+            top: Top::new(options.top_k),
             node: NodeRows::default(),
             active: Active::default(),
             owners: Vec::with_capacity(CHUNK),
             pseudonyms,
-            resolved,
+            node_name: options.node,
+            inspection: options.inspection,
         }
     }
 
-    /// Takes in a drain; returns what to publish, and each event with the hooks it goes to.
-    pub fn take(&mut self, mut snapshot: Snapshot) -> (DrainResult, Vec<PolicyEvent>) {
-        let begun = Instant::now();
+    /// Takes in a drain; returns the result to publish, and an event for each policy that fired. `new_id` makes the events'
+    /// identifiers.
+    pub fn take(
+        &mut self,
+        mut snapshot: Snapshot,
+        mut new_id: impl FnMut() -> Uuid,
+    ) -> (DrainResult, Vec<PolicyEvent>) {
         let reused = self.subscribers.update(&snapshot);
         self.engine.begin(&snapshot, &self.subscribers, &reused);
         self.top.begin(&snapshot, &self.subscribers);
@@ -95,8 +112,8 @@ impl Analysis {
             .filter_map(|firing| {
                 let subscriber = *self.subscribers.subscriber(firing.subscriber)?;
                 let policy = self.engine.policies().get(firing.policy)?;
-                let (node, inspection) = (&self.resolved.node, self.resolved.inspection);
-                Some(PolicyEvent::new(firing, policy, subscriber, &self.pseudonyms, node, inspection))
+                let (node, inspection) = (&self.node_name, self.inspection);
+                Some(PolicyEvent::new(new_id(), firing, policy, subscriber, &self.pseudonyms, node, inspection))
             })
             .collect();
         let top = self.top.rows(&snapshot, &self.subscribers);
@@ -114,7 +131,7 @@ impl Analysis {
                 .zip(self.engine.counts())
                 .map(|(policy, counts)| (Arc::clone(&policy.name), *counts))
                 .collect(),
-            evaluation: begun.elapsed(),
+            evaluation: Duration::ZERO,
             snapshot: Arc::new(snapshot),
         };
         (published, events)

@@ -5,6 +5,7 @@
 
 pub mod bounds;
 pub mod locate;
+mod options;
 pub mod raw;
 #[cfg(test)]
 mod reference;
@@ -102,34 +103,42 @@ fn read_hint(source: &io::Error) -> &'static str {
     }
 }
 
-/// Reads `file` (or the default path if it exists, or nothing), overlays `overrides` and checks the result.
+/// Reads `file` (or the default path if it exists, or nothing), overlays `overrides` and checks the result. Reads the file of
+/// the watchlist and the name of the host, too.
 ///
 /// # Errors
 /// [`ConfigError`] with every problem found.
 pub fn load(file: Option<&Path>, overrides: &Overrides) -> Result<Resolved, ConfigError> {
+    let overrides = &Overrides { host_name: overrides.host_name.clone().or_else(host_name), ..overrides.clone() };
     let default = Path::new(DEFAULT_PATH);
     let path = file.or_else(|| default.exists().then_some(default));
     let Some(path) = path else {
         return resolve::resolve(&raw::Raw::default(), overrides, &locate::Locator::none());
     };
     let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
-    parse(path, &text, overrides)
-}
-
-/// As [`load`], for text already read; `path` is where it came from.
-///
-/// # Errors
-/// [`ConfigError::Invalid`] with every problem found.
-pub fn parse(path: &Path, text: &str, overrides: &Overrides) -> Result<Resolved, ConfigError> {
-    let locator = locate::Locator::new(path, text);
-    let raw: raw::Raw = toml::from_str(text).map_err(|error| ConfigError::Invalid(vec![locator.problem_of(&error)]))?;
-    let mut resolved = resolve::resolve(&raw, overrides, &locator)?;
+    let locator = locate::Locator::new(path, &text);
+    let mut resolved = parse(path, &text, overrides)?;
     if let Some(file) = &resolved.watchlist_file {
         let list = watchlist::read(file)
             .map_err(|error| ConfigError::Invalid(vec![locator.problem("watchlist_file", error.to_string())]))?;
         resolved.datapath.watchlist = std::sync::Arc::new(list);
     }
     Ok(resolved)
+}
+
+/// The host name that the kernel knows, the default of `node`.
+fn host_name() -> Option<String> {
+    Some(rustix::system::uname().nodename().to_string_lossy().into_owned()).filter(|name| !name.is_empty())
+}
+
+/// As [`load`], for text already read; `path` is where it came from. Reads nothing else: the watchlist stays empty.
+///
+/// # Errors
+/// [`ConfigError::Invalid`] with every problem found.
+pub fn parse(path: &Path, text: &str, overrides: &Overrides) -> Result<Resolved, ConfigError> {
+    let locator = locate::Locator::new(path, text);
+    let raw: raw::Raw = toml::from_str(text).map_err(|error| ConfigError::Invalid(vec![locator.problem_of(&error)]))?;
+    resolve::resolve(&raw, overrides, &locator)
 }
 
 #[cfg(test)]

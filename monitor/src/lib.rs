@@ -5,6 +5,7 @@ pub mod analysis;
 pub mod check;
 pub mod cli;
 pub mod config;
+pub mod content_list;
 pub mod datapath;
 pub mod exit;
 #[cfg(test)]

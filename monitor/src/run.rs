@@ -20,9 +20,13 @@ use tokio::{
     sync::{oneshot, watch},
     task::JoinHandle,
 };
+use uuid::Uuid;
 
 use crate::{
-    agent::{AgentInfo, AgentState, Heartbeat},
+    agent::{
+        AgentInfo, AgentState, Heartbeat,
+        pseudonym_key::{self, PseudonymKeyError},
+    },
     analysis::Analysis,
     config::{self, ConfigError, Resolved, RunArgs},
     datapath::Datapath,
@@ -35,7 +39,6 @@ use crate::{
     logging,
     metrics::collector::drain_histogram,
     plan::{Plan, PlanError},
-    subscriber::{PseudonymError, Pseudonyms},
     watchlist::{Audit, AuditError, DepthChange, HitLog},
     words::{Inspection, OnExit},
 };
@@ -54,7 +57,7 @@ pub enum RunError {
     Listen(#[from] ListenError),
     /// The pseudonym key.
     #[error(transparent)]
-    Pseudonyms(#[from] PseudonymError),
+    Pseudonyms(#[from] PseudonymKeyError),
     /// The tables do not fit into the machine.
     #[error(transparent)]
     Plan(#[from] PlanError),
@@ -96,13 +99,16 @@ impl ExitCause for RunError {
             Self::Config(error) => error.exit(),
             Self::Plan(error) => error.exit(),
             Self::Listen(error) => error.exit(),
-            Self::Pseudonyms(PseudonymError::Io { source, .. }) if source.kind() == io::ErrorKind::PermissionDenied => {
+            Self::Pseudonyms(PseudonymKeyError::Io { source, .. })
+                if source.kind() == io::ErrorKind::PermissionDenied =>
+            {
                 Exit::Rights
             }
-            Self::Pseudonyms(PseudonymError::Io { .. }) | Self::Runtime(_) | Self::Audit(_) | Self::HitLog { .. } => {
-                Exit::Unavailable
-            }
-            Self::Pseudonyms(PseudonymError::Length { .. }) | Self::Hook(_) => Exit::Usage,
+            Self::Pseudonyms(PseudonymKeyError::Io { .. })
+            | Self::Runtime(_)
+            | Self::Audit(_)
+            | Self::HitLog { .. } => Exit::Unavailable,
+            Self::Pseudonyms(PseudonymKeyError::Length { .. }) | Self::Hook(_) => Exit::Usage,
             Self::Kernel(error) => error.exit(),
             Self::Bug(_) => Exit::Bug,
         }
@@ -156,7 +162,7 @@ async fn serve<D: Datapath>(
     let tcp = listen::tcp(resolved.listen)?;
     let address = tcp.local_addr().map_err(RunError::Runtime)?;
     let mut control = ControlSocket::bind(&resolved.control_socket)?;
-    let pseudonyms = Pseudonyms::open(&resolved.pseudonym_key_file)?;
+    let pseudonyms = pseudonym_key::open(&resolved.pseudonym_key_file)?;
     let dispatcher = Arc::new(Dispatcher::start(&resolved.hooks)?);
     let state = AgentState::new(resolved.inspection, dispatcher.stats().to_vec(), drain_histogram());
     let heartbeat = Arc::new(Heartbeat::new((resolved.drain_interval * 10).max(Duration::from_secs(60))));
@@ -196,7 +202,7 @@ async fn serve<D: Datapath>(
     ];
     let (end_drain, drain_ends) = mpsc::channel::<()>();
     let looped = DrainLoop {
-        analysis: Analysis::new(Arc::clone(&resolved), pseudonyms),
+        analysis: Analysis::new(resolved.analysis_options(), pseudonyms),
         state,
         dispatcher: Arc::clone(&dispatcher),
         heartbeat,
@@ -349,7 +355,9 @@ impl DrainLoop {
         {
             tracing::error!(%error, hits = snapshot.hits.len(), "cannot write watchlist hits; they are still counted");
         }
-        let (published, events) = self.analysis.take(snapshot);
+        let begun = Instant::now();
+        let (mut published, events) = self.analysis.take(snapshot, Uuid::now_v7);
+        published.evaluation = begun.elapsed();
         self.state.publish(published);
         for event in events {
             tracing::info!(

@@ -4,11 +4,8 @@
 //! subscriber has different pseudonyms under different keys.
 
 use std::{
-    fmt, fs, io,
-    io::{Read, Write},
+    fmt,
     net::{IpAddr, Ipv6Addr},
-    os::unix::fs::OpenOptionsExt,
-    path::{Path, PathBuf},
 };
 
 use ipnet::IpNet;
@@ -19,7 +16,7 @@ use monitor_common::tally::TallyKey;
 pub struct Subscriber {
     /// First address of the block; IPv4 mapped into IPv6 (RFC 4291 section 2.5.5.2).
     pub address: [u8; 16],
-    /// Realm; 0 is the only one so far.
+    /// Realm of the address; 0 on a node without realms.
     pub realm: u32,
     /// Length of the block, out of 128.
     pub prefix_len: u8,
@@ -49,7 +46,7 @@ impl Subscriber {
 }
 
 /// Length of a pseudonym key, in bytes.
-const KEY_BYTES: usize = 32;
+pub const KEY_BYTES: usize = 32;
 
 /// Makes pseudonyms. The key is neither shown nor logged.
 #[derive(Clone)]
@@ -63,70 +60,11 @@ impl fmt::Debug for Pseudonyms {
     }
 }
 
-/// Why there is no pseudonym key.
-#[derive(Debug, thiserror::Error)]
-pub enum PseudonymError {
-    /// The file cannot be read or created.
-    #[error("cannot {action} the pseudonym key {}: {source}; run as root, or set `state_dir` or `pseudonym_key_file` to a path that this user may write", path.display())]
-    Io {
-        /// `read` or `create`.
-        action: &'static str,
-        /// The file.
-        path: PathBuf,
-        /// What the system said.
-        #[source]
-        source: io::Error,
-    },
-    /// The file is not a key.
-    #[error("the pseudonym key {} has {length} bytes, not 32; restore it, or remove it to create a new one (all pseudonyms change)", path.display())]
-    Length {
-        /// The file.
-        path: PathBuf,
-        /// Its length.
-        length: usize,
-    },
-}
-
 impl Pseudonyms {
-    /// With a key that is already known.
+    /// Pseudonyms under a key.
     #[must_use]
     pub const fn with_key(key: [u8; KEY_BYTES]) -> Self {
         Self { key }
-    }
-
-    /// Reads the key of `path`, or makes one that only its owner may read.
-    ///
-    /// # Errors
-    /// [`PseudonymError`] if the file can neither be read nor made, or is no key.
-    pub fn open(path: &Path) -> Result<Self, PseudonymError> {
-        let failed = |action, source| PseudonymError::Io { action, path: path.to_owned(), source };
-        match fs::read(path) {
-            Ok(bytes) => {
-                let length = bytes.len();
-                let key = bytes.try_into().map_err(|_| PseudonymError::Length { path: path.to_owned(), length })?;
-                Ok(Self { key })
-            }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let key = Self::create(path).map_err(|source| failed("create", source))?;
-                Ok(Self { key })
-            }
-            Err(error) => Err(failed("read", error)),
-        }
-    }
-
-    /// Writes a random key under another name first, so that a crash leaves no half key.
-    fn create(path: &Path) -> io::Result<[u8; KEY_BYTES]> {
-        if let Some(directory) = path.parent() {
-            fs::create_dir_all(directory)?;
-        }
-        let mut key = [0; KEY_BYTES];
-        fs::File::open("/dev/urandom")?.read_exact(&mut key)?;
-        let temporary = path.with_extension("new");
-        let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
-        file.write_all(&key)?;
-        file.sync_all()?;
-        fs::rename(&temporary, path)?;
-        Ok(key)
     }
 
     /// The pseudonym of a subscriber: 96 bits in hexadecimal, far more than a million subscribers need to stay apart.
@@ -161,26 +99,12 @@ mod tests {
     }
 
     #[test]
-    fn pseudonyms_depend_on_key_and_subscriber_and_survive_a_restart() {
-        let directory = tempfile::tempdir().expect("directory");
-        let path = directory.path().join("state/pseudonym.key");
-        let first = Pseudonyms::open(&path).expect("created");
-        let again = Pseudonyms::open(&path).expect("read");
-        assert_eq!(first.of(&subscriber(1)), again.of(&subscriber(1)));
-        assert_ne!(first.of(&subscriber(1)), first.of(&subscriber(2)));
-        assert_ne!(first.of(&subscriber(1)), Pseudonyms::with_key([7; 32]).of(&subscriber(1)));
-        assert_eq!(first.of(&subscriber(1)).len(), 24);
-        use std::os::unix::fs::PermissionsExt;
-        assert_eq!(fs::metadata(&path).expect("metadata").permissions().mode() & 0o777, 0o600);
-        assert_eq!(format!("{first:?}"), "Pseudonyms(..)");
-    }
-
-    #[test]
-    fn a_damaged_key_is_refused() {
-        let directory = tempfile::tempdir().expect("directory");
-        let path = directory.path().join("key");
-        fs::write(&path, b"short").expect("written");
-        let message = Pseudonyms::open(&path).expect_err("refused").to_string();
-        assert!(message.contains("5 bytes, not 32"), "{message}");
+    fn pseudonyms_depend_on_key_and_subscriber() {
+        let (one, other) = (Pseudonyms::with_key([3; KEY_BYTES]), Pseudonyms::with_key([7; KEY_BYTES]));
+        assert_eq!(one.of(&subscriber(1)), one.clone().of(&subscriber(1)));
+        assert_ne!(one.of(&subscriber(1)), one.of(&subscriber(2)));
+        assert_ne!(one.of(&subscriber(1)), other.of(&subscriber(1)));
+        assert_eq!(one.of(&subscriber(1)).len(), 24);
+        assert_eq!(format!("{one:?}"), "Pseudonyms(..)");
     }
 }

@@ -9,31 +9,17 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use monitor_common::watch::ContentHash;
-
 mod audit;
 mod hits;
 
 pub use audit::{Audit, AuditError, DepthChange, verify};
 pub use hits::HitLog;
 
-/// Most entries of a list; 32 bytes each in the kernel.
-pub const MAX_ENTRIES: usize = 1 << 20;
+use crate::content_list::{Watchlist, WatchlistError};
 
-/// A list, as loaded.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Watchlist {
-    /// The content, by entry number.
-    pub entries: Vec<ContentHash>,
-    /// Line of each entry in the file.
-    pub lines: Vec<u32>,
-    /// BLAKE3 of the file, in hexadecimal.
-    pub digest: String,
-}
-
-/// Why a list cannot be used.
+/// Why a watchlist cannot be used.
 #[derive(Debug, thiserror::Error)]
-pub enum WatchlistError {
+pub enum WatchlistFileError {
     /// The file cannot be read.
     #[error("cannot read the watchlist {}: {source}; check `watchlist_file`", path.display())]
     Read {
@@ -43,131 +29,16 @@ pub enum WatchlistError {
         #[source]
         source: io::Error,
     },
-    /// A line is no hash.
-    #[error(
-        "{}:{line}: not a content hash; write 40 hexadecimal digits (BitTorrent info hash or SHA-1; of a v2 torrent the first 40), \
-         32 (eDonkey's MD4), or 32 or 39 characters of base 32 (Gnutella, Direct Connect)",
-        path.display()
-    )]
-    Line {
-        /// The file.
-        path: PathBuf,
-        /// Its line, from 1.
-        line: u32,
-    },
-    /// Too many entries.
-    #[error("{}: {entries} entries exceed the maximum of {MAX_ENTRIES}", path.display())]
-    TooLong {
-        /// The file.
-        path: PathBuf,
-        /// Its entries.
-        entries: usize,
-    },
+    /// The file holds no list.
+    #[error(transparent)]
+    Content(#[from] WatchlistError),
 }
 
-/// Reads a list: a hash a line; `#` starts a comment, empty lines are left out. A hash that occurs twice counts once.
+/// Reads a list from its file.
 ///
 /// # Errors
-/// [`WatchlistError`].
-pub fn read(path: &Path) -> Result<Watchlist, WatchlistError> {
-    let text = fs::read_to_string(path).map_err(|source| WatchlistError::Read { path: path.to_owned(), source })?;
-    parse(&text, path)
-}
-
-fn parse(text: &str, path: &Path) -> Result<Watchlist, WatchlistError> {
-    let mut list = Watchlist { digest: blake3::hash(text.as_bytes()).to_hex().to_string(), ..Watchlist::default() };
-    let mut known = std::collections::HashSet::new();
-    for (number, line) in (1..).zip(text.lines()) {
-        let hash = line.split('#').next().unwrap_or_default().trim();
-        if hash.is_empty() {
-            continue;
-        }
-        let bytes = bytes(hash).ok_or_else(|| WatchlistError::Line { path: path.to_owned(), line: number })?;
-        let entry = ContentHash::from_bytes(&bytes);
-        if known.insert(entry) {
-            list.entries.push(entry);
-            list.lines.push(number);
-        }
-    }
-    if list.entries.len() > MAX_ENTRIES {
-        return Err(WatchlistError::TooLong { path: path.to_owned(), entries: list.entries.len() });
-    }
-    Ok(list)
-}
-
-/// The first bytes of a hash, at most 20, as people write it; `None` for anything else, and for all zeros.
-fn bytes(text: &str) -> Option<Vec<u8>> {
-    let hexadecimal = text.bytes().all(|byte| byte.is_ascii_hexdigit());
-    let bytes = match text.len() {
-        32 | 40 if hexadecimal => digits(text, 16, 4),
-        32 | 39 => digits(text, 32, 5),
-        _ => None,
-    }?;
-    let bytes = bytes.get(..bytes.len().min(20))?.to_vec();
-    bytes.iter().any(|byte| *byte != 0).then_some(bytes)
-}
-
-/// Bytes of digits of `bits` bits each.
-fn digits(text: &str, base: u32, bits: u32) -> Option<Vec<u8>> {
-    let (mut bytes, mut held, mut width) = (Vec::with_capacity(20), 0u32, 0);
-    for character in text.chars() {
-        let value = if base == 16 {
-            character.to_digit(16)?
-        } else {
-            // RFC 4648 section 6: A to Z, 2 to 7.
-            match character.to_ascii_uppercase() {
-                letter @ 'A'..='Z' => letter as u32 - 'A' as u32,
-                number @ '2'..='7' => number as u32 - '2' as u32 + 26,
-                _ => return None,
-            }
-        };
-        held = (held << bits | value) & 0xffff;
-        width += bits;
-        if width >= 8 {
-            width -= 8;
-            bytes.push((held >> width) as u8);
-        }
-    }
-    Some(bytes)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn read(text: &str) -> Result<Watchlist, WatchlistError> {
-        parse(text, Path::new("list"))
-    }
-
-    #[test]
-    fn hashes_of_every_form_are_read() {
-        let list = read(
-            "# notices of November\n0123456789abcdef0123456789ABCDEF01234567\n\n  0123456789abcdef0123456789abcdef  # ed2k\n\
-             AAAQEAYEAUDAOCAJBIFQYDIOB4IBCEQT\naaaqeayeaudaocajbifqydiob4ibceqtAAAAAAA\n",
-        )
-        .expect("a list");
-        let first = [
-            1, 0x23, 0x45, 0x67, 0x89, 0xab, 0xcd, 0xef, 1, 0x23, 0x45, 0x67, 0x89, 0xab, 0xcd, 0xef, 1, 0x23, 0x45,
-            0x67,
-        ];
-        let counting: Vec<u8> = (0..20).collect();
-        let expected = [&first[..], &first[..16], &counting].map(ContentHash::from_bytes);
-        assert_eq!(list.entries, expected);
-        assert_eq!(list.lines, [2, 4, 5], "the tree root of line 6 begins like line 5");
-    }
-
-    #[test]
-    fn lines_that_are_no_hash_are_told() {
-        for line in [
-            "0123",
-            "0123456789abcdef0123456789abcdef0123456",
-            "AAAQEAYEAUDAOCAJBIFQYDIOB4IBCEQ1",
-            "AAAQEAYEAUDAOCAJBIFQYDIOB4IBCEQTAAAAAA1",
-            "AAAQEAYEAUDAOCAJBIFQYDIOB4IBCEQéAAAAAA",
-            &"0".repeat(40),
-        ] {
-            let error = read(&format!("# x\n{line}\n")).expect_err("refused");
-            assert!(error.to_string().starts_with("list:2: not a content hash"), "{error}");
-        }
-    }
+/// [`WatchlistFileError`].
+pub fn read(path: &Path) -> Result<Watchlist, WatchlistFileError> {
+    let text = fs::read_to_string(path).map_err(|source| WatchlistFileError::Read { path: path.to_owned(), source })?;
+    Ok(Watchlist::parse(&text, path)?)
 }

@@ -17,11 +17,11 @@ use monitor_common::{
     watch::{ContentHash, WatchHit},
 };
 use peertally::{
+    content_list::Watchlist,
     datapath::{
         TableSizes,
         object::{LoadOptions, LoadedObject},
     },
-    watchlist::Watchlist,
 };
 use peertally_tests::{
     both_datapaths::{BothDatapaths, options},

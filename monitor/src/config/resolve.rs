@@ -109,6 +109,8 @@ pub struct Overrides {
     pub xdp_mode: Option<XdpMode>,
     /// `--listen`.
     pub listen: Option<SocketAddr>,
+    /// Name of this host, for a file that gives no `node`.
+    pub host_name: Option<String>,
 }
 
 impl Resolved {
@@ -202,7 +204,7 @@ pub(super) fn resolve(raw: &Raw, overrides: &Overrides, locator: &Locator<'_>) -
         Some(file) => check.absolute("pseudonym_key_file", file),
         None => state_dir.join("pseudonym.key"),
     };
-    let node = raw.node.clone().unwrap_or_else(host_name);
+    let node = raw.node.clone().or_else(|| overrides.host_name.clone()).unwrap_or_else(|| "localhost".to_owned());
     if node.is_empty() || node.len() > 255 || node.chars().any(char::is_control) {
         check.problem("node", "a node name has 1 to 255 printable characters");
     }
@@ -337,10 +339,4 @@ fn default_pools() -> Vec<Pool> {
         .iter()
         .map(|text| text.parse().expect("the default pools are well-formed"))
         .collect()
-}
-
-/// The host name the kernel knows; events need some name even where none is set.
-fn host_name() -> String {
-    let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
-    if name.is_empty() { "localhost".to_owned() } else { name }
 }

@@ -53,6 +53,7 @@ impl RunArgs {
             pools: self.subscribers.clone(),
             xdp_mode: self.xdp_mode,
             listen: self.listen,
+            host_name: None,
         }
     }
 }

@@ -93,6 +93,7 @@ fn flags_win_over_the_file() {
         pools: vec!["10.0.0.0/8".parse().expect("pool")],
         xdp_mode: Some(XdpMode::Generic),
         listen: Some("[::1]:1".parse().expect("address")),
+        host_name: None,
     };
     let text = "xdp_mode = \"native\"\nlisten = \"127.0.0.1:2\"\ninterfaces = [{ name = \"eth0\" }]\n";
     let resolved = parse(Path::new("p.toml"), text, &overrides).expect("valid");

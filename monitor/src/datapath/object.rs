@@ -24,8 +24,8 @@ use monitor_common::{
 
 use super::{error::ObjectError, mapped::MappedArray, table_sizes::TableSizes, view::View};
 use crate::{
+    content_list::Watchlist,
     pool::{Pool, pool_words},
-    watchlist::Watchlist,
 };
 
 /// The object's bytes.

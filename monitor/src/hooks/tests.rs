@@ -64,6 +64,7 @@ fn event() -> Arc<PolicyEvent> {
     let subscriber = Subscriber::of(&key).expect("a subscriber");
     let pseudonyms = Pseudonyms::with_key([1; 32]);
     Arc::new(PolicyEvent::new(
+        uuid::Uuid::now_v7(),
         firing,
         &Arc::new(policy),
         subscriber,

@@ -36,8 +36,8 @@ async fn serve(text: &str, drained: bool, heartbeat: Duration) -> SocketAddr {
             let address = std::net::Ipv4Addr::from(0x0a00_0000 + host).to_string();
             kernel.count(key(&address, Protocol::BitTorrent, Confidence::Signature), bytes(1, 2));
         }
-        let mut analysis = Analysis::new(Arc::clone(&resolved), pseudonyms.clone());
-        state.publish(analysis.take(kernel.drain_at(Duration::ZERO)).0);
+        let mut analysis = Analysis::new(resolved.analysis_options(), pseudonyms.clone());
+        state.publish(analysis.take(kernel.drain_at(Duration::ZERO), Default::default).0);
     }
     let context = HttpContext::new(state, pseudonyms, Arc::new(Heartbeat::new(heartbeat)), AgentInfo::of(&resolved));
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("bound");

@@ -40,13 +40,13 @@ impl Bench {
     fn new(text: &str) -> Self {
         let state =
             AgentState::new(Inspection::Framing, vec![HookStats::new("tell".into(), &exec::KIND)], drain_histogram());
-        let analysis = Analysis::new(resolved(text), Pseudonyms::with_key([3; 32]));
+        let analysis = Analysis::new(resolved(text).analysis_options(), Pseudonyms::with_key([3; 32]));
         let exposition = Exposition::new(Arc::clone(&state));
         Self { kernel: Kernel::new(), analysis, state, exposition, at: Duration::ZERO }
     }
 
     fn drain(&mut self) -> BTreeMap<String, f64> {
-        let (published, _) = self.analysis.take(self.kernel.drain_at(self.at));
+        let (published, _) = self.analysis.take(self.kernel.drain_at(self.at), Default::default);
         self.at += Duration::from_secs(10);
         self.state.publish(published);
         self.scrape()

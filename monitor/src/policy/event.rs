@@ -42,6 +42,7 @@ impl PolicyEvent {
     /// The event of a firing.
     #[must_use]
     pub fn new(
+        id: Uuid,
         firing: Firing,
         policy: &Arc<Policy>,
         subscriber: Subscriber,
@@ -50,7 +51,7 @@ impl PolicyEvent {
         inspection: Inspection,
     ) -> Self {
         Self {
-            id: Uuid::now_v7(),
+            id,
             time: firing.window_end,
             node: Arc::clone(node),
             inspection,

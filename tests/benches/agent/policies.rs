@@ -1,13 +1,13 @@
 //! A thousand policies over a drain in which a million tallies moved.
 
-use std::{hint::black_box, path::Path, sync::Arc};
+use std::{hint::black_box, path::Path};
 
 use anyhow::{Result, ensure};
 use peertally::{
+    agent::pseudonym_key,
     analysis::Analysis,
     config::{self, Overrides},
     snapshot::Snapshot,
-    subscriber::Pseudonyms,
 };
 use serde_json::{Value, json};
 
@@ -36,15 +36,15 @@ fn with_windows(windows: u32) -> Result<Value> {
     }
     let resolved = config::parse(Path::new("bench.toml"), &text, &Overrides::default())?;
     let folder = tempfile::tempdir()?;
-    let pseudonyms = Pseudonyms::open(&folder.path().join("key"))?;
-    let mut analysis = Analysis::new(Arc::new(resolved), pseudonyms);
+    let pseudonyms = pseudonym_key::open(&folder.path().join("key"))?;
+    let mut analysis = Analysis::new(resolved.analysis_options(), pseudonyms);
     let (mut times, mut references, mut fired) = (Vec::new(), Vec::new(), 0);
     let mut sums = vec![0; TALLIES as usize + 1];
     let mut drain = snapshot(TALLIES);
     for run in 0..RUNS + 2 {
         let taken = drain.clone();
         let begun = cpu_time();
-        let (_, events) = analysis.take(taken);
+        let (_, events) = analysis.take(taken, Default::default);
         if run >= 2 {
             times.push(cpu_time() - begun);
         }

@@ -1,10 +1,10 @@
 //! The two metrics endpoints over a snapshot of many subscribers, without the network: the text is what costs.
 
-use std::{fmt::Write as _, hint::black_box, path::Path, sync::Arc, time::Duration};
+use std::{fmt::Write as _, hint::black_box, path::Path, time::Duration};
 
 use anyhow::Result;
 use peertally::{
-    agent::AgentState,
+    agent::{AgentState, pseudonym_key},
     analysis::Analysis,
     config::{self, Overrides},
     http::encoding::Encoding,
@@ -12,7 +12,6 @@ use peertally::{
         collector::{Exposition, drain_histogram},
         subscribers::{self, Shard},
     },
-    subscriber::Pseudonyms,
     words::Inspection,
 };
 use serde_json::{Value, json};
@@ -28,7 +27,7 @@ const RUNS: usize = 5;
 pub(crate) fn measure() -> Result<Value> {
     let snapshot = snapshot(SUBSCRIBERS);
     let folder = tempfile::tempdir()?;
-    let pseudonyms = Pseudonyms::open(&folder.path().join("key"))?;
+    let pseudonyms = pseudonym_key::open(&folder.path().join("key"))?;
     let per_subscriber = |encoding: Encoding| {
         runs(|| {
             let (mut bytes, mut writer) = (0, encoding.writer());
@@ -42,7 +41,7 @@ pub(crate) fn measure() -> Result<Value> {
     let (written, compressed) = (per_subscriber(Encoding::Identity), per_subscriber(Encoding::Gzip));
     let resolved = config::parse(Path::new("bench.toml"), "", &Overrides::default())?;
     let state = AgentState::new(Inspection::Framing, Vec::new(), drain_histogram());
-    let (published, _events) = Analysis::new(Arc::new(resolved), pseudonyms).take(snapshot);
+    let (published, _events) = Analysis::new(resolved.analysis_options(), pseudonyms).take(snapshot, Default::default);
     state.publish(published);
     let exposition = Exposition::new(state);
     let node = runs(|| exposition.text().len());

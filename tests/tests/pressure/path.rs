@@ -1,6 +1,6 @@
 //! The two engines under one face, with a clock that the test moves, and what they counted.
 
-use std::{collections::HashMap, sync::Arc};
+use std::collections::HashMap;
 
 use monitor_common::{
     key::{Address, Seed},
@@ -121,7 +121,8 @@ impl Path {
         let resolved = config::parse(std::path::Path::new("test.toml"), "", &Overrides::default()).expect("defaults");
         let state = AgentState::new(resolved.inspection, Vec::new(), drain_histogram());
         let snapshot = Snapshot { events, ..snapshots::empty() };
-        let (published, _) = Analysis::new(Arc::new(resolved), Pseudonyms::with_key([1; 32])).take(snapshot);
+        let (published, _) =
+            Analysis::new(resolved.analysis_options(), Pseudonyms::with_key([1; 32])).take(snapshot, Default::default);
         state.publish(published);
         let text = String::from_utf8(Exposition::new(state).text()).expect("text");
         let line = format!("peertally_kernel_events_total{{event=\"{}\"}} ", event.label());

@@ -1,0 +1,19 @@
+//! Options that other rooms take from a resolved configuration, each record made in one place.
+
+use std::sync::Arc;
+
+use super::Resolved;
+use crate::analysis::AnalysisOptions;
+
+impl Resolved {
+    /// Options of the analysis of drains.
+    #[must_use]
+    pub fn analysis_options(&self) -> AnalysisOptions {
+        AnalysisOptions {
+            policies: self.policies.clone(),
+            top_k: self.top_k,
+            node: Arc::clone(&self.node),
+            inspection: self.inspection,
+        }
+    }
+}
