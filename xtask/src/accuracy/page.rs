@@ -76,7 +76,7 @@ fn tables(corpus: &Examined) -> String {
         &by(peers(|set| *set == Set::Plain), protocol),
         &total(peers(|set| *set == Set::Plain)),
     ));
-    text.push_str("\n### A mix of them, in different framings\n\n");
+    text.push_str("\n### A mix of protocols, in different encapsulations\n\n");
     let reframed: BTreeMap<String, Score> = corpus
         .flows
         .iter()
@@ -89,13 +89,15 @@ fn tables(corpus: &Examined) -> String {
             scores
         });
     text.push_str(&peer_table("framing", &reframed, &total(peers(|set| matches!(set, Set::Reframed(_))))));
-    text.push_str("\n### Flows that are no P2P\n\n");
+    text.push_str("\n### Flows that are not P2P\n\n");
     let beside = corpus.flows.iter().filter(|(set, flow)| *set != Set::Negative && flow.truth == Truth::Other);
     text.push_str(&other_table(&[
         ("captures without P2P", total(set(|set| *set == Set::Negative))),
         ("other traffic in P2P captures", total(beside.map(|(_, flow)| flow))),
     ]));
-    text.push_str("\n### Disagreements\n\nFlows of which one program or both say something else than the truth.\n\n");
+    text.push_str(
+        "\n### Disagreements\n\nFlows that one or both programs label differently from the ground truth.\n\n",
+    );
     text.push_str(&disagreements(corpus));
     text
 }
@@ -111,7 +113,7 @@ pub(super) fn live(date: &str, live: &Examined) -> String {
     );
     text.push_str(&peer_table("capture", &by(peers(), |flow| flow.capture.clone()), &total(peers())));
     text.push('\n');
-    text.push_str(&other_table(&[("naming and discovery beside the clients", others)]));
+    text.push_str(&other_table(&[("name resolution and discovery in lab captures", others)]));
     text.push('\n');
     text.push_str(&disagreements(live));
     text
@@ -179,7 +181,7 @@ fn disagreements(examined: &Examined) -> String {
             .get(number)
             .map_or("**Without explanation.**", |explanation| explanation.why.as_str());
         let _ = writeln!(text, "{why} {flows} flow{}:\n", if flows == 1 { "" } else { "s" });
-        text.push_str("| capture | truth | we say | nDPI says | flows | which |\n|---|---|---|---|---:|---|\n");
+        text.push_str("| capture | truth | our label | nDPI's label | flows | which |\n|---|---|---|---|---:|---|\n");
         for ([capture, truth, ours, ndpi], flows) in captures {
             // Different ones: the same flow may be in many captures.
             let which: BTreeSet<String> = flows.iter().map(|flow| flow.key.ports()).collect();
