@@ -1,21 +1,7 @@
 //! The classifier, and the reading of sources, over the packets of one flow; what its streams begin with is kept and joined as the
-//! engine does it (`monitor-common/src/engine/beginnings.rs`).
+//! engine does it (`monitor-common/src/engine/reassembly.rs`).
 
-use monitor_common::{
-    beginning::{self, Beginning, Next},
-    dissect::{
-        classify, held_len,
-        peer_list::{self, Context, PeerListReader},
-        rule_state::{RuleState, rule_flags},
-        skip_segment,
-    },
-    limits::{HELD_BYTES, HOLD_SECONDS, WINDOW},
-    parse::{
-        packet::{Frame, Packet as _},
-        payload::{Payload, Transport},
-    },
-    protocol::{Confidence, Protocol},
-};
+use monitor_common::{dissect::{classify, held_len, peer_list::{self, Context, PeerListReader}, rule_state::{RuleState, rule_flags}, skip_segment}, limits::{HELD_BYTES, HOLD_SECONDS, WINDOW}, parse::{packet::{Frame, Packet as _}, payload::{Payload, Transport}}, protocol::{Confidence, Protocol}, tables::reassembly::{self, Continuation, ReassemblySlot}};
 
 /// Bits of a packet's header byte.
 mod header {
@@ -34,7 +20,7 @@ const FLOW_TAG: u64 = 0x1234_5678_9abc_def0;
 /// One direction of the TCP flow.
 #[derive(Default)]
 struct Stream {
-    entry: Beginning,
+    entry: ReassemblySlot,
     /// Sequence number of the next byte.
     next: u32,
     /// What the entry holds.
@@ -77,7 +63,7 @@ pub fn run(data: &[u8]) {
 
 impl Flow {
     fn datagram(&mut self, bytes: &[u8], header: u8) {
-        self.take(bytes, header);
+        self.load(bytes, header);
         read_sources(Transport::Udp, &self.payload);
         check(classify(Transport::Udp, &mut self.payload, &mut self.udp));
         self.payload.wipe();
@@ -101,15 +87,15 @@ impl Flow {
     fn look(&mut self, bytes: &[u8], header: u8, sequence: u32) {
         let Some(first) = bytes.first() else { return };
         let from_lower = u32::from(header & header::FROM_LOWER);
-        let (tag, of) = (beginning::tag(FLOW_TAG, from_lower), |flag| rule_flags::of(flag, from_lower));
+        let (tag, of) = (reassembly::tag(FLOW_TAG, from_lower), |flag| rule_flags::of(flag, from_lower));
         let stream = &mut self.streams[usize::from(from_lower == 0)];
         let mut before = Vec::new();
         if self.tcp.rule_flags & of(rule_flags::HELD) != 0 {
-            match stream.entry.take(tag, sequence, bytes.len() as u32, self.now_s, &mut self.payload) {
-                Next::Continues => before = std::mem::take(&mut stream.held),
-                Next::Replaces => {}
-                Next::Beside => return,
-                Next::Lost => {
+            match stream.entry.resume(tag, sequence, bytes.len() as u32, self.now_s, &mut self.payload) {
+                Continuation::Continues => before = std::mem::take(&mut stream.held),
+                Continuation::Replaces => {}
+                Continuation::OutOfOrder => return,
+                Continuation::Missing => {
                     self.tcp.rule_flags =
                         self.tcp.rule_flags & !of(rule_flags::HELD) | of(rule_flags::BEGUN | rule_flags::OTHER);
                     return;
@@ -119,7 +105,7 @@ impl Flow {
         } else if skip_segment(self.tcp.rule_flags, from_lower, *first) {
             return;
         }
-        self.take(bytes, header);
+        self.load(bytes, header);
         let joined = [&before[..], bytes].concat();
         let captured = joined.len().min(WINDOW);
         assert_eq!(self.payload.window[..captured], joined[..captured], "what was kept, and the segment behind it");
@@ -132,15 +118,15 @@ impl Flow {
             let (count, stream) = (held_len(&self.payload), &mut self.streams[usize::from(from_lower == 0)]);
             assert!(count > 0 && count as usize <= HELD_BYTES && count <= self.payload.captured, "{count} bytes kept");
             let next = sequence.wrapping_add(bytes.len() as u32);
-            assert!(!stream.entry.keep(tag, next, count, self.now_s, &self.payload), "the entry was free");
+            assert!(!stream.entry.hold(tag, next, count, self.now_s, &self.payload), "the entry was free");
             stream.held = joined[..count as usize].to_vec();
         }
         self.payload.wipe();
         assert!(self.payload.window == [0; WINDOW] && self.payload.captured == 0, "nothing of a payload stays");
     }
 
-    /// Puts a packet behind what is in the payload.
-    fn take(&mut self, bytes: &[u8], header: u8) {
+    /// Loads a packet behind the bytes that are in the payload.
+    fn load(&mut self, bytes: &[u8], header: u8) {
         self.payload.source_port = 6881;
         self.payload.destination_port = 6346;
         self.payload.from_lower = u32::from(header & header::FROM_LOWER);

@@ -17,10 +17,10 @@ use crate::{
 mod account;
 mod ask;
 mod associate;
-mod beginnings;
 mod cache;
 mod inspect;
 mod learn;
+mod reassembly;
 mod subscribers;
 mod watchlist;
 mod work;

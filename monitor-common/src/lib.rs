@@ -5,7 +5,6 @@
 #![cfg_attr(not(test), no_std)]
 #![cfg_attr(target_arch = "bpf", feature(core_intrinsics, asm_experimental_arch), allow(internal_features))]
 
-pub mod beginning;
 pub mod bpf;
 pub mod dissect;
 pub mod endpoint;
@@ -19,5 +18,6 @@ pub mod protocol;
 pub mod reason;
 pub mod slots;
 pub mod store;
+pub mod tables;
 pub mod tally;
 pub mod watch;

@@ -39,9 +39,9 @@ pub const INSPECTED_PER_DIRECTION: u8 = 8;
 pub const HELD_BYTES: usize = 112;
 /// They are not believed for longer than this, in seconds: a sender that waits for an acknowledgement, retransmissions included.
 pub const HOLD_SECONDS: u16 = 5;
-/// Directions whose first bytes can be kept at once, 128 bytes each; a power of two. They wait for the round trip of one segment, and
-/// few streams begin with a short one that may be a signature's.
-pub const BEGINNINGS: u32 = 1 << 12;
+/// Reassembly slots of 128 bytes, one for a TCP direction; a power of two. A slot is in use for one round trip, and few streams start
+/// with a short segment that may be part of a signature.
+pub const REASSEMBLY_SLOTS: u32 = 1 << 12;
 
 /// Packets of one direction without any payload after which a flow is no longer waited for.
 pub const PENDING_PACKETS: u64 = 64;

@@ -1,7 +1,6 @@
 //! The tables the engine works on: BPF maps in the kernel, plain memory on the host, mapped memory in the agent.
 
 use crate::{
-    beginning::Beginning,
     bpf::shared_u64::SharedU64,
     endpoint::EndpointSet,
     engine::Scratch,
@@ -11,6 +10,7 @@ use crate::{
     protocol::{CONFIDENCE_SLOTS, Confidence, PROTOCOL_SLOTS, Protocol, Verdict},
     reason::Reason,
     slots::SlotLine,
+    tables::reassembly::ReassemblySlot,
     tally::{Direction, KeyWords, NodeTally, Tally},
     watch::{ContentHash, WatchHit},
 };
@@ -142,8 +142,8 @@ events! {
     WatchlistEventLost = 18, "watchlist_event_lost";
     /// The table of hits was full: a hit is counted at node level only.
     WatchlistTallyRefused = 19, "watchlist_tally_refused";
-    /// The first bytes of a stream, kept for its next segment, gave way to another stream's: a signature that was cut there is not found.
-    BeginningOverwritten = 20, "beginning_overwritten";
+    /// Another stream evicted the held first bytes of a stream: a signature that is split there is not found.
+    ReassemblyEvicted = 20, "reassembly_evicted";
 }
 
 /// Number of events a table indexed by event needs; room to append.
@@ -233,8 +233,8 @@ pub trait Maps: CounterMaps {
     fn prefetch_cold_set(&self, index: u32);
     /// Four known endpoints.
     fn endpoint_set(&self, index: u32) -> Option<&EndpointSet>;
-    /// What one direction's first segments held.
-    fn beginning(&self, index: u32) -> Option<&Beginning>;
+    /// A reassembly buffer.
+    fn reassembly_slot(&self, index: u32) -> Option<&ReassemblySlot>;
     /// Whether an interface leads to the core, where no subscriber's packet comes in.
     fn is_core(&self, interface: u16) -> bool;
     /// The realm of an interface's packets, 0 on a node without realms: equal addresses of two realms are two subscribers.

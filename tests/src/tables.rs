@@ -2,11 +2,11 @@
 
 use anyhow::Result;
 use monitor_common::{
-    beginning::Beginning,
     bpf::shared_u64::SharedU64,
     endpoint::EndpointSet,
     flow::{ColdSet, FlowSet},
     store::Settings,
+    tables::reassembly::ReassemblySlot,
     tally::{NodeTally, SlotKey, Tally},
 };
 use peertally::datapath::{mapped::MappedArray, object::LoadedObject, view::View};
@@ -17,7 +17,7 @@ pub struct Tables {
     flows: MappedArray<FlowSet>,
     cold: MappedArray<ColdSet>,
     endpoints: MappedArray<EndpointSet>,
-    beginnings: MappedArray<Beginning>,
+    reassembly: MappedArray<ReassemblySlot>,
     tallies: MappedArray<Tally>,
     keys: MappedArray<SlotKey>,
     node: MappedArray<NodeTally>,
@@ -36,7 +36,7 @@ impl Tables {
             flows: MappedArray::new("FLOWS", object.map("FLOWS")?)?,
             cold: MappedArray::new("COLD_FLOWS", object.map("COLD_FLOWS")?)?,
             endpoints: MappedArray::new("ENDPOINTS", object.map("ENDPOINTS")?)?,
-            beginnings: MappedArray::new("BEGINNINGS", object.map("BEGINNINGS")?)?,
+            reassembly: MappedArray::new("REASSEMBLY", object.map("REASSEMBLY")?)?,
             tallies: MappedArray::new("TALLIES", object.map("TALLIES")?)?,
             keys: MappedArray::new("TALLY_KEYS", object.map("TALLY_KEYS")?)?,
             node: MappedArray::new("NODE", object.map("NODE")?)?,
@@ -53,7 +53,7 @@ impl Tables {
             flows: self.flows.values(),
             cold: self.cold.values(),
             endpoints: self.endpoints.values(),
-            beginnings: self.beginnings.values(),
+            reassembly: self.reassembly.values(),
             tallies: self.tallies.values(),
             keys: self.keys.values(),
             node: self.node.values(),

@@ -6,7 +6,7 @@
 use std::net::SocketAddr;
 
 use monitor_common::{
-    limits::{BEGINNINGS, HOLD_SECONDS},
+    limits::{HOLD_SECONDS, REASSEMBLY_SLOTS},
     parse::payload::Transport,
     protocol::Protocol,
     store::KernelEvent,
@@ -262,18 +262,18 @@ fn what_a_few_binary_bytes_frame_is_no_signature() {
 #[test]
 fn a_crowd_overwrites_and_is_counted() {
     let mut network = Network::new();
-    let crowd = BEGINNINGS as u16;
+    let crowd = REASSEMBLY_SLOTS as u16;
     for port in 0..crowd {
         let mut connection = network.open((10_000 + port, 6346));
         network.send(&connection.says(true, PARTS[0]));
     }
-    assert!(network.events(KernelEvent::BeginningOverwritten) > 0);
-    let waiting = network.host.view().expire_beginnings();
+    assert!(network.events(KernelEvent::ReassemblyEvicted) > 0);
+    let waiting = network.host.view().expire_reassembly();
     assert!(waiting > u64::from(crowd) / 4, "{waiting}");
     network.now_s += u64::from(HOLD_SECONDS);
     let mut connection = network.open((9_999, 6346));
     network.send(&connection.says(true, PARTS[0]));
-    assert_eq!(network.host.view().expire_beginnings(), 1, "the drain zeroes what waits in vain");
+    assert_eq!(network.host.view().expire_reassembly(), 1, "the drain zeroes what waits in vain");
 }
 
 #[test]
@@ -281,7 +281,7 @@ fn a_flow_that_settles_keeps_nothing() {
     let mut network = Network::new();
     let mut connection = network.open((50_000, 6346));
     network.send(&connection.says(true, PARTS[0]));
-    assert_eq!(network.host.view().expire_beginnings(), 1);
+    assert_eq!(network.host.view().expire_reassembly(), 1);
     assert_eq!(network.send(&connection.says(false, &PARTS.concat())).protocol, Protocol::Gnutella);
-    assert_eq!(network.host.view().expire_beginnings(), 0);
+    assert_eq!(network.host.view().expire_reassembly(), 0);
 }

@@ -200,14 +200,14 @@ fn first_segments_are_kept_without_their_content() {
                 let (mut connection, opening) = Connection::open(end("10.0.0.2", port), at("192.0.2.7:6881"));
                 paths.send(&opening);
                 paths.send(&[connection.says(true, &message[..place])]);
-                kept = kept.max(paths.host.view().expire_beginnings());
+                kept = kept.max(paths.host.view().expire_reassembly());
             }
         }
         assert!(kept > 200, "{kept} beginnings are kept");
         let Some(kernel) = &mut paths.kernel else { continue };
         let spellings: Vec<Vec<u8>> = spelled().into_iter().map(|(_, spelling)| spelling).collect();
         let searched = search(kernel.object(), &spellings);
-        assert!(searched.contains(&"BEGINNINGS".to_owned()), "{searched:?}");
+        assert!(searched.contains(&"REASSEMBLY".to_owned()), "{searched:?}");
     }
 }
 

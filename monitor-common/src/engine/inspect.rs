@@ -1,7 +1,7 @@
 //! Looking into a flow's first payload packets, and settling it.
 
 use super::{
-    Scratch, account, ask, beginnings, subscribers,
+    Scratch, account, ask, reassembly, subscribers,
     work::{Task, Work},
 };
 use crate::{
@@ -53,7 +53,7 @@ pub(super) fn look<P: Packet, M: Maps>(packet: &P, settings: &Settings, maps: &M
         return true;
     }
     if work.headers.payload_len != 0 {
-        if work.is_tcp() && beginnings::skip_segment(packet, maps, scratch, inspecting) {
+        if work.is_tcp() && reassembly::skip_segment(packet, maps, scratch, inspecting) {
             return !inspecting || is_over(maps, &mut scratch.work);
         }
         choose_depth(packet, maps, settings, scratch);
@@ -73,7 +73,7 @@ pub(super) fn look<P: Packet, M: Maps>(packet: &P, settings: &Settings, maps: &M
             ask::read(packet, maps, settings, scratch, protocol);
         }
         if scratch.work.hold != 0 {
-            beginnings::keep(packet, maps, scratch);
+            reassembly::hold(packet, maps, scratch);
         }
         let (work, payload) = (&mut scratch.work, &mut scratch.payload);
         if settings.inspection.load() == Inspection::Watchlist as u64 {
@@ -374,7 +374,7 @@ pub(super) fn conclude<M: Maps>(maps: &M, settings: &Settings, work: &mut Work) 
     if work.is_tcp() {
         // What signatures kept of earlier segments is of no more use, and is not kept longer.
         cold.rule_value.store(0);
-        beginnings::forget(maps, work, &cold.progress);
+        reassembly::release(maps, work, &cold.progress);
     }
     account::publish(maps, cell, cold, generation, (protocol, confidence));
     true

@@ -18,7 +18,7 @@ pub enum Transport {
 }
 
 /// The first bytes of one packet's transport payload, and what the headers said about it. Where the packet continues what earlier
-/// segments of its stream began (`beginning.rs`), their bytes are in front and part of it.
+/// segments of its stream began (`reassembly.rs`), their bytes are in front and part of it.
 ///
 /// Aligned to 8 bytes, so that the window can be read as words: the BPF target splits unaligned loads into single bytes.
 #[derive(Clone, Debug)]

@@ -12,7 +12,6 @@ use aya_ebpf::{
     maps::{Array, HashMap, LpmTrie, PerCpuArray, RingBuf, lpm_trie::Key},
 };
 use monitor_common::{
-    beginning::Beginning,
     bpf::shared_u64::SharedU64,
     endpoint::EndpointSet,
     engine::Scratch,
@@ -26,6 +25,7 @@ use monitor_common::{
         CounterMaps, EVENT_SLOTS, INTERFACE_ENTRIES, InterfaceEntry, KernelEvent, Maps, NODE_ENTRIES_PER_INTERFACE,
         PacketOutcome, Settings,
     },
+    tables::reassembly::ReassemblySlot,
     tally::{KeyWords, NodeTally, SlotKey, Tally},
     watch::{ContentHash, WatchHit},
 };
@@ -38,9 +38,9 @@ static FLOWS: Array<FlowSet> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 static COLD_FLOWS: Array<ColdSet> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 #[map]
 static ENDPOINTS: Array<EndpointSet> = Array::with_max_entries(1, BPF_F_MMAPABLE);
-/// What the first segments of streams held, for the next.
+/// First bytes of TCP directions, held for the next segment.
 #[map]
-static BEGINNINGS: Array<Beginning> = Array::with_max_entries(limits::BEGINNINGS, BPF_F_MMAPABLE);
+static REASSEMBLY: Array<ReassemblySlot> = Array::with_max_entries(limits::REASSEMBLY_SLOTS, BPF_F_MMAPABLE);
 #[map]
 static TALLIES: Array<Tally> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 #[map]
@@ -182,8 +182,8 @@ impl Maps for BpfMaps {
     }
 
     #[inline(always)]
-    fn beginning(&self, index: u32) -> Option<&Beginning> {
-        BEGINNINGS.get(index)
+    fn reassembly_slot(&self, index: u32) -> Option<&ReassemblySlot> {
+        REASSEMBLY.get(index)
     }
 
     #[inline(always)]

@@ -1,28 +1,8 @@
 //! The shared engine over plain memory: same source, same tables, no kernel.
 
-use std::{
-    cell::{Cell, RefCell},
-    collections::HashMap,
-};
+use std::{cell::{Cell, RefCell}, collections::HashMap};
 
-use monitor_common::{
-    beginning::Beginning,
-    bpf::shared_u64::SharedU64,
-    endpoint::EndpointSet,
-    engine::{Scratch, process},
-    flow::{ColdSet, FlowSet},
-    key::{Address, Seed},
-    limits::{BEGINNINGS, MAX_INTERFACES},
-    parse::packet::Frame,
-    reason::{REASON_SLOTS, Reason},
-    slots::SlotLine,
-    store::{
-        CounterMaps, EVENT_SLOTS, Inspection, KernelEvent, Maps, NODE_ENTRIES_PER_INTERFACE, Outcome, PacketOutcome,
-        Settings,
-    },
-    tally::{KeyWords, NodeTally, SlotKey, Tally},
-    watch::{ContentHash, WatchHit},
-};
+use monitor_common::{bpf::shared_u64::SharedU64, endpoint::EndpointSet, engine::{Scratch, process}, flow::{ColdSet, FlowSet}, key::{Address, Seed}, limits::{MAX_INTERFACES, REASSEMBLY_SLOTS}, parse::packet::Frame, reason::{REASON_SLOTS, Reason}, slots::SlotLine, store::{CounterMaps, EVENT_SLOTS, Inspection, KernelEvent, Maps, NODE_ENTRIES_PER_INTERFACE, Outcome, PacketOutcome, Settings}, tally::{KeyWords, NodeTally, SlotKey, Tally}, watch::{ContentHash, WatchHit}, tables::reassembly::ReassemblySlot};
 
 use super::{table_sizes::TableSizes, view::View};
 use crate::pool::{Pool, pool_words};
@@ -33,7 +13,7 @@ pub struct HostDataPath {
     flows: Box<[FlowSet]>,
     cold: Box<[ColdSet]>,
     endpoints: Box<[EndpointSet]>,
-    beginnings: Box<[Beginning]>,
+    reassembly: Box<[ReassemblySlot]>,
     tallies: Box<[Tally]>,
     keys: Box<[SlotKey]>,
     node: Box<[NodeTally]>,
@@ -87,7 +67,7 @@ impl HostDataPath {
             flows: zeroed(sets),
             cold: zeroed(sets),
             endpoints: zeroed(sizes.endpoint_sets() as usize),
-            beginnings: zeroed(BEGINNINGS as usize),
+            reassembly: zeroed(REASSEMBLY_SLOTS as usize),
             tallies: zeroed(tallies),
             keys,
             node: zeroed(MAX_INTERFACES * NODE_ENTRIES_PER_INTERFACE),
@@ -127,7 +107,7 @@ impl HostDataPath {
             flows: &self.flows,
             cold: &self.cold,
             endpoints: &self.endpoints,
-            beginnings: &self.beginnings,
+            reassembly: &self.reassembly,
             tallies: &self.tallies,
             keys: &self.keys,
             node: &self.node,
@@ -198,8 +178,8 @@ impl Maps for HostDataPath {
         self.endpoints.get(index as usize)
     }
 
-    fn beginning(&self, index: u32) -> Option<&Beginning> {
-        self.beginnings.get(index as usize)
+    fn reassembly_slot(&self, index: u32) -> Option<&ReassemblySlot> {
+        self.reassembly.get(index as usize)
     }
 
     fn is_core(&self, interface: u16) -> bool {

@@ -6,13 +6,13 @@
 use std::cell::Cell;
 
 use monitor_common::{
-    beginning::Beginning,
     bpf::shared_u64::SharedU64,
     endpoint::{EndpointSet, Known},
     engine::settle_idle,
     flow::{ColdSet, Ends, FlowSet, FlowState, NO_SLOT, Stage, unpack, unpack_slots},
     limits::{MAX_INTERFACES, WAYS},
     store::{CounterMaps, KernelEvent, NODE_ENTRIES_PER_INTERFACE, Settings, node_index},
+    tables::reassembly::ReassemblySlot,
     tally::{Direction, NodeTally, SlotKey, Tally, Totals},
 };
 
@@ -29,8 +29,8 @@ pub struct View<'a> {
     pub cold: &'a [ColdSet],
     /// Known endpoints.
     pub endpoints: &'a [EndpointSet],
-    /// What the first segments of streams held.
-    pub beginnings: &'a [Beginning],
+    /// Reassembly buffers.
+    pub reassembly: &'a [ReassemblySlot],
     /// Tallies by slot.
     pub tallies: &'a [Tally],
     /// Their keys.
@@ -114,10 +114,10 @@ impl View<'_> {
         self.endpoints.iter().map(|set| set.words.iter().filter(known).count() as u64).sum()
     }
 
-    /// Zeroes what the first segments of streams held and no later one came for; counts what still waits.
-    pub fn expire_beginnings(&self) -> u64 {
+    /// Zeroes reassembly slots that have expired; returns how many are in use.
+    pub fn expire_reassembly(&self) -> u64 {
         let now_s = self.settings.clock_s.load();
-        self.beginnings.iter().filter(|entry| entry.expire(now_s)).count() as u64
+        self.reassembly.iter().filter(|entry| entry.expire(now_s)).count() as u64
     }
 
     /// Flows the cache can hold.

@@ -1,7 +1,7 @@
 //! Two CPUs on the same sets: every packet counts once, for its own subscriber, and no flow shows another flow's verdict.
 
-mod beginnings;
 mod hammer;
+mod reassembly;
 
 use std::{
     collections::HashMap,

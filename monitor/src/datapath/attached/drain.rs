@@ -82,9 +82,9 @@ impl Drain {
                     capacity: (view.endpoints.len() * WAYS) as u64,
                 },
                 TableUse {
-                    name: "beginnings",
-                    entries: view.expire_beginnings(),
-                    capacity: view.beginnings.len() as u64,
+                    name: "reassembly",
+                    entries: view.expire_reassembly(),
+                    capacity: view.reassembly.len() as u64,
                 },
                 TableUse { name: "pools", entries: context.pools, capacity: u64::from(MAX_POOLS) },
             ],

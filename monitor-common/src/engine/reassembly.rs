@@ -1,18 +1,18 @@
-//! What the first segments of a stream held, for the next one: see `beginning.rs` and `dissect/hold_rules.rs`.
+//! Joins the first segments of a stream: see `tables/reassembly.rs` and `dissect/hold_rules.rs`.
 
 use super::{Scratch, ask, work::Work};
 use crate::{
-    beginning::{self, Beginning, Next},
     bpf::shared_u64::SharedU64,
     dissect::{hold_rules, rule_state::rule_flags},
     flow::{FlowState, Progress},
     limits::{INSPECTED_PER_DIRECTION, SERVER_FLOW_PACKETS},
     parse::{packet::Packet, payload::Payload},
     store::{KernelEvent, Maps},
+    tables::reassembly::{self, Continuation, ReassemblySlot},
 };
 
-/// Whether the packet's payload is passed over: its direction began as something else, or it does not continue what was kept. Else
-/// what it continues is in the payload's window. Passed over, it counts as looked into.
+/// Whether the packet's payload is skipped: its direction started as something else, or it does not continue the held bytes.
+/// A skipped payload counts as inspected. Otherwise the bytes that it continues are in the payload's window.
 #[inline(never)]
 pub(super) fn skip_segment<P: Packet, M: Maps>(packet: &P, maps: &M, scratch: &mut Scratch, inspecting: bool) -> bool {
     let (work, payload) = (&mut scratch.work, &mut scratch.payload);
@@ -22,15 +22,15 @@ pub(super) fn skip_segment<P: Packet, M: Maps>(packet: &P, maps: &M, scratch: &m
     let from_lower = work.from_lower;
     let of = |flag| rule_flags::of(flag, from_lower);
     if progress.rule_flags & of(rule_flags::HELD) != 0 {
-        match recall(packet, maps, work, payload) {
-            Next::Continues | Next::Replaces => {
+        match resume(packet, maps, work, payload) {
+            Continuation::Continues | Continuation::Replaces => {
                 progress.rule_flags &= !of(rule_flags::HELD);
                 cell.store(progress.to_bits());
                 return false;
             }
-            Next::Beside => {}
-            // What this segment is a part of is not known any more.
-            Next::Lost => {
+            Continuation::OutOfOrder => {}
+            // The message that this segment belongs to is unknown.
+            Continuation::Missing => {
                 progress.rule_flags =
                     progress.rule_flags & !of(rule_flags::HELD) | of(rule_flags::BEGUN | rule_flags::OTHER)
             }
@@ -49,35 +49,35 @@ pub(super) fn skip_segment<P: Packet, M: Maps>(packet: &P, maps: &M, scratch: &m
     true
 }
 
-/// Takes up what was kept of the packet's direction.
+/// Puts the bytes held for the packet's direction in front of its payload.
 #[inline(never)]
-fn recall<P: Packet, M: Maps>(packet: &P, maps: &M, work: &mut Work, payload: &mut Payload) -> Next {
+fn resume<P: Packet, M: Maps>(packet: &P, maps: &M, work: &mut Work, payload: &mut Payload) -> Continuation {
     ask::read_numbers(packet, work);
-    let Some(entry) = entry(maps, work, work.from_lower) else { return Next::Lost };
+    let Some(entry) = entry(maps, work, work.from_lower) else { return Continuation::Missing };
     if work.forged != 0 {
-        // Somebody else's bytes are not put behind what the subscriber began.
-        return Next::Beside;
+        // A spoofed packet must not continue a subscriber's stream.
+        return Continuation::OutOfOrder;
     }
-    let tag = beginning::tag(work.tag, work.from_lower);
-    entry.take(tag, (work.numbers >> 32) as u32, work.headers.payload_len, work.now_s, payload)
+    let tag = reassembly::tag(work.tag, work.from_lower);
+    entry.resume(tag, (work.numbers >> 32) as u32, work.headers.payload_len, work.now_s, payload)
 }
 
-/// Keeps the packet's payload, and what it continued, until the next one of its direction.
+/// Holds the packet's payload, and what it continued, until the next segment of its direction.
 #[inline(never)]
-pub(super) fn keep<P: Packet, M: Maps>(packet: &P, maps: &M, scratch: &mut Scratch) {
+pub(super) fn hold<P: Packet, M: Maps>(packet: &P, maps: &M, scratch: &mut Scratch) {
     let (work, payload) = (&mut scratch.work, &scratch.payload);
     ask::read_numbers(packet, work);
     let Some(entry) = entry(maps, work, work.from_lower) else { return };
-    let tag = beginning::tag(work.tag, work.from_lower);
+    let tag = reassembly::tag(work.tag, work.from_lower);
     let next = ((work.numbers >> 32) as u32).wrapping_add(work.headers.payload_len);
-    if entry.keep(tag, next, hold_rules::held_len(payload), work.now_s, payload) {
-        maps.count_event(KernelEvent::BeginningOverwritten);
+    if entry.hold(tag, next, hold_rules::held_len(payload), work.now_s, payload) {
+        maps.count_event(KernelEvent::ReassemblyEvicted);
     }
 }
 
-/// Zeroes what is kept of the packet's flow, which is settled, and takes back that it is.
+/// Zeroes the slots of the packet's flow, which has settled, and clears the flags that say bytes are held.
 #[inline(never)]
-pub(super) fn forget<M: Maps>(maps: &M, work: &Work, progress: &SharedU64) {
+pub(super) fn release<M: Maps>(maps: &M, work: &Work, progress: &SharedU64) {
     let now = Progress::from_bits(progress.load());
     let both = rule_flags::HELD | rule_flags::of(rule_flags::HELD, 0);
     if now.rule_flags & both == 0 {
@@ -86,12 +86,12 @@ pub(super) fn forget<M: Maps>(maps: &M, work: &Work, progress: &SharedU64) {
     progress.store(Progress { rule_flags: now.rule_flags & !both, ..now }.to_bits());
     for from_lower in [0, 1] {
         if let Some(entry) = entry(maps, work, from_lower) {
-            entry.forget(beginning::tag(work.tag, from_lower));
+            entry.release(reassembly::tag(work.tag, from_lower));
         }
     }
 }
 
 #[inline(always)]
-fn entry<'a, M: Maps>(maps: &'a M, work: &Work, from_lower: u32) -> Option<&'a Beginning> {
-    maps.beginning(beginning::index(work.tag, from_lower))
+fn entry<'a, M: Maps>(maps: &'a M, work: &Work, from_lower: u32) -> Option<&'a ReassemblySlot> {
+    maps.reassembly_slot(reassembly::index(work.tag, from_lower))
 }

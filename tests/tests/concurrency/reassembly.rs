@@ -1,15 +1,15 @@
-//! Two CPUs and the kept beginnings of streams: flows that share one entry of the table overwrite each other all the time, and each
+//! Two CPUs and the reassembly slots: flows that share one slot overwrite each other all the time, and each
 //! is labelled by what its own stream shows, or not at all.
 
 use std::{collections::HashMap, thread};
 
 use aya::{TestRun as _, TestRunOptions};
 use monitor_common::{
-    beginning,
     key::{Address, FlowKey},
     parse::ip_protocol,
     protocol::Protocol,
     store::KernelEvent,
+    tables::reassembly,
 };
 use peertally::datapath::{TableSizes, object::LoadedObject};
 use peertally_tests::{
@@ -66,7 +66,7 @@ fn port(flow: usize) -> u16 {
             fragment: 0,
             tunnel: 0,
         };
-        beginning::index(key.tag(&both_datapaths::SEED), 1) == 0
+        reassembly::index(key.tag(&both_datapaths::SEED), 1) == 0
     };
     (1024..=u16::MAX).find(shares).expect("one in 2,048 does")
 }
@@ -100,8 +100,8 @@ fn counted(object: &LoadedObject) -> HashMap<(Address, u8), (u64, u64)> {
 }
 
 #[test]
-fn two_cpus_on_one_kept_beginning_label_no_flow_by_another() {
-    if !may_use_kernel("kept beginnings").expect("rights") {
+fn two_cpus_on_one_reassembly_slot_label_no_flow_by_another() {
+    if !may_use_kernel("reassembly slots").expect("rights") {
         return;
     }
     let _alone = both_cpus();
@@ -164,5 +164,5 @@ fn two_cpus_on_one_kept_beginning_label_no_flow_by_another() {
     let of = |wanted: KernelEvent| events.iter().find(|(event, _)| *event == wanted).map_or(0, |(_, count)| *count);
     println!("{packets} packets, {labelled} with a verdict, {events:?}");
     assert_eq!(of(KernelEvent::InternalError), 0);
-    assert!(labelled > 0 && of(KernelEvent::BeginningOverwritten) > 0, "no pressure: {events:?}");
+    assert!(labelled > 0 && of(KernelEvent::ReassemblyEvicted) > 0, "no pressure: {events:?}");
 }

@@ -1,0 +1,3 @@
+//! Tables in BPF maps: layout, look-up and replacement of each. The engine decides who may write, and when.
+
+pub mod reassembly;
