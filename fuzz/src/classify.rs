@@ -1,7 +1,21 @@
 //! The classifier, and the reading of sources, over the packets of one flow; what its streams begin with is kept and joined as the
 //! engine does it (`monitor-common/src/engine/reassembly.rs`).
 
-use monitor_common::{dissect::{classify, held_len, peer_list::{self, Context, PeerListReader}, rule_state::{RuleState, rule_flags}, skip_segment}, limits::{HELD_BYTES, HOLD_SECONDS, WINDOW}, parse::{packet::{Frame, Packet as _}, payload::{Payload, Transport}}, protocol::{Confidence, Protocol}, tables::reassembly::{self, Continuation, ReassemblySlot}};
+use monitor_common::{
+    dissect::{
+        classify, held_len,
+        peer_list::{self, Context, PeerListReader},
+        rule_state::{RuleState, rule_flags},
+        skip_segment,
+    },
+    limits::{HELD_BYTES, HOLD_SECONDS, WINDOW},
+    parse::{
+        packet::{Frame, Packet as _},
+        payload::{Payload, Transport},
+    },
+    protocol::{Confidence, Protocol},
+    tables::reassembly::{self, Continuation, ReassemblySlot},
+};
 
 /// Bits of a packet's header byte.
 mod header {

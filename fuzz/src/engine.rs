@@ -13,7 +13,7 @@ use peertally::datapath::{TableSizes, host::HostDataPath};
 /// When something does not hold.
 pub fn run(data: &[u8]) {
     // Small tables: sets fill up, tallies run out.
-    let sizes = TableSizes { flows: 8, tallies: 8, endpoints: 8 };
+    let sizes = TableSizes { flows: 8, tallies: 8, peers: 8 };
     let pools = ["0.0.0.0/1/24", "::/0/56"].map(|pool| pool.parse().expect("a pool"));
     let mut path = HostDataPath::new(&sizes, &pools, Seed::from_random([1, 2, 3]), Inspection::Framing);
     let (mut packets, mut skipped) = (0_u64, 0_u64);

@@ -7,7 +7,6 @@
 
 pub mod bpf;
 pub mod dissect;
-pub mod endpoint;
 pub mod engine;
 pub mod flow;
 pub mod key;

@@ -5,7 +5,7 @@
 
 /// Layout version of everything that is pinned or mapped; part of the pin path. Bump on any change of a shared type, or of what its
 /// bits mean: a program of another version counts into what is pinned for as long as an interface keeps it.
-pub const SCHEMA_VERSION: u32 = 5;
+pub const SCHEMA_VERSION: u32 = 6;
 
 /// VLAN tags that are parsed (IEEE 802.1ad: one service tag and one customer tag).
 pub const MAX_VLAN_TAGS: u32 = 2;
@@ -75,11 +75,11 @@ pub const MAX_INTERFACES: usize = 32;
 /// Interfaces that can be monitored at a time. All other interfaces share the last number.
 pub const MAX_MONITORED_INTERFACES: usize = MAX_INTERFACES - 1;
 
-/// Default number of known endpoints and subscribers, 16 bytes each.
-pub const DEFAULT_ENDPOINTS: u32 = 1 << 18;
-/// What was learned of an endpoint or subscriber is forgotten after this long without a certain flow, in seconds: trackers ask for
+/// Default number of entries of the peer cache, 16 bytes each.
+pub const DEFAULT_PEERS: u32 = 1 << 18;
+/// A learned peer expires after this long without a certain flow, in seconds: trackers ask for
 /// an announce every 30 minutes (opentracker's default interval), and one may be late.
-pub const ENDPOINT_SECONDS: u16 = 2_400;
+pub const PEER_SECONDS: u16 = 2_400;
 /// A flow that ended as unclassified is compared with the known endpoints again in every period of this many seconds in which
 /// it has packets. Power of two.
 pub const ASSOCIATION_SECONDS: u64 = 8;

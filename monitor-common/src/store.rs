@@ -2,7 +2,6 @@
 
 use crate::{
     bpf::shared_u64::SharedU64,
-    endpoint::EndpointSet,
     engine::Scratch,
     flow::{ColdSet, FlowSet},
     key::{Address, Seed},
@@ -10,7 +9,7 @@ use crate::{
     protocol::{CONFIDENCE_SLOTS, Confidence, PROTOCOL_SLOTS, Protocol, Verdict},
     reason::Reason,
     slots::SlotLine,
-    tables::reassembly::ReassemblySlot,
+    tables::{peer_cache::PeerSet, reassembly::ReassemblySlot},
     tally::{Direction, KeyWords, NodeTally, Tally},
     watch::{ContentHash, WatchHit},
 };
@@ -31,8 +30,8 @@ pub struct Settings {
     pub slots: u64,
     /// [`Inspection`] number; changed while the program runs.
     pub inspection: SharedU64,
-    /// Number of endpoint sets minus one; the number is a power of two.
-    pub endpoint_mask: u64,
+    /// Number of peer sets minus one; the number is a power of two.
+    pub peer_mask: u64,
     /// [`Heuristic`] in its packed form, 0 for off; changed while the program runs.
     pub heuristic: SharedU64,
     /// Number of slot lines minus one; the number is a power of two.
@@ -126,10 +125,10 @@ events! {
     Transit = 10, "transit";
     /// The tally table was nearly full: traffic without a P2P verdict counts under the catch-all tally, so that verdicts find room.
     TallyReserved = 11, "tally_reserved";
-    /// A P2P endpoint or subscriber was learned.
-    EndpointLearned = 12, "endpoint_learned";
-    /// A known endpoint that had not expired gave way to another: the table is too small for the traffic.
-    EndpointEvicted = 13, "endpoint_evicted";
+    /// A P2P peer (an endpoint or subscriber) was learned.
+    PeerLearned = 12, "peer_learned";
+    /// A peer that had not expired was evicted: the peer cache is too small for the traffic.
+    PeerEvicted = 13, "peer_evicted";
     /// A packet with a subscriber's address came in on a core interface: no peer was learned from it, since it may be spoofed.
     PeerSpoofed = 14, "peer_spoofed";
     /// Traffic of a flow that had ended as unclassified counts under a protocol from now on, as its endpoint became known.
@@ -231,8 +230,8 @@ pub trait Maps: CounterMaps {
     fn cold_set(&self, index: u32) -> Option<&ColdSet>;
     /// Begins to load the cold parts of four flows, which take a while to come from memory.
     fn prefetch_cold_set(&self, index: u32);
-    /// Four known endpoints.
-    fn endpoint_set(&self, index: u32) -> Option<&EndpointSet>;
+    /// Four entries of the peer cache.
+    fn peer_set(&self, index: u32) -> Option<&PeerSet>;
     /// A reassembly buffer.
     fn reassembly_slot(&self, index: u32) -> Option<&ReassemblySlot>;
     /// Whether an interface leads to the core, where no subscriber's packet comes in.

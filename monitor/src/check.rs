@@ -29,7 +29,7 @@ pub fn summary(file: &Path, resolved: &Resolved) -> String {
         line("watchlist", format!("{} entries of {}", resolved.datapath.watchlist.entries.len(), file.display()));
     }
     let sizes = resolved.datapath.sizes;
-    line("capacity", format!("{} flows, {} tallies, {} endpoints", sizes.flows, sizes.tallies, sizes.endpoints));
+    line("capacity", format!("{} flows, {} tallies, {} peers", sizes.flows, sizes.tallies, sizes.peers));
     if let Some(rule) = resolved.datapath.heuristic {
         line("heuristic", format!("from {} endpoints within {} s", rule.endpoints, rule.window_s));
     }

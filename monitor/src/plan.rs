@@ -101,7 +101,7 @@ pub enum PlanError {
     /// More than the machine has.
     #[error(
         "the tables of this configuration take {} MiB and this machine has {} MiB of memory; lower `capacity.flows`, `capacity.tallies` \
-         or `capacity.endpoints` (`peertally plan` shows what each takes)", kernel_bytes >> 20, memory_bytes >> 20
+         or `capacity.peers` (`peertally plan` shows what each takes)", kernel_bytes >> 20, memory_bytes >> 20
     )]
     TooLarge {
         /// What the tables take.

@@ -85,7 +85,7 @@ pub const SEED: Seed = Seed::from_random([0x1234_5678_9abc_def0, 0x0fed_cba9_876
 #[must_use]
 pub fn load_options() -> LoadOptions {
     LoadOptions {
-        sizes: TableSizes { flows: 1024, tallies: 1024, endpoints: 1024 },
+        sizes: TableSizes { flows: 1024, tallies: 1024, peers: 1024 },
         pools: ["10.0.0.0/8/32", "2001:db8::/32/56"].map(|pool| pool.parse::<Pool>().expect("a valid pool")).into(),
         seed: Some(SEED),
         interfaces: vec![MonitoredInterface::access(1)],

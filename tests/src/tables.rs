@@ -3,10 +3,9 @@
 use anyhow::Result;
 use monitor_common::{
     bpf::shared_u64::SharedU64,
-    endpoint::EndpointSet,
     flow::{ColdSet, FlowSet},
     store::Settings,
-    tables::reassembly::ReassemblySlot,
+    tables::{peer_cache::PeerSet, reassembly::ReassemblySlot},
     tally::{NodeTally, SlotKey, Tally},
 };
 use peertally::datapath::{mapped::MappedArray, object::LoadedObject, view::View};
@@ -16,7 +15,7 @@ pub struct Tables {
     settings: MappedArray<Settings>,
     flows: MappedArray<FlowSet>,
     cold: MappedArray<ColdSet>,
-    endpoints: MappedArray<EndpointSet>,
+    peers: MappedArray<PeerSet>,
     reassembly: MappedArray<ReassemblySlot>,
     tallies: MappedArray<Tally>,
     keys: MappedArray<SlotKey>,
@@ -35,7 +34,7 @@ impl Tables {
             settings: object.map_settings()?,
             flows: MappedArray::new("FLOWS", object.map("FLOWS")?)?,
             cold: MappedArray::new("COLD_FLOWS", object.map("COLD_FLOWS")?)?,
-            endpoints: MappedArray::new("ENDPOINTS", object.map("ENDPOINTS")?)?,
+            peers: MappedArray::new("PEERS", object.map("PEERS")?)?,
             reassembly: MappedArray::new("REASSEMBLY", object.map("REASSEMBLY")?)?,
             tallies: MappedArray::new("TALLIES", object.map("TALLIES")?)?,
             keys: MappedArray::new("TALLY_KEYS", object.map("TALLY_KEYS")?)?,
@@ -52,7 +51,7 @@ impl Tables {
             settings: &self.settings.values()[0],
             flows: self.flows.values(),
             cold: self.cold.values(),
-            endpoints: self.endpoints.values(),
+            peers: self.peers.values(),
             reassembly: self.reassembly.values(),
             tallies: self.tallies.values(),
             keys: self.keys.values(),

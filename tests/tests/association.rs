@@ -15,7 +15,7 @@ use std::net::SocketAddr;
 
 use monitor_common::{
     flow::{FlowSet, FlowState},
-    limits::{ENDPOINT_SECONDS, PENDING_PACKETS},
+    limits::{PEER_SECONDS, PENDING_PACKETS},
     protocol::{Confidence, Protocol, Verdict},
     store::{Heuristic, KernelEvent},
 };
@@ -57,9 +57,9 @@ impl Network {
     }
 
     /// Frames come in on a core interface if `core`.
-    fn with(heuristic: Option<Heuristic>, endpoints: u32, core: bool) -> Self {
+    fn with(heuristic: Option<Heuristic>, peers: u32, core: bool) -> Self {
         let interfaces = vec![MonitoredInterface { index: 1, core, realm: 0 }];
-        let sizes = TableSizes { flows: 4096, tallies: 1024, endpoints };
+        let sizes = TableSizes { flows: 4096, tallies: 1024, peers };
         let options = LoadOptions { heuristic, interfaces, ..both_datapaths::options(sizes) };
         Self(BothDatapaths::new("association", &options))
     }
@@ -104,7 +104,7 @@ fn a_peer_known_from_the_dht_is_known_when_it_speaks_encrypted() {
     let mut network = Network::new();
     assert_eq!(network.obfuscated(of(SUBSCRIBER, 40_000), at(PEER)), Verdict::UNCLASSIFIED, "nothing is known yet");
     network.ping(of(SUBSCRIBER, 6881), at(PEER));
-    assert_eq!(network.events(KernelEvent::EndpointLearned), 3, "the subscriber, its endpoint, and the peer's");
+    assert_eq!(network.events(KernelEvent::PeerLearned), 3, "the subscriber, its endpoint, and the peer's");
     assert_eq!(network.obfuscated(of(SUBSCRIBER, 40_001), at(PEER)), BITTORRENT);
     assert_eq!(
         network.obfuscated(at("192.0.2.9:40002"), of(SUBSCRIBER, 6881)),
@@ -179,7 +179,7 @@ fn one_forged_packet_labels_nothing() {
     ] {
         let mut network = Network::new();
         network.send(&forged);
-        assert_eq!(network.events(KernelEvent::EndpointLearned), 0);
+        assert_eq!(network.events(KernelEvent::PeerLearned), 0);
         // The subscriber runs BitTorrent elsewhere: that alone labels nothing, either.
         network.ping(of(SUBSCRIBER, 6881), at(PEER));
         assert_eq!(network.obfuscated(of(SUBSCRIBER, 40_000), at("192.0.2.66:4500")), Verdict::UNCLASSIFIED);
@@ -397,7 +397,7 @@ fn a_page_that_makes_a_browser_announce_teaches_nothing() {
     network.send(&tcp(of(SUBSCRIBER, 40_000), tracker, flag::SYN, b""));
     network.send(&tcp(tracker, of(SUBSCRIBER, 40_000), flag::SYN_ACK, b""));
     network.send(&tcp(of(SUBSCRIBER, 40_000), tracker, flag::PUSH, request));
-    assert_eq!(network.events(KernelEvent::EndpointLearned), 0);
+    assert_eq!(network.events(KernelEvent::PeerLearned), 0);
     assert_eq!(network.datagrams(of(SUBSCRIBER, 51_820), at("192.0.2.9:51820")), Verdict::UNCLASSIFIED);
 }
 
@@ -437,7 +437,7 @@ fn emules_hello_makes_its_obfuscated_flows_known() {
 fn knowledge_expires_and_ports_of_clients_are_not_endpoints() {
     let mut network = Network::new();
     network.ping(of(SUBSCRIBER, 6881), at(PEER));
-    network.now_s += u64::from(ENDPOINT_SECONDS);
+    network.now_s += u64::from(PEER_SECONDS);
     assert_eq!(network.obfuscated(of(SUBSCRIBER, 40_000), at(PEER)), Verdict::UNCLASSIFIED);
 
     let mut network = Network::new();
@@ -471,7 +471,7 @@ fn a_small_table_gives_up_old_knowledge_and_says_so() {
     for peer in 0..40 {
         network.ping(of(SUBSCRIBER, 6881), of(&format!("192.0.2.{peer}"), 6881));
     }
-    assert!(network.events(KernelEvent::EndpointEvicted) > 30);
+    assert!(network.events(KernelEvent::PeerEvicted) > 30);
     assert_eq!(
         network.obfuscated(at("192.0.2.99:40002"), of(SUBSCRIBER, 6881)),
         BITTORRENT,

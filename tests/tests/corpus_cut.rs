@@ -159,7 +159,7 @@ fn wanted(root: &Path) -> BTreeMap<String, Vec<(Ends, BTreeSet<&'static str>)>> 
 
 /// The label of a flow of these segments.
 fn label(segments: &[Segment]) -> &'static str {
-    let sizes = TableSizes { flows: 4, tallies: 64, endpoints: 64 };
+    let sizes = TableSizes { flows: 4, tallies: 64, peers: 64 };
     let mut path = HostDataPath::new(&sizes, &every_address(), Seed::from_random([1, 2, 3]), Inspection::Framing);
     let mut label = Protocol::Unclassified;
     for segment in segments {

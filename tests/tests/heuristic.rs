@@ -22,7 +22,7 @@ fn behaviour(folder: &Path) -> (u64, u64, usize) {
     let (mut openings, mut flows, mut labelled) = (0, 0, 0);
     for entry in fs::read_dir(folder).expect("a folder").flatten() {
         let Ok(mut capture) = Capture::open(&entry.path()) else { continue };
-        let sizes = TableSizes { flows: 1 << 14, tallies: 1 << 14, endpoints: 1 << 12 };
+        let sizes = TableSizes { flows: 1 << 14, tallies: 1 << 14, peers: 1 << 12 };
         let seed = Seed::from_random([0x243f_6a88_85a3_08d3, 0x1319_8a2e_0370_7344, 0xa409_3822_299f_31d0]);
         let mut host = HostDataPath::new(&sizes, &every_address(), seed, Inspection::Framing);
         host.view().settings.heuristic.store(RULE.to_bits());

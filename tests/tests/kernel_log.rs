@@ -28,7 +28,7 @@ impl log::Log for Ear {
 
 /// Tables with room for the catch-all tally only: the first packet of a subscriber is refused one.
 fn load(log_level: u8) -> LoadedObject {
-    let sizes = TableSizes { flows: 64, tallies: 1, endpoints: 64 };
+    let sizes = TableSizes { flows: 64, tallies: 1, peers: 64 };
     LoadedObject::load(&LoadOptions { sizes, log_level, ..load_options() }).expect("loads")
 }
 

@@ -43,7 +43,7 @@ fn the_plan_is_what_the_kernel_takes() {
     if !may_use_kernel("plan").expect("rights") {
         return;
     }
-    let sizes = TableSizes { flows: 1 << 14, tallies: 20_000, endpoints: 1 << 12 };
+    let sizes = TableSizes { flows: 1 << 14, tallies: 20_000, peers: 1 << 12 };
     let planned = plan::tables(&sizes, 0).expect("the object");
     let options = LoadOptions { sizes, interfaces: Vec::new(), ..load_options() };
     let _object = LoadedObject::load(&options).expect("loads");

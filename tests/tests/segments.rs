@@ -29,7 +29,7 @@ wrap_both_datapaths!(
 
 impl Network {
     fn new() -> Self {
-        let sizes = TableSizes { flows: 1 << 16, tallies: 1024, endpoints: 1024 };
+        let sizes = TableSizes { flows: 1 << 16, tallies: 1024, peers: 1024 };
         Self(BothDatapaths::new("segments", &both_datapaths::options(sizes)))
     }
 

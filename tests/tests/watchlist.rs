@@ -77,7 +77,7 @@ fn paths(inspection: Inspection) -> Paths {
 fn paths_for(inspection: Inspection, flows: u32) -> Paths {
     let entries = vec![ContentHash([7; 3]), ContentHash::from_bytes(&LISTED)];
     let watchlist = Arc::new(Watchlist { entries, ..Watchlist::default() });
-    let sizes = TableSizes { flows, tallies: 1024, endpoints: 1024 };
+    let sizes = TableSizes { flows, tallies: 1024, peers: 1024 };
     Paths(BothDatapaths::new("watchlist", &LoadOptions { inspection, watchlist, ..options(sizes) }))
 }
 

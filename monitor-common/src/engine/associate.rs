@@ -20,11 +20,11 @@ use super::{
     work::{Task, Work},
 };
 use crate::{
-    endpoint::{self, Kind, Known},
     flow::{FlowState, Stage, evidence},
     limits::{SUSPECT_BUCKETS, WAYS},
     protocol::{Confidence, Protocol},
     store::{Heuristic, KernelEvent, Maps, Settings},
+    tables::peer_cache::{self, Key, PeerEntry},
 };
 
 /// Whether the flow of the packet, which showed no signature, gets a verdict all the same; it is then in the work.
@@ -116,22 +116,22 @@ fn named<M: Maps>(maps: &M, settings: &Settings, work: &Work) -> u32 {
 #[inline(never)]
 fn speaks<M: Maps>(maps: &M, settings: &Settings, work: &Work, end: usize, protocol: u8) -> bool {
     let block_len = work.block_lens[end & 1];
-    block_len == NO_POOL || speaker(maps, settings, work, end, protocol).is_known()
+    block_len == NO_POOL || speaker(maps, settings, work, end, protocol).is_used()
 }
 
 /// What is known of one end's subscriber and a protocol.
 #[inline(always)]
-fn speaker<M: Maps>(maps: &M, settings: &Settings, work: &Work, end: usize, protocol: u8) -> Known {
+fn speaker<M: Maps>(maps: &M, settings: &Settings, work: &Work, end: usize, protocol: u8) -> PeerEntry {
     let block_len = work.block_lens[end & 1];
     let block = work.ends[end & 1].block(block_len as u8);
     find(maps, settings, learn::speaker_tag(&work.seed(settings), block, block_len, protocol), work.now_s)
 }
 
 #[inline(never)]
-fn find<M: Maps>(maps: &M, settings: &Settings, tag: u64, now_s: u64) -> Known {
-    match maps.endpoint_set(endpoint::set_index(tag, settings.endpoint_mask)) {
+fn find<M: Maps>(maps: &M, settings: &Settings, tag: u64, now_s: u64) -> PeerEntry {
+    match maps.peer_set(peer_cache::set_index(tag, settings.peer_mask)) {
         Some(set) => set.find(tag, now_s),
-        None => Known::NOTHING,
+        None => PeerEntry::EMPTY,
     }
 }
 
@@ -144,23 +144,23 @@ fn suspect<M: Maps>(maps: &M, settings: &Settings, work: &Work, end: usize) -> b
         return false;
     }
     let block = work.ends[end & 1].block(block_len as u8);
-    let tag = endpoint::tag(&work.seed(settings), Kind::Suspect, block, u64::from(block_len), 0);
-    let Some(set) = maps.endpoint_set(endpoint::set_index(tag, settings.endpoint_mask)) else {
+    let tag = peer_cache::tag(&work.seed(settings), Key::MseCandidate, block, u64::from(block_len), 0);
+    let Some(set) = maps.peer_set(peer_cache::set_index(tag, settings.peer_mask)) else {
         maps.count_event(KernelEvent::InternalError);
         return false;
     };
     let held = set.find(tag, work.now_s);
     // The entry keeps the second in which its window began.
-    let current = held.is_known() && held.age_s(work.now_s) < u32::from(rule.window_s);
-    let mut entry = if current { held } else { Known::new(Protocol::BitTorrent as u8, true, work.now_s) };
+    let current = held.is_used() && held.age_s(work.now_s) < u32::from(rule.window_s);
+    let mut entry = if current { held } else { PeerEntry::new(Protocol::BitTorrent as u8, true, work.now_s) };
     if work.task == Task::INSPECT {
         let remote = learn::endpoint_tag(settings, work, 1 - end, work.port(1 - end));
-        entry = entry.with_bitmap(entry.bitmap() | 1 << ((remote >> 40) & u64::from(SUSPECT_BUCKETS - 1)));
-        set.teach(tag, entry, work.now_s);
+        entry = entry.with_endpoints(entry.endpoints() | 1 << ((remote >> 40) & u64::from(SUSPECT_BUCKETS - 1)));
+        set.insert(tag, entry, work.now_s);
     }
     let speaker = speaker(maps, settings, work, end, Protocol::BitTorrent as u8);
-    entry.bitmap().count_ones() >= rule.endpoints
-        && speaker.is_known()
+    entry.endpoints().count_ones() >= rule.endpoints
+        && speaker.is_used()
         && speaker.age_s(work.now_s) < u32::from(rule.window_s)
 }
 

@@ -19,12 +19,12 @@
 use super::{ask, counter_index, subscribers, subscribers::NO_POOL, work::Work};
 use crate::{
     bpf::shared_u64::SharedU64,
-    endpoint::{self, Kind, Known, Taught},
     flow::{FlowState, Stage, evidence, unpack},
     key::{Address, Seed},
     limits::{FIRST_PEER_PORT, WAYS},
     protocol::Protocol,
     store::{Inspection, KernelEvent, Maps, Settings},
+    tables::peer_cache::{self, Inserted, Key, PeerEntry},
 };
 
 /// Learns from a flow with a certain verdict what its latest payload shows.
@@ -124,20 +124,20 @@ fn enter_endpoint<M: Maps>(maps: &M, settings: &Settings, work: &Work, end: usiz
 /// The tag of an endpoint of the packet's flow.
 #[inline(always)]
 pub(super) fn endpoint_tag(settings: &Settings, work: &Work, end: usize, port: u16) -> u64 {
-    endpoint::tag(&work.seed(settings), Kind::Endpoint, work.address(end), u64::from(port), work.headers.tunnel)
+    peer_cache::tag(&work.seed(settings), Key::Endpoint, work.address(end), u64::from(port), work.headers.tunnel)
 }
 
 /// Enters the endpoint that a server named to the packet's receiver.
 #[inline(never)]
 pub(super) fn enter_named<M: Maps>(maps: &M, settings: &Settings, work: &Work) {
     let tag = named_tag(settings, work.asker, work.sources.address, work.sources.port as u16);
-    enter(maps, settings, tag, work, known(work, false).named());
+    enter(maps, settings, tag, work, known(work, false).referred());
 }
 
 /// The tag of an endpoint that a server named to this asker.
 #[inline(always)]
 pub(super) fn named_tag(settings: &Settings, asker: u64, address: Address, port: u16) -> u64 {
-    endpoint::tag(&settings.seed, Kind::Named, address, u64::from(port), asker)
+    peer_cache::tag(&settings.seed, Key::Referred, address, u64::from(port), asker)
 }
 
 /// The tag of the subscriber at one end as one who asks.
@@ -145,35 +145,35 @@ pub(super) fn named_tag(settings: &Settings, asker: u64, address: Address, port:
 pub(super) fn asker_tag(settings: &Settings, work: &Work, end: usize) -> u64 {
     let block_len = work.block_lens[end & 1];
     let block = work.ends[end & 1].block(block_len as u8);
-    endpoint::tag(&work.seed(settings), Kind::Asker, block, u64::from(block_len), work.headers.tunnel)
+    peer_cache::tag(&work.seed(settings), Key::Requester, block, u64::from(block_len), work.headers.tunnel)
 }
 
 /// The tag of a subscriber who speaks a protocol.
 #[inline(always)]
 pub(super) fn speaker_tag(seed: &Seed, block: Address, block_len: u32, protocol: u8) -> u64 {
     let detail = u64::from(block_len) << 8 | u64::from(Protocol::family_number(protocol));
-    endpoint::tag(seed, Kind::Speaker, block, detail, 0)
+    peer_cache::tag(seed, Key::Subscriber, block, detail, 0)
 }
 
 /// The protocol of the packet's flow, known from now on.
 #[inline(always)]
-fn known(work: &Work, own: bool) -> Known {
-    Known::new(Protocol::family_number(work.protocol as u8), own, work.now_s)
+fn known(work: &Work, own: bool) -> PeerEntry {
+    PeerEntry::new(Protocol::family_number(work.protocol as u8), own, work.now_s)
 }
 
 /// Enters one piece of knowledge.
 #[inline(never)]
-fn enter<M: Maps>(maps: &M, settings: &Settings, tag: u64, work: &Work, known: Known) {
-    let Some(set) = maps.endpoint_set(endpoint::set_index(tag, settings.endpoint_mask)) else {
+fn enter<M: Maps>(maps: &M, settings: &Settings, tag: u64, work: &Work, known: PeerEntry) {
+    let Some(set) = maps.peer_set(peer_cache::set_index(tag, settings.peer_mask)) else {
         maps.count_event(KernelEvent::InternalError);
         return;
     };
-    match set.teach(tag, known, work.now_s) {
-        Taught::Refreshed | Taught::Missed => {}
-        Taught::Entered => maps.count_event(KernelEvent::EndpointLearned),
-        Taught::Evicted => {
-            maps.count_event(KernelEvent::EndpointLearned);
-            maps.count_event(KernelEvent::EndpointEvicted);
+    match set.insert(tag, known, work.now_s) {
+        Inserted::Refreshed | Inserted::Busy => {}
+        Inserted::New => maps.count_event(KernelEvent::PeerLearned),
+        Inserted::Evicted => {
+            maps.count_event(KernelEvent::PeerLearned);
+            maps.count_event(KernelEvent::PeerEvicted);
         }
     }
 }

@@ -13,7 +13,6 @@ use aya_ebpf::{
 };
 use monitor_common::{
     bpf::shared_u64::SharedU64,
-    endpoint::EndpointSet,
     engine::Scratch,
     flow::{ColdSet, FlowSet},
     key::Address,
@@ -25,7 +24,7 @@ use monitor_common::{
         CounterMaps, EVENT_SLOTS, INTERFACE_ENTRIES, InterfaceEntry, KernelEvent, Maps, NODE_ENTRIES_PER_INTERFACE,
         PacketOutcome, Settings,
     },
-    tables::reassembly::ReassemblySlot,
+    tables::{peer_cache::PeerSet, reassembly::ReassemblySlot},
     tally::{KeyWords, NodeTally, SlotKey, Tally},
     watch::{ContentHash, WatchHit},
 };
@@ -37,7 +36,7 @@ static FLOWS: Array<FlowSet> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 #[map]
 static COLD_FLOWS: Array<ColdSet> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 #[map]
-static ENDPOINTS: Array<EndpointSet> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+static PEERS: Array<PeerSet> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 /// First bytes of TCP directions, held for the next segment.
 #[map]
 static REASSEMBLY: Array<ReassemblySlot> = Array::with_max_entries(limits::REASSEMBLY_SLOTS, BPF_F_MMAPABLE);
@@ -177,8 +176,8 @@ impl Maps for BpfMaps {
     }
 
     #[inline(always)]
-    fn endpoint_set(&self, index: u32) -> Option<&EndpointSet> {
-        ENDPOINTS.get(index)
+    fn peer_set(&self, index: u32) -> Option<&PeerSet> {
+        PEERS.get(index)
     }
 
     #[inline(always)]

@@ -34,7 +34,7 @@ const UNLIMITED: u64 = i64::MAX as u64;
 pub const BOUNDS: &[Bounds] = &[
     count("capacity.flows", 1 << 10, 1 << 26),
     count("capacity.tallies", 1 << 10, 1 << 24),
-    count("capacity.endpoints", 1 << 10, 1 << 26),
+    count("capacity.peers", 1 << 10, 1 << 26),
     count("heuristic.endpoints", 1, monitor_common::limits::SUSPECT_BUCKETS as u64),
     span("heuristic.window", SECOND, 40 * 60 * SECOND),
     // Below 100 ms a drain of a million tallies would take a large part of a core; above an hour windows mean little.

@@ -138,7 +138,7 @@ pub struct RawPool {
     pub assign: Option<u8>,
 }
 
-/// Sizes of the kernel's tables. Memory is reserved at the start: 64 bytes a flow, 64 bytes a tally, 16 bytes an endpoint.
+/// Sizes of the kernel's tables. Memory is reserved at the start: 64 bytes a flow, 64 bytes a tally, 16 bytes a peer.
 #[derive(Clone, Debug, Deserialize)]
 #[cfg_attr(test, derive(serde::Serialize, schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
@@ -147,14 +147,14 @@ pub struct Capacity {
     pub flows: u32,
     /// Tallies, one per subscriber block, protocol and confidence.
     pub tallies: u32,
-    /// P2P endpoints and subscribers remembered for `association`; rounded up to a power of two. Entries expire after
-    /// 40 minutes.
-    pub endpoints: u32,
+    /// Entries of the peer cache: P2P endpoints and subscribers remembered for `association`, rounded up to a power of two.
+    /// Entries expire after 40 minutes.
+    pub peers: u32,
 }
 
 impl Default for Capacity {
     fn default() -> Self {
-        Self { flows: limits::DEFAULT_FLOWS, tallies: limits::DEFAULT_TALLIES, endpoints: limits::DEFAULT_ENDPOINTS }
+        Self { flows: limits::DEFAULT_FLOWS, tallies: limits::DEFAULT_TALLIES, peers: limits::DEFAULT_PEERS }
     }
 }
 

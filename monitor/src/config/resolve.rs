@@ -191,7 +191,7 @@ pub(super) fn resolve(raw: &Raw, overrides: &Overrides, locator: &Locator<'_>) -
     }
     let flows = check.number("capacity.flows", raw.capacity.flows.into());
     let tallies = check.number("capacity.tallies", raw.capacity.tallies.into());
-    let endpoints = check.number("capacity.endpoints", raw.capacity.endpoints.into());
+    let peers = check.number("capacity.peers", raw.capacity.peers.into());
     let suspects = check.number("heuristic.endpoints", raw.heuristic.endpoints.into());
     let window = check.span("heuristic.window", raw.heuristic.window.0);
     let heuristic = Heuristic { endpoints: suspects as u32, window_s: window.as_secs() as u16 };
@@ -225,7 +225,7 @@ pub(super) fn resolve(raw: &Raw, overrides: &Overrides, locator: &Locator<'_>) -
             sizes: TableSizes {
                 flows: (flows as u32).next_power_of_two(),
                 tallies: tallies as u32,
-                endpoints: (endpoints as u32).next_power_of_two(),
+                peers: (peers as u32).next_power_of_two(),
             },
             pools,
             inspection: raw.inspection.into(),

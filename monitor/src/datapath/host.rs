@@ -1,8 +1,27 @@
 //! The shared engine over plain memory: same source, same tables, no kernel.
 
-use std::{cell::{Cell, RefCell}, collections::HashMap};
+use std::{
+    cell::{Cell, RefCell},
+    collections::HashMap,
+};
 
-use monitor_common::{bpf::shared_u64::SharedU64, endpoint::EndpointSet, engine::{Scratch, process}, flow::{ColdSet, FlowSet}, key::{Address, Seed}, limits::{MAX_INTERFACES, REASSEMBLY_SLOTS}, parse::packet::Frame, reason::{REASON_SLOTS, Reason}, slots::SlotLine, store::{CounterMaps, EVENT_SLOTS, Inspection, KernelEvent, Maps, NODE_ENTRIES_PER_INTERFACE, Outcome, PacketOutcome, Settings}, tally::{KeyWords, NodeTally, SlotKey, Tally}, watch::{ContentHash, WatchHit}, tables::reassembly::ReassemblySlot};
+use monitor_common::{
+    bpf::shared_u64::SharedU64,
+    engine::{Scratch, process},
+    flow::{ColdSet, FlowSet},
+    key::{Address, Seed},
+    limits::{MAX_INTERFACES, REASSEMBLY_SLOTS},
+    parse::packet::Frame,
+    reason::{REASON_SLOTS, Reason},
+    slots::SlotLine,
+    store::{
+        CounterMaps, EVENT_SLOTS, Inspection, KernelEvent, Maps, NODE_ENTRIES_PER_INTERFACE, Outcome, PacketOutcome,
+        Settings,
+    },
+    tables::{peer_cache::PeerSet, reassembly::ReassemblySlot},
+    tally::{KeyWords, NodeTally, SlotKey, Tally},
+    watch::{ContentHash, WatchHit},
+};
 
 use super::{table_sizes::TableSizes, view::View};
 use crate::pool::{Pool, pool_words};
@@ -12,7 +31,7 @@ pub struct HostDataPath {
     settings: Settings,
     flows: Box<[FlowSet]>,
     cold: Box<[ColdSet]>,
-    endpoints: Box<[EndpointSet]>,
+    peers: Box<[PeerSet]>,
     reassembly: Box<[ReassemblySlot]>,
     tallies: Box<[Tally]>,
     keys: Box<[SlotKey]>,
@@ -60,13 +79,13 @@ impl HostDataPath {
                 next_slot: SharedU64::new(1),
                 slots: tallies as u64,
                 inspection: SharedU64::new(inspection as u64),
-                endpoint_mask: u64::from(sizes.endpoint_sets()) - 1,
+                peer_mask: u64::from(sizes.peer_sets()) - 1,
                 slot_mask: u64::from(sizes.slot_lines()) - 1,
                 ..Settings::default()
             },
             flows: zeroed(sets),
             cold: zeroed(sets),
-            endpoints: zeroed(sizes.endpoint_sets() as usize),
+            peers: zeroed(sizes.peer_sets() as usize),
             reassembly: zeroed(REASSEMBLY_SLOTS as usize),
             tallies: zeroed(tallies),
             keys,
@@ -106,7 +125,7 @@ impl HostDataPath {
             settings: &self.settings,
             flows: &self.flows,
             cold: &self.cold,
-            endpoints: &self.endpoints,
+            peers: &self.peers,
             reassembly: &self.reassembly,
             tallies: &self.tallies,
             keys: &self.keys,
@@ -174,8 +193,8 @@ impl Maps for HostDataPath {
 
     fn prefetch_cold_set(&self, _index: u32) {}
 
-    fn endpoint_set(&self, index: u32) -> Option<&EndpointSet> {
-        self.endpoints.get(index as usize)
+    fn peer_set(&self, index: u32) -> Option<&PeerSet> {
+        self.peers.get(index as usize)
     }
 
     fn reassembly_slot(&self, index: u32) -> Option<&ReassemblySlot> {
@@ -267,7 +286,7 @@ mod tests {
     fn data_path(tallies: u32) -> HostDataPath {
         let pools = ["10.0.0.0/8".parse().expect("pool")];
         HostDataPath::new(
-            &TableSizes { flows: 256, tallies, endpoints: 64 },
+            &TableSizes { flows: 256, tallies, peers: 64 },
             &pools,
             Seed::from_random([1, 2, 3]),
             Inspection::Framing,

@@ -7,10 +7,9 @@ use aya::maps::{Map, MapData};
 use memmap2::{MmapOptions, MmapRaw};
 use monitor_common::{
     bpf::shared_u64::SharedU64,
-    endpoint::EndpointSet,
     flow::{ColdSet, FlowSet},
     store::Settings,
-    tables::reassembly::ReassemblySlot,
+    tables::{peer_cache::PeerSet, reassembly::ReassemblySlot},
     tally::{NodeTally, SlotKey, Tally},
 };
 
@@ -27,7 +26,7 @@ pub trait MappedValue: sealed::MappedValue {}
 macro_rules! shared {
     ($($type:ty),*) => { $(impl sealed::MappedValue for $type {} impl MappedValue for $type {})* };
 }
-shared!(Settings, FlowSet, ColdSet, EndpointSet, ReassemblySlot, Tally, SlotKey, NodeTally, SharedU64);
+shared!(Settings, FlowSet, ColdSet, PeerSet, ReassemblySlot, Tally, SlotKey, NodeTally, SharedU64);
 
 /// An array map as a slice.
 #[derive(Debug)]

@@ -11,13 +11,12 @@ use aya::{
 };
 use monitor_common::{
     bpf::shared_u64::SharedU64,
-    endpoint::EndpointSet,
     flow::{ColdSet, FlowSet},
     key::Seed,
     limits::{MAX_MONITORED_INTERFACES, WATCH_BUFFER_BYTES},
     reason::Reason,
     store::{Heuristic, Inspection, InterfaceEntry, KernelEvent, Settings},
-    tables::reassembly::ReassemblySlot,
+    tables::{peer_cache::PeerSet, reassembly::ReassemblySlot},
     tally::{KeyWords, NodeTally, SlotKey, Tally, TallyKey},
     watch::{ContentHash, WatchHit},
 };
@@ -38,7 +37,7 @@ const PINNED: &[&str] = &[
     "SETTINGS",
     "FLOWS",
     "COLD_FLOWS",
-    "ENDPOINTS",
+    "PEERS",
     "REASSEMBLY",
     "TALLIES",
     "TALLY_KEYS",
@@ -122,7 +121,7 @@ pub struct LoadedObject {
     settings: MappedArray<Settings>,
     flows: MappedArray<FlowSet>,
     cold: MappedArray<ColdSet>,
-    endpoints: MappedArray<EndpointSet>,
+    peers: MappedArray<PeerSet>,
     reassembly: MappedArray<ReassemblySlot>,
     tallies: MappedArray<Tally>,
     keys: MappedArray<SlotKey>,
@@ -172,7 +171,7 @@ impl LoadedObject {
             Self {
                 flows: mapped(&ebpf, "FLOWS")?,
                 cold: mapped(&ebpf, "COLD_FLOWS")?,
-                endpoints: mapped(&ebpf, "ENDPOINTS")?,
+                peers: mapped(&ebpf, "PEERS")?,
                 reassembly: mapped(&ebpf, "REASSEMBLY")?,
                 tallies: mapped(&ebpf, "TALLIES")?,
                 node: mapped(&ebpf, "NODE")?,
@@ -246,7 +245,7 @@ impl LoadedObject {
             settings: &self.settings.values()[0],
             flows: self.flows.values(),
             cold: self.cold.values(),
-            endpoints: self.endpoints.values(),
+            peers: self.peers.values(),
             reassembly: self.reassembly.values(),
             tallies: self.tallies.values(),
             keys: self.keys.values(),
@@ -283,7 +282,7 @@ impl LoadedObject {
         for (name, found, wanted) in [
             ("FLOWS", self.flows.values().len(), sets),
             ("COLD_FLOWS", self.cold.values().len(), sets),
-            ("ENDPOINTS", self.endpoints.values().len(), sizes.endpoint_sets() as usize),
+            ("PEERS", self.peers.values().len(), sizes.peer_sets() as usize),
             ("TALLIES", self.tallies.values().len(), tallies),
             ("TALLY_KEYS", self.keys.values().len(), tallies),
         ] {
@@ -424,7 +423,7 @@ fn initialise(
     };
     settings.set_mask = u64::from(options.sizes.sets()) - 1;
     settings.slots = u64::from(options.sizes.tallies);
-    settings.endpoint_mask = u64::from(options.sizes.endpoint_sets()) - 1;
+    settings.peer_mask = u64::from(options.sizes.peer_sets()) - 1;
     settings.slot_mask = u64::from(options.sizes.slot_lines()) - 1;
     settings.next_slot.store(1);
     keys.values()[0].write(Some(&KeyWords::CATCH_ALL));

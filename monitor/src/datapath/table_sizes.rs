@@ -1,6 +1,6 @@
 //! Capacities of the tables, and the entries of each map that follow from them.
 
-use monitor_common::limits::{DEFAULT_ENDPOINTS, DEFAULT_FLOWS, DEFAULT_TALLIES, WAYS};
+use monitor_common::limits::{DEFAULT_FLOWS, DEFAULT_PEERS, DEFAULT_TALLIES, WAYS};
 
 /// Capacities of the tables that the configuration decides.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -9,13 +9,13 @@ pub struct TableSizes {
     pub flows: u32,
     /// Tallies, the catch-all included.
     pub tallies: u32,
-    /// Endpoints that can be known; rounded up like flows.
-    pub endpoints: u32,
+    /// Entries of the peer cache; rounded up like flows.
+    pub peers: u32,
 }
 
 impl Default for TableSizes {
     fn default() -> Self {
-        Self { flows: DEFAULT_FLOWS, tallies: DEFAULT_TALLIES, endpoints: DEFAULT_ENDPOINTS }
+        Self { flows: DEFAULT_FLOWS, tallies: DEFAULT_TALLIES, peers: DEFAULT_PEERS }
     }
 }
 
@@ -32,7 +32,7 @@ impl TableSizes {
         [
             ("FLOWS", self.sets()),
             ("COLD_FLOWS", self.sets()),
-            ("ENDPOINTS", self.endpoint_sets()),
+            ("PEERS", self.peer_sets()),
             ("TALLIES", self.tallies),
             ("TALLY_KEYS", self.tallies),
             ("TALLY_SLOTS", self.tallies),
@@ -46,10 +46,10 @@ impl TableSizes {
         sets(self.tallies)
     }
 
-    /// Endpoint sets: a power of two.
+    /// Peer sets: a power of two.
     #[must_use]
-    pub fn endpoint_sets(&self) -> u32 {
-        sets(self.endpoints)
+    pub fn peer_sets(&self) -> u32 {
+        sets(self.peers)
     }
 }
 

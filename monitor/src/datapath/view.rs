@@ -7,12 +7,14 @@ use std::cell::Cell;
 
 use monitor_common::{
     bpf::shared_u64::SharedU64,
-    endpoint::{EndpointSet, Known},
     engine::settle_idle,
     flow::{ColdSet, Ends, FlowSet, FlowState, NO_SLOT, Stage, unpack, unpack_slots},
     limits::{MAX_INTERFACES, WAYS},
     store::{CounterMaps, KernelEvent, NODE_ENTRIES_PER_INTERFACE, Settings, node_index},
-    tables::reassembly::ReassemblySlot,
+    tables::{
+        peer_cache::{PeerEntry, PeerSet},
+        reassembly::ReassemblySlot,
+    },
     tally::{Direction, NodeTally, SlotKey, Tally, Totals},
 };
 
@@ -27,8 +29,8 @@ pub struct View<'a> {
     pub flows: &'a [FlowSet],
     /// Cold parts of the flow cache, same indices.
     pub cold: &'a [ColdSet],
-    /// Known endpoints.
-    pub endpoints: &'a [EndpointSet],
+    /// The peer cache.
+    pub peers: &'a [PeerSet],
     /// Reassembly buffers.
     pub reassembly: &'a [ReassemblySlot],
     /// Tallies by slot.
@@ -99,19 +101,19 @@ impl View<'_> {
             .map_or(self.tallies.len(), |slots| slots.min(self.tallies.len()))
     }
 
-    /// Clears endpoints and subscribers that have expired, before their seconds come again; counts those that have not.
+    /// Clears expired entries of the peer cache, before their seconds wrap; returns how many are in use.
     #[must_use]
-    pub fn endpoints_in_use(&self) -> u64 {
+    pub fn peers_in_use(&self) -> u64 {
         let now_s = self.settings.clock_s.load();
         let known = |state: &&SharedU64| {
-            let known = Known(state.load());
-            if known.is_known() && !known.is_current(now_s) {
+            let known = PeerEntry(state.load());
+            if known.is_used() && !known.is_current(now_s) {
                 // Taught again meanwhile: then it stays.
-                state.replace(known.0, Known::NOTHING.0);
+                state.replace(known.0, PeerEntry::EMPTY.0);
             }
             known.is_current(now_s)
         };
-        self.endpoints.iter().map(|set| set.words.iter().filter(known).count() as u64).sum()
+        self.peers.iter().map(|set| set.entries.iter().filter(known).count() as u64).sum()
     }
 
     /// Zeroes reassembly slots that have expired; returns how many are in use.

@@ -17,7 +17,7 @@ use aya::{TestRun as _, TestRunOptions};
 use monitor_common::{
     bpf::shared_u64::SharedU64,
     key::Seed,
-    limits::{DEFAULT_ENDPOINTS, DEFAULT_FLOWS, DEFAULT_TALLIES},
+    limits::{DEFAULT_FLOWS, DEFAULT_PEERS, DEFAULT_TALLIES},
     store::Inspection,
 };
 use peertally::{
@@ -169,7 +169,7 @@ fn pools() -> Result<Vec<Pool>> {
     Ok(vec!["0.0.0.0/0/32".parse()?, "::/0/64".parse()?])
 }
 
-const SIZES: TableSizes = TableSizes { flows: DEFAULT_FLOWS, tallies: DEFAULT_TALLIES, endpoints: DEFAULT_ENDPOINTS };
+const SIZES: TableSizes = TableSizes { flows: DEFAULT_FLOWS, tallies: DEFAULT_TALLIES, peers: DEFAULT_PEERS };
 
 /// The shared source on the host, ns a packet.
 fn host(packets: &[Packet]) -> Result<f64> {

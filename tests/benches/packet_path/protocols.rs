@@ -63,7 +63,7 @@ fn row(exchange: &Exchange) -> Row {
 /// The message after which the rules know the protocol.
 fn telling(exchange: &Exchange) -> usize {
     let pools = ["10.0.0.0/8".parse().expect("a pool")];
-    let sizes = TableSizes { flows: 64, tallies: 64, endpoints: 64 };
+    let sizes = TableSizes { flows: 64, tallies: 64, peers: 64 };
     let mut host = HostDataPath::new(&sizes, &pools, Seed::from_random([1, 2, 3]), Inspection::Framing);
     let frames = exchange.frames([10, 0, 0, 1].into(), [192, 0, 2, 1].into());
     // A connection's opening comes before its messages.

@@ -37,7 +37,7 @@ fn who_asks_for_contacts_and_is_answered_speaks_kad() {
         assert_eq!(network.send(&udp(own, at(NODE), request)), Verdict::UNCLASSIFIED);
         assert_eq!(network.send(&udp(at(NODE), own, &answer)).protocol, Protocol::Kademlia);
         assert_eq!(obfuscated(&mut network, own, 2), KAD, "{request:02x?}");
-        assert_eq!(network.events(KernelEvent::EndpointLearned), 2, "the subscriber and its endpoint, not the node's");
+        assert_eq!(network.events(KernelEvent::PeerLearned), 2, "the subscriber and its endpoint, not the node's");
         assert_eq!(obfuscated(&mut network, of(SUBSCRIBER, OWN_PORT + 1), 3), Verdict::UNCLASSIFIED, "another port");
         assert_eq!(network.obfuscated(of(SUBSCRIBER, 40_000), at(NODE)), Verdict::UNCLASSIFIED, "proves no address");
         assert_eq!(network.obfuscated(at("192.0.2.9:40002"), own), EDONKEY, "a flow to its port that looks random");
@@ -86,14 +86,14 @@ fn nothing_from_outside_makes_a_subscriber_ask() {
     for (name, conversation) in attacks {
         let mut network = Network::new();
         play(&mut network, &conversation);
-        assert_eq!(network.events(KernelEvent::EndpointLearned), 0, "{name}");
+        assert_eq!(network.events(KernelEvent::PeerLearned), 0, "{name}");
         assert_eq!(obfuscated(&mut network, of(SUBSCRIBER, OWN_PORT), 1), Verdict::UNCLASSIFIED, "{name}");
         assert_eq!(network.datagrams(of(SUBSCRIBER, OWN_PORT), at("192.0.2.66:4500")), Verdict::UNCLASSIFIED, "{name}");
         // Even to one who speaks Kad from another port, this names no endpoint.
         let other = of(SUBSCRIBER, OWN_PORT + 7);
         network.send(&udp(other, at(NODE), REQUEST));
         network.send(&udp(at(NODE), other, &contacts()));
-        assert_eq!(network.events(KernelEvent::EndpointLearned), 2, "{name}");
+        assert_eq!(network.events(KernelEvent::PeerLearned), 2, "{name}");
         assert_eq!(obfuscated(&mut network, of(SUBSCRIBER, OWN_PORT), 2), Verdict::UNCLASSIFIED, "{name}");
         assert_eq!(network.obfuscated(of(SUBSCRIBER, 40_000), at(NODE)), Verdict::UNCLASSIFIED, "{name}");
     }
@@ -103,7 +103,7 @@ fn nothing_from_outside_makes_a_subscriber_ask() {
 fn a_request_with_a_subscribers_address_on_a_core_interface_asks_nothing() {
     let mut network = Network::with(None, 1024, true);
     play(&mut network, &[(true, REQUEST.to_vec()), (false, contacts()), (false, contacts())]);
-    assert_eq!(network.events(KernelEvent::EndpointLearned), 0);
+    assert_eq!(network.events(KernelEvent::PeerLearned), 0);
 
     // The subscriber is behind its access interface, and the forged request alone comes from outside.
     let mut network = Network::new();
@@ -113,6 +113,6 @@ fn a_request_with_a_subscribers_address_on_a_core_interface_asks_nothing() {
     play(&mut network, &[(true, REQUEST.to_vec())]);
     play(&mut network, &[(false, contacts())]);
     network.interface = ACCESS;
-    assert_eq!(network.events(KernelEvent::EndpointLearned), 0);
+    assert_eq!(network.events(KernelEvent::PeerLearned), 0);
     assert_eq!(obfuscated(&mut network, of(SUBSCRIBER, OWN_PORT), 1), Verdict::UNCLASSIFIED);
 }

@@ -225,7 +225,7 @@ fn a_forged_question_asks_nothing() {
     let mut session = Session::login(&mut network, SUBSCRIBER);
     session.says(&mut network, &get_sources());
     session.is_answered(&mut network, &found_sources(&[at(SOURCE)]));
-    assert_eq!(network.events(KernelEvent::EndpointLearned), 0);
+    assert_eq!(network.events(KernelEvent::PeerLearned), 0);
     assert_eq!(network.obfuscated(of(SUBSCRIBER, 40_001), at(SOURCE)), Verdict::UNCLASSIFIED);
 }
 
@@ -296,7 +296,7 @@ fn lists_that_nobody_vouches_for_teach_nothing() {
     let mut session = Session { client: of(SUBSCRIBER, 41_002), server: at(TRACKER), next: (0x1000_0000, 0x2000_0000) };
     session.says(&mut network, &announce("Transmission/3.00"));
     session.is_answered(&mut network, &answer);
-    assert_eq!(network.events(KernelEvent::EndpointLearned), 0, "not even the peer");
+    assert_eq!(network.events(KernelEvent::PeerLearned), 0, "not even the peer");
     assert_eq!(network.obfuscated(of(SUBSCRIBER, 40_003), at(PEER)), Verdict::UNCLASSIFIED);
 }
 

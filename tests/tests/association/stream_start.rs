@@ -26,7 +26,7 @@ fn the_body_of_a_post_is_no_handshake_and_teaches_nothing() {
     for server_first in [false, true] {
         let mut network = Network::new();
         network.ping(of(SUBSCRIBER, 6882), at(PEER));
-        let learned = network.events(KernelEvent::EndpointLearned);
+        let learned = network.events(KernelEvent::PeerLearned);
         let mut connection = open(&mut network, of(SUBSCRIBER, 40_000), at(SERVER));
         network.send(&connection.says(true, POST));
         if server_first {
@@ -38,7 +38,7 @@ fn the_body_of_a_post_is_no_handshake_and_teaches_nothing() {
         }
         network.send(&connection.says(false, &handshake()));
         network.send(&connection.says(true, &handshake()));
-        assert_eq!(network.events(KernelEvent::EndpointLearned), learned);
+        assert_eq!(network.events(KernelEvent::PeerLearned), learned);
         assert_eq!(network.obfuscated(of(SUBSCRIBER, 40_001), at(SERVER)), Verdict::UNCLASSIFIED);
     }
 }
@@ -57,7 +57,7 @@ fn a_body_behind_a_pause_or_a_stream_seen_midway_teaches_nothing() {
     network.send(&connection.says(true, &handshake()));
     network.send(&connection.says(false, &handshake()));
     network.send(&connection.says(true, &handshake()));
-    assert_eq!(network.events(KernelEvent::EndpointLearned), 0);
+    assert_eq!(network.events(KernelEvent::PeerLearned), 0);
 }
 
 #[test]
@@ -103,7 +103,7 @@ fn an_announce_with_a_browsers_headers_teaches_nothing() {
             );
             let mut connection = open(&mut network, of(SUBSCRIBER, 40_000), at("192.0.2.80:80"));
             network.send(&connection.says(true, request.as_bytes()));
-            assert_eq!(network.events(KernelEvent::EndpointLearned), 0, "{line}");
+            assert_eq!(network.events(KernelEvent::PeerLearned), 0, "{line}");
         }
     }
 }

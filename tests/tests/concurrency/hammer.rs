@@ -190,7 +190,7 @@ fn two_cpus_two_interfaces_and_a_drain_lose_nothing() {
     let options = LoadOptions {
         seed: None,
         interfaces: interfaces.map(MonitoredInterface::access).to_vec(),
-        ..both_datapaths::options(TableSizes { flows: CACHE, tallies: 1024, endpoints: 16 })
+        ..both_datapaths::options(TableSizes { flows: CACHE, tallies: 1024, peers: 16 })
     };
     let mut object = LoadedObject::load(&options).expect("loads");
     let tables = Tables::new(&object).expect("mapped");

@@ -81,7 +81,7 @@ fn two_cpus_on_one_set_count_every_packet_once() {
         return;
     }
     let _alone = both_cpus();
-    let sizes = TableSizes { flows: 4, tallies: 1024, endpoints: 4 };
+    let sizes = TableSizes { flows: 4, tallies: 1024, peers: 4 };
     let mut object = LoadedObject::load(&LoadOptions { seed: None, ..both_datapaths::options(sizes) }).expect("loads");
     let tables = Tables::new(&object).expect("mapped");
     tables.replay_wire_len(1500);

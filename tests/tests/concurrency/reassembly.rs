@@ -106,7 +106,7 @@ fn two_cpus_on_one_reassembly_slot_label_no_flow_by_another() {
     }
     let _alone = both_cpus();
     // Room for every flow: what they fight over is what is kept.
-    let sizes = TableSizes { flows: 2 * FLOWS as u32, tallies: 1024, endpoints: 64 };
+    let sizes = TableSizes { flows: 2 * FLOWS as u32, tallies: 1024, peers: 64 };
     let mut object = LoadedObject::load(&both_datapaths::options(sizes)).expect("loads");
     let tables = Tables::new(&object).expect("mapped");
     tables.replay_wire_len(0);

@@ -151,7 +151,7 @@ pub(super) struct Network {
 impl Network {
     pub(super) fn new() -> Self {
         let pools: [Pool; 2] = ["10.0.0.0/8", "2001:db8::/32"].map(|pool| pool.parse().expect("a pool"));
-        let sizes = TableSizes { flows: 4096, tallies: 1024, endpoints: 1024 };
+        let sizes = TableSizes { flows: 4096, tallies: 1024, peers: 1024 };
         let path = HostDataPath::new(&sizes, &pools, Seed::from_random([1, 2, 3]), Inspection::Framing);
         Self { path, played: 0 }
     }

@@ -38,7 +38,7 @@ pub(crate) enum Path {
 
 /// How an engine is loaded: subscribers in [`POOL`].
 pub(crate) fn options(flows: u32, tallies: u32, seed: Seed) -> LoadOptions {
-    let sizes = TableSizes { flows, tallies, endpoints: 4096 };
+    let sizes = TableSizes { flows, tallies, peers: 4096 };
     LoadOptions { pools: vec![POOL.parse().expect("a valid pool")], seed: Some(seed), ..both_datapaths::options(sizes) }
 }
 

@@ -76,11 +76,7 @@ impl Drain {
             tables: vec![
                 TableUse { name: "flows", entries: read.flows, capacity: view.flow_capacity() },
                 TableUse { name: "tallies", entries: view.slots_in_use() as u64, capacity: view.tallies.len() as u64 },
-                TableUse {
-                    name: "endpoints",
-                    entries: view.endpoints_in_use(),
-                    capacity: (view.endpoints.len() * WAYS) as u64,
-                },
+                TableUse { name: "peers", entries: view.peers_in_use(), capacity: (view.peers.len() * WAYS) as u64 },
                 TableUse {
                     name: "reassembly",
                     entries: view.expire_reassembly(),
@@ -225,7 +221,7 @@ mod tests {
     #[test]
     fn a_key_that_is_written_late_is_read_later() {
         let path = HostDataPath::new(
-            &TableSizes { flows: 4, tallies: 4, endpoints: 4 },
+            &TableSizes { flows: 4, tallies: 4, peers: 4 },
             &[],
             Seed::from_random([1, 2, 3]),
             Inspection::Framing,
