@@ -7,17 +7,17 @@
 
 use crate::{
     bpf::branchless::bound,
-    flow::{FlowState, is_full, pack},
     key::FlowKey,
     limits::WAYS,
     parse::{self, FastHeaders, packet::Packet},
     store::{Inspection, KernelEvent, Maps, PacketOutcome, Settings},
+    tables::flow_table::{FlowState, is_full, pack},
 };
 
 mod account;
 mod ask;
 mod associate;
-mod cache;
+mod flow_table;
 mod inspect;
 mod learn;
 mod reassembly;
@@ -113,12 +113,12 @@ fn settled<M: Maps>(fast: &FastHeaders, maps: &M, settings: &Settings, interface
     let Some(mut set) = maps.flow_set(FlowKey::set_index(tag, settings.set_mask)) else { return Err(Place::NOWHERE) };
     // The counters' line is on its way before the way is known.
     let _early = set.counters[0].load();
-    let (way, which) = match cache::find(set, tag) {
+    let (way, which) = match flow_table::find(set, tag) {
         Some(way) => (way, 0),
         None => {
             let second = maps.flow_set(FlowKey::second_set_index(tag, settings.set_mask));
             set = second.ok_or(Place::NOWHERE)?;
-            (cache::find(set, tag).ok_or(Place::NOWHERE)?, Place::SECOND)
+            (flow_table::find(set, tag).ok_or(Place::NOWHERE)?, Place::SECOND)
         }
     };
     let way = bound::<{ WAYS - 1 }>(way);
@@ -143,8 +143,9 @@ fn settled<M: Maps>(fast: &FastHeaders, maps: &M, settings: &Settings, interface
         // The first packet in a new second says so. If another CPU was first, the slow path sees what has changed.
         let seen = state.seen(now_s as u16, fast.from_lower(), interface);
         let unclassified = state.protocol_number() == 0;
-        let due = (unclassified && fast.has_peer_ports() || state.is_server_flow()) && cache::is_due_at(state, now_s);
-        if due || (unclassified && cache::paused(state, now_s)) {
+        let due =
+            (unclassified && fast.has_peer_ports() || state.is_server_flow()) && flow_table::is_due_at(state, now_s);
+        if due || (unclassified && flow_table::paused(state, now_s)) {
             return Err(place);
         }
         if !set.states[way].replace(state.0, seen.0) {
@@ -187,11 +188,11 @@ fn take_up<P: Packet, M: Maps>(
         return false;
     }
     work.begin(maps, settings, interface);
-    if !cache::look_up(maps, work) {
+    if !flow_table::lookup(maps, work) {
         if !subscribers::locate(maps, work) {
             return account::transit(maps, work);
         }
-        if !cache::choose(maps, settings, work) || !cache::take(maps, settings, work) {
+        if !flow_table::select_victim(maps, settings, work) || !flow_table::install(maps, settings, work) {
             return account::count_uncached(maps, settings, work);
         }
     }

@@ -8,14 +8,11 @@
 pub mod bpf;
 pub mod dissect;
 pub mod engine;
-pub mod flow;
 pub mod key;
 pub mod limits;
 pub mod parse;
-pub mod pools;
 pub mod protocol;
 pub mod reason;
-pub mod slots;
 pub mod store;
 pub mod tables;
 pub mod tally;

@@ -3,13 +3,16 @@
 use crate::{
     bpf::shared_u64::SharedU64,
     engine::Scratch,
-    flow::{ColdSet, FlowSet},
     key::{Address, Seed},
     limits::MAX_INTERFACES,
     protocol::{CONFIDENCE_SLOTS, Confidence, PROTOCOL_SLOTS, Protocol, Verdict},
     reason::Reason,
-    slots::SlotLine,
-    tables::{peer_cache::PeerSet, reassembly::ReassemblySlot},
+    tables::{
+        flow_table::{ColdSet, FlowSet},
+        peer_cache::PeerSet,
+        reassembly::ReassemblySlot,
+        tally_cache::TallyLine,
+    },
     tally::{Direction, KeyWords, NodeTally, Tally},
     watch::{ContentHash, WatchHit},
 };
@@ -35,7 +38,7 @@ pub struct Settings {
     /// [`Heuristic`] in its packed form, 0 for off; changed while the program runs.
     pub heuristic: SharedU64,
     /// Number of slot lines minus one; the number is a power of two.
-    pub slot_mask: u64,
+    pub tally_mask: u64,
     /// Explicit padding.
     pub reserved: [u64; 5],
 }
@@ -228,7 +231,7 @@ pub trait Maps: CounterMaps {
     fn flow_set(&self, index: u32) -> Option<&FlowSet>;
     /// Their cold parts.
     fn cold_set(&self, index: u32) -> Option<&ColdSet>;
-    /// Begins to load the cold parts of four flows, which take a while to come from memory.
+    /// Prefetches the cold parts of four flows.
     fn prefetch_cold_set(&self, index: u32);
     /// Four entries of the peer cache.
     fn peer_set(&self, index: u32) -> Option<&PeerSet>;
@@ -238,14 +241,14 @@ pub trait Maps: CounterMaps {
     fn is_core(&self, interface: u16) -> bool;
     /// The realm of an interface's packets, 0 on a node without realms: equal addresses of two realms are two subscribers.
     fn realm(&self, interface: u16) -> u32;
-    /// A word of the table in front of the pools ([`crate::pools`]).
+    /// A word of the pool table ([`crate::tables::pool_table`]).
     fn pool_word(&self, index: u32) -> Option<u64>;
     /// Length in bits (out of 128) of the block that one subscriber gets in the pool that holds `address`.
     fn pool(&self, address: Address) -> Option<u8>;
-    /// Eight cached slots.
-    fn slot_line(&self, index: u32) -> Option<&SlotLine>;
-    /// Begins to load eight cached slots.
-    fn prefetch_slot_line(&self, index: u32);
+    /// A line of the tally cache.
+    fn tally_line(&self, index: u32) -> Option<&TallyLine>;
+    /// Prefetches a line of the tally cache.
+    fn prefetch_tally_line(&self, index: u32);
     /// Slot of a tally key.
     fn find_slot(&self, key: &KeyWords) -> Option<u32>;
     /// Enters a key with its slot; whether it was not there before.

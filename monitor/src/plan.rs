@@ -12,8 +12,8 @@ use std::{collections::HashSet, fs};
 use aya::util::nr_cpus;
 use aya_obj::Object;
 use monitor_common::{
-    flow::{ColdSet, FlowSet},
     limits::WAYS,
+    tables::flow_table::{ColdSet, FlowSet},
     tally::{SlotKey, Tally},
 };
 use serde::Serialize;
@@ -151,7 +151,7 @@ impl Plan {
             + AGENT_BYTES_PER_TALLY_AND_WINDOW * windows.len() as u64;
         let index: u64 = tables
             .iter()
-            .filter(|table| ["TALLY_SLOTS", "SLOT_CACHE"].contains(&table.name.as_str()))
+            .filter(|table| ["TALLY_SLOTS", "TALLY_CACHE"].contains(&table.name.as_str()))
             .map(|table| table.bytes)
             .sum();
         Ok(Self {

@@ -4,7 +4,7 @@
 
 use std::{fmt, net::IpAddr, str::FromStr};
 
-use monitor_common::{key::Address, pools};
+use monitor_common::{key::Address, tables::pool_table};
 
 /// Block length of one IPv4 subscriber when none is given.
 pub const DEFAULT_ASSIGN_IPV4: u8 = 32;
@@ -100,11 +100,11 @@ impl Pool {
     }
 }
 
-/// The table in front of the pools ([`monitor_common::pools`]) as words, for pools as [`Pool::mapped`] gives them.
+/// The table in front of the pools ([`monitor_common::tables::pool_table`]) as words, for pools as [`Pool::mapped`] gives them.
 #[must_use]
 pub fn pool_words(pools: &[(Address, u8, u8)]) -> Vec<u64> {
-    let mut cells = vec![0; pools::CELLS];
-    pools::fill(&mut cells, pools);
+    let mut cells = vec![0; pool_table::CELLS];
+    pool_table::fill(&mut cells, pools);
     cells.as_chunks().0.iter().copied().map(u64::from_le_bytes).collect()
 }
 

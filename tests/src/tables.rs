@@ -3,9 +3,12 @@
 use anyhow::Result;
 use monitor_common::{
     bpf::shared_u64::SharedU64,
-    flow::{ColdSet, FlowSet},
     store::Settings,
-    tables::{peer_cache::PeerSet, reassembly::ReassemblySlot},
+    tables::{
+        flow_table::{ColdSet, FlowSet},
+        peer_cache::PeerSet,
+        reassembly::ReassemblySlot,
+    },
     tally::{NodeTally, SlotKey, Tally},
 };
 use peertally::datapath::{mapped::MappedArray, object::LoadedObject, view::View};

@@ -14,10 +14,10 @@ mod stream_start;
 use std::net::SocketAddr;
 
 use monitor_common::{
-    flow::{FlowSet, FlowState},
     limits::{PEER_SECONDS, PENDING_PACKETS},
     protocol::{Confidence, Protocol, Verdict},
     store::{Heuristic, KernelEvent},
+    tables::flow_table::{FlowSet, FlowState},
 };
 use peertally::datapath::{
     TableSizes,

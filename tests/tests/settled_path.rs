@@ -9,11 +9,11 @@ use std::net::SocketAddr;
 
 use anyhow::{Context as _, Result, ensure};
 use monitor_common::{
-    flow::{Ends, FlowSet, FlowState, pack},
     limits::WAYS,
     parse::{self, packet::Frame},
     protocol::{Confidence, Protocol},
     store::Settings,
+    tables::flow_table::{Ends, FlowSet, FlowState, pack},
 };
 use peertally::datapath::object::{OBJECT, PROGRAM};
 use peertally_tests::interpreter::{Executed, Interpreter, XDP_PASS};

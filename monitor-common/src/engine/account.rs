@@ -1,16 +1,20 @@
 //! Where counts go: from a flow's counters into tallies, and straight into tallies for packets without a flow.
 
 use super::{
-    ask, cache, counter_index, subscribers,
+    ask, counter_index, flow_table, subscribers,
     work::{Task, Work},
 };
 use crate::{
     bpf::shared_u64::SharedU64,
-    flow::{ColdFlow, ColdSet, Ends, FlowSet, FlowState, NO_SLOT, Stage, is_full, pack, unpack, unpack_slots},
     limits::{UNCLASSIFIED_QUARTERS, WAYS},
     protocol::{Confidence, Protocol, Verdict},
-    slots,
     store::{CounterMaps, KernelEvent, Maps, PacketOutcome, Settings, node_index},
+    tables::{
+        flow_table::{
+            ColdFlow, ColdSet, Ends, FlowSet, FlowState, NO_SLOT, Stage, is_full, pack, unpack, unpack_slots,
+        },
+        tally_cache,
+    },
     tally::{Direction, KeyWords, NodeTally},
 };
 
@@ -27,8 +31,8 @@ const fn direction(ends: Ends, from_lower: bool) -> Direction {
 /// The slot of a tally key, made if need be; the catch-all when the table is full. `block_hash` is that of the key's block.
 #[inline(never)]
 pub(super) fn slot_of<M: Maps>(maps: &M, settings: &Settings, key: &KeyWords, block_hash: u64) -> u32 {
-    let tag = slots::tag(block_hash, key, &settings.seed);
-    let line = maps.slot_line(slots::line_index(block_hash, settings.slot_mask));
+    let tag = tally_cache::tag(block_hash, key, &settings.seed);
+    let line = maps.tally_line(tally_cache::line_index(block_hash, settings.tally_mask));
     if let Some(slot) = line.and_then(|line| line.find(tag)) {
         return slot;
     }
@@ -213,7 +217,7 @@ pub(super) fn count<M: Maps>(maps: &M, work: &mut Work) -> bool {
         }
     }
     let inspecting = state.stage() == Stage::Inspecting;
-    let renewed = settled && state.is_server_flow() && cache::is_due_at(state, work.now_s);
+    let renewed = settled && state.is_server_flow() && flow_table::is_due_at(state, work.now_s);
     if settled || inspecting {
         let seen = state.seen(work.now_s as u16, from_lower, work.interface as u16);
         let seen = if renewed { seen.learning() } else { seen };
@@ -233,7 +237,7 @@ pub(super) fn count<M: Maps>(maps: &M, work: &mut Work) -> bool {
         Task::INSPECT
     } else if renewed || (settled && state.is_learning()) {
         Task::LEARN
-    } else if settled && state.protocol_number() == 0 && cache::is_due(state, work) {
+    } else if settled && state.protocol_number() == 0 && flow_table::is_due(state, work) {
         Task::ASSOCIATE
     } else {
         Task::NONE
@@ -290,7 +294,7 @@ pub fn settle_idle<M: CounterMaps>(
     if state.stage() != Stage::Inspecting {
         return false;
     }
-    if cache::age_s(state, now_s) < idle_s {
+    if flow_table::age_s(state, now_s) < idle_s {
         return true;
     }
     // A provisional verdict is final now, and one that was claimed this long ago and not written, whatever became of its CPU.

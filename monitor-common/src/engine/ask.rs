@@ -27,11 +27,11 @@ use crate::{
         peer_list::{self, Context, requests},
         rule_state::rule_flags,
     },
-    flow::{FlowState, Progress},
     key,
     limits::{FIRST_PEER_PORT, SERVER_FLOW_PACKETS, SOURCES_PER_PACKET},
     parse::packet::Packet,
     store::{Maps, Settings},
+    tables::flow_table::{FlowState, Progress},
 };
 
 /// An answer's numbers lie within so many bytes of those of its question: what TCP lets a sender have unacknowledged without

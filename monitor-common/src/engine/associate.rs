@@ -20,11 +20,13 @@ use super::{
     work::{Task, Work},
 };
 use crate::{
-    flow::{FlowState, Stage, evidence},
     limits::{SUSPECT_BUCKETS, WAYS},
     protocol::{Confidence, Protocol},
     store::{Heuristic, KernelEvent, Maps, Settings},
-    tables::peer_cache::{self, Key, PeerEntry},
+    tables::{
+        flow_table::{FlowState, Stage, evidence},
+        peer_cache::{self, Key, PeerEntry},
+    },
 };
 
 /// Whether the flow of the packet, which showed no signature, gets a verdict all the same; it is then in the work.
@@ -37,7 +39,7 @@ pub(super) fn judge<M: Maps>(maps: &M, settings: &Settings, work: &mut Work) -> 
         // Inspection kept what the flow has shown.
         let Some(cold) = maps.cold_set(work.set_index) else { return false };
         let progress = cold.flow(work.way).progress.load();
-        work.evidence = u32::from(crate::flow::Progress::from_bits(progress).evidence);
+        work.evidence = u32::from(crate::tables::flow_table::Progress::from_bits(progress).evidence);
     }
     // An obfuscated side may be silent, or say too little to tell; neither may look like something else.
     let random =

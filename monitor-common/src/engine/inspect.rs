@@ -13,16 +13,18 @@ use crate::{
         is_shallow, listen_port,
         rule_state::{RuleState, rule_flags},
     },
-    flow::{FlowState, Progress, Stage, evidence, unpack},
     limits::{INSPECTED_PER_DIRECTION, MSE_OPENING, PENDING_PACKETS, SERVER_FLOW_PACKETS, SHALLOW, WAYS, WINDOW},
     parse::{
         ip_protocol,
         packet::Packet,
         payload::{Payload, Transport},
     },
-    pools,
     protocol::{Protocol, Verdict},
     store::{Inspection, KernelEvent, Maps, Settings},
+    tables::{
+        flow_table::{FlowState, Progress, Stage, evidence, unpack},
+        pool_table,
+    },
 };
 
 /// Looks at the packet; whether it brings the flow's final verdict, which is then in the work, or something to learn.
@@ -155,7 +157,7 @@ fn is_waiting_in_vain<M: Maps>(maps: &M, work: &Work) -> bool {
 /// A call of its own: what it leaves on the stack would make the verifier walk all signatures twice.
 #[inline(never)]
 fn has_subscribers_source<M: Maps>(maps: &M, work: &Work) -> bool {
-    pools::find(maps, work.headers.outer_source).is_some() || pools::find(maps, work.headers.source).is_some()
+    pool_table::find(maps, work.headers.outer_source).is_some() || pool_table::find(maps, work.headers.source).is_some()
 }
 
 /// Notes that a packet of the flow may be forged.

@@ -19,12 +19,14 @@
 use super::{ask, counter_index, subscribers, subscribers::NO_POOL, work::Work};
 use crate::{
     bpf::shared_u64::SharedU64,
-    flow::{FlowState, Stage, evidence, unpack},
     key::{Address, Seed},
     limits::{FIRST_PEER_PORT, WAYS},
     protocol::Protocol,
     store::{Inspection, KernelEvent, Maps, Settings},
-    tables::peer_cache::{self, Inserted, Key, PeerEntry},
+    tables::{
+        flow_table::{FlowState, Stage, evidence, unpack},
+        peer_cache::{self, Inserted, Key, PeerEntry},
+    },
 };
 
 /// Learns from a flow with a certain verdict what its latest payload shows.

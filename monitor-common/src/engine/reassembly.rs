@@ -4,11 +4,13 @@ use super::{Scratch, ask, work::Work};
 use crate::{
     bpf::shared_u64::SharedU64,
     dissect::{hold_rules, rule_state::rule_flags},
-    flow::{FlowState, Progress},
     limits::{INSPECTED_PER_DIRECTION, SERVER_FLOW_PACKETS},
     parse::{packet::Packet, payload::Payload},
     store::{KernelEvent, Maps},
-    tables::reassembly::{self, Continuation, ReassemblySlot},
+    tables::{
+        flow_table::{FlowState, Progress},
+        reassembly::{self, Continuation, ReassemblySlot},
+    },
 };
 
 /// Whether the packet's payload is skipped: its direction started as something else, or it does not continue the held bytes.

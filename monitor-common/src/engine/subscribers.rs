@@ -2,11 +2,13 @@
 
 use super::{account, work::Work};
 use crate::{
-    flow::{Ends, NO_SLOT, pack_slots},
     key::Address,
     parse::{self, packet::Packet},
-    pools, slots,
     store::{Maps, Settings},
+    tables::{
+        flow_table::{Ends, NO_SLOT, pack_slots},
+        pool_table, tally_cache,
+    },
     tally::KeyWords,
 };
 
@@ -16,10 +18,10 @@ pub(super) const NO_POOL: u32 = 255;
 /// The outermost address of an end that lies in a pool, and its pool's block length.
 #[inline(always)]
 fn outermost<M: Maps>(maps: &M, outer: Address, inner: Address, tunnel: bool) -> (Address, u32) {
-    if let Some(len) = pools::find(maps, outer) {
+    if let Some(len) = pool_table::find(maps, outer) {
         return (outer, u32::from(len));
     }
-    if tunnel && let Some(len) = pools::find(maps, inner) {
+    if tunnel && let Some(len) = pool_table::find(maps, inner) {
         return (inner, u32::from(len));
     }
     (inner, NO_POOL)
@@ -80,9 +82,9 @@ fn find_lines<M: Maps>(maps: &M, settings: &Settings, work: &mut Work) -> bool {
 fn find_line<M: Maps>(maps: &M, settings: &Settings, work: &mut Work, end: usize) {
     let block_len = work.block_lens[end];
     if block_len != NO_POOL {
-        let hash = slots::block_hash(work.ends[end].block(block_len as u8), block_len, &work.seed(settings));
+        let hash = tally_cache::block_hash(work.ends[end].block(block_len as u8), block_len, &work.seed(settings));
         work.block_hashes[end] = hash;
-        maps.prefetch_slot_line(slots::line_index(hash, settings.slot_mask));
+        maps.prefetch_tally_line(tally_cache::line_index(hash, settings.tally_mask));
     }
 }
 

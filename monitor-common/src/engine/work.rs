@@ -56,7 +56,7 @@ pub struct Work {
     pub(super) ends: [Address; 2],
     /// Their block lengths; [`super::subscribers::NO_POOL`] for no subscriber.
     pub(super) block_lens: [u32; 2],
-    /// Keyed hashes of their blocks ([`crate::slots::block_hash`]), for ends that are subscribers.
+    /// Keyed hashes of their blocks ([`crate::tables::tally_cache::block_hash`]), for ends that are subscribers.
     pub(super) block_hashes: [u64; 2],
     pub(super) set_index: u32,
     /// [`crate::limits::WAYS`] for a flow that is in no set.
@@ -72,7 +72,7 @@ pub struct Work {
     pub(super) confidence: u32,
     /// What is to be done with the packet once it is counted.
     pub(super) task: Task,
-    /// Bits of [`crate::flow::evidence`].
+    /// Bits of [`crate::tables::flow_table::evidence`].
     pub(super) evidence: u32,
     /// Port that the payload says its sender listens on, or 0.
     pub(super) named_port: u32,

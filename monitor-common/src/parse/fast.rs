@@ -17,7 +17,7 @@ pub struct FastHeaders {
     /// The flow's tag ([`crate::key::FlowKey::tag`]).
     pub tag: u64,
     /// 0 if the packet comes from the flow's lower endpoint, else 16: the shift to the field of that direction in the flow's word
-    /// ([`crate::flow::FlowState::unsettled_bits`]).
+    /// ([`crate::tables::flow_table::FlowState::unsettled_bits`]).
     pub direction_shift: u64,
     /// IP bytes of the outermost packet.
     pub ip_bytes: u32,

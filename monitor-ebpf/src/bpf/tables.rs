@@ -14,17 +14,20 @@ use aya_ebpf::{
 use monitor_common::{
     bpf::shared_u64::SharedU64,
     engine::Scratch,
-    flow::{ColdSet, FlowSet},
     key::Address,
     limits::{self, MAX_INTERFACES, MAX_POOLS, WATCH_BUFFER_BYTES, WATCH_TALLIES_MAX},
-    pools,
     reason::{REASON_SLOTS, Reason},
-    slots::SlotLine,
     store::{
         CounterMaps, EVENT_SLOTS, INTERFACE_ENTRIES, InterfaceEntry, KernelEvent, Maps, NODE_ENTRIES_PER_INTERFACE,
         PacketOutcome, Settings,
     },
-    tables::{peer_cache::PeerSet, reassembly::ReassemblySlot},
+    tables::{
+        flow_table::{ColdSet, FlowSet},
+        peer_cache::PeerSet,
+        pool_table,
+        reassembly::ReassemblySlot,
+        tally_cache::TallyLine,
+    },
     tally::{KeyWords, NodeTally, SlotKey, Tally},
     watch::{ContentHash, WatchHit},
 };
@@ -46,9 +49,9 @@ static TALLIES: Array<Tally> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 static TALLY_KEYS: Array<SlotKey> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 #[map]
 static TALLY_SLOTS: HashMap<KeyWords, u32> = HashMap::with_max_entries(1, 0);
-/// A cache in front of it.
+/// Caches slots of `TALLY_SLOTS`.
 #[map]
-static SLOT_CACHE: Array<SlotLine> = Array::with_max_entries(1, 0);
+static TALLY_CACHE: Array<TallyLine> = Array::with_max_entries(1, 0);
 #[map]
 static NODE: Array<NodeTally> =
     Array::with_max_entries((MAX_INTERFACES * NODE_ENTRIES_PER_INTERFACE) as u32, BPF_F_MMAPABLE);
@@ -56,9 +59,9 @@ static NODE: Array<NodeTally> =
 static INTERFACES: Array<SharedU64> = Array::with_max_entries(INTERFACE_ENTRIES, BPF_F_MMAPABLE);
 #[map]
 static POOLS: LpmTrie<[u8; 16], u32> = LpmTrie::with_max_entries(MAX_POOLS, 0);
-/// A table in front of them.
+/// Answers most look-ups in `POOLS`.
 #[map]
-static POOL_TABLE: Array<SharedU64> = Array::with_max_entries(pools::WORDS as u32, BPF_F_MMAPABLE);
+static POOL_TABLE: Array<SharedU64> = Array::with_max_entries(pool_table::WORDS as u32, BPF_F_MMAPABLE);
 #[map]
 static SKIPS: PerCpuArray<u64> = PerCpuArray::with_max_entries(REASON_SLOTS as u32, 0);
 #[map]
@@ -212,13 +215,13 @@ impl Maps for BpfMaps {
     }
 
     #[inline(always)]
-    fn slot_line(&self, index: u32) -> Option<&SlotLine> {
-        SLOT_CACHE.get(index)
+    fn tally_line(&self, index: u32) -> Option<&TallyLine> {
+        TALLY_CACHE.get(index)
     }
 
     #[inline(always)]
-    fn prefetch_slot_line(&self, index: u32) {
-        if let Some(line) = SLOT_CACHE.get(index) {
+    fn prefetch_tally_line(&self, index: u32) {
+        if let Some(line) = TALLY_CACHE.get(index) {
             line.touch();
         }
     }

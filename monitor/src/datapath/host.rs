@@ -8,17 +8,20 @@ use std::{
 use monitor_common::{
     bpf::shared_u64::SharedU64,
     engine::{Scratch, process},
-    flow::{ColdSet, FlowSet},
     key::{Address, Seed},
     limits::{MAX_INTERFACES, REASSEMBLY_SLOTS},
     parse::packet::Frame,
     reason::{REASON_SLOTS, Reason},
-    slots::SlotLine,
     store::{
         CounterMaps, EVENT_SLOTS, Inspection, KernelEvent, Maps, NODE_ENTRIES_PER_INTERFACE, Outcome, PacketOutcome,
         Settings,
     },
-    tables::{peer_cache::PeerSet, reassembly::ReassemblySlot},
+    tables::{
+        flow_table::{ColdSet, FlowSet},
+        peer_cache::PeerSet,
+        reassembly::ReassemblySlot,
+        tally_cache::TallyLine,
+    },
     tally::{KeyWords, NodeTally, SlotKey, Tally},
     watch::{ContentHash, WatchHit},
 };
@@ -37,7 +40,7 @@ pub struct HostDataPath {
     keys: Box<[SlotKey]>,
     node: Box<[NodeTally]>,
     slots: RefCell<HashMap<KeyWords, u32>>,
-    slot_cache: Box<[SlotLine]>,
+    tally_cache: Box<[TallyLine]>,
     pools: Vec<(Address, u8, u8)>,
     pool_table: Box<[u64]>,
     skips: [Cell<u64>; REASON_SLOTS],
@@ -80,7 +83,7 @@ impl HostDataPath {
                 slots: tallies as u64,
                 inspection: SharedU64::new(inspection as u64),
                 peer_mask: u64::from(sizes.peer_sets()) - 1,
-                slot_mask: u64::from(sizes.slot_lines()) - 1,
+                tally_mask: u64::from(sizes.tally_lines()) - 1,
                 ..Settings::default()
             },
             flows: zeroed(sets),
@@ -90,7 +93,7 @@ impl HostDataPath {
             tallies: zeroed(tallies),
             keys,
             node: zeroed(MAX_INTERFACES * NODE_ENTRIES_PER_INTERFACE),
-            slot_cache: zeroed(sizes.slot_lines() as usize),
+            tally_cache: zeroed(sizes.tally_lines() as usize),
             slots: RefCell::new(HashMap::new()),
             pool_table: pool_words(&pools).into(),
             pools,
@@ -218,11 +221,11 @@ impl Maps for HostDataPath {
         found.map(|(_, _, block_len)| *block_len)
     }
 
-    fn slot_line(&self, index: u32) -> Option<&SlotLine> {
-        self.slot_cache.get(index as usize)
+    fn tally_line(&self, index: u32) -> Option<&TallyLine> {
+        self.tally_cache.get(index as usize)
     }
 
-    fn prefetch_slot_line(&self, _index: u32) {}
+    fn prefetch_tally_line(&self, _index: u32) {}
 
     fn find_slot(&self, key: &KeyWords) -> Option<u32> {
         self.slots.borrow().get(key).copied()

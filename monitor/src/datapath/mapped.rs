@@ -7,9 +7,12 @@ use aya::maps::{Map, MapData};
 use memmap2::{MmapOptions, MmapRaw};
 use monitor_common::{
     bpf::shared_u64::SharedU64,
-    flow::{ColdSet, FlowSet},
     store::Settings,
-    tables::{peer_cache::PeerSet, reassembly::ReassemblySlot},
+    tables::{
+        flow_table::{ColdSet, FlowSet},
+        peer_cache::PeerSet,
+        reassembly::ReassemblySlot,
+    },
     tally::{NodeTally, SlotKey, Tally},
 };
 

@@ -11,12 +11,15 @@ use aya::{
 };
 use monitor_common::{
     bpf::shared_u64::SharedU64,
-    flow::{ColdSet, FlowSet},
     key::Seed,
     limits::{MAX_MONITORED_INTERFACES, WATCH_BUFFER_BYTES},
     reason::Reason,
     store::{Heuristic, Inspection, InterfaceEntry, KernelEvent, Settings},
-    tables::{peer_cache::PeerSet, reassembly::ReassemblySlot},
+    tables::{
+        flow_table::{ColdSet, FlowSet},
+        peer_cache::PeerSet,
+        reassembly::ReassemblySlot,
+    },
     tally::{KeyWords, NodeTally, SlotKey, Tally, TallyKey},
     watch::{ContentHash, WatchHit},
 };
@@ -42,7 +45,7 @@ const PINNED: &[&str] = &[
     "TALLIES",
     "TALLY_KEYS",
     "TALLY_SLOTS",
-    "SLOT_CACHE",
+    "TALLY_CACHE",
     "NODE",
     "INTERFACES",
     "POOLS",
@@ -424,7 +427,7 @@ fn initialise(
     settings.set_mask = u64::from(options.sizes.sets()) - 1;
     settings.slots = u64::from(options.sizes.tallies);
     settings.peer_mask = u64::from(options.sizes.peer_sets()) - 1;
-    settings.slot_mask = u64::from(options.sizes.slot_lines()) - 1;
+    settings.tally_mask = u64::from(options.sizes.tally_lines()) - 1;
     settings.next_slot.store(1);
     keys.values()[0].write(Some(&KeyWords::CATCH_ALL));
     Ok(true)

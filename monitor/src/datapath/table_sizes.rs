@@ -36,13 +36,13 @@ impl TableSizes {
             ("TALLIES", self.tallies),
             ("TALLY_KEYS", self.tallies),
             ("TALLY_SLOTS", self.tallies),
-            ("SLOT_CACHE", self.slot_lines()),
+            ("TALLY_CACHE", self.tally_lines()),
         ]
     }
 
     /// Lines of the slot cache: a power of two; room for twice the tallies.
     #[must_use]
-    pub fn slot_lines(&self) -> u32 {
+    pub fn tally_lines(&self) -> u32 {
         sets(self.tallies)
     }
 

@@ -8,10 +8,10 @@ use std::cell::Cell;
 use monitor_common::{
     bpf::shared_u64::SharedU64,
     engine::settle_idle,
-    flow::{ColdSet, Ends, FlowSet, FlowState, NO_SLOT, Stage, unpack, unpack_slots},
     limits::{MAX_INTERFACES, WAYS},
     store::{CounterMaps, KernelEvent, NODE_ENTRIES_PER_INTERFACE, Settings, node_index},
     tables::{
+        flow_table::{ColdSet, Ends, FlowSet, FlowState, NO_SLOT, Stage, unpack, unpack_slots},
         peer_cache::{PeerEntry, PeerSet},
         reassembly::ReassemblySlot,
     },

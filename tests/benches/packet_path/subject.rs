@@ -13,7 +13,10 @@ use peertally::datapath::{
     object::{LoadOptions, LoadedObject, MonitoredInterface},
 };
 
-use crate::rows::{Kind, Row};
+use crate::{
+    old_maps,
+    rows::{Kind, Row},
+};
 
 /// The loaded program.
 pub(crate) struct Subject(LoadedObject);
@@ -47,6 +50,7 @@ impl Subject {
             return LoadedObject::load(&options).map(Self).context("loading the shipped object");
         };
         let bytes = fs::read(path).with_context(|| format!("reading {}", path.display()))?;
+        let bytes = old_maps::with_todays_names(bytes).with_context(|| format!("reading {}", path.display()))?;
         LoadedObject::load_build(&bytes, &options).map(Self).with_context(|| format!("loading {}", path.display()))
     }
 

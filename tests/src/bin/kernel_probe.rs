@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 use aya::programs::XdpMode;
 use clap::Parser;
-use monitor_common::flow::unpack;
+use monitor_common::tables::flow_table::unpack;
 use peertally::datapath::{
     object::{LoadOptions, LoadedObject, PROGRAM},
     test_run::TestRunner,

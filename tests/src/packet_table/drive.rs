@@ -5,9 +5,9 @@
 use anyhow::{Context as _, Result, bail};
 use aya::{TestRun as _, TestRunOptions};
 use monitor_common::{
-    flow::{Ends, FlowState, unpack},
     reason::Reason,
     store::NODE_ENTRIES_PER_INTERFACE,
+    tables::flow_table::{Ends, FlowState, unpack},
     tally::Direction,
 };
 use peertally::datapath::{host::HostDataPath, object::LoadedObject, test_run::TestRunner, view::View};

@@ -1,8 +1,8 @@
-//! Which pool an address lies in: a table that knows of most addresses at once, in front of the prefix trie.
+//! Pool table: answers most look-ups of an address's pool at once, in front of the prefix trie.
 //!
-//! A look-up in the kernel's trie walks a chain of nodes, and a new flow asks for both its ends; of these, one is usually somewhere
-//! in the Internet. The table has a byte for each /16 of IPv4, and one for each of 65,536 groups of IPv6 /32s, which fall on
-//! them by a hash. A byte says that no pool has any address there, that one IPv4 pool has all of them, or that the trie has to be asked.
+//! A look-up in the kernel's trie walks a chain of nodes. A new flow needs two look-ups, and one of its ends is usually no subscriber.
+//! The table has a byte for each IPv4 /16, and one for each of 65,536 groups of IPv6 /32s, grouped by a hash. A byte says that
+//! no pool has an address there, that one IPv4 pool has all of them, or that the trie must be looked up.
 
 use crate::{key::Address, store::Maps};
 
@@ -15,8 +15,8 @@ const FAMILY: u32 = 1 << 16;
 
 /// No pool has an address of the cell. Other values up to 128 are the block length of the pool that has all of them.
 const NONE: u8 = 0;
-/// The trie knows.
-const ASK: u8 = u8::MAX;
+/// The trie must be looked up.
+const LOOK_UP: u8 = u8::MAX;
 
 /// Bits of an IPv4-mapped address before those of IPv4 (RFC 4291 section 2.5.5.2).
 const MAPPED_LEN: u8 = 96;
@@ -41,7 +41,7 @@ pub fn find<M: Maps>(maps: &M, address: Address) -> Option<u8> {
     let word = maps.pool_word(cell / 8).unwrap_or(u64::MAX);
     match (word >> (cell % 8 * 8)) as u8 {
         NONE => None,
-        ASK => maps.pool(address),
+        LOOK_UP => maps.pool(address),
         block_len => Some(block_len),
     }
 }
@@ -66,25 +66,25 @@ fn enter(cells: &mut [u8], address: Address, prefix_len: u8, block_len: u8) {
     if let Some(len) = prefix_len.checked_sub(MAPPED_LEN)
         && address.is_v4()
     {
-        let (first, value) = (cell(address) as usize, if len <= 16 { block_len } else { ASK });
+        let (first, value) = (cell(address) as usize, if len <= 16 { block_len } else { LOOK_UP });
         let count = 1 << 16_u8.saturating_sub(len);
         ipv4.iter_mut().skip(first).take(count).for_each(|cell| *cell = value);
         return;
     }
     if address.block(prefix_len) == Address::v4(0).block(prefix_len) {
         // An IPv6 prefix around the IPv4-mapped addresses.
-        ipv4.fill(ASK);
+        ipv4.fill(LOOK_UP);
     }
     if prefix_len <= 16 {
         // So many /32s that they may fall on every cell.
-        ipv6.fill(ASK);
+        ipv6.fill(LOOK_UP);
         return;
     }
     let first = (address.high >> 32) as u32;
     let last = first | u32::MAX.checked_shr(u32::from(prefix_len)).unwrap_or(0);
     for top in first..=last {
         if let Some(cell) = ipv6.get_mut((group(top) - FAMILY) as usize) {
-            *cell = ASK;
+            *cell = LOOK_UP;
         }
     }
 }
@@ -127,7 +127,7 @@ mod tests {
                 let wanted = longest(&pools, address);
                 match cells[cell(address) as usize] {
                     NONE => prop_assert_eq!(wanted, None),
-                    ASK => {}
+                    LOOK_UP => {}
                     block_len => prop_assert_eq!(wanted, Some(block_len)),
                 }
             }
@@ -141,7 +141,7 @@ mod tests {
         assert_eq!(cells[cell(Address::v4(0x6440_0001)) as usize], 128);
         assert_eq!(cells[cell(Address::v4(0x647f_ffff)) as usize], 128);
         assert_eq!(cells[cell(Address::v4(0x6480_0000)) as usize], NONE);
-        assert_eq!(cells[cell(Address::v6([0x20; 16])) as usize], ASK);
+        assert_eq!(cells[cell(Address::v6([0x20; 16])) as usize], LOOK_UP);
         assert_eq!(cells[FAMILY as usize..].iter().filter(|cell| **cell != NONE).count(), 1);
     }
 }

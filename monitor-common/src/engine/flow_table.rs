@@ -1,8 +1,7 @@
-//! Finding, choosing and taking over ways of a set.
+//! Flow table: look-up, victim selection and installation of flows in the ways of a set.
 
 use super::{account, subscribers, work::Entry, work::Work};
 use crate::{
-    flow::{FlowSet, FlowState, Progress, Stage, evidence},
     key::FlowKey,
     limits::{
         ASSOCIATION_SECONDS, CLOCK_SKEW_AGE, FRESH_SECONDS, IDLE_SECONDS, INSPECTED_PER_DIRECTION,
@@ -10,13 +9,14 @@ use crate::{
     },
     protocol::{Confidence, Protocol},
     store::{KernelEvent, Maps, Settings},
+    tables::flow_table::{FlowSet, FlowState, Progress, Stage, evidence},
 };
 
 /// Protocol and confidence numbers of a flow without a verdict.
 const NONE: (u8, u8) = (Protocol::Unclassified as u8, Confidence::None as u8);
 
-/// A word whose top bit is set when a way's tag is this one, without a branch that the processor would have to guess: no tag has a
-/// top bit, so only 0 less one does.
+/// A value whose top bit is set if a way has this tag. Without a branch, which the processor might mispredict: no tag has a
+/// top bit, so only 0 - 1 has it.
 #[inline(always)]
 fn is(set: &FlowSet, way: usize, tag: u64) -> u64 {
     (set.tags[way].load() ^ tag).wrapping_sub(1)
@@ -33,9 +33,9 @@ pub(super) fn find(set: &FlowSet, tag: u64) -> Option<usize> {
     (any < 0).then_some((upper >> 63 << 1 | lower >> 63) as usize)
 }
 
-/// Whether the packet's flow is in the cache and can go on as it is. Fills in `state` and `entry`.
+/// Whether the packet's flow is in the table and can continue. Sets `state` and `entry`.
 #[inline(never)]
-pub(super) fn look_up<M: Maps>(maps: &M, work: &mut Work) -> bool {
+pub(super) fn lookup<M: Maps>(maps: &M, work: &mut Work) -> bool {
     work.entry = Entry::NEW;
     if work.way >= WAYS as u32 {
         return false;
@@ -84,22 +84,22 @@ pub(super) fn paused(state: FlowState, now_s: u64) -> bool {
         && age_s(state, now_s) >= PENDING_IDLE_SECONDS
 }
 
-/// Whether a settled flow without a verdict, whose latest packet was that of `state`, is to be compared with the known endpoints
-/// again: once in each period of [`ASSOCIATION_SECONDS`].
+/// Whether a settled flow without a verdict is due for association again, `state` being that of its latest packet:
+/// once in each period of [`ASSOCIATION_SECONDS`].
 #[inline(always)]
 pub(super) fn is_due(state: FlowState, work: &Work) -> bool {
     work.has_peer_ports() && is_due_at(state, work.now_s)
 }
 
-/// [`is_due`] without its question of ports.
+/// [`is_due`] whatever the ports.
 #[inline(always)]
 pub(super) fn is_due_at(state: FlowState, now_s: u64) -> bool {
     (u64::from(state.second()) ^ now_s) & 0xffff & !(ASSOCIATION_SECONDS - 1) != 0
 }
 
-/// How willingly a way is given up: 0 never, otherwise the higher the better.
+/// Priority of a way for eviction; 0 for never.
 #[inline(always)]
-fn willingness(state: FlowState, now_s: u64) -> u32 {
+fn eviction_priority(state: FlowState, now_s: u64) -> u32 {
     let age = age_s(state, now_s);
     let p2p = state.protocol_number() > Protocol::Fragment as u8;
     match state.stage() {
@@ -121,17 +121,17 @@ pub(super) fn age_s(state: FlowState, now_s: u64) -> u16 {
     if age >= CLOCK_SKEW_AGE { 0 } else { age }
 }
 
-/// Willingness of an empty way.
+/// Priority of an empty way.
 const FREE: u32 = u32::MAX;
-/// Willingness of an idle flow is at least this; ages have 16 bits.
+/// Least priority of an idle flow; the age of 16 bits is added.
 const IDLE: u32 = 0x10_0000;
 
-/// Chooses a way for the packet's new flow; `false` (and a counted event) when both its sets have none to give.
+/// Selects a way for the packet's new flow; `false` (and a counted event) when no way of both sets can be evicted.
 ///
-/// The second set is looked at when the first has no empty way and no idle flow: with two choices, four ways fill up to
-/// three quarters before flows compete.
+/// The second set is searched when the first has no empty way and no idle flow. With two sets to choose from, sets of four ways fill
+/// up to three quarters before flows compete.
 #[inline(never)]
-pub(super) fn choose<M: Maps>(maps: &M, settings: &Settings, work: &mut Work) -> bool {
+pub(super) fn select_victim<M: Maps>(maps: &M, settings: &Settings, work: &mut Work) -> bool {
     if work.entry == Entry::RESTARTED {
         maps.count_event(KernelEvent::FlowRestarted);
         return true;
@@ -146,7 +146,7 @@ pub(super) fn choose<M: Maps>(maps: &M, settings: &Settings, work: &mut Work) ->
         [FlowKey::set_index(work.tag, settings.set_mask), FlowKey::second_set_index(work.tag, settings.set_mask)]
     {
         if best < IDLE {
-            best = best_of(maps, work, index, best);
+            best = best_in(maps, work, index, best);
         }
     }
     if best == 0 {
@@ -160,15 +160,15 @@ pub(super) fn choose<M: Maps>(maps: &M, settings: &Settings, work: &mut Work) ->
     true
 }
 
-/// The best way of a set, if it beats `best`: fills in `set_index`, `way` and `state`.
+/// The best way of a set, if it beats `best`: sets `set_index`, `way` and `state`.
 #[inline(never)]
-fn best_of<M: Maps>(maps: &M, work: &mut Work, index: u32, best: u32) -> u32 {
+fn best_in<M: Maps>(maps: &M, work: &mut Work, index: u32, best: u32) -> u32 {
     let Some(set) = maps.flow_set(index) else { return best };
     let mut best = best;
     let mut way = 0;
     while way < WAYS {
         let state = FlowState(set.states[way].load());
-        let value = willingness(state, work.now_s);
+        let value = eviction_priority(state, work.now_s);
         if value > best {
             best = value;
             work.set_index = index;
@@ -202,11 +202,11 @@ fn entries_of<M: Maps>(maps: &M, work: &Work, index: u32) -> u32 {
     entries
 }
 
-/// Takes the chosen way over for the packet's flow: locks it, flushes what it counted, and writes the new flow.
+/// Installs the packet's flow in the selected way: locks the way, flushes its counters, and writes the new flow.
 ///
 /// `false` when another CPU was first, with the way or with the flow.
 #[inline(never)]
-pub(super) fn take<M: Maps>(maps: &M, settings: &Settings, work: &mut Work) -> bool {
+pub(super) fn install<M: Maps>(maps: &M, settings: &Settings, work: &mut Work) -> bool {
     let way = work.way as usize & (WAYS - 1);
     let (Some(set), Some(cold)) = (maps.flow_set(work.set_index), maps.cold_set(work.set_index)) else {
         return false;

@@ -1,12 +1,12 @@
-//! Where the tallies of a subscriber are: a cache of slot numbers in front of the hash that holds all of them.
+//! Tally cache: slot numbers of a subscriber's tallies, in front of the hash that holds all slots.
 //!
-//! A look-up in the kernel's hash reads a bucket and an element, each somewhere else in memory. The tallies of a subscriber block
-//! share a line of this cache, and which line that is, is known as soon as the block is, so it can be on its way early. A line has
-//! eight entries, which the blocks that fall on it share; a slot that is not there is found in the hash.
+//! A look-up in the kernel's hash reads a bucket and an element, at two places in memory. The tallies of a subscriber block share
+//! one line of this cache. The line is known as soon as the block is, so it can be prefetched. A line has eight entries, shared by
+//! the blocks that hash to it; a slot that is not cached is found in the hash.
 //!
-//! Slots are never given to another key, so an entry never goes out of date. Whoever makes slots reusable has to clear them first.
-//! An entry is told by the line, a keyed hash of the block, and by 40 more bits of a keyed hash of the whole key: of a million
-//! tallies in 2^18 lines, two are mistaken for one with a probability of 2 in 10^6 (2^39 pairs in 2^58 places).
+//! A slot never changes its key, so an entry never goes out of date. Code that reuses slots must clear the cache first.
+//! An entry is identified by its line (a keyed hash of the block) and 40 bits of a keyed hash of the whole key. Of a million
+//! tallies in 2^18 lines, two are confused with a probability of 2 in 10^6 (2^39 pairs in 2^58 places).
 
 use crate::{
     bpf::{branchless::neg, shared_u64::SharedU64},
@@ -23,11 +23,11 @@ const SLOT_MASK: u64 = (1 << SLOT_BITS) - 1;
 /// Eight entries, 0 while unused: bits 0..24 slot, 24..64 hash of the key. One cache line.
 #[derive(Debug, Default)]
 #[repr(C, align(64))]
-pub struct SlotLine {
+pub struct TallyLine {
     entries: [SharedU64; ENTRIES],
 }
 
-const _: () = assert!(core::mem::size_of::<SlotLine>() == 64);
+const _: () = assert!(core::mem::size_of::<TallyLine>() == 64);
 
 /// Keyed hash of a subscriber block.
 #[inline(always)]
@@ -51,13 +51,13 @@ pub const fn tag(block_hash: u64, key: &KeyWords, seed: &Seed) -> u64 {
     absorb(block_hash, key.meta, seed) << SLOT_BITS
 }
 
-impl SlotLine {
-    /// The slot that was entered under a tag.
+impl TallyLine {
+    /// The cached slot of a tag.
     #[inline(always)]
     #[must_use]
     pub fn find(&self, tag: u64) -> Option<u32> {
         let (mut found, mut index) = (0, 0);
-        // No early end: where the entry lies is up to chance, and a wrong guess costs more than eight comparisons.
+        // No early exit: the entry's position is random, and a mispredicted branch costs more than eight comparisons.
         while index < ENTRIES {
             let entry = self.entries[index].load();
             let difference = (entry ^ tag) >> SLOT_BITS;
@@ -69,13 +69,13 @@ impl SlotLine {
         (slot != 0).then_some(slot)
     }
 
-    /// Loads the line, for nothing but that it is near afterwards.
+    /// Loads the line into the processor's cache.
     #[inline(always)]
     pub fn touch(&self) {
         let _entry = self.entries[0].load();
     }
 
-    /// Enters a slot, which is not the catch-all's, under a tag: in place of another one when the line is full.
+    /// Caches the slot of a tag, in place of another one when the line is full. The catch-all's slot is never cached.
     #[inline(always)]
     pub fn enter(&self, tag: u64, slot: u32) {
         let slot = u64::from(slot);
@@ -108,7 +108,7 @@ mod tests {
 
     #[test]
     fn tallies_of_one_subscriber_are_told_apart() {
-        let line = SlotLine::default();
+        let line = TallyLine::default();
         for protocol in 0..8 {
             line.enter(tag_of(1, protocol, 1), 100 + u32::from(protocol));
         }
@@ -121,7 +121,7 @@ mod tests {
 
     #[test]
     fn large_slots_are_left_to_the_hash() {
-        let line = SlotLine::default();
+        let line = TallyLine::default();
         let tag = tag_of(1, 1, 1);
         line.enter(tag, 1 << 24);
         assert_eq!(line.find(tag), None);
@@ -132,7 +132,7 @@ mod tests {
     proptest! {
         #[test]
         fn what_it_finds_was_entered(entered in proptest::collection::vec((0_u64..1 << 40, 1_u32..1 << 24), 0..40), asked in 0_u64..1 << 40) {
-            let line = SlotLine::default();
+            let line = TallyLine::default();
             let mut slots = std::collections::HashMap::new();
             let asked = asked << SLOT_BITS;
             for (tag, slot) in entered {
