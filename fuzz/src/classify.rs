@@ -23,9 +23,9 @@ mod header {
     pub(super) const UDP: u8 = 1 << 1;
     /// A byte of the stream is missing in front of it.
     pub(super) const GAP: u8 = 1 << 2;
-    /// It is sent anew, after itself.
+    /// The segment is sent twice.
     pub(super) const TWICE: u8 = 1 << 3;
-    /// It comes so late that nothing is kept any more.
+    /// The segment arrives after held bytes have expired.
     pub(super) const LATE: u8 = 1 << 4;
 }
 

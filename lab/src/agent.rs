@@ -36,7 +36,7 @@ impl<'a> Agent<'a> {
     /// returns when it is ready: attached natively, and its counters read once.
     ///
     /// # Errors
-    /// It ends, or is not ready in time.
+    /// The agent ends, or is not ready in time.
     pub fn start(lab: &'a Lab, executable: &Path, toml: &str) -> Result<Self> {
         let file = configuration(lab, toml)?;
         let mut command = lab.router_command(executable.to_str().context("a path in UTF-8")?);
@@ -53,7 +53,7 @@ impl<'a> Agent<'a> {
     /// Starts an agent that is expected to refuse, and gives its exit code and its words.
     ///
     /// # Errors
-    /// It does not end, or by a signal.
+    /// The agent does not end, or a signal ends it.
     pub fn refusal(lab: &Lab, command: &mut Command) -> Result<(i32, String)> {
         let mut process = Process::spawn("refusal", lab.directory(), command)?;
         let status = process.wait(Duration::from_secs(30)).with_context(|| process.log())?;
@@ -68,15 +68,15 @@ impl<'a> Agent<'a> {
     /// Fetches a path from it: status and body.
     ///
     /// # Errors
-    /// It does not answer.
+    /// The agent does not answer.
     pub fn get(&self, path: &str) -> Result<(u16, String)> {
         http_get(self.lab.router(), LISTEN, path)
     }
 
-    /// Its metrics, of the node and of every subscriber.
+    /// Metrics of the node and of every subscriber.
     ///
     /// # Errors
-    /// It does not answer with metrics.
+    /// The agent does not answer with metrics.
     pub fn metrics(&self) -> Result<Metrics> {
         let (status, body) = self.get("/metrics")?;
         ensure!(status == 200, "/metrics answers {status}: {body}");
@@ -86,7 +86,7 @@ impl<'a> Agent<'a> {
     /// What it counted on all interfaces, flows under inspection included.
     ///
     /// # Errors
-    /// It does not answer.
+    /// The agent does not answer.
     pub fn node_totals(&self) -> Result<NodeTotals> {
         let metrics = self.metrics()?;
         Ok(NodeTotals {
@@ -125,7 +125,7 @@ impl<'a> Agent<'a> {
     /// Every tally of every subscriber, from its control socket.
     ///
     /// # Errors
-    /// It does not answer.
+    /// The agent does not answer.
     pub fn subscribers(&self) -> Result<Vec<SubscriberRow>> {
         let socket = control_socket(self.lab);
         let stream = UnixStream::connect(&socket).with_context(|| format!("connect to {}", socket.display()))?;

@@ -47,13 +47,13 @@ impl Process {
         self.child.id()
     }
 
-    /// What it wrote so far.
+    /// Output so far.
     #[must_use]
     pub fn log(&self) -> String {
         fs::read(&self.log).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
     }
 
-    /// Its exit status, if it ended.
+    /// Exit status, if the process ended.
     ///
     /// # Errors
     /// The kernel's.
@@ -64,7 +64,7 @@ impl Process {
     /// Fails with the log if the process ended.
     ///
     /// # Errors
-    /// It ended.
+    /// The process ended.
     pub fn ensure_running(&mut self) -> Result<()> {
         match self.status()? {
             Some(status) => bail!("{} ended ({status}):\n{}", self.name, self.log()),
@@ -75,7 +75,7 @@ impl Process {
     /// Sends a signal to the process.
     ///
     /// # Errors
-    /// It is gone.
+    /// The process is gone.
     pub fn signal(&self, signal: Signal) -> Result<()> {
         kill_process(self.pid()?, signal).with_context(|| format!("signal {}", self.name))
     }
@@ -83,7 +83,7 @@ impl Process {
     /// Waits for the process to end.
     ///
     /// # Errors
-    /// It does not within `timeout`.
+    /// The process takes longer than `timeout`.
     pub fn wait(&mut self, timeout: Duration) -> Result<ExitStatus> {
         let name = format!("end of {}", self.name);
         wait_for_some(&name, timeout, Duration::from_millis(20), || self.status())
@@ -92,7 +92,7 @@ impl Process {
     /// Asks the process to end (SIGTERM) and waits for that.
     ///
     /// # Errors
-    /// It does not within `timeout`.
+    /// The process takes longer than `timeout`.
     pub fn terminate(&mut self, timeout: Duration) -> Result<ExitStatus> {
         self.signal(Signal::TERM)?;
         self.wait(timeout)
@@ -128,7 +128,7 @@ impl Drop for Process {
 /// Runs a command to its end and gives its output, whatever its exit status.
 ///
 /// # Errors
-/// It cannot be started.
+/// The command cannot be started.
 pub fn output(command: &mut Command) -> Result<Output> {
     command.stdin(Stdio::null()).output().with_context(|| format!("start {command:?}"))
 }
@@ -136,7 +136,7 @@ pub fn output(command: &mut Command) -> Result<Output> {
 /// Runs a command to its end.
 ///
 /// # Errors
-/// It cannot be started or fails: the message holds what it wrote.
+/// The command cannot be started or fails; the message holds its output.
 pub fn run(command: &mut Command) -> Result<()> {
     let output = output(command)?;
     if output.status.success() {

@@ -25,7 +25,7 @@ impl<'a> Prometheus<'a> {
     /// Starts it on the router.
     ///
     /// # Errors
-    /// It does not start.
+    /// Prometheus does not start.
     pub fn start(lab: &'a Lab) -> Result<Self> {
         let directory = lab.subdirectory("prometheus")?;
         let configuration = directory.join("prometheus.yml");
@@ -64,10 +64,10 @@ impl<'a> Prometheus<'a> {
     }
 }
 
-/// Has `promtool check metrics` read an exposition; its complaints are the error.
+/// Passes an exposition to `promtool check metrics`; complaints are the error.
 ///
 /// # Errors
-/// It has complaints.
+/// promtool has complaints.
 pub fn promtool_check(exposition: &str) -> Result<()> {
     let mut promtool = Command::new("promtool")
         .args(["check", "metrics"])

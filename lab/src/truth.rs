@@ -91,7 +91,7 @@ impl Truth {
     /// Reads a pcap file.
     ///
     /// # Errors
-    /// It is none.
+    /// The bytes are no pcap file.
     pub fn read(pcap: &[u8]) -> Result<Self> {
         let mut flows: BTreeMap<FlowKey, Flow> = BTreeMap::new();
         for frame in frames(pcap)? {

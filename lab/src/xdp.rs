@@ -9,7 +9,7 @@ use super::{netns::Namespace, process::output};
 /// An attached XDP program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Xdp {
-    /// Its id.
+    /// Program id.
     pub id: u64,
     /// Whether it runs in the driver.
     pub native: bool,

@@ -33,7 +33,7 @@ pub enum WatchlistError {
     Line {
         /// The file.
         path: PathBuf,
-        /// Its line, from 1.
+        /// Line number, from 1.
         line: u32,
     },
     /// Too many entries.
@@ -41,7 +41,7 @@ pub enum WatchlistError {
     TooLong {
         /// The file.
         path: PathBuf,
-        /// Its entries.
+        /// Number of entries.
         entries: usize,
     },
 }

@@ -45,7 +45,7 @@ const PIECES_AHEAD: usize = 4;
 pub struct HttpContext {
     /// State of the agent.
     pub state: Arc<AgentState>,
-    /// Its text form.
+    /// Text exposition of the state.
     pub exposition: Exposition,
     /// For `/metrics/subscribers`.
     pub pseudonyms: Pseudonyms,

@@ -43,7 +43,7 @@ const AGENT_BYTES_PER_TALLY: u64 = 185;
 const AGENT_BYTES_PER_CHANGE: u64 = 48;
 /// What it keeps for each tally that a policy covers, for each metric and direction: place, limit and sum, and a bucket's memory at hand.
 const AGENT_BYTES_PER_TALLY_AND_QUANTITY: u64 = 28;
-/// The same, for each different window of a metric and direction: at most sixteen buckets of its own.
+/// Further bytes for each tally that a policy covers, for each window of a metric and direction: at most sixteen buckets.
 const AGENT_BYTES_PER_TALLY_AND_WINDOW: u64 = 128;
 
 /// One table in the kernel.

@@ -54,7 +54,7 @@ pub enum PoolError {
         given: String,
         /// The network it lies in.
         network: IpAddr,
-        /// Its length.
+        /// Prefix length of the pool.
         prefix_len: u8,
     },
 }

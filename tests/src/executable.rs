@@ -12,7 +12,7 @@ pub const AGENT_VARIABLE: &str = "PEERTALLY_BIN";
 /// the calling test.
 ///
 /// # Errors
-/// It cannot be built.
+/// The executable cannot be built.
 pub fn executable() -> Result<PathBuf> {
     static BUILT: OnceLock<Result<PathBuf, String>> = OnceLock::new();
     BUILT.get_or_init(|| build().map_err(|error| format!("{error:#}"))).clone().map_err(|error| anyhow!(error))

@@ -57,7 +57,7 @@ impl Exchange {
         self
     }
 
-    /// The same with one message sent in several segments, which end in front of each of these places of it.
+    /// This conversation with one message split into segments that end before each of these offsets.
     #[must_use]
     pub fn cut(&self, message: usize, places: &[usize]) -> Self {
         let (forth, whole) = &self.messages[message];
@@ -69,7 +69,7 @@ impl Exchange {
         Self { messages, ..self.clone() }
     }
 
-    /// Its frames, in order, the connection's opening first; `opener` and `other` are addresses of one IP version.
+    /// Frames in order, the connection's opening first; `opener` and `other` are addresses of one IP version.
     ///
     /// # Panics
     /// When the addresses are of different versions.
@@ -86,7 +86,7 @@ impl Exchange {
         self.messages.iter().map(datagram).collect()
     }
 
-    /// Its payloads in the form that the fuzz target `classify` reads: direction and transport, length, bytes.
+    /// Payloads in the form that the fuzz target `classify` reads: direction and transport, length, bytes.
     #[must_use]
     pub fn payloads(&self) -> Vec<u8> {
         let mut bytes = Vec::new();

@@ -30,7 +30,7 @@ pub fn tcp(from: SocketAddr, to: SocketAddr, flags: u8, payload: &[u8]) -> Vec<u
     tcp_at(from, to, flags, (1, 1), payload)
 }
 
-/// The same with these sequence and acknowledgement numbers.
+/// An Ethernet frame with a TCP segment with these sequence and acknowledgement numbers.
 #[must_use]
 pub fn tcp_at(from: SocketAddr, to: SocketAddr, flags: u8, numbers: (u32, u32), payload: &[u8]) -> Vec<u8> {
     let mut segment = ports(from, to);

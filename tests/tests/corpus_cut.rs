@@ -102,7 +102,7 @@ impl Segment {
         tcp_at(self.from, self.to, self.flags, self.numbers, &self.payload)
     }
 
-    /// The same in segments that end at these places.
+    /// This segment, split at these offsets.
     fn cut(&self, places: &[usize]) -> Vec<Self> {
         let mut bounds: Vec<usize> = [0].into_iter().chain(places.iter().copied()).collect();
         bounds.retain(|place| *place < self.payload.len());

@@ -2,7 +2,7 @@
 //!
 //! Installs only what is missing, from Debian's archive, crates.io and the package indexes of Python and Node.js, and
 //! shows its progress on the terminal. Without root, it installs no Debian package and prints the command that would.
-//! It never removes an installed package, starts no service, and leaves no service enabled for the next boot.
+//! Setup never removes an installed package, starts no service, and leaves no service enabled for the next boot.
 
 mod needs;
 mod node;

@@ -27,7 +27,7 @@ impl Aioslsk {
     /// Starts one called `name` that shares `folder`, or downloads to it what `arguments` (of the script) ask for.
     ///
     /// # Errors
-    /// It does not start, or cannot log in.
+    /// The client does not start, or cannot log in.
     pub fn start(
         lab: &Lab,
         namespace: &Namespace,
@@ -55,7 +55,7 @@ impl Aioslsk {
     /// Waits until the whole file has arrived.
     ///
     /// # Errors
-    /// It does not within `timeout`.
+    /// The client takes longer than `timeout`.
     pub fn wait_has(&mut self, transfer: &Transfer, timeout: Duration) -> Result<()> {
         wait_for("complete file", timeout, Duration::from_millis(200), || {
             self.process.ensure_running()?;

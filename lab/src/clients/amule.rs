@@ -44,7 +44,7 @@ pub struct Amule<'a> {
 pub struct AmuleSetup<'a> {
     /// The eDonkey server that it connects to.
     pub server: Option<Ipv4Addr>,
-    /// Its place in Kad; it keeps out of it without one.
+    /// Place in Kad; `None` keeps the client out of Kad.
     pub kad: Option<KadSetup<'a>>,
     /// Whether it asks for obfuscation, and refuses clients without it.
     pub obfuscated: bool,
@@ -55,7 +55,7 @@ pub struct AmuleSetup<'a> {
 /// A client's place in Kad.
 #[derive(Clone, Copy, Debug)]
 pub struct KadSetup<'a> {
-    /// Its address, the only one that it uses: several clients may share a namespace.
+    /// The only address that the client uses: several clients may share a namespace.
     pub own: Ipv4Addr,
     /// Clients that it knows with their identifiers: the keys to obfuscated first messages.
     pub contacts: &'a [Ipv4Addr],
@@ -66,7 +66,7 @@ impl<'a> Amule<'a> {
     /// server at `server`.
     ///
     /// # Errors
-    /// It does not start.
+    /// The client does not start.
     pub fn start(lab: &Lab, namespace: &'a Namespace, server: Ipv4Addr, shared: usize) -> Result<Self> {
         Self::set_up(lab, namespace, AmuleSetup { server: Some(server), shared, ..AmuleSetup::default() })
     }
@@ -74,7 +74,7 @@ impl<'a> Amule<'a> {
     /// Starts one as `setup` says; returns when it is connected to its server.
     ///
     /// # Errors
-    /// It does not start.
+    /// The client does not start.
     pub fn set_up(lab: &Lab, namespace: &'a Namespace, setup: AmuleSetup<'_>) -> Result<Self> {
         let control = setup.kad.map_or(Ipv4Addr::LOCALHOST, |kad| kad.own);
         let directory = lab.subdirectory(&format!("amule-{}-{control}", namespace.name()))?;
@@ -115,7 +115,7 @@ impl<'a> Amule<'a> {
     /// Waits until it is in Kad: it has heard from its contact.
     ///
     /// # Errors
-    /// It does not.
+    /// The client does not connect in time.
     pub fn wait_kad(&mut self) -> Result<()> {
         self.wait_status("Kad: Connected")
     }
@@ -143,7 +143,7 @@ impl<'a> Amule<'a> {
     /// As [`Self::link`], for a downloader that is to obfuscate: the source with its user hash, which is the key.
     ///
     /// # Errors
-    /// It has not written its preferences.
+    /// The client has not written its preferences.
     pub fn obfuscated_link(&self, address: Ipv4Addr) -> Result<String> {
         let preferences = fs::read(self.directory.join("preferences.dat"))?;
         let mut hash: [u8; 16] = preferences.get(1..17).context("a user hash")?.try_into()?;
@@ -188,7 +188,7 @@ impl<'a> Amule<'a> {
     /// Waits until it has downloaded what `other` shares.
     ///
     /// # Errors
-    /// It does not within `timeout`.
+    /// The client takes longer than `timeout`.
     pub fn wait_complete(&mut self, other: &Self, timeout: Duration) -> Result<()> {
         let wanted = fs::read(other.file())?;
         wait_for("complete file", timeout, Duration::from_millis(500), || {

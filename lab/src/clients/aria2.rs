@@ -20,7 +20,7 @@ impl Aria2 {
     /// Starts one that transfers `transfer` to or from `downloads`, with `options` (aria2c(1)).
     ///
     /// # Errors
-    /// It does not start.
+    /// The client does not start.
     pub fn start(
         lab: &Lab,
         namespace: &Namespace,
@@ -47,7 +47,7 @@ impl Aria2 {
     /// Waits until the whole file has arrived.
     ///
     /// # Errors
-    /// It does not within `timeout`.
+    /// The client takes longer than `timeout`.
     pub fn wait_complete(&mut self, transfer: &Transfer, timeout: Duration) -> Result<()> {
         wait_for("complete file", timeout, Duration::from_millis(200), || {
             self.process.ensure_running()?;

@@ -17,7 +17,7 @@ impl Ctorrent {
     /// Starts one that downloads `transfer`.
     ///
     /// # Errors
-    /// It does not start.
+    /// The client does not start.
     pub fn start(lab: &Lab, namespace: &Namespace, transfer: &Transfer) -> Result<Self> {
         let downloads = lab.subdirectory(&format!("ctorrent-{}", namespace.name()))?;
         let mut command = namespace.command("ctorrent");
@@ -30,7 +30,7 @@ impl Ctorrent {
     /// Waits until the whole file has arrived.
     ///
     /// # Errors
-    /// It does not within `timeout`.
+    /// The client takes longer than `timeout`.
     pub fn wait_has(&mut self, transfer: &Transfer, timeout: Duration) -> Result<()> {
         wait_for("complete file", timeout, Duration::from_millis(200), || {
             self.process.ensure_running()?;

@@ -54,7 +54,7 @@ impl Libtorrent {
     /// Starts one that transfers `transfer` to or from `downloads`, with `options` of the script.
     ///
     /// # Errors
-    /// It does not start.
+    /// The client does not start.
     pub fn start(
         lab: &Lab,
         namespace: &Namespace,
@@ -77,7 +77,7 @@ impl Libtorrent {
     /// Waits until the session has, or a seeder has checked, the whole file.
     ///
     /// # Errors
-    /// It does not within `timeout`.
+    /// The client takes longer than `timeout`.
     pub fn wait_complete(&mut self, transfer: &Transfer, timeout: Duration) -> Result<()> {
         wait_for("complete file", timeout, Duration::from_millis(200), || {
             self.process.ensure_running()?;
@@ -106,7 +106,7 @@ impl Libtorrent {
     /// uTP packets that it says it sent again.
     ///
     /// # Errors
-    /// It says nothing.
+    /// The client writes nothing.
     pub fn resent_packets(&self) -> Result<u64> {
         self.last()?["resent_packets"].as_u64().context("a number of resent packets")
     }

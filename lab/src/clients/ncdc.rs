@@ -32,7 +32,7 @@ impl<'a> Ncdc<'a> {
     /// shares what is in `shared`.
     ///
     /// # Errors
-    /// It does not start.
+    /// The client does not start.
     pub fn start(
         lab: &Lab,
         namespace: &'a Namespace,
@@ -72,7 +72,7 @@ impl<'a> Ncdc<'a> {
     /// Connects to the hub at `url`.
     ///
     /// # Errors
-    /// It cannot.
+    /// The client cannot send the command.
     pub fn join(&self, url: &str) -> Result<()> {
         self.say(&format!("/open laboratory {url}"))?;
         self.wait_screen("Connected to")

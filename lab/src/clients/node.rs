@@ -23,7 +23,7 @@ impl NodePeer {
     /// Starts `script` (of the folder `lab/peers/node`) with `arguments`, as `role`.
     ///
     /// # Errors
-    /// It does not start.
+    /// The client does not start.
     pub fn start(lab: &Lab, namespace: &Namespace, role: &str, script: &str, arguments: &[&str]) -> Result<Self> {
         // Packages are looked for beside the script. A new name first: another laboratory may run the old copy.
         let copy = Path::new(NODE_ENVIRONMENT).join(script);
@@ -36,10 +36,10 @@ impl NodePeer {
         Ok(Self { process })
     }
 
-    /// Waits for its first line.
+    /// Waits for the script's first line.
     ///
     /// # Errors
-    /// It ends or writes none.
+    /// The script ends or writes no line.
     pub fn wait_line(&mut self) -> Result<String> {
         wait_for_some("line of a script", Duration::from_secs(60), Duration::from_millis(100), || {
             self.process.ensure_running()?;
@@ -50,7 +50,7 @@ impl NodePeer {
     /// Waits until the whole file is in `folder`.
     ///
     /// # Errors
-    /// It is not within `timeout`.
+    /// The transfer takes longer than `timeout`.
     pub fn wait_has(&mut self, transfer: &Transfer, folder: &Path, timeout: Duration) -> Result<()> {
         wait_for("complete file", timeout, Duration::from_millis(200), || {
             self.process.ensure_running()?;

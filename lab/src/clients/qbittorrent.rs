@@ -18,7 +18,7 @@ use super::super::{
 
 /// Port for peers and DHT.
 const PORT: u16 = 6881;
-/// Its web interface.
+/// Address of the web interface.
 const CONTROL_PORT: u16 = 8091;
 
 /// A qBittorrent client.
@@ -33,7 +33,7 @@ impl<'a> Qbittorrent<'a> {
     /// Starts one with `settings` (lines of the section BitTorrent of its configuration file).
     ///
     /// # Errors
-    /// It does not start.
+    /// The client does not start.
     pub fn start(lab: &Lab, namespace: &'a Namespace, settings: &str) -> Result<Self> {
         let directory = lab.subdirectory(&format!("qbittorrent-{}", namespace.name()))?;
         let downloads = directory.join("downloads");
@@ -67,7 +67,7 @@ impl<'a> Qbittorrent<'a> {
     /// Waits until the whole file has arrived.
     ///
     /// # Errors
-    /// It does not within `timeout`.
+    /// The client takes longer than `timeout`.
     pub fn wait_has(&mut self, transfer: &Transfer, timeout: Duration) -> Result<()> {
         wait_for("complete file", timeout, Duration::from_millis(200), || {
             self.process.ensure_running()?;

@@ -24,7 +24,7 @@ impl Rtorrent {
     /// Starts one with `settings` (lines of its configuration file).
     ///
     /// # Errors
-    /// It does not start.
+    /// The client does not start.
     pub fn start(lab: &Lab, namespace: &Namespace, settings: &str) -> Result<Self> {
         let directory = lab.subdirectory(&format!("rtorrent-{}", namespace.name()))?;
         for folder in ["downloads", "session", "watch"] {
@@ -52,7 +52,7 @@ impl Rtorrent {
     /// Waits until the whole file has arrived.
     ///
     /// # Errors
-    /// It does not within `timeout`.
+    /// The client takes longer than `timeout`.
     pub fn wait_has(&mut self, transfer: &Transfer, timeout: Duration) -> Result<()> {
         wait_for("complete file", timeout, Duration::from_millis(200), || {
             self.process.ensure_running()?;

@@ -43,7 +43,7 @@ impl<'a> Transmission<'a> {
     /// Starts one with `options` (transmission-daemon(1)) that keeps files in `downloads`.
     ///
     /// # Errors
-    /// It does not start.
+    /// The client does not start.
     pub fn start(lab: &Lab, namespace: &'a Namespace, downloads: &Path, options: &[&str]) -> Result<Self> {
         let directory = directory(lab, namespace)?;
         let port = TRANSMISSION_PORT.to_string();
@@ -88,7 +88,7 @@ impl<'a> Transmission<'a> {
     /// Waits until it says that it has all of the file.
     ///
     /// # Errors
-    /// It does not within `timeout`.
+    /// The client takes longer than `timeout`.
     pub fn wait_complete(&mut self, timeout: Duration) -> Result<()> {
         wait_for("complete torrent", timeout, Duration::from_millis(200), || {
             self.process.ensure_running()?;
@@ -99,7 +99,7 @@ impl<'a> Transmission<'a> {
     /// Waits until the whole file has arrived.
     ///
     /// # Errors
-    /// It does not within `timeout`.
+    /// The client takes longer than `timeout`.
     pub fn wait_has(&mut self, transfer: &Transfer, timeout: Duration) -> Result<()> {
         wait_for("complete file", timeout, Duration::from_millis(200), || {
             self.process.ensure_running()?;
@@ -119,7 +119,7 @@ impl<'a> Transmission<'a> {
     /// Bytes that the client says it sent and received of torrents' pieces.
     ///
     /// # Errors
-    /// Its control port's.
+    /// Errors of the control port.
     pub fn reported(&self) -> Result<Reported> {
         let rpc = r#"{"method":"session-stats"}"#;
         let url = format!("http://{CONTROL}/transmission/rpc");

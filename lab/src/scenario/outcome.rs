@@ -69,10 +69,10 @@ pub(super) fn weigh(rows: &[SubscriberRow], truth: &Truth, mark: Option<Mark>) -
 }
 
 impl Outcome {
-    /// Holds the outcome against what `scenario` promises.
+    /// Compares the outcome with the promise of `scenario`.
     ///
     /// # Errors
-    /// It falls short: the message says in what.
+    /// The outcome falls short; the message says how.
     pub fn judge(&self, scenario: &Scenario) -> Result<()> {
         for ((protocol, confidence), bytes) in &self.labels {
             ensure!(

@@ -34,7 +34,7 @@ impl AdcHub {
     /// Starts it on port [`ADC_PORT`], without TLS.
     ///
     /// # Errors
-    /// It does not start.
+    /// The server does not start.
     pub fn start(lab: &Lab) -> Result<Self> {
         let directory = lab.subdirectory("uhub")?;
         let file = directory.join("uhub.conf");

@@ -23,7 +23,7 @@ impl Tracker {
     /// Starts it for `transfers` alone: Debian's build serves what its whitelist names.
     ///
     /// # Errors
-    /// It does not start.
+    /// The server does not start.
     pub fn start(lab: &Lab, transfers: &[&Transfer]) -> Result<Self> {
         let directory = lab.subdirectory("tracker")?;
         let hashes = transfers.iter().map(|transfer| transfer.info_hash()).collect::<Result<Vec<_>>>()?;

@@ -28,7 +28,7 @@ pub enum PseudonymKeyError {
     Length {
         /// The file.
         path: PathBuf,
-        /// Its length.
+        /// Length of the file in bytes.
         length: usize,
     },
 }

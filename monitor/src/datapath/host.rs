@@ -113,7 +113,7 @@ impl HostDataPath {
         self.frame_on(ACCESS, bytes, wire_len, now_s)
     }
 
-    /// The same for a frame that came in on interface [`ACCESS`] or [`CORE`].
+    /// Counts a frame that arrived on interface [`ACCESS`] or [`CORE`].
     pub fn frame_on(&mut self, interface: u16, bytes: &[u8], wire_len: usize, now_s: u64) -> Outcome {
         self.settings.clock_s.store(now_s);
         self.last.set(None);

@@ -102,7 +102,7 @@ impl Default for LoadOptions {
 /// An interface whose traffic is counted apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MonitoredInterface {
-    /// Its index.
+    /// Interface index.
     pub index: u32,
     /// Whether it leads to the core.
     pub core: bool,

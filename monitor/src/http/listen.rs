@@ -27,7 +27,7 @@ pub enum ListenError {
     /// The control socket.
     #[error("cannot listen on the control socket {}: {source}; run as root, or set `control_socket` to a path that this user may write", path.display())]
     Unix {
-        /// Its path.
+        /// Path of the socket.
         path: PathBuf,
         /// What the system said.
         #[source]

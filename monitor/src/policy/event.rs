@@ -1,6 +1,6 @@
 //! The event that hooks get: what fired, on whom, and what was measured.
 //!
-//! It never holds content identifiers (info hashes, names, search words): the agent has none. It says "P2P protocol
+//! An event never holds content identifiers (info hashes, names, search words): the agent has none. It says "P2P protocol
 //! traffic" and nothing about what was transferred.
 
 use std::{sync::Arc, time::SystemTime};
@@ -32,7 +32,7 @@ pub struct PolicyEvent {
     pub policy: Arc<Policy>,
     /// The subscriber block.
     pub subscriber: Subscriber,
-    /// Its pseudonym.
+    /// Pseudonym of the subscriber.
     pub pseudonym: String,
     /// What was measured.
     pub firing: Firing,

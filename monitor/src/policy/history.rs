@@ -37,7 +37,7 @@ struct LookBack {
     step: Duration,
     /// Where it begins, and where it will begin later, oldest first. Each is the beginning of a bucket.
     begins: VecDeque<Instant>,
-    /// Its oldest bucket; their number while the window is not open.
+    /// Index of the window's oldest bucket; the number of buckets while the window is not open.
     first: usize,
 }
 

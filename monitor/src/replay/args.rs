@@ -36,7 +36,7 @@ pub struct ReplayArgs {
 pub enum EngineKind {
     /// The loaded XDP program, fed by the kernel's test runner. Needs root (`CAP_BPF` and `CAP_NET_ADMIN`).
     Kernel,
-    /// The same source in user space. Needs no rights.
+    /// The program's source, compiled for user space. Needs no rights.
     Host,
 }
 

@@ -19,11 +19,11 @@ pub(super) struct ReplayFlow {
     pub(super) protocol_number: u8,
     /// Sender of the first packet.
     pub(super) a: Address,
-    /// Its port; 0 for protocols without ports.
+    /// Port of `a`; 0 for protocols without ports.
     pub(super) a_port: u16,
     /// Receiver of the first packet.
     pub(super) b: Address,
-    /// Its port.
+    /// Port of `b`.
     pub(super) b_port: u16,
     /// The latest verdict.
     pub(super) verdict: Verdict,

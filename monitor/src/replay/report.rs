@@ -92,11 +92,11 @@ pub struct FlowRow {
     pub l4: String,
     /// Sender of the first packet.
     pub a: IpAddr,
-    /// Its port; 0 for protocols other than tcp and udp.
+    /// Port of `a`; 0 for protocols other than tcp and udp.
     pub a_port: u16,
     /// Receiver of the first packet.
     pub b: IpAddr,
-    /// Its port.
+    /// Port of `b`.
     pub b_port: u16,
     /// Label of the protocol.
     pub protocol: &'static str,

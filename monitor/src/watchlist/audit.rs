@@ -34,7 +34,7 @@ pub enum AuditError {
     Broken {
         /// The file.
         path: PathBuf,
-        /// Its line, from 1.
+        /// Line number, from 1.
         line: usize,
     },
 }

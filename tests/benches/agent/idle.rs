@@ -2,7 +2,7 @@
 //!
 //! The agent is the real one, on a laboratory's router. The tallies are written into its pinned maps, as a program that has seen a
 //! million subscribers would have left them, and drained every second; the share of a core is given for the default pace.
-//! Its reference is a plain reading of the same maps, once a second beside it: with caches as cold as the agent finds them.
+//! The reference is a plain reading of the agent's maps, once a second, so its caches are as cold as the agent's.
 
 use std::{
     fs,

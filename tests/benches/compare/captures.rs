@@ -1,4 +1,4 @@
-//! The same captures through `ndpiReader` and through both engines.
+//! Runs captures through `ndpiReader` and through both engines.
 //!
 //! All captures are read into memory first, and written once more as one file, in the same order, for `ndpiReader`. Its time is
 //! its process's CPU time without what it takes for a capture of one packet: reading the file is in it, its start is not. Ours

@@ -23,7 +23,7 @@ const ROUNDS: u32 = 15;
 /// Rounds of rows of few flows: with as many, loading is still the longer part. Rows that open many flows in each round have no more
 /// than their tables hold.
 const ROUNDS_OF_FEW: u32 = 31;
-/// The same where packets are looked into: each round is a few milliseconds.
+/// Rounds of rows of few inspected flows: each round takes a few milliseconds.
 const ROUNDS_OF_FEW_INSPECTED: u32 = 101;
 /// Most rounds of rows of many settled flows, which take longest, when there is little time.
 const QUICK_ROUNDS: u32 = 9;
@@ -42,9 +42,9 @@ pub(crate) enum Kind {
 
 /// A packet of every flow of a row.
 pub(crate) struct Packet {
-    /// Its direction, as the generator has it.
+    /// Direction, by the generator's numbers.
     pub(crate) direction: u32,
-    /// Its template.
+    /// Template of the frame.
     pub(crate) frame: Vec<u8>,
 }
 

@@ -76,7 +76,7 @@ pub fn captures(frames: &[Vec<u8>]) -> Vec<(&'static str, Vec<u8>)> {
     ]
 }
 
-/// The same IP packet in other encapsulations, by name: tags, sessions and labels between Ethernet and IP.
+/// An IP packet in other encapsulations, by name: tags, sessions and labels between Ethernet and IP.
 #[must_use]
 pub fn framings(frame: &[u8]) -> Vec<(&'static str, Vec<u8>)> {
     let (addresses, ethertype, packet) =

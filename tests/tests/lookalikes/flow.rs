@@ -105,7 +105,7 @@ impl Conversation {
 }
 
 impl Conversation {
-    /// The same with each message in two or three segments, and by how many bytes the first ones are cut.
+    /// This conversation with each message split into two or three segments at random offsets.
     pub(super) fn cut(&self, bits: &mut Bits) -> Self {
         let mut messages = Vec::new();
         for (forth, payload) in &self.messages {
@@ -124,7 +124,7 @@ impl Conversation {
         Self { messages, ..self.clone() }
     }
 
-    /// The same with one message in two segments.
+    /// This conversation with one message split into two segments.
     pub(super) fn cut_at(&self, message: usize, place: usize) -> Self {
         let (forth, payload) = &self.messages[message];
         let parts = [(*forth, payload[..place].to_vec()), (*forth, payload[place..].to_vec())];

@@ -32,7 +32,7 @@ fn play_all(tables: &[&[Row]], seed: u64) {
     }
 }
 
-/// The same conversations in every run, so that a failure is the change's own; `PROPTEST_RNG_SEED` asks for others, and
+/// Fixed conversations in every run, so that a failure comes from the change; `PROPTEST_RNG_SEED` asks for others, and
 /// `PROPTEST_CASES` for more.
 fn config() -> ProptestConfig {
     let asked = ProptestConfig::default();

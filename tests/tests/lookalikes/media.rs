@@ -249,7 +249,7 @@ fn ciphertext(bits: &mut Bits) -> Conversation {
     conversation
 }
 
-/// The same few bytes again and again, in both directions.
+/// A few bytes repeated in both directions.
 fn keepalives(bits: &mut Bits) -> Conversation {
     let (client, server) = (bits.port(), bits.port());
     // Two bytes that happen to be a whole Kad or eMule message on such a port are one: nothing could tell them apart.

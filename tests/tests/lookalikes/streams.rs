@@ -379,7 +379,7 @@ fn le32_frames(bits: &mut Bits) -> Conversation {
     conversation
 }
 
-/// The same, big-endian, with the identifiers of BitTorrent's messages but other contents.
+/// Length-prefixed messages, big-endian, with the identifiers of BitTorrent's messages but other contents.
 fn be32_frames(bits: &mut Bits) -> Conversation {
     let (client, server) = (bits.port(), bits.of(&[7000, 9000, 30_000]));
     let mut conversation = Conversation::tcp(client, server);

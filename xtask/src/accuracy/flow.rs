@@ -40,9 +40,9 @@ impl Key {
 /// What is known to be true of a flow.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Truth {
-    /// It speaks one of these protocols, by label; the first names its row in the tables.
+    /// The flow speaks one of these protocols, by label; the first names the row in the tables.
     Peer(Vec<String>),
-    /// It is none of file sharing.
+    /// The flow is not file sharing.
     Other,
 }
 

@@ -45,7 +45,7 @@ impl Programs {
         Ok(read(&shipped)? == read(beside)?)
     }
 
-    /// The same without a change: the program that is compared with, on both sides.
+    /// A control: the program of `--beside` on both sides.
     pub(super) fn control(&self) -> Option<Self> {
         let beside = self.beside.clone()?;
         Some(Self { shipped: Some(beside.clone()), beside: Some(beside) })

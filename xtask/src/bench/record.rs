@@ -15,7 +15,7 @@ use crate::workspace::root;
 pub(super) const TOLERANCE: f64 = 1.25;
 /// A ratio may be as many times the highest of an earlier day: an unchanged program came to 1.27 times it.
 const TOLERANCE_OF_DAYS: f64 = 1.5;
-/// The same for a number that only other processors have.
+/// The tolerance for a number that only other processors have.
 const TOLERANCE_ELSEWHERE: f64 = 2.0;
 
 /// The file.

@@ -59,7 +59,7 @@ pub(super) struct Row {
     pub(super) spread_ns: f64,
     /// The conventional design.
     pub(super) reference_ns_above_empty: f64,
-    /// The same for the reference.
+    /// Half the distance between the quartiles of the reference's rounds.
     pub(super) reference_spread_ns: f64,
     /// The empty program with the generator in front.
     pub(super) empty_ns: f64,
@@ -81,7 +81,7 @@ pub(super) struct Row {
 /// Another build of the program, in the same rounds.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Beside {
-    /// Its cost.
+    /// Cost of this program.
     pub(super) ns_above_empty: f64,
     /// Half the distance between the quartiles of its rounds.
     pub(super) spread_ns: f64,
@@ -107,7 +107,7 @@ impl Beside {
 /// The shipped program with the signatures of the first protocols only, in the same rounds.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct FirstProtocols {
-    /// Its cost.
+    /// Cost of this program.
     pub(super) ns_above_empty: f64,
     /// Half the distance between the quartiles of its rounds.
     pub(super) spread_ns: f64,
@@ -145,7 +145,7 @@ impl Row {
         }
     }
 
-    /// The same beside another build.
+    /// This row with a pair of that multiple.
     #[cfg(test)]
     pub(super) fn with_beside(self, multiple: f64) -> Self {
         let beside =
@@ -219,7 +219,7 @@ pub(super) struct Idle {
     pub(super) core_percent: f64,
     /// The most anonymous memory it had, in MiB: without the maps, which are mapped into it.
     pub(super) memory_mib: f64,
-    /// The same before there were tallies.
+    /// Memory before there were tallies, in MiB.
     pub(super) memory_empty_mib: f64,
     /// The difference for each tally.
     pub(super) bytes_per_tally: f64,

@@ -28,7 +28,7 @@ pub enum Need {
 /// A Debian package.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Package {
-    /// Its name in Debian 12.
+    /// Name in Debian 12.
     pub(super) name: &'static str,
     /// A program that proves it is there, for systems other than Debian.
     pub(super) probe: Option<&'static str>,

@@ -24,9 +24,9 @@ pub(super) struct Refused {
 /// Why `apt-get` cannot install a package as the machine is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Conflict {
-    /// It would remove these installed packages.
+    /// Installing it would remove these installed packages.
     Removes(Vec<String>),
-    /// It fails with this message.
+    /// The installation fails with this message.
     Fails(String),
 }
 

@@ -45,9 +45,9 @@ pub enum AttachError {
         name: String,
         /// Id of the program there.
         program: u32,
-        /// Its name, in words.
+        /// Name of the program, in words.
         by: String,
-        /// Its mode.
+        /// Mode of the program.
         mode: &'static str,
     },
     /// Another agent of ours holds the tables.
