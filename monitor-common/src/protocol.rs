@@ -1,12 +1,47 @@
 //! Protocols and confidences: the label values of `docs/architecture.md#labels`, and their numbers in BPF maps.
 
-/// Declares [`Protocol`] with its label values from one table, so that adding a protocol is one row.
+/// Declares [`ProtocolClass`].
+macro_rules! classes {
+    ($($(#[doc = $meaning:literal])* $name:ident = $label:literal,)*) => {
+        /// Purpose of a protocol. Policies and metrics select protocols by class.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum ProtocolClass { $($(#[doc = $meaning])* $name,)* }
+
+        impl ProtocolClass {
+            /// Every class.
+            pub const ALL: &'static [Self] = &[$(Self::$name,)*];
+
+            /// The label value used in metrics and policies.
+            #[must_use]
+            pub const fn label(self) -> &'static str {
+                match self { $(Self::$name => $label,)* }
+            }
+        }
+    };
+}
+
+classes! {
+    /// Exchange of files among strangers.
+    FileSharing = "filesharing",
+    /// Live and recorded video.
+    Video = "video",
+    /// Distributed storage.
+    Storage = "storage",
+    /// Synchronisation of a user's own folders.
+    Sync = "sync",
+    /// General-purpose P2P transports, which many programs share.
+    Transport = "transport",
+    /// Distribution of software updates.
+    Updates = "updates",
+}
+
+/// Declares [`Protocol`] from one table: number, label, class, and `names_content` where framing names content.
 macro_rules! protocols {
-    ($($(#[$doc:meta])* $name:ident = $number:literal, $label:literal;)*) => {
+    ($($(#[doc = $meaning:literal])* $name:ident = $number:literal, $label:literal $(, $class:ident $(, $content:ident)?)?;)*) => {
         /// What a flow speaks. Numbers are stored in BPF maps: append only, never renumber.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
         #[repr(u8)]
-        pub enum Protocol { $($(#[$doc])* $name = $number,)* }
+        pub enum Protocol { $($(#[doc = $meaning])* $name = $number,)* }
 
         impl Protocol {
             /// Every protocol, in number order.
@@ -23,7 +58,45 @@ macro_rules! protocols {
             pub const fn from_number(number: u8) -> Option<Self> {
                 match number { $($number => Some(Protocol::$name),)* _ => None }
             }
+
+            /// Name and scope, for documentation.
+            #[must_use]
+            pub const fn meaning(self) -> &'static str {
+                match self { $(Protocol::$name => concat!($($meaning,)*),)* }
+            }
+
+            /// The class; `None` for traffic that is not known to be P2P.
+            #[must_use]
+            pub const fn class(self) -> Option<ProtocolClass> {
+                match self { $(Protocol::$name => class!($($class)?),)* }
+            }
+
+            /// Whether the framing can name content, which the watchlist is compared with.
+            #[must_use]
+            pub const fn names_content(self) -> bool {
+                match self { $(Protocol::$name => is_content_named!($($($content)?)?),)* }
+            }
         }
+    };
+}
+
+/// The class of a row.
+macro_rules! class {
+    () => {
+        None
+    };
+    ($class:ident) => {
+        Some(ProtocolClass::$class)
+    };
+}
+
+/// Whether a row has the last column.
+macro_rules! is_content_named {
+    () => {
+        false
+    };
+    (names_content) => {
+        true
     };
 }
 
@@ -33,49 +106,73 @@ protocols! {
     /// A fragment that is not the first one: it has no ports and no protocol framing.
     Fragment = 1, "fragment";
     /// BitTorrent: peer wire, uTP, DHT, trackers, local service discovery.
-    BitTorrent = 2, "bittorrent";
+    BitTorrent = 2, "bittorrent", FileSharing, names_content;
     /// eDonkey and eMule, TCP and server UDP.
-    EDonkey = 3, "edonkey";
-    /// Kademlia as eMule speaks it (Kad).
-    Kademlia = 4, "kademlia";
+    EDonkey = 3, "edonkey", FileSharing, names_content;
+    /// Kademlia of eMule (Kad).
+    Kademlia = 4, "kademlia", FileSharing, names_content;
     /// Gnutella 0.6, TCP and UDP.
-    Gnutella = 5, "gnutella";
+    Gnutella = 5, "gnutella", FileSharing, names_content;
     /// Gnutella2.
-    Gnutella2 = 6, "gnutella2";
+    Gnutella2 = 6, "gnutella2", FileSharing;
     /// WebTorrent: its tracker over WebSockets.
-    WebTorrent = 7, "webtorrent";
+    WebTorrent = 7, "webtorrent", FileSharing;
     /// FastTrack (Kazaa).
-    FastTrack = 8, "fasttrack";
+    FastTrack = 8, "fasttrack", FileSharing;
     /// Direct Connect: NMDC and ADC.
-    DirectConnect = 9, "directconnect";
+    DirectConnect = 9, "directconnect", FileSharing, names_content;
     /// Soulseek.
-    Soulseek = 10, "soulseek";
+    Soulseek = 10, "soulseek", FileSharing;
     /// Ares Galaxy.
-    Ares = 11, "ares";
+    Ares = 11, "ares", FileSharing;
     /// OpenNap (Napster).
-    OpenNap = 12, "opennap";
+    OpenNap = 12, "opennap", FileSharing;
     /// WinMX.
-    WinMx = 13, "winmx";
-    /// libp2p: a transport (IPFS, Filecoin, ...), which no policy includes by default.
-    LibP2p = 14, "libp2p";
+    WinMx = 13, "winmx", FileSharing;
+    /// libp2p: a transport of IPFS, Filecoin and others.
+    LibP2p = 14, "libp2p", Transport;
     /// appleJuice (legacy).
-    AppleJuice = 15, "applejuice";
+    AppleJuice = 15, "applejuice", FileSharing;
     /// MUTE (legacy).
-    Mute = 16, "mute";
+    Mute = 16, "mute", FileSharing;
     /// OpenFT (legacy).
-    OpenFt = 17, "openft";
+    OpenFt = 17, "openft", FileSharing;
     /// WASTE (legacy).
-    Waste = 18, "waste";
-    /// BitTorrent Sync, Resilio Sync.
-    BtSync = 19, "btsync";
+    Waste = 18, "waste", FileSharing;
+    /// BitTorrent Sync and Resilio Sync.
+    BtSync = 19, "btsync", Sync;
 }
 
 impl Protocol {
+    /// Whether many programs share a protocol. Then a subscriber's use of it says nothing about another flow of that subscriber.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_shared_by_programs(number: u32) -> bool {
+        const TRANSPORTS: u64 = ProtocolClass::Transport.protocol_bits();
+        TRANSPORTS >> (number & 63) & 1 != 0
+    }
+
     /// The number under which endpoints of a protocol are known: eMule's Kad and its TCP side are one program's.
     #[inline(always)]
     #[must_use]
     pub const fn family_number(number: u8) -> u8 {
         if number == Self::Kademlia as u8 { Self::EDonkey as u8 } else { number }
+    }
+}
+
+impl ProtocolClass {
+    /// Bits of the numbers of this class's protocols.
+    #[must_use]
+    pub const fn protocol_bits(self) -> u64 {
+        let (mut bits, mut index) = (0, 0);
+        while index < Protocol::ALL.len() {
+            let protocol = Protocol::ALL[index];
+            if matches!(protocol.class(), Some(class) if class as u8 == self as u8) {
+                bits |= 1 << protocol as u8;
+            }
+            index += 1;
+        }
+        bits
     }
 }
 

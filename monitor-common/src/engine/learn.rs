@@ -40,8 +40,8 @@ pub(super) fn learn<M: Maps>(maps: &M, settings: &Settings, work: &mut Work) -> 
         return false;
     }
     let mut complete = false;
-    // libp2p is a transport of many programs, and a subscriber's other use of it must not be mistaken for one of them.
-    if work.spoke != 0 && work.protocol != Protocol::LibP2p as u32 {
+    // Many programs share a transport such as libp2p: one program's flow says nothing about another's.
+    if work.spoke != 0 && !Protocol::is_shared_by_programs(work.protocol) {
         let lower = unpack(set.counters[counter_index(way, 1)].load()).0 != 0;
         let higher = unpack(set.counters[counter_index(way, 0)].load()).0 != 0;
         if subscribers::locate(maps, work) {
