@@ -15,7 +15,7 @@ mod verdict_index;
 use std::{sync::Arc, time::Duration};
 
 use ipnet::IpNet;
-use monitor_common::protocol::{Confidence, Protocol, Verdict};
+use monitor_common::protocol::{Confidence, Protocol, ProtocolClass, Verdict};
 
 pub use engine::{Firing, PolicyCounts, PolicyEngine};
 pub use event::PolicyEvent;
@@ -69,21 +69,39 @@ pub struct ProtocolSet(u64);
 
 const _: () = assert!(monitor_common::protocol::PROTOCOL_SLOTS <= 64);
 
-/// Protocols a policy must name to include: not P2P, or transports with many other uses (`docs/architecture.md#labels`).
-const NAMED_ONLY: &[&str] = &["unclassified", "fragment", "libp2p"];
+/// Classes of a policy that names neither classes nor protocols (`docs/architecture.md#labels`).
+pub const DEFAULT_CLASSES: &[ProtocolClass] = &[ProtocolClass::FileSharing, ProtocolClass::Video];
 
 impl ProtocolSet {
     /// No protocol.
     pub const EMPTY: Self = Self(0);
 
-    /// What a policy covers that names no protocol.
+    /// Protocols of a policy that names neither classes nor protocols.
     #[must_use]
     pub fn default_policy() -> Self {
         let mut set = Self::EMPTY;
-        for protocol in Protocol::ALL.iter().filter(|protocol| !NAMED_ONLY.contains(&protocol.label())) {
-            set.insert(*protocol);
+        DEFAULT_CLASSES.iter().for_each(|class| set.insert_class(*class));
+        set
+    }
+
+    /// Adds every protocol of a class.
+    pub const fn insert_class(&mut self, class: ProtocolClass) {
+        self.0 |= class.protocol_bits();
+    }
+
+    /// Every protocol that has a class.
+    pub(crate) const OF_A_CLASS: Self = {
+        let (mut set, mut index) = (Self::EMPTY, 0);
+        while index < ProtocolClass::ALL.len() {
+            set.insert_class(ProtocolClass::ALL[index]);
+            index += 1;
         }
         set
+    };
+
+    /// Whether the protocol of a number is in the set.
+    pub(crate) const fn has_number(self, number: usize) -> bool {
+        self.0 >> (number % 64) & 1 != 0
     }
 
     /// Adds a protocol.

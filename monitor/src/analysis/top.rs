@@ -10,13 +10,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use monitor_common::{
-    protocol::{Confidence, Protocol},
-    tally::TallyKey,
-};
+use monitor_common::{protocol::Protocol, tally::TallyKey};
 
 use crate::{
-    policy::{SubscriberIndex, TallyOwner},
+    policy::{ProtocolSet, SubscriberIndex, TallyOwner},
     snapshot::{Snapshot, TallyChange},
     subscriber::Pseudonyms,
 };
@@ -30,7 +27,7 @@ const RESCALE: f64 = 1e60;
 
 /// Whether a tally's traffic makes a subscriber a P2P subscriber.
 fn is_p2p(key: &TallyKey) -> bool {
-    key.confidence != Confidence::None as u8
+    ProtocolSet::OF_A_CLASS.has_number(key.protocol.into())
 }
 
 /// One exported subscriber and protocol.

@@ -223,9 +223,14 @@ pub struct RawPolicy {
     /// Name in events and metrics; letters, digits, `-`, `_` and `.`.
     #[cfg_attr(test, schemars(example = &"heavy-p2p"))]
     pub name: String,
-    /// Protocols that count together. Default: every P2P protocol but `libp2p`, which must be named.
+    /// Classes of protocols that count together: `filesharing`, `video`, `storage`, `sync`, `transport`, `updates`. Default:
+    /// `["filesharing", "video"]`, unless `protocols` names protocols.
     #[serde(default)]
-    #[cfg_attr(test, schemars(example = ["bittorrent", "edonkey"]))]
+    #[cfg_attr(test, schemars(example = ["filesharing", "video"]))]
+    pub classes: Option<Vec<String>>,
+    /// Protocols that count together. They are added to those of `classes` if both keys are given.
+    #[serde(default)]
+    #[cfg_attr(test, schemars(example = ["libp2p"]))]
     pub protocols: Vec<String>,
     /// The weakest verdict that counts: `heuristic`, `association`, `structural` or `signature`.
     #[serde(default = "structural")]

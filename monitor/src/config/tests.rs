@@ -76,14 +76,23 @@ fn a_whole_file_resolves() {
 }
 
 #[test]
-fn the_default_policy_never_has_what_is_not_p2p_or_libp2p() {
-    let policy = "[[policies]]\nname = \"p\"\nthreshold = 1\nwindow = \"1m\"\n";
-    let resolved = read(policy).expect("valid");
-    let labels: Vec<&str> = resolved.policies[0].protocols.iter().map(|protocol| protocol.label()).collect();
-    assert!(labels.contains(&"bittorrent") && labels.contains(&"gnutella"));
-    for label in ["unclassified", "fragment", "libp2p"] {
-        assert!(!labels.contains(&label), "{label}");
+fn policies_select_protocols_by_class_and_by_name() {
+    let labels = |keys: &str| -> Vec<&str> {
+        let policy = format!("[[policies]]\nname = \"p\"\nthreshold = 1\nwindow = \"1m\"\n{keys}\n");
+        let resolved = read(&policy).expect("valid");
+        resolved.policies[0].protocols.iter().map(|protocol| protocol.label()).collect()
+    };
+    let default = labels("");
+    assert!(default.contains(&"bittorrent") && default.contains(&"gnutella"));
+    for label in ["unclassified", "fragment", "libp2p", "btsync"] {
+        assert!(!default.contains(&label), "{label}");
     }
+    assert_eq!(labels("classes = [\"filesharing\", \"video\"]"), default);
+    assert_eq!(labels("protocols = [\"gnutella\"]"), ["gnutella"]);
+    assert_eq!(
+        labels("classes = [\"sync\"]\nprotocols = [\"libp2p\", \"gnutella\"]"),
+        ["gnutella", "libp2p", "btsync"]
+    );
 }
 
 #[test]
@@ -145,6 +154,11 @@ fn mistakes_name_the_line_and_the_next_step() {
             vec!["p.toml:5", "did you mean `bittorrent`"],
         ),
         (format!("{policy}window = \"1m\"\nprotocols = [\"unclassified\"]"), vec!["not a P2P protocol"]),
+        (
+            format!("{policy}window = \"1m\"\nclasses = [\"filesharing\", \"vidio\"]"),
+            vec!["p.toml:5: policies[0].classes[1]", "did you mean `video`"],
+        ),
+        (format!("{policy}window = \"1m\"\nclasses = []"), vec!["p.toml:5: policies[0].classes", "covers no protocol"]),
         (format!("{policy}window = \"1m\"\nmin_confidence = \"none\""), vec!["p.toml:5", "heuristic"]),
         (format!("{policy}window = \"1m\"\nhooks = [\"nobody\"]"), vec!["p.toml:5", "[[hooks]]"]),
         (format!("{policy}window = \"1m\"\nmetric = \"flows\"\ndirection = \"up\""), vec!["p.toml:6", "no direction"]),

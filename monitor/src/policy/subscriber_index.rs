@@ -7,9 +7,9 @@ use std::{
 };
 
 use hashbrown::{HashTable, hash_table::Entry};
-use monitor_common::{protocol::Confidence, tally::TallyKey};
+use monitor_common::tally::TallyKey;
 
-use super::verdict_index::VerdictIndex;
+use super::{ProtocolSet, verdict_index::VerdictIndex};
 use crate::{
     snapshot::{Snapshot, TallyChange},
     subscriber::Subscriber,
@@ -38,7 +38,7 @@ impl TallyOwner {
 
     /// Whether its traffic makes a subscriber a P2P subscriber.
     pub(crate) fn is_p2p(self) -> bool {
-        self.verdict_index.confidence_number() != Confidence::None as usize
+        ProtocolSet::OF_A_CLASS.has_number(self.verdict_index.protocol_number())
     }
 }
 

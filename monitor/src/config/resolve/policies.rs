@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use monitor_common::protocol::{Confidence, Protocol};
+use monitor_common::protocol::{Confidence, Protocol, ProtocolClass};
 
 use super::Checker;
 use crate::{
@@ -68,30 +68,53 @@ fn one(index: usize, typed: &RawPolicy, raw: &Raw, seen: &mut HashSet<String>, c
     }
 }
 
+/// Protocols of the classes, and protocols that are named.
 fn protocols(index: usize, typed: &RawPolicy, check: &mut Checker<'_>) -> ProtocolSet {
-    if typed.protocols.is_empty() {
-        return ProtocolSet::default_policy();
-    }
     let mut set = ProtocolSet::EMPTY;
+    for (position, name) in typed.classes.iter().flatten().enumerate() {
+        match ProtocolClass::ALL.iter().copied().find(|class| class.label() == name) {
+            Some(class) => set.insert_class(class),
+            None => {
+                let hint = hint(name, &ProtocolClass::ALL.iter().map(|class| class.label()).collect::<Vec<_>>());
+                check.problem(
+                    &format!("policies[{index}].classes[{position}]"),
+                    format!("there is no class `{name}`; {hint}"),
+                );
+            }
+        }
+    }
     for (position, name) in typed.protocols.iter().enumerate() {
         let path = format!("policies[{index}].protocols[{position}]");
         let known = Protocol::ALL.iter().copied().find(|protocol| protocol.label() == name);
         match known {
-            Some(Protocol::Unclassified | Protocol::Fragment) => {
+            Some(protocol) if protocol.class().is_none() => {
                 check.problem(&path, format!("`{name}` is not a P2P protocol; a policy cannot act on it"));
             }
             Some(protocol) => set.insert(protocol),
             None => {
-                let labels = || Protocol::ALL.iter().skip(2).map(|protocol| protocol.label());
-                let hint = closest(name, labels()).map_or_else(
-                    || format!("known: {}", labels().collect::<Vec<_>>().join(", ")),
-                    |near| format!("did you mean `{near}`?"),
-                );
+                let classified = Protocol::ALL.iter().filter(|protocol| protocol.class().is_some());
+                let hint = hint(name, &classified.map(|protocol| protocol.label()).collect::<Vec<_>>());
                 check.problem(&path, format!("there is no protocol `{name}`; {hint}"));
             }
         }
     }
-    set
+    match &typed.classes {
+        None if typed.protocols.is_empty() => ProtocolSet::default_policy(),
+        Some(classes) if classes.is_empty() && typed.protocols.is_empty() => {
+            check.problem(
+                &format!("policies[{index}].classes"),
+                "the policy covers no protocol; name a class or a protocol",
+            );
+            set
+        }
+        _ => set,
+    }
+}
+
+/// The name that was probably meant, or every known name.
+fn hint(name: &str, known: &[&'static str]) -> String {
+    closest(name, known.iter().copied())
+        .map_or_else(|| format!("known: {}", known.join(", ")), |near| format!("did you mean `{near}`?"))
 }
 
 fn confidence(index: usize, typed: &RawPolicy, check: &mut Checker<'_>) -> Confidence {
