@@ -43,3 +43,16 @@ pub(crate) fn assert_block_current(path: &str, block: &str, generated: &str) {
         assert!(committed == generated, "block `{block}` of {path} is not current: run {HOW}");
     }
 }
+
+#[test]
+fn the_readme_lists_every_protocol() {
+    use monitor_common::protocol::{Protocol, ProtocolClass};
+    let mut table = String::from("| class | label | protocol |\n|---|---|---|\n");
+    for class in ProtocolClass::ALL {
+        for protocol in Protocol::ALL.iter().filter(|protocol| protocol.class() == Some(*class)) {
+            let meaning = protocol.meaning().trim().trim_end_matches('.');
+            table += &format!("| `{}` | `{}` | {meaning} |\n", class.label(), protocol.label());
+        }
+    }
+    assert_block_current("README.md", "protocols", &table);
+}

@@ -10,6 +10,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use monitor_common::protocol::{Protocol, ProtocolClass};
 use peertally::replay::{
     args::{EngineKind, Format, ReplayArgs},
     collect,
@@ -17,8 +18,12 @@ use peertally::replay::{
 };
 use peertally_lab::protocol_of;
 
-/// Labels that a flow of the negative set may have: transports and synchronisation that are no file sharing network.
-const NO_ERROR: [&str; 2] = ["libp2p", "btsync"];
+/// Whether a flow of the negative set may have a label: its class is neither file sharing nor video.
+fn is_no_error(label: &str) -> bool {
+    let protocol = Protocol::ALL.iter().find(|protocol| protocol.label() == label);
+    let class = protocol.and_then(|protocol| protocol.class());
+    !matches!(class, Some(ProtocolClass::FileSharing | ProtocolClass::Video))
+}
 
 /// A flow's ends without a direction.
 type Ends = BTreeSet<(IpAddr, u16)>;
@@ -127,7 +132,7 @@ fn no_negative_flow_is_labelled() {
     for capture in captures(&root.join("negative")) {
         for flow in flows(&capture) {
             counted += 1;
-            if labelled(&flow) && !NO_ERROR.contains(&flow.protocol) {
+            if labelled(&flow) && !is_no_error(flow.protocol) {
                 wrong.push(format!("{}: {flow:?}", capture.display()));
             }
         }

@@ -107,8 +107,15 @@ fn agent_families(state: &AgentState) -> Vec<Family> {
     build.add(&[env!("CARGO_PKG_VERSION")], 1.0);
     let mut inspection = Family::new(&definitions::INSPECTION);
     inspection.add(&[state.inspection().label()], 1.0);
+    let mut protocols = Family::new(&definitions::PROTOCOL);
+    for protocol in Protocol::ALL {
+        if let Some(class) = protocol.class() {
+            protocols.add(&[protocol.label(), class.label()], 1.0);
+        }
+    }
     vec![
         build,
+        protocols,
         inspection,
         Family::single(&definitions::START_TIME, unix_seconds(state.start())),
         Family::single(&definitions::DRAIN_FAILURES, state.drain_failures() as f64),
@@ -149,10 +156,6 @@ fn traffic(published: &DrainResult) -> Vec<Family> {
     ]
 }
 
-/// Protocols whose framing names content (`monitor_common::watch`): each has a series from the start.
-const NAMING: [Protocol; 5] =
-    [Protocol::BitTorrent, Protocol::EDonkey, Protocol::Kademlia, Protocol::Gnutella, Protocol::DirectConnect];
-
 fn kernel(published: &DrainResult) -> Vec<Family> {
     let snapshot = &published.snapshot;
     let labelled = |definition: &'static Definition, rows: &mut dyn Iterator<Item = (&'static str, u64)>| {
@@ -164,7 +167,11 @@ fn kernel(published: &DrainResult) -> Vec<Family> {
     for each in &snapshot.attachments {
         attached.add(&[&each.interface, each.role, each.mode], if each.mode == "none" { 0.0 } else { 1.0 });
     }
-    let mut hits: BTreeMap<&'static str, u64> = NAMING.iter().map(|protocol| (protocol.label(), 0)).collect();
+    let mut hits: BTreeMap<&'static str, u64> = Protocol::ALL
+        .iter()
+        .filter(|protocol| protocol.names_content())
+        .map(|protocol| (protocol.label(), 0))
+        .collect();
     for (key, count) in &snapshot.watchlist {
         if let Some(protocol) = Protocol::from_number(key.protocol) {
             *hits.entry(protocol.label()).or_default() += count;

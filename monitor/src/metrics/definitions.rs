@@ -121,6 +121,8 @@ definitions! {
         "1, with the current inspection depth.";
     WATCHLIST_HITS = "/metrics" Counter "peertally_watchlist_hits_total" in "" by ["protocol"]:
         "Payloads that named content of the watchlist; only in the inspection depth watchlist.";
+    PROTOCOL = "/metrics" Gauge "peertally_protocol_info" in "" by ["protocol", "class"]:
+        "1, with the class of each protocol; join it to other metrics by protocol.";
     BUILD = "/metrics" Gauge "peertally_build_info" in "" by ["version"]:
         "1, with the version of the agent.";
     START_TIME = "/metrics" Gauge "peertally_start_time_seconds" in "seconds" by []:
