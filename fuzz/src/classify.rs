@@ -139,7 +139,7 @@ impl Flow {
         assert!(self.payload.window == [0; WINDOW] && self.payload.captured == 0, "nothing of a payload stays");
     }
 
-    /// Loads a packet behind the bytes that are in the payload.
+    /// Loads a packet after the bytes that are in the payload.
     fn load(&mut self, bytes: &[u8], header: u8) {
         self.payload.source_port = 6881;
         self.payload.destination_port = 6346;

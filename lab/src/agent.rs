@@ -110,7 +110,7 @@ impl<'a> Agent<'a> {
             let (mut packets, mut bytes) = (0, 0);
             for (name, counters) in after.iter().filter(|(name, _)| *name != "lo") {
                 packets += counters.rx_packets - before[name].rx_packets;
-                // With native XDP a veth counts bytes behind the Ethernet header: IP bytes.
+                // With native XDP a veth counts bytes after the Ethernet header: IP bytes.
                 bytes += counters.rx_bytes - before[name].rx_bytes;
                 ensure!(counters.rx_dropped == before[name].rx_dropped, "{name} dropped packets: {counters:?}");
             }

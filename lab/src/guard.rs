@@ -122,7 +122,7 @@ fn processes(namespace: &str) -> Result<Vec<Pid>> {
         .collect())
 }
 
-/// Removes what owners that no longer live left behind, as far as it can: a guard may be at it at the same time.
+/// Removes leftovers of owners that are dead, as far as possible: a guard may do so concurrently.
 pub(super) fn sweep(prefix: &str) {
     let mut dead: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for namespace in names(Path::new(RUN)) {

@@ -1,5 +1,5 @@
-//! A scenario: one client in one mode over one IP version, played under the agent's eyes, and what came of it beside
-//! what is known to be true.
+//! A scenario: one client in one mode over one IP version, run through the agent's router, and its outcome compared with
+//! ground truth.
 //!
 //! Subscriber 1 runs the client; its counterparts and their servers are on the internet host. The agent and a capture
 //! run from before the first packet. Nothing but the client's traffic crosses the router, so every flow that

@@ -14,7 +14,7 @@ use anyhow::Result;
 
 use super::capture::frames;
 
-/// Services beside P2P that clients use by themselves, by their UDP port.
+/// Services other than P2P that clients use on their own, by UDP port.
 const ORDINARY_UDP: [(u16, &str); 8] = [
     (53, "DNS"),
     (67, "DHCP"),
@@ -65,7 +65,7 @@ impl fmt::Display for FlowKey {
 pub struct Flow {
     /// When each came (since 1970) and its IP bytes.
     pub packets: Vec<(Duration, u64)>,
-    /// Bytes behind the transport header.
+    /// Bytes after the transport header.
     pub payload: u64,
 }
 
@@ -152,7 +152,7 @@ struct Packet {
     payload: u64,
 }
 
-/// An IP packet (RFC 791, RFC 8200) behind an Ethernet header; `None` if the frame is none.
+/// An IP packet (RFC 791, RFC 8200) after an Ethernet header; `None` if the frame holds none.
 fn parse(frame: &[u8]) -> Option<Packet> {
     let ip = frame.get(14..)?;
     let u16_at = |bytes: &[u8], at: usize| Some(u16::from_be_bytes(bytes.get(at..at + 2)?.try_into().ok()?));

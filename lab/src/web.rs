@@ -83,7 +83,7 @@ pub fn fetch(namespace: &Namespace, url: &str) -> Result<u64> {
     String::from_utf8_lossy(&output.stdout).trim().parse().context("a size")
 }
 
-/// A name server on the internet host that gives every name the same address (RFC 1035).
+/// A name server on the internet host that gives every name one address (RFC 1035).
 #[derive(Clone, Debug)]
 pub struct DnsServer {
     address: SocketAddr,

@@ -1,4 +1,4 @@
-//! A kernel side for tests: counts what it is told to, and drains it into snapshots as the real one does.
+//! A kernel side for tests: counts what a test sets, and drains it into snapshots as the real one does.
 
 use std::{
     collections::HashMap,

@@ -10,7 +10,7 @@ use crate::{
     words::{LogFormat, LogLevel},
 };
 
-/// Libraries whose inner life is of no interest below a warning.
+/// Libraries that log warnings and errors only.
 const QUIET: &[&str] = &["hyper", "hyper_util", "reqwest", "rustls", "h2", "mio", "tower"];
 
 /// Starts the log. Does nothing if one is running already.

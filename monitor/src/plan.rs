@@ -28,7 +28,7 @@ use crate::{
 
 /// Bytes of a page.
 const PAGE: u64 = 4096;
-/// What a hash table's element has beside key and value (`struct htab_elem`).
+/// Bytes of a hash table's element in addition to key and value (`struct htab_elem`).
 const HASH_ELEMENT: u64 = 48;
 /// A hash table's bucket (`struct bucket`).
 const HASH_BUCKET: u64 = 16;

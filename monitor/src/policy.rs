@@ -41,7 +41,7 @@ pub struct Policy {
     pub threshold: u64,
     /// Length of the window.
     pub window: Duration,
-    /// Time without firing again for the same subscriber.
+    /// Time without firing again for that subscriber.
     pub cool_down: Duration,
     /// Address blocks it does not fire on.
     pub allow: Vec<IpNet>,

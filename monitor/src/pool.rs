@@ -47,7 +47,7 @@ pub enum PoolError {
         /// Prefix length.
         prefix_len: u8,
     },
-    /// Bits behind the prefix are set.
+    /// Bits after the prefix are set.
     #[error("`{given}` has bits set after its prefix; write {network}/{prefix_len}")]
     HostBits {
         /// What was typed.

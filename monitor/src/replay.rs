@@ -1,4 +1,4 @@
-//! `peertally replay`: counts captures with the same code that counts live traffic.
+//! `peertally replay`: counts captures with the code that counts live traffic.
 //!
 //! Reads nothing but the captures, and changes nothing on the machine: the kernel engine loads the program without
 //! attaching it to an interface.

@@ -151,7 +151,7 @@ fn stop_signal() -> io::Result<impl Future<Output = ()>> {
     })
 }
 
-/// Runs the agent until `stop` is done. `bound` is told the address of metrics, for a configuration with port 0.
+/// Runs the agent until `stop` is done. `bound` receives the address of metrics, for a configuration with port 0.
 async fn serve<D: Datapath>(
     resolved: Resolved,
     start: impl FnOnce(&Resolved) -> Result<D, D::Error> + Send + 'static,
@@ -280,7 +280,7 @@ struct DrainLoop {
     heartbeat: Arc<Heartbeat>,
     interval: Duration,
     on_exit: OnExit,
-    /// Interfaces that were told to have lost the program.
+    /// Interfaces that were reported as detached.
     taken_off: HashSet<Arc<str>>,
     /// Only in the inspection depth `watchlist`.
     hit_log: Option<HitLog>,

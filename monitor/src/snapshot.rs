@@ -71,7 +71,7 @@ pub struct NodeRow {
     pub packets: u64,
     /// IP bytes.
     pub bytes: u64,
-    /// Flows whose first packet came this way.
+    /// Flows by the direction of their first packet.
     pub flows: u64,
 }
 
@@ -104,7 +104,7 @@ pub struct Attachment {
     pub interface: Arc<str>,
     /// `access` or `core`.
     pub role: &'static str,
-    /// XDP mode read back from the kernel: `native` or `generic`; `none` where the program was taken off.
+    /// XDP mode read back from the kernel: `native` or `generic`; `none` where the program is no longer attached.
     pub mode: &'static str,
 }
 

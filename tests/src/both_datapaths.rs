@@ -32,12 +32,12 @@ pub struct BothDatapaths {
     pub kernel: Option<TestRunner>,
     /// The second in which frames come in.
     pub now_s: u64,
-    /// Interface that they come in on, on the host; the kernel's test runner has one.
+    /// Interface that they arrive on, on the host; the kernel's test runner has one.
     pub interface: u16,
 }
 
 impl BothDatapaths {
-    /// Both, set up alike; frames come in on an interface with the role that the first one has.
+    /// Both, set up alike; frames arrive on an interface with the role that the first one has.
     ///
     /// # Panics
     /// When the program does not load, and in strict mode without rights.

@@ -131,7 +131,7 @@ impl Interpreter {
         self.arrays.get(number).with_context(|| format!("{map} is no array"))
     }
 
-    /// Runs the program on a frame that came in on an interface.
+    /// Runs the program on a frame that arrived on an interface.
     ///
     /// # Errors
     /// When the program does something that the interpreter does not know, or that the kernel would not allow.

@@ -112,7 +112,7 @@ fn hex(digits: &str) -> Vec<u8> {
     digits.chunks(2).map(|pair| value(pair[0]) << 4 | value(pair[1])).collect()
 }
 
-/// A message behind its little-endian length.
+/// A message after its little-endian length.
 fn framed(body: &[u8]) -> Vec<u8> {
     [&(body.len() as u32).to_le_bytes(), body].concat()
 }

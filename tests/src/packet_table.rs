@@ -75,7 +75,7 @@ pub fn cases() -> Vec<Case> {
     cases::all()
 }
 
-/// Secret of the flow hash in these tests; fixed, so that flows can be told by their tags.
+/// Secret of the flow hash in these tests; fixed, so that tags identify flows.
 pub const SEED: Seed = Seed::from_random([0x1234_5678_9abc_def0, 0x0fed_cba9_8765_4321, 0x5555_aaaa_3333_cccc]);
 
 /// How an engine is set up for the table: small tables, `10.0.0.0/8/32` and `2001:db8::/32/56` as subscribers.

@@ -56,7 +56,7 @@ impl Network {
         Self::with(None, 1024, false)
     }
 
-    /// Frames come in on a core interface if `core`.
+    /// Frames arrive on a core interface if `core`.
     fn with(heuristic: Option<Heuristic>, peers: u32, core: bool) -> Self {
         let interfaces = vec![MonitoredInterface { index: 1, core, realm: 0 }];
         let sizes = TableSizes { flows: 4096, tallies: 1024, peers };
@@ -70,7 +70,7 @@ impl Network {
         self.send(&udp(to, from, PONG));
     }
 
-    /// A TCP connection whose payloads are the given ones, the other side's the same; the verdict in the end.
+    /// The final verdict of a TCP connection in which both sides send the given payloads.
     fn connection(&mut self, from: SocketAddr, to: SocketAddr, payload: impl Fn(u64) -> Vec<u8>) -> Verdict {
         self.send(&tcp(from, to, flag::SYN, b""));
         self.send(&tcp(to, from, flag::SYN_ACK, b""));
@@ -233,7 +233,7 @@ fn what_has_a_face_of_its_own_is_not_labelled() {
         b"GET /status HTTP/1.1\r\nHost: example.org\r\nAccept: */*\r\nUser-Agent: curl/7.88.1\r\n\r\n".to_vec()
     };
     assert_eq!(network.connection(of(SUBSCRIBER, 40_001), at(PEER), http), Verdict::UNCLASSIFIED);
-    // A server's encrypted records behind a plain hello.
+    // A server's encrypted records after a plain hello.
     let mixed = |number: u64| if number < 2 { tls(number) } else { ciphertext(900, number) };
     assert_eq!(network.connection(of(SUBSCRIBER, 40_002), at(PEER), mixed), Verdict::UNCLASSIFIED);
     assert_eq!(network.obfuscated(of(SUBSCRIBER, 40_003), at("192.0.2.7:443")), Verdict::UNCLASSIFIED, "another port");

@@ -1,4 +1,4 @@
-//! The classifier against the captures beside the repository: each flow with a reference signature is found under its
+//! The classifier against the captures next to the repository: each flow with a reference signature is found under its
 //! protocol, no flow of the negative set is labelled, and re-framed captures give the verdicts of the plain one.
 //!
 //! Runs on the host engine, so it needs no rights. Without the captures it says so and checks nothing.

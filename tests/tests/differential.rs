@@ -22,7 +22,7 @@ use peertally_tests::packet_table::{SEED, cases, load_options, may_use_kernel};
 /// Mutated frames that are compared.
 const MUTATIONS: usize = 100_000;
 
-/// Every capture of the corpus beside the repository; none, loudly, when there is no corpus.
+/// Every capture of the corpus next to the repository; none, loudly, when there is no corpus.
 fn corpus() -> Vec<PathBuf> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/corpus");
     let folders = ["p2p", "negative"].iter().filter_map(|set| fs::read_dir(root.join(set)).ok()).flatten();

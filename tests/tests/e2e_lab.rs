@@ -1,4 +1,4 @@
-//! The laboratory itself: traffic passes without any agent, its counts agree, and nothing is left behind.
+//! The laboratory itself: traffic passes without any agent, its counts agree, and nothing stays.
 
 use std::{
     env, fs,
@@ -117,7 +117,7 @@ fn native_xdp_sees_every_frame() -> Result<()> {
     let after = lab.router().counters()?;
     let core =
         (after["core0"].rx_packets - before["core0"].rx_packets, after["core0"].rx_bytes - before["core0"].rx_bytes);
-    // With native XDP a veth counts bytes behind the Ethernet header (drivers/net/veth.c, veth_xdp_rcv).
+    // With native XDP a veth counts bytes after the Ethernet header (drivers/net/veth.c, veth_xdp_rcv).
     ensure!(
         core == (count.packets, count.bytes) && count.other == 0,
         "{core:?} by the interface, {count:?} by tcpdump"

@@ -133,7 +133,7 @@ fn aria2_by_udp_tracker() -> Result<()> {
     drop((leecher, seeder));
     let rows = settle(&lab, &agent, &before)?;
     let torrent = sum(&rows, 1, |row| row.protocol == "bittorrent");
-    // aria2 says no more than that it has the file.
+    // aria2 reports only that it has the file.
     let resent = lab.internet().tcp_resent()?;
     near("aria2", payload_down(&torrent, TCP_HEADERS, resent), transfer.bytes)?;
     lab.close()

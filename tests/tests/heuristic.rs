@@ -1,5 +1,5 @@
-//! The heuristic tier over the captures beside the repository: how often ordinary traffic opens as MSE does, and that it labels
-//! nothing all the same. The figures are in `docs/detection.md`.
+//! The heuristic tier over the captures next to the repository: how often ordinary traffic opens as MSE does, and that it labels
+//! nothing. The figures are in `docs/detection.md`.
 
 use std::{fs, path::Path};
 

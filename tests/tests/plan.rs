@@ -11,7 +11,7 @@ use peertally::{
 };
 use peertally_tests::packet_table::{load_options, may_use_kernel};
 
-/// Type, key size, value size and entries of a table: what it is told by.
+/// Type, key size, value size and entries, which identify a table.
 type Shape = [u64; 4];
 
 /// `BPF_MAP_TYPE_LPM_TRIE`: takes memory as it is filled, and the plan is for a full one.

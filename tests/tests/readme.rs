@@ -40,7 +40,7 @@ cp "$CAPTURE" /tmp/capture.pcap
 struct Block {
     /// Line of its fence, from 1.
     line: usize,
-    /// Words behind `sh`.
+    /// Words after `sh`.
     how: String,
     /// The commands.
     commands: String,

@@ -56,7 +56,7 @@ impl Network {
     }
 }
 
-/// Conversations whose telling message is not found at every cut, and why.
+/// Conversations whose deciding message is not found at every cut, and why.
 const NOT_CUT: [(&str, &str); 12] = [
     ("bittorrent-midstream", "a message of a stream that began earlier"),
     ("bittorrent-midstream-pipelined", "a message of a stream that began earlier"),
@@ -138,7 +138,7 @@ fn check(network: &mut Network, exchange: &Exchange, message: usize, places: &[u
     assert_eq!(found, exchange.protocol, "{} cut at {places:?}: {whole}", exchange.name);
 }
 
-/// The longest message that may be cut anywhere: what is kept of it and of the segment behind.
+/// The longest message that may be cut anywhere: the bytes held of it and of the segment after it.
 const LONGEST: usize = monitor_common::limits::HELD_BYTES;
 
 #[test]
@@ -194,7 +194,7 @@ fn retransmissions_are_not_doubled_and_gaps_are_no_continuation() {
     network.send(&connection.repeats(true, 1, b"N"));
     assert_eq!(network.send(&connection.says(true, PARTS[2])).protocol, Protocol::Gnutella);
 
-    // The second segment is lost on its way here, and comes again behind the third.
+    // The second segment is lost on its way here, and is sent again after the third.
     let mut connection = network.open((50_001, 6346));
     network.send(&connection.says(true, PARTS[0]));
     let second = connection.says(true, PARTS[1]);

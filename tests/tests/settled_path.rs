@@ -25,7 +25,7 @@ const MOST: [(&str, [u64; 2]); 4] =
     [("IPv4 TCP", [198, 228]), ("IPv4 UDP", [196, 226]), ("IPv6 TCP", [270, 300]), ("IPv6 UDP", [270, 300])];
 /// Lookups of a packet: the settings and the set of its flow.
 const LOOKUPS: u64 = 2;
-/// The interface that frames come in on.
+/// The interface that frames arrive on.
 const INTERFACE: u16 = 7;
 /// The second of the flow's latest packet.
 const SECOND: u16 = 1000;

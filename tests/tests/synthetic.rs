@@ -52,7 +52,7 @@ fn flows(engine: EngineKind, capture: PathBuf) -> Vec<FlowRow> {
     report.flows.expect("flows were asked for")
 }
 
-/// Writes the captures and checks each flow's label; the second engine, if any, must say the same.
+/// Writes the captures and checks each flow's label; the second engine, if any, must agree.
 fn check(captures: Vec<(String, Vec<u8>)>, kernel: bool) {
     let (_, labels) = conversations();
     let folder = tempfile::tempdir().expect("a folder");

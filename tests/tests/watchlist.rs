@@ -1,4 +1,4 @@
-//! Content on the operator's list is found, told and tallied; content that is not on it is nowhere, and in the depth `framing`
+//! Content on the operator's list is found, reported and counted; content that is not on it is nowhere, and in the depth `framing`
 //! no content is anywhere. Played to the host's data path and to the kernel's, whose every map is searched byte by byte.
 #![expect(unsafe_code, reason = "maps are read with bpf(2) whatever their type")]
 
@@ -88,7 +88,7 @@ impl Paths {
         }
     }
 
-    /// What was told and tallied, which both paths agree on.
+    /// Reported and counted hits, on which both paths agree.
     fn hits(&mut self) -> (Vec<WatchHit>, Vec<(TallyKey, u64)>) {
         let (told, tallies) = self.0.host.watchlist_hits();
         let mut tallies: Vec<(TallyKey, u64)> = tallies.into_iter().map(|(key, hits)| (key.into(), hits)).collect();

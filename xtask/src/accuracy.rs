@@ -1,6 +1,6 @@
-//! `cargo xtask accuracy`: our labels and nDPI's over captures whose truth is known, written to `docs/detection.md`.
+//! `cargo xtask accuracy`: our labels and nDPI's over captures with known ground truth, written to `docs/detection.md`.
 //!
-//! Runs the host engine (the same source as the kernel's program) and Debian's `ndpiReader` over the corpus beside the
+//! Runs the host engine (the kernel program's source) and Debian's `ndpiReader` over the corpus next to the
 //! repository and over folders of the lab's captures. A disagreement that `accuracy/explanations.toml` does not explain is
 //! an error, and so is an explanation that explains nothing. Nothing in the page belongs to the machine that wrote it.
 
@@ -34,7 +34,7 @@ const PAGE: &str = "docs/detection.md";
 /// What `accuracy` takes.
 #[derive(Debug, Default, clap::Args)]
 pub struct Arguments {
-    /// Folders with captures of the lab, named CLIENT-MODE-IPVERSION.pcap, to examine beside the corpus
+    /// Folders with captures of the lab, named CLIENT-MODE-IPVERSION.pcap, to examine in addition to the corpus
     #[arg(long, value_name = "DIR", conflicts_with_all = ["check", "rules"])]
     pub captures: Vec<PathBuf>,
     /// Write nothing; fail when the page is not what the corpus and the sources give
@@ -93,7 +93,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         None => page::live_of(&old).unwrap_or("No captures of the lab yet.\n").to_owned(),
     };
     let problems = problems(&found, lab.as_ref());
-    // A page that says the same keeps its date.
+    // An unchanged page keeps its date.
     let dated = page::date(&old).map(|date| page::page(date, &rules, &found, &live));
     let current = dated.as_deref() == Some(old.as_str());
     if arguments.check && !current {

@@ -1,4 +1,4 @@
-//! `cargo xtask bench`: what the packet path and the agent cost, beside a conventional design, in one run.
+//! `cargo xtask bench`: the cost of the packet path and of the agent, compared with a conventional design, in one run.
 //!
 //! Builds the benchmark objects, runs the benches of the `tests` crate in release mode, and prints a table or JSON
 //! (`docs/performance.md#json-output`). With `--check` the run fails when a row costs more than 25 % more than the program that was blessed

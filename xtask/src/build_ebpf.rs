@@ -100,7 +100,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
-/// Writes beside the file and renames, so that no reader ever sees half an object.
+/// Writes a temporary file and renames it, so that no reader sees half an object.
 fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
     let beside = path.with_extension("new");
     fs::write(&beside, bytes).with_context(|| format!("cannot write {}", beside.display()))?;

@@ -1,9 +1,9 @@
 //! `cargo xtask demo`: the main job on real traffic, from an empty machine to a result a person can read.
 //!
 //! Three subscribers, a router and an internet, each in a network namespace. `peertally run` watches the router while
-//! real clients transfer a file by BitTorrent beside ordinary web traffic. Touches nothing of the machine's own network
+//! real clients transfer a file by BitTorrent while ordinary web traffic runs. Touches nothing of the machine's own network
 //! and removes what it made, also on Ctrl-C. Fails when BitTorrent was not seen, when ordinary traffic was labelled,
-//! when the counts do not agree with the kernel's and the clients' own, or when anything is left behind.
+//! when the counts do not agree with the kernel's and the clients' own, or when anything stays on the machine.
 
 mod live;
 mod participants;

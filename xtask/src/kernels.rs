@@ -27,7 +27,7 @@ struct Series {
     package: &'static str,
 }
 
-/// The oldest supported series and the one that Debian 12 offers beside it.
+/// The oldest supported series and the newer one that Debian 12 offers.
 const SERIES: &[Series] = &[
     Series { name: "6.1", package: "linux-image-cloud-amd64" },
     Series { name: "6.12", package: "linux-image-6.12-cloud-amd64" },

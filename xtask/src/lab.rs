@@ -1,4 +1,4 @@
-//! `cargo xtask lab`: real clients between namespaces, and what the agent made of them beside what is true.
+//! `cargo xtask lab`: real clients between namespaces; the agent's labels are compared with ground truth.
 //!
 //! Each scenario has a laboratory of its own: a subscriber with the client, a router with the agent, an internet with
 //! its counterparts. Touches nothing of the machine's own network and removes what it made, also on Ctrl-C. Fails when a

@@ -18,7 +18,7 @@ struct Arguments {
 enum Verb {
     /// Compare the labels with the truth and with nDPI's, and write docs/detection.md
     Accuracy(accuracy::Arguments),
-    /// Measure the packet path and the agent beside a conventional design
+    /// Measure the packet path and the agent, compared with a conventional design
     Bench(bench::Arguments),
     /// Build the eBPF object and its provenance; the only builder there is
     BuildEbpf(build_ebpf::Arguments),

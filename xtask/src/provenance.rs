@@ -1,4 +1,4 @@
-//! What the committed BPF object was made from: a hash over its sources and the record beside it.
+//! The sources of the committed BPF object: a hash over them, and the record next to the object.
 //!
 //! Needs no BPF toolchain, so that a test on stable Rust alone can say that an object is out of date. Holds no time and
 //! no path: the same sources and tools give the same record.
@@ -31,7 +31,7 @@ pub struct Object {
 }
 
 impl Object {
-    /// The record beside the object: `x.bpf.o` has `x.provenance.json`.
+    /// The record next to the object: `x.bpf.o` has `x.provenance.json`.
     pub fn provenance(&self) -> PathBuf {
         root().join(self.path.replace(".bpf.o", ".provenance.json"))
     }
@@ -70,7 +70,7 @@ pub struct Provenance {
 }
 
 impl Provenance {
-    /// Reads the record beside an object.
+    /// Reads the record next to an object.
     ///
     /// # Errors
     /// When it is missing or unreadable, as after a merge conflict.

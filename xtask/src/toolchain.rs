@@ -14,7 +14,7 @@ use crate::command::{find, output};
 /// The BPF target: little endian, what x86-64 and arm64 routers run.
 pub const TARGET: &str = "bpfel-unknown-none";
 
-/// Names a rustc to use for the BPF target in place of the ones looked for.
+/// Names a rustc for the BPF target, in place of the search.
 pub const RUSTC_VARIABLE: &str = "PEERTALLY_BPF_RUSTC";
 
 /// Names a bpf-linker to use in place of the one on the path.

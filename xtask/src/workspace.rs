@@ -1,4 +1,4 @@
-//! Where things lie: the repository's root, the target folder, the `shared` folder beside the repository.
+//! Where things lie: the repository's root, the target folder, the `shared` folder next to the repository.
 
 use std::path::{Path, PathBuf};
 
@@ -15,7 +15,7 @@ pub fn target() -> PathBuf {
     }
 }
 
-/// The folder with captures and lab scenarios beside the repository, when there is one.
+/// The folder with captures and lab scenarios next to the repository, if there is one.
 pub fn shared() -> Option<PathBuf> {
     let folder = root().parent()?.join("shared");
     folder.is_dir().then_some(folder)

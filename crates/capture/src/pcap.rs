@@ -6,7 +6,7 @@ use super::{
     source::ByteSource,
 };
 
-/// Bytes of the capture header behind its magic.
+/// Bytes of the capture header after its magic.
 const HEADER_REST: usize = 20;
 /// Bits of the header's last field that hold the link type; the others tell of a frame check sequence.
 const LINK_TYPE_MASK: u32 = 0x03ff_ffff;

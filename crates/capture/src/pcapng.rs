@@ -9,7 +9,7 @@ use super::{
     source::ByteSource,
 };
 
-/// Block type of a section header, the same in both byte orders: a capture starts with it.
+/// Block type of a section header, equal in both byte orders: a capture starts with it.
 pub(super) const SECTION_HEADER: [u8; 4] = [0x0a, 0x0d, 0x0d, 0x0a];
 
 /// Block types (draft-ietf-opsawg-pcapng section 11.1).
@@ -123,7 +123,7 @@ impl Reader {
         if self.big_endian { u16::from_be_bytes(bytes) } else { u16::from_le_bytes(bytes) }
     }
 
-    /// Reads a section header behind its type: byte order and version; interfaces are numbered anew (section 4.1).
+    /// Reads a section header after its type: byte order and version; interfaces are numbered anew (section 4.1).
     fn section(&mut self, source: &mut ByteSource) -> Result<(), Fault> {
         let header = source.next::<12>()?.ok_or(Fault::Truncated)?;
         self.big_endian = match array(&header, 4) {

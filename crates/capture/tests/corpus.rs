@@ -8,7 +8,7 @@ use std::{
 use pcap_parser::{Block, PcapBlockOwned, PcapError, create_reader, traits::PcapNGPacketBlock};
 use peertally_capture::{Capture, Item};
 
-/// Every capture below the corpus folder, or nothing, loudly, when there is no corpus beside the repository.
+/// Every capture below the corpus folder, or nothing, loudly, when there is no corpus next to the repository.
 fn corpus() -> Vec<PathBuf> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/corpus");
     let mut captures: Vec<PathBuf> = ["p2p", "negative"]

@@ -84,7 +84,7 @@ impl<'a> Ncdc<'a> {
     /// Nobody has it, or it does not arrive within `timeout`.
     pub fn download(&mut self, transfer: &Transfer, timeout: Duration) -> Result<()> {
         let word = transfer.file.trim_end_matches(".iso");
-        // A search finds nothing before the others have told the hub about themselves: it is said again.
+        // A search finds nothing until the others have registered at the hub, so it is repeated.
         wait_for("search result", timeout, Duration::from_secs(2), || {
             // Only the hub's tab has a line to type in.
             self.tmux(&["send-keys", "M-2"])?;

@@ -25,7 +25,7 @@ impl NodePeer {
     /// # Errors
     /// The client does not start.
     pub fn start(lab: &Lab, namespace: &Namespace, role: &str, script: &str, arguments: &[&str]) -> Result<Self> {
-        // Packages are looked for beside the script. A new name first: another laboratory may run the old copy.
+        // Node.js searches packages next to the script. Write under a new name first: another lab may run the old copy.
         let copy = Path::new(NODE_ENVIRONMENT).join(script);
         let fresh = Path::new(NODE_ENVIRONMENT).join(format!("{}-{role}-{script}", lab.name()));
         fs::copy(Path::new(NODE_SOURCES).join(script), &fresh).context("copy a script")?;

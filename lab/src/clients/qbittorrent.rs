@@ -1,4 +1,4 @@
-//! qBittorrent without a screen (`qbittorrent-nox`): libtorrent behind another front, driven by its web interface.
+//! qBittorrent without a screen (`qbittorrent-nox`): libtorrent with another front end, driven by the web interface.
 
 use std::{
     fs,

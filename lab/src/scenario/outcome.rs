@@ -1,4 +1,4 @@
-//! What came of a scenario: what the agent counted beside what is true, and whether that keeps the promise.
+//! The outcome of a scenario: the agent's counts compared with ground truth, and whether they keep the promise.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -52,7 +52,7 @@ pub(super) fn labels(rows: &[SubscriberRow]) -> BTreeMap<(String, String), u64> 
     labels
 }
 
-/// Puts what the agent counted beside what is true.
+/// Compares the agent's counts with ground truth.
 pub(super) fn weigh(rows: &[SubscriberRow], truth: &Truth, mark: Option<Mark>) -> Outcome {
     let labels = labels(rows);
     let labelled: u64 = labels.values().sum();

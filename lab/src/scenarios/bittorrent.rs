@@ -208,7 +208,7 @@ fn aria2_forced(stage: &Stage<'_>) -> Result<()> {
     Ok(())
 }
 
-/// The subscriber has the file: others connect to the port that it told the tracker.
+/// The subscriber has the file: others connect to the port that it announced to the tracker.
 fn aria2_seeding(stage: &Stage<'_>) -> Result<()> {
     let mut swarm = Swarm::new(stage, ONE_FILE)?;
     let transfer = swarm.transfers[0].clone();

@@ -18,7 +18,7 @@ const BYTES: usize = 150_000;
 /// Longest time for one transfer; a pair that meets is done within a minute.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Nodes of Kad beside the first, which is [`INTERNET_V4`]. Clients take few contacts of one network.
+/// Nodes of Kad in addition to the first, which is [`INTERNET_V4`]. Clients take few contacts of one network.
 const KAD_NODES: [Ipv4Addr; 2] = [Ipv4Addr::new(203, 0, 113, 2), Ipv4Addr::new(203, 0, 113, 3)];
 /// What the subscriber searches for, for more than a minute.
 const KAD_WORDS: [&str; 4] = ["debian", "image", "music", "lecture"];

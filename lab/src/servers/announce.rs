@@ -1,5 +1,5 @@
 //! A stand-in BitTorrent tracker (BEP 3, BEP 7, BEP 23), where Debian's opentracker will not do: it was built without
-//! IPv6, and serves only hashes that it was told.
+//! IPv6, and serves only hashes that it was given.
 
 use std::{
     collections::BTreeMap,

@@ -46,7 +46,7 @@ impl Active {
         }
     }
 
-    /// Takes in whose tallies moved.
+    /// Records the subscribers of tallies that moved.
     pub(super) fn take(&mut self, owners: &[TallyOwner]) {
         for owner in owners {
             let Some(moved) = self.moved.get_mut(owner.subscriber as usize) else { continue };

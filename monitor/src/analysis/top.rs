@@ -85,7 +85,7 @@ impl Top {
         }
     }
 
-    /// Goes on with some of what moved, and whose each is.
+    /// Continues with a part of the changes and their owners.
     pub(crate) fn take(&mut self, changes: &[TallyChange], owners: &[TallyOwner]) {
         if self.rank == 0 {
             return;

@@ -58,7 +58,7 @@ fn zeroed<T: Default>(length: usize) -> Box<[T]> {
     (0..length).map(|_| T::default()).collect()
 }
 
-/// The interface that frames come in on unless said otherwise.
+/// The interface that frames arrive on unless said otherwise.
 pub const ACCESS: u16 = 1;
 /// An interface that leads to the core.
 pub const CORE: u16 = 2;
@@ -137,7 +137,7 @@ impl HostDataPath {
         }
     }
 
-    /// Says whose packets belong to which realm: index of the interface, and number.
+    /// Sets the realm of each interface: interface index and realm number.
     pub fn set_realms(&mut self, realms: &[(u16, u32)]) {
         self.realms = realms.to_vec();
     }

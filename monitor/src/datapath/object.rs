@@ -66,7 +66,7 @@ pub struct LoadOptions {
     pub pools: Vec<Pool>,
     /// Depth of inspection.
     pub inspection: Inspection,
-    /// Content that is looked for, by entry number; only in the depth `watchlist`.
+    /// Content to find, by entry number; only in the depth `watchlist`.
     pub watchlist: Arc<Watchlist>,
     /// The heuristic tier, if it is on.
     pub heuristic: Option<Heuristic>,
@@ -111,7 +111,7 @@ pub struct MonitoredInterface {
 }
 
 impl MonitoredInterface {
-    /// An interface that subscribers' packets may come in on.
+    /// An interface that subscribers' packets may arrive on.
     #[must_use]
     pub const fn access(index: u32) -> Self {
         Self { index, core: false, realm: 0 }
@@ -379,7 +379,7 @@ impl LoadedObject {
         self.interfaces = known;
     }
 
-    /// Says which interfaces lead to the core, and whose realm is which. Those that are no longer configured may still be attached, and
+    /// Sets role and realm of the interfaces. Those that are no longer configured may still be attached, and
     /// stay what they were.
     fn write_interfaces(&self, interfaces: &[MonitoredInterface]) {
         let entries = self.interface_table.values();

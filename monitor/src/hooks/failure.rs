@@ -35,7 +35,7 @@ impl FailureReason {
         Self { label, meaning, is_retried: true }
     }
 
-    /// A reason after which the event is given up.
+    /// A reason after which no further attempt is made.
     #[must_use]
     pub const fn permanent(label: &'static str, meaning: &'static str) -> Self {
         Self { label, meaning, is_retried: false }

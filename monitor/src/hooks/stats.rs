@@ -39,7 +39,7 @@ struct Failures {
 pub struct FailureCount {
     /// Why.
     pub reason: FailureReason,
-    /// Events given up after their last attempt failed for this reason.
+    /// Events whose last attempt failed for this reason.
     pub events: u64,
     /// Attempts that failed, also those before another attempt.
     pub attempts: u64,

@@ -40,7 +40,7 @@ impl Encoding {
         if named.or(any).unwrap_or(false) { Self::Gzip } else { Self::Identity }
     }
 
-    /// The headers that say so. Caches are told that the answer depends on the question.
+    /// Headers for an encoding. `Vary` says that the answer depends on the request.
     #[must_use]
     pub fn headers(self) -> HeaderMap {
         let mut headers = HeaderMap::new();

@@ -111,7 +111,7 @@ impl PolicyEngine {
         }
     }
 
-    /// Goes on with some of the changes, and whose each is.
+    /// Continues with a part of the changes and their owners.
     pub(crate) fn take(&mut self, snapshot: &Snapshot, changes: &[TallyChange], owners: &[TallyOwner]) {
         if !snapshot.interval.is_zero() {
             self.groups.iter_mut().for_each(|group| group.take(changes, owners));
@@ -132,7 +132,7 @@ impl PolicyEngine {
         firings
     }
 
-    /// Makes whatever moves next be looked at, however far the thresholds are.
+    /// Forces an evaluation at the next change, however far the thresholds are.
     #[cfg(test)]
     pub(super) fn ignore_limits(&mut self) {
         self.groups.iter_mut().for_each(MetricGroup::ignore_limits);

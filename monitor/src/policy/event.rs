@@ -14,13 +14,13 @@ use crate::{
     words::{Inspection, SubscriberForm},
 };
 
-/// Version of the JSON form. Keys may be added under the same number.
+/// Version of the JSON form. Keys may be added without a new number.
 pub const EVENT_VERSION: u32 = 1;
 
 /// One event.
 #[derive(Clone, Debug)]
 pub struct PolicyEvent {
-    /// Unique and ordered by time (UUID version 7, RFC 9562). Stays the same over all attempts and hooks.
+    /// Unique and ordered by time (UUID version 7, RFC 9562). Equal over all attempts and hooks.
     pub id: Uuid,
     /// When it fired.
     pub time: SystemTime,

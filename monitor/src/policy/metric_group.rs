@@ -52,7 +52,7 @@ pub(super) struct WindowGroup {
     covered: Box<[bool; VERDICTS]>,
 }
 
-/// Policies that cover the same verdicts within a window.
+/// Policies of one window that cover equal verdicts.
 #[derive(Debug)]
 pub(super) struct PolicyGroup {
     protocols: ProtocolSet,
@@ -68,7 +68,7 @@ pub(super) struct WindowSums {
     tallies: Vec<(VerdictIndex, usize)>,
     /// By tally, then by window.
     sums: Vec<u64>,
-    /// What each verdict adds to the window that is looked at.
+    /// Amount that each verdict adds to the evaluated window.
     parts: Vec<(Verdict, u64)>,
 }
 

@@ -16,7 +16,7 @@ use crate::{
     pool::Pool,
 };
 
-/// Index of the interface that the test runner's frames come in on: the loopback interface.
+/// Index of the interface that the test runner's frames arrive on: the loopback interface.
 const LOOPBACK_INDEX: u32 = 1;
 
 struct Kernel(TestRunner);

@@ -50,7 +50,7 @@ impl HitLog {
     /// Appends hits; `now` and `now_ns` are the same moment on the wall clock and on the hits' clock.
     ///
     /// # Errors
-    /// What the system says; the hits are tallied all the same.
+    /// Errors of the file system; the hits are still counted.
     pub fn append(&mut self, hits: &[WatchHit], now: SystemTime, now_ns: u64) -> io::Result<()> {
         if hits.is_empty() {
             return Ok(());

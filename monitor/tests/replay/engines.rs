@@ -1,4 +1,4 @@
-//! Both engines print the same, byte by byte, but for the engine's name.
+//! Both engines print equal bytes, except for the engine's name.
 
 use super::support::{ipv4, pcap, run, tcp, udp};
 

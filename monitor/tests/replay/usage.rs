@@ -25,7 +25,7 @@ impl Folder {
 
 impl Drop for Folder {
     fn drop(&mut self) {
-        // A folder left behind in the temporary folder harms nobody.
+        // A folder that stays in the temporary folder does no harm.
         let _ = fs::remove_dir_all(&self.0);
     }
 }

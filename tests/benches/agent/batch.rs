@@ -13,7 +13,7 @@ use aya::{Ebpf, EbpfLoader, maps::Map};
 
 use crate::clock::cpu_time;
 
-/// Entries per call: enough that the call itself costs nothing beside them.
+/// Entries per call: enough to make the cost of the call itself negligible.
 const BATCH: usize = 1 << 16;
 /// `include/uapi/linux/bpf.h`, `enum bpf_cmd`.
 const BPF_MAP_LOOKUP_BATCH: libc::c_long = 24;

@@ -1,4 +1,4 @@
-//! A running agent with a million tallies and no traffic: what its drains cost, and what it takes of memory beside the maps.
+//! A running agent with a million tallies and no traffic: the cost of its drains, and its memory without the maps.
 //!
 //! The agent is the real one, on a laboratory's router. The tallies are written into its pinned maps, as a program that has seen a
 //! million subscribers would have left them, and drained every second; the share of a core is given for the default pace.

@@ -29,7 +29,7 @@ use crate::{
     stats::{On, Runs},
 };
 
-// SAFETY: `Generator` is `repr(C)`, made of integers, without padding (its size is asserted beside it).
+// SAFETY: `Generator` is `repr(C)`, made of integers, without padding (its size is asserted at the type).
 unsafe impl aya::Pod for Generator {}
 
 /// Rounds; the programs take turns in each.

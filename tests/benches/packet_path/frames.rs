@@ -31,7 +31,7 @@ pub(crate) fn frame(framing: Framing, transport: Transport, payload: &[u8]) -> V
     frame_behind(framing, transport, 0, payload)
 }
 
-/// A frame with this payload, behind so many bytes of its direction.
+/// A frame with this payload, after so many bytes of its direction.
 pub(crate) fn frame_behind(framing: Framing, transport: Transport, before: u32, payload: &[u8]) -> Vec<u8> {
     let mut frame = vec![2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2];
     let segment = segment(transport, before, payload);

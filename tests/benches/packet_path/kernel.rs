@@ -23,7 +23,7 @@ use crate::{
 /// `XDP_PASS`, the only verdict there is.
 const XDP_PASS: u32 = 2;
 
-// SAFETY: `Generator` is `repr(C)`, made of integers, without padding (its size is asserted beside it).
+// SAFETY: `Generator` is `repr(C)`, made of integers, without padding (its size is asserted at the type).
 unsafe impl aya::Pod for Generator {}
 
 /// Index of the loopback device, in every network namespace.
@@ -87,7 +87,7 @@ impl Bench {
         Ok(program.fd()?.try_clone()?)
     }
 
-    /// Puts a program under test behind the prologue.
+    /// Makes the prologue tail-call a program under test.
     pub(crate) fn select(&mut self, program: &ProgramFd) -> Result<()> {
         self.programs.set(0, program, 0).context(
             "putting the program into the tail-call table: it must be an XDP program with frags support, JIT-compiled",

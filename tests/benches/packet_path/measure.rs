@@ -1,7 +1,7 @@
 //! One row: tables filled, flows settled, then rounds of short runs that take turns, and the median of their differences.
 //!
 //! Ratios are medians of the rounds' ratios, not ratios of medians: what slows the machine for a while slows both parts of a
-//! round. Every other round goes backwards, so that no program always runs behind the same other one. Builds are compared in
+//! round. Every other round goes backwards, so that no program always runs after one other program. Builds are compared in
 //! pairs that way, too.
 
 use std::{collections::HashMap, path::Path};
@@ -57,7 +57,7 @@ pub(crate) struct Costs {
     pub(crate) empty: Measured,
 }
 
-/// What is measured beside the reference.
+/// Programs that are measured in addition to the reference.
 #[derive(Clone, Copy)]
 pub(crate) struct Subjects<'a> {
     /// Not only the reference.
@@ -89,7 +89,7 @@ struct Tested {
     spin: u32,
 }
 
-/// What the rounds found: costs above the empty program beside, in the same order for every program.
+/// What the rounds found: costs above the empty program of the round, in one order for every program.
 #[derive(Default)]
 struct Samples {
     above: HashMap<Role, Vec<f64>>,

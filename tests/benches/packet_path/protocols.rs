@@ -1,7 +1,7 @@
 //! A row for each message that gives a flow its verdict, of every protocol: the conversations of `peertally_tests::p2p`, which the
 //! tests compare with the rules.
 //!
-//! Measured is the packet with which the flow is told. What came before it opens the flow; where nothing did, a packet without
+//! Each row measures the packet that decides the verdict. Earlier packets open the flow; where nothing did, a packet without
 //! payload does.
 
 use monitor_common::{

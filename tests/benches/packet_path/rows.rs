@@ -64,7 +64,7 @@ pub(crate) struct Row {
     pub(crate) direction: u32,
     /// Port of the flows' far ends.
     pub(crate) remote_port: u16,
-    /// Realm of the interface that the packets come in on.
+    /// Realm of the interface that the packets arrive on.
     pub(crate) realm: u32,
     /// Encapsulation.
     pub(crate) framing: Framing,
@@ -104,7 +104,7 @@ impl Row {
     }
 }
 
-/// A row of packets that are looked into.
+/// A row of packets that are inspected.
 pub(crate) fn inspected(path: impl Into<String>, transport: Transport, payload: &[u8], opening: Vec<Packet>) -> Row {
     Row {
         path: path.into(),
@@ -194,7 +194,7 @@ pub(crate) fn rows(quick: bool) -> Vec<Row> {
             beside_first: true,
             ..inspected("inspect-bittorrent", Tcp, &bittorrent_handshake(), vec![up(Tcp, b"")])
         },
-        // A hello or an Initial ends the inspection, so each flow has one such packet; ciphertext without a face is looked into
+        // A hello or an Initial ends the inspection, so each flow has one such packet; ciphertext without a face is inspected
         // packet after packet.
         Row { beside_first: true, ..inspected("inspect-tls", Tcp, &tls_client_hello(), vec![up(Tcp, b"")]) },
         // What a browser asks: the text that most rules look into.
@@ -213,7 +213,7 @@ pub(crate) fn rows(quick: bool) -> Vec<Row> {
         // Few flows: among many, the reference alone costs 80 or 115 ns from one load to the next.
         transit("transit", 1 << 10, 1),
     ];
-    // Each packet that is looked into while its flow is in the caches, as a flow's first packets are when they come at once: the
+    // Each packet that is inspected while its flow is in the caches, as a flow's first packets are when they come at once: the
     // verdict and the packets after it that teach, or packets without one.
     for (path, transport, payload, opening) in [
         ("inspect-bittorrent", Tcp, bittorrent_handshake(), Vec::new()),

@@ -17,7 +17,7 @@ use peertally::datapath::{
 };
 use peertally_tests::packet_table::{load_options, run};
 
-/// What the probe is told.
+/// Arguments of the probe.
 #[derive(Debug, Parser)]
 struct Arguments {
     /// Both ends of a veth pair to attach to; attaching is left out when not given

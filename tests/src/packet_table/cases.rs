@@ -405,7 +405,7 @@ fn transports(table: &mut Table) {
     });
 }
 
-/// One level is looked into: inner 5-tuple, outer subscriber, outer bytes.
+/// One level is inspected: inner 5-tuple, outer subscriber, outer bytes.
 fn tunnels(table: &mut Table) {
     let inner4 = Ipv4::new(Ipv4Addr::new(192, 0, 2, 1), Ipv4Addr::new(192, 0, 2, 2), UDP);
     let inner6 = Ipv6::new(peer6(250), peer6(251), TCP);

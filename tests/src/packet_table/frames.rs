@@ -59,7 +59,7 @@ pub(super) struct Ipv4 {
     pub(super) source: Ipv4Addr,
     pub(super) destination: Ipv4Addr,
     pub(super) protocol: u8,
-    /// Words of options behind the 20 bytes.
+    /// Words of options after the 20 bytes.
     pub(super) option_words: usize,
     /// Flags and fragment offset (RFC 791 section 3.1).
     pub(super) fragment: u16,

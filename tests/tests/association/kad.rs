@@ -105,7 +105,7 @@ fn a_request_with_a_subscribers_address_on_a_core_interface_asks_nothing() {
     play(&mut network, &[(true, REQUEST.to_vec()), (false, contacts()), (false, contacts())]);
     assert_eq!(network.events(KernelEvent::PeerLearned), 0);
 
-    // The subscriber is behind its access interface, and the forged request alone comes from outside.
+    // The subscriber is on its access interface; only the forged request comes from outside.
     let mut network = Network::new();
     // The kernel's test runner has one interface.
     network.kernel = None;

@@ -1,7 +1,7 @@
 //! Two CPUs, two interfaces, both directions, connections that begin again and again, and a drain that never stops.
 //!
 //! Ten seconds, or as many as `PEERTALLY_HAMMER_SECONDS` says. The frames go through the kernel's test runner with the
-//! interface they claim to come in on, so that what was sent is known to the byte.
+//! interface they claim to arrive on, so that what was sent is known to the byte.
 
 use std::{
     collections::HashMap,

@@ -1,4 +1,4 @@
-//! Two CPUs on the same sets: every packet counts once, for its own subscriber, and no flow shows another flow's verdict.
+//! Two CPUs on shared sets: every packet counts once, for its own subscriber, and no flow shows another flow's verdict.
 
 mod hammer;
 mod reassembly;

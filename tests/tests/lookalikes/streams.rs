@@ -55,7 +55,7 @@ fn tls(bits: &mut Bits) -> Conversation {
     conversation
 }
 
-/// RFC 4253: banners, key exchange, then ciphertext behind a length.
+/// RFC 4253: banners, key exchange, then ciphertext after a length.
 fn ssh(bits: &mut Bits) -> Conversation {
     let client = bits.port();
     let banner = format!("SSH-2.0-{} BitTorrent protocol\r\n", bits.word(3, 12));

@@ -52,7 +52,7 @@ fn openvpn(bits: &mut Bits) -> Conversation {
     conversation
 }
 
-/// RFC 3948: security parameters index, sequence number; IKE behind four zeros; one byte ff to keep the mapping.
+/// RFC 3948: security parameters index, sequence number; IKE after four zeros; one byte ff to keep the mapping.
 fn esp(bits: &mut Bits) -> Conversation {
     let (forth, back) = (bits.id(4), bits.id(4));
     let ike = join(&[&[0; 4], &bits.bytes(16), &[0x29, 0x20, 0x22, 0x08, 0, 0, 0, 0], &bits.some(100, 400)]);

@@ -47,7 +47,7 @@ fn a_full_flow_table_counts_what_it_refuses() {
             3 * (1000 - admitted),
             "each packet of a refused flow is counted"
         );
-        // Others come for as long as the flows in the table are not idle: none is given up for them.
+        // Others come for as long as the flows in the table are not idle: none is evicted for them.
         for second in 1..50 {
             (2000..2100).for_each(|number| send(path, number, b"no protocol", BEGIN + second));
         }

@@ -69,7 +69,7 @@ fn refused(path: &mut Path, flows: &[u32]) -> u64 {
 #[test]
 fn flows_that_collide_under_one_seed_do_not_under_another() {
     let flows = colliding(&SEED);
-    // Two sets of four ways hold eight; the others are refused, packet by packet, and counted exactly all the same.
+    // Two sets of four ways hold eight; the others are refused, packet by packet, and still counted exactly.
     on_both("pressure: known seed", &options(CACHE, 64, SEED), |path| {
         assert_eq!(refused(path, &flows), 2 * (FLOWS as u64 - 8));
     });

@@ -14,7 +14,7 @@ use monitor_common::key::Seed;
 /// A seed that means nothing.
 const SEED: Seed = Seed::from_random([0x243f_6a88_85a3_08d3, 0x1319_8a2e_0370_7344, 0xa409_3822_299f_31d0]);
 
-/// A xorshift generator: the same numbers in every run.
+/// A xorshift generator: equal numbers in every run.
 struct Random(u64);
 
 impl Random {

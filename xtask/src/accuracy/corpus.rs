@@ -1,6 +1,6 @@
 //! The captures that are examined, and what is known to be true of their flows.
 //!
-//! The corpus lies beside the repository, in `shared/corpus`: `MANIFEST.tsv` lists captures, `FLOWS.tsv` the flows of its P2P
+//! The corpus lies next to the repository, in `shared/corpus`: `MANIFEST.tsv` lists captures, `FLOWS.tsv` the flows of its P2P
 //! set with reference signatures. Captures of the lab are named `CLIENT-MODE-IPVERSION.pcap`; in their namespaces nothing
 //! runs but that client, so every flow that is no naming or discovery is P2P of its protocol.
 

@@ -1,4 +1,4 @@
-//! Why a program's label differs from the truth: a small table that people write, `explanations.toml` beside this file.
+//! Why a program's label differs from the truth: a small table that people write, `explanations.toml` next to this file.
 //!
 //! Each disagreement takes the first entry that fits. One that none fits is an error, and so is an entry that fits none:
 //! the table says what is, not what was.

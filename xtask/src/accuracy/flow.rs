@@ -10,7 +10,7 @@ pub(super) struct Key {
 }
 
 impl Key {
-    /// Either order of ends gives the same key.
+    /// Either order of ends gives one key.
     pub(super) fn new(l4: &str, a: (IpAddr, u16), b: (IpAddr, u16)) -> Self {
         let ends = if a <= b { [a, b] } else { [b, a] };
         Self { l4: l4.to_owned(), ends }
@@ -21,7 +21,7 @@ impl Key {
         format!("{} {}/{}", self.l4, self.ends[0].1, self.ends[1].1)
     }
 
-    /// Whether this is what a subscriber's machine sends beside any client: naming, addresses, discovery on its own link.
+    /// Whether this is what a subscriber's machine sends without any client: name resolution, addresses, discovery on its link.
     ///
     /// Ports from the registry of service names; BitTorrent's local discovery (BEP 14) is multicast, and is P2P.
     pub(super) fn is_household(&self) -> bool {

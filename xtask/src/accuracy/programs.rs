@@ -114,7 +114,7 @@ impl Programs {
     }
 }
 
-/// Labels by flow. The columns behind the label hold free text with commas and are not read.
+/// Labels by flow. The columns after the label hold free text with commas and are not read.
 fn read_table(text: &str) -> Result<BTreeMap<Key, String>> {
     let mut lines = text.lines();
     let head: Vec<&str> = lines.next().unwrap_or_default().trim_start_matches('#').split(',').collect();

@@ -71,7 +71,7 @@ fn remember(pairs: &mut HashMap<String, Vec<Beside>>, report: &Report) {
     }
 }
 
-/// Measures the blessed program, slowed down, beside itself: rows in which the gate would not see that.
+/// Measures the blessed program paired with a slowed-down copy; returns the rows in which the gate misses that.
 pub(super) fn control(mut slowed: impl FnMut(&Again<'_>) -> Result<Report>) -> Result<Vec<Failure>> {
     let mut rows = CONTROL.map(str::to_owned).to_vec();
     let mut failures = Vec::new();

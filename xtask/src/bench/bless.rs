@@ -1,5 +1,5 @@
-//! `--bless`: another program and other numbers to compare with. What that gives up is printed, row by row: many small steps, each
-//! within what the gate allows, would be told by nothing else.
+//! `--bless`: a new program and new numbers to compare with. The difference is printed row by row: many small steps, each
+//! within the tolerance of the gate, would otherwise stay unseen.
 
 use std::{collections::BTreeMap, fmt::Write as _};
 
@@ -31,7 +31,7 @@ pub(super) fn bless(runs: &[Report], keep: bool, program: bool) -> Result<()> {
     Ok(())
 }
 
-/// A line for each number: the program beside the one that it replaces, and its ratio to the reference then and now.
+/// A line for each number: the program compared with the one it replaces, and its ratio to the reference then and now.
 fn changes(runs: &[Report], before: &Record, processor: &str) -> String {
     let (mut now, mut pairs) = (BTreeMap::<String, Vec<f64>>::new(), BTreeMap::<String, Vec<f64>>::new());
     for ratio in runs.iter().flat_map(ratios::of) {

@@ -33,7 +33,7 @@ pub(super) struct Gate {
 }
 
 impl Gate {
-    /// Bounds that this run missed; what was not measured is not looked at.
+    /// Bounds that this run missed; numbers that were not measured are ignored.
     pub(super) fn missed(&self, report: &Report) -> Vec<Failure> {
         let mut failures: Vec<Failure> =
             report.rows.iter().flat_map(|row| pair(row).into_iter().chain(rise(row))).collect();
@@ -67,7 +67,7 @@ impl Gate {
     }
 }
 
-/// A row that costs too much beside the program that was blessed.
+/// A row that costs too much compared with the blessed program.
 fn pair(row: &Row) -> Option<Failure> {
     let beside = row.beside.as_ref().filter(|beside| beside.cost() > TOLERANCE)?;
     let message = format!(

@@ -38,7 +38,7 @@ impl Programs {
         })
     }
 
-    /// Whether both are the same bytes, so that no row can be slower.
+    /// Whether both programs have equal bytes, so that no row can be slower.
     pub(super) fn are_one(&self) -> Result<bool> {
         let Some(beside) = &self.beside else { return Ok(false) };
         let shipped = self.shipped.clone().map_or_else(committed, Ok)?;

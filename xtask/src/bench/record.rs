@@ -1,6 +1,6 @@
 //! The numbers that were blessed: each number's cost as a part of its reference's, by the processor that it was measured on.
 //!
-//! What memory costs beside instructions differs between processors, and so do the ratios of one program. Rows of the packet path
+//! The cost of memory relative to instructions differs between processors, and so do the ratios of one program. Rows of the packet path
 //! are therefore compared with the blessed program (`programs.rs`), and with these numbers only when that one cannot run.
 
 use std::{collections::BTreeMap, fs, path::PathBuf};

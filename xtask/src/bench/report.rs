@@ -213,7 +213,7 @@ pub(super) struct Idle {
     pub(super) tallies: u64,
     /// CPU time of one drain and all that follows it, in ms.
     pub(super) cpu_ms_per_drain: f64,
-    /// CPU time of a plain reading of the same maps beside it, in ms.
+    /// CPU time of a plain reading of these maps in the same run, in ms.
     pub(super) reference_ms: f64,
     /// Share of one core at the default pace of ten seconds.
     pub(super) core_percent: f64,

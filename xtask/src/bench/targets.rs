@@ -16,7 +16,7 @@ const SETTLED_NS: f64 = 15.0;
 const IPV6_NS: f64 = 12.0;
 /// A flow's first packet, in ns.
 const NEW_NS: f64 = 600.0;
-/// A packet that is looked into, in ns.
+/// A packet that is inspected, in ns.
 const INSPECTED_NS: f64 = 250.0;
 /// Drain of a million tallies by mapped memory, in ms.
 const DRAIN_MS: f64 = 40.0;
@@ -63,7 +63,7 @@ fn packet_path(report: &Report, targets: &mut Vec<Target>) {
     }
 }
 
-/// Packets that are looked into while their flow is in the caches.
+/// Packets that are inspected while their flow is in the caches.
 fn inspected_at_once(report: &Report, targets: &mut Vec<Target>) {
     for row in report.rows.iter().filter(|row| row.path.starts_with("inspect-") && row.flows == FEW) {
         let what = format!("inspected packet of a flow in the caches ({})", row.path);

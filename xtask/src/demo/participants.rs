@@ -154,7 +154,7 @@ impl<'a> Participants<'a> {
     }
 }
 
-/// Looks a name up and fetches a page, over HTTP and TLS, IPv4 and IPv6 in turn, until it is told to stop.
+/// Looks a name up and fetches a page, over HTTP and TLS, IPv4 and IPv6 in turn, until it is stopped.
 fn browse(subscriber: &Namespace, dns: &DnsServer, bytes: &AtomicU64, stop: &AtomicBool) -> Result<()> {
     let urls = [
         format!("http://{INTERNET_V4}/file"),

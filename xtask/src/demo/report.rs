@@ -1,4 +1,4 @@
-//! The end of the demonstration: what was counted, beside what the kernel and the clients counted themselves.
+//! The end of the demonstration: the counts, compared with those of the kernel and of the clients.
 
 use std::{collections::BTreeMap, fs, path::Path, time::Duration};
 

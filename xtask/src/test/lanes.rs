@@ -34,13 +34,13 @@ pub enum Lane {
     Tests,
     /// Real clients and servers between network namespaces
     E2e,
-    /// The labels on the corpus, beside nDPI's
+    /// The labels on the corpus, compared with nDPI's
     Accuracy,
     /// Fuzzing for a bounded time
     Fuzz,
     /// The object in other kernels
     Kernels,
-    /// Costs beside the reference program, against the baseline
+    /// Costs relative to the reference program, compared with the baseline
     Bench,
 }
 

@@ -76,7 +76,7 @@ pub(super) fn bootstrap_kad(namespace: &Namespace, port: SocketAddr, contact: So
     ask(&mut stream, operation::BOOTSTRAP_KAD, &contact, operation::NOTHING).map(drop)
 }
 
-/// Sends an operation; what the wanted answer holds behind its own.
+/// Sends an operation and returns the body of the expected answer.
 fn ask(stream: &mut TcpStream, operation: u8, tags: &[Tag<'_>], wanted: u8) -> Result<Vec<u8>> {
     let mut body = vec![operation];
     body.extend((tags.len() as u16).to_be_bytes());

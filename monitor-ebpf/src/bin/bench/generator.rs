@@ -26,13 +26,13 @@ const ETHERNET: usize = 14;
 /// Ethernet, two VLAN tags, PPPoE session and PPP protocol.
 const QINQ_PPPOE: usize = 14 + 8 + 8;
 
-/// IPv4 straight behind the Ethernet header.
+/// IPv4 after the Ethernet header.
 #[xdp(frags)]
 pub(crate) fn prologue_ipv4(context: XdpContext) -> u32 {
     rewrite::<ETHERNET, false>(&context)
 }
 
-/// IPv6 straight behind the Ethernet header.
+/// IPv6 after the Ethernet header.
 #[xdp(frags)]
 pub(crate) fn prologue_ipv6(context: XdpContext) -> u32 {
     rewrite::<ETHERNET, true>(&context)

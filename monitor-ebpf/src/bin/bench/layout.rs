@@ -2,7 +2,7 @@
 
 /// Parameters and state of the packet generator of one CPU.
 ///
-/// Flow `i` always gets the same 5-tuple: subscriber, remote address and port come from a hash of `i + salt`.
+/// Flow `i` always gets one 5-tuple: subscriber, remote address and port come from a hash of `i + salt`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub(crate) struct Generator {
@@ -24,7 +24,7 @@ pub(crate) struct Generator {
     pub(crate) direction: u32,
     /// What the subscriber's end is: 1 = an address of a pool, 0 = an address outside (transit).
     pub(crate) pooled: u32,
-    /// Makes different flows of the same numbers.
+    /// Makes different flows of equal numbers.
     pub(crate) salt: u64,
     /// Port of the far end.
     pub(crate) remote_port: u32,

@@ -23,7 +23,7 @@ mod bpf {
         xdp_action::XDP_PASS
     }
 
-    /// Behind the prologue in the live-frame test runner: sends the packet out of the interface it claims to have come in on.
+    /// Behind the prologue in the live-frame test runner: sends the packet out of the interface it claims to have arrived on.
     #[xdp(frags)]
     pub(crate) fn transmit(_context: XdpContext) -> u32 {
         xdp_action::XDP_TX

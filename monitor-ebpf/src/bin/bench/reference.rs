@@ -52,7 +52,7 @@ struct Flow<B> {
     lower_pooled: u8,
     higher_pooled: u8,
     verdict: u8,
-    /// Payload packets looked at; [`SETTLED`] when done.
+    /// Inspected payload packets; [`SETTLED`] when done.
     inspected: u8,
     reserved: u32,
 }

@@ -138,7 +138,7 @@ fn attach(program: &mut Xdp, target: &Target, mode: XdpMode) -> Result<Option<Pi
         return Ok(None);
     }
     if path.exists() {
-        // A pin whose interface is gone, or whose program was taken off by hand.
+        // A pin whose interface is gone, or whose program was detached by hand.
         fs::remove_file(&path).map_err(|source| AttachError::Remove { path: path.clone(), source })?;
     }
     let id = attach_in_mode(program, target, mode)?;

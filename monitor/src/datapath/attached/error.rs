@@ -20,7 +20,7 @@ pub enum AttachError {
         /// Names there are.
         present: String,
     },
-    /// Two interfaces whose indices are equal in their low 16 bits, or the same one twice.
+    /// Two interfaces whose indices are equal in their low 16 bits, or one interface given twice.
     #[error(
         "interfaces `{0}` and `{1}` have equal indexes modulo 65,536, which the program cannot distinguish; name only one"
     )]

@@ -34,7 +34,7 @@ pub static KIND: Kind = Kind {
 
 /// Posts each event as JSON to a URL.
 ///
-/// At `timeout` the request is given up. Short form: the URL.
+/// At `timeout` the request is aborted. Short form: the URL.
 #[derive(Clone, Debug, serde::Deserialize)]
 #[cfg_attr(test, derive(serde::Serialize, schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
