@@ -9,6 +9,7 @@ pub mod build_ebpf;
 pub mod command;
 pub mod demo;
 pub mod fuzz;
+pub mod habits;
 pub mod kernels;
 pub mod lab;
 pub mod provenance;

@@ -4,7 +4,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use xtask::{accuracy, bench, build_ebpf, demo, fuzz, kernels, lab, setup, test};
+use xtask::{accuracy, bench, build_ebpf, demo, fuzz, habits, kernels, lab, setup, test};
 
 /// Developer commands of Peertally.
 #[derive(Debug, Parser)]
@@ -26,6 +26,8 @@ enum Verb {
     Demo(demo::Arguments),
     /// Fuzz each target for a bounded time
     Fuzz(fuzz::Arguments),
+    /// Check what no compiler does: comment width, unused dependencies, dead references, commit subjects
+    Habits(habits::Arguments),
     /// Boot the kernels that are supported and try the object in each
     Kernels(kernels::Arguments),
     /// Run real clients between namespaces and compare verdicts with what is known to be true
@@ -53,6 +55,7 @@ fn run() -> anyhow::Result<()> {
         Verb::BuildEbpf(arguments) => build_ebpf::run(&arguments),
         Verb::Demo(arguments) => demo::run(&arguments),
         Verb::Fuzz(arguments) => fuzz::run(&arguments).map(|_held| ()),
+        Verb::Habits(arguments) => habits::run(&arguments),
         Verb::Kernels(arguments) => kernels::run(&arguments),
         Verb::Lab(arguments) => lab::run(&arguments),
         Verb::Setup(arguments) => setup::run(&arguments),

@@ -21,7 +21,7 @@ pub use lanes::Lane;
 /// What `test` takes.
 #[derive(Debug, Default, clap::Args)]
 pub struct Arguments {
-    /// Only the lanes that need nothing but stable Rust: format, lints, unit tests, docs
+    /// Only the lanes that need nothing but stable Rust: format, habits, lints, docs, unit tests
     #[arg(long, conflicts_with = "lane")]
     pub quick: bool,
     /// Only these lanes

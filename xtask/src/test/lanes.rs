@@ -11,13 +11,15 @@ use super::{Mode, Outcome};
 use crate::command::{shown, stream};
 use crate::setup::Need;
 use crate::workspace::root;
-use crate::{accuracy, build_ebpf, fuzz, kernels};
+use crate::{accuracy, build_ebpf, fuzz, habits, kernels};
 
 /// One lane.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Lane {
     /// Formatting
     Format,
+    /// Comment width, unused dependencies, dead references, commit subjects
+    Habits,
     /// Compiler and clippy warnings
     Lints,
     /// Documentation warnings
@@ -54,6 +56,7 @@ impl Lane {
     /// Every lane, in this order: those without set-up, those that need packages, those that need a compiled tool.
     pub const ALL: &[Self] = &[
         Self::Format,
+        Self::Habits,
         Self::Lints,
         Self::Docs,
         Self::Unit,
@@ -69,12 +72,13 @@ impl Lane {
     ];
 
     /// The lanes that need nothing but stable Rust.
-    pub const QUICK: &[Self] = &[Self::Format, Self::Lints, Self::Docs, Self::Unit];
+    pub const QUICK: &[Self] = &[Self::Format, Self::Habits, Self::Lints, Self::Docs, Self::Unit];
 
     /// The word of `--lane`.
     pub fn name(self) -> &'static str {
         match self {
             Self::Format => "format",
+            Self::Habits => "habits",
             Self::Lints => "lints",
             Self::Docs => "docs",
             Self::Deny => "deny",
@@ -93,6 +97,7 @@ impl Lane {
     pub(super) fn about(self) -> &'static str {
         match self {
             Self::Format => "every file is formatted",
+            Self::Habits => "rules that no compiler holds",
             Self::Lints => "no warning of the compiler or of clippy",
             Self::Docs => "the documentation builds without warnings",
             Self::Deny => "licences, sources and bans of dependencies",
@@ -112,7 +117,7 @@ impl Lane {
 
     pub(super) fn needs(self) -> &'static [Need] {
         match self {
-            Self::Format | Self::Lints | Self::Docs => &[],
+            Self::Format | Self::Habits | Self::Lints | Self::Docs => &[],
             Self::Deny => &[Need::Deny],
             Self::Object => &[Need::Ebpf],
             // The demonstration's packages are the laboratory's: a running agent is measured in one.
@@ -128,6 +133,11 @@ impl Lane {
     pub(super) fn run(self, mode: Mode, outcome: &mut Outcome) -> Result<()> {
         match self {
             Self::Format => check(outcome, cargo(&["fmt", "--all", "--check"]), COMPILING),
+            Self::Habits => {
+                habits::run(&habits::Arguments::default())?;
+                *outcome = Outcome::one();
+                Ok(())
+            }
             Self::Lints => {
                 let arguments = ["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"];
                 check(outcome, cargo(&arguments), COMPILING)
