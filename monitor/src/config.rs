@@ -18,10 +18,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
-pub use resolve::{Interface, Overrides, Resolved};
+pub use resolve::{Overrides, Resolved};
 pub use run_args::RunArgs;
 
-use crate::{exit::Exit, watchlist};
+use peertally_core::exit::Exit;
+
+use crate::watchlist;
 
 /// Read by `run` without `--config`, if it exists.
 pub const DEFAULT_PATH: &str = "/etc/peertally/peertally.toml";

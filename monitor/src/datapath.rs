@@ -9,6 +9,8 @@
 //! * [`error`]: errors of the object and its maps;
 //! * [`test_run`]: the object driven by the kernel's test runner, for `replay --engine kernel` and tests.
 
+use peertally_core::{exit::ExitCause, snapshot::Snapshot, words::OnExit};
+
 pub mod attached;
 pub mod error;
 pub mod host;
@@ -20,8 +22,6 @@ pub mod view;
 
 pub use error::ObjectError;
 pub use table_sizes::TableSizes;
-
-use crate::{exit::ExitCause, snapshot::Snapshot, words::OnExit};
 
 /// A program that counts, and its tables. Used by one thread; calls may block.
 pub trait Datapath: Send + 'static {

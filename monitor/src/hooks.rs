@@ -14,6 +14,7 @@ mod tests;
 
 use std::{sync::Arc, time::Duration};
 
+use peertally_core::{policy::PolicyEvent, words::SubscriberForm};
 use tokio::{
     sync::{mpsc, watch},
     task::JoinHandle,
@@ -26,7 +27,6 @@ use self::{
     kind::{Kind, Target},
     stats::Ticket,
 };
-use crate::{policy::PolicyEvent, words::SubscriberForm};
 
 /// A hook as configured.
 #[derive(Clone, Debug)]

@@ -18,6 +18,7 @@ use axum::{
     routing::get,
 };
 use futures_util::stream;
+use peertally_core::subscriber::Pseudonyms;
 use serde::Deserialize;
 use tokio::sync::{Semaphore, mpsc};
 
@@ -30,7 +31,6 @@ use crate::{
         subscribers::{self, Shard},
     },
     status::{self, Status},
-    subscriber::Pseudonyms,
 };
 
 /// Content type of the text format.

@@ -2,13 +2,11 @@
 //!
 //! No subscriber address, content identifier or secret is logged; subscribers appear under their pseudonyms.
 
+use peertally_core::words::{LogFormat, LogLevel};
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::{Layer, filter::Targets, fmt, layer::SubscriberExt, util::SubscriberInitExt};
 
-use crate::{
-    config::raw::Log,
-    words::{LogFormat, LogLevel},
-};
+use crate::config::raw::Log;
 
 /// Libraries that log warnings and errors only.
 const QUIET: &[&str] = &["hyper", "hyper_util", "reqwest", "rustls", "h2", "mio", "tower"];

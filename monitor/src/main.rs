@@ -7,11 +7,11 @@ use peertally::{
     check,
     cli::{Cli, Command},
     datapath::attached::{self, AttachedDatapath},
-    exit::{Exit, ExitCause as _},
     plan,
     replay::{self, args::Format},
     run, status,
 };
+use peertally_core::exit::{Exit, ExitCause as _};
 
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {

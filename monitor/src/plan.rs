@@ -16,6 +16,7 @@ use monitor_common::{
     tables::flow_table::{ColdSet, FlowSet},
     tally::{SlotKey, Tally},
 };
+use peertally_core::exit::{Exit, ExitCause};
 use serde::Serialize;
 
 pub use show::{json, show};
@@ -23,7 +24,6 @@ pub use show::{json, show};
 use crate::{
     config::{self, ConfigError, Resolved, RunArgs},
     datapath::{TableSizes, object::OBJECT},
-    exit::{Exit, ExitCause},
 };
 
 /// Bytes of a page.

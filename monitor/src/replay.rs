@@ -25,9 +25,8 @@ use args::{EngineKind, Format, ReplayArgs};
 use driver::Driver;
 use engine::{EngineError, ReplayEngine};
 use peertally_capture::CaptureError;
+use peertally_core::{exit::Exit, pool::Pool};
 use report::Report;
-
-use crate::{exit::Exit, pool::Pool};
 
 /// An engine with empty tables that takes `pools` as subscribers.
 ///

@@ -15,6 +15,11 @@ use std::{
 };
 
 use axum::Router;
+use peertally_core::{
+    analysis::Analysis,
+    exit::{Exit, ExitCause},
+    words::{Inspection, OnExit},
+};
 use tokio::{
     net::{TcpListener, UnixListener},
     sync::{oneshot, watch},
@@ -27,10 +32,8 @@ use crate::{
         AgentInfo, AgentState, Heartbeat,
         pseudonym_key::{self, PseudonymKeyError},
     },
-    analysis::Analysis,
     config::{self, ConfigError, Resolved, RunArgs},
     datapath::Datapath,
-    exit::{Exit, ExitCause},
     hooks::{Dispatcher, HookError},
     http::{
         self, HttpContext,
@@ -40,7 +43,6 @@ use crate::{
     metrics::collector::drain_histogram,
     plan::{Plan, PlanError},
     watchlist::{Audit, AuditError, DepthChange, HitLog},
-    words::{Inspection, OnExit},
 };
 
 /// Time open scrapes get at the end.

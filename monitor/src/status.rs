@@ -13,15 +13,12 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use peertally_core::{analysis::DrainResult, exit::Exit};
 use serde::{Deserialize, Serialize};
 
 pub use show::{json, show};
 
-use crate::{
-    agent::{AgentInfo, AgentState},
-    analysis::DrainResult,
-    exit::Exit,
-};
+use crate::agent::{AgentInfo, AgentState};
 
 /// Longest wait for an answer.
 const PATIENCE: Duration = Duration::from_secs(5);

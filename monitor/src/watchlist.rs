@@ -9,13 +9,13 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use peertally_core::content_list::{Watchlist, WatchlistError};
+
 mod audit;
 mod hits;
 
 pub use audit::{Audit, AuditError, DepthChange, verify};
 pub use hits::HitLog;
-
-use crate::content_list::{Watchlist, WatchlistError};
 
 /// Why a watchlist cannot be used.
 #[derive(Debug, thiserror::Error)]

@@ -16,13 +16,11 @@ use monitor_common::{
     reason::Reason,
     tally::Direction,
 };
-use peertally::{
-    datapath::{
-        TableSizes,
-        object::{LoadOptions, MonitoredInterface},
-    },
-    pool::Pool,
+use peertally::datapath::{
+    TableSizes,
+    object::{LoadOptions, MonitoredInterface},
 };
+use peertally_core::pool::Pool;
 
 use drive::{Engine, Observed, observe};
 

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use peertally::snapshot::{Pending, Snapshot};
+use peertally_core::snapshot::{Pending, Snapshot};
 
 /// A drain that found nothing, ten seconds after the one before.
 #[must_use]

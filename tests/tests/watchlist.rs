@@ -16,13 +16,11 @@ use monitor_common::{
     tally::TallyKey,
     watch::{ContentHash, WatchHit},
 };
-use peertally::{
-    content_list::Watchlist,
-    datapath::{
-        TableSizes,
-        object::{LoadOptions, LoadedObject},
-    },
+use peertally::datapath::{
+    TableSizes,
+    object::{LoadOptions, LoadedObject},
 };
+use peertally_core::content_list::Watchlist;
 use peertally_tests::{
     both_datapaths::{BothDatapaths, options},
     wire::{Connection, flag, tcp, udp},

@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::subscriber::{KEY_BYTES, Pseudonyms};
+use peertally_core::subscriber::{KEY_BYTES, Pseudonyms};
 
 /// Why there is no pseudonym key.
 #[derive(Debug, thiserror::Error)]
@@ -73,7 +73,7 @@ mod tests {
     use std::os::unix::fs::PermissionsExt as _;
 
     use super::*;
-    use crate::subscriber::Subscriber;
+    use peertally_core::subscriber::Subscriber;
 
     #[test]
     fn the_key_is_made_once_and_survives_a_restart() {

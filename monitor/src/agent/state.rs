@@ -9,9 +9,10 @@ use std::{
     time::SystemTime,
 };
 
+use peertally_core::{analysis::DrainResult, words::Inspection};
 use prometheus::Histogram;
 
-use crate::{analysis::DrainResult, hooks::HookStats, words::Inspection};
+use crate::hooks::HookStats;
 
 /// State of the running agent: the drain thread and the hooks write it, HTTP and the control socket read it.
 pub struct AgentState {

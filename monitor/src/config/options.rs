@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
+use peertally_core::analysis::AnalysisOptions;
+
 use super::Resolved;
-use crate::analysis::AnalysisOptions;
 
 impl Resolved {
     /// Options of the analysis of drains.

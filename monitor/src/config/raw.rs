@@ -6,10 +6,12 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 pub use hook::RawHook;
 use monitor_common::limits;
+use peertally_core::words::{
+    Inspection, KernelLog, LogFormat, LogLevel, Metric, OnExit, PolicyDirection, Role, XdpMode,
+};
 use serde::Deserialize;
 
 use super::values::{Prefix, Quantity, Span};
-use crate::words::{Inspection, KernelLog, LogFormat, LogLevel, Metric, OnExit, PolicyDirection, Role, XdpMode};
 
 /// A configuration file.
 #[derive(Clone, Debug, Deserialize)]

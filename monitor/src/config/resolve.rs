@@ -4,12 +4,17 @@ use std::{
     collections::HashSet,
     net::SocketAddr,
     path::{Path, PathBuf},
-    str::FromStr,
     sync::Arc,
     time::Duration,
 };
 
 use monitor_common::{limits::MAX_MONITORED_INTERFACES, store::Heuristic};
+use peertally_core::{
+    interface::{Interface, valid_name},
+    policy::Policy,
+    pool::{DEFAULT_ASSIGN_IPV4, DEFAULT_ASSIGN_IPV6, Pool},
+    words::{Inspection, KernelLog, OnExit, XdpMode},
+};
 
 use super::{
     ConfigError, Problem,
@@ -20,9 +25,6 @@ use super::{
 use crate::{
     datapath::{TableSizes, object::LoadOptions},
     hooks::HookConfig,
-    policy::Policy,
-    pool::{DEFAULT_ASSIGN_IPV4, DEFAULT_ASSIGN_IPV6, Pool},
-    words::{Inspection, KernelLog, OnExit, Role, XdpMode},
 };
 
 mod hooks;
@@ -69,33 +71,6 @@ pub struct Resolved {
     pub policies: Vec<Policy>,
     /// Hooks.
     pub hooks: Vec<HookConfig>,
-}
-
-/// An interface to attach to.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Interface {
-    /// Name.
-    pub name: String,
-    /// Which side it faces.
-    pub role: Role,
-    /// Realm of its packets' addresses.
-    pub realm: u32,
-}
-
-impl FromStr for Interface {
-    type Err = String;
-
-    /// `NAME[:access|core]`.
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let (name, role) = match text.rsplit_once(':') {
-            None => (text, Role::Access),
-            Some((name, role)) => {
-                (name, role.parse().map_err(|_| format!("`{role}` is not a role; write NAME:access or NAME:core"))?)
-            }
-        };
-        interface_name(name)?;
-        Ok(Self { name: name.to_owned(), role, realm: 0 })
-    }
 }
 
 /// What flags and the environment say; each replaces the key of the file.
@@ -256,15 +231,6 @@ const fn log_level(level: KernelLog) -> u8 {
     }
 }
 
-/// A name Linux accepts (`dev_valid_name` of `net/core/dev.c`: below `IFNAMSIZ`, no `/`, `:` or space).
-fn interface_name(name: &str) -> Result<(), String> {
-    let bad = |c: char| c == '/' || c == ':' || c.is_whitespace() || c.is_control();
-    if name.is_empty() || name.len() > 15 || matches!(name, "." | "..") || name.chars().any(bad) {
-        return Err(format!("`{name}` is not an interface name; see `ip link`"));
-    }
-    Ok(())
-}
-
 fn interfaces(raw: &Raw, overrides: &Overrides, check: &mut Checker<'_>) -> Vec<Interface> {
     let mut seen = HashSet::new();
     let from_flags = !overrides.interfaces.is_empty();
@@ -281,7 +247,7 @@ fn interfaces(raw: &Raw, overrides: &Overrides, check: &mut Checker<'_>) -> Vec<
     };
     for (index, interface) in interfaces.iter().enumerate() {
         let path = if from_flags { "--interface".to_owned() } else { format!("interfaces[{index}].name") };
-        if let Err(message) = interface_name(&interface.name) {
+        if let Err(message) = valid_name(&interface.name) {
             check.problem(&path, message);
         } else if !seen.insert(interface.name.clone()) {
             check.problem(&path, format!("`{}` is given twice; name each interface once", interface.name));

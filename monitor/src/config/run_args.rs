@@ -6,12 +6,13 @@ use clap::{
     Args,
     builder::{PossibleValue, PossibleValuesParser, TypedValueParser},
 };
-
-use super::{Interface, Overrides};
-use crate::{
+use peertally_core::{
+    interface::Interface,
     pool::Pool,
     words::{UnknownWord, XdpMode},
 };
+
+use super::Overrides;
 
 /// Parses one of the words of a setting; `--help` lists them.
 fn word<T>(words: &'static [(&'static str, &'static str)]) -> impl TypedValueParser<Value = T>

@@ -3,11 +3,13 @@
 use std::path::Path;
 
 use monitor_common::limits::MAX_MONITORED_INTERFACES;
+use peertally_core::{
+    exit::Exit,
+    words::{Role, SubscriberForm, XdpMode},
+};
 use proptest::prelude::*;
 
 use super::{ConfigError, Overrides, Resolved, load, parse};
-use crate::exit::Exit;
-use crate::words::{Role, SubscriberForm, XdpMode};
 
 fn read(text: &str) -> Result<Resolved, ConfigError> {
     parse(Path::new("p.toml"), text, &Overrides::default())

@@ -14,17 +14,17 @@ use std::{fs::File, path::PathBuf, sync::Arc, time::Instant};
 
 use aya_log::EbpfLogger;
 use monitor_common::{limits::PENDING_IDLE_SECONDS, store};
+use peertally_core::{
+    interface::Interface,
+    snapshot::Snapshot,
+    words::{OnExit, XdpMode},
+};
 
 pub use error::AttachError;
 
-use crate::{
-    config::Interface,
-    datapath::{
-        Datapath,
-        object::{LoadOptions, LoadedObject},
-    },
-    snapshot::Snapshot,
-    words::{OnExit, XdpMode},
+use crate::datapath::{
+    Datapath,
+    object::{LoadOptions, LoadedObject},
 };
 
 /// See the module documentation.

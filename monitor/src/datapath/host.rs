@@ -25,9 +25,9 @@ use monitor_common::{
     tally::{KeyWords, NodeTally, SlotKey, Tally},
     watch::{ContentHash, WatchHit},
 };
+use peertally_core::pool::{Pool, pool_words};
 
 use super::{table_sizes::TableSizes, view::View};
-use crate::pool::{Pool, pool_words};
 
 /// The data path in plain memory.
 pub struct HostDataPath {

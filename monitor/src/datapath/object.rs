@@ -23,12 +23,12 @@ use monitor_common::{
     tally::{KeyWords, NodeTally, SlotKey, Tally, TallyKey},
     watch::{ContentHash, WatchHit},
 };
-
-use super::{error::ObjectError, mapped::MappedArray, table_sizes::TableSizes, view::View};
-use crate::{
+use peertally_core::{
     content_list::Watchlist,
     pool::{Pool, pool_words},
 };
+
+use super::{error::ObjectError, mapped::MappedArray, table_sizes::TableSizes, view::View};
 
 /// The object's bytes.
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!("../../ebpf/peertally.bpf.o");

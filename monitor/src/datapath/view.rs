@@ -17,8 +17,7 @@ use monitor_common::{
     },
     tally::{Direction, NodeTally, SlotKey, Tally, Totals},
 };
-
-use crate::snapshot::Pending;
+use peertally_core::snapshot::Pending;
 
 /// All tables that are read without a system call.
 #[derive(Clone, Copy)]

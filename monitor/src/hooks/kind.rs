@@ -6,9 +6,9 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use futures_util::future::BoxFuture;
+use peertally_core::words::SubscriberForm;
 
 use super::failure::{Failure, FailureReason};
-use crate::words::SubscriberForm;
 
 /// Facts about a kind.
 #[derive(Debug, PartialEq, Eq)]

@@ -19,6 +19,12 @@ use axum::{
     routing::post,
 };
 use monitor_common::protocol::{Confidence, Protocol, Verdict};
+use peertally_core::{
+    policy::{Policy, PolicyEvent, ProtocolSet, engine::Firing},
+    subscriber::{Pseudonyms, Subscriber},
+    testing,
+    words::{Inspection, Metric, PolicyDirection, SubscriberForm},
+};
 
 use super::{
     Dispatcher, HookConfig, HookReport,
@@ -30,14 +36,7 @@ use super::{
     },
     stats::FailureCount,
 };
-use crate::{
-    config::raw::RawHook,
-    fake,
-    generated::assert_block_current,
-    policy::{Policy, PolicyEvent, ProtocolSet, engine::Firing},
-    subscriber::{Pseudonyms, Subscriber},
-    words::{Inspection, Metric, PolicyDirection, SubscriberForm},
-};
+use crate::{config::raw::RawHook, generated::assert_block_current};
 
 fn event() -> Arc<PolicyEvent> {
     let policy = Policy {
@@ -60,7 +59,7 @@ fn event() -> Arc<PolicyEvent> {
         window_start: SystemTime::now() - Duration::from_secs(60),
         window_end: SystemTime::now(),
     };
-    let key = fake::key("10.0.0.1", Protocol::BitTorrent, Confidence::Signature);
+    let key = testing::key("10.0.0.1", Protocol::BitTorrent, Confidence::Signature);
     let subscriber = Subscriber::of(&key).expect("a subscriber");
     let pseudonyms = Pseudonyms::with_key([1; 32]);
     Arc::new(PolicyEvent::new(

@@ -10,7 +10,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::exit::Exit;
+use peertally_core::exit::Exit;
 
 /// Why an address cannot be taken.
 #[derive(Debug, thiserror::Error)]

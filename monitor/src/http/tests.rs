@@ -3,17 +3,19 @@
 use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use monitor_common::protocol::{Confidence, Protocol};
+use peertally_core::{
+    analysis::Analysis,
+    subscriber::Pseudonyms,
+    testing::{Kernel, bytes, key},
+    words::Inspection,
+};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::{HttpContext, public};
 use crate::{
     agent::{AgentInfo, AgentState, Heartbeat},
-    analysis::Analysis,
     config::Overrides,
-    fake::{Kernel, bytes, key},
     metrics::collector::drain_histogram,
-    subscriber::Pseudonyms,
-    words::Inspection,
 };
 
 /// Status and body of a GET.

@@ -7,6 +7,7 @@ use std::{
 };
 
 use monitor_common::protocol::Protocol;
+use peertally_core::analysis::DrainResult;
 use prometheus::{
     Encoder, Histogram, HistogramOpts, Registry, TextEncoder,
     core::{Collector, Desc},
@@ -19,7 +20,6 @@ use super::{
 };
 use crate::{
     agent::state::AgentState,
-    analysis::DrainResult,
     hooks::{HookReport, HookStats, stats::FailureCount},
 };
 

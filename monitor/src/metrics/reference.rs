@@ -2,8 +2,10 @@
 
 use std::fmt::Write;
 
+use peertally_core::analysis::node::MAX_ROWS;
+
 use super::definitions::ALL;
-use crate::{analysis::node::MAX_ROWS, generated::assert_current};
+use crate::generated::assert_current;
 
 #[test]
 fn the_documented_table_is_current() {

@@ -5,12 +5,12 @@
 use std::{fmt::Write, str::FromStr, sync::Arc};
 
 use monitor_common::protocol::{Confidence, Protocol};
-
-use super::definitions::{self, Definition};
-use crate::{
+use peertally_core::{
     snapshot::Snapshot,
     subscriber::{Pseudonyms, Subscriber},
 };
+
+use super::definitions::{self, Definition};
 
 /// Most shards.
 const MAX_SHARDS: u32 = 1024;

@@ -6,6 +6,12 @@ use monitor_common::{
     protocol::{Confidence, Protocol, Verdict},
     tally::{Direction, TallyKey, Totals},
 };
+use peertally_core::{
+    analysis::{Analysis, node::MAX_ROWS},
+    subscriber::Pseudonyms,
+    testing::{Kernel, bytes, key},
+    words::Inspection,
+};
 
 use super::{
     collector::{Exposition, drain_histogram},
@@ -14,12 +20,8 @@ use super::{
 };
 use crate::{
     agent::AgentState,
-    analysis::{Analysis, node::MAX_ROWS},
     config::{Overrides, Resolved},
-    fake::{Kernel, bytes, key},
     hooks::{HookStats, kinds::exec},
-    subscriber::Pseudonyms,
-    words::Inspection,
 };
 
 const BITTORRENT: Verdict = Verdict { protocol: Protocol::BitTorrent, confidence: Confidence::Signature };

@@ -3,8 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
-
-use crate::pool::Pool;
+use peertally_core::pool::Pool;
 
 /// Count the P2P protocol traffic of captures, as the XDP program would have counted it.
 ///

@@ -11,14 +11,12 @@ use monitor_common::{
     tally::{Direction, TallyKey, Totals},
 };
 use peertally_capture::Frame;
+use peertally_core::exit::Exit;
 
 use super::args::EngineKind;
-use crate::{
-    datapath::{
-        ObjectError, TableSizes,
-        view::{View, node_index_parts},
-    },
-    exit::Exit,
+use crate::datapath::{
+    ObjectError, TableSizes,
+    view::{View, node_index_parts},
 };
 
 /// Bytes of a frame that engines get. The kernel's test runner, like a driver, splits longer frames into buffers of which

@@ -5,12 +5,13 @@ use monitor_common::{
     store::{Inspection, Outcome},
 };
 use peertally_capture::Frame;
+use peertally_core::pool::Pool;
 
 use super::{
     args::EngineKind,
     engine::{EngineError, EngineTotals, ReplayEngine, SEED, SIZES},
 };
-use crate::{datapath::host::HostDataPath, pool::Pool};
+use crate::datapath::host::HostDataPath;
 
 struct Host(HostDataPath);
 

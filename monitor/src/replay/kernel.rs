@@ -2,18 +2,16 @@
 
 use monitor_common::store::Outcome;
 use peertally_capture::Frame;
+use peertally_core::pool::Pool;
 
 use super::{
     args::EngineKind,
     engine::{EngineError, EngineTotals, ReplayEngine, SEED, SIZES},
 };
-use crate::{
-    datapath::{
-        ObjectError,
-        object::{LoadOptions, MonitoredInterface},
-        test_run::TestRunner,
-    },
-    pool::Pool,
+use crate::datapath::{
+    ObjectError,
+    object::{LoadOptions, MonitoredInterface},
+    test_run::TestRunner,
 };
 
 /// Index of the interface that the test runner's frames arrive on: the loopback interface.

@@ -10,16 +10,18 @@ use monitor_common::{
     protocol::{Confidence, Protocol, Verdict},
     tally::Direction,
 };
+use peertally_core::{
+    exit::{Exit, ExitCause},
+    snapshot::Snapshot,
+    testing::{Kernel, bytes, key},
+    words::OnExit,
+};
 use tokio::sync::oneshot;
 
 use super::{Datapath, RunError, serve};
 use crate::{
     config::{Overrides, Resolved},
-    exit::{Exit, ExitCause},
-    fake::{Kernel, bytes, key},
-    snapshot::Snapshot,
     status,
-    words::OnExit,
 };
 
 #[derive(Debug, thiserror::Error)]

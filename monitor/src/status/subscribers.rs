@@ -4,9 +4,8 @@
 //! shows pseudonyms.
 
 use monitor_common::protocol::{Confidence, Protocol};
+use peertally_core::{snapshot::Snapshot, subscriber::Subscriber};
 use serde::Serialize;
-
-use crate::{snapshot::Snapshot, subscriber::Subscriber};
 
 /// Bytes of one piece.
 const PIECE: usize = 64 * 1024;
@@ -57,7 +56,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::fake::{Kernel, bytes, key};
+    use peertally_core::testing::{Kernel, bytes, key};
 
     #[test]
     fn a_line_has_the_keys_of_replay_and_the_block() {

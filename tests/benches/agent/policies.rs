@@ -5,10 +5,9 @@ use std::{hint::black_box, path::Path};
 use anyhow::{Result, ensure};
 use peertally::{
     agent::pseudonym_key,
-    analysis::Analysis,
     config::{self, Overrides},
-    snapshot::Snapshot,
 };
+use peertally_core::{analysis::Analysis, snapshot::Snapshot};
 use serde_json::{Value, json};
 
 use crate::{TALLIES, clock::cpu_time, median, ms, snapshot::snapshot};

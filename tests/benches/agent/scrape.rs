@@ -5,15 +5,14 @@ use std::{fmt::Write as _, hint::black_box, path::Path, time::Duration};
 use anyhow::Result;
 use peertally::{
     agent::{AgentState, pseudonym_key},
-    analysis::Analysis,
     config::{self, Overrides},
     http::encoding::Encoding,
     metrics::{
         collector::{Exposition, drain_histogram},
         subscribers::{self, Shard},
     },
-    words::Inspection,
 };
+use peertally_core::{analysis::Analysis, words::Inspection};
 use serde_json::{Value, json};
 
 use crate::{clock::cpu_time, median, ms, snapshot::snapshot};

@@ -7,7 +7,7 @@ use monitor_common::{
     protocol::{Confidence, Protocol},
     tally::{TallyKey, Totals},
 };
-use peertally::snapshot::{Snapshot, TallyChange};
+use peertally_core::snapshot::{Snapshot, TallyChange};
 use peertally_tests::snapshots;
 
 /// A drain in which every subscriber moved.

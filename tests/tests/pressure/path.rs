@@ -10,7 +10,6 @@ use monitor_common::{
 };
 use peertally::{
     agent::AgentState,
-    analysis::Analysis,
     config::{self, Overrides},
     datapath::{
         TableSizes,
@@ -20,9 +19,8 @@ use peertally::{
         view::{View, node_index_parts},
     },
     metrics::collector::{Exposition, drain_histogram},
-    snapshot::Snapshot,
-    subscriber::Pseudonyms,
 };
+use peertally_core::{analysis::Analysis, snapshot::Snapshot, subscriber::Pseudonyms};
 use peertally_tests::{both_datapaths, packet_table::may_use_kernel, snapshots};
 
 /// The subscribers.

@@ -2,6 +2,7 @@
 
 use std::{fmt, marker::PhantomData, time::Duration};
 
+use peertally_core::words::SubscriberForm;
 use serde::{
     Deserialize, Deserializer,
     de::{self, value::MapAccessDeserializer, value::SeqAccessDeserializer},
@@ -10,7 +11,6 @@ use serde::{
 use crate::{
     config::values::Span,
     hooks::kind::{Kind, KindSettings, ShortForm},
-    words::SubscriberForm,
 };
 
 /// Declares [`RawHook`] with one optional table for each kind; `$kind` is a module of `hooks/kinds`.

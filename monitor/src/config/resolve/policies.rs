@@ -3,15 +3,15 @@
 use std::collections::HashSet;
 
 use monitor_common::protocol::{Confidence, Protocol, ProtocolClass};
-
-use super::Checker;
-use crate::{
-    config::{
-        locate::closest,
-        raw::{Raw, RawPolicy},
-    },
+use peertally_core::{
     policy::{Policy, ProtocolSet},
     words::{Metric, PolicyDirection},
+};
+
+use super::Checker;
+use crate::config::{
+    locate::closest,
+    raw::{Raw, RawPolicy},
 };
 
 pub(super) fn resolve(raw: &Raw, check: &mut Checker<'_>) -> Vec<Policy> {

@@ -7,18 +7,18 @@ use aya::programs::{
     links::{FdLink, PinnedLink},
     xdp::XdpLink,
 };
+use peertally_core::{
+    interface::Interface,
+    snapshot::Attachment,
+    words::{Role, XdpMode},
+};
 
 use super::{
     error::AttachError,
     netlink::{self, XdpHook},
     pins,
 };
-use crate::{
-    config::Interface,
-    datapath::object::{LoadedObject, MonitoredInterface},
-    snapshot::Attachment,
-    words::{Role, XdpMode},
-};
+use crate::datapath::object::{LoadedObject, MonitoredInterface};
 
 /// An interface that exists.
 #[derive(Clone, Debug)]

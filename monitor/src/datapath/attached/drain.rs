@@ -11,11 +11,9 @@ use monitor_common::{
     protocol::{Confidence, Protocol, Verdict},
     tally::{TallyKey, Totals},
 };
+use peertally_core::snapshot::{NodeRow, Snapshot, TableUse, TallyChange};
 
-use crate::{
-    datapath::view::{NodeCounts, TableRead, View, node_index_parts},
-    snapshot::{NodeRow, Snapshot, TableUse, TallyChange},
-};
+use crate::datapath::view::{NodeCounts, TableRead, View, node_index_parts};
 
 /// State kept between drains.
 #[derive(Debug, Default)]

@@ -3,11 +3,9 @@
 use std::{io, path::PathBuf};
 
 use aya::programs::ProgramError;
+use peertally_core::exit::{Exit, ExitCause};
 
-use crate::{
-    datapath::ObjectError,
-    exit::{Exit, ExitCause},
-};
+use crate::datapath::ObjectError;
 
 /// See the module documentation.
 #[derive(Debug, thiserror::Error)]

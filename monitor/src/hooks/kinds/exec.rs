@@ -12,6 +12,7 @@ use std::{
 };
 
 use futures_util::future::BoxFuture;
+use peertally_core::words::SubscriberForm;
 
 use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::{
@@ -20,12 +21,9 @@ use tokio::{
     time::timeout,
 };
 
-use crate::{
-    hooks::{
-        failure::{Failure, FailureReason, IO, TIMEOUT},
-        kind::{Deliver, Kind, KindSettings, Message, Report, ShortForm, Target},
-    },
-    words::SubscriberForm,
+use crate::hooks::{
+    failure::{Failure, FailureReason, IO, TIMEOUT},
+    kind::{Deliver, Kind, KindSettings, Message, Report, ShortForm, Target},
 };
 
 /// The program could not be started.

@@ -9,18 +9,16 @@ use std::{
 };
 
 use futures_util::future::BoxFuture;
+use peertally_core::words::SubscriberForm;
 use reqwest::{
     StatusCode, Url,
     header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER},
     redirect,
 };
 
-use crate::{
-    hooks::{
-        failure::{CONNECT, Failure, FailureReason, IO, REJECTED, SERVER, TIMEOUT},
-        kind::{Deliver, Kind, KindSettings, Message, Report, ShortForm, Target},
-    },
-    words::SubscriberForm,
+use crate::hooks::{
+    failure::{CONNECT, Failure, FailureReason, IO, REJECTED, SERVER, TIMEOUT},
+    kind::{Deliver, Kind, KindSettings, Message, Report, ShortForm, Target},
 };
 
 /// The kind `webhook`. No address leaves the node unless the operator says so.

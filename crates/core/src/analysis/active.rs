@@ -71,7 +71,7 @@ mod tests {
     use monitor_common::protocol::Confidence;
 
     use super::*;
-    use crate::fake::{Kernel, bytes, key};
+    use crate::testing::{Kernel, bytes, key};
 
     fn count(
         kernel: &mut Kernel,

@@ -1,4 +1,4 @@
-//! A kernel side for tests: counts what a test sets, and drains it into snapshots as the real one does.
+//! A kernel side for tests: a test adds traffic, and a drain turns it into a snapshot as the real one does.
 
 use std::{
     collections::HashMap,
@@ -15,9 +15,9 @@ use monitor_common::{
 
 use crate::snapshot::{Attachment, NodeRow, Pending, Snapshot, TableUse, TallyChange};
 
-/// See the module documentation.
+/// Counters of a kernel side that only a test adds to.
 #[derive(Debug)]
-pub(crate) struct Kernel {
+pub struct Kernel {
     keys: Arc<Vec<TallyKey>>,
     slots: HashMap<TallyKey, usize>,
     totals: Vec<Totals>,
@@ -28,7 +28,8 @@ pub(crate) struct Kernel {
 }
 
 /// Totals that are all up or down bytes, in packets of 1000 bytes.
-pub(crate) fn bytes(up: u64, down: u64) -> Totals {
+#[must_use]
+pub fn bytes(up: u64, down: u64) -> Totals {
     Totals {
         flows: 0,
         packets_up: up.div_ceil(1000),
@@ -39,7 +40,11 @@ pub(crate) fn bytes(up: u64, down: u64) -> Totals {
 }
 
 /// The key of an address's tally.
-pub(crate) fn key(address: &str, protocol: Protocol, confidence: Confidence) -> TallyKey {
+///
+/// # Panics
+/// When the text is no address.
+#[must_use]
+pub fn key(address: &str, protocol: Protocol, confidence: Confidence) -> TallyKey {
     let address = match address.parse().expect("an address") {
         IpAddr::V4(v4) => v4.to_ipv6_mapped(),
         IpAddr::V6(v6) => v6,
@@ -54,8 +59,17 @@ pub(crate) fn key(address: &str, protocol: Protocol, confidence: Confidence) -> 
     }
 }
 
+impl Default for Kernel {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Kernel {
-    pub(crate) fn new() -> Self {
+    /// A kernel that has counted nothing.
+    #[must_use]
+    #[expect(clippy::disallowed_methods, reason = "tests start at any time; all later times are relative to it")]
+    pub fn new() -> Self {
         Self {
             keys: Arc::new(vec![TallyKey::CATCH_ALL]),
             slots: HashMap::new(),
@@ -68,7 +82,7 @@ impl Kernel {
     }
 
     /// Counts traffic for a key.
-    pub(crate) fn count(&mut self, key: TallyKey, more: Totals) {
+    pub fn count(&mut self, key: TallyKey, more: Totals) {
         let slot = *self.slots.entry(key).or_insert_with(|| {
             Arc::make_mut(&mut self.keys).push(key);
             self.totals.push(Totals::default());
@@ -84,7 +98,7 @@ impl Kernel {
     }
 
     /// Gives the first two slots of subscribers to each other, as when both were removed and came again.
-    pub(crate) fn swap_hands(&mut self) {
+    pub fn swap_hands(&mut self) {
         if self.keys.len() > 2 {
             let keys = Arc::make_mut(&mut self.keys);
             keys.swap(1, 2);
@@ -94,7 +108,7 @@ impl Kernel {
     }
 
     /// Counts at node level.
-    pub(crate) fn count_node(&mut self, interface: &str, direction: Direction, verdict: Verdict, bytes: u64) {
+    pub fn count_node(&mut self, interface: &str, direction: Direction, verdict: Verdict, bytes: u64) {
         let same = |row: &NodeRow| &*row.interface == interface && row.direction == direction && row.verdict == verdict;
         match self.node.iter_mut().find(|row| same(row)) {
             Some(row) => {
@@ -108,7 +122,7 @@ impl Kernel {
     }
 
     /// Drains at a time since the start.
-    pub(crate) fn drain_at(&mut self, at: Duration) -> Snapshot {
+    pub fn drain_at(&mut self, at: Duration) -> Snapshot {
         let changes = self
             .totals
             .iter()

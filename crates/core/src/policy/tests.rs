@@ -10,7 +10,7 @@ use proptest::prelude::*;
 
 use super::{Policy, PolicyCounts, PolicyEngine, ProtocolSet, SubscriberIndex, engine::Firing, history::tolerance};
 use crate::{
-    fake::{Kernel, bytes, key},
+    testing::{Kernel, bytes, key},
     words::{Metric, PolicyDirection},
 };
 

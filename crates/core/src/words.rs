@@ -30,7 +30,7 @@ macro_rules! words {
     ($(#[$doc:meta])* $name:ident { $($(#[doc = $meaning:literal])* $item:ident = $word:literal,)* }) => {
         $(#[$doc])*
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize, Serialize)]
-        #[cfg_attr(test, derive(schemars::JsonSchema))]
+        #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
         pub enum $name {
             $($(#[doc = $meaning])* #[serde(rename = $word)] $item,)*
         }

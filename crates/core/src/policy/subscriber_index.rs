@@ -191,7 +191,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::fake::Kernel;
+    use crate::testing::Kernel;
 
     fn key(host: u32, protocol: Protocol) -> TallyKey {
         TallyKey {

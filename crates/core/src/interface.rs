@@ -1,0 +1,44 @@
+//! Interfaces as an operator names them: `NAME[:access|core]`.
+
+use std::str::FromStr;
+
+use crate::words::Role;
+
+/// An interface to attach to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Interface {
+    /// Name.
+    pub name: String,
+    /// Which side it faces.
+    pub role: Role,
+    /// Realm of its packets' addresses.
+    pub realm: u32,
+}
+
+impl FromStr for Interface {
+    type Err = String;
+
+    /// `NAME[:access|core]`.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (name, role) = match text.rsplit_once(':') {
+            None => (text, Role::Access),
+            Some((name, role)) => {
+                (name, role.parse().map_err(|_| format!("`{role}` is not a role; write NAME:access or NAME:core"))?)
+            }
+        };
+        valid_name(name)?;
+        Ok(Self { name: name.to_owned(), role, realm: 0 })
+    }
+}
+
+/// Checks that Linux accepts an interface name (`dev_valid_name` of `net/core/dev.c`: below `IFNAMSIZ`, no `/`, `:` or space).
+///
+/// # Errors
+/// A message with the name and where to look.
+pub fn valid_name(name: &str) -> Result<(), String> {
+    let bad = |c: char| c == '/' || c == ':' || c.is_whitespace() || c.is_control();
+    if name.is_empty() || name.len() > 15 || matches!(name, "." | "..") || name.chars().any(bad) {
+        return Err(format!("`{name}` is not an interface name; see `ip link`"));
+    }
+    Ok(())
+}

@@ -1,0 +1,23 @@
+//! Values and rules of the agent: who a subscriber is, what a drain found, what a policy says about it.
+//!
+//! * [`words`]: settings that take one of a few words; [`interface`], [`pool`]: what an operator names;
+//! * [`subscriber`]: subscriber blocks and their pseudonyms; [`snapshot`]: the counters of one drain;
+//! * [`policy`]: thresholds within windows; [`analysis`]: rows for metrics, and policies that fired;
+//! * [`content_list`]: hashes of notices already received; [`exit`]: exit codes.
+//!
+//! Pure: no clock, no file, no network, no environment (`clippy.toml` of this crate lists the calls). The caller hands in
+//! times, identifiers and text, and does what the result says.
+
+#![forbid(unsafe_code)]
+
+pub mod analysis;
+pub mod content_list;
+pub mod exit;
+pub mod interface;
+pub mod policy;
+pub mod pool;
+pub mod snapshot;
+pub mod subscriber;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
+pub mod words;
