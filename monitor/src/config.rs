@@ -3,7 +3,6 @@
 //! `raw` holds what was typed, `resolved` what will be done; nothing here opens a socket, touches the kernel or creates
 //! a file. A mistake is reported with file, line, the value and the next step, all mistakes of a file at once.
 
-pub mod bounds;
 pub mod locate;
 mod options;
 pub mod raw;

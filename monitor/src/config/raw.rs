@@ -2,7 +2,7 @@
 
 mod hook;
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{net::SocketAddr, path::PathBuf};
 
 pub use hook::RawHook;
 use monitor_common::limits;
@@ -11,7 +11,7 @@ use peertally_core::words::{
 };
 use serde::Deserialize;
 
-use super::values::{Prefix, Quantity, Span};
+use super::values::{Count, DAY, DurationText, HOUR, Prefix, Quantity, SECOND};
 
 /// A configuration file.
 #[derive(Clone, Debug, Deserialize)]
@@ -39,7 +39,8 @@ pub struct Raw {
     /// Sizes of the kernel's tables.
     pub capacity: Capacity,
     /// Time between two drains of the kernel's tables. Policies and metrics change at this pace.
-    pub drain_interval: Span,
+    // Below 100 ms a drain of a million tallies would take a large part of a core; above an hour windows mean little.
+    pub drain_interval: DurationText<100, HOUR>,
     /// What the agent exports.
     pub metrics: Metrics,
     /// Name of this node in events. Default: the host name.
@@ -56,7 +57,7 @@ pub struct Raw {
     /// What happens to the attached program when the agent ends. Traffic passes either way.
     pub on_exit: OnExit,
     /// Time that deliveries in progress get when the agent ends.
-    pub shutdown_grace: Span,
+    pub shutdown_grace: DurationText<0, HOUR>,
     /// Log of the agent.
     pub log: Log,
     /// Addresses for which no policy ever fires.
@@ -79,14 +80,14 @@ impl Default for Raw {
             watchlist_file: None,
             heuristic: RawHeuristic::default(),
             capacity: Capacity::default(),
-            drain_interval: Span(Duration::from_secs(10)),
+            drain_interval: DurationText::from_secs(10),
             metrics: Metrics::default(),
             node: None,
             state_dir: PathBuf::from("/var/lib/peertally"),
             control_socket: PathBuf::from("/run/peertally/control.sock"),
             pseudonym_key_file: None,
             on_exit: OnExit::Leave,
-            shutdown_grace: Span(Duration::from_secs(5)),
+            shutdown_grace: DurationText::from_secs(5),
             log: Log::default(),
             allow: Vec::new(),
             policies: Vec::new(),
@@ -146,17 +147,21 @@ pub struct RawPool {
 #[serde(deny_unknown_fields, default)]
 pub struct Capacity {
     /// Flows in the flow table; rounded up to a power of two.
-    pub flows: u32,
+    pub flows: Count<{ 1 << 10 }, { 1 << 26 }>,
     /// Tallies, one per subscriber block, protocol and confidence.
-    pub tallies: u32,
+    pub tallies: Count<{ 1 << 10 }, { 1 << 24 }>,
     /// Entries of the peer cache: P2P endpoints and subscribers remembered for `association`, rounded up to a power of two.
     /// Entries expire after 40 minutes.
-    pub peers: u32,
+    pub peers: Count<{ 1 << 10 }, { 1 << 26 }>,
 }
 
 impl Default for Capacity {
     fn default() -> Self {
-        Self { flows: limits::DEFAULT_FLOWS, tallies: limits::DEFAULT_TALLIES, peers: limits::DEFAULT_PEERS }
+        Self {
+            flows: Count(limits::DEFAULT_FLOWS.into()),
+            tallies: Count(limits::DEFAULT_TALLIES.into()),
+            peers: Count(limits::DEFAULT_PEERS.into()),
+        }
     }
 }
 
@@ -169,14 +174,14 @@ pub struct RawHeuristic {
     /// Whether the heuristic tier is on. Behaviour proves little: read `docs/detection.md` first.
     pub enabled: bool,
     /// Distinct remote endpoints required.
-    pub endpoints: u32,
+    pub endpoints: Count<1, { limits::SUSPECT_BUCKETS as u64 }>,
     /// Time window for these connections and the certain flow.
-    pub window: Span,
+    pub window: DurationText<SECOND, { 40 * 60 * SECOND }>,
 }
 
 impl Default for RawHeuristic {
     fn default() -> Self {
-        Self { enabled: false, endpoints: 8, window: Span(Duration::from_secs(60)) }
+        Self { enabled: false, endpoints: Count(8), window: DurationText::from_secs(60) }
     }
 }
 
@@ -187,14 +192,14 @@ impl Default for RawHeuristic {
 pub struct Metrics {
     /// Subscribers with most P2P bytes that `/metrics` shows under a pseudonym. A subscriber enters at this rank and
     /// leaves at twice this rank. 0: none.
-    pub top_k: u32,
+    pub top_k: Count<0, 1_000>,
     /// Whether `/metrics/subscribers` exists. It lists every subscriber under a pseudonym.
     pub subscribers: bool,
 }
 
 impl Default for Metrics {
     fn default() -> Self {
-        Self { top_k: 50, subscribers: false }
+        Self { top_k: Count(50), subscribers: false }
     }
 }
 
@@ -248,10 +253,10 @@ pub struct RawPolicy {
     pub threshold: Quantity,
     /// Length of the sliding window; at least `drain_interval`.
     #[cfg_attr(test, schemars(example = &"1h"))]
-    pub window: Span,
+    pub window: DurationText<100, { 31 * DAY }>,
     /// Time after firing during which the policy does not fire again for that subscriber.
     #[serde(default = "one_hour")]
-    pub cool_down: Span,
+    pub cool_down: DurationText<0, { 365 * DAY }>,
     /// Addresses for which this policy does not fire, in addition to the common allow list.
     #[serde(default)]
     pub allow: Vec<Prefix>,
@@ -270,6 +275,6 @@ fn bytes() -> Metric {
 fn both() -> PolicyDirection {
     PolicyDirection::Both
 }
-fn one_hour() -> Span {
-    Span(Duration::from_secs(3600))
+fn one_hour() -> DurationText<0, { 365 * DAY }> {
+    DurationText::from_secs(3600)
 }

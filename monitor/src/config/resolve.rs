@@ -18,9 +18,9 @@ use peertally_core::{
 
 use super::{
     ConfigError, Problem,
-    bounds::Bounds,
     locate::Locator,
     raw::{Log, Raw, RawPool},
+    values::Ranged,
 };
 use crate::{
     datapath::{TableSizes, object::LoadOptions},
@@ -117,21 +117,12 @@ impl Checker<'_> {
         self.problems.push(self.locator.problem(path, message));
     }
 
-    /// Checks a number against the range of its key.
-    fn number(&mut self, path: &str, value: u64) -> u64 {
-        if let Some(bounds) = Bounds::of(path).filter(|bounds| !bounds.holds(value)) {
-            self.problem(path, format!("{value} is out of range; allowed: {bounds}"));
+    /// Checks a value against the range of its type.
+    fn ranged<T: Ranged>(&mut self, path: &str, typed: &T) -> T::Value {
+        if let Some(fault) = typed.fault() {
+            self.problem(path, fault);
         }
-        value
-    }
-
-    /// Checks a time against the range of its key.
-    fn span(&mut self, path: &str, value: Duration) -> Duration {
-        let ms = u64::try_from(value.as_millis()).unwrap_or(u64::MAX);
-        if let Some(bounds) = Bounds::of(path).filter(|bounds| !bounds.holds(ms)) {
-            self.problem(path, format!("{} is out of range; allowed: {bounds}", humantime::format_duration(value)));
-        }
-        value
+        typed.value()
     }
 
     /// Checks a name that becomes a label value, and that no other entry has it.
@@ -164,15 +155,15 @@ pub(super) fn resolve(raw: &Raw, overrides: &Overrides, locator: &Locator<'_>) -
     if watching && watchlist_file.is_none() {
         check.problem("inspection", "`watchlist` needs a list; name its file in `watchlist_file`, or use `framing`");
     }
-    let flows = check.number("capacity.flows", raw.capacity.flows.into());
-    let tallies = check.number("capacity.tallies", raw.capacity.tallies.into());
-    let peers = check.number("capacity.peers", raw.capacity.peers.into());
-    let suspects = check.number("heuristic.endpoints", raw.heuristic.endpoints.into());
-    let window = check.span("heuristic.window", raw.heuristic.window.0);
+    let flows = check.ranged("capacity.flows", &raw.capacity.flows);
+    let tallies = check.ranged("capacity.tallies", &raw.capacity.tallies);
+    let peers = check.ranged("capacity.peers", &raw.capacity.peers);
+    let suspects = check.ranged("heuristic.endpoints", &raw.heuristic.endpoints);
+    let window = check.ranged("heuristic.window", &raw.heuristic.window);
     let heuristic = Heuristic { endpoints: suspects as u32, window_s: window.as_secs() as u16 };
-    let drain_interval = check.span("drain_interval", raw.drain_interval.0);
-    let top_k = check.number("metrics.top_k", raw.metrics.top_k.into());
-    let shutdown_grace = check.span("shutdown_grace", raw.shutdown_grace.0);
+    let drain_interval = check.ranged("drain_interval", &raw.drain_interval);
+    let top_k = check.ranged("metrics.top_k", &raw.metrics.top_k);
+    let shutdown_grace = check.ranged("shutdown_grace", &raw.shutdown_grace);
     let state_dir = check.absolute("state_dir", &raw.state_dir);
     let control_socket = check.absolute("control_socket", &raw.control_socket);
     let pseudonym_key_file = match &raw.pseudonym_key_file {

@@ -5,11 +5,111 @@ use std::{fmt, str::FromStr, time::Duration};
 use ipnet::IpNet;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-/// A time span, written as `90s`, `10m`, `1h 30m`, `7days`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Span(pub Duration);
+/// Milliseconds of a second.
+pub const SECOND: u64 = 1_000;
+/// Milliseconds of an hour.
+pub const HOUR: u64 = 3_600 * SECOND;
+/// Milliseconds of a day.
+pub const DAY: u64 = 24 * HOUR;
+/// The greatest integer of TOML; the policy engine keeps `u64::MAX` for "no threshold".
+const UNLIMITED: u64 = i64::MAX as u64;
 
-impl<'de> Deserialize<'de> for Span {
+/// The range of a value, both ends included.
+#[derive(Clone, Copy, Debug)]
+pub struct Range {
+    /// Least value.
+    pub min: u64,
+    /// Greatest value.
+    pub max: u64,
+    /// Whether the values are milliseconds.
+    pub is_duration: bool,
+}
+
+impl Range {
+    fn show(self, value: u64) -> String {
+        if self.is_duration {
+            humantime::format_duration(Duration::from_millis(value)).to_string()
+        } else {
+            value.to_string()
+        }
+    }
+}
+
+impl fmt::Display for Range {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.max == UNLIMITED {
+            return write!(f, "at least {}", self.show(self.min));
+        }
+        write!(f, "{} to {}", self.show(self.min), self.show(self.max))
+    }
+}
+
+/// A value whose type has a range. The range is checked when a configuration is resolved, with all other mistakes of a
+/// file, and printed in the reference.
+pub trait Ranged {
+    /// The range.
+    const RANGE: Range;
+    /// The value that the configuration is resolved to.
+    type Value;
+
+    /// The resolved value.
+    fn value(&self) -> Self::Value;
+
+    /// The number that the range applies to.
+    fn number(&self) -> u64;
+
+    /// The message for a number out of range.
+    fn fault(&self) -> Option<String> {
+        let (number, range) = (self.number(), Self::RANGE);
+        let is_inside = range.min <= number && number <= range.max;
+        (!is_inside).then(|| format!("{} is out of range; allowed: {range}", range.show(number)))
+    }
+}
+
+/// A whole number from `MIN` to `MAX`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(transparent)]
+pub struct Count<const MIN: u64, const MAX: u64>(pub u64);
+
+impl<const MIN: u64, const MAX: u64> Ranged for Count<MIN, MAX> {
+    const RANGE: Range = Range { min: MIN, max: MAX, is_duration: false };
+    type Value = u64;
+
+    fn value(&self) -> u64 {
+        self.0
+    }
+
+    fn number(&self) -> u64 {
+        self.0
+    }
+}
+
+/// A time span of `MIN` to `MAX` milliseconds, written as `90s`, `10m`, `1h 30m`, `7days`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DurationText<const MIN: u64, const MAX: u64>(pub Duration);
+
+impl<const MIN: u64, const MAX: u64> DurationText<MIN, MAX> {
+    /// A span of whole seconds.
+    #[must_use]
+    pub const fn from_secs(seconds: u64) -> Self {
+        Self(Duration::from_secs(seconds))
+    }
+}
+
+impl<const MIN: u64, const MAX: u64> Ranged for DurationText<MIN, MAX> {
+    const RANGE: Range = Range { min: MIN, max: MAX, is_duration: true };
+    type Value = Duration;
+
+    fn value(&self) -> Duration {
+        self.0
+    }
+
+    fn number(&self) -> u64 {
+        u64::try_from(self.0.as_millis()).unwrap_or(u64::MAX)
+    }
+}
+
+impl<'de, const MIN: u64, const MAX: u64> Deserialize<'de> for DurationText<MIN, MAX> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = Text::deserialize(deserializer, "a time with its unit, such as \"10s\" or \"1h 30m\"")?;
         humantime::parse_duration(&text).map(Self).map_err(|error| {
@@ -18,7 +118,7 @@ impl<'de> Deserialize<'de> for Span {
     }
 }
 
-impl Serialize for Span {
+impl<const MIN: u64, const MAX: u64> Serialize for DurationText<MIN, MAX> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(&humantime::format_duration(self.0))
     }
@@ -45,6 +145,19 @@ const UNITS: &[(&str, u64)] = &[
     ("GiB", 1 << 30),
     ("TiB", 1 << 40),
 ];
+
+impl Ranged for Quantity {
+    const RANGE: Range = Range { min: 1, max: UNLIMITED, is_duration: false };
+    type Value = u64;
+
+    fn value(&self) -> u64 {
+        self.amount
+    }
+
+    fn number(&self) -> u64 {
+        self.amount
+    }
+}
 
 impl FromStr for Quantity {
     type Err = String;
@@ -160,11 +273,12 @@ mod schema {
 
     use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 
-    use super::{Prefix, Quantity, Span};
+    use super::{Count, DurationText, Prefix, Quantity, Ranged as _};
 
+    /// A schema with the name of a type for the reference, and the range if there is one.
     macro_rules! named {
-        ($type:ty, $name:literal) => {
-            impl JsonSchema for $type {
+        ([$($generics:tt)*] $type:ty, $name:literal $(, $range:expr)?) => {
+            impl $($generics)* JsonSchema for $type {
                 fn inline_schema() -> bool {
                     true
                 }
@@ -172,12 +286,13 @@ mod schema {
                     $name.into()
                 }
                 fn json_schema(_: &mut SchemaGenerator) -> Schema {
-                    json_schema!({ "type": $name })
+                    json_schema!({ "type": $name $(, "x-range": $range.to_string())? })
                 }
             }
         };
     }
-    named!(Span, "duration");
-    named!(Quantity, "amount");
-    named!(Prefix, "prefix");
+    named!([<const MIN: u64, const MAX: u64>] Count<MIN, MAX>, "integer", Self::RANGE);
+    named!([<const MIN: u64, const MAX: u64>] DurationText<MIN, MAX>, "duration", Self::RANGE);
+    named!([] Quantity, "amount", Self::RANGE);
+    named!([] Prefix, "prefix");
 }

@@ -1,6 +1,6 @@
 //! A `[[hooks]]` entry as typed: keys that every hook has, and one table that makes its kind.
 
-use std::{fmt, marker::PhantomData, time::Duration};
+use std::{fmt, marker::PhantomData};
 
 use peertally_core::words::SubscriberForm;
 use serde::{
@@ -9,7 +9,7 @@ use serde::{
 };
 
 use crate::{
-    config::values::Span,
+    config::values::{Count, DurationText, HOUR},
     hooks::kind::{Kind, KindSettings, ShortForm},
 };
 
@@ -30,20 +30,20 @@ macro_rules! hook_kinds {
             pub subscriber: Option<SubscriberForm>,
             /// Time limit of one attempt.
             #[serde(default = "ten_seconds")]
-            pub timeout: Span,
+            pub timeout: DurationText<100, HOUR>,
             /// Attempts after the first. The default depends on the kind.
             #[serde(default)]
             #[cfg_attr(test, schemars(example = 0))]
-            pub retries: Option<u32>,
+            pub retries: Option<Count<0, 100>>,
             /// Wait before the second attempt; it doubles with each attempt up to five minutes, with jitter.
             #[serde(default = "one_second")]
-            pub retry_delay: Span,
+            pub retry_delay: DurationText<10, HOUR>,
             /// Events that may wait in the queue; further events are dropped and counted.
             #[serde(default = "queue")]
-            pub queue: u32,
+            pub queue: Count<1, 100_000>,
             /// Concurrent deliveries.
             #[serde(default = "concurrency")]
-            pub concurrency: u32,
+            pub concurrency: Count<1, 256>,
             $(#[serde(default)] $kind: Option<ShortOrTable<crate::hooks::kinds::$kind::Settings>>,)*
         }
 
@@ -68,17 +68,17 @@ hook_kinds! {
     webhook,
 }
 
-fn ten_seconds() -> Span {
-    Span(Duration::from_secs(10))
+fn ten_seconds() -> DurationText<100, HOUR> {
+    DurationText::from_secs(10)
 }
-fn one_second() -> Span {
-    Span(Duration::from_secs(1))
+fn one_second() -> DurationText<10, HOUR> {
+    DurationText::from_secs(1)
 }
-fn queue() -> u32 {
-    1000
+fn queue() -> Count<1, 100_000> {
+    Count(1000)
 }
-fn concurrency() -> u32 {
-    4
+fn concurrency() -> Count<1, 256> {
+    Count(4)
 }
 
 /// The table of a kind, or its short form.

@@ -19,11 +19,11 @@ pub(super) fn resolve(raw: &Raw, check: &mut Checker<'_>) -> Vec<HookConfig> {
 fn one(index: usize, typed: &RawHook, seen: &mut HashSet<String>, check: &mut Checker<'_>) -> Option<HookConfig> {
     let at = |key: &str| format!("hooks[{index}].{key}");
     let name = check.name(&at("name"), &typed.name, seen);
-    let timeout = check.span(&at("timeout"), typed.timeout.0);
-    let retry_delay = check.span(&at("retry_delay"), typed.retry_delay.0);
-    let queue = check.number(&at("queue"), typed.queue.into()) as usize;
-    let concurrency = check.number(&at("concurrency"), typed.concurrency.into()) as usize;
-    let retries = typed.retries.map(|retries| check.number(&at("retries"), retries.into()) as u32);
+    let timeout = check.ranged(&at("timeout"), &typed.timeout);
+    let retry_delay = check.ranged(&at("retry_delay"), &typed.retry_delay);
+    let queue = check.ranged(&at("queue"), &typed.queue) as usize;
+    let concurrency = check.ranged(&at("concurrency"), &typed.concurrency) as usize;
+    let retries = typed.retries.map(|retries| check.ranged(&at("retries"), &retries) as u32);
     let (kind, target) = target(index, typed, check)?;
     Some(HookConfig {
         name,

@@ -22,7 +22,7 @@ pub(super) fn resolve(raw: &Raw, check: &mut Checker<'_>) -> Vec<Policy> {
 fn one(index: usize, typed: &RawPolicy, raw: &Raw, seen: &mut HashSet<String>, check: &mut Checker<'_>) -> Policy {
     let at = |key: &str| format!("policies[{index}].{key}");
     let name = check.name(&at("name"), &typed.name, seen);
-    let window = check.span(&at("window"), typed.window.0);
+    let window = check.ranged(&at("window"), &typed.window);
     if window < raw.drain_interval.0 {
         let interval = humantime::format_duration(raw.drain_interval.0);
         check.problem(
@@ -60,9 +60,9 @@ fn one(index: usize, typed: &RawPolicy, raw: &Raw, seen: &mut HashSet<String>, c
         min_confidence: confidence(index, typed, check),
         metric: typed.metric,
         direction: typed.direction,
-        threshold: check.number(&at("threshold"), typed.threshold.amount),
+        threshold: check.ranged(&at("threshold"), &typed.threshold),
         window,
-        cool_down: check.span(&at("cool_down"), typed.cool_down.0),
+        cool_down: check.ranged(&at("cool_down"), &typed.cool_down),
         allow: raw.allow.iter().chain(&typed.allow).map(|prefix| prefix.0).collect(),
         hooks,
     }
