@@ -10,6 +10,7 @@ const RENAMED: [(&str, &str); 3] =
 mod elf {
     pub(super) const SECTION_HEADERS: usize = 40;
     pub(super) const SECTION_COUNT: usize = 60;
+    pub(super) const SECTION_NAMES: usize = 62;
     pub(super) const SECTION_HEADER_LEN: usize = 64;
     pub(super) const TYPE: usize = 4;
     pub(super) const OFFSET: usize = 24;
@@ -19,7 +20,10 @@ mod elf {
     pub(super) const SYMBOL_LEN: usize = 24;
 }
 
-/// The object with today's map names: those of earlier builds get a new string at the end of a copy of the string table.
+/// Returns the object with today's map names.
+///
+/// Renamed symbols get a new string at the end of a copy of the string table. Type information (BTF) still has the old names and
+/// would not match, so it loses its section names. The verifier needs none of it for this program.
 ///
 /// # Errors
 /// The bytes are no ELF64 object with a symbol table.
@@ -37,6 +41,7 @@ pub(crate) fn with_todays_names(mut object: Vec<u8>) -> Result<Vec<u8>> {
     let symbols = symbols.context("no symbol table")?;
     let strings = header(word(&object, symbols + elf::LINK)? as usize);
     let (start, len) = (long(&object, strings + elf::OFFSET)?, long(&object, strings + elf::SIZE)?);
+    let mut renamed = false;
     let mut table = object.get(start..start + len).context("a string table outside the file")?.to_vec();
     let (first, size) = (long(&object, symbols + elf::OFFSET)?, long(&object, symbols + elf::SIZE)?);
     for symbol in (first..first + size).step_by(elf::SYMBOL_LEN) {
@@ -45,6 +50,19 @@ pub(crate) fn with_todays_names(mut object: Vec<u8>) -> Result<Vec<u8>> {
         if let Some((_, today)) = RENAMED.iter().find(|(earlier, _)| earlier.as_bytes() == name) {
             object[symbol..symbol + 4].copy_from_slice(&u32::try_from(table.len())?.to_le_bytes());
             table.extend(today.bytes().chain([0]));
+            renamed = true;
+        }
+    }
+    if !renamed {
+        return Ok(object);
+    }
+    let names =
+        long(&object, header(usize::from(u16::from_le_bytes(bytes(&object, elf::SECTION_NAMES)?))) + elf::OFFSET)?;
+    for number in 0..count {
+        let name = names + word(&object, header(number))? as usize;
+        if object.get(name..).is_some_and(|name| name.starts_with(b".BTF")) {
+            // The first name of every string table is empty.
+            object[header(number)..][..4].fill(0);
         }
     }
     let end = object.len() as u64;
