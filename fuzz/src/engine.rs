@@ -5,7 +5,7 @@ use monitor_common::{
     reason::Reason,
     store::{Inspection, KernelEvent, Outcome},
 };
-use peertally::datapath::{TableSizes, host::HostDataPath};
+use peertally_datapath::{TableSizes, host::HostDataPath};
 
 /// See the module.
 ///

@@ -4,7 +4,6 @@ pub mod agent;
 pub mod check;
 pub mod cli;
 pub mod config;
-pub mod datapath;
 #[cfg(test)]
 mod generated;
 pub mod hooks;

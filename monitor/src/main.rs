@@ -6,12 +6,12 @@ use clap::Parser;
 use peertally::{
     check,
     cli::{Cli, Command},
-    datapath::attached::{self, AttachedDatapath},
     plan,
     replay::{self, args::Format},
     run, status,
 };
 use peertally_core::exit::{Exit, ExitCause as _};
+use peertally_datapath::attached::{self, AttachedDatapath};
 
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {

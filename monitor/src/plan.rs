@@ -1,39 +1,24 @@
 //! `peertally plan`: what memory a configuration will take, before anything is loaded.
 //!
-//! The tables come from the object that would be loaded, with the capacities that the agent would give them, so a new table is in
-//! the plan by itself. How the kernel lays them out: kernel/bpf/{arraymap,hashtab,lpm_trie}.c, `map_mem_usage` of each; a test
-//! compares with what the kernel says of the loaded object. What the agent itself takes was measured (`cargo xtask bench`, row
-//! "agent with .. tallies") and is an estimate for tables in which every tally is in use.
+//! The kernel's part comes from the object that would be loaded ([`peertally_datapath::table_memory`]). The agent's part was
+//! measured (`cargo xtask bench`, row "agent with .. tallies") and is an estimate for tables in which every tally is in use.
 
 mod show;
 
 use std::{collections::HashSet, fs};
 
-use aya::util::nr_cpus;
-use aya_obj::Object;
 use monitor_common::{
     limits::WAYS,
     tables::flow_table::{ColdSet, FlowSet},
     tally::{SlotKey, Tally},
 };
 use peertally_core::exit::{Exit, ExitCause};
+use peertally_datapath::table_memory::{ParseError, TableMemory, tables};
 use serde::Serialize;
 
 pub use show::{json, show};
 
-use crate::{
-    config::{self, ConfigError, Resolved, RunArgs},
-    datapath::{TableSizes, object::OBJECT},
-};
-
-/// Bytes of a page.
-const PAGE: u64 = 4096;
-/// Bytes of a hash table's element in addition to key and value (`struct htab_elem`).
-const HASH_ELEMENT: u64 = 48;
-/// A hash table's bucket (`struct bucket`).
-const HASH_BUCKET: u64 = 16;
-/// A trie's node without its key's address and its value (`struct lpm_trie_node`).
-const TRIE_NODE: u64 = 40;
+use crate::config::{self, ConfigError, Resolved, RunArgs};
 
 /// The agent without a tally: program, threads, runtime.
 const AGENT_BYTES: u64 = 18 << 20;
@@ -42,29 +27,9 @@ const AGENT_BYTES_PER_TALLY: u64 = 185;
 /// What a drain says of each tally that moved (`snapshot::TallyChange`).
 const AGENT_BYTES_PER_CHANGE: u64 = 48;
 /// What it keeps for each tally that a policy covers, for each metric and direction: place, limit and sum, and a bucket's memory at hand.
-const AGENT_BYTES_PER_TALLY_AND_QUANTITY: u64 = 28;
+const AGENT_BYTES_PER_TALLY_AND_GROUP: u64 = 28;
 /// Further bytes for each tally that a policy covers, for each window of a metric and direction: at most sixteen buckets.
 const AGENT_BYTES_PER_TALLY_AND_WINDOW: u64 = 128;
-
-/// One table in the kernel.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct TablePlan {
-    /// Name in the object.
-    pub name: String,
-    /// The kernel's number of its type (`enum bpf_map_type`).
-    #[serde(skip)]
-    pub map_type: u32,
-    /// Bytes of a key.
-    #[serde(skip)]
-    pub key_bytes: u32,
-    /// Bytes of a value.
-    #[serde(skip)]
-    pub value_bytes: u32,
-    /// Entries it has room for.
-    pub entries: u32,
-    /// Bytes it takes.
-    pub bytes: u64,
-}
 
 /// What a configuration takes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -74,7 +39,7 @@ pub struct Plan {
     /// Tallies there is room for.
     pub tallies: u64,
     /// Tables in the kernel, largest first.
-    pub tables: Vec<TablePlan>,
+    pub tables: Vec<TableMemory>,
     /// Their sum: taken at the start, and kept while they are pinned.
     pub kernel_bytes: u64,
     /// The kernel's part of one flow.
@@ -97,7 +62,7 @@ pub enum PlanError {
     Config(#[from] ConfigError),
     /// The object.
     #[error("the built-in object cannot be read: {0}; rebuild it with `cargo xtask build-ebpf`")]
-    Object(#[from] aya_obj::ParseError),
+    Object(#[from] ParseError),
     /// More than the machine has.
     #[error(
         "the tables of this configuration take {} MiB and this machine has {} MiB of memory; lower `capacity.flows`, `capacity.tallies` \
@@ -138,7 +103,7 @@ impl Plan {
         let sizes = resolved.datapath.sizes;
         let tables = tables(&sizes, resolved.datapath.watchlist.entries.len() as u32)?;
         let (flows, tallies) = (sizes.flows, u64::from(sizes.tallies));
-        let quantities: HashSet<_> =
+        let groups: HashSet<_> =
             resolved.policies.iter().map(|policy| (policy.metric.label(), policy.direction.label())).collect();
         let windows: HashSet<_> = resolved
             .policies
@@ -147,7 +112,7 @@ impl Plan {
             .collect();
         let per_tally = AGENT_BYTES_PER_TALLY
             + AGENT_BYTES_PER_CHANGE
-            + AGENT_BYTES_PER_TALLY_AND_QUANTITY * quantities.len() as u64
+            + AGENT_BYTES_PER_TALLY_AND_GROUP * groups.len() as u64
             + AGENT_BYTES_PER_TALLY_AND_WINDOW * windows.len() as u64;
         let index: u64 = tables
             .iter()
@@ -187,56 +152,6 @@ impl Plan {
             );
         }
         Ok(())
-    }
-}
-
-/// The object's tables with these sizes and so many entries of a watchlist, largest first.
-///
-/// # Errors
-/// [`PlanError::Object`].
-pub fn tables(sizes: &TableSizes, watched: u32) -> Result<Vec<TablePlan>, PlanError> {
-    let object = Object::parse(OBJECT)?;
-    let sized = [&sizes.entries()[..], &[("WATCHLIST", watched.max(1))]].concat();
-    let cpus = nr_cpus().map_or(1, |cpus| cpus as u64);
-    let mut tables: Vec<TablePlan> = object
-        .maps
-        .iter()
-        .map(|(name, map)| {
-            let entries =
-                sized.iter().find(|(sized, _)| sized == name).map_or(map.max_entries(), |(_, entries)| *entries);
-            let (map_type, key_bytes, value_bytes) = (map.map_type(), map.key_size(), map.value_size());
-            let bytes = bytes(map_type, map.map_flags(), [key_bytes, value_bytes, entries].map(u64::from), cpus);
-            TablePlan { name: name.clone(), map_type, key_bytes, value_bytes, entries, bytes }
-        })
-        .collect();
-    tables.sort_by(|left, right| right.bytes.cmp(&left.bytes).then_with(|| left.name.cmp(&right.name)));
-    Ok(tables)
-}
-
-/// Types of `enum bpf_map_type`, include/uapi/linux/bpf.h.
-mod map_type {
-    pub(super) const HASH: u32 = 1;
-    pub(super) const ARRAY: u32 = 2;
-    pub(super) const PERCPU_ARRAY: u32 = 6;
-    pub(super) const LPM_TRIE: u32 = 11;
-    pub(super) const RINGBUF: u32 = 27;
-}
-
-/// `BPF_F_MMAPABLE`.
-const MMAPABLE: u32 = 1 << 10;
-
-/// Bytes of a table with keys, values and entries as given.
-fn bytes(kind: u32, flags: u32, [key, value, entries]: [u64; 3], cpus: u64) -> u64 {
-    let (key, value) = (key.next_multiple_of(8), value.next_multiple_of(8));
-    match kind {
-        map_type::ARRAY if flags & MMAPABLE != 0 => PAGE + (value * entries).next_multiple_of(PAGE),
-        map_type::ARRAY => value * entries,
-        map_type::PERCPU_ARRAY => (8 + value * cpus) * entries,
-        map_type::HASH => (HASH_ELEMENT + key + value) * (entries + cpus) + HASH_BUCKET * entries.next_power_of_two(),
-        // Its nodes are made as prefixes come: at most two for each.
-        map_type::LPM_TRIE => (TRIE_NODE + key + value) * 2 * entries,
-        map_type::RINGBUF => entries + 3 * PAGE,
-        _ => (key + value) * entries,
     }
 }
 

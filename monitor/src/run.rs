@@ -20,6 +20,7 @@ use peertally_core::{
     exit::{Exit, ExitCause},
     words::{Inspection, OnExit},
 };
+use peertally_datapath::Datapath;
 use tokio::{
     net::{TcpListener, UnixListener},
     sync::{oneshot, watch},
@@ -33,7 +34,6 @@ use crate::{
         pseudonym_key::{self, PseudonymKeyError},
     },
     config::{self, ConfigError, Resolved, RunArgs},
-    datapath::Datapath,
     hooks::{Dispatcher, HookError},
     http::{
         self, HttpContext,

@@ -6,7 +6,7 @@ use monitor_common::{
     protocol::Verdict,
     store::{Heuristic, Inspection, KernelEvent, Outcome},
 };
-use peertally::datapath::{
+use peertally_datapath::{
     TableSizes,
     host::{ACCESS, CORE, HostDataPath},
     object::LoadOptions,

@@ -16,11 +16,11 @@ use monitor_common::{
     reason::Reason,
     tally::Direction,
 };
-use peertally::datapath::{
+use peertally_core::pool::Pool;
+use peertally_datapath::{
     TableSizes,
     object::{LoadOptions, MonitoredInterface},
 };
-use peertally_core::pool::Pool;
 
 use drive::{Engine, Observed, observe};
 

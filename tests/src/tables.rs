@@ -11,7 +11,7 @@ use monitor_common::{
     },
     tally::{NodeTally, SlotKey, Tally},
 };
-use peertally::datapath::{mapped::MappedArray, object::LoadedObject, view::View};
+use peertally_datapath::{mapped::MappedArray, object::LoadedObject, view::View};
 
 /// See the module.
 pub struct Tables {

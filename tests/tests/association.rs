@@ -19,7 +19,7 @@ use monitor_common::{
     store::{Heuristic, KernelEvent},
     tables::flow_table::{FlowSet, FlowState},
 };
-use peertally::datapath::{
+use peertally_datapath::{
     TableSizes,
     host::{ACCESS, CORE},
     object::{LoadOptions, MonitoredInterface},

@@ -21,11 +21,9 @@ use monitor_common::{
     protocol::Protocol,
     store::{Inspection, Outcome},
 };
-use peertally::{
-    datapath::{TableSizes, host::HostDataPath},
-    replay::{engine::first_buffer, every_address},
-};
+use peertally::replay::{engine::first_buffer, every_address};
 use peertally_capture::{Capture, Item};
+use peertally_datapath::{TableSizes, host::HostDataPath};
 use peertally_tests::wire::{flag, tcp_at};
 
 /// Signatures that are not found at every cut of the first payload, and why.

@@ -8,15 +8,13 @@ use std::{
 };
 
 use monitor_common::{reason::Reason, store::Inspection};
-use peertally::{
-    datapath::{host::HostDataPath, object::LoadOptions, test_run::TestRunner},
-    replay::{
-        args::EngineKind,
-        engine::{EngineTotals, first_buffer},
-        every_address, open,
-    },
+use peertally::replay::{
+    args::EngineKind,
+    engine::{EngineTotals, first_buffer},
+    every_address, open,
 };
 use peertally_capture::{Capture, Frame, Item};
+use peertally_datapath::{host::HostDataPath, object::LoadOptions, test_run::TestRunner};
 use peertally_tests::packet_table::{SEED, cases, load_options, may_use_kernel};
 
 /// Mutated frames that are compared.

@@ -8,11 +8,9 @@ use monitor_common::{
     protocol::Confidence,
     store::{Heuristic, Inspection, KernelEvent},
 };
-use peertally::{
-    datapath::{TableSizes, host::HostDataPath},
-    replay::{engine::first_buffer, every_address},
-};
+use peertally::replay::{engine::first_buffer, every_address};
 use peertally_capture::{Capture, Item};
+use peertally_datapath::{TableSizes, host::HostDataPath};
 
 /// The default of the configuration.
 const RULE: Heuristic = Heuristic { endpoints: 8, window_s: 60 };

@@ -4,7 +4,7 @@ use std::sync::Mutex;
 
 use aya::{TestRun as _, TestRunOptions};
 use aya_log::EbpfLogger;
-use peertally::datapath::{
+use peertally_datapath::{
     TableSizes,
     object::{LoadOptions, LoadedObject},
 };

@@ -1,7 +1,7 @@
 //! The packet table through every engine on this machine; other kernels: `cargo xtask kernels`.
 
 use monitor_common::store::Inspection;
-use peertally::datapath::{
+use peertally_datapath::{
     host::HostDataPath,
     object::{LoadOptions, LoadedObject},
     test_run::TestRunner,

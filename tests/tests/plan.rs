@@ -2,12 +2,10 @@
 
 use std::{collections::BTreeMap, fs};
 
-use peertally::{
-    datapath::{
-        TableSizes,
-        object::{LoadOptions, LoadedObject},
-    },
-    plan,
+use peertally_datapath::{
+    TableSizes,
+    object::{LoadOptions, LoadedObject},
+    table_memory::tables,
 };
 use peertally_tests::packet_table::{load_options, may_use_kernel};
 
@@ -44,7 +42,7 @@ fn the_plan_is_what_the_kernel_takes() {
         return;
     }
     let sizes = TableSizes { flows: 1 << 14, tallies: 20_000, peers: 1 << 12 };
-    let planned = plan::tables(&sizes, 0).expect("the object");
+    let planned = tables(&sizes, 0).expect("the object");
     let options = LoadOptions { sizes, interfaces: Vec::new(), ..load_options() };
     let _object = LoadedObject::load(&options).expect("loads");
     let taken = of_kernel();

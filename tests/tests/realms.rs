@@ -7,7 +7,7 @@ use monitor_common::{
     store::Outcome,
     tally::TallyKey,
 };
-use peertally::datapath::{
+use peertally_datapath::{
     TableSizes,
     host::ACCESS,
     object::{LoadOptions, MonitoredInterface},

@@ -11,7 +11,7 @@ use monitor_common::{
     protocol::Protocol,
     store::KernelEvent,
 };
-use peertally::datapath::TableSizes;
+use peertally_datapath::TableSizes;
 use peertally_tests::{
     both_datapaths::{self, BothDatapaths},
     p2p::{Exchange, exchanges},

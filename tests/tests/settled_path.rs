@@ -15,7 +15,7 @@ use monitor_common::{
     store::Settings,
     tables::flow_table::{Ends, FlowSet, FlowState, pack},
 };
-use peertally::datapath::object::{OBJECT, PROGRAM};
+use peertally_datapath::object::{OBJECT, PROGRAM};
 use peertally_tests::interpreter::{Executed, Interpreter, XDP_PASS};
 use peertally_tests::wire::{flag, tcp, udp};
 

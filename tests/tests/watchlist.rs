@@ -16,11 +16,11 @@ use monitor_common::{
     tally::TallyKey,
     watch::{ContentHash, WatchHit},
 };
-use peertally::datapath::{
+use peertally_core::content_list::Watchlist;
+use peertally_datapath::{
     TableSizes,
     object::{LoadOptions, LoadedObject},
 };
-use peertally_core::content_list::Watchlist;
 use peertally_tests::{
     both_datapaths::{BothDatapaths, options},
     wire::{Connection, flag, tcp, udp},

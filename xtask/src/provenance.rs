@@ -43,7 +43,7 @@ impl Object {
 }
 
 /// Every object of the repository.
-pub const OBJECTS: &[Object] = &[Object { bin: "peertally-bpf", path: "monitor/ebpf/peertally.bpf.o" }];
+pub const OBJECTS: &[Object] = &[Object { bin: "peertally-bpf", path: "crates/datapath/ebpf/peertally.bpf.o" }];
 
 /// The record of one object.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

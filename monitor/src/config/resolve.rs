@@ -15,6 +15,7 @@ use peertally_core::{
     pool::{DEFAULT_ASSIGN_IPV4, DEFAULT_ASSIGN_IPV6, Pool},
     words::{Inspection, KernelLog, OnExit, XdpMode},
 };
+use peertally_datapath::{TableSizes, object::LoadOptions};
 
 use super::{
     ConfigError, Problem,
@@ -22,10 +23,7 @@ use super::{
     raw::{Log, Raw, RawPool},
     values::Ranged,
 };
-use crate::{
-    datapath::{TableSizes, object::LoadOptions},
-    hooks::HookConfig,
-};
+use crate::hooks::HookConfig;
 
 mod hooks;
 mod policies;

@@ -12,12 +12,12 @@ use monitor_common::{
 };
 use peertally_capture::Frame;
 use peertally_core::exit::Exit;
-
-use super::args::EngineKind;
-use crate::datapath::{
+use peertally_datapath::{
     ObjectError, TableSizes,
     view::{View, node_index_parts},
 };
+
+use super::args::EngineKind;
 
 /// Bytes of a frame that engines get. The kernel's test runner, like a driver, splits longer frames into buffers of which
 /// the program reads the first, 3,520 bytes with pages of 4 KiB (`bpf_prog_test_run_xdp` in net/bpf/test_run.c). Both

@@ -6,12 +6,12 @@ use monitor_common::{
 };
 use peertally_capture::Frame;
 use peertally_core::pool::Pool;
+use peertally_datapath::host::HostDataPath;
 
 use super::{
     args::EngineKind,
     engine::{EngineError, EngineTotals, ReplayEngine, SEED, SIZES},
 };
-use crate::datapath::host::HostDataPath;
 
 struct Host(HostDataPath);
 

@@ -3,15 +3,15 @@
 use monitor_common::store::Outcome;
 use peertally_capture::Frame;
 use peertally_core::pool::Pool;
+use peertally_datapath::{
+    ObjectError,
+    object::{LoadOptions, MonitoredInterface},
+    test_run::TestRunner,
+};
 
 use super::{
     args::EngineKind,
     engine::{EngineError, EngineTotals, ReplayEngine, SEED, SIZES},
-};
-use crate::datapath::{
-    ObjectError,
-    object::{LoadOptions, MonitoredInterface},
-    test_run::TestRunner,
 };
 
 /// Index of the interface that the test runner's frames arrive on: the loopback interface.

@@ -19,7 +19,7 @@ use monitor_common::{
     store::Settings,
     tally::{KeyWords, SlotKey, Tally},
 };
-use peertally::datapath::mapped::MappedArray;
+use peertally_datapath::mapped::MappedArray;
 use peertally_lab::{Agent, Lab, wait_for};
 use peertally_tests::executable;
 use serde_json::{Value, json};

@@ -25,7 +25,7 @@ use monitor_common::{
     protocol::{Confidence, Protocol},
     tally::KeyWords,
 };
-use peertally::datapath::{
+use peertally_datapath::{
     TableSizes,
     object::{LoadOptions, LoadedObject},
 };

@@ -20,14 +20,14 @@ use monitor_common::{
     limits::{DEFAULT_FLOWS, DEFAULT_PEERS, DEFAULT_TALLIES},
     store::Inspection,
 };
-use peertally::datapath::{
+use peertally_capture::{Capture, Item};
+use peertally_core::pool::Pool;
+use peertally_datapath::{
     TableSizes,
     host::HostDataPath,
     mapped::MappedArray,
     object::{LoadOptions, LoadedObject},
 };
-use peertally_capture::{Capture, Item};
-use peertally_core::pool::Pool;
 use peertally_tests::packet_table::load_options;
 use serde_json::{Value, json};
 

@@ -19,7 +19,7 @@ use aya::{
     programs::{Xdp, xdp::XdpMode},
     util::nr_cpus,
 };
-use peertally::datapath::object::{LoadOptions, LoadedObject};
+use peertally_datapath::object::{LoadOptions, LoadedObject};
 use peertally_lab::{CORE, INTERNET_V4, Lab, POOLS, Process, access, output, wait_for};
 use serde_json::{Value, json};
 

@@ -9,7 +9,7 @@ use monitor_common::{
     parse::payload::Transport,
     store::{Inspection, Outcome},
 };
-use peertally::datapath::{TableSizes, host::HostDataPath};
+use peertally_datapath::{TableSizes, host::HostDataPath};
 use peertally_tests::p2p::{Exchange, exchanges};
 
 use crate::{

@@ -8,7 +8,7 @@ use monitor_common::{
     protocol::{PROTOCOL_SLOTS, Protocol},
     store::KernelEvent,
 };
-use peertally::datapath::{
+use peertally_datapath::{
     TableSizes,
     object::{LoadOptions, LoadedObject, MonitoredInterface},
 };

@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result, bail};
 use aya::programs::XdpMode;
 use clap::Parser;
 use monitor_common::tables::flow_table::unpack;
-use peertally::datapath::{
+use peertally_datapath::{
     object::{LoadOptions, LoadedObject, PROGRAM},
     test_run::TestRunner,
 };

@@ -10,7 +10,7 @@ use monitor_common::{
     tables::flow_table::{Ends, FlowState, unpack},
     tally::Direction,
 };
-use peertally::datapath::{host::HostDataPath, object::LoadedObject, test_run::TestRunner, view::View};
+use peertally_datapath::{host::HostDataPath, object::LoadedObject, test_run::TestRunner, view::View};
 
 /// `XDP_PASS` of `enum xdp_action` in the kernel's `include/uapi/linux/bpf.h`.
 pub const XDP_PASS: u32 = 2;

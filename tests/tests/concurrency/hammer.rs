@@ -17,7 +17,7 @@ use aya::{
 use monitor_common::{
     bpf::shared_u64::SharedU64, key::Address, protocol::Protocol, store::KernelEvent, tally::Direction,
 };
-use peertally::datapath::{
+use peertally_datapath::{
     TableSizes,
     object::{LoadOptions, LoadedObject, MonitoredInterface},
     view::{TableRead, node_index_parts},

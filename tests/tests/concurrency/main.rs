@@ -11,7 +11,7 @@ use std::{
 
 use aya::{TestRun as _, TestRunOptions};
 use monitor_common::{key::Address, protocol::Protocol, store::KernelEvent};
-use peertally::datapath::{
+use peertally_datapath::{
     TableSizes,
     object::{LoadOptions, LoadedObject},
 };

@@ -11,7 +11,7 @@ use monitor_common::{
     store::KernelEvent,
     tables::reassembly,
 };
-use peertally::datapath::{TableSizes, object::LoadedObject};
+use peertally_datapath::{TableSizes, object::LoadedObject};
 use peertally_tests::{
     both_datapaths,
     packet_table::may_use_kernel,

@@ -7,8 +7,8 @@ use monitor_common::{
     protocol::{Confidence, Protocol, Verdict},
     store::{Inspection, Outcome},
 };
-use peertally::datapath::{TableSizes, host::HostDataPath};
 use peertally_core::pool::Pool;
+use peertally_datapath::{TableSizes, host::HostDataPath};
 use peertally_tests::wire::{Connection, udp};
 
 /// Evenly spread bits (SplitMix64): a seed that fails, fails again.

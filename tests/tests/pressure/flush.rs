@@ -5,7 +5,7 @@ use monitor_common::{
     limits::FLUSH_PACKETS,
     store::{KernelEvent, Outcome},
 };
-use peertally::datapath::TableSizes;
+use peertally_datapath::TableSizes;
 use peertally_tests::{
     both_datapaths::{self, BothDatapaths},
     wire::{flag, tcp},

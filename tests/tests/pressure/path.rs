@@ -11,16 +11,16 @@ use monitor_common::{
 use peertally::{
     agent::AgentState,
     config::{self, Overrides},
-    datapath::{
-        TableSizes,
-        host::HostDataPath,
-        object::LoadOptions,
-        test_run::TestRunner,
-        view::{View, node_index_parts},
-    },
     metrics::collector::{Exposition, drain_histogram},
 };
 use peertally_core::{analysis::Analysis, snapshot::Snapshot, subscriber::Pseudonyms};
+use peertally_datapath::{
+    TableSizes,
+    host::HostDataPath,
+    object::LoadOptions,
+    test_run::TestRunner,
+    view::{View, node_index_parts},
+};
 use peertally_tests::{both_datapaths, packet_table::may_use_kernel, snapshots};
 
 /// The subscribers.

@@ -31,7 +31,7 @@ use peertally_core::{
 use super::{error::ObjectError, mapped::MappedArray, table_sizes::TableSizes, view::View};
 
 /// The object's bytes.
-pub static OBJECT: &[u8] = aya::include_bytes_aligned!("../../ebpf/peertally.bpf.o");
+pub static OBJECT: &[u8] = aya::include_bytes_aligned!("../ebpf/peertally.bpf.o");
 /// The XDP program's name in the object.
 pub const PROGRAM: &str = "peertally";
 

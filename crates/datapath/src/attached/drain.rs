@@ -13,7 +13,7 @@ use monitor_common::{
 };
 use peertally_core::snapshot::{NodeRow, Snapshot, TableUse, TallyChange};
 
-use crate::datapath::view::{NodeCounts, TableRead, View, node_index_parts};
+use crate::view::{NodeCounts, TableRead, View, node_index_parts};
 
 /// State kept between drains.
 #[derive(Debug, Default)]
@@ -179,7 +179,7 @@ mod tests {
     use monitor_common::{key::Seed, store::Inspection};
 
     use super::*;
-    use crate::datapath::{TableSizes, host::HostDataPath};
+    use crate::{TableSizes, host::HostDataPath};
 
     fn totals(bytes_up: u64) -> Totals {
         Totals { bytes_up, ..Totals::default() }

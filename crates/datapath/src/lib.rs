@@ -5,7 +5,7 @@
 //! * [`object`]: the BPF object, loaded and configured;
 //! * [`mapped`]: memory mappings of its array maps;
 //! * [`attached`]: the object attached to interfaces, for `run`;
-//! * [`table_sizes`]: capacities of the tables;
+//! * [`table_sizes`]: capacities of the tables; [`table_memory`]: memory that they take;
 //! * [`error`]: errors of the object and its maps;
 //! * [`test_run`]: the object driven by the kernel's test runner, for `replay --engine kernel` and tests.
 
@@ -16,6 +16,7 @@ pub mod error;
 pub mod host;
 pub mod mapped;
 pub mod object;
+pub mod table_memory;
 pub mod table_sizes;
 pub mod test_run;
 pub mod view;

@@ -13,7 +13,7 @@ use std::{
 use monitor_common::store::Settings;
 
 use super::AttachError;
-use crate::datapath::mapped::MappedArray;
+use crate::mapped::MappedArray;
 
 /// Moves the clock on until dropped.
 #[derive(Debug)]

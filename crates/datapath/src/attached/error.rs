@@ -5,7 +5,7 @@ use std::{io, path::PathBuf};
 use aya::programs::ProgramError;
 use peertally_core::exit::{Exit, ExitCause};
 
-use crate::datapath::ObjectError;
+use crate::ObjectError;
 
 /// See the module documentation.
 #[derive(Debug, thiserror::Error)]

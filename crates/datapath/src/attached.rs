@@ -22,7 +22,7 @@ use peertally_core::{
 
 pub use error::AttachError;
 
-use crate::datapath::{
+use crate::{
     Datapath,
     object::{LoadOptions, LoadedObject},
 };

@@ -18,7 +18,7 @@ use super::{
     netlink::{self, XdpHook},
     pins,
 };
-use crate::datapath::object::{LoadedObject, MonitoredInterface};
+use crate::object::{LoadedObject, MonitoredInterface};
 
 /// An interface that exists.
 #[derive(Clone, Debug)]
