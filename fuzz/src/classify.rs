@@ -37,7 +37,7 @@ struct Stream {
     entry: ReassemblySlot,
     /// Sequence number of the next byte.
     next: u32,
-    /// What the entry holds.
+    /// Content of the entry.
     held: Vec<u8>,
 }
 

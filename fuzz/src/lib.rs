@@ -1,4 +1,4 @@
-//! What each fuzz target does with its input: a function a target, which panics when something does not hold.
+//! One function per fuzz target, which panics when an invariant does not hold.
 //!
 //! Apart from libFuzzer, so that `cargo test` replays every seed and finding on stable Rust (`tests/tests/fuzz_cases.rs`
 //! includes these files).

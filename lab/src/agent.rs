@@ -83,7 +83,7 @@ impl<'a> Agent<'a> {
         Metrics::parse(&body)
     }
 
-    /// What it counted on all interfaces, flows under inspection included.
+    /// Counts of all interfaces, including flows under inspection.
     ///
     /// # Errors
     /// The agent does not answer.
@@ -171,7 +171,7 @@ impl SubscriberRow {
     }
 }
 
-/// What the agent counted on all interfaces.
+/// The agent's counts of all interfaces.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct NodeTotals {
     /// IP packets.

@@ -9,7 +9,7 @@ use super::{
     netns::Namespace,
 };
 
-/// What one interface received and sent, as the kernel counts it.
+/// The kernel's counts of one interface.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
     /// Frames received.

@@ -96,7 +96,7 @@ impl HttpServer {
         self.address
     }
 
-    /// What it received so far.
+    /// Bytes received so far.
     #[must_use]
     pub fn requests(&self) -> Vec<Request> {
         self.requests.lock().unwrap_or_else(PoisonError::into_inner).clone()

@@ -64,7 +64,7 @@ impl Namespace {
     /// Runs `ip` inside with arguments separated by blanks.
     ///
     /// # Errors
-    /// What `ip` says.
+    /// Errors of `ip`.
     pub fn ip(&self, arguments: &str) -> Result<()> {
         run(Command::new("ip").args(["-n", &self.name]).args(arguments.split(' ')))
     }

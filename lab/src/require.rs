@@ -1,4 +1,4 @@
-//! What a laboratory needs of the machine; a test without it skips loudly, and fails in strict mode.
+//! Requirements of a lab on the machine; a test without them skips loudly, and fails in strict mode.
 
 use std::{env, io::Write, path::Path};
 

@@ -1,4 +1,4 @@
-//! What clients need to find each other: real servers where Debian has one, stand-ins of a few lines elsewhere.
+//! Servers through which clients find each other: real ones where Debian has one, stand-ins of a few lines elsewhere.
 
 pub(super) mod announce;
 pub(super) mod direct_connect;

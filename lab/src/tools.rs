@@ -11,5 +11,5 @@ pub const PYTHON: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/lab/pyt
 pub const NODE_SOURCES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/peers/node");
 /// The folder of these packages.
 pub const NODE_ENVIRONMENT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/lab/node");
-/// What exists when they are installed.
+/// A file that exists once they are installed.
 pub const NODE_INSTALLED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/lab/node/installed.json");

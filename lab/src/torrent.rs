@@ -74,7 +74,7 @@ impl Transfer {
     }
 }
 
-/// What a client says it transferred, in bytes of payload.
+/// Payload bytes that a client reports as transferred.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Reported {
     /// Bytes received.

@@ -1,4 +1,4 @@
-//! What is known to be true of a capture between isolated namespaces: every flow is P2P that is not named here.
+//! Ground truth of a capture between isolated namespaces: every flow that is not named here is P2P.
 //!
 //! Parses frames on its own, so that a fault of the program under test cannot hide itself. The laboratory's links carry
 //! plain Ethernet; fragments and tunnels do not occur.
@@ -31,7 +31,7 @@ const LSD_PORT: u16 = 6771;
 const TCP: u8 = 6;
 const UDP: u8 = 17;
 
-/// What a flow is.
+/// Ground truth of a flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
     /// Traffic of the clients or their servers.

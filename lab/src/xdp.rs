@@ -1,4 +1,4 @@
-//! What XDP program an interface has, by `ip`.
+//! The XDP program of an interface, by `ip`.
 
 use std::process::Command;
 

@@ -12,7 +12,7 @@ pub fn check(file: &Path) -> Result<String, ConfigError> {
     config::load(Some(file), &Overrides::default()).map(|resolved| summary(file, &resolved))
 }
 
-/// What a configuration would do, for people.
+/// Summary of a configuration, for people.
 #[must_use]
 pub fn summary(file: &Path, resolved: &Resolved) -> String {
     let mut out = format!("{}: valid\n", file.display());

@@ -16,7 +16,7 @@ use crate::{
 #[derive(Debug, Parser)]
 #[command(name = "peertally", version)]
 pub struct Cli {
-    /// What to do.
+    /// Next step.
     #[command(subcommand)]
     pub command: Command,
 }

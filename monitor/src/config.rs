@@ -35,7 +35,7 @@ pub enum ConfigError {
     Read {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// Error of the operating system.
         #[source]
         source: io::Error,
     },
@@ -62,7 +62,7 @@ pub struct Problem {
     pub place: Option<(PathBuf, Option<usize>)>,
     /// The key, as a path: `policies[0].window`. Empty if the file could not be read as TOML.
     pub key: String,
-    /// What is wrong and what to write instead.
+    /// The mistake and its correction.
     pub message: String,
 }
 

@@ -35,7 +35,7 @@ pub struct HookConfig {
     pub name: Arc<str>,
     /// Kind.
     pub kind: &'static Kind,
-    /// What is called.
+    /// Target of the delivery.
     pub target: Arc<dyn Target>,
     /// How the subscriber is named.
     pub subscriber: SubscriberForm,
@@ -57,7 +57,7 @@ pub struct HookConfig {
 pub struct HookError {
     /// Name of the hook.
     pub hook: Arc<str>,
-    /// What is wrong and what to do.
+    /// The problem and the next step.
     pub message: String,
 }
 
@@ -108,7 +108,7 @@ impl Dispatcher {
         }
     }
 
-    /// What metrics and the control socket read.
+    /// Numbers for metrics and the control socket.
     #[must_use]
     pub fn stats(&self) -> &[Arc<HookStats>] {
         &self.stats

@@ -71,7 +71,7 @@ impl HttpContext {
     }
 }
 
-/// What is served on the network.
+/// Routes on the network.
 pub fn public(context: &HttpContext, subscribers: bool) -> Router {
     let mut router = Router::new()
         .route("/", get(landing))
@@ -84,7 +84,7 @@ pub fn public(context: &HttpContext, subscribers: bool) -> Router {
     router.with_state(context.clone())
 }
 
-/// What is served on the control socket.
+/// Routes on the control socket.
 pub fn control(context: &HttpContext) -> Router {
     Router::new().route("/status", get(show_status)).route("/subscribers", get(tallies)).with_state(context.clone())
 }

@@ -22,16 +22,16 @@ use crate::config::{self, ConfigError, Resolved, RunArgs};
 
 /// The agent without a tally: program, threads, runtime.
 const AGENT_BYTES: u64 = 18 << 20;
-/// What the agent keeps for each tally, the drain under way included.
+/// Bytes that the agent keeps for each tally, including the current drain.
 const AGENT_BYTES_PER_TALLY: u64 = 185;
-/// What a drain says of each tally that moved (`snapshot::TallyChange`).
+/// Bytes of a drain for each tally that moved (`snapshot::TallyChange`).
 const AGENT_BYTES_PER_CHANGE: u64 = 48;
-/// What it keeps for each tally that a policy covers, for each metric and direction: place, limit and sum, and a bucket's memory at hand.
+/// Bytes for each tally that a policy covers, for each metric and direction: place, limit, sum and a spare bucket.
 const AGENT_BYTES_PER_TALLY_AND_GROUP: u64 = 28;
 /// Further bytes for each tally that a policy covers, for each window of a metric and direction: at most sixteen buckets.
 const AGENT_BYTES_PER_TALLY_AND_WINDOW: u64 = 128;
 
-/// What a configuration takes.
+/// Memory of a configuration.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Plan {
     /// Flows there is room for.
@@ -69,9 +69,9 @@ pub enum PlanError {
          or `capacity.peers` (`peertally plan` shows what each takes)", kernel_bytes >> 20, memory_bytes >> 20
     )]
     TooLarge {
-        /// What the tables take.
+        /// Bytes of the tables.
         kernel_bytes: u64,
-        /// What there is.
+        /// Bytes of the machine's memory.
         memory_bytes: u64,
     },
 }

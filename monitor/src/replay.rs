@@ -45,7 +45,7 @@ pub enum ReplayError {
     /// A capture cannot be opened.
     #[error("cannot open {}: {source}; check the path and its permissions", path.display())]
     Open {
-        /// What was asked for.
+        /// Requested value.
         path: PathBuf,
         /// The cause.
         #[source]

@@ -77,7 +77,7 @@ pub enum RunError {
     HitLog {
         /// The file.
         path: std::path::PathBuf,
-        /// What the system says.
+        /// Error of the operating system.
         #[source]
         source: io::Error,
     },
@@ -274,7 +274,7 @@ fn serve_unix(
     }))
 }
 
-/// What the drain thread works with.
+/// State of the drain thread.
 struct DrainLoop {
     analysis: Analysis,
     state: Arc<AgentState>,

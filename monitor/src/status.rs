@@ -220,7 +220,7 @@ pub enum StatusError {
     NoAnswer {
         /// The socket.
         path: PathBuf,
-        /// What the system said.
+        /// Error of the operating system.
         #[source]
         source: io::Error,
     },

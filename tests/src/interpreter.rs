@@ -61,7 +61,7 @@ struct Array {
     entries: u64,
 }
 
-/// What a run did.
+/// Result of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Executed {
     /// The program's answer.

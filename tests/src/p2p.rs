@@ -18,7 +18,7 @@ use crate::wire::{Connection, udp};
 /// One conversation of two peers, or of a client and a server.
 #[derive(Clone, Debug)]
 pub struct Exchange {
-    /// What it is; also the name of files made of it.
+    /// Description; also the name of files made from it.
     pub name: &'static str,
     /// The label that it must get.
     pub protocol: Protocol,

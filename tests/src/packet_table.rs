@@ -27,15 +27,15 @@ use drive::{Engine, Observed, observe};
 /// One frame and what must become of it.
 #[derive(Clone, Debug)]
 pub struct Case {
-    /// What is special about the frame.
+    /// Description of the frame.
     pub name: &'static str,
     /// The frame from its Ethernet header on, without the frame check sequence.
     pub frame: Vec<u8>,
-    /// What must become of it.
+    /// Expected outcome.
     pub expected: Expected,
 }
 
-/// What must become of a frame.
+/// Expected outcome of a frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Expected {
     /// Counted under a reason, nowhere else.

@@ -43,9 +43,9 @@ pub fn tcp_at(from: SocketAddr, to: SocketAddr, flags: u8, numbers: (u32, u32), 
 /// The segments of a TCP connection, with the numbers that they have in a real one.
 #[derive(Clone, Copy, Debug)]
 pub struct Connection {
-    /// Who opens it.
+    /// Side that opens the connection.
     pub opener: SocketAddr,
-    /// Who accepts.
+    /// Side that accepts the connection.
     pub other: SocketAddr,
     /// Next sequence numbers of both.
     next: [u32; 2],

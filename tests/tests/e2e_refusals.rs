@@ -1,4 +1,4 @@
-//! What cannot work ends with a clear message, the documented exit code, and nothing attached.
+//! Refusals: a clear message, the documented exit code, and nothing attached.
 
 use std::{fs, net::TcpListener, os::unix::fs::PermissionsExt, path::PathBuf};
 

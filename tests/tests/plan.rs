@@ -15,7 +15,7 @@ type Shape = [u64; 4];
 /// `BPF_MAP_TYPE_LPM_TRIE`: takes memory as it is filled, and the plan is for a full one.
 const LPM_TRIE: u64 = 11;
 
-/// What this process's maps take, as `/proc/self/fdinfo` shows it (kernel/bpf/syscall.c, `bpf_map_show_fdinfo`).
+/// Memory of this process's maps, from `/proc/self/fdinfo` (kernel/bpf/syscall.c, `bpf_map_show_fdinfo`).
 fn of_kernel() -> BTreeMap<Shape, Vec<u64>> {
     let mut found: BTreeMap<Shape, BTreeMap<u64, u64>> = BTreeMap::new();
     for entry in fs::read_dir("/proc/self/fdinfo").expect("descriptors").flatten() {

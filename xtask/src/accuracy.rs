@@ -31,7 +31,7 @@ use programs::Programs;
 /// The page, in the repository.
 const PAGE: &str = "docs/detection.md";
 
-/// What `accuracy` takes.
+/// Arguments of `accuracy`.
 #[derive(Debug, Default, clap::Args)]
 pub struct Arguments {
     /// Folders with captures of the lab, named CLIENT-MODE-IPVERSION.pcap, to examine in addition to the corpus
@@ -45,7 +45,7 @@ pub struct Arguments {
     pub rules: bool,
 }
 
-/// What was found in a set of captures.
+/// Result over a set of captures.
 struct Examined {
     captures: usize,
     ndpi_version: String,

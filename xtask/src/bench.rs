@@ -39,7 +39,7 @@ use processor::Processor;
 use programs::{BASELINE, CONTROL, Programs};
 use report::{NotMeasured, Report};
 
-/// What `bench` takes.
+/// Arguments of `bench`.
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
     /// Form of the result on standard output; progress goes to standard error
@@ -191,7 +191,7 @@ fn tell(arguments: &Arguments, report: &Report, mut failures: Vec<Failure>, host
     Ok(())
 }
 
-/// What [`not_in_pairs`] calls it.
+/// Name in [`not_in_pairs`].
 const PAIRS: &str = "pairs with the baseline program";
 
 /// Why rows that should be in pairs are not, and what to do.
@@ -206,7 +206,7 @@ fn not_in_pairs(programs: &Programs, report: &Report, wanted: bool) -> Option<No
     Some(NotMeasured { path: PAIRS.to_owned(), reason: format!("{reason}; {next}") })
 }
 
-/// What a run measures.
+/// Scope of a run.
 struct Wanted {
     programs: Programs,
     /// Of the packet path only rows of these names, if any are given.

@@ -15,7 +15,7 @@ use crate::setup::{self, Need};
 use crate::toolchain::{TARGET, Toolchain};
 use crate::workspace::{root, target};
 
-/// What `build-ebpf` takes.
+/// Arguments of `build-ebpf`.
 #[derive(Debug, Default, clap::Args)]
 pub struct Arguments {
     /// Rebuild from nothing in a folder of its own and compare with the committed object; change no file

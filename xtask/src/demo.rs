@@ -36,7 +36,7 @@ const SHORTEST: Duration = Duration::from_secs(12);
 /// IP bytes of P2P protocol traffic within a minute at which the demonstration's policy fires.
 const THRESHOLD_MEGABYTES: u64 = 10;
 
-/// What `demo` takes.
+/// Arguments of `demo`.
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
     /// Use this `peertally` instead of building one

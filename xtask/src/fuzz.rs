@@ -28,10 +28,10 @@ const MAX_LEN: u32 = 16_384;
 const INPUT_TIMEOUT: u32 = 10;
 /// Limit of one target, its compilation included.
 const LIMIT: Duration = Duration::from_secs(20 * 60);
-/// What libFuzzer's choices begin with there.
+/// Seed of libFuzzer's choices.
 const LANE_SEED: u32 = 1;
 
-/// What `fuzz` takes.
+/// Arguments of `fuzz`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Arguments {
     /// Targets; all when not given

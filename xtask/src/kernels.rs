@@ -33,7 +33,7 @@ const SERIES: &[Series] = &[
     Series { name: "6.12", package: "linux-image-6.12-cloud-amd64" },
 ];
 
-/// What `kernels` takes.
+/// Arguments of `kernels`.
 #[derive(Debug, Default, clap::Args)]
 pub struct Arguments {
     /// Only this series, such as 6.1; all when not given

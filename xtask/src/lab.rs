@@ -21,7 +21,7 @@ use crate::{
     workspace,
 };
 
-/// What `lab` takes.
+/// Arguments of `lab`.
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
     /// Only these clients, or scenarios (CLIENT-MODE-IPVERSION); all when none is given

@@ -1,4 +1,4 @@
-//! What the developer commands share, as a library so that tests can use the same code.
+//! Shared code of the developer commands, as a library so that tests can use it.
 //!
 //! One verb a file. A verb starts with [`setup::ensure`], prints what it does and what it skips, and returns an error
 //! when anything it promised did not happen.

@@ -81,7 +81,7 @@ impl Provenance {
     }
 }
 
-/// What is wrong with a committed object, or nothing. Host only: reads files and hashes them.
+/// The problem with a committed object, if any. Host only: reads files and hashes them.
 ///
 /// # Errors
 /// When the sources cannot be read.

@@ -23,10 +23,10 @@ use packages::Refused;
 pub(crate) use packages::apt;
 use tools::CargoTool;
 
-/// What `setup` takes.
+/// Arguments of `setup`.
 #[derive(Debug, Default, clap::Args)]
 pub struct Arguments {
-    /// What to install for; all when not given
+    /// Commands to install for; all by default
     #[arg(long = "with", value_name = "WHAT", value_delimiter = ',')]
     pub with: Vec<Need>,
     /// Say what is missing, install nothing; the exit code is 1 when something is
@@ -84,7 +84,7 @@ fn names(needs: &[Need]) -> String {
     needs.iter().map(|need| need.name()).collect::<Vec<_>>().join(",")
 }
 
-/// What has to be installed.
+/// Missing packages and tools.
 #[derive(Debug, Default)]
 struct Missing {
     packages: Vec<Package>,

@@ -18,7 +18,7 @@ use anyhow::{Result, bail};
 use crate::setup::{self, Need};
 pub use lanes::Lane;
 
-/// What `test` takes.
+/// Arguments of `test`.
 #[derive(Debug, Default, clap::Args)]
 pub struct Arguments {
     /// Only the lanes that need nothing but stable Rust: format, habits, lints, docs, unit tests
@@ -32,7 +32,7 @@ pub struct Arguments {
     pub skip: Vec<Lane>,
 }
 
-/// What a lane found.
+/// Result of a lane.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Outcome {
     /// Tests that passed; a lane without single tests counts as one.
@@ -41,7 +41,7 @@ pub struct Outcome {
     pub failed: u64,
     /// Tests that were not run, by cargo's count.
     pub skipped: u64,
-    /// What was left out and why.
+    /// Omitted checks with the reason.
     pub notes: Vec<String>,
 }
 

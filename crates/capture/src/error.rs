@@ -29,7 +29,7 @@ pub enum CaptureError {
         packet: u64,
         /// Bytes read, uncompressed.
         offset: u64,
-        /// What is wrong.
+        /// Description of the fault.
         damage: Damage,
     },
     /// Reading failed; for compressed captures also when the compressed data is damaged or cut short.
@@ -45,7 +45,7 @@ pub enum CaptureError {
     },
 }
 
-/// What contradicts the format.
+/// Contradictions to the format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Damage {
     /// A packet longer than any real one.
@@ -56,7 +56,7 @@ pub enum Damage {
     BlockLength {
         /// Block type.
         block_type: u32,
-        /// What it claims.
+        /// Claimed length.
         length: u32,
     },
     /// The two lengths of a pcapng block differ.
@@ -81,7 +81,7 @@ pub enum Damage {
     Interfaces,
 }
 
-/// What went wrong, before the place is known.
+/// A fault whose place is not yet known.
 #[derive(Debug)]
 pub(super) enum Fault {
     Truncated,

@@ -48,7 +48,7 @@ pub struct Frame<'a> {
     pub wire_len: usize,
 }
 
-/// What a capture holds at one place.
+/// One record of a capture.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Item<'a> {
     /// A frame, re-framed into Ethernet if it was something else.

@@ -11,7 +11,7 @@ const HEADER_REST: usize = 20;
 /// Bits of the header's last field that hold the link type; the others tell of a frame check sequence.
 const LINK_TYPE_MASK: u32 = 0x03ff_ffff;
 
-/// What the magic tells (libpcap `sf-pcap.c`).
+/// Properties that the magic number gives (libpcap `sf-pcap.c`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Variant {
     big_endian: bool,

@@ -63,7 +63,7 @@ pub struct Analysis {
     top: Top,
     node: NodeRows,
     active: Active,
-    /// Whose the changes are that are being taken in.
+    /// Owners of the changes in the current chunk.
     owners: Vec<TallyOwner>,
     pseudonyms: Pseudonyms,
     node_name: Arc<str>,

@@ -33,9 +33,9 @@ pub struct Policy {
     pub protocols: ProtocolSet,
     /// The weakest verdict that counts.
     pub min_confidence: Confidence,
-    /// What is measured.
+    /// Measured quantity.
     pub metric: Metric,
-    /// Whose packets are measured.
+    /// Direction that is measured.
     pub direction: PolicyDirection,
     /// Fires when the window holds at least this much.
     pub threshold: u64,

@@ -34,7 +34,7 @@ pub enum PoolError {
     /// A length does not parse, or is longer than the address.
     #[error("`{length}` is not a prefix length from 0 to {max}")]
     Length {
-        /// What was typed.
+        /// Text as typed.
         length: String,
         /// Bits of the address family.
         max: u8,
@@ -50,7 +50,7 @@ pub enum PoolError {
     /// Bits after the prefix are set.
     #[error("`{given}` has bits set after its prefix; write {network}/{prefix_len}")]
     HostBits {
-        /// What was typed.
+        /// Text as typed.
         given: String,
         /// The network it lies in.
         network: IpAddr,

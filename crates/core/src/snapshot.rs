@@ -1,4 +1,4 @@
-//! What one drain of the kernel's maps found: the value that metrics, thresholds and the control socket work from.
+//! Result of one drain of the kernel's maps: the value that metrics, thresholds and the control socket work from.
 //!
 //! Produced by the drain task only; everybody else holds an `Arc<Snapshot>` and never touches a map.
 

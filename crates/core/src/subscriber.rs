@@ -1,4 +1,4 @@
-//! Who a tally is about, and the keyed pseudonym under which a subscriber is shown.
+//! The subscriber of a tally, and the keyed pseudonym under which the subscriber is shown.
 //!
 //! An address block never becomes a label value. A pseudonym cannot be turned back without the node's key, and the same
 //! subscriber has different pseudonyms under different keys.

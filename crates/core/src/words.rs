@@ -104,7 +104,7 @@ impl From<Inspection> for store::Inspection {
 }
 
 words! {
-    /// What the agent does with the attached program when it ends.
+    /// Whether the program stays attached when the agent ends.
     OnExit {
         /// Leave it attached and counting; the next start takes over its counters.
         Leave = "leave",
@@ -126,13 +126,13 @@ words! {
 words! {
     /// The least important log line that is written.
     LogLevel {
-        /// What stops a function of the agent.
+        /// Errors that stop a function of the agent.
         Error = "error",
-        /// What needs attention.
+        /// Events that need attention.
         Warn = "warn",
-        /// What happens in normal operation.
+        /// Events of normal operation.
         Info = "info",
-        /// What a developer wants to see.
+        /// Details for developers.
         Debug = "debug",
         /// Everything.
         Trace = "trace",
@@ -152,7 +152,7 @@ words! {
 }
 
 words! {
-    /// What a policy measures.
+    /// Quantity that a policy measures.
     Metric {
         /// IP bytes.
         Bytes = "bytes",
@@ -164,11 +164,11 @@ words! {
 }
 
 words! {
-    /// Whose packets a policy measures.
+    /// Direction that a policy measures.
     PolicyDirection {
-        /// What the subscriber sent.
+        /// Traffic that the subscriber sent.
         Up = "up",
-        /// What the subscriber received.
+        /// Traffic that the subscriber received.
         Down = "down",
         /// Both.
         Both = "both",

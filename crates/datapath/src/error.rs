@@ -10,14 +10,14 @@ pub enum ObjectError {
     /// The kernel refused the object or one of its maps.
     #[error("cannot load the XDP program: {source}. {}", next_step(.source))]
     Load {
-        /// What the loader says.
+        /// Error of the loader.
         #[source]
         source: EbpfError,
     },
     /// The verifier refused the program.
     #[error("the kernel's verifier refused the XDP program: {source}")]
     Verifier {
-        /// What the verifier says.
+        /// Error of the verifier.
         #[source]
         source: Box<ProgramError>,
     },
@@ -40,7 +40,7 @@ pub enum ObjectError {
     MapShape {
         /// Map name.
         name: &'static str,
-        /// What differs.
+        /// The difference.
         found: String,
     },
     /// A map operation failed.
@@ -48,7 +48,7 @@ pub enum ObjectError {
     Map {
         /// Map name.
         name: &'static str,
-        /// What the kernel says.
+        /// Error of the kernel.
         #[source]
         source: MapError,
     },
@@ -57,7 +57,7 @@ pub enum ObjectError {
     Mapping {
         /// Map name.
         name: &'static str,
-        /// What the kernel says.
+        /// Error of the kernel.
         #[source]
         source: io::Error,
     },
@@ -69,7 +69,7 @@ pub enum ObjectError {
     TestRun {
         /// Length of the frame.
         bytes: usize,
-        /// What the kernel says.
+        /// Error of the kernel.
         #[source]
         source: Box<ProgramError>,
     },

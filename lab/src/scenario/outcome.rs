@@ -26,7 +26,7 @@ impl Share {
     }
 }
 
-/// What came of a scenario.
+/// Outcome of a scenario.
 #[derive(Clone, Debug)]
 pub struct Outcome {
     /// IP bytes by protocol and confidence, P2P labels only.

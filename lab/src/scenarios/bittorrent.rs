@@ -19,7 +19,7 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 
 const BITTORRENT: &[&str] = &["bittorrent"];
 
-/// What the seeder, the tracker and the torrents take, and the client.
+/// Options of seeder, tracker, torrents and client.
 macro_rules! programs {
     ($($client:literal),*) => {
         &["transmission-daemon", "transmission-create", "opentracker", "tcpdump", $($client),*]

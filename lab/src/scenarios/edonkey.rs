@@ -20,7 +20,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Nodes of Kad in addition to the first, which is [`INTERNET_V4`]. Clients take few contacts of one network.
 const KAD_NODES: [Ipv4Addr; 2] = [Ipv4Addr::new(203, 0, 113, 2), Ipv4Addr::new(203, 0, 113, 3)];
-/// What the subscriber searches for, for more than a minute.
+/// Searches of the subscriber, for more than a minute.
 const KAD_WORDS: [&str; 4] = ["debian", "image", "music", "lecture"];
 /// Time from one search to the next: somebody reads what was found. In life, too, a node is asked now and then, not all the
 /// time: a lookup asks each node once, and nodes drop more than ten such questions a minute of one address.

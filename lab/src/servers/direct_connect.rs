@@ -50,7 +50,7 @@ impl AdcHub {
     }
 }
 
-/// What the stand-in knows of a user.
+/// The stand-in's record of a user.
 struct User {
     stream: TcpStream,
     /// The last `$MyINFO`.

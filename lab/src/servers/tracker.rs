@@ -58,7 +58,7 @@ impl Tracker {
         })
     }
 
-    /// What it wrote.
+    /// Output so far.
     #[must_use]
     pub fn log(&self) -> String {
         self.process.log()

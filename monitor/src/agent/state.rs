@@ -105,7 +105,7 @@ impl AgentState {
     /// Ready means attached and drained once.
     ///
     /// # Errors
-    /// What is missing.
+    /// Description of the missing part.
     pub fn ready(&self) -> Result<(), String> {
         match self.published() {
             None => Err(self.last_error().unwrap_or_else(|| "no drain yet".to_owned())),

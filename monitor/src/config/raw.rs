@@ -54,7 +54,7 @@ pub struct Raw {
     /// pseudonyms to addresses. Default: `pseudonym.key` in `state_dir`.
     #[cfg_attr(test, schemars(example = &"/var/lib/peertally/pseudonym.key"))]
     pub pseudonym_key_file: Option<PathBuf>,
-    /// What happens to the attached program when the agent ends. Traffic passes either way.
+    /// Whether the program stays attached when the agent ends. Traffic passes either way.
     pub on_exit: OnExit,
     /// Time that deliveries in progress get when the agent ends.
     pub shutdown_grace: DurationText<0, HOUR>,
@@ -242,7 +242,7 @@ pub struct RawPolicy {
     /// The weakest verdict that counts: `heuristic`, `association`, `structural` or `signature`.
     #[serde(default = "structural")]
     pub min_confidence: String,
-    /// What is measured.
+    /// Measured quantity.
     #[serde(default = "bytes")]
     pub metric: Metric,
     /// Which direction is measured. `flows` have no direction: omit the key.

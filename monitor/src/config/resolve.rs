@@ -28,7 +28,7 @@ use crate::hooks::HookConfig;
 mod hooks;
 mod policies;
 
-/// What will be done. See [`super::raw`] for what each part means.
+/// Resolved configuration. [`super::raw`] documents each part.
 #[derive(Clone, Debug)]
 pub struct Resolved {
     /// The file it came from, if any.
@@ -59,7 +59,7 @@ pub struct Resolved {
     pub control_socket: PathBuf,
     /// Key of the pseudonyms.
     pub pseudonym_key_file: PathBuf,
-    /// What happens to the attached program at the end.
+    /// Whether the attached program stays at the end.
     pub on_exit: OnExit,
     /// Time for deliveries under way at the end.
     pub shutdown_grace: Duration,
@@ -71,7 +71,7 @@ pub struct Resolved {
     pub hooks: Vec<HookConfig>,
 }
 
-/// What flags and the environment say; each replaces the key of the file.
+/// Values of flags and environment; each replaces the key of the file.
 #[derive(Clone, Debug, Default)]
 pub struct Overrides {
     /// `--interface`.

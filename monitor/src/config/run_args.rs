@@ -46,7 +46,7 @@ pub struct RunArgs {
 }
 
 impl RunArgs {
-    /// What the flags change about the configuration.
+    /// Overrides of the configuration by the flags.
     #[must_use]
     pub fn overrides(&self) -> Overrides {
         Overrides {

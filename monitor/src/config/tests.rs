@@ -1,4 +1,4 @@
-//! What a configuration may say, and what is said about mistakes.
+//! Valid configurations, and the messages for mistakes.
 
 use std::path::Path;
 

@@ -15,7 +15,7 @@ use super::failure::{Failure, FailureReason};
 pub struct Kind {
     /// Name of the configuration table.
     pub name: &'static str,
-    /// What a delivery is, for the documentation.
+    /// Description of a delivery, for the documentation.
     pub delivers: &'static str,
     /// How the subscriber is named unless the configuration says otherwise.
     pub subscriber: SubscriberForm,
@@ -58,7 +58,7 @@ pub trait Target: fmt::Debug + Send + Sync {
     /// Prepares deliveries; contacts nobody.
     ///
     /// # Errors
-    /// What is missing on this machine and what to do.
+    /// The missing part of this machine and the next step.
     fn open(&self) -> Result<Box<dyn Deliver>, String>;
 }
 

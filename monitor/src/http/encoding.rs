@@ -20,7 +20,7 @@ pub enum Encoding {
 }
 
 impl Encoding {
-    /// What the client asks for; identity when it says nothing.
+    /// Encoding that the client asks for; identity by default.
     #[must_use]
     pub fn of(request: &HeaderMap) -> Self {
         let (mut named, mut any) = (None, None);
@@ -87,7 +87,7 @@ impl Writer {
         }
     }
 
-    /// What is still to be sent at the end.
+    /// Rest to send at the end.
     ///
     /// # Errors
     /// As [`Self::piece`].

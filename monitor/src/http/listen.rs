@@ -20,7 +20,7 @@ pub enum ListenError {
     Tcp {
         /// The address.
         address: SocketAddr,
-        /// What the system said.
+        /// Error of the operating system.
         #[source]
         source: io::Error,
     },
@@ -29,7 +29,7 @@ pub enum ListenError {
     Unix {
         /// Path of the socket.
         path: PathBuf,
-        /// What the system said.
+        /// Error of the operating system.
         #[source]
         source: io::Error,
     },

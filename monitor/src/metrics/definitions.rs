@@ -34,7 +34,7 @@ pub struct Definition {
     pub unit: &'static str,
     /// Label names.
     pub labels: &'static [&'static str],
-    /// What it says.
+    /// Meaning, the help text.
     pub help: &'static str,
     /// Where it is served.
     pub endpoint: &'static str,

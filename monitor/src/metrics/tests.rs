@@ -291,7 +291,7 @@ fn shards_split_the_subscribers_without_loss() {
     assert_eq!(pieces, 1, "goes on writing to nobody");
 }
 
-/// What Prometheus' own checker says about both endpoints.
+/// Result of Prometheus' own checker for both endpoints.
 #[test]
 fn promtool_has_no_complaint() {
     let Ok(version) = std::process::Command::new("promtool").arg("--version").output() else {

@@ -30,7 +30,7 @@ pub struct ReplayArgs {
     pub captures: Vec<PathBuf>,
 }
 
-/// What runs the data path.
+/// Engine of a replay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum EngineKind {
     /// The loaded XDP program, fed by the kernel's test runner. Needs root (`CAP_BPF` and `CAP_NET_ADMIN`).

@@ -108,7 +108,7 @@ pub struct FlowRow {
     pub bytes: u64,
 }
 
-/// What stands for the subscriber of traffic that a full table refused.
+/// Label in place of the subscriber for traffic that a full table refused.
 pub const CATCH_ALL: &str = "catch-all";
 /// Label of packets whose link type cannot be turned into Ethernet frames.
 pub const UNSUPPORTED_LINK_TYPE: &str = "unsupported_link_type";

@@ -34,7 +34,7 @@ impl ExitCause for No {
     }
 }
 
-/// What a test sees of its fake datapath.
+/// A test's view of its fake data path.
 #[derive(Debug, Default)]
 struct Seen {
     drains: u32,

@@ -12,7 +12,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-/// What the first line holds in place of a digest.
+/// Digest in the first line.
 const FIRST: &str = "0000000000000000000000000000000000000000000000000000000000000000";
 
 /// Why the audit file cannot be written or trusted.
@@ -21,11 +21,11 @@ pub enum AuditError {
     /// The file cannot be read or written.
     #[error("cannot {action} the audit file {}: {source}; the inspection depth is not changed without a record", path.display())]
     Io {
-        /// What was tried.
+        /// Attempted action.
         action: &'static str,
         /// The file.
         path: PathBuf,
-        /// What the system says.
+        /// Error of the operating system.
         #[source]
         source: io::Error,
     },
@@ -39,7 +39,7 @@ pub enum AuditError {
     },
 }
 
-/// What is recorded: the inspection depth that is in force from now on.
+/// A record: the inspection depth from now on.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub struct DepthChange {
     /// The depth.

@@ -41,7 +41,7 @@ impl HitLog {
     /// Opens the file, or makes it. `lines` are the list's lines by entry number.
     ///
     /// # Errors
-    /// What the system says.
+    /// Error of the operating system.
     pub fn open(path: &Path, lines: Vec<u32>) -> io::Result<Self> {
         let file = OpenOptions::new().append(true).create(true).mode(0o600).open(path)?;
         Ok(Self { file, lines })

@@ -1,4 +1,4 @@
-//! What is counted, for whom, and under which protocol.
+//! Counts by subscriber and protocol.
 
 use serde_json::{Value, json};
 

@@ -9,7 +9,7 @@ use std::{
 
 use serde_json::Value;
 
-/// What one run of the program did.
+/// Result of one run of the program.
 #[derive(Debug)]
 pub(crate) struct Run {
     pub(crate) code: i32,

@@ -50,7 +50,7 @@ struct Arguments {
     part: Vec<Part>,
 }
 
-/// What is measured.
+/// Measured quantity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Part {
     Drain,

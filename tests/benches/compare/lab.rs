@@ -47,7 +47,7 @@ const FLOWS: u32 = 1 << 16;
 /// Packets that the live-frame test runner sends at a time.
 const BATCH: u32 = 64;
 
-/// What is attached to the router's interfaces.
+/// Program on the router's interfaces.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum State {
     Nothing,

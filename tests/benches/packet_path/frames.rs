@@ -4,7 +4,7 @@
 
 use monitor_common::parse::payload::Transport;
 
-/// What the frame is wrapped in.
+/// Encapsulation of the frame.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Framing {
     /// Ethernet and IPv4.

@@ -72,7 +72,7 @@ pub(crate) struct Subjects<'a> {
     pub(crate) handicap: Option<u32>,
 }
 
-/// What a program is there for. In this order they take turns, so that a pair is measured one right after the other.
+/// Role of a program. Programs take turns in this order, so that a pair is measured back to back.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 enum Role {
     Reference,
@@ -89,7 +89,7 @@ struct Tested {
     spin: u32,
 }
 
-/// What the rounds found: costs above the empty program of the round, in one order for every program.
+/// Samples of the rounds: costs above the empty program of the round, in one order for every program.
 #[derive(Default)]
 struct Samples {
     above: HashMap<Role, Vec<f64>>,
@@ -108,7 +108,7 @@ impl Samples {
     }
 }
 
-/// What takes turns with the reference.
+/// Programs that take turns with the reference.
 struct Loaded {
     subjects: Vec<(Role, Subject)>,
     /// Why the other build does not.

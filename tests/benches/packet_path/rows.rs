@@ -28,7 +28,7 @@ const ROUNDS_OF_FEW_INSPECTED: u32 = 101;
 /// Most rounds of rows of many settled flows, which take longest, when there is little time.
 const QUICK_ROUNDS: u32 = 9;
 
-/// What a row measures.
+/// Kind of a row.
 pub(crate) enum Kind {
     /// Packets of flows whose inspection is over, in random order.
     Settled,
@@ -70,7 +70,7 @@ pub(crate) struct Row {
     pub(crate) framing: Framing,
     /// The measured packets' template.
     pub(crate) frame: Vec<u8>,
-    /// What is measured.
+    /// Measured quantity.
     pub(crate) kind: Kind,
     /// The verdict that the measured packets give their flows.
     pub(crate) shows: Option<Protocol>,

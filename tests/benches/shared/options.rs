@@ -1,4 +1,4 @@
-//! What every bench takes from `cargo xtask bench`, and how it tells that from `cargo test`.
+//! Options of every bench from `cargo xtask bench`, and how they differ from those of `cargo test`.
 
 use std::path::PathBuf;
 

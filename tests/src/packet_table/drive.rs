@@ -17,7 +17,7 @@ pub const XDP_PASS: u32 = 2;
 
 /// Something that counts frames.
 pub trait Engine {
-    /// What it is, for messages.
+    /// Description, for messages.
     fn name(&self) -> &'static str;
     /// Counts a frame.
     ///
@@ -98,7 +98,7 @@ impl Engine for LoadedObject {
     }
 }
 
-/// What one frame changed.
+/// Changes of one frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Observed {
     /// Counted under a reason.

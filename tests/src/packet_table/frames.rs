@@ -4,7 +4,7 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-/// What lies between the Ethernet header and the IP header.
+/// Headers between Ethernet and IP.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Layer {
     /// A VLAN tag with this tag protocol identifier (IEEE 802.1Q).

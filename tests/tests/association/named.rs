@@ -156,7 +156,7 @@ fn a_question_late_in_a_long_session_is_heard() {
     assert_eq!(learning(&network), 0, "acknowledgements use it up as well");
 }
 
-/// What a test does to the network, with the session of a subscriber that has logged in.
+/// Test body, run with the connection of a subscriber that has logged in.
 type Attack = fn(&mut Network, Session);
 
 #[test]

@@ -81,7 +81,7 @@ fn context(frame: &[u8], interface: u32) -> Vec<u8> {
 /// Packets and bytes of one flow, up and down.
 type Counts = [(u64, u64); 2];
 
-/// What a reading holds of each flow's subscriber, by protocol number.
+/// Counts of each flow's subscriber in a reading, by protocol number.
 fn by_flow(tables: &Tables, reading: &TableRead) -> HashMap<(usize, u8), Counts> {
     let view = tables.view();
     let mut found: HashMap<(usize, u8), Counts> = HashMap::new();

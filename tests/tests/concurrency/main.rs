@@ -60,7 +60,7 @@ fn frame(flow: u8) -> Vec<u8> {
     bytes
 }
 
-/// What is counted of each subscriber: packets up, by protocol number.
+/// Packets up of each subscriber, by protocol number.
 fn counted(object: &LoadedObject) -> HashMap<(Address, u8), u64> {
     let view = object.view();
     let reading = view.read(0);

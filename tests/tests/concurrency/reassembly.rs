@@ -41,7 +41,7 @@ fn halves(flow: usize) -> (usize, usize) {
     (flow % CUT.len(), flow / CUT.len() % CUT.len())
 }
 
-/// What the flow's own stream shows.
+/// Protocol that the flow's own stream shows.
 fn shows(flow: usize) -> Protocol {
     let (first, second) = halves(flow);
     if first == second { CUT[first].0 } else { Protocol::Unclassified }
@@ -85,7 +85,7 @@ fn segments(flow: usize) -> [Vec<u8>; KINDS] {
     ]
 }
 
-/// What is counted of each subscriber: packets and IP bytes, by protocol number.
+/// Packets and IP bytes of each subscriber, by protocol number.
 fn counted(object: &LoadedObject) -> HashMap<(Address, u8), (u64, u64)> {
     let view = object.view();
     let reading = view.read(0);

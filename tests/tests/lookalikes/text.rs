@@ -23,7 +23,7 @@ pub(super) const ROWS: &[Row] = &[
     ("SIP over TCP", sip),
 ];
 
-/// What a person may search for, a site be called, a header hold.
+/// Words that a search, a site name or a header may hold.
 const WORDS: [&str; 22] = [
     "announce",
     "announcement",
@@ -125,7 +125,7 @@ fn downloads(bits: &mut Bits) -> Conversation {
         .answer(bits.bytes(1400))
 }
 
-/// What looks like an announce is no GET.
+/// A request that looks like an announce but is no GET.
 fn posts(bits: &mut Bits) -> Conversation {
     let client = bits.port();
     let body = format!("{{\"info_hash\":\"{}\",\"text\":\"{}\"}}", bits.word(20, 40), word(bits));

@@ -144,5 +144,5 @@ fn one_subscriber_with_many_flows_is_one_row() {
     });
 }
 
-/// What a drain of a table that is 40 % full may cost, in drains of an empty one.
+/// Allowed cost of a drain of a table that is 40 % full, in drains of an empty one.
 const DRAIN_FACTOR: u32 = 8;

@@ -82,7 +82,7 @@ impl Path {
         }
     }
 
-    /// What a last drain finds, with every flow settled.
+    /// Result of a last drain, with every flow settled.
     pub(crate) fn counted(&self) -> Counted {
         let view = self.view();
         let reading = view.read(0);
@@ -154,7 +154,7 @@ impl Row {
     }
 }
 
-/// What an engine counted.
+/// Counts of an engine.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Counted {
     /// All tallies together.

@@ -49,7 +49,7 @@ enum Source {
 }
 
 impl Capture {
-    /// What is true of a flow, and whether a reference signature shows it.
+    /// Ground truth of a flow, and whether a reference signature shows it.
     pub(super) fn truth(&self, key: &Key) -> (Truth, bool) {
         match &self.flows {
             Source::Listed(flows) => flows.get(key).cloned().unwrap_or((Truth::Other, false)),

@@ -37,7 +37,7 @@ impl Key {
     }
 }
 
-/// What is known to be true of a flow.
+/// Ground truth of a flow.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Truth {
     /// The flow speaks one of these protocols, by label; the first names the row in the tables.

@@ -19,7 +19,7 @@ const RULES: [&str; 2] = ["<!-- rules: begin -->\n", "<!-- rules: end -->\n"];
 /// In front of the date of a page.
 const DATED: &str = "Last change of these tables: ";
 
-/// What stands between two marks of a page.
+/// Text between two marks of a page.
 fn between<'a>(page: &'a str, marks: [&str; 2]) -> Option<&'a str> {
     let behind = page.split_once(marks[0])?.1;
     Some(behind.split_once(marks[1])?.0)
@@ -102,7 +102,7 @@ fn tables(corpus: &Examined) -> String {
     text
 }
 
-/// What a run over the lab's captures found.
+/// Section on a run over the lab's captures.
 pub(super) fn live(date: &str, live: &Examined) -> String {
     let peers = || live.flows.iter().map(|(_, flow)| flow).filter(|flow| flow.truth != Truth::Other);
     let others = total(live.flows.iter().map(|(_, flow)| flow).filter(|flow| flow.truth == Truth::Other));

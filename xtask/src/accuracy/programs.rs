@@ -31,7 +31,7 @@ pub(super) struct Programs {
     scratch: tempfile::TempDir,
 }
 
-/// What our program says of a flow.
+/// Our program's label of a flow.
 #[derive(Clone, Debug, Deserialize)]
 pub(super) struct OurFlow {
     pub(super) l4: String,

@@ -35,7 +35,7 @@ const TIERS: [(&str, &str); 4] = [
     ("Confidence::Heuristic", "heuristic"),
 ];
 
-/// What the bench recorded, of which only the rows' names are of use here.
+/// Record of the bench; only the rows' names are used here.
 #[derive(Deserialize)]
 struct Recorded {
     processors: BTreeMap<String, Numbers>,

@@ -22,10 +22,10 @@ pub(super) const ATTEMPTS: u32 = 3;
 /// How often programs and tables are loaded in later attempts, with as many rounds each time: they take a longer look.
 const LATER_LOADS: u32 = 2;
 
-/// What the control makes a program slower by, in percent.
+/// Slowdown of the control, in percent.
 pub(super) const CONTROL_PERCENT: u32 = 40;
 
-/// What is measured again.
+/// Rows and numbers to measure again.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Again<'a> {
     /// Names of rows.

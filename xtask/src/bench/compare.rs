@@ -17,7 +17,7 @@ const DOCUMENT: &str = "docs/performance.md";
 const BEGIN: &str = "<!-- written by cargo xtask bench --compare -->\n";
 const END: &str = "<!-- end -->\n";
 
-/// What the bench writes.
+/// Output of the bench.
 #[derive(Debug, Deserialize)]
 struct Comparison {
     captures: Captures,

@@ -1,4 +1,4 @@
-//! What `--check` holds a run against, and what of it was missed. Times belong to `targets.rs`.
+//! The bounds of `--check`, and those that a run missed. Times belong to `targets.rs`.
 //!
 //! Rows of the packet path are held against the program that was blessed, in the same rounds: that holds on every processor and
 //! beside busy neighbours, since what slows one of a pair slows the other. Numbers that have nothing to make a pair with are held
@@ -9,7 +9,7 @@ use super::{
     report::{MEMORY_MIB, Report, Row},
 };
 
-/// What all protocols may cost a packet that shows none of them, as a multiple of what the first ones did.
+/// Allowed cost of all protocols for a packet that shows none of them, as a multiple of the cost of the first ones.
 const RISE: f64 = 1.3;
 
 /// A bound that was missed.
@@ -17,13 +17,13 @@ const RISE: f64 = 1.3;
 pub(super) struct Failure {
     /// The row's name; `None` when it is no row of the packet path.
     pub(super) row: Option<String>,
-    /// What was expected and what was measured.
+    /// Expected and measured value.
     pub(super) message: String,
     /// Whether it is a time held against another day's: a busy machine says little about such.
     pub(super) recorded: bool,
 }
 
-/// What is not of the run itself.
+/// Circumstances outside the run.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Gate {
     /// The numbers that were blessed.

@@ -4,7 +4,7 @@ use std::fs;
 
 use anyhow::{Context as _, Result};
 
-/// What `/proc/cpuinfo` says (proc_cpuinfo(5)).
+/// Content of `/proc/cpuinfo` (proc_cpuinfo(5)).
 pub(super) struct Processor(String);
 
 impl Processor {

@@ -1,4 +1,4 @@
-//! What a run is compared by: each number's ratio to a reference that took turns with it in the same run.
+//! Ratios by which runs are compared: each number relative to a reference that took turns with it in that run.
 //!
 //! A ratio carries over between hours of one machine and, within limits, between machines; a time does not. What disturbs a run makes
 //! some ratios worse and others better; so such a bound counts as missed only when the best of several attempts misses it, and what is

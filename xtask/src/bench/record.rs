@@ -22,11 +22,11 @@ const TOLERANCE_ELSEWHERE: f64 = 2.0;
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Record {
-    /// What was blessed, by the processor as it calls itself.
+    /// Blessed numbers by processor, as it names itself.
     processors: BTreeMap<String, Numbers>,
 }
 
-/// What was blessed on one processor.
+/// Blessed numbers of one processor.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Numbers {
@@ -44,7 +44,7 @@ pub(super) struct Known {
     pub(super) ratio: f64,
     /// How many times that is too much.
     pub(super) tolerance: f64,
-    /// Whose it is.
+    /// Processor of the record.
     pub(super) processor: String,
 }
 

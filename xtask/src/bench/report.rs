@@ -31,7 +31,7 @@ pub(super) struct Report {
     pub(super) not_measured: Vec<NotMeasured>,
 }
 
-/// What a run has not.
+/// Number that a run lacks.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct NotMeasured {
     /// A row's path, or what else.
@@ -265,7 +265,7 @@ impl Report {
 /// One target and what this run reached.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct Target {
-    /// What is measured.
+    /// Measured quantity.
     pub(super) target: String,
     /// Largest value that meets the target.
     pub(super) at_most: f64,

@@ -12,7 +12,7 @@ const FEW: u32 = 1 << 10;
 const MANY_PERCENT: f64 = 25.0;
 /// Settled IPv4 packet among few flows, in ns.
 const SETTLED_NS: f64 = 15.0;
-/// What a settled IPv6 packet may cost above an IPv4 one, in ns.
+/// Allowed cost of a settled IPv6 packet above an IPv4 one, in ns.
 const IPV6_NS: f64 = 12.0;
 /// A flow's first packet, in ns.
 const NEW_NS: f64 = 600.0;

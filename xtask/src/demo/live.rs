@@ -16,7 +16,7 @@ use super::{
 /// Time between two lines where the output is no terminal.
 const LINE_EVERY: Duration = Duration::from_secs(5);
 
-/// What is on the screen.
+/// Content of the screen.
 pub(super) struct Screen {
     terminal: bool,
     lines: usize,

@@ -1,4 +1,4 @@
-//! Who takes part: a seeder, a tracker and a web server on the internet, BitTorrent and web clients of subscribers.
+//! Participants: a seeder, a tracker and a web server on the internet, BitTorrent and web clients of subscribers.
 
 use std::{
     sync::{
@@ -25,7 +25,7 @@ const WEB_BYTES: usize = 512 << 10;
 /// Options of every BitTorrent client: plain peer wire where the other side agrees, no DHT (there is none here).
 const PLAIN: [&str; 2] = ["-et", "-O"];
 
-/// What a subscriber does.
+/// Activity of a subscriber.
 pub(super) struct Role {
     /// For people.
     pub(super) name: &'static str,
@@ -35,7 +35,7 @@ pub(super) struct Role {
     pub(super) web: bool,
 }
 
-/// What each subscriber does.
+/// Activity of each subscriber.
 pub(super) const ROLES: [Role; 3] = [
     Role { name: "BitTorrent", torrent: Some(&[]), web: false },
     Role { name: "web only", torrent: None, web: true },
@@ -58,7 +58,7 @@ pub(super) struct Participants<'a> {
     web_bytes: WebBytes,
 }
 
-/// What the clients themselves say at the end.
+/// The clients' own reports at the end.
 pub(super) struct Account {
     /// BitTorrent payload, by subscriber; `None` for those without a client.
     pub(super) torrent: [Option<Reported>; ROLES.len()],

@@ -14,11 +14,11 @@ const METRIC_LINES: usize = 8;
 pub(super) struct Outcome {
     /// Tallies of every subscriber.
     pub(super) rows: Vec<SubscriberRow>,
-    /// What the agent counted on all interfaces.
+    /// The agent's counts of all interfaces.
     pub(super) counted: NodeTotals,
     /// Frames that the monitored interfaces received, by the kernel's own counters.
     pub(super) frames: u64,
-    /// What the clients say.
+    /// The clients' own reports.
     pub(super) account: Account,
     /// The event that the exec hook got.
     pub(super) event: serde_json::Value,

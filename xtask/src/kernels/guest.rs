@@ -36,7 +36,7 @@ echo PROBE ENDED $?
 /bin/busybox poweroff -f
 ";
 
-/// What a guest reported.
+/// Report of a guest.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Report {
     /// The success line.

@@ -2,7 +2,7 @@
 
 use super::tools::{BPF_LINKER, CARGO_DENY, CARGO_FUZZ, CargoTool};
 
-/// What a verb needs to be installed.
+/// Group of requirements of a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Need {
     /// Building the BPF object
@@ -17,7 +17,7 @@ pub enum Need {
     Lab,
     /// The licence, source and advisory check
     Deny,
-    /// What `bench --compare` compares with
+    /// The program that `bench --compare` compares with
     Compare,
     /// The program that labels are compared with
     Accuracy,
@@ -32,7 +32,7 @@ pub(super) struct Package {
     pub(super) name: &'static str,
     /// A program that proves it is there, for systems other than Debian.
     pub(super) probe: Option<&'static str>,
-    /// What it is needed for.
+    /// Purpose.
     pub(super) why: &'static str,
     /// Whether the program will do wherever it comes from: Debian's package conflicts with others that bring it.
     pub(super) any_origin: bool,

@@ -7,7 +7,7 @@ use peertally_lab::tools::{NODE_ENVIRONMENT, NODE_SOURCES};
 
 use crate::command::run;
 
-/// What is wanted, the lock last: its copy says that all is there.
+/// Wanted files, the lock last: its copy marks a complete installation.
 const FILES: [&str; 2] = ["package.json", "package-lock.json"];
 /// The copy of the lock that is written when everything was installed.
 const MARKER: &str = "installed.json";

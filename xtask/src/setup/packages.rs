@@ -17,7 +17,7 @@ use crate::command::run;
 pub(super) struct Refused {
     /// The wanted package.
     pub(super) package: Package,
-    /// What stands against it.
+    /// Reason against the installation.
     conflict: Conflict,
 }
 
@@ -98,7 +98,7 @@ fn split(wanted: &[Package], simulate: impl Fn(&[Package]) -> Option<Conflict>) 
     (fitting, refused)
 }
 
-/// What stands against these packages; nothing is changed.
+/// Reasons against these packages; nothing is changed.
 fn simulate(packages: &[Package]) -> Option<Conflict> {
     let ended = apt()
         .env("LC_ALL", "C")

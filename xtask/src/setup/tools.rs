@@ -22,7 +22,7 @@ pub(super) struct CargoTool {
     environment: &'static [(&'static str, &'static str)],
     /// Debian packages needed to compile it.
     pub(super) packages: &'static [Package],
-    /// What it is needed for.
+    /// Purpose.
     pub(super) why: &'static str,
 }
 

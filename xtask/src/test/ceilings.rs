@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::Lane;
 
-/// What one or several lanes may take together, set-up aside.
+/// Time limit of one or several lanes together, without set-up.
 #[derive(Debug)]
 struct Ceiling {
     lanes: &'static [Lane],
@@ -23,7 +23,7 @@ const CEILINGS: &[Ceiling] = &[
     Ceiling { lanes: &[Lane::Bench], minutes: 2 },
 ];
 
-/// What the quick lanes may take together when everything is compiled.
+/// Time limit of the quick lanes together, with everything compiled.
 pub(super) const QUICK: Duration = Duration::from_secs(3 * 60);
 
 /// One line for each row of the table that took longer than it may.

@@ -23,7 +23,7 @@ pub struct NodeRows {
     shown: HashSet<(Arc<str>, u8, u8, u8)>,
 }
 
-/// What is shown.
+/// Rows that are shown.
 #[derive(Clone, Debug, Default)]
 pub struct Bounded {
     /// The rows, those under [`OTHER`] last.

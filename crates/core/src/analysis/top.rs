@@ -56,7 +56,7 @@ pub struct Top {
     scores: Vec<f64>,
     /// When the unit was 1.
     epoch: Option<Instant>,
-    /// What a byte of the drain that is taken in counts.
+    /// Weight of a byte of the current drain.
     unit: f64,
     /// Scores and subscribers that may be among the first.
     leading: Vec<(f64, u32)>,
@@ -115,7 +115,7 @@ impl Top {
         self.crowd_out();
     }
 
-    /// What a byte counts now.
+    /// Weight of a byte now.
     fn weight(&mut self, now: Instant) -> f64 {
         let epoch = *self.epoch.get_or_insert(now);
         let weight = (now.saturating_duration_since(epoch).as_secs_f64() / HALF_LIFE.as_secs_f64()).exp2();

@@ -27,9 +27,9 @@ pub struct Firing {
     pub policy: usize,
     /// Number of the subscriber in the [`SubscriberIndex`].
     pub subscriber: u32,
-    /// What the window holds.
+    /// Amount in the window.
     pub value: u64,
-    /// What each verdict contributed, largest first; the parts sum to `value`.
+    /// Contribution of each verdict, largest first; the parts sum to `value`.
     pub parts: Vec<(Verdict, u64)>,
     /// When the oldest traffic of the window may have passed.
     pub window_start: SystemTime,

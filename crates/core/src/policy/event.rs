@@ -34,7 +34,7 @@ pub struct PolicyEvent {
     pub subscriber: Subscriber,
     /// Pseudonym of the subscriber.
     pub pseudonym: String,
-    /// What was measured.
+    /// Measured values.
     pub firing: Firing,
 }
 

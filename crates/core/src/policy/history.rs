@@ -22,7 +22,7 @@ pub(super) fn tolerance(window: Duration) -> Duration {
     (window / 20).max(Duration::from_millis(250)).min(window)
 }
 
-/// What passed from one drain to another.
+/// Changes between two drains.
 #[derive(Debug)]
 struct Bucket {
     begun: Instant,
@@ -126,7 +126,7 @@ impl History {
         amounts
     }
 
-    /// What each window holds of a place, one after the other at the end of `sums`.
+    /// Appends each window's amount of a place to `sums`.
     pub(super) fn sums(&mut self, place: usize, sums: &mut Vec<u64>) {
         self.scratch.clear();
         self.scratch.resize(self.buckets.len() + 1, 0);

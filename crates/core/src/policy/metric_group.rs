@@ -37,7 +37,7 @@ pub(super) struct MetricGroup {
     places: Vec<u32>,
     /// By place: what [`MetricGroup::added`] of its subscriber must reach before a policy that covers the tally can fire.
     limits: Vec<u64>,
-    /// What each subscriber's covered tallies have counted since it was first seen. At least what any window holds of them.
+    /// Total of each subscriber's covered tallies since it was first seen. At least the amount in any window.
     added: Vec<u64>,
     /// Subscribers that may reach a threshold, with the verdict that moved.
     candidates: Vec<(u32, VerdictIndex)>,
@@ -61,7 +61,7 @@ pub(super) struct PolicyGroup {
     policies: Vec<(u64, usize)>,
 }
 
-/// What the windows hold of one subscriber's covered tallies.
+/// Amounts in the windows of one subscriber's covered tallies.
 #[derive(Debug, Default)]
 pub(super) struct WindowSums {
     /// Verdict and place of each tally.

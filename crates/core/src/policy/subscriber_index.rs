@@ -24,7 +24,7 @@ pub(crate) const NO_SUBSCRIBER: u32 = u32::MAX;
 /// Ends the list of a subscriber's slots.
 const NO_SLOT: u32 = u32::MAX;
 
-/// Whose a tally is, and what it counts.
+/// Owner and verdict of a tally.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct TallyOwner {
     /// Number of the subscriber; [`NO_SUBSCRIBER`] for the catch-all.
@@ -48,7 +48,7 @@ pub struct SubscriberIndex {
     keys: Arc<Vec<TallyKey>>,
     /// Subscriber number of each slot.
     of_slot: Vec<u32>,
-    /// What each slot counts: the keys have it, too, in twelve times the memory.
+    /// Verdict of each slot: the keys have it too, in twelve times the memory.
     verdict_indexes: Vec<VerdictIndex>,
     /// The next slot of the same subscriber, of each slot: a list of its own for each subscriber would take seven times as much.
     next: Vec<u32>,
@@ -133,7 +133,7 @@ impl SubscriberIndex {
         self.of_slot.get(slot as usize).copied().unwrap_or(NO_SUBSCRIBER)
     }
 
-    /// Whose a slot is, and what it counts.
+    /// Owner and verdict of a slot.
     pub(crate) fn owner(&self, slot: u32) -> TallyOwner {
         match (self.of_slot.get(slot as usize), self.verdict_indexes.get(slot as usize)) {
             (Some(subscriber), Some(verdict_index)) => {
@@ -143,7 +143,7 @@ impl SubscriberIndex {
         }
     }
 
-    /// Whose each change is, in place of what `owners` held.
+    /// Replaces `owners` by the owner of each change.
     pub(crate) fn owners(&self, changes: &[TallyChange], owners: &mut Vec<TallyOwner>) {
         owners.clear();
         owners.extend(changes.iter().map(|change| self.owner(change.slot)));

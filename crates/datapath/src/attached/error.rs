@@ -13,7 +13,7 @@ pub enum AttachError {
     /// No interface of that name.
     #[error("there is no interface `{name}`; this machine has: {present}. Nothing was attached")]
     NoInterface {
-        /// What was asked for.
+        /// Requested value.
         name: String,
         /// Names there are.
         present: String,
@@ -28,7 +28,7 @@ pub enum AttachError {
     Hook {
         /// Interface name.
         name: String,
-        /// What the kernel says.
+        /// Error of the kernel.
         #[source]
         source: io::Error,
     },
@@ -70,7 +70,7 @@ pub enum AttachError {
     Lock {
         /// The file.
         path: PathBuf,
-        /// What the kernel says.
+        /// Error of the kernel.
         #[source]
         source: io::Error,
     },
@@ -81,14 +81,14 @@ pub enum AttachError {
     PinFolder {
         /// The folder.
         path: PathBuf,
-        /// What the kernel says.
+        /// Error of the kernel.
         #[source]
         source: io::Error,
     },
     /// No thread.
     #[error("cannot start a thread: {source}; check the limits of this service (`ulimit -u`)")]
     Thread {
-        /// What the kernel says.
+        /// Error of the kernel.
         #[source]
         source: io::Error,
     },
@@ -102,9 +102,9 @@ pub enum AttachError {
         name: String,
         /// `native` or `generic`.
         mode: &'static str,
-        /// What to do.
+        /// Next step.
         next: &'static str,
-        /// What the kernel says.
+        /// Error of the kernel.
         #[source]
         source: Box<ProgramError>,
     },
@@ -123,7 +123,7 @@ pub enum AttachError {
         name: String,
         /// Where.
         path: PathBuf,
-        /// What the kernel says.
+        /// Error of the kernel.
         reason: String,
     },
     /// A pin could not be removed.
@@ -131,9 +131,9 @@ pub enum AttachError {
         "cannot remove {path}: {source}; a program that is still attached only counts. Try `peertally detach` as root"
     )]
     Remove {
-        /// What was to be removed.
+        /// Path that cannot be removed.
         path: PathBuf,
-        /// What the kernel says.
+        /// Error of the kernel.
         #[source]
         source: io::Error,
     },

@@ -1,4 +1,4 @@
-//! What the kernel says of an interface's XDP hook (rtnetlink `RTM_GETLINK`, attribute `IFLA_XDP`). Needs no rights.
+//! Reads an interface's XDP hook from the kernel (rtnetlink `RTM_GETLINK`, attribute `IFLA_XDP`). Needs no rights.
 
 use std::io;
 
@@ -12,7 +12,7 @@ use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 /// Room for one answer: link messages of devices with many attributes stay well below.
 const ANSWER_BYTES: usize = 64 * 1024;
 
-/// What runs on an interface's XDP hook.
+/// Program on an interface's XDP hook.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct XdpHook {
     /// Id of the program, if one is attached.

@@ -17,7 +17,7 @@ use super::error::AttachError;
 const BPF_FILE_SYSTEM: &str = "/sys/fs/bpf";
 /// `BPF_FS_MAGIC` of include/uapi/linux/magic.h.
 const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
-/// What the names of pinned attachments begin with.
+/// Prefix of the names of pinned links.
 const LINK_PREFIX: &str = "link_";
 /// Where the lock of the running agent lies.
 const LOCK_FOLDER: &str = "/run/peertally";

@@ -1,4 +1,4 @@
-//! What the benchmark object and `cargo xtask bench` share: the generator's record in the map `GENERATOR`, one per CPU.
+//! Shared by the benchmark object and `cargo xtask bench`: the generator's record in the map `GENERATOR`, one per CPU.
 
 /// Parameters and state of the packet generator of one CPU.
 ///
@@ -22,7 +22,7 @@ pub(crate) struct Generator {
     pub(crate) order: u32,
     /// Direction of packets: [`UP`], [`DOWN`] or [`MIXED`].
     pub(crate) direction: u32,
-    /// What the subscriber's end is: 1 = an address of a pool, 0 = an address outside (transit).
+    /// Subscriber's end: 1 = an address of a pool, 0 = an address outside (transit).
     pub(crate) pooled: u32,
     /// Makes different flows of equal numbers.
     pub(crate) salt: u64,

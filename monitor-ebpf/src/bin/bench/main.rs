@@ -17,7 +17,7 @@ mod reference;
 mod bpf {
     use aya_ebpf::{bindings::xdp_action, macros::xdp, programs::XdpContext};
 
-    /// What every measurement is taken above: the prologue's own cost, and that of the test runner.
+    /// Baseline of every measurement: the cost of the prologue and of the test runner.
     #[xdp(frags)]
     pub(crate) fn empty(_context: XdpContext) -> u32 {
         xdp_action::XDP_PASS

@@ -43,7 +43,7 @@ struct FlowKey<A> {
     protocol: u32,
 }
 
-/// What is known of a flow. `lower` and `higher` are the subscribers' blocks.
+/// Record of a flow. `lower` and `higher` are the subscribers' blocks.
 #[derive(Clone, Copy)]
 #[repr(C)]
 struct Flow<B> {
@@ -314,6 +314,6 @@ fn add<B: Copy + From<u8>>(
     tally.last_seen_ns = now_ns;
 }
 
-/// What a conventional agent drains: as many tallies in a hash as the shipped program has in an array. No program uses it.
+/// Tallies as a conventional agent drains them: in a hash, as many as the shipped program has in an array. No program uses it.
 #[map]
 static DRAINED: HashMap<[u64; 3], [u64; 6]> = HashMap::with_max_entries(1, 0);

@@ -96,7 +96,7 @@ impl std::fmt::Debug for Endpoint {
 pub struct EndpointProblem {
     /// The header that is wrong; `None` if it is the URL.
     pub header: Option<String>,
-    /// What is wrong and what to write.
+    /// The mistake and its correction.
     pub message: String,
 }
 
@@ -168,7 +168,7 @@ impl Client {
     /// Prepares TLS and connections; connects to nothing.
     ///
     /// # Errors
-    /// What is wrong with the certificate authorities.
+    /// The problem with the certificate authorities.
     fn new(endpoint: Endpoint) -> Result<Self, String> {
         static PROVIDER: Once = Once::new();
         PROVIDER.call_once(|| {
