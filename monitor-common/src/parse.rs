@@ -203,7 +203,7 @@ pub fn plain_headers<P: Packet>(packet: &P) -> Option<Headers> {
 #[inline(never)]
 pub fn all_headers<P: Packet>(packet: &P, headers: &mut Headers) -> Result<(), Reason> {
     let link = link::parse(packet)?;
-    let start = packet.forget(link.offset);
+    let start = packet.verifier_barrier(link.offset);
     if start > MAX_HEADER_OFFSET {
         return Err(Reason::ShortIp);
     }
@@ -215,7 +215,7 @@ pub fn all_headers<P: Packet>(packet: &P, headers: &mut Headers) -> Result<(), R
     network::extensions(packet, &mut outer);
     *headers = Headers::of(&outer, start);
     if outer.fragment == 0 {
-        let offset = packet.forget(outer.offset);
+        let offset = packet.verifier_barrier(outer.offset);
         transport::parse(packet, offset, outer.end, headers);
         if tunnel::may_start(headers) {
             tunnel::parse(packet, offset, outer.end, headers);

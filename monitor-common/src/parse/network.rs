@@ -139,7 +139,7 @@ pub(super) fn extensions<P: Packet>(packet: &P, network: &mut Network) {
             ip_protocol::AH => (units + 2) * 4,
             _ => (units + 1) * 8,
         };
-        network.offset = packet.forget(network.offset + length);
+        network.offset = packet.verifier_barrier(network.offset + length);
         network.protocol = next;
         if current == ip_protocol::FRAGMENT && u16::from_be_bytes([high, low]) & 0xfff8 != 0 {
             network.fragment = 1;

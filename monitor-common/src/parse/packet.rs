@@ -23,7 +23,7 @@ pub trait Packet {
     /// all values and not once for each way to come to one. The value is an offset below [`OFFSET_BOUND`], which the verifier
     /// still knows; the caller tests closer bounds again.
     #[inline(always)]
-    fn forget(&self, value: usize) -> usize {
+    fn verifier_barrier(&self, value: usize) -> usize {
         debug_assert!(value < OFFSET_BOUND, "no offset of the parser is that large");
         value
     }

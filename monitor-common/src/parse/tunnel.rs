@@ -35,7 +35,7 @@ pub(super) fn parse<P: Packet>(packet: &P, offset: usize, end: usize, headers: &
         _ => Some(offset),
     };
     let Some(start) = start else { return };
-    let start = packet.forget(start);
+    let start = packet.verifier_barrier(start);
     if start > MAX_HEADER_OFFSET {
         return;
     }
@@ -57,7 +57,7 @@ pub(super) fn parse<P: Packet>(packet: &P, offset: usize, end: usize, headers: &
     headers.payload_len = 0;
     headers.tcp_flags = 0;
     if inner.fragment == 0 {
-        transport::parse(packet, packet.forget(inner.offset), inner.end, headers);
+        transport::parse(packet, packet.verifier_barrier(inner.offset), inner.end, headers);
     }
 }
 
@@ -100,7 +100,7 @@ fn gtpu<P: Packet>(packet: &P, offset: usize) -> Option<usize> {
         if units == 0 {
             return None;
         }
-        inner = packet.forget(inner + usize::from(units) * 4);
+        inner = packet.verifier_barrier(inner + usize::from(units) * 4);
         // Never before the extension's own start, whatever the verifier has forgotten.
         [next] = packet.read::<1>(inner.max(1) - 1)?;
         walked += 1;

@@ -105,7 +105,7 @@ impl Packet for XdpPacket<'_> {
     }
 
     #[inline(always)]
-    fn forget(&self, value: usize) -> usize {
+    fn verifier_barrier(&self, value: usize) -> usize {
         // The verifier tracks a value through the stack only if it is read back as it was written.
         let mut word = 0_u64;
         let start = (&raw mut word).cast::<u16>();
