@@ -17,17 +17,17 @@ use crate::{
 mod account;
 mod ask;
 mod associate;
+mod context;
 mod flow_table;
 mod inspect;
 mod learn;
 mod reassembly;
 mod subscribers;
 mod watchlist;
-mod work;
 
 pub use account::settle_idle;
-use work::Task;
-pub use work::{Scratch, Work};
+use context::Task;
+pub use context::{PacketContext, Scratch};
 
 /// Counts one frame that came in on the interface with index `interface` (its low 16 bits).
 #[inline(always)]
@@ -41,11 +41,11 @@ pub fn process<P: Packet, M: Maps>(packet: &P, maps: &M, settings: &Settings, in
                 // would wait for the flow's set, and that is the very wait in which this one's can pass, too.
                 maps.prefetch_cold_set(FlowKey::set_index(fast.tag, settings.set_mask));
                 if place.way() >= WAYS as u32 {
-                    step(maps, |work| {
-                        work.found(&fast, place, settings, realm) && subscribers::foresee(packet, maps, settings, work)
+                    step(maps, |ctx| {
+                        ctx.found(&fast, place, settings, realm) && subscribers::foresee(packet, maps, settings, ctx)
                     });
                 } else {
-                    step(maps, |work| work.found(&fast, place, settings, realm));
+                    step(maps, |ctx| ctx.found(&fast, place, settings, realm));
                 }
                 false
             }
@@ -61,17 +61,17 @@ pub fn process<P: Packet, M: Maps>(packet: &P, maps: &M, settings: &Settings, in
 #[inline(never)]
 fn unusual<P: Packet, M: Maps>(packet: &P, maps: &M, settings: &Settings, interface: u16) -> bool {
     let counted = maps.with_scratch(|scratch| {
-        let work = &mut scratch.work;
-        if let Err(reason) = parse::all_headers(packet, &mut work.headers) {
+        let ctx = &mut scratch.ctx;
+        if let Err(reason) = parse::all_headers(packet, &mut ctx.headers) {
             maps.count_skip(reason);
             maps.report_outcome(PacketOutcome::skipped(reason));
             return true;
         }
         let realm = maps.realm(interface);
-        let fast = FastHeaders::of(&work.headers, &settings.seed.of_realm(settings.seed.realm_mask(realm)));
+        let fast = FastHeaders::of(&ctx.headers, &settings.seed.of_realm(settings.seed.realm_mask(realm)));
         match settled(&fast, maps, settings, interface) {
             Ok(()) => true,
-            Err(place) => !(work.found(&fast, place, settings, realm) && work.has_headers()),
+            Err(place) => !(ctx.found(&fast, place, settings, realm) && ctx.has_headers()),
         }
     });
     counted.unwrap_or(false)
@@ -153,7 +153,11 @@ fn settled<M: Maps>(fast: &FastHeaders, maps: &M, settings: &Settings, interface
         }
     }
     counter.add(pack(1, u64::from(fast.ip_bytes)));
-    maps.report_outcome(PacketOutcome::flow(work::Entry::KNOWN.0, state.protocol_number(), state.confidence_number()));
+    maps.report_outcome(PacketOutcome::flow(
+        context::Entry::KNOWN.0,
+        state.protocol_number(),
+        state.confidence_number(),
+    ));
     Ok(())
 }
 
@@ -165,7 +169,7 @@ const fn counter_index(way: usize, from_lower: u64) -> usize {
 
 /// Everything but a settled flow's ordinary packet, step by step.
 ///
-/// Each step is a function of its own that takes what it needs from [`Work`], in per-CPU memory. The verifier forgets what it
+/// Each step is a function of its own that takes what it needs from [`PacketContext`], in per-CPU memory. The verifier forgets what it
 /// knew of a value that went through a map, so it verifies each step once, and not once for each way to reach it.
 #[inline(never)]
 fn slow<P: Packet, M: Maps>(packet: &P, maps: &M, settings: &Settings, interface: u16) {
@@ -183,59 +187,59 @@ fn take_up<P: Packet, M: Maps>(
     interface: u16,
     scratch: &mut Scratch,
 ) -> bool {
-    let work = &mut scratch.work;
-    if !read_headers(packet, work) {
+    let ctx = &mut scratch.ctx;
+    if !read_headers(packet, ctx) {
         return false;
     }
-    work.begin(maps, settings, interface);
-    if !flow_table::lookup(maps, work) {
-        if !subscribers::locate(maps, work) {
-            return account::transit(maps, work);
+    ctx.begin(maps, settings, interface);
+    if !flow_table::lookup(maps, ctx) {
+        if !subscribers::locate(maps, ctx) {
+            return account::transit(maps, ctx);
         }
-        if !flow_table::select_victim(maps, settings, work) || !flow_table::install(maps, settings, work) {
-            return account::count_uncached(maps, settings, work);
+        if !flow_table::select_victim(maps, settings, ctx) || !flow_table::install(maps, settings, ctx) {
+            return account::count_uncached(maps, settings, ctx);
         }
     }
-    if !account::count(maps, work) {
+    if !account::count(maps, ctx) {
         return true;
     }
-    let task = work.task;
+    let task = ctx.task;
     if task == Task::ASSOCIATE {
-        if associate::judge(maps, settings, work) {
-            associate::relabel(maps, settings, work);
+        if associate::judge(maps, settings, ctx) {
+            associate::relabel(maps, settings, ctx);
         }
         return true;
     }
-    scratch.work.ended = u32::from(inspect::look(packet, settings, maps, scratch));
-    let work = &mut scratch.work;
-    if work.ended == 0 && !(task == Task::INSPECT && associate::is_early(work)) {
+    scratch.ctx.ended = u32::from(inspect::look(packet, settings, maps, scratch));
+    let ctx = &mut scratch.ctx;
+    if ctx.ended == 0 && !(task == Task::INSPECT && associate::is_early(ctx)) {
         return true;
     }
     if task == Task::INSPECT {
-        if !associate::judge(maps, settings, work) && work.ended == 0 {
+        if !associate::judge(maps, settings, ctx) && ctx.ended == 0 {
             return true;
         }
-        inspect::conclude(maps, settings, work);
-        if work.ended == 0 {
+        inspect::conclude(maps, settings, ctx);
+        if ctx.ended == 0 {
             return true;
         }
     }
-    learn::learn(maps, settings, work);
-    if settings.inspection.load() == Inspection::Watchlist as u64 && work.content.is_some() {
-        watchlist::compare(maps, settings, work);
+    learn::learn(maps, settings, ctx);
+    if settings.inspection.load() == Inspection::Watchlist as u64 && ctx.content.is_some() {
+        watchlist::compare(maps, settings, ctx);
     }
     true
 }
 
 /// Walks the frame, unless its headers are in the work; whether they are now, as always.
 #[inline(never)]
-fn read_headers<P: Packet>(packet: &P, work: &mut Work) -> bool {
-    if work.walked != 0 {
+fn read_headers<P: Packet>(packet: &P, ctx: &mut PacketContext) -> bool {
+    if ctx.walked != 0 {
         return true;
     }
     match parse::plain_headers(packet) {
         Some(headers) => {
-            work.headers = headers;
+            ctx.headers = headers;
             true
         }
         None => false,
@@ -244,8 +248,8 @@ fn read_headers<P: Packet>(packet: &P, work: &mut Work) -> bool {
 
 /// Runs one step on this CPU's work.
 #[inline(always)]
-fn step<M: Maps>(maps: &M, step: impl FnOnce(&mut Work) -> bool) -> bool {
-    match maps.with_scratch(|scratch| step(&mut scratch.work)) {
+fn step<M: Maps>(maps: &M, step: impl FnOnce(&mut PacketContext) -> bool) -> bool {
+    match maps.with_scratch(|scratch| step(&mut scratch.ctx)) {
         Some(answer) => answer,
         None => {
             maps.count_event(KernelEvent::InternalError);

@@ -268,7 +268,7 @@ pub trait Maps: CounterMaps {
     /// Tells the agent of a watchlist hit; `false` when there is no room.
     fn tell(&self, hit: &WatchHit) -> bool;
     /// Lends the scratch memory of this CPU.
-    fn with_scratch<R>(&self, work: impl FnOnce(&mut Scratch) -> R) -> Option<R>;
+    fn with_scratch<R>(&self, run: impl FnOnce(&mut Scratch) -> R) -> Option<R>;
     /// Reports the outcome of a packet; does nothing in production.
     fn report_outcome(&self, outcome: PacketOutcome);
 }

@@ -269,8 +269,8 @@ impl Maps for HostDataPath {
         true
     }
 
-    fn with_scratch<R>(&self, work: impl FnOnce(&mut Scratch) -> R) -> Option<R> {
-        Some(work(&mut self.scratch.borrow_mut()))
+    fn with_scratch<R>(&self, run: impl FnOnce(&mut Scratch) -> R) -> Option<R> {
+        Some(run(&mut self.scratch.borrow_mut()))
     }
 
     fn report_outcome(&self, outcome: PacketOutcome) {

@@ -1,8 +1,9 @@
 //! Where counts go: from a flow's counters into tallies, and straight into tallies for packets without a flow.
 
 use super::{
-    ask, counter_index, flow_table, subscribers,
-    work::{Task, Work},
+    ask,
+    context::{PacketContext, Task},
+    counter_index, flow_table, subscribers,
 };
 use crate::{
     bpf::shared_u64::SharedU64,
@@ -197,12 +198,12 @@ pub(super) fn end_flow<M: CounterMaps>(
 /// Adds the packet to its flow's counter and keeps the flow's last-seen second and interface current; whether there is more to
 /// do, which is then in the work.
 #[inline(never)]
-pub(super) fn count<M: Maps>(maps: &M, work: &mut Work) -> bool {
-    let way = work.way as usize & (WAYS - 1);
-    let (Some(set), Some(cold)) = (maps.flow_set(work.set_index), maps.cold_set(work.set_index)) else {
+pub(super) fn count<M: Maps>(maps: &M, ctx: &mut PacketContext) -> bool {
+    let way = ctx.way as usize & (WAYS - 1);
+    let (Some(set), Some(cold)) = (maps.flow_set(ctx.set_index), maps.cold_set(ctx.set_index)) else {
         return false;
     };
-    let (cell, from_lower) = (&set.states[way], u64::from(work.from_lower));
+    let (cell, from_lower) = (&set.states[way], u64::from(ctx.from_lower));
     let counter = &set.counters[counter_index(way, from_lower)];
     let state = FlowState(cell.load());
     let settled = state.stage() == Stage::Settled;
@@ -212,40 +213,40 @@ pub(super) fn count<M: Maps>(maps: &M, work: &mut Work) -> bool {
             maps.count_event(KernelEvent::FlushedOverflow);
         }
         // What was counted so far belongs to the interface it came in on.
-        if near_overflow || state.interface(from_lower != 0) != work.interface as u16 {
-            flush(maps, set, cold.flows[way].slots.load(), way, state, work.now_s);
+        if near_overflow || state.interface(from_lower != 0) != ctx.interface as u16 {
+            flush(maps, set, cold.flows[way].slots.load(), way, state, ctx.now_s);
         }
     }
     let inspecting = state.stage() == Stage::Inspecting;
-    let renewed = settled && state.is_server_flow() && flow_table::is_due_at(state, work.now_s);
+    let renewed = settled && state.is_server_flow() && flow_table::is_due_at(state, ctx.now_s);
     if settled || inspecting {
-        let seen = state.seen(work.now_s as u16, from_lower, work.interface as u16);
+        let seen = state.seen(ctx.now_s as u16, from_lower, ctx.interface as u16);
         let seen = if renewed { seen.learning() } else { seen };
         if seen != state {
             // Another CPU may have been first: then its word is as good, and the next packet tries again.
             cell.replace(state.0, seen.0);
         }
     }
-    counter.add(pack(1, u64::from(work.headers.ip_bytes)));
+    counter.add(pack(1, u64::from(ctx.headers.ip_bytes)));
     if renewed {
-        ask::renew(maps, work);
+        ask::renew(maps, ctx);
     }
-    work.state = state.0;
-    work.protocol = u32::from(state.protocol_number());
-    work.confidence = u32::from(state.confidence_number());
-    work.task = if inspecting && !state.is_claimed() {
+    ctx.state = state.0;
+    ctx.protocol = u32::from(state.protocol_number());
+    ctx.confidence = u32::from(state.confidence_number());
+    ctx.task = if inspecting && !state.is_claimed() {
         Task::INSPECT
     } else if renewed || (settled && state.is_learning()) {
         Task::LEARN
-    } else if settled && state.protocol_number() == 0 && flow_table::is_due(state, work) {
+    } else if settled && state.protocol_number() == 0 && flow_table::is_due(state, ctx) {
         Task::ASSOCIATE
     } else {
         Task::NONE
     };
-    if work.task != Task::INSPECT {
-        maps.report_outcome(work.outcome(state.protocol_number(), state.confidence_number()));
+    if ctx.task != Task::INSPECT {
+        maps.report_outcome(ctx.outcome(state.protocol_number(), state.confidence_number()));
     }
-    work.task != Task::NONE
+    ctx.task != Task::NONE
 }
 
 /// Makes a verdict final, then counts the flow for it: by the one CPU whose compare-and-swap succeeds.
@@ -305,31 +306,31 @@ pub fn settle_idle<M: CounterMaps>(
 
 /// Protocol and confidence numbers of a packet that is counted without a flow.
 #[inline(always)]
-fn flowless_verdict(work: &Work) -> (u8, u8) {
-    let verdict = if work.headers.fragment != 0 { Verdict::FRAGMENT } else { Verdict::UNCLASSIFIED };
+fn flowless_verdict(ctx: &PacketContext) -> (u8, u8) {
+    let verdict = if ctx.headers.fragment != 0 { Verdict::FRAGMENT } else { Verdict::UNCLASSIFIED };
     (verdict.protocol as u8, verdict.confidence as u8)
 }
 
 /// Counts a packet whose ends are no subscribers.
 #[inline(never)]
-pub(super) fn transit<M: Maps>(maps: &M, work: &mut Work) -> bool {
+pub(super) fn transit<M: Maps>(maps: &M, ctx: &mut PacketContext) -> bool {
     maps.count_event(KernelEvent::Transit);
-    let counts = (1, u64::from(work.headers.ip_bytes));
-    credit_node(maps, work.interface as u16, Direction::Transit, flowless_verdict(work), counts);
+    let counts = (1, u64::from(ctx.headers.ip_bytes));
+    credit_node(maps, ctx.interface as u16, Direction::Transit, flowless_verdict(ctx), counts);
     maps.report_outcome(PacketOutcome::TRANSIT);
     true
 }
 
 /// Counts a packet without a flow entry, straight into its subscribers' tallies: no way could be evicted.
 #[inline(never)]
-pub(super) fn count_uncached<M: Maps>(maps: &M, settings: &Settings, work: &mut Work) -> bool {
-    let verdict = flowless_verdict(work);
-    let slots = subscribers::slots(maps, settings, work, verdict);
-    let counts = pack(1, u64::from(work.headers.ip_bytes));
-    let (forth, back) = if work.is_from_lower() { (counts, 0) } else { (0, counts) };
-    credit_ends(maps, slots, forth, back, work.now_s);
-    let direction = direction(subscribers::which(work), work.is_from_lower());
-    credit_node(maps, work.interface as u16, direction, verdict, unpack(counts));
+pub(super) fn count_uncached<M: Maps>(maps: &M, settings: &Settings, ctx: &mut PacketContext) -> bool {
+    let verdict = flowless_verdict(ctx);
+    let slots = subscribers::slots(maps, settings, ctx, verdict);
+    let counts = pack(1, u64::from(ctx.headers.ip_bytes));
+    let (forth, back) = if ctx.is_from_lower() { (counts, 0) } else { (0, counts) };
+    credit_ends(maps, slots, forth, back, ctx.now_s);
+    let direction = direction(subscribers::which(ctx), ctx.is_from_lower());
+    credit_node(maps, ctx.interface as u16, direction, verdict, unpack(counts));
     maps.report_outcome(PacketOutcome::UNCACHED);
     true
 }

@@ -17,9 +17,10 @@
 //! [`SERVER_FLOW_PACKETS`] a direction that is renewed every [`crate::limits::ASSOCIATION_SECONDS`].
 
 use super::{
-    Scratch, inspect, learn,
+    Scratch,
+    context::PacketContext,
+    inspect, learn,
     subscribers::{self, NO_POOL},
-    work::Work,
 };
 use crate::{
     bpf::shared_u64::SharedU64,
@@ -41,33 +42,33 @@ const ANSWER_BYTES: u32 = 0xffff;
 /// Reads questions, and the sources of answers, from a payload of a flow with this certain verdict.
 #[inline(never)]
 pub(super) fn read<P: Packet, M: Maps>(packet: &P, maps: &M, settings: &Settings, scratch: &mut Scratch, protocol: u8) {
-    let (work, payload) = (&mut scratch.work, &mut scratch.payload);
-    let requested = FlowState(work.state).is_server_flow();
-    if !requested && work.spoke == 0 {
+    let (ctx, payload) = (&mut scratch.ctx, &mut scratch.payload);
+    let requested = FlowState(ctx.state).is_server_flow();
+    if !requested && ctx.spoke == 0 {
         return;
     }
     let context = Context {
-        transport: inspect::transport(work),
+        transport: inspect::transport(ctx),
         protocol,
-        ipv6: !key::both_ipv4(work.headers.source, work.headers.destination),
-        announces: work.named_port != 0,
+        ipv6: !key::both_ipv4(ctx.headers.source, ctx.headers.destination),
+        announces: ctx.named_port != 0,
         requested,
     };
-    peer_list::begin(&context, payload, &mut work.sources);
-    if work.is_tcp() {
-        read_numbers(packet, work);
+    peer_list::begin(&context, payload, &mut ctx.sources);
+    if ctx.is_tcp() {
+        read_numbers(packet, ctx);
     }
-    let answers = requested && is_answer(maps, work) && is_for_subscriber(maps, settings, work);
+    let answers = requested && is_answer(maps, ctx) && is_for_subscriber(maps, settings, ctx);
     // Whether it answers is not known to the verifier here, nor learned in the loop: it walks the loop once.
     let answers = payload.verifier_barrier(u64::from(answers));
     let mut step = 0;
     while step < SOURCES_PER_PACKET {
-        if work.sources.is_over() {
+        if ctx.sources.is_over() {
             break;
         }
-        peer_list::next(payload, &mut work.sources);
-        if payload.verifier_barrier(answers) != 0 && work.sources.port >= u32::from(FIRST_PEER_PORT) {
-            learn::enter_named(maps, settings, work);
+        peer_list::next(payload, &mut ctx.sources);
+        if payload.verifier_barrier(answers) != 0 && ctx.sources.port >= u32::from(FIRST_PEER_PORT) {
+            learn::enter_named(maps, settings, ctx);
         }
         step += 1;
     }
@@ -75,60 +76,60 @@ pub(super) fn read<P: Packet, M: Maps>(packet: &P, maps: &M, settings: &Settings
 
 /// Sequence and acknowledgement number of the segment, into the work.
 #[inline(never)]
-pub(super) fn read_numbers<P: Packet>(packet: &P, work: &mut Work) {
-    let header = work.headers.payload_offset.wrapping_sub(u32::from(work.headers.transport_len));
+pub(super) fn read_numbers<P: Packet>(packet: &P, ctx: &mut PacketContext) {
+    let header = ctx.headers.payload_offset.wrapping_sub(u32::from(ctx.headers.transport_len));
     // RFC 9293 section 3.1: offsets 4 and 8.
-    work.numbers = packet.read::<8>(header as usize + 4).map_or(0, u64::from_be_bytes);
+    ctx.numbers = packet.read::<8>(header as usize + 4).map_or(0, u64::from_be_bytes);
 }
 
 /// Whether the payload answers what the other side asked latest.
 #[inline(never)]
-fn is_answer<M: Maps>(maps: &M, work: &Work) -> bool {
-    let Some(cold) = maps.cold_set(work.set_index) else { return false };
-    let cold = cold.flow(work.way);
+fn is_answer<M: Maps>(maps: &M, ctx: &PacketContext) -> bool {
+    let Some(cold) = maps.cold_set(ctx.set_index) else { return false };
+    let cold = cold.flow(ctx.way);
     let kept = Progress::from_bits(cold.progress.load()).rule_flags;
-    if !work.is_tcp() {
+    if !ctx.is_tcp() {
         return kept & rule_flags::ECHOED != 0;
     }
-    if (kept & rule_flags::REQUEST_FROM_LOWER != 0) == work.is_from_lower() {
+    if (kept & rule_flags::REQUEST_FROM_LOWER != 0) == ctx.is_from_lower() {
         // Nobody answers itself.
         return false;
     }
     let question = cold.rule_value.load();
-    let sequence = ((work.numbers >> 32) as u32).wrapping_sub(question as u32);
-    let acknowledged = (work.numbers as u32).wrapping_sub((question >> 32) as u32);
+    let sequence = ((ctx.numbers >> 32) as u32).wrapping_sub(question as u32);
+    let acknowledged = (ctx.numbers as u32).wrapping_sub((question >> 32) as u32);
     // Behind the end of the latest question when an earlier one is answered, beyond it when the client said more meanwhile.
     (question != 0) & (sequence <= ANSWER_BYTES) & (acknowledged.wrapping_add(ANSWER_BYTES) <= 2 * ANSWER_BYTES)
 }
 
 /// Whether the packet goes to a subscriber, whose tag is then in the work.
 #[inline(never)]
-fn is_for_subscriber<M: Maps>(maps: &M, settings: &Settings, work: &mut Work) -> bool {
-    let receiver = work.from_lower as usize & 1;
-    if !subscribers::locate(maps, work) || work.block_lens[receiver] == NO_POOL {
+fn is_for_subscriber<M: Maps>(maps: &M, settings: &Settings, ctx: &mut PacketContext) -> bool {
+    let receiver = ctx.from_lower as usize & 1;
+    if !subscribers::locate(maps, ctx) || ctx.block_lens[receiver] == NO_POOL {
         return false;
     }
-    work.asker = learn::asker_tag(settings, work, receiver);
+    ctx.asker = learn::asker_tag(settings, ctx, receiver);
     true
 }
 
 /// Keeps what the packet's sender, a subscriber, asked: the flow is a session from now on, and knows what an answer has to
 /// match. By UDP the transaction id was kept already.
 #[inline(never)]
-pub(super) fn keep<M: Maps>(maps: &M, work: &Work, cell: &SharedU64) {
-    let Some(cold) = maps.cold_set(work.set_index) else { return };
-    let cold = cold.flow(work.way);
+pub(super) fn keep<M: Maps>(maps: &M, ctx: &PacketContext, cell: &SharedU64) {
+    let Some(cold) = maps.cold_set(ctx.set_index) else { return };
+    let cold = cold.flow(ctx.way);
     let (state, rule_value) = (FlowState(cell.load()), &cold.rule_value);
-    if work.is_tcp() && work.sources.requests & requests::SOURCES != 0 {
-        let end = ((work.numbers >> 32) as u32).wrapping_add(work.headers.payload_len);
+    if ctx.is_tcp() && ctx.sources.requests & requests::SOURCES != 0 {
+        let end = ((ctx.numbers >> 32) as u32).wrapping_add(ctx.headers.payload_len);
         let mut progress = Progress::from_bits(cold.progress.load());
         progress.rule_flags &= !rule_flags::REQUEST_FROM_LOWER;
-        if work.is_from_lower() {
+        if ctx.is_from_lower() {
             progress.rule_flags |= rule_flags::REQUEST_FROM_LOWER;
         }
         cold.progress.store(progress.to_bits());
-        rule_value.store(u64::from(end) << 32 | u64::from(work.numbers as u32));
-    } else if work.is_tcp() && !state.is_server_flow() {
+        rule_value.store(u64::from(end) << 32 | u64::from(ctx.numbers as u32));
+    } else if ctx.is_tcp() && !state.is_server_flow() {
         // What signatures kept is no question.
         rule_value.store(0);
     }
@@ -140,20 +141,20 @@ pub(super) fn keep<M: Maps>(maps: &M, work: &Work, cell: &SharedU64) {
 
 /// Counts a session's packet without payload; whether its budget is used up.
 #[inline(never)]
-pub(super) fn count_bare<M: Maps>(maps: &M, work: &Work) -> bool {
-    let Some(cold) = maps.cold_set(work.set_index) else { return true };
-    let cell = &cold.flow(work.way).progress;
+pub(super) fn count_bare<M: Maps>(maps: &M, ctx: &PacketContext) -> bool {
+    let Some(cold) = maps.cold_set(ctx.set_index) else { return true };
+    let cell = &cold.flow(ctx.way).progress;
     let mut progress = Progress::from_bits(cell.load());
-    let exhausted = progress.inspect(work.is_from_lower()) >= SERVER_FLOW_PACKETS;
+    let exhausted = progress.inspect(ctx.is_from_lower()) >= SERVER_FLOW_PACKETS;
     cell.store(progress.to_bits());
     exhausted
 }
 
 /// Gives a session a new budget.
 #[inline(never)]
-pub(super) fn renew<M: Maps>(maps: &M, work: &Work) {
-    if let Some(cold) = maps.cold_set(work.set_index) {
-        let cell = &cold.flow(work.way).progress;
+pub(super) fn renew<M: Maps>(maps: &M, ctx: &PacketContext) {
+    if let Some(cold) = maps.cold_set(ctx.set_index) {
+        let cell = &cold.flow(ctx.way).progress;
         let progress = Progress::from_bits(cell.load());
         cell.store(Progress { inspected_lower: 0, inspected_higher: 0, ..progress }.to_bits());
     }

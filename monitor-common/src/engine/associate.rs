@@ -15,9 +15,10 @@
 //! count as BitTorrent.
 
 use super::{
-    account, learn, subscribers,
+    account,
+    context::{PacketContext, Task},
+    learn, subscribers,
     subscribers::NO_POOL,
-    work::{Task, Work},
 };
 use crate::{
     limits::{SUSPECT_BUCKETS, WAYS},
@@ -31,48 +32,48 @@ use crate::{
 
 /// Whether the flow of the packet, which showed no signature, gets a verdict all the same; it is then in the work.
 #[inline(never)]
-pub(super) fn judge<M: Maps>(maps: &M, settings: &Settings, work: &mut Work) -> bool {
-    if work.task == Task::INSPECT && work.protocol != Protocol::Unclassified as u32 {
+pub(super) fn judge<M: Maps>(maps: &M, settings: &Settings, ctx: &mut PacketContext) -> bool {
+    if ctx.task == Task::INSPECT && ctx.protocol != Protocol::Unclassified as u32 {
         return false;
     }
-    if work.task == Task::ASSOCIATE {
+    if ctx.task == Task::ASSOCIATE {
         // Inspection kept what the flow has shown.
-        let Some(cold) = maps.cold_set(work.set_index) else { return false };
-        let progress = cold.flow(work.way).progress.load();
-        work.evidence = u32::from(crate::tables::flow_table::Progress::from_bits(progress).evidence);
+        let Some(cold) = maps.cold_set(ctx.set_index) else { return false };
+        let progress = cold.flow(ctx.way).progress.load();
+        ctx.evidence = u32::from(crate::tables::flow_table::Progress::from_bits(progress).evidence);
     }
     // An obfuscated side may be silent, or say too little to tell; neither may look like something else.
     let random =
-        work.evidence & u32::from(evidence::HIGH_ENTROPY) != 0 && work.evidence & u32::from(evidence::LOW_ENTROPY) == 0;
-    if !random || !work.has_peer_ports() || !subscribers::locate(maps, work) {
+        ctx.evidence & u32::from(evidence::HIGH_ENTROPY) != 0 && ctx.evidence & u32::from(evidence::LOW_ENTROPY) == 0;
+    if !random || !ctx.has_peer_ports() || !subscribers::locate(maps, ctx) {
         return false;
     }
-    let mut known = known_at(maps, settings, work, 0);
+    let mut known = known_at(maps, settings, ctx, 0);
     if known == 0 {
-        known = known_at(maps, settings, work, 1);
+        known = known_at(maps, settings, ctx, 1);
     }
     if known == 0 {
-        known = named(maps, settings, work);
+        known = named(maps, settings, ctx);
     }
-    if known != 0 && speaks(maps, settings, work, 0, known as u8) && speaks(maps, settings, work, 1, known as u8) {
-        let kad = known == Protocol::EDonkey as u32 && !work.is_tcp();
-        work.protocol = if kad { Protocol::Kademlia as u32 } else { known };
-        work.confidence = Confidence::Association as u32;
+    if known != 0 && speaks(maps, settings, ctx, 0, known as u8) && speaks(maps, settings, ctx, 1, known as u8) {
+        let kad = known == Protocol::EDonkey as u32 && !ctx.is_tcp();
+        ctx.protocol = if kad { Protocol::Kademlia as u32 } else { known };
+        ctx.confidence = Confidence::Association as u32;
         return true;
     }
-    if settings.heuristic.load() == 0 || work.evidence & u32::from(evidence::MSE) != u32::from(evidence::MSE) {
+    if settings.heuristic.load() == 0 || ctx.evidence & u32::from(evidence::MSE) != u32::from(evidence::MSE) {
         return false;
     }
-    if work.task == Task::INSPECT && work.ended == 0 {
+    if ctx.task == Task::INSPECT && ctx.ended == 0 {
         // A signature may come yet.
         return false;
     }
-    if work.task == Task::INSPECT {
+    if ctx.task == Task::INSPECT {
         maps.count_event(KernelEvent::MseCandidate);
     }
-    if suspect(maps, settings, work, 0) | suspect(maps, settings, work, 1) {
-        work.protocol = Protocol::BitTorrent as u32;
-        work.confidence = Confidence::Heuristic as u32;
+    if suspect(maps, settings, ctx, 0) | suspect(maps, settings, ctx, 1) {
+        ctx.protocol = Protocol::BitTorrent as u32;
+        ctx.confidence = Confidence::Heuristic as u32;
         return true;
     }
     false
@@ -84,49 +85,49 @@ pub(super) fn judge<M: Maps>(maps: &M, settings: &Settings, work: &mut Work) -> 
 ///
 /// The verdict is provisional: MSE allows a clear handshake behind such an opening.
 #[inline(never)]
-pub(super) fn is_early(work: &Work) -> bool {
-    let both = work.evidence & u32::from(evidence::HIGH_ENTROPY) == u32::from(evidence::HIGH_ENTROPY);
-    both & (!work.is_tcp() | (work.first != 0))
+pub(super) fn is_early(ctx: &PacketContext) -> bool {
+    let both = ctx.evidence & u32::from(evidence::HIGH_ENTROPY) == u32::from(evidence::HIGH_ENTROPY);
+    both & (!ctx.is_tcp() | (ctx.first != 0))
 }
 
 /// Protocol number that one end is known to speak on its port; 0 for none.
 #[inline(never)]
-fn known_at<M: Maps>(maps: &M, settings: &Settings, work: &Work, end: usize) -> u32 {
-    if !work.is_tcp() && work.block_lens[end & 1] == NO_POOL {
+fn known_at<M: Maps>(maps: &M, settings: &Settings, ctx: &PacketContext, end: usize) -> u32 {
+    if !ctx.is_tcp() && ctx.block_lens[end & 1] == NO_POOL {
         return 0;
     }
-    let tag = learn::endpoint_tag(settings, work, end, work.port(end));
-    u32::from(find(maps, settings, tag, work.now_s).protocol_number())
+    let tag = learn::endpoint_tag(settings, ctx, end, ctx.port(end));
+    u32::from(find(maps, settings, tag, ctx.now_s).protocol_number())
 }
 
 /// Protocol number for which a server named the flow's accepting end to the subscriber that opened it; 0 for none.
 #[inline(never)]
-fn named<M: Maps>(maps: &M, settings: &Settings, work: &Work) -> u32 {
-    let opener = usize::from(!FlowState(work.state).first_from_lower());
-    let opened = !work.is_tcp() || work.evidence & u32::from(evidence::OPENED) != 0;
-    if !opened || work.evidence & u32::from(evidence::FORGED) != 0 || work.block_lens[opener] == NO_POOL {
+fn named<M: Maps>(maps: &M, settings: &Settings, ctx: &PacketContext) -> u32 {
+    let opener = usize::from(!FlowState(ctx.state).first_from_lower());
+    let opened = !ctx.is_tcp() || ctx.evidence & u32::from(evidence::OPENED) != 0;
+    if !opened || ctx.evidence & u32::from(evidence::FORGED) != 0 || ctx.block_lens[opener] == NO_POOL {
         return 0;
     }
-    let asker = learn::asker_tag(settings, work, opener);
-    let tag = learn::named_tag(settings, asker, work.address(1 - opener), work.port(1 - opener));
-    let known = find(maps, settings, tag, work.now_s).protocol_number();
+    let asker = learn::asker_tag(settings, ctx, opener);
+    let tag = learn::named_tag(settings, asker, ctx.address(1 - opener), ctx.port(1 - opener));
+    let known = find(maps, settings, tag, ctx.now_s).protocol_number();
     // A source's TCP port says nothing of what it does by UDP, in eDonkey; BitTorrent has one port for both.
-    if !work.is_tcp() && known == Protocol::EDonkey as u8 { 0 } else { u32::from(known) }
+    if !ctx.is_tcp() && known == Protocol::EDonkey as u8 { 0 } else { u32::from(known) }
 }
 
 /// Whether one end is no subscriber, or one who speaks the protocol.
 #[inline(never)]
-fn speaks<M: Maps>(maps: &M, settings: &Settings, work: &Work, end: usize, protocol: u8) -> bool {
-    let block_len = work.block_lens[end & 1];
-    block_len == NO_POOL || speaker(maps, settings, work, end, protocol).is_used()
+fn speaks<M: Maps>(maps: &M, settings: &Settings, ctx: &PacketContext, end: usize, protocol: u8) -> bool {
+    let block_len = ctx.block_lens[end & 1];
+    block_len == NO_POOL || speaker(maps, settings, ctx, end, protocol).is_used()
 }
 
 /// What is known of one end's subscriber and a protocol.
 #[inline(always)]
-fn speaker<M: Maps>(maps: &M, settings: &Settings, work: &Work, end: usize, protocol: u8) -> PeerEntry {
-    let block_len = work.block_lens[end & 1];
-    let block = work.ends[end & 1].block(block_len as u8);
-    find(maps, settings, learn::speaker_tag(&work.seed(settings), block, block_len, protocol), work.now_s)
+fn speaker<M: Maps>(maps: &M, settings: &Settings, ctx: &PacketContext, end: usize, protocol: u8) -> PeerEntry {
+    let block_len = ctx.block_lens[end & 1];
+    let block = ctx.ends[end & 1].block(block_len as u8);
+    find(maps, settings, learn::speaker_tag(&ctx.seed(settings), block, block_len, protocol), ctx.now_s)
 }
 
 #[inline(never)]
@@ -139,54 +140,54 @@ fn find<M: Maps>(maps: &M, settings: &Settings, tag: u64, now_s: u64) -> PeerEnt
 
 /// Counts the flow's other end for one end's subscriber, if the flow is new; whether that makes its MSE-shaped flows count.
 #[inline(never)]
-fn suspect<M: Maps>(maps: &M, settings: &Settings, work: &Work, end: usize) -> bool {
+fn suspect<M: Maps>(maps: &M, settings: &Settings, ctx: &PacketContext, end: usize) -> bool {
     let rule = Heuristic::from_bits(settings.heuristic.load());
-    let block_len = work.block_lens[end & 1];
+    let block_len = ctx.block_lens[end & 1];
     if block_len == NO_POOL {
         return false;
     }
-    let block = work.ends[end & 1].block(block_len as u8);
-    let tag = peer_cache::tag(&work.seed(settings), Key::MseCandidate, block, u64::from(block_len), 0);
+    let block = ctx.ends[end & 1].block(block_len as u8);
+    let tag = peer_cache::tag(&ctx.seed(settings), Key::MseCandidate, block, u64::from(block_len), 0);
     let Some(set) = maps.peer_set(peer_cache::set_index(tag, settings.peer_mask)) else {
         maps.count_event(KernelEvent::InternalError);
         return false;
     };
-    let held = set.find(tag, work.now_s);
+    let held = set.find(tag, ctx.now_s);
     // The entry keeps the second in which its window began.
-    let current = held.is_used() && held.age_s(work.now_s) < u32::from(rule.window_s);
-    let mut entry = if current { held } else { PeerEntry::new(Protocol::BitTorrent as u8, true, work.now_s) };
-    if work.task == Task::INSPECT {
-        let remote = learn::endpoint_tag(settings, work, 1 - end, work.port(1 - end));
+    let current = held.is_used() && held.age_s(ctx.now_s) < u32::from(rule.window_s);
+    let mut entry = if current { held } else { PeerEntry::new(Protocol::BitTorrent as u8, true, ctx.now_s) };
+    if ctx.task == Task::INSPECT {
+        let remote = learn::endpoint_tag(settings, ctx, 1 - end, ctx.port(1 - end));
         entry = entry.with_endpoints(entry.endpoints() | 1 << ((remote >> 40) & u64::from(SUSPECT_BUCKETS - 1)));
-        set.insert(tag, entry, work.now_s);
+        set.insert(tag, entry, ctx.now_s);
     }
-    let speaker = speaker(maps, settings, work, end, Protocol::BitTorrent as u8);
+    let speaker = speaker(maps, settings, ctx, end, Protocol::BitTorrent as u8);
     entry.endpoints().count_ones() >= rule.endpoints
         && speaker.is_used()
-        && speaker.age_s(work.now_s) < u32::from(rule.window_s)
+        && speaker.age_s(ctx.now_s) < u32::from(rule.window_s)
 }
 
 /// Gives a flow that had ended as unclassified the verdict in the work, for what comes from now on.
 #[inline(never)]
-pub(super) fn relabel<M: Maps>(maps: &M, settings: &Settings, work: &mut Work) -> bool {
-    let way = work.way as usize & (WAYS - 1);
-    let (Some(set), Some(cold)) = (maps.flow_set(work.set_index), maps.cold_set(work.set_index)) else {
+pub(super) fn relabel<M: Maps>(maps: &M, settings: &Settings, ctx: &mut PacketContext) -> bool {
+    let way = ctx.way as usize & (WAYS - 1);
+    let (Some(set), Some(cold)) = (maps.flow_set(ctx.set_index), maps.cold_set(ctx.set_index)) else {
         maps.count_event(KernelEvent::InternalError);
         return false;
     };
-    let verdict = (work.protocol as u8, work.confidence as u8);
-    let slots = subscribers::slots(maps, settings, work, verdict);
+    let verdict = (ctx.protocol as u8, ctx.confidence as u8);
+    let slots = subscribers::slots(maps, settings, ctx, verdict);
     let (cell, cold) = (&set.states[way], &cold.flows[way]);
     let state = FlowState(cell.load());
     if state.stage() != Stage::Settled || state.protocol_number() != 0 || !cell.replace(state.0, FlowState::LOCKED.0) {
         return false;
     }
-    if set.tags[way].load() != work.tag {
+    if set.tags[way].load() != ctx.tag {
         // Another flow took the way before it was locked.
         cell.swap(state.0);
         return false;
     }
-    account::flush(maps, set, cold.slots.load(), way, state, work.now_s);
+    account::flush(maps, set, cold.slots.load(), way, state, ctx.now_s);
     cold.generation.add(1);
     cold.slots.store(slots);
     let labelled = state.settled(verdict.0, verdict.1);
@@ -194,6 +195,6 @@ pub(super) fn relabel<M: Maps>(maps: &M, settings: &Settings, work: &mut Work) -
     account::count_flow(maps, slots);
     account::count_node_flow(maps, labelled, verdict);
     maps.count_event(KernelEvent::FlowRelabelled);
-    maps.report_outcome(work.outcome(verdict.0, verdict.1));
+    maps.report_outcome(ctx.outcome(verdict.0, verdict.1));
     true
 }

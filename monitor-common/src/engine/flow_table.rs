@@ -1,6 +1,6 @@
 //! Flow table: look-up, victim selection and installation of flows in the ways of a set.
 
-use super::{account, subscribers, work::Entry, work::Work};
+use super::{account, context::Entry, context::PacketContext, subscribers};
 use crate::{
     key::FlowKey,
     limits::{
@@ -35,20 +35,20 @@ pub(super) fn find(set: &FlowSet, tag: u64) -> Option<usize> {
 
 /// Whether the packet's flow is in the table and can continue. Sets `state` and `entry`.
 #[inline(never)]
-pub(super) fn lookup<M: Maps>(maps: &M, work: &mut Work) -> bool {
-    work.entry = Entry::NEW;
-    if work.way >= WAYS as u32 {
+pub(super) fn lookup<M: Maps>(maps: &M, ctx: &mut PacketContext) -> bool {
+    ctx.entry = Entry::NEW;
+    if ctx.way >= WAYS as u32 {
         return false;
     }
-    let (Some(set), Some(cold)) = (maps.flow_set(work.set_index), maps.cold_set(work.set_index)) else {
+    let (Some(set), Some(cold)) = (maps.flow_set(ctx.set_index), maps.cold_set(ctx.set_index)) else {
         return false;
     };
-    let way = work.way as usize & (WAYS - 1);
+    let way = ctx.way as usize & (WAYS - 1);
     let state = FlowState(set.states[way].load());
-    work.state = state.0;
-    if set.tags[way].load() != work.tag {
+    ctx.state = state.0;
+    if set.tags[way].load() != ctx.tag {
         // Another flow took the way since it was found.
-        work.way = WAYS as u32;
+        ctx.way = WAYS as u32;
         return false;
     }
     if matches!(state.stage(), Stage::Empty | Stage::Locked) {
@@ -56,7 +56,7 @@ pub(super) fn lookup<M: Maps>(maps: &M, work: &mut Work) -> bool {
     }
     if state.is_claimed() {
         // Another CPU is writing this flow's verdict: even a SYN counts with it, and the next one restarts.
-        work.entry = Entry::KNOWN;
+        ctx.entry = Entry::KNOWN;
         return true;
     }
     // A SYN on a flow that was settled or carried payload: the ports are in use again, and the old verdict must not be
@@ -65,14 +65,14 @@ pub(super) fn lookup<M: Maps>(maps: &M, work: &mut Work) -> bool {
     let used = state.stage() == Stage::Settled || (progress.inspected_lower | progress.inspected_higher) != 0;
     // A pause ended the inspection before it was through (see `settle_idle`): what follows is looked at as a new flow is, after
     // the inactive timeout of flow metering (RFC 7011 section 2, RFC 5470 section 5.1.1).
-    let resumes = paused(state, work.now_s)
+    let resumes = paused(state, ctx.now_s)
         && progress.inspected_lower < INSPECTED_PER_DIRECTION
         && progress.inspected_higher < INSPECTED_PER_DIRECTION;
-    if (work.headers.opens_connection() && used) || resumes {
-        work.entry = Entry::RESTARTED;
+    if (ctx.headers.opens_connection() && used) || resumes {
+        ctx.entry = Entry::RESTARTED;
         return false;
     }
-    work.entry = Entry::KNOWN;
+    ctx.entry = Entry::KNOWN;
     true
 }
 
@@ -87,8 +87,8 @@ pub(super) fn paused(state: FlowState, now_s: u64) -> bool {
 /// Whether a settled flow without a verdict is due for association again, `state` being that of its latest packet:
 /// once in each period of [`ASSOCIATION_SECONDS`].
 #[inline(always)]
-pub(super) fn is_due(state: FlowState, work: &Work) -> bool {
-    work.has_peer_ports() && is_due_at(state, work.now_s)
+pub(super) fn is_due(state: FlowState, ctx: &PacketContext) -> bool {
+    ctx.has_peer_ports() && is_due_at(state, ctx.now_s)
 }
 
 /// [`is_due`] whatever the ports.
@@ -131,22 +131,21 @@ const IDLE: u32 = 0x10_0000;
 /// The second set is searched when the first has no empty way and no idle flow. With two sets to choose from, sets of four ways fill
 /// up to three quarters before flows compete.
 #[inline(never)]
-pub(super) fn select_victim<M: Maps>(maps: &M, settings: &Settings, work: &mut Work) -> bool {
-    if work.entry == Entry::RESTARTED {
+pub(super) fn select_victim<M: Maps>(maps: &M, settings: &Settings, ctx: &mut PacketContext) -> bool {
+    if ctx.entry == Entry::RESTARTED {
         maps.count_event(KernelEvent::FlowRestarted);
         return true;
     }
-    if work.way < WAYS as u32 {
+    if ctx.way < WAYS as u32 {
         // Another CPU is making or ending this very flow.
         maps.count_event(KernelEvent::FlowBusy);
         return false;
     }
     let mut best = 0;
-    for index in
-        [FlowKey::set_index(work.tag, settings.set_mask), FlowKey::second_set_index(work.tag, settings.set_mask)]
+    for index in [FlowKey::set_index(ctx.tag, settings.set_mask), FlowKey::second_set_index(ctx.tag, settings.set_mask)]
     {
         if best < IDLE {
-            best = best_in(maps, work, index, best);
+            best = best_in(maps, ctx, index, best);
         }
     }
     if best == 0 {
@@ -162,18 +161,18 @@ pub(super) fn select_victim<M: Maps>(maps: &M, settings: &Settings, work: &mut W
 
 /// The best way of a set, if it beats `best`: sets `set_index`, `way` and `state`.
 #[inline(never)]
-fn best_in<M: Maps>(maps: &M, work: &mut Work, index: u32, best: u32) -> u32 {
+fn best_in<M: Maps>(maps: &M, ctx: &mut PacketContext, index: u32, best: u32) -> u32 {
     let Some(set) = maps.flow_set(index) else { return best };
     let mut best = best;
     let mut way = 0;
     while way < WAYS {
         let state = FlowState(set.states[way].load());
-        let value = eviction_priority(state, work.now_s);
+        let value = eviction_priority(state, ctx.now_s);
         if value > best {
             best = value;
-            work.set_index = index;
-            work.way = way as u32;
-            work.state = state.0;
+            ctx.set_index = index;
+            ctx.way = way as u32;
+            ctx.state = state.0;
         }
         way += 1;
     }
@@ -182,21 +181,21 @@ fn best_in<M: Maps>(maps: &M, work: &mut Work, index: u32, best: u32) -> u32 {
 
 /// Ways of both sets of the packet's flow that carry its tag.
 #[inline(never)]
-fn entries<M: Maps>(maps: &M, settings: &Settings, work: &Work) -> u32 {
-    let first = FlowKey::set_index(work.tag, settings.set_mask);
-    let second = FlowKey::second_set_index(work.tag, settings.set_mask);
+fn entries<M: Maps>(maps: &M, settings: &Settings, ctx: &PacketContext) -> u32 {
+    let first = FlowKey::set_index(ctx.tag, settings.set_mask);
+    let second = FlowKey::second_set_index(ctx.tag, settings.set_mask);
     // With a single set, both are the same.
-    entries_of(maps, work, first) + if second == first { 0 } else { entries_of(maps, work, second) }
+    entries_of(maps, ctx, first) + if second == first { 0 } else { entries_of(maps, ctx, second) }
 }
 
 /// Ways of one set that carry the packet's tag.
 #[inline(always)]
-fn entries_of<M: Maps>(maps: &M, work: &Work, index: u32) -> u32 {
+fn entries_of<M: Maps>(maps: &M, ctx: &PacketContext, index: u32) -> u32 {
     let Some(set) = maps.flow_set(index) else { return 0 };
     let mut entries = 0;
     let mut way = 0;
     while way < WAYS {
-        entries += u32::from(set.tags[way].load() == work.tag);
+        entries += u32::from(set.tags[way].load() == ctx.tag);
         way += 1;
     }
     entries
@@ -206,36 +205,36 @@ fn entries_of<M: Maps>(maps: &M, work: &Work, index: u32) -> u32 {
 ///
 /// `false` when another CPU was first, with the way or with the flow.
 #[inline(never)]
-pub(super) fn install<M: Maps>(maps: &M, settings: &Settings, work: &mut Work) -> bool {
-    let way = work.way as usize & (WAYS - 1);
-    let (Some(set), Some(cold)) = (maps.flow_set(work.set_index), maps.cold_set(work.set_index)) else {
+pub(super) fn install<M: Maps>(maps: &M, settings: &Settings, ctx: &mut PacketContext) -> bool {
+    let way = ctx.way as usize & (WAYS - 1);
+    let (Some(set), Some(cold)) = (maps.flow_set(ctx.set_index), maps.cold_set(ctx.set_index)) else {
         return false;
     };
     let cell = &set.states[way];
-    let state = FlowState(work.state);
+    let state = FlowState(ctx.state);
     if !cell.replace(state.0, FlowState::LOCKED.0) {
         maps.count_event(KernelEvent::FlowBusy);
         return false;
     }
     let cold = &cold.flows[way];
     if state.stage() != Stage::Empty {
-        account::end_flow(maps, set, cold, way, state, work.now_s);
+        account::end_flow(maps, set, cold, way, state, ctx.now_s);
     }
     cold.generation.add(1);
     cold.rule_value.store(0);
-    let opened = if work.headers.opens_connection() { evidence::OPENED } else { 0 };
+    let opened = if ctx.headers.opens_connection() { evidence::OPENED } else { 0 };
     cold.progress.store(Progress { evidence: opened, ..Progress::default() }.to_bits());
-    cold.slots.store(subscribers::slots(maps, settings, work, NONE));
+    cold.slots.store(subscribers::slots(maps, settings, ctx, NONE));
     // A full barrier: of two CPUs that enter the same flow at once, at least one sees the other's tag and gives way.
-    set.tags[way].swap(work.tag);
-    if entries(maps, settings, work) > 1 {
+    set.tags[way].swap(ctx.tag);
+    if entries(maps, settings, ctx) > 1 {
         set.tags[way].store(0);
         cell.store(FlowState::EMPTY.0);
         maps.count_event(KernelEvent::FlowBusy);
         return false;
     }
-    let which = subscribers::which(work);
-    let fresh = FlowState::inspecting(work.now_s as u16, work.is_from_lower(), which, work.interface as u16);
+    let which = subscribers::which(ctx);
+    let fresh = FlowState::inspecting(ctx.now_s as u16, ctx.is_from_lower(), which, ctx.interface as u16);
     cell.swap(fresh.0);
     true
 }

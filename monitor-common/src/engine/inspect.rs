@@ -1,8 +1,9 @@
 //! Looking into a flow's first payload packets, and settling it.
 
 use super::{
-    Scratch, account, ask, reassembly, subscribers,
-    work::{Task, Work},
+    Scratch, account, ask,
+    context::{PacketContext, Task},
+    reassembly, subscribers,
 };
 use crate::{
     bpf::{branchless::neg, shared_u64::SharedU64},
@@ -30,125 +31,125 @@ use crate::{
 /// Looks at the packet; whether it brings the flow's final verdict, which is then in the work, or something to learn.
 #[inline(never)]
 pub(super) fn look<P: Packet, M: Maps>(packet: &P, settings: &Settings, maps: &M, scratch: &mut Scratch) -> bool {
-    let work = &mut scratch.work;
-    let inspecting = work.task == Task::INSPECT;
-    work.forged = u32::from(maps.is_core(work.interface as u16) && has_subscribers_source(maps, work));
-    if work.forged != 0 {
-        record_forged(maps, work);
+    let ctx = &mut scratch.ctx;
+    let inspecting = ctx.task == Task::INSPECT;
+    ctx.forged = u32::from(maps.is_core(ctx.interface as u16) && has_subscribers_source(maps, ctx));
+    if ctx.forged != 0 {
+        record_forged(maps, ctx);
     }
     if inspecting {
-        if let Some(verdict) = verdict_of_headers(maps, settings, work) {
+        if let Some(verdict) = verdict_of_headers(maps, settings, ctx) {
             if verdict != Verdict::UNCLASSIFIED {
-                decide(work, verdict);
+                decide(ctx, verdict);
             }
             return true;
         }
-        if starts_known_non_p2p(packet, work) {
-            if record_non_p2p(maps, work) {
+        if starts_known_non_p2p(packet, ctx) {
+            if record_non_p2p(maps, ctx) {
                 return true;
             }
-            report_pending(maps, work);
+            report_pending(maps, ctx);
             return false;
         }
-    } else if work.headers.payload_len == 0 && is_waiting_in_vain(maps, work) {
-        work.exhausted = 1;
+    } else if ctx.headers.payload_len == 0 && is_waiting_in_vain(maps, ctx) {
+        ctx.exhausted = 1;
         return true;
     }
-    if work.headers.payload_len != 0 {
-        if work.is_tcp() && reassembly::skip_segment(packet, maps, scratch, inspecting) {
-            return !inspecting || is_over(maps, &mut scratch.work);
+    if ctx.headers.payload_len != 0 {
+        if ctx.is_tcp() && reassembly::skip_segment(packet, maps, scratch, inspecting) {
+            return !inspecting || is_over(maps, &mut scratch.ctx);
         }
         choose_depth(packet, maps, settings, scratch);
         // The only call: the verifier walks all signatures once.
         let found = examine(packet, maps, scratch);
-        let (work, payload) = (&mut scratch.work, &mut scratch.payload);
-        let protocol = found.map_or(work.protocol as u8, |verdict| verdict.protocol as u8);
+        let (ctx, payload) = (&mut scratch.ctx, &mut scratch.payload);
+        let protocol = found.map_or(ctx.protocol as u8, |verdict| verdict.protocol as u8);
         if !inspecting || found.is_some() {
-            let certain = found.is_some() && (inspecting || u32::from(protocol) == work.protocol);
-            let began = u32::from(evidence::BEGAN_LOWER) << ((1 - work.from_lower) & 1);
-            if certain && work.begins != 0 {
-                work.evidence |= began;
+            let certain = found.is_some() && (inspecting || u32::from(protocol) == ctx.protocol);
+            let began = u32::from(evidence::BEGAN_LOWER) << ((1 - ctx.from_lower) & 1);
+            if certain && ctx.begins != 0 {
+                ctx.evidence |= began;
             }
-            work.spoke = u32::from(certain && work.evidence & began != 0);
-            listen_port::find_port(transport(work), protocol, payload, &mut work.named_port);
-            record_speaker(maps, work, protocol);
+            ctx.spoke = u32::from(certain && ctx.evidence & began != 0);
+            listen_port::find_port(transport(ctx), protocol, payload, &mut ctx.named_port);
+            record_speaker(maps, ctx, protocol);
             ask::read(packet, maps, settings, scratch, protocol);
         }
-        if scratch.work.hold != 0 {
+        if scratch.ctx.hold != 0 {
             reassembly::hold(packet, maps, scratch);
         }
-        let (work, payload) = (&mut scratch.work, &mut scratch.payload);
+        let (ctx, payload) = (&mut scratch.ctx, &mut scratch.payload);
         if settings.inspection.load() == Inspection::Watchlist as u64 {
-            content::find(transport(work), protocol, payload, &mut work.content);
+            content::find(transport(ctx), protocol, payload, &mut ctx.content);
         }
         payload.wipe();
-        store_evidence(maps, work);
+        store_evidence(maps, ctx);
         if !inspecting {
             return true;
         }
         if let Some(verdict) = found {
-            decide(work, verdict);
+            decide(ctx, verdict);
             return true;
         }
-        if work.exhausted != 0 {
+        if ctx.exhausted != 0 {
             return true;
         }
     }
     if inspecting {
-        report_pending(maps, &scratch.work);
+        report_pending(maps, &scratch.ctx);
     }
     false
 }
 
 /// Whether a payload that was passed over was the last one to be looked into.
 #[inline(always)]
-fn is_over<M: Maps>(maps: &M, work: &mut Work) -> bool {
-    if work.exhausted != 0 {
+fn is_over<M: Maps>(maps: &M, ctx: &mut PacketContext) -> bool {
+    if ctx.exhausted != 0 {
         return true;
     }
-    report_pending(maps, work);
+    report_pending(maps, ctx);
     false
 }
 
 #[inline(always)]
-pub(super) fn transport(work: &Work) -> Transport {
-    if work.is_tcp() { Transport::Tcp } else { Transport::Udp }
+pub(super) fn transport(ctx: &PacketContext) -> Transport {
+    if ctx.is_tcp() { Transport::Tcp } else { Transport::Udp }
 }
 
 /// Reports a packet of a flow that is still under inspection.
 #[inline(always)]
-fn report_pending<M: Maps>(maps: &M, work: &Work) {
-    maps.report_outcome(work.outcome(work.protocol as u8, work.confidence as u8));
+fn report_pending<M: Maps>(maps: &M, ctx: &PacketContext) {
+    maps.report_outcome(ctx.outcome(ctx.protocol as u8, ctx.confidence as u8));
 }
 
 /// Puts the final verdict into the work, where the flow's provisional one is, or none.
 #[inline(always)]
-fn decide(work: &mut Work, verdict: Verdict) {
-    work.protocol = verdict.protocol as u32;
-    work.confidence = verdict.confidence as u32;
+fn decide(ctx: &mut PacketContext, verdict: Verdict) {
+    ctx.protocol = verdict.protocol as u32;
+    ctx.confidence = verdict.confidence as u32;
 }
 
 /// The verdict of a packet whose payload need not be looked into.
 #[inline(never)]
-fn verdict_of_headers<M: Maps>(maps: &M, settings: &Settings, work: &Work) -> Option<Verdict> {
-    if work.headers.fragment != 0 {
+fn verdict_of_headers<M: Maps>(maps: &M, settings: &Settings, ctx: &PacketContext) -> Option<Verdict> {
+    if ctx.headers.fragment != 0 {
         return Some(Verdict::FRAGMENT);
     }
-    let has_ports = work.is_tcp() || work.headers.protocol == ip_protocol::UDP;
+    let has_ports = ctx.is_tcp() || ctx.headers.protocol == ip_protocol::UDP;
     if !has_ports || settings.inspection.load() == Inspection::Headers as u64 {
         return Some(Verdict::UNCLASSIFIED);
     }
-    (work.headers.payload_len == 0 && is_waiting_in_vain(maps, work)).then_some(Verdict::UNCLASSIFIED)
+    (ctx.headers.payload_len == 0 && is_waiting_in_vain(maps, ctx)).then_some(Verdict::UNCLASSIFIED)
 }
 
 /// Whether so many packets of this direction came that there is no use in waiting for a payload: acknowledgements only.
 #[inline(always)]
-fn is_waiting_in_vain<M: Maps>(maps: &M, work: &Work) -> bool {
-    if FlowState(work.state).is_server_flow() {
-        return ask::count_bare(maps, work);
+fn is_waiting_in_vain<M: Maps>(maps: &M, ctx: &PacketContext) -> bool {
+    if FlowState(ctx.state).is_server_flow() {
+        return ask::count_bare(maps, ctx);
     }
-    let Some(set) = maps.flow_set(work.set_index) else { return false };
-    let counter = super::counter_index(work.way as usize & (WAYS - 1), u64::from(work.from_lower));
+    let Some(set) = maps.flow_set(ctx.set_index) else { return false };
+    let counter = super::counter_index(ctx.way as usize & (WAYS - 1), u64::from(ctx.from_lower));
     unpack(set.counters[counter].load()).0 >= PENDING_PACKETS
 }
 
@@ -156,15 +157,15 @@ fn is_waiting_in_vain<M: Maps>(maps: &M, work: &Work) -> bool {
 ///
 /// A call of its own: what it leaves on the stack would make the verifier walk all signatures twice.
 #[inline(never)]
-fn has_subscribers_source<M: Maps>(maps: &M, work: &Work) -> bool {
-    pool_table::find(maps, work.headers.outer_source).is_some() || pool_table::find(maps, work.headers.source).is_some()
+fn has_subscribers_source<M: Maps>(maps: &M, ctx: &PacketContext) -> bool {
+    pool_table::find(maps, ctx.headers.outer_source).is_some() || pool_table::find(maps, ctx.headers.source).is_some()
 }
 
 /// Notes that a packet of the flow may be forged.
 #[inline(never)]
-fn record_forged<M: Maps>(maps: &M, work: &Work) {
-    if let Some(cold) = maps.cold_set(work.set_index) {
-        let cell = &cold.flow(work.way).progress;
+fn record_forged<M: Maps>(maps: &M, ctx: &PacketContext) {
+    if let Some(cold) = maps.cold_set(ctx.set_index) {
+        let cell = &cold.flow(ctx.way).progress;
         let progress = Progress::from_bits(cell.load());
         cell.store(Progress { evidence: progress.evidence | evidence::FORGED, ..progress }.to_bits());
     }
@@ -172,29 +173,29 @@ fn record_forged<M: Maps>(maps: &M, work: &Work) {
 
 /// Whether the payload certainly belongs to a common other protocol: then the packet is not inspected further.
 #[inline(always)]
-fn starts_known_non_p2p<P: Packet>(packet: &P, work: &Work) -> bool {
-    if (work.headers.payload_len as usize) < HEAD {
+fn starts_known_non_p2p<P: Packet>(packet: &P, ctx: &PacketContext) -> bool {
+    if (ctx.headers.payload_len as usize) < HEAD {
         return false;
     }
-    let Some(head) = packet.read::<HEAD>(work.headers.payload_offset as usize) else { return false };
-    let ports = (work.headers.source_port, work.headers.destination_port);
-    is_known_non_p2p(transport(work), head, work.headers.payload_len, ports)
+    let Some(head) = packet.read::<HEAD>(ctx.headers.payload_offset as usize) else { return false };
+    let ports = (ctx.headers.source_port, ctx.headers.destination_port);
+    is_known_non_p2p(transport(ctx), head, ctx.headers.payload_len, ports)
 }
 
 /// Counts a known non-P2P payload as inspected; `true` if the first payloads of both sides are, which ends inspection.
 ///
 /// Both, and no later payload: eight bytes of one side must not hide what follows.
 #[inline(never)]
-fn record_non_p2p<M: Maps>(maps: &M, work: &mut Work) -> bool {
-    let Some(cold) = maps.cold_set(work.set_index) else { return false };
-    let cell = &cold.flow(work.way).progress;
+fn record_non_p2p<M: Maps>(maps: &M, ctx: &mut PacketContext) -> bool {
+    let Some(cold) = maps.cold_set(ctx.set_index) else { return false };
+    let cell = &cold.flow(ctx.way).progress;
     let mut progress = Progress::from_bits(cell.load());
-    let inspected = progress.inspect(work.is_from_lower());
+    let inspected = progress.inspect(ctx.is_from_lower());
     let exhausted = inspected >= INSPECTED_PER_DIRECTION;
     if inspected == 1 {
-        progress.evidence |= evidence::LOW_ENTROPY | evidence::NON_P2P_LOWER << ((1 - work.from_lower) & 1);
-        if work.is_tcp() {
-            progress.rule_flags |= rule_flags::of(rule_flags::BEGUN, work.from_lower);
+        progress.evidence |= evidence::LOW_ENTROPY | evidence::NON_P2P_LOWER << ((1 - ctx.from_lower) & 1);
+        if ctx.is_tcp() {
+            progress.rule_flags |= rule_flags::of(rule_flags::BEGUN, ctx.from_lower);
         }
     }
     let both = progress.evidence & evidence::NON_P2P == evidence::NON_P2P;
@@ -202,7 +203,7 @@ fn record_non_p2p<M: Maps>(maps: &M, work: &mut Work) -> bool {
         progress.inspected_lower = INSPECTED_PER_DIRECTION;
         progress.inspected_higher = INSPECTED_PER_DIRECTION;
     }
-    work.evidence = u32::from(progress.evidence);
+    ctx.evidence = u32::from(progress.evidence);
     cell.store(progress.to_bits());
     both || exhausted
 }
@@ -212,18 +213,18 @@ fn record_non_p2p<M: Maps>(maps: &M, work: &mut Work) -> bool {
 /// Of a flow without a verdict only, outside a message that ends behind that, and without a list of contents to compare with.
 #[inline(never)]
 fn choose_depth<P: Packet, M: Maps>(packet: &P, maps: &M, settings: &Settings, scratch: &mut Scratch) {
-    let (work, payload) = (&scratch.work, &mut scratch.payload);
+    let (ctx, payload) = (&scratch.ctx, &mut scratch.payload);
     payload.depth = WINDOW as u32;
-    if work.task != Task::INSPECT || payload.captured != 0 {
+    if ctx.task != Task::INSPECT || payload.captured != 0 {
         return;
     }
-    let Some([first]) = packet.read::<1>(work.headers.payload_offset as usize) else { return };
-    if !is_shallow(transport(work), first) || settings.inspection.load() == Inspection::Watchlist as u64 {
+    let Some([first]) = packet.read::<1>(ctx.headers.payload_offset as usize) else { return };
+    if !is_shallow(transport(ctx), first) || settings.inspection.load() == Inspection::Watchlist as u64 {
         return;
     }
-    let Some(cold) = maps.cold_set(work.set_index) else { return };
-    let kept = Progress::from_bits(cold.flow(work.way).progress.load()).rule_flags;
-    if !work.is_tcp() || kept & rule_flags::OWED == 0 {
+    let Some(cold) = maps.cold_set(ctx.set_index) else { return };
+    let kept = Progress::from_bits(cold.flow(ctx.way).progress.load()).rule_flags;
+    if !ctx.is_tcp() || kept & rule_flags::OWED == 0 {
         payload.depth = SHALLOW as u32;
     }
 }
@@ -231,34 +232,34 @@ fn choose_depth<P: Packet, M: Maps>(packet: &P, maps: &M, settings: &Settings, s
 /// Copies the payload and classifies it, with what the flow's earlier payloads left behind; keeps what this one leaves.
 #[inline(never)]
 fn examine<P: Packet, M: Maps>(packet: &P, maps: &M, scratch: &mut Scratch) -> Option<Verdict> {
-    let (work, payload) = (&mut scratch.work, &mut scratch.payload);
-    let cold = maps.cold_set(work.set_index)?;
-    let cold = cold.flow(work.way);
+    let (ctx, payload) = (&mut scratch.ctx, &mut scratch.payload);
+    let cold = maps.cold_set(ctx.set_index)?;
+    let cold = cold.flow(ctx.way);
     let mut progress = Progress::from_bits(cold.progress.load());
     // In a TCP server flow the rule value holds the request, and what rules store there is dropped. Without a branch, or the verifier
     // would walk all signatures twice.
-    let state = FlowState(work.state);
-    let asks = neg(state.server_flow_bit() & work.tcp_bit());
+    let state = FlowState(ctx.state);
+    let asks = neg(state.server_flow_bit() & ctx.tcp_bit());
     let owed = rule_flags::OWED & asks as u32;
     let mut rule_state = RuleState {
         rule_value: cold.rule_value.load(),
         rule_flags: progress.rule_flags & !rule_flags::OF_PAYLOAD & !owed,
         reserved: 0,
     };
-    payload.len = work.headers.payload_len + payload.captured;
-    payload.source_port = work.headers.source_port;
-    payload.destination_port = work.headers.destination_port;
-    payload.from_lower = work.from_lower;
-    packet.copy_payload(work.headers.payload_offset as usize, payload);
-    let found = classify(transport(work), payload, &mut rule_state);
-    work.evidence = u32::from(progress.evidence);
-    work.begins = begins(work, progress.rule_flags);
-    let inspected = progress.inspect(work.is_from_lower());
-    work.first = u32::from(inspected == 1);
-    if found.is_none() && inspected == 1 && work.has_peer_ports() {
-        record_entropy(work, payload);
+    payload.len = ctx.headers.payload_len + payload.captured;
+    payload.source_port = ctx.headers.source_port;
+    payload.destination_port = ctx.headers.destination_port;
+    payload.from_lower = ctx.from_lower;
+    packet.copy_payload(ctx.headers.payload_offset as usize, payload);
+    let found = classify(transport(ctx), payload, &mut rule_state);
+    ctx.evidence = u32::from(progress.evidence);
+    ctx.begins = begins(ctx, progress.rule_flags);
+    let inspected = progress.inspect(ctx.is_from_lower());
+    ctx.first = u32::from(inspected == 1);
+    if found.is_none() && inspected == 1 && ctx.has_peer_ports() {
+        record_entropy(ctx, payload);
     }
-    if work.forged != 0 {
+    if ctx.forged != 0 {
         // It must not be what a later packet answers.
         rule_state = RuleState {
             rule_value: cold.rule_value.load(),
@@ -267,19 +268,19 @@ fn examine<P: Packet, M: Maps>(packet: &P, maps: &M, scratch: &mut Scratch) -> O
         };
     }
     if rule_state.rule_flags & rule_flags::ECHOED != 0 {
-        let sender = 1 - work.from_lower;
-        work.evidence |= u32::from(evidence::BOTH_SPOKE) | u32::from(evidence::PROVED_LOWER) << (sender & 1);
+        let sender = 1 - ctx.from_lower;
+        ctx.evidence |= u32::from(evidence::BOTH_SPOKE) | u32::from(evidence::PROVED_LOWER) << (sender & 1);
     }
     // Whoever asked began the flow: nobody can have made it say, or repeat, what looks like a request. Without a branch.
     let answered = (rule_state.rule_flags >> rule_flags::ANSWERED.trailing_zeros())
-        & (state.first_bit() as u32 ^ work.from_lower)
+        & (state.first_bit() as u32 ^ ctx.from_lower)
         & 1;
-    work.evidence |= u32::from(evidence::BOTH_SPOKE) & neg(u64::from(answered)) as u32;
-    let budget = if FlowState(work.state).is_server_flow() { SERVER_FLOW_PACKETS } else { INSPECTED_PER_DIRECTION };
-    work.exhausted = u32::from(inspected >= budget);
-    progress.rule_flags = rule_state.rule_flags & !(rule_flags::of(rule_flags::HELD, work.from_lower) & asks as u32);
-    let kept = progress.rule_flags & rule_flags::of(rule_flags::HELD, work.from_lower) != 0;
-    work.hold = u32::from(work.is_tcp() && found.is_none() && kept);
+    ctx.evidence |= u32::from(evidence::BOTH_SPOKE) & neg(u64::from(answered)) as u32;
+    let budget = if FlowState(ctx.state).is_server_flow() { SERVER_FLOW_PACKETS } else { INSPECTED_PER_DIRECTION };
+    ctx.exhausted = u32::from(inspected >= budget);
+    progress.rule_flags = rule_state.rule_flags & !(rule_flags::of(rule_flags::HELD, ctx.from_lower) & asks as u32);
+    let kept = progress.rule_flags & rule_flags::of(rule_flags::HELD, ctx.from_lower) != 0;
+    ctx.hold = u32::from(ctx.is_tcp() && found.is_none() && kept);
     cold.rule_value.store(rule_state.rule_value & !asks | cold.rule_value.load() & asks);
     cold.progress.store(progress.to_bits());
     found
@@ -288,24 +289,24 @@ fn examine<P: Packet, M: Maps>(packet: &P, maps: &M, scratch: &mut Scratch) -> O
 /// 1 when a payload that is certain may be what its sender's stream began with, `before` being the marks from before it: the first
 /// one of a stream that was seen from its start, or one behind an opening that looks random, as MSE allows. UDP has no streams.
 #[inline(always)]
-fn begins(work: &Work, before: u32) -> u32 {
-    let obfuscated = work.evidence & u32::from(evidence::HIGH_ENTROPY_LOWER) << ((1 - work.from_lower) & 1) != 0;
-    let first = before & rule_flags::of(rule_flags::BEGUN, work.from_lower) == 0;
-    let opened = work.evidence & u32::from(evidence::OPENED) != 0;
-    u32::from(!work.is_tcp() | (opened & (first | obfuscated)))
+fn begins(ctx: &PacketContext, before: u32) -> u32 {
+    let obfuscated = ctx.evidence & u32::from(evidence::HIGH_ENTROPY_LOWER) << ((1 - ctx.from_lower) & 1) != 0;
+    let first = before & rule_flags::of(rule_flags::BEGUN, ctx.from_lower) == 0;
+    let opened = ctx.evidence & u32::from(evidence::OPENED) != 0;
+    u32::from(!ctx.is_tcp() | (opened & (first | obfuscated)))
 }
 
 /// Records the entropy of a direction's first payload, which no rule matched, and whether it may start an MSE handshake.
 #[inline(always)]
-fn record_entropy(work: &mut Work, payload: &Payload) {
+fn record_entropy(ctx: &mut PacketContext, payload: &Payload) {
     match entropy::measure(payload) {
         Entropy::High => {
-            work.evidence |= u32::from(evidence::HIGH_ENTROPY_LOWER) << ((1 - work.from_lower) & 1);
-            if work.is_tcp() && MSE_OPENING.contains(&payload.len) {
-                work.evidence |= u32::from(evidence::MSE_LOWER) << ((1 - work.from_lower) & 1);
+            ctx.evidence |= u32::from(evidence::HIGH_ENTROPY_LOWER) << ((1 - ctx.from_lower) & 1);
+            if ctx.is_tcp() && MSE_OPENING.contains(&payload.len) {
+                ctx.evidence |= u32::from(evidence::MSE_LOWER) << ((1 - ctx.from_lower) & 1);
             }
         }
-        Entropy::Low => work.evidence |= u32::from(evidence::LOW_ENTROPY),
+        Entropy::Low => ctx.evidence |= u32::from(evidence::LOW_ENTROPY),
         Entropy::TooShort => {}
     }
 }
@@ -313,32 +314,32 @@ fn record_entropy(work: &mut Work, payload: &Payload) {
 /// Notes that the payload's sender spoke the flow's protocol, unless its address may be forged. An announce to a UDP tracker
 /// proves nothing alone, but in a tracker's flow it names a port; nothing else does that without being certain.
 #[inline(always)]
-fn record_speaker<M: Maps>(maps: &M, work: &mut Work, protocol: u8) {
-    let listen_port = !work.is_tcp() && protocol == Protocol::BitTorrent as u8;
-    if work.spoke == 0 && !listen_port {
-        work.named_port = 0;
+fn record_speaker<M: Maps>(maps: &M, ctx: &mut PacketContext, protocol: u8) {
+    let listen_port = !ctx.is_tcp() && protocol == Protocol::BitTorrent as u8;
+    if ctx.spoke == 0 && !listen_port {
+        ctx.named_port = 0;
     }
-    if work.named_port == listen_port::UNTRUSTED {
-        (work.spoke, work.named_port) = (0, 0);
+    if ctx.named_port == listen_port::UNTRUSTED {
+        (ctx.spoke, ctx.named_port) = (0, 0);
     }
-    if (work.spoke | work.named_port) == 0 {
+    if (ctx.spoke | ctx.named_port) == 0 {
         return;
     }
-    if work.forged != 0 {
+    if ctx.forged != 0 {
         maps.count_event(KernelEvent::PeerSpoofed);
-        (work.spoke, work.named_port) = (0, 0);
+        (ctx.spoke, ctx.named_port) = (0, 0);
     } else {
-        work.spoke = 1;
-        work.evidence |= u32::from(evidence::SPOKE_LOWER) << ((1 - work.from_lower) & 1);
+        ctx.spoke = 1;
+        ctx.evidence |= u32::from(evidence::SPOKE_LOWER) << ((1 - ctx.from_lower) & 1);
     }
 }
 
 /// Keeps what the flow has shown.
 #[inline(always)]
-fn store_evidence<M: Maps>(maps: &M, work: &Work) {
-    if let Some(cold) = maps.cold_set(work.set_index) {
-        let cell = &cold.flow(work.way).progress;
-        let progress = Progress { evidence: work.evidence as u16, ..Progress::from_bits(cell.load()) };
+fn store_evidence<M: Maps>(maps: &M, ctx: &PacketContext) {
+    if let Some(cold) = maps.cold_set(ctx.set_index) {
+        let cell = &cold.flow(ctx.way).progress;
+        let progress = Progress { evidence: ctx.evidence as u16, ..Progress::from_bits(cell.load()) };
         cell.store(progress.to_bits());
     }
 }
@@ -346,17 +347,17 @@ fn store_evidence<M: Maps>(maps: &M, work: &Work) {
 /// Writes a flow's final verdict, once: the first CPU to mark the word wins. One that is found before the inspection has ended is
 /// provisional: a certain one may still come.
 #[inline(never)]
-pub(super) fn conclude<M: Maps>(maps: &M, settings: &Settings, work: &mut Work) -> bool {
-    let (protocol, confidence) = (work.protocol as u8, work.confidence as u8);
-    let way = work.way as usize & (WAYS - 1);
-    let (Some(set), Some(cold)) = (maps.flow_set(work.set_index), maps.cold_set(work.set_index)) else {
+pub(super) fn conclude<M: Maps>(maps: &M, settings: &Settings, ctx: &mut PacketContext) -> bool {
+    let (protocol, confidence) = (ctx.protocol as u8, ctx.confidence as u8);
+    let way = ctx.way as usize & (WAYS - 1);
+    let (Some(set), Some(cold)) = (maps.flow_set(ctx.set_index), maps.cold_set(ctx.set_index)) else {
         maps.count_event(KernelEvent::InternalError);
         return false;
     };
     let (cell, cold) = (&set.states[way], &cold.flows[way]);
-    maps.report_outcome(work.outcome(protocol, confidence));
+    maps.report_outcome(ctx.outcome(protocol, confidence));
     let generation = cold.generation.load();
-    if set.tags[way].load() != work.tag {
+    if set.tags[way].load() != ctx.tag {
         // Another flow took the way while this packet was looked into; what was counted was counted when it was taken.
         return false;
     }
@@ -365,18 +366,18 @@ pub(super) fn conclude<M: Maps>(maps: &M, settings: &Settings, work: &mut Work) 
             return false;
         }
         // New pools may have been loaded since the flow began; without a subscriber its tallies stay the ones it has.
-        if subscribers::locate(maps, work) {
-            cold.slots.store(subscribers::slots(maps, settings, work, (protocol, confidence)));
+        if subscribers::locate(maps, ctx) {
+            cold.slots.store(subscribers::slots(maps, settings, ctx, (protocol, confidence)));
         }
     }
-    if work.ended == 0 {
+    if ctx.ended == 0 {
         suppose(cell);
         return true;
     }
-    if work.is_tcp() {
+    if ctx.is_tcp() {
         // What signatures kept of earlier segments is of no more use, and is not kept longer.
         cold.rule_value.store(0);
-        reassembly::release(maps, work, &cold.progress);
+        reassembly::release(maps, ctx, &cold.progress);
     }
     account::publish(maps, cell, cold, generation, (protocol, confidence));
     true

@@ -16,7 +16,7 @@
 //!
 //! What follows from knowledge, and what else it takes, is in `associate.rs`.
 
-use super::{ask, counter_index, subscribers, subscribers::NO_POOL, work::Work};
+use super::{ask, context::PacketContext, counter_index, subscribers, subscribers::NO_POOL};
 use crate::{
     bpf::shared_u64::SharedU64,
     key::{Address, Seed},
@@ -31,9 +31,9 @@ use crate::{
 
 /// Learns from a flow with a certain verdict what its latest payload shows.
 #[inline(never)]
-pub(super) fn learn<M: Maps>(maps: &M, settings: &Settings, work: &mut Work) -> bool {
-    let way = work.way as usize & (WAYS - 1);
-    let Some(set) = maps.flow_set(work.set_index) else { return false };
+pub(super) fn learn<M: Maps>(maps: &M, settings: &Settings, ctx: &mut PacketContext) -> bool {
+    let way = ctx.way as usize & (WAYS - 1);
+    let Some(set) = maps.flow_set(ctx.set_index) else { return false };
     let cell = &set.states[way];
     let state = FlowState(cell.load());
     if state.stage() != Stage::Settled || !state.is_learning() {
@@ -41,23 +41,22 @@ pub(super) fn learn<M: Maps>(maps: &M, settings: &Settings, work: &mut Work) -> 
     }
     let mut complete = false;
     // Many programs share a transport such as libp2p: one program's flow says nothing about another's.
-    if work.spoke != 0 && !Protocol::is_shared_by_programs(work.protocol) {
+    if ctx.spoke != 0 && !Protocol::is_shared_by_programs(ctx.protocol) {
         let lower = unpack(set.counters[counter_index(way, 1)].load()).0 != 0;
         let higher = unpack(set.counters[counter_index(way, 0)].load()).0 != 0;
-        if subscribers::locate(maps, work) {
-            teach(maps, settings, work, state, 0, higher);
-            teach(maps, settings, work, state, 1, lower);
-            complete = is_complete(work) && !state.is_server_flow();
-            let answered = if work.is_from_lower() { higher } else { lower };
-            if work.sources.requests != 0 && answered && work.block_lens[1 - (work.from_lower as usize & 1)] != NO_POOL
-            {
-                ask::keep(maps, work, cell);
+        if subscribers::locate(maps, ctx) {
+            teach(maps, settings, ctx, state, 0, higher);
+            teach(maps, settings, ctx, state, 1, lower);
+            complete = is_complete(ctx) && !state.is_server_flow();
+            let answered = if ctx.is_from_lower() { higher } else { lower };
+            if ctx.sources.requests != 0 && answered && ctx.block_lens[1 - (ctx.from_lower as usize & 1)] != NO_POOL {
+                ask::keep(maps, ctx, cell);
                 complete = false;
             }
         }
     }
     let watching = settings.inspection.load() == Inspection::Watchlist as u64;
-    if work.exhausted != 0 || (complete && !watching) {
+    if ctx.exhausted != 0 || (complete && !watching) {
         end_learning(cell);
     }
     true
@@ -65,24 +64,22 @@ pub(super) fn learn<M: Maps>(maps: &M, settings: &Settings, work: &mut Work) -> 
 
 /// Whether a located flow has shown all that it can: both sides spoke, and over UDP the remote one has proved its address.
 #[inline(always)]
-fn is_complete(work: &Work) -> bool {
+fn is_complete(ctx: &PacketContext) -> bool {
     let proved = |end: usize| {
-        work.is_tcp()
-            | (work.block_lens[end] != NO_POOL)
-            | (work.evidence & u32::from(evidence::PROVED_LOWER) << end != 0)
+        ctx.is_tcp() | (ctx.block_lens[end] != NO_POOL) | (ctx.evidence & u32::from(evidence::PROVED_LOWER) << end != 0)
     };
-    work.evidence & u32::from(evidence::BOTH_SPOKE) == u32::from(evidence::BOTH_SPOKE) && proved(0) & proved(1)
+    ctx.evidence & u32::from(evidence::BOTH_SPOKE) == u32::from(evidence::BOTH_SPOKE) && proved(0) & proved(1)
 }
 
 /// Learns what one end (0 lower, 1 higher) has shown; `answered` when the other end has sent packets.
 #[inline(never)]
-fn teach<M: Maps>(maps: &M, settings: &Settings, work: &Work, state: FlowState, end: usize, answered: bool) {
+fn teach<M: Maps>(maps: &M, settings: &Settings, ctx: &PacketContext, state: FlowState, end: usize, answered: bool) {
     let (own, other) = (u32::from(evidence::SPOKE_LOWER) << end, u32::from(evidence::SPOKE_LOWER) << (1 - end));
-    if work.evidence & own == 0 {
+    if ctx.evidence & own == 0 {
         return;
     }
-    let spoken_to = work.evidence & other != 0;
-    let block_len = work.block_lens[end & 1];
+    let spoken_to = ctx.evidence & other != 0;
+    let block_len = ctx.block_lens[end & 1];
     let subscriber = block_len != NO_POOL;
     if subscriber {
         if !(answered | spoken_to) {
@@ -92,48 +89,48 @@ fn teach<M: Maps>(maps: &M, settings: &Settings, work: &Work, state: FlowState, 
             maps.count_event(KernelEvent::PeerSpoofed);
             return;
         }
-        let block = work.ends[end & 1].block(block_len as u8);
+        let block = ctx.ends[end & 1].block(block_len as u8);
         enter(
             maps,
             settings,
-            speaker_tag(&work.seed(settings), block, block_len, work.protocol as u8),
-            work,
-            known(work, true),
+            speaker_tag(&ctx.seed(settings), block, block_len, ctx.protocol as u8),
+            ctx,
+            known(ctx, true),
         );
     } else {
-        let proved = work.is_tcp() || work.evidence & u32::from(evidence::PROVED_LOWER) << end != 0;
+        let proved = ctx.is_tcp() || ctx.evidence & u32::from(evidence::PROVED_LOWER) << end != 0;
         if !(spoken_to && proved) {
             return;
         }
     }
-    let accepted = work.evidence & u32::from(evidence::OPENED) != 0 && state.first_from_lower() != (end == 0);
-    if !work.is_tcp() || accepted {
-        enter_endpoint(maps, settings, work, end, work.port(end), subscriber);
+    let accepted = ctx.evidence & u32::from(evidence::OPENED) != 0 && state.first_from_lower() != (end == 0);
+    if !ctx.is_tcp() || accepted {
+        enter_endpoint(maps, settings, ctx, end, ctx.port(end), subscriber);
     }
-    if work.named_port != 0 && work.is_from_lower() == (end == 0) {
-        enter_endpoint(maps, settings, work, end, work.named_port as u16, subscriber);
+    if ctx.named_port != 0 && ctx.is_from_lower() == (end == 0) {
+        enter_endpoint(maps, settings, ctx, end, ctx.named_port as u16, subscriber);
     }
 }
 
 /// Enters an endpoint on a port that peers choose.
 #[inline(never)]
-fn enter_endpoint<M: Maps>(maps: &M, settings: &Settings, work: &Work, end: usize, port: u16, own: bool) {
+fn enter_endpoint<M: Maps>(maps: &M, settings: &Settings, ctx: &PacketContext, end: usize, port: u16, own: bool) {
     if port >= FIRST_PEER_PORT {
-        enter(maps, settings, endpoint_tag(settings, work, end, port), work, known(work, own));
+        enter(maps, settings, endpoint_tag(settings, ctx, end, port), ctx, known(ctx, own));
     }
 }
 
 /// The tag of an endpoint of the packet's flow.
 #[inline(always)]
-pub(super) fn endpoint_tag(settings: &Settings, work: &Work, end: usize, port: u16) -> u64 {
-    peer_cache::tag(&work.seed(settings), Key::Endpoint, work.address(end), u64::from(port), work.headers.tunnel)
+pub(super) fn endpoint_tag(settings: &Settings, ctx: &PacketContext, end: usize, port: u16) -> u64 {
+    peer_cache::tag(&ctx.seed(settings), Key::Endpoint, ctx.address(end), u64::from(port), ctx.headers.tunnel)
 }
 
 /// Enters the endpoint that a server named to the packet's receiver.
 #[inline(never)]
-pub(super) fn enter_named<M: Maps>(maps: &M, settings: &Settings, work: &Work) {
-    let tag = named_tag(settings, work.asker, work.sources.address, work.sources.port as u16);
-    enter(maps, settings, tag, work, known(work, false).referred());
+pub(super) fn enter_named<M: Maps>(maps: &M, settings: &Settings, ctx: &PacketContext) {
+    let tag = named_tag(settings, ctx.asker, ctx.sources.address, ctx.sources.port as u16);
+    enter(maps, settings, tag, ctx, known(ctx, false).referred());
 }
 
 /// The tag of an endpoint that a server named to this asker.
@@ -144,10 +141,10 @@ pub(super) fn named_tag(settings: &Settings, asker: u64, address: Address, port:
 
 /// The tag of the subscriber at one end as one who asks.
 #[inline(never)]
-pub(super) fn asker_tag(settings: &Settings, work: &Work, end: usize) -> u64 {
-    let block_len = work.block_lens[end & 1];
-    let block = work.ends[end & 1].block(block_len as u8);
-    peer_cache::tag(&work.seed(settings), Key::Requester, block, u64::from(block_len), work.headers.tunnel)
+pub(super) fn asker_tag(settings: &Settings, ctx: &PacketContext, end: usize) -> u64 {
+    let block_len = ctx.block_lens[end & 1];
+    let block = ctx.ends[end & 1].block(block_len as u8);
+    peer_cache::tag(&ctx.seed(settings), Key::Requester, block, u64::from(block_len), ctx.headers.tunnel)
 }
 
 /// The tag of a subscriber who speaks a protocol.
@@ -159,18 +156,18 @@ pub(super) fn speaker_tag(seed: &Seed, block: Address, block_len: u32, protocol:
 
 /// The protocol of the packet's flow, known from now on.
 #[inline(always)]
-fn known(work: &Work, own: bool) -> PeerEntry {
-    PeerEntry::new(Protocol::family_number(work.protocol as u8), own, work.now_s)
+fn known(ctx: &PacketContext, own: bool) -> PeerEntry {
+    PeerEntry::new(Protocol::family_number(ctx.protocol as u8), own, ctx.now_s)
 }
 
 /// Enters one piece of knowledge.
 #[inline(never)]
-fn enter<M: Maps>(maps: &M, settings: &Settings, tag: u64, work: &Work, known: PeerEntry) {
+fn enter<M: Maps>(maps: &M, settings: &Settings, tag: u64, ctx: &PacketContext, known: PeerEntry) {
     let Some(set) = maps.peer_set(peer_cache::set_index(tag, settings.peer_mask)) else {
         maps.count_event(KernelEvent::InternalError);
         return;
     };
-    match set.insert(tag, known, work.now_s) {
+    match set.insert(tag, known, ctx.now_s) {
         Inserted::Refreshed | Inserted::Busy => {}
         Inserted::New => maps.count_event(KernelEvent::PeerLearned),
         Inserted::Evicted => {

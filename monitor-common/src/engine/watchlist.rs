@@ -1,6 +1,6 @@
 //! Whether a payload names content on the operator's list; only in the inspection depth `watchlist`.
 
-use super::{subscribers, subscribers::NO_POOL, work::Work};
+use super::{context::PacketContext, subscribers, subscribers::NO_POOL};
 use crate::{
     store::{KernelEvent, Maps, Settings},
     tally::KeyWords,
@@ -10,19 +10,19 @@ use crate::{
 /// Compares what the payload named with the list; on a hit, tallies it for the subscriber who sent it, and tells the
 /// agent.
 #[inline(never)]
-pub(super) fn compare<M: Maps>(maps: &M, settings: &Settings, work: &mut Work) -> bool {
-    let entry = maps.watched(&work.content);
+pub(super) fn compare<M: Maps>(maps: &M, settings: &Settings, ctx: &mut PacketContext) -> bool {
+    let entry = maps.watched(&ctx.content);
     // What is not on the list is forgotten; so is what is.
-    work.content = ContentHash([0; 3]);
+    ctx.content = ContentHash([0; 3]);
     let Some(entry) = entry else { return false };
-    let sender = (1 - work.from_lower as usize) & 1;
+    let sender = (1 - ctx.from_lower as usize) & 1;
     // Anybody may name any content to a subscriber: only what a subscriber itself sent says anything of it.
-    if work.forged != 0 || !subscribers::locate(maps, work) || work.block_lens[sender] == NO_POOL {
+    if ctx.forged != 0 || !subscribers::locate(maps, ctx) || ctx.block_lens[sender] == NO_POOL {
         return false;
     }
     maps.count_event(KernelEvent::WatchlistHit);
-    tally(maps, work, sender);
-    let headers = &work.headers;
+    tally(maps, ctx, sender);
+    let headers = &ctx.headers;
     let hit = WatchHit {
         time_ns: maps.now_ns(settings),
         source: headers.source,
@@ -30,11 +30,11 @@ pub(super) fn compare<M: Maps>(maps: &M, settings: &Settings, work: &mut Work) -
         entry,
         source_port: headers.source_port,
         destination_port: headers.destination_port,
-        protocol: work.protocol as u8,
-        confidence: work.confidence as u8,
+        protocol: ctx.protocol as u8,
+        confidence: ctx.confidence as u8,
         transport: headers.protocol,
         reserved: 0,
-        realm: work.realm,
+        realm: ctx.realm,
     };
     if !maps.tell(&hit) {
         maps.count_event(KernelEvent::WatchlistEventLost);
@@ -44,13 +44,13 @@ pub(super) fn compare<M: Maps>(maps: &M, settings: &Settings, work: &mut Work) -
 
 /// Counts a hit for one end's subscriber.
 #[inline(never)]
-fn tally<M: Maps>(maps: &M, work: &Work, end: usize) {
-    let block_len = work.block_lens[end & 1];
+fn tally<M: Maps>(maps: &M, ctx: &PacketContext, end: usize) {
+    let block_len = ctx.block_lens[end & 1];
     if block_len == NO_POOL {
         return;
     }
-    let block = work.ends[end & 1].block(block_len as u8);
-    let key = KeyWords::new(block, work.realm, block_len as u8, work.protocol as u8, work.confidence as u8);
+    let block = ctx.ends[end & 1].block(block_len as u8);
+    let key = KeyWords::new(block, ctx.realm, block_len as u8, ctx.protocol as u8, ctx.confidence as u8);
     if !maps.count_hit(&key) {
         maps.count_event(KernelEvent::WatchlistTallyRefused);
     }

@@ -313,10 +313,10 @@ impl Maps for BpfMaps {
     }
 
     #[inline(always)]
-    fn with_scratch<R>(&self, work: impl FnOnce(&mut Scratch) -> R) -> Option<R> {
+    fn with_scratch<R>(&self, run: impl FnOnce(&mut Scratch) -> R) -> Option<R> {
         let scratch = SCRATCH.get_ptr_mut(0)?;
-        // SAFETY: per-CPU scratch; XDP programs are not re-entered on a CPU, and `work` is the only borrower.
-        Some(work(unsafe { &mut *scratch }))
+        // SAFETY: per-CPU scratch; XDP programs are not re-entered on a CPU, and `run` is the only borrower.
+        Some(run(unsafe { &mut *scratch }))
     }
 
     #[inline(always)]

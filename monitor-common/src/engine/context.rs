@@ -40,7 +40,7 @@ impl Task {
 /// One packet on its way through the slow path.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
-pub struct Work {
+pub struct PacketContext {
     pub(super) headers: Headers,
     /// What the seed of the packet's realm differs by ([`Seed::realm_mask`]).
     realm_mask: u64,
@@ -106,7 +106,7 @@ pub struct Work {
     pub(super) content: ContentHash,
 }
 
-impl Work {
+impl PacketContext {
     /// Before any packet.
     #[must_use]
     pub const fn empty() -> Self {
@@ -247,14 +247,14 @@ impl Work {
 pub struct Scratch {
     /// The payload being looked into.
     pub payload: Payload,
-    /// See [`Work`].
-    pub work: Work,
+    /// See [`PacketContext`].
+    pub ctx: PacketContext,
 }
 
 impl Scratch {
     /// Before any packet.
     #[must_use]
     pub const fn empty() -> Self {
-        Self { payload: Payload::empty(), work: Work::empty() }
+        Self { payload: Payload::empty(), ctx: PacketContext::empty() }
     }
 }
