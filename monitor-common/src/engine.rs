@@ -42,7 +42,8 @@ pub fn process<P: Packet, M: Maps>(packet: &P, maps: &M, settings: &Settings, in
                 maps.prefetch_cold_set(FlowKey::set_index(fast.tag, settings.set_mask));
                 if place.way() >= WAYS as u32 {
                     step(maps, |ctx| {
-                        ctx.found(&fast, place, settings, realm) && subscribers::foresee(packet, maps, settings, ctx)
+                        ctx.found(&fast, place, settings, realm)
+                            && subscribers::prefetch_subscribers(packet, maps, settings, ctx)
                     });
                 } else {
                     step(maps, |ctx| ctx.found(&fast, place, settings, realm));
@@ -193,7 +194,7 @@ fn take_up<P: Packet, M: Maps>(
     }
     ctx.begin(maps, settings, interface);
     if !flow_table::lookup(maps, ctx) {
-        if !subscribers::locate(maps, ctx) {
+        if !subscribers::find_subscribers(maps, ctx) {
             return account::transit(maps, ctx);
         }
         if !flow_table::select_victim(maps, settings, ctx) || !flow_table::install(maps, settings, ctx) {

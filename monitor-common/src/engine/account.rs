@@ -329,7 +329,7 @@ pub(super) fn count_uncached<M: Maps>(maps: &M, settings: &Settings, ctx: &mut P
     let counts = pack(1, u64::from(ctx.headers.ip_bytes));
     let (forth, back) = if ctx.is_from_lower() { (counts, 0) } else { (0, counts) };
     credit_ends(maps, slots, forth, back, ctx.now_s);
-    let direction = direction(subscribers::which(ctx), ctx.is_from_lower());
+    let direction = direction(subscribers::subscriber_ends(ctx), ctx.is_from_lower());
     credit_node(maps, ctx.interface as u16, direction, verdict, unpack(counts));
     maps.report_outcome(PacketOutcome::UNCACHED);
     true

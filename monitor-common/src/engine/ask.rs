@@ -106,7 +106,7 @@ fn is_answer<M: Maps>(maps: &M, ctx: &PacketContext) -> bool {
 #[inline(never)]
 fn is_for_subscriber<M: Maps>(maps: &M, settings: &Settings, ctx: &mut PacketContext) -> bool {
     let receiver = ctx.from_lower as usize & 1;
-    if !subscribers::locate(maps, ctx) || ctx.block_lens[receiver] == NO_POOL {
+    if !subscribers::find_subscribers(maps, ctx) || ctx.block_lens[receiver] == NO_POOL {
         return false;
     }
     ctx.asker = learn::asker_tag(settings, ctx, receiver);

@@ -45,7 +45,7 @@ pub(super) fn judge<M: Maps>(maps: &M, settings: &Settings, ctx: &mut PacketCont
     // An obfuscated side may be silent, or say too little to tell; neither may look like something else.
     let random =
         ctx.evidence & u32::from(evidence::HIGH_ENTROPY) != 0 && ctx.evidence & u32::from(evidence::LOW_ENTROPY) == 0;
-    if !random || !ctx.has_peer_ports() || !subscribers::locate(maps, ctx) {
+    if !random || !ctx.has_peer_ports() || !subscribers::find_subscribers(maps, ctx) {
         return false;
     }
     let mut known = known_at(maps, settings, ctx, 0);

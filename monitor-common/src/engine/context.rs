@@ -95,7 +95,7 @@ pub struct PacketContext {
     /// Realm of the packet's addresses.
     pub(super) realm: u32,
     /// How much is known of its subscribers (`subscribers.rs`).
-    pub(super) located: u32,
+    pub(super) lookup_stage: u32,
     /// TCP sequence number (upper half) and acknowledgement number of the packet, where they were read.
     pub(super) numbers: u64,
     /// Tag of the subscriber whose question the packet answers.
@@ -139,7 +139,7 @@ impl PacketContext {
             forged: 0,
             walked: 0,
             realm: 0,
-            located: 0,
+            lookup_stage: 0,
             numbers: 0,
             asker: 0,
             sources: PeerListReader::NONE,
@@ -151,7 +151,7 @@ impl PacketContext {
     #[inline(always)]
     pub(super) fn found(&mut self, fast: &FastHeaders, place: Place, settings: &Settings, realm: u32) -> bool {
         self.walked = 0;
-        self.located = 0;
+        self.lookup_stage = 0;
         (self.realm, self.realm_mask) = (realm, settings.seed.realm_mask(realm));
         self.tag = fast.tag;
         self.from_lower = fast.from_lower() as u32;

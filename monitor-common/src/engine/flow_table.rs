@@ -233,7 +233,7 @@ pub(super) fn install<M: Maps>(maps: &M, settings: &Settings, ctx: &mut PacketCo
         maps.count_event(KernelEvent::FlowBusy);
         return false;
     }
-    let which = subscribers::which(ctx);
+    let which = subscribers::subscriber_ends(ctx);
     let fresh = FlowState::inspecting(ctx.now_s as u16, ctx.is_from_lower(), which, ctx.interface as u16);
     cell.swap(fresh.0);
     true

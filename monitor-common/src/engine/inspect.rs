@@ -366,7 +366,7 @@ pub(super) fn conclude<M: Maps>(maps: &M, settings: &Settings, ctx: &mut PacketC
             return false;
         }
         // New pools may have been loaded since the flow began; without a subscriber its tallies stay the ones it has.
-        if subscribers::locate(maps, ctx) {
+        if subscribers::find_subscribers(maps, ctx) {
             cold.slots.store(subscribers::slots(maps, settings, ctx, (protocol, confidence)));
         }
     }

@@ -44,7 +44,7 @@ pub(super) fn learn<M: Maps>(maps: &M, settings: &Settings, ctx: &mut PacketCont
     if ctx.spoke != 0 && !Protocol::is_shared_by_programs(ctx.protocol) {
         let lower = unpack(set.counters[counter_index(way, 1)].load()).0 != 0;
         let higher = unpack(set.counters[counter_index(way, 0)].load()).0 != 0;
-        if subscribers::locate(maps, ctx) {
+        if subscribers::find_subscribers(maps, ctx) {
             teach(maps, settings, ctx, state, 0, higher);
             teach(maps, settings, ctx, state, 1, lower);
             complete = is_complete(ctx) && !state.is_server_flow();

@@ -27,8 +27,8 @@ fn outermost<M: Maps>(maps: &M, outer: Address, inner: Address, tunnel: bool) ->
     (inner, NO_POOL)
 }
 
-/// Values of [`PacketContext::located`]: how much is known of the packet's subscribers.
-mod known {
+/// Values of [`PacketContext::lookup_stage`]: how much is known of the packet's subscribers.
+mod stage {
     /// Which ends are subscribers.
     pub(super) const ENDS: u32 = 1;
     /// And where their tallies are looked for.
@@ -39,8 +39,8 @@ mod known {
 ///
 /// The ends are in the order of the flow key, which is that of the inner addresses.
 #[inline(never)]
-pub(super) fn locate<M: Maps>(maps: &M, ctx: &mut PacketContext) -> bool {
-    if ctx.located == 0 {
+pub(super) fn find_subscribers<M: Maps>(maps: &M, ctx: &mut PacketContext) -> bool {
+    if ctx.lookup_stage == 0 {
         let headers = &ctx.headers;
         let tunnel = headers.tunnel != 0;
         let (source, source_len) = outermost(maps, headers.outer_source, headers.source, tunnel);
@@ -50,7 +50,7 @@ pub(super) fn locate<M: Maps>(maps: &M, ctx: &mut PacketContext) -> bool {
         } else {
             ([destination, source], [destination_len, source_len])
         };
-        ctx.located = known::ENDS;
+        ctx.lookup_stage = stage::ENDS;
     }
     ctx.block_lens[0] != NO_POOL || ctx.block_lens[1] != NO_POOL
 }
@@ -58,28 +58,33 @@ pub(super) fn locate<M: Maps>(maps: &M, ctx: &mut PacketContext) -> bool {
 /// The same for a packet whose flow is new, as soon as that is known: what its tallies need is then on its way from memory together
 /// with the sets of its flow, and not after them.
 #[inline(never)]
-pub(super) fn foresee<P: Packet, M: Maps>(packet: &P, maps: &M, settings: &Settings, ctx: &mut PacketContext) -> bool {
+pub(super) fn prefetch_subscribers<P: Packet, M: Maps>(
+    packet: &P,
+    maps: &M,
+    settings: &Settings,
+    ctx: &mut PacketContext,
+) -> bool {
     let Some((source, destination)) = parse::fast_addresses(packet) else { return false };
     let headers = &mut ctx.headers;
     (headers.source, headers.destination, headers.tunnel) = (source, destination, 0);
     (headers.outer_source, headers.outer_destination) = (source, destination);
-    locate(maps, ctx) && find_lines(maps, settings, ctx)
+    find_subscribers(maps, ctx) && prefetch_tally_lines(maps, settings, ctx)
 }
 
 /// Says which lines of the slot cache the subscribers of a located packet have, and begins to load them.
 #[inline(never)]
-fn find_lines<M: Maps>(maps: &M, settings: &Settings, ctx: &mut PacketContext) -> bool {
-    if ctx.located != known::LINES {
-        find_line(maps, settings, ctx, 0);
-        find_line(maps, settings, ctx, 1);
-        ctx.located = known::LINES;
+fn prefetch_tally_lines<M: Maps>(maps: &M, settings: &Settings, ctx: &mut PacketContext) -> bool {
+    if ctx.lookup_stage != stage::LINES {
+        prefetch_tally_line(maps, settings, ctx, 0);
+        prefetch_tally_line(maps, settings, ctx, 1);
+        ctx.lookup_stage = stage::LINES;
     }
     true
 }
 
 /// The same of one end.
 #[inline(always)]
-fn find_line<M: Maps>(maps: &M, settings: &Settings, ctx: &mut PacketContext, end: usize) {
+fn prefetch_tally_line<M: Maps>(maps: &M, settings: &Settings, ctx: &mut PacketContext, end: usize) {
     let block_len = ctx.block_lens[end];
     if block_len != NO_POOL {
         let hash = tally_cache::block_hash(ctx.ends[end].block(block_len as u8), block_len, &ctx.seed(settings));
@@ -90,7 +95,7 @@ fn find_line<M: Maps>(maps: &M, settings: &Settings, ctx: &mut PacketContext, en
 
 /// Which ends are subscribers, of a packet that was located.
 #[inline(always)]
-pub(super) fn which(ctx: &PacketContext) -> Ends {
+pub(super) fn subscriber_ends(ctx: &PacketContext) -> Ends {
     if ctx.block_lens[1] == NO_POOL {
         Ends::Lower
     } else if ctx.block_lens[0] == NO_POOL {
@@ -103,7 +108,7 @@ pub(super) fn which(ctx: &PacketContext) -> Ends {
 /// Slots of the tallies of both ends of a located packet for a verdict's numbers, as [`pack_slots`] has them.
 #[inline(never)]
 pub(super) fn slots<M: Maps>(maps: &M, settings: &Settings, ctx: &mut PacketContext, verdict: (u8, u8)) -> u64 {
-    find_lines(maps, settings, ctx);
+    prefetch_tally_lines(maps, settings, ctx);
     pack_slots(slot(maps, settings, ctx, 0, verdict), slot(maps, settings, ctx, 1, verdict))
 }
 

@@ -17,7 +17,7 @@ pub(super) fn compare<M: Maps>(maps: &M, settings: &Settings, ctx: &mut PacketCo
     let Some(entry) = entry else { return false };
     let sender = (1 - ctx.from_lower as usize) & 1;
     // Anybody may name any content to a subscriber: only what a subscriber itself sent says anything of it.
-    if ctx.forged != 0 || !subscribers::locate(maps, ctx) || ctx.block_lens[sender] == NO_POOL {
+    if ctx.forged != 0 || !subscribers::find_subscribers(maps, ctx) || ctx.block_lens[sender] == NO_POOL {
         return false;
     }
     maps.count_event(KernelEvent::WatchlistHit);
