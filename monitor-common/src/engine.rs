@@ -54,7 +54,7 @@ pub fn process<P: Packet, M: Maps>(packet: &P, maps: &M, settings: &Settings, in
         None => unusual(packet, maps, settings, interface),
     };
     if !counted {
-        slow(packet, maps, settings, interface);
+        slow_path(packet, maps, settings, interface);
     }
 }
 
@@ -173,15 +173,15 @@ const fn counter_index(way: usize, from_lower: u64) -> usize {
 /// Each step is a function of its own that takes what it needs from [`PacketContext`], in per-CPU memory. The verifier forgets what it
 /// knew of a value that went through a map, so it verifies each step once, and not once for each way to reach it.
 #[inline(never)]
-fn slow<P: Packet, M: Maps>(packet: &P, maps: &M, settings: &Settings, interface: u16) {
-    if maps.with_scratch(|scratch| take_up(packet, maps, settings, interface, scratch)) != Some(true) {
+fn slow_path<P: Packet, M: Maps>(packet: &P, maps: &M, settings: &Settings, interface: u16) {
+    if maps.with_scratch(|scratch| slow_steps(packet, maps, settings, interface, scratch)) != Some(true) {
         maps.count_event(KernelEvent::InternalError);
     }
 }
 
 /// The steps; whether the packet was counted, which it is unless there is a bug.
 #[inline(always)]
-fn take_up<P: Packet, M: Maps>(
+fn slow_steps<P: Packet, M: Maps>(
     packet: &P,
     maps: &M,
     settings: &Settings,
@@ -206,21 +206,21 @@ fn take_up<P: Packet, M: Maps>(
     }
     let task = ctx.task;
     if task == Task::ASSOCIATE {
-        if associate::judge(maps, settings, ctx) {
+        if associate::associate(maps, settings, ctx) {
             associate::relabel(maps, settings, ctx);
         }
         return true;
     }
-    scratch.ctx.ended = u32::from(inspect::look(packet, settings, maps, scratch));
+    scratch.ctx.ended = u32::from(inspect::inspect(packet, settings, maps, scratch));
     let ctx = &mut scratch.ctx;
     if ctx.ended == 0 && !(task == Task::INSPECT && associate::is_early(ctx)) {
         return true;
     }
     if task == Task::INSPECT {
-        if !associate::judge(maps, settings, ctx) && ctx.ended == 0 {
+        if !associate::associate(maps, settings, ctx) && ctx.ended == 0 {
             return true;
         }
-        inspect::conclude(maps, settings, ctx);
+        inspect::commit_verdict(maps, settings, ctx);
         if ctx.ended == 0 {
             return true;
         }

@@ -32,7 +32,7 @@ use crate::{
 
 /// Whether the flow of the packet, which showed no signature, gets a verdict all the same; it is then in the work.
 #[inline(never)]
-pub(super) fn judge<M: Maps>(maps: &M, settings: &Settings, ctx: &mut PacketContext) -> bool {
+pub(super) fn associate<M: Maps>(maps: &M, settings: &Settings, ctx: &mut PacketContext) -> bool {
     if ctx.task == Task::INSPECT && ctx.protocol != Protocol::Unclassified as u32 {
         return false;
     }

@@ -30,7 +30,7 @@ use crate::{
 
 /// Looks at the packet; whether it brings the flow's final verdict, which is then in the work, or something to learn.
 #[inline(never)]
-pub(super) fn look<P: Packet, M: Maps>(packet: &P, settings: &Settings, maps: &M, scratch: &mut Scratch) -> bool {
+pub(super) fn inspect<P: Packet, M: Maps>(packet: &P, settings: &Settings, maps: &M, scratch: &mut Scratch) -> bool {
     let ctx = &mut scratch.ctx;
     let inspecting = ctx.task == Task::INSPECT;
     ctx.forged = u32::from(maps.is_core(ctx.interface as u16) && has_subscribers_source(maps, ctx));
@@ -40,7 +40,7 @@ pub(super) fn look<P: Packet, M: Maps>(packet: &P, settings: &Settings, maps: &M
     if inspecting {
         if let Some(verdict) = verdict_of_headers(maps, settings, ctx) {
             if verdict != Verdict::UNCLASSIFIED {
-                decide(ctx, verdict);
+                set_verdict(ctx, verdict);
             }
             return true;
         }
@@ -61,7 +61,7 @@ pub(super) fn look<P: Packet, M: Maps>(packet: &P, settings: &Settings, maps: &M
         }
         choose_depth(packet, maps, settings, scratch);
         // The only call: the verifier walks all signatures once.
-        let found = examine(packet, maps, scratch);
+        let found = classify_payload(packet, maps, scratch);
         let (ctx, payload) = (&mut scratch.ctx, &mut scratch.payload);
         let protocol = found.map_or(ctx.protocol as u8, |verdict| verdict.protocol as u8);
         if !inspecting || found.is_some() {
@@ -88,7 +88,7 @@ pub(super) fn look<P: Packet, M: Maps>(packet: &P, settings: &Settings, maps: &M
             return true;
         }
         if let Some(verdict) = found {
-            decide(ctx, verdict);
+            set_verdict(ctx, verdict);
             return true;
         }
         if ctx.exhausted != 0 {
@@ -124,7 +124,7 @@ fn report_pending<M: Maps>(maps: &M, ctx: &PacketContext) {
 
 /// Puts the final verdict into the work, where the flow's provisional one is, or none.
 #[inline(always)]
-fn decide(ctx: &mut PacketContext, verdict: Verdict) {
+fn set_verdict(ctx: &mut PacketContext, verdict: Verdict) {
     ctx.protocol = verdict.protocol as u32;
     ctx.confidence = verdict.confidence as u32;
 }
@@ -231,7 +231,7 @@ fn choose_depth<P: Packet, M: Maps>(packet: &P, maps: &M, settings: &Settings, s
 
 /// Copies the payload and classifies it, with what the flow's earlier payloads left behind; keeps what this one leaves.
 #[inline(never)]
-fn examine<P: Packet, M: Maps>(packet: &P, maps: &M, scratch: &mut Scratch) -> Option<Verdict> {
+fn classify_payload<P: Packet, M: Maps>(packet: &P, maps: &M, scratch: &mut Scratch) -> Option<Verdict> {
     let (ctx, payload) = (&mut scratch.ctx, &mut scratch.payload);
     let cold = maps.cold_set(ctx.set_index)?;
     let cold = cold.flow(ctx.way);
@@ -347,7 +347,7 @@ fn store_evidence<M: Maps>(maps: &M, ctx: &PacketContext) {
 /// Writes a flow's final verdict, once: the first CPU to mark the word wins. One that is found before the inspection has ended is
 /// provisional: a certain one may still come.
 #[inline(never)]
-pub(super) fn conclude<M: Maps>(maps: &M, settings: &Settings, ctx: &mut PacketContext) -> bool {
+pub(super) fn commit_verdict<M: Maps>(maps: &M, settings: &Settings, ctx: &mut PacketContext) -> bool {
     let (protocol, confidence) = (ctx.protocol as u8, ctx.confidence as u8);
     let way = ctx.way as usize & (WAYS - 1);
     let (Some(set), Some(cold)) = (maps.flow_set(ctx.set_index), maps.cold_set(ctx.set_index)) else {
@@ -362,7 +362,7 @@ pub(super) fn conclude<M: Maps>(maps: &M, settings: &Settings, ctx: &mut PacketC
         return false;
     }
     if protocol != Protocol::Unclassified as u8 {
-        if !claim(cell, protocol, confidence) {
+        if !claim_verdict(cell, protocol, confidence) {
             return false;
         }
         // New pools may have been loaded since the flow began; without a subscriber its tallies stay the ones it has.
@@ -371,7 +371,7 @@ pub(super) fn conclude<M: Maps>(maps: &M, settings: &Settings, ctx: &mut PacketC
         }
     }
     if ctx.ended == 0 {
-        suppose(cell);
+        mark_provisional(cell);
         return true;
     }
     if ctx.is_tcp() {
@@ -385,7 +385,7 @@ pub(super) fn conclude<M: Maps>(maps: &M, settings: &Settings, ctx: &mut PacketC
 
 /// Lets others go on with a flow that this CPU has claimed.
 #[inline(always)]
-fn suppose(cell: &SharedU64) {
+fn mark_provisional(cell: &SharedU64) {
     let mut attempt = 0;
     // Others only refresh the last-seen second meanwhile. If this fails all the same, the claim becomes the verdict (`settle_idle`).
     while attempt < 4 {
@@ -399,7 +399,7 @@ fn suppose(cell: &SharedU64) {
 
 /// Marks a flow under inspection with the verdict that this CPU is about to write; whether it may.
 #[inline(always)]
-fn claim(cell: &SharedU64, protocol: u8, confidence: u8) -> bool {
+fn claim_verdict(cell: &SharedU64, protocol: u8, confidence: u8) -> bool {
     let mut attempt = 0;
     // Another CPU may refresh the last-seen second in between; that must not cost the verdict.
     while attempt < 4 {
