@@ -15,13 +15,13 @@ use crate::{
 };
 
 mod account;
-mod ask;
 mod associate;
 mod context;
 mod flow_table;
 mod inspect;
 mod learn;
 mod reassembly;
+mod source_requests;
 mod subscribers;
 mod watchlist;
 

@@ -1,9 +1,8 @@
 //! Where counts go: from a flow's counters into tallies, and straight into tallies for packets without a flow.
 
 use super::{
-    ask,
     context::{PacketContext, Task},
-    counter_index, flow_table, subscribers,
+    counter_index, flow_table, source_requests, subscribers,
 };
 use crate::{
     bpf::shared_u64::SharedU64,
@@ -229,7 +228,7 @@ pub(super) fn count<M: Maps>(maps: &M, ctx: &mut PacketContext) -> bool {
     }
     counter.add(pack(1, u64::from(ctx.headers.ip_bytes)));
     if renewed {
-        ask::renew(maps, ctx);
+        source_requests::renew(maps, ctx);
     }
     ctx.state = state.0;
     ctx.protocol = u32::from(state.protocol_number());

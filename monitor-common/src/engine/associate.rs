@@ -4,7 +4,7 @@
 //! * it is TCP or UDP between ports that peers choose, and the first payload of one direction looks random and that of the
 //!   other like nothing else: what has a face of its own is no obfuscated P2P flow, whatever its endpoint;
 //! * one of its endpoints is known to speak the protocol; for UDP, the subscriber's own one. Or a server named the remote one to the
-//!   subscriber that opened the flow, by the flow's first packet (`ask.rs`);
+//!   subscriber that opened the flow, by the flow's first packet (`source_requests.rs`);
 //! * each of its subscribers is known to speak the protocol, by a certain flow of its own.
 //!
 //! It is asked as soon as both sides look random, when the inspection of a flow ends, and again every few seconds while the flow
@@ -96,7 +96,7 @@ fn known_at<M: Maps>(maps: &M, settings: &Settings, ctx: &PacketContext, end: us
     if !ctx.is_tcp() && ctx.block_lens[end & 1] == NO_POOL {
         return 0;
     }
-    let tag = learn::endpoint_tag(settings, ctx, end, ctx.port(end));
+    let tag = learn::endpoint_key(settings, ctx, end, ctx.port(end));
     u32::from(find(maps, settings, tag, ctx.now_s).protocol_number())
 }
 
@@ -108,8 +108,8 @@ fn named<M: Maps>(maps: &M, settings: &Settings, ctx: &PacketContext) -> u32 {
     if !opened || ctx.evidence & u32::from(evidence::FORGED) != 0 || ctx.block_lens[opener] == NO_POOL {
         return 0;
     }
-    let asker = learn::asker_tag(settings, ctx, opener);
-    let tag = learn::named_tag(settings, asker, ctx.address(1 - opener), ctx.port(1 - opener));
+    let requester = learn::requester_key(settings, ctx, opener);
+    let tag = learn::referred_key(settings, requester, ctx.address(1 - opener), ctx.port(1 - opener));
     let known = find(maps, settings, tag, ctx.now_s).protocol_number();
     // A source's TCP port says nothing of what it does by UDP, in eDonkey; BitTorrent has one port for both.
     if !ctx.is_tcp() && known == Protocol::EDonkey as u8 { 0 } else { u32::from(known) }
@@ -127,7 +127,7 @@ fn speaks<M: Maps>(maps: &M, settings: &Settings, ctx: &PacketContext, end: usiz
 fn speaker<M: Maps>(maps: &M, settings: &Settings, ctx: &PacketContext, end: usize, protocol: u8) -> PeerEntry {
     let block_len = ctx.block_lens[end & 1];
     let block = ctx.ends[end & 1].block(block_len as u8);
-    find(maps, settings, learn::speaker_tag(&ctx.seed(settings), block, block_len, protocol), ctx.now_s)
+    find(maps, settings, learn::subscriber_key(&ctx.seed(settings), block, block_len, protocol), ctx.now_s)
 }
 
 #[inline(never)]
@@ -157,7 +157,7 @@ fn suspect<M: Maps>(maps: &M, settings: &Settings, ctx: &PacketContext, end: usi
     let current = held.is_used() && held.age_s(ctx.now_s) < u32::from(rule.window_s);
     let mut entry = if current { held } else { PeerEntry::new(Protocol::BitTorrent as u8, true, ctx.now_s) };
     if ctx.task == Task::INSPECT {
-        let remote = learn::endpoint_tag(settings, ctx, 1 - end, ctx.port(1 - end));
+        let remote = learn::endpoint_key(settings, ctx, 1 - end, ctx.port(1 - end));
         entry = entry.with_endpoints(entry.endpoints() | 1 << ((remote >> 40) & u64::from(SUSPECT_BUCKETS - 1)));
         set.insert(tag, entry, ctx.now_s);
     }

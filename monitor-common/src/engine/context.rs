@@ -99,7 +99,7 @@ pub struct PacketContext {
     /// TCP sequence number (upper half) and acknowledgement number of the packet, where they were read.
     pub(super) numbers: u64,
     /// Tag of the subscriber whose question the packet answers.
-    pub(super) asker: u64,
+    pub(super) requester: u64,
     /// What the payload asks, and the sources that it names.
     pub(super) sources: PeerListReader,
     /// The content that the payload names; zero in every depth but `watchlist`, and as soon as it was compared.
@@ -141,7 +141,7 @@ impl PacketContext {
             realm: 0,
             lookup_stage: 0,
             numbers: 0,
-            asker: 0,
+            requester: 0,
             sources: PeerListReader::NONE,
             content: ContentHash([0; 3]),
         }

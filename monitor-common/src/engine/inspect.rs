@@ -1,9 +1,9 @@
 //! Looking into a flow's first payload packets, and settling it.
 
 use super::{
-    Scratch, account, ask,
+    Scratch, account,
     context::{PacketContext, Task},
-    reassembly, subscribers,
+    reassembly, source_requests, subscribers,
 };
 use crate::{
     bpf::{branchless::neg, shared_u64::SharedU64},
@@ -73,7 +73,7 @@ pub(super) fn inspect<P: Packet, M: Maps>(packet: &P, settings: &Settings, maps:
             ctx.spoke = u32::from(certain && ctx.evidence & began != 0);
             listen_port::find_port(transport(ctx), protocol, payload, &mut ctx.named_port);
             record_speaker(maps, ctx, protocol);
-            ask::read(packet, maps, settings, scratch, protocol);
+            source_requests::read_sources(packet, maps, settings, scratch, protocol);
         }
         if scratch.ctx.hold != 0 {
             reassembly::hold(packet, maps, scratch);
@@ -146,7 +146,7 @@ fn verdict_of_headers<M: Maps>(maps: &M, settings: &Settings, ctx: &PacketContex
 #[inline(always)]
 fn is_waiting_in_vain<M: Maps>(maps: &M, ctx: &PacketContext) -> bool {
     if FlowState(ctx.state).is_server_flow() {
-        return ask::count_bare(maps, ctx);
+        return source_requests::count_bare(maps, ctx);
     }
     let Some(set) = maps.flow_set(ctx.set_index) else { return false };
     let counter = super::counter_index(ctx.way as usize & (WAYS - 1), u64::from(ctx.from_lower));

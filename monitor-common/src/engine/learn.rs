@@ -12,11 +12,11 @@
 //!   follows a request, a web page may have written every byte. A stream that was not seen from its start teaches nothing;
 //! * a port that framing names (`listen_port.rs`) counts for the sender of the payload, under the same conditions.
 //!
-//! A server's answer may also name endpoints, to one subscriber alone: `ask.rs`.
+//! A server's answer may also name endpoints, to one subscriber alone: `source_requests.rs`.
 //!
 //! What follows from knowledge, and what else it takes, is in `associate.rs`.
 
-use super::{ask, context::PacketContext, counter_index, subscribers, subscribers::NO_POOL};
+use super::{context::PacketContext, counter_index, source_requests, subscribers, subscribers::NO_POOL};
 use crate::{
     bpf::shared_u64::SharedU64,
     key::{Address, Seed},
@@ -50,7 +50,7 @@ pub(super) fn learn<M: Maps>(maps: &M, settings: &Settings, ctx: &mut PacketCont
             complete = is_complete(ctx) && !state.is_server_flow();
             let answered = if ctx.is_from_lower() { higher } else { lower };
             if ctx.sources.requests != 0 && answered && ctx.block_lens[1 - (ctx.from_lower as usize & 1)] != NO_POOL {
-                ask::keep(maps, ctx, cell);
+                source_requests::store_request(maps, ctx, cell);
                 complete = false;
             }
         }
@@ -90,12 +90,12 @@ fn teach<M: Maps>(maps: &M, settings: &Settings, ctx: &PacketContext, state: Flo
             return;
         }
         let block = ctx.ends[end & 1].block(block_len as u8);
-        enter(
+        insert(
             maps,
             settings,
-            speaker_tag(&ctx.seed(settings), block, block_len, ctx.protocol as u8),
+            subscriber_key(&ctx.seed(settings), block, block_len, ctx.protocol as u8),
             ctx,
-            known(ctx, true),
+            entry(ctx, true),
         );
     } else {
         let proved = ctx.is_tcp() || ctx.evidence & u32::from(evidence::PROVED_LOWER) << end != 0;
@@ -105,43 +105,43 @@ fn teach<M: Maps>(maps: &M, settings: &Settings, ctx: &PacketContext, state: Flo
     }
     let accepted = ctx.evidence & u32::from(evidence::OPENED) != 0 && state.first_from_lower() != (end == 0);
     if !ctx.is_tcp() || accepted {
-        enter_endpoint(maps, settings, ctx, end, ctx.port(end), subscriber);
+        insert_endpoint(maps, settings, ctx, end, ctx.port(end), subscriber);
     }
     if ctx.named_port != 0 && ctx.is_from_lower() == (end == 0) {
-        enter_endpoint(maps, settings, ctx, end, ctx.named_port as u16, subscriber);
+        insert_endpoint(maps, settings, ctx, end, ctx.named_port as u16, subscriber);
     }
 }
 
 /// Enters an endpoint on a port that peers choose.
 #[inline(never)]
-fn enter_endpoint<M: Maps>(maps: &M, settings: &Settings, ctx: &PacketContext, end: usize, port: u16, own: bool) {
+fn insert_endpoint<M: Maps>(maps: &M, settings: &Settings, ctx: &PacketContext, end: usize, port: u16, own: bool) {
     if port >= FIRST_PEER_PORT {
-        enter(maps, settings, endpoint_tag(settings, ctx, end, port), ctx, known(ctx, own));
+        insert(maps, settings, endpoint_key(settings, ctx, end, port), ctx, entry(ctx, own));
     }
 }
 
 /// The tag of an endpoint of the packet's flow.
 #[inline(always)]
-pub(super) fn endpoint_tag(settings: &Settings, ctx: &PacketContext, end: usize, port: u16) -> u64 {
+pub(super) fn endpoint_key(settings: &Settings, ctx: &PacketContext, end: usize, port: u16) -> u64 {
     peer_cache::tag(&ctx.seed(settings), Key::Endpoint, ctx.address(end), u64::from(port), ctx.headers.tunnel)
 }
 
 /// Enters the endpoint that a server named to the packet's receiver.
 #[inline(never)]
-pub(super) fn enter_named<M: Maps>(maps: &M, settings: &Settings, ctx: &PacketContext) {
-    let tag = named_tag(settings, ctx.asker, ctx.sources.address, ctx.sources.port as u16);
-    enter(maps, settings, tag, ctx, known(ctx, false).referred());
+pub(super) fn insert_referred<M: Maps>(maps: &M, settings: &Settings, ctx: &PacketContext) {
+    let tag = referred_key(settings, ctx.requester, ctx.sources.address, ctx.sources.port as u16);
+    insert(maps, settings, tag, ctx, entry(ctx, false).referred());
 }
 
 /// The tag of an endpoint that a server named to this asker.
 #[inline(always)]
-pub(super) fn named_tag(settings: &Settings, asker: u64, address: Address, port: u16) -> u64 {
-    peer_cache::tag(&settings.seed, Key::Referred, address, u64::from(port), asker)
+pub(super) fn referred_key(settings: &Settings, requester: u64, address: Address, port: u16) -> u64 {
+    peer_cache::tag(&settings.seed, Key::Referred, address, u64::from(port), requester)
 }
 
 /// The tag of the subscriber at one end as one who asks.
 #[inline(never)]
-pub(super) fn asker_tag(settings: &Settings, ctx: &PacketContext, end: usize) -> u64 {
+pub(super) fn requester_key(settings: &Settings, ctx: &PacketContext, end: usize) -> u64 {
     let block_len = ctx.block_lens[end & 1];
     let block = ctx.ends[end & 1].block(block_len as u8);
     peer_cache::tag(&ctx.seed(settings), Key::Requester, block, u64::from(block_len), ctx.headers.tunnel)
@@ -149,25 +149,25 @@ pub(super) fn asker_tag(settings: &Settings, ctx: &PacketContext, end: usize) ->
 
 /// The tag of a subscriber who speaks a protocol.
 #[inline(always)]
-pub(super) fn speaker_tag(seed: &Seed, block: Address, block_len: u32, protocol: u8) -> u64 {
+pub(super) fn subscriber_key(seed: &Seed, block: Address, block_len: u32, protocol: u8) -> u64 {
     let detail = u64::from(block_len) << 8 | u64::from(Protocol::family_number(protocol));
     peer_cache::tag(seed, Key::Subscriber, block, detail, 0)
 }
 
 /// The protocol of the packet's flow, known from now on.
 #[inline(always)]
-fn known(ctx: &PacketContext, own: bool) -> PeerEntry {
+fn entry(ctx: &PacketContext, own: bool) -> PeerEntry {
     PeerEntry::new(Protocol::family_number(ctx.protocol as u8), own, ctx.now_s)
 }
 
 /// Enters one piece of knowledge.
 #[inline(never)]
-fn enter<M: Maps>(maps: &M, settings: &Settings, tag: u64, ctx: &PacketContext, known: PeerEntry) {
+fn insert<M: Maps>(maps: &M, settings: &Settings, tag: u64, ctx: &PacketContext, entry: PeerEntry) {
     let Some(set) = maps.peer_set(peer_cache::set_index(tag, settings.peer_mask)) else {
         maps.count_event(KernelEvent::InternalError);
         return;
     };
-    match set.insert(tag, known, ctx.now_s) {
+    match set.insert(tag, entry, ctx.now_s) {
         Inserted::Refreshed | Inserted::Busy => {}
         Inserted::New => maps.count_event(KernelEvent::PeerLearned),
         Inserted::Evicted => {

@@ -41,7 +41,13 @@ const ANSWER_BYTES: u32 = 0xffff;
 
 /// Reads questions, and the sources of answers, from a payload of a flow with this certain verdict.
 #[inline(never)]
-pub(super) fn read<P: Packet, M: Maps>(packet: &P, maps: &M, settings: &Settings, scratch: &mut Scratch, protocol: u8) {
+pub(super) fn read_sources<P: Packet, M: Maps>(
+    packet: &P,
+    maps: &M,
+    settings: &Settings,
+    scratch: &mut Scratch,
+    protocol: u8,
+) {
     let (ctx, payload) = (&mut scratch.ctx, &mut scratch.payload);
     let requested = FlowState(ctx.state).is_server_flow();
     if !requested && ctx.spoke == 0 {
@@ -58,7 +64,7 @@ pub(super) fn read<P: Packet, M: Maps>(packet: &P, maps: &M, settings: &Settings
     if ctx.is_tcp() {
         read_numbers(packet, ctx);
     }
-    let answers = requested && is_answer(maps, ctx) && is_for_subscriber(maps, settings, ctx);
+    let answers = requested && answers_request(maps, ctx) && is_for_subscriber(maps, settings, ctx);
     // Whether it answers is not known to the verifier here, nor learned in the loop: it walks the loop once.
     let answers = payload.verifier_barrier(u64::from(answers));
     let mut step = 0;
@@ -68,7 +74,7 @@ pub(super) fn read<P: Packet, M: Maps>(packet: &P, maps: &M, settings: &Settings
         }
         peer_list::next(payload, &mut ctx.sources);
         if payload.verifier_barrier(answers) != 0 && ctx.sources.port >= u32::from(FIRST_PEER_PORT) {
-            learn::enter_named(maps, settings, ctx);
+            learn::insert_referred(maps, settings, ctx);
         }
         step += 1;
     }
@@ -84,7 +90,7 @@ pub(super) fn read_numbers<P: Packet>(packet: &P, ctx: &mut PacketContext) {
 
 /// Whether the payload answers what the other side asked latest.
 #[inline(never)]
-fn is_answer<M: Maps>(maps: &M, ctx: &PacketContext) -> bool {
+fn answers_request<M: Maps>(maps: &M, ctx: &PacketContext) -> bool {
     let Some(cold) = maps.cold_set(ctx.set_index) else { return false };
     let cold = cold.flow(ctx.way);
     let kept = Progress::from_bits(cold.progress.load()).rule_flags;
@@ -109,14 +115,14 @@ fn is_for_subscriber<M: Maps>(maps: &M, settings: &Settings, ctx: &mut PacketCon
     if !subscribers::find_subscribers(maps, ctx) || ctx.block_lens[receiver] == NO_POOL {
         return false;
     }
-    ctx.asker = learn::asker_tag(settings, ctx, receiver);
+    ctx.requester = learn::requester_key(settings, ctx, receiver);
     true
 }
 
 /// Keeps what the packet's sender, a subscriber, asked: the flow is a session from now on, and knows what an answer has to
 /// match. By UDP the transaction id was kept already.
 #[inline(never)]
-pub(super) fn keep<M: Maps>(maps: &M, ctx: &PacketContext, cell: &SharedU64) {
+pub(super) fn store_request<M: Maps>(maps: &M, ctx: &PacketContext, cell: &SharedU64) {
     let Some(cold) = maps.cold_set(ctx.set_index) else { return };
     let cold = cold.flow(ctx.way);
     let (state, rule_value) = (FlowState(cell.load()), &cold.rule_value);
