@@ -10,61 +10,92 @@
 //! With the feature `first-protocols` only the protocols that were there first are tried: the bench measures what all others
 //! cost the packets that show none of them.
 
+// Protocols.
 pub mod applejuice;
 pub mod ares;
 pub mod bittorrent;
 pub mod btsync;
-pub mod content;
 pub mod directconnect;
-pub mod early_exit;
 pub mod edonkey;
-pub mod entropy;
 pub mod fasttrack;
 pub mod gnutella;
 pub mod gnutella2;
 pub mod kademlia;
 pub mod libp2p;
-pub mod listen_port;
 pub mod mute;
+pub mod openft;
 pub mod opennap;
-pub mod peer_list;
-pub mod rule_state;
 pub mod soulseek;
 pub mod waste;
 pub mod webtorrent;
 pub mod winmx;
 
+// What they share.
+mod byte_set;
+pub mod content;
+mod dissector;
+pub mod early_exit;
+pub mod entropy;
 pub(crate) mod hold_rules;
-pub(crate) mod http_headers;
-#[cfg(test)]
-mod lookalikes;
-mod openft;
-#[cfg(test)]
-mod testing;
-pub(crate) mod text;
+mod http;
+pub mod listen_port;
+pub mod peer_list;
+pub mod rule_state;
+mod text;
 mod websocket;
 
+#[cfg(test)]
+mod lookalikes;
+#[cfg(test)]
+mod testing;
+
 use crate::{
-    dissect::rule_state::RuleState,
     parse::payload::{Payload, Transport},
     protocol::{Confidence, Protocol, Verdict},
 };
+use byte_set::ByteSet;
+use dissector::{Dissector, Prefix};
+use rule_state::RuleState;
 
 pub use hold_rules::{held_len, skip_segment};
 
-/// Tries each signature in turn; expands to straight-line code, since the verifier and LLVM like no function tables.
+/// Every protocol that has rules. Its first bytes and prefixes are taken from here.
+const DISSECTORS: [Dissector; 18] = [
+    applejuice::DISSECTOR,
+    ares::DISSECTOR,
+    bittorrent::DISSECTOR,
+    btsync::DISSECTOR,
+    directconnect::DISSECTOR,
+    edonkey::DISSECTOR,
+    fasttrack::DISSECTOR,
+    gnutella::DISSECTOR,
+    gnutella2::DISSECTOR,
+    kademlia::DISSECTOR,
+    libp2p::DISSECTOR,
+    mute::DISSECTOR,
+    openft::DISSECTOR,
+    opennap::DISSECTOR,
+    soulseek::DISSECTOR,
+    waste::DISSECTOR,
+    webtorrent::DISSECTOR,
+    winmx::DISSECTOR,
+];
+
+/// Tries each rule in turn; expands to straight-line code, since the verifier and LLVM like no function tables.
 ///
 /// Rows share no loaded value: what one row's comparisons taught the verifier about a value would make it walk all later
 /// rows once more for each outcome, so that the cost is the product of the rows and not their sum.
 macro_rules! first_match {
-    ($payload:expr, $state:expr; $($function:path => $protocol:expr,)*) => {
-        $(if const { tried($protocol) } && let Some(confidence) = $function($payload.barrier_ref(), $state) {
-            return Some(Verdict { protocol: $protocol, confidence });
+    ($payload:expr, $state:expr; $($protocol:ident::$rule:ident,)*) => {
+        $(if const { tried($protocol::DISSECTOR.protocol) }
+            && let Some(confidence) = $protocol::$rule($payload.barrier_ref(), $state)
+        {
+            return Some(Verdict { protocol: const { $protocol::DISSECTOR.protocol }, confidence });
         })*
     };
 }
 
-/// Whether the signatures of a protocol are tried in this build.
+/// Whether the rules of a protocol are tried in this build.
 const fn tried(protocol: Protocol) -> bool {
     ALL || matches!(protocol, Protocol::BitTorrent | Protocol::EDonkey)
 }
@@ -72,53 +103,73 @@ const fn tried(protocol: Protocol) -> bool {
 /// Whether all protocols are tried in this build.
 const ALL: bool = !cfg!(feature = "first-protocols");
 
-/// A set of bytes, as bits.
-const fn set(bytes: &[u8]) -> [u64; 4] {
-    let (mut set, mut index) = ([0; 4], 0);
-    while index < bytes.len() {
-        set[(bytes[index] >> 6) as usize] |= 1 << (bytes[index] & 63);
+/// The first bytes of all rules that start with a fixed one: one lookup spares these rules most payloads of a network.
+struct Gate {
+    /// TCP: messages of which a short segment may be the start.
+    split_tcp: ByteSet,
+    /// TCP: all messages.
+    tcp: ByteSet,
+    /// UDP. Trackers and Gnutella start with any byte.
+    udp: ByteSet,
+}
+
+static GATE: Gate = gate();
+
+const fn gate() -> Gate {
+    let http = if ALL { dissector::first_bytes(http::PREFIXES) } else { ByteSet::EMPTY };
+    let (mut gate, mut index) = (Gate { split_tcp: http, tcp: http, udp: ByteSet::EMPTY }, 0);
+    while index < DISSECTORS.len() {
+        let dissector = &DISSECTORS[index];
+        if tried(dissector.protocol) {
+            gate.split_tcp = gate.split_tcp.union(dissector.split_tcp_bytes());
+            gate.tcp = gate.tcp.union(dissector.tcp_bytes());
+            gate.udp = gate.udp.union(ByteSet::of(dissector.udp));
+        }
         index += 1;
     }
-    set
+    gate
 }
 
-/// Whether the payload's first byte is in a set. One look spares all rules that start with a fixed byte the payloads that the
-/// others are for, which is nearly all of what a network carries.
-#[inline(always)]
-fn begins(payload: &Payload, set: &[u64; 4]) -> bool {
-    holds(set, payload.byte(0))
-}
+/// Number of prefixes of all protocols.
+const PREFIX_COUNT: usize = {
+    let (mut count, mut index) = (http::PREFIXES.len(), 0);
+    while index < DISSECTORS.len() {
+        count += DISSECTORS[index].prefixes.len();
+        index += 1;
+    }
+    count
+};
 
-/// Whether a byte is in a set.
-#[inline(always)]
-const fn holds(set: &[u64; 4], byte: u8) -> bool {
-    set[(byte >> 6) as usize] >> (byte & 63) & 1 != 0
-}
+/// Prefixes of all protocols.
+static PREFIXES: [Prefix; PREFIX_COUNT] = {
+    let mut all = [http::PREFIXES[0]; PREFIX_COUNT];
+    let (mut count, mut index) = (http::PREFIXES.len(), 0);
+    while index < DISSECTORS.len() {
+        let own = DISSECTORS[index].prefixes;
+        let mut number = 0;
+        while number < own.len() {
+            all[count] = own[number];
+            count += 1;
+            number += 1;
+        }
+        index += 1;
+    }
+    all
+};
+const _: () = assert!(http::PREFIXES.len() == 1);
 
-/// First bytes of the TCP signatures that are text, length-prefixed with a fixed header byte, or WebSocket frames: those of which a
-/// short segment may be the start.
-const WORDS: &[u8] = if ALL { b"\x01\x13$BCGHIPSa\xc5\xd4\xe3\xfa\x81\x82" } else { b"\x13G\xc5\xd4\xe3" };
-/// The same with those of the signatures that are found whole or mid-stream only.
-static TCP: [u64; 4] = union(set(WORDS), set(if ALL { b"\x00\x03/1" } else { b"\x00B" }));
-/// [`WORDS`].
-static CUT: [u64; 4] = set(WORDS);
-/// First bytes of the UDP signatures that start with a fixed one; trackers and Gnutella start with numbers of any value.
-static UDP: [u64; 4] = set(if ALL { b"\x01\x21\x27\x28\x41$BGUd\xc5\xe3\xe4\xe5" } else { b"Bd\xc5\xe3" });
-
-/// Bytes that are in either set.
-const fn union(a: [u64; 4], b: [u64; 4]) -> [u64; 4] {
-    [a[0] | b[0], a[1] | b[1], a[2] | b[2], a[3] | b[3]]
-}
-
-/// Whether no rule starts with this byte, so that those for any first byte decide: they look at [`crate::limits::SHALLOW`] bytes.
+/// Whether no rule starts with this byte, so that only the rules for any first byte apply.
+///
+/// These read [`crate::limits::SHALLOW`] bytes at most.
 #[inline(always)]
 #[must_use]
 pub fn is_shallow(transport: Transport, first: u8) -> bool {
-    !holds(if transport == Transport::Tcp { &TCP } else { &UDP }, first)
+    !(if transport == Transport::Tcp { &GATE.tcp } else { &GATE.udp }).contains(first)
 }
 
-/// The verdict that this payload gives its flow, if it shows one. What earlier segments of its stream began is in front of it; that of
-/// a TCP flow without a verdict may have to be kept for the next one ([`crate::dissect::rule_state::rule_flags::HELD`]).
+/// The verdict of a payload, if a rule matches it. Held bytes of earlier segments are in front of it.
+///
+/// If none does, a TCP payload may have to be held for the next segment ([`rule_state::rule_flags::HELD`]).
 #[inline(always)]
 pub fn classify(transport: Transport, payload: &mut Payload, state: &mut RuleState) -> Option<Verdict> {
     match transport {
@@ -139,60 +190,60 @@ fn verifier_barrier(payload: &mut Payload, state: &mut RuleState) {
 
 #[inline(always)]
 fn tcp(payload: &mut Payload, state: &mut RuleState) -> Option<Verdict> {
-    if begins(payload, &TCP) {
+    if GATE.tcp.contains(payload.byte(0)) {
         first_match!(payload, state;
-            bittorrent::tcp => Protocol::BitTorrent,
-            libp2p::tcp => Protocol::LibP2p,
-            edonkey::tcp => Protocol::EDonkey,
-            gnutella::tcp => Protocol::Gnutella,
-            directconnect::tcp => Protocol::DirectConnect,
-            fasttrack::tcp => Protocol::FastTrack,
-            webtorrent::tcp => Protocol::WebTorrent,
-            ares::tcp => Protocol::Ares,
-            applejuice::tcp => Protocol::AppleJuice,
-            mute::tcp => Protocol::Mute,
-            waste::tcp => Protocol::Waste,
-            btsync::tcp => Protocol::BtSync,
+            bittorrent::tcp,
+            libp2p::tcp,
+            edonkey::tcp,
+            gnutella::tcp,
+            directconnect::tcp,
+            fasttrack::tcp,
+            webtorrent::tcp,
+            ares::tcp,
+            applejuice::tcp,
+            mute::tcp,
+            waste::tcp,
+            btsync::tcp,
         );
-        if ALL && let Some(verdict) = http_headers::tcp(payload) {
+        if ALL && let Some(verdict) = http::tcp(payload) {
             return Some(verdict);
         }
         first_match!(payload, state;
-            winmx::tcp => Protocol::WinMx,
+            winmx::tcp,
         );
         verifier_barrier(payload, state);
     }
     first_match!(payload, state;
-        soulseek::tcp => Protocol::Soulseek,
-        opennap::tcp => Protocol::OpenNap,
+        soulseek::tcp,
+        opennap::tcp,
     );
     if edonkey::continued(payload.barrier_ref(), state) {
         return Some(Verdict { protocol: Protocol::EDonkey, confidence: Confidence::Structural });
     }
     verifier_barrier(payload, state);
-    hold_rules::decide_hold(payload.barrier_ref(), state, begins(payload.barrier_ref(), &CUT));
+    hold_rules::decide_hold(payload.barrier_ref(), state, GATE.split_tcp.contains(payload.barrier_ref().byte(0)));
     verifier_barrier(payload, state);
     None
 }
 
 #[inline(always)]
 fn udp(payload: &mut Payload, state: &mut RuleState) -> Option<Verdict> {
-    if begins(payload, &UDP) {
+    if GATE.udp.contains(payload.byte(0)) {
         first_match!(payload, state;
-            bittorrent::udp => Protocol::BitTorrent,
-            gnutella2::udp => Protocol::Gnutella2,
-            directconnect::udp => Protocol::DirectConnect,
-            fasttrack::udp => Protocol::FastTrack,
-            btsync::udp => Protocol::BtSync,
-            edonkey::udp => Protocol::EDonkey,
-            kademlia::udp => Protocol::Kademlia,
+            bittorrent::udp,
+            gnutella2::udp,
+            directconnect::udp,
+            fasttrack::udp,
+            btsync::udp,
+            edonkey::udp,
+            kademlia::udp,
         );
     }
     verifier_barrier(payload, state);
     first_match!(payload, state;
-        gnutella::udp => Protocol::Gnutella,
-        libp2p::udp => Protocol::LibP2p,
-        bittorrent::exchanges => Protocol::BitTorrent,
+        gnutella::udp,
+        libp2p::udp,
+        bittorrent::exchanges,
     );
     None
 }

@@ -2,7 +2,16 @@
 //!
 //! Source: libprotoident and nDPI. Matched: a stream that starts with "ajprot\r\n". Guard: eight fixed bytes.
 
-use crate::{dissect::rule_state::RuleState, parse::payload::Payload, protocol::Confidence};
+use super::dissector::{Dissector, prefix};
+use crate::{
+    dissect::rule_state::RuleState,
+    parse::payload::Payload,
+    protocol::{Confidence, Protocol},
+};
+
+/// First bytes, and prefixes that may be held.
+pub(super) const DISSECTOR: Dissector =
+    Dissector { prefixes: &[prefix(b"ajprot\r\n", 7)], ..Dissector::new(Protocol::AppleJuice) };
 
 /// Connections to servers and peers.
 #[inline(always)]

@@ -7,7 +7,15 @@
 //! six bytes; it does not count on a port below 1024. Its answer, 138 bytes of which three are fixed, never counts: a 16-bit length in
 //! front of a segment of just that length is what many protocols have.
 
-use crate::{dissect::rule_state::RuleState, parse::payload::Payload, protocol::Confidence};
+use super::dissector::Dissector;
+use crate::{
+    dissect::rule_state::RuleState,
+    parse::payload::Payload,
+    protocol::{Confidence, Protocol},
+};
+
+/// First bytes, and prefixes that may be held.
+pub(super) const DISSECTOR: Dissector = Dissector { unsplit: b"\x03", ..Dissector::new(Protocol::Ares) };
 
 /// Length field and type of the greeting.
 const GREETING: u32 = u32::from_le_bytes([0x03, 0x00, 0x5a, 0]);

@@ -10,16 +10,34 @@
 //!   each other, which guards against other length-prefixed protocols. Port 7680 is left out there: Windows Update Delivery Optimization has the same frames;
 //! - UDP: "BT-SEARCH * HTTP/1.1".
 
-mod dht;
-mod http;
-mod tracker;
-mod utp;
-
+use super::dissector::{Dissector, prefix};
 use crate::{
     bpf::branchless::{bound, nonzero_top_bit},
     dissect::rule_state::RuleState,
+    limits::HELD_BYTES,
     parse::payload::Payload,
-    protocol::Confidence,
+    protocol::{Confidence, Protocol},
+};
+pub(super) mod content;
+mod dht;
+mod http;
+pub(super) mod listen_port;
+pub(super) mod peer_list;
+mod tracker;
+mod utp;
+
+/// First bytes, and prefixes that may be held.
+pub(super) const DISSECTOR: Dissector = Dissector {
+    prefixes: &[
+        prefix(b"\x13BitTorr", 19),
+        prefix(b"GET /ann", HELD_BYTES),
+        prefix(b"GET /scr", HELD_BYTES),
+        prefix(b"GET /web", HELD_BYTES),
+        prefix(b"GET /dat", HELD_BYTES),
+    ],
+    unsplit: b"\x00B",
+    udp: &[b'd', b'B', utp::DATA, utp::STATE, utp::SYN],
+    ..Dissector::new(Protocol::BitTorrent)
 };
 
 /// Windows Update Delivery Optimization (MS-DO) listens here and frames blocks as BEP 3 does.

@@ -5,7 +5,16 @@
 //!
 //! Guard: six fixed bytes, the last of which no text has.
 
-use crate::{dissect::rule_state::RuleState, parse::payload::Payload, protocol::Confidence};
+use super::dissector::{Dissector, prefix};
+use crate::{
+    dissect::rule_state::RuleState,
+    parse::payload::Payload,
+    protocol::{Confidence, Protocol},
+};
+
+/// First bytes, and prefixes that may be held.
+pub(super) const DISSECTOR: Dissector =
+    Dissector { prefixes: &[prefix(b"BSYNC\0", 5)], udp: b"B", ..Dissector::new(Protocol::BtSync) };
 
 /// Connections between peers.
 #[inline(always)]

@@ -9,9 +9,43 @@
 //!
 //! Guard: the terminators, and that no rule is shorter than seven fixed bytes, but for the two whose inner marks are checked.
 
-use super::text;
-use crate::{dissect::rule_state::RuleState, parse::payload::Payload, protocol::Confidence};
+use super::{
+    content::base32,
+    dissector::{Dissector, prefix},
+    text,
+};
+use crate::{
+    dissect::rule_state::RuleState,
+    limits::HELD_BYTES,
+    parse::payload::Payload,
+    protocol::{Confidence, Protocol},
+    watch::ContentHash,
+};
 
+/// First bytes, and prefixes that may be held.
+pub(super) const DISSECTOR: Dissector = Dissector {
+    prefixes: &[
+        prefix(b"$Lock ", HELD_BYTES),
+        prefix(b"$MyNick ", HELD_BYTES),
+        prefix(b"$ADCGET ", 21),
+        prefix(b"$ADCSND ", 21),
+        prefix(b"$MyINFO ", 13),
+        prefix(b"$Validat", 14),
+        prefix(b"$Connect", 13),
+        prefix(b"$RevConn", 16),
+        prefix(b"$Directi", 20),
+        prefix(b"HSUP AD", HELD_BYTES),
+        prefix(b"ISUP AD", HELD_BYTES),
+        prefix(b"CSUP AD", HELD_BYTES),
+        prefix(b"CGET ", 18),
+        prefix(b"CSND ", 18),
+    ],
+    udp: b"$U",
+    ..Dissector::new(Protocol::DirectConnect)
+};
+
+/// Start of the message that names its sender; the nick itself is never held.
+pub(super) const MY_NICK: &[u8; 8] = b"$MyNick ";
 /// Bytes of a lock that are searched for its key: the lock itself has at most about 130.
 const SCANNED: usize = 192;
 /// Offset of what follows the client identifier in an ADC message over UDP: 5 type and blank, 39 base32 characters.
@@ -51,6 +85,12 @@ fn nmdc(payload: &Payload) -> bool {
         || payload.has(1, b"Version 1,")
         || payload.has(1, b"Search Hub:");
     command && ended(payload, b'|')
+}
+
+/// Whether these first bytes of a stream may be a command that no rule matches: a dollar sign and a letter. Redis has numbers there.
+#[inline(always)]
+pub(super) const fn may_be_command(head: u64) -> bool {
+    head as u8 == b'$' && (head >> 8) as u8 & 0xe0 == 0x40
 }
 
 /// Whether a command ends in this segment: at its end, or where the first one does when more of them are cut by the segment size.
@@ -106,10 +146,25 @@ pub fn udp(payload: &Payload, _state: &mut RuleState) -> Option<Confidence> {
     found.then_some(Confidence::Signature)
 }
 
+/// The Tiger tree root in a request for a file.
+#[inline(always)]
+pub(super) fn content(payload: &Payload, found: &mut ContentHash) {
+    if payload.has(0, b"$ADCGET file TTH/") {
+        base32(payload, 17, found);
+    } else if payload.has(0, b"CGET file TTH/") | payload.has(0, b"CSND file TTH/") {
+        base32(payload, 14, found);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::testing::{Label, every_bit_counts, tcp, udp};
-    use crate::protocol::{Confidence, Protocol};
+    use crate::{
+        dissect::content,
+        parse::payload::Transport,
+        protocol::{Confidence, Protocol},
+        watch::ContentHash,
+    };
     use proptest::prelude::*;
 
     const SIGNATURE: Label = Some((Protocol::DirectConnect, Confidence::Signature));
@@ -189,6 +244,19 @@ mod tests {
             let text = format!("{first}{rest}");
             prop_assert_eq!(tcp(&text), None);
             prop_assert_eq!(udp(&text), None);
+        }
+    }
+
+    #[test]
+    fn a_requested_tree_root_is_decoded() {
+        // RFC 4648 section 10 has short vectors only; this is coreutils' `base32` of the 20 bytes 0 to 19.
+        let text = "AAAQEAYEAUDAOCAJBIFQYDIOB4IBCEQT";
+        let expected = ContentHash::from_bytes(&(0..20).collect::<Vec<u8>>());
+        for head in ["$ADCGET file TTH/", "CGET file TTH/", "CSND file TTH/"] {
+            assert_eq!(
+                content::named(Transport::Tcp, Protocol::DirectConnect, format!("{head}{text}ABCDEFG 0").as_bytes()),
+                expected
+            );
         }
     }
 }

@@ -11,18 +11,37 @@
 //! UDP messages have no length field, so each opcode's own layout is checked in `edonkey/udp.rs`.
 //! Guard: a header byte and a length alone also occur elsewhere; the opcode sets and the agreeing lengths do not.
 
-mod udp;
-
-pub use udp::udp;
-
+use super::{
+    byte_set::ByteSet,
+    dissector::{Dissector, prefix},
+};
 use crate::{
     dissect::rule_state::{RuleState, rule_flags},
     parse::payload::Payload,
-    protocol::Confidence,
+    protocol::{Confidence, Protocol},
+};
+pub(super) mod content;
+mod listen_port;
+pub(super) mod opcode;
+pub(super) mod peer_list;
+mod udp;
+
+pub(super) use listen_port::listen_port;
+pub use udp::udp;
+
+/// First bytes, and prefixes that may be held.
+pub(super) const DISSECTOR: Dissector = Dissector {
+    prefixes: &[
+        prefix(&[EDONKEY], HEADER as usize),
+        prefix(&[EMULE], HEADER as usize),
+        prefix(&[PACKED], HEADER as usize),
+    ],
+    udp: &[EDONKEY, EMULE],
+    ..Dissector::new(Protocol::EDonkey)
 };
 
 /// Header byte of eDonkey messages.
-const EDONKEY: u8 = 0xe3;
+pub(super) const EDONKEY: u8 = 0xe3;
 /// Header byte of eMule's extension messages.
 const EMULE: u8 = 0xc5;
 /// Header byte of zlib-packed messages, with opcodes of both.
@@ -32,23 +51,8 @@ const HEADER: u32 = 5;
 /// No message is longer: a part request covers at most three blocks of 184,320 bytes and clients send at most 10,240 a message.
 const MAX_MESSAGE: u32 = 200_000;
 
-/// Builds a set from ranges of opcodes, both ends included.
-const fn set(ranges: &[(u8, u8)]) -> [u64; 4] {
-    let mut set = [0; 4];
-    let mut index = 0;
-    while index < ranges.len() {
-        let (mut opcode, last) = ranges[index];
-        while opcode <= last {
-            set[(opcode >> 6) as usize] |= 1 << (opcode & 63);
-            opcode += 1;
-        }
-        index += 1;
-    }
-    set
-}
-
 /// Opcodes behind 0xe3: server messages 01 to 44, client messages 01 and 46 to 61.
-const EDONKEY_OPCODES: [u64; 4] = set(&[
+const EDONKEY_OPCODES: ByteSet = ByteSet::of_ranges(&[
     (0x01, 0x01),
     (0x05, 0x05),
     (0x14, 0x16),
@@ -62,23 +66,19 @@ const EDONKEY_OPCODES: [u64; 4] = set(&[
     (0x54, 0x61),
 ]);
 /// Opcodes behind 0xc5: information 01 and 02, file messages 40 and 60 to 62, sources, identification and the rest 81 to ac.
-const EMULE_OPCODES: [u64; 4] = set(&[(0x01, 0x02), (0x40, 0x40), (0x60, 0x62), (0x81, 0x87), (0x90, 0xac)]);
+const EMULE_OPCODES: ByteSet =
+    ByteSet::of_ranges(&[(0x01, 0x02), (0x40, 0x40), (0x60, 0x62), (0x81, 0x87), (0x90, 0xac)]);
 
 /// Header bytes by their bits 4 and 5, which differ in all three.
 static HEADERS: [u8; 4] = [EMULE, PACKED, EDONKEY, 0];
 /// Opcodes by the same bits.
-static OPCODES: [[u64; 4]; 4] = [EMULE_OPCODES, union(EDONKEY_OPCODES, EMULE_OPCODES), EDONKEY_OPCODES, [0; 4]];
-
-/// Opcodes that are in either set.
-const fn union(a: [u64; 4], b: [u64; 4]) -> [u64; 4] {
-    [a[0] | b[0], a[1] | b[1], a[2] | b[2], a[3] | b[3]]
-}
+static OPCODES: [ByteSet; 4] = [EMULE_OPCODES, EDONKEY_OPCODES.union(EMULE_OPCODES), EDONKEY_OPCODES, ByteSet::EMPTY];
 
 /// Whether these are a header byte and an opcode that belong together. Tables in place of branches: one path to verify.
 #[inline(always)]
 fn known(header: u8, opcode: u8) -> bool {
     let row = (header >> 4 & 3) as usize;
-    HEADERS[row] == header && OPCODES[row][(opcode >> 6) as usize] >> (opcode & 63) & 1 != 0
+    HEADERS[row] == header && OPCODES[row].contains(opcode)
 }
 
 /// Whether zlib data starts at `offset`: method 8 with a 32 KiB window, and one of the four standard levels (RFC 1950).
@@ -127,9 +127,9 @@ pub(crate) fn continued(payload: &Payload, state: &mut RuleState) -> bool {
 /// Whether the segment starts with a message: the part of [`tcp`] behind its gate.
 #[inline(never)]
 fn message(payload: &Payload) -> bool {
-    let (header, opcode) = (payload.byte(0), payload.byte(5));
+    let (header, number) = (payload.byte(0), payload.byte(5));
     let length = payload.le32(1);
-    if payload.len <= HEADER || !plausible(length) || !known(header, opcode) {
+    if payload.len <= HEADER || !plausible(length) || !known(header, number) {
         return false;
     }
     if header == PACKED && !zlib(payload, 6) {
@@ -142,9 +142,9 @@ fn message(payload: &Payload) -> bool {
     if length < held {
         return followed(payload, HEADER + length);
     }
-    match (header, opcode) {
+    match (header, number) {
         (PACKED, _) => true,
-        (EDONKEY, 0x46) => part(payload, length),
+        (EDONKEY, opcode::SENDING_PART) => part(payload, length),
         (EMULE, 0xa2) => part_64(payload, length),
         // A compressed part says the packed size of the whole block, of which this message is a piece.
         (EMULE, 0x40) => piece(payload.le32(26), length.wrapping_sub(25)),

@@ -2,13 +2,26 @@
 //!
 //! Source: giFT-FastTrack's reverse engineering (`PROTOCOL`, `crypt/`). Matched, on any port:
 //! - the clear head of a link to a supernode, 12 bytes, of which the first four are fixed; the rest is ciphered;
-//! - downloads: "GET /.hash="; "GIVE " with a decimal identifier and nothing else; and, in `http_headers.rs`, other requests and
+//! - downloads: "GET /.hash="; "GIVE " with a decimal identifier and nothing else; and, in `http.rs`, other requests and
 //!   answers with an "X-Kazaa-" header;
 //! - UDP: ping (27) and pong (28) with the network's name at its place.
 //!
 //! Guard: exact lengths and literals; for the text "GIVE 100", which a chat may hold too, and for UDP no port below 1024.
 
-use crate::{dissect::rule_state::RuleState, parse::payload::Payload, protocol::Confidence};
+use super::dissector::{Dissector, prefix};
+use crate::{
+    dissect::rule_state::RuleState,
+    limits::HELD_BYTES,
+    parse::payload::Payload,
+    protocol::{Confidence, Protocol},
+};
+
+/// First bytes, and prefixes that may be held.
+pub(super) const DISSECTOR: Dissector = Dissector {
+    prefixes: &[prefix(b"GET /.ha", HELD_BYTES), prefix(b"GIVE ", 18), prefix(b"\xfa\x00\xb6\x2b", 11)],
+    udp: b"\x27\x28",
+    ..Dissector::new(Protocol::FastTrack)
+};
 
 /// The start of the names of headers, and of the client that has none of them (nDPI: "PeerEnabler/").
 pub(super) const HTTP_HEADER: &[u8; 8] = b"X-Kazaa-";

@@ -4,7 +4,7 @@
 //! Matched, on any port:
 //! - "GNUTELLA CONNECT/", "GNUTELLA/" and a digit (either side), version 0.4's "GNUTELLA OK" and a line feed;
 //! - "GET /uri-res/N2R?urn:sha1:" and the other services and hashes of HUGE and THEX (also HEAD); the paths "/gnutella/push-proxy?",
-//!   "/gnet/push-proxy?", "/gnutella/tigertree/" and those of Shareaza's services; "PUSH guid:"; and, in `http_headers.rs`, requests and
+//!   "/gnet/push-proxy?", "/gnutella/tigertree/" and those of Shareaza's services; "PUSH guid:"; and, in `http.rs`, requests and
 //!   answers with a header of Gnutella's;
 //! - "GIV ", a file index, ":", the servent's identifier as 32 hexadecimal digits, "/";
 //! - UDP: the 23-byte message header whose payload length at offset 19 agrees with the datagram, with a known message type and
@@ -12,11 +12,33 @@
 //!
 //! Guard: literals; for UDP the 32-bit length, type, least length, hop counts that a live message has, no port below 1024.
 
+use super::{
+    content::base32,
+    dissector::{Dissector, prefix},
+};
 use crate::{
     bpf::branchless::{EACH_BYTE, TOP_BITS},
     dissect::rule_state::RuleState,
+    limits::HELD_BYTES,
     parse::payload::Payload,
-    protocol::Confidence,
+    protocol::{Confidence, Protocol},
+    watch::ContentHash,
+};
+
+/// First bytes, and prefixes that may be held.
+pub(super) const DISSECTOR: Dissector = Dissector {
+    prefixes: &[
+        prefix(b"GET /uri", HELD_BYTES),
+        prefix(b"GET /gnu", HELD_BYTES),
+        prefix(b"GET /gne", HELD_BYTES),
+        prefix(b"GET /get", 9),
+        prefix(b"HEAD /ur", HELD_BYTES),
+        prefix(b"HEAD /gn", HELD_BYTES),
+        prefix(b"GNUTELLA", 16),
+        prefix(b"GIV ", 50),
+        prefix(b"PUSH gui", 45),
+    ],
+    ..Dissector::new(Protocol::Gnutella)
 };
 
 /// The start of the names of headers, the header of a queued download, and clients by the first eight characters of their names.
@@ -25,6 +47,8 @@ pub(super) const QUEUE: &[u8; 8] = b"X-Queue:";
 pub(super) const AGENTS: [&[u8; 8]; 8] =
     [b"LimeWire", b"Morpheus", b"Shareaza", b"gtk-gnut", b"Gnucleus", b"Gnutella", b"giFT-Gnu", b"BearShar"];
 
+/// Start of the name of a file by its hash (HUGE); nothing is held from there on.
+pub(super) const URN: &[u8; 4] = b"urn:";
 /// Message header, in bytes: 16 identifier, 1 type, 1 time to live, 1 hops, 4 payload length.
 const HEADER: u32 = 23;
 /// Type of the DHT's messages (Mojito), which have a version where others have time to live and hops.
@@ -153,10 +177,23 @@ fn message(payload: &Payload) -> bool {
     enough & lives & identified
 }
 
+/// The SHA-1 in a request for a file by its hash.
+#[inline(always)]
+pub(super) fn content(payload: &Payload, found: &mut ContentHash) {
+    if payload.has(0, b"GET /uri-res/N2R?urn:sha1:") {
+        base32(payload, 26, found);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::testing::{Flow, Label, every_bit_counts, every_byte_counts, hex, tcp, udp};
-    use crate::protocol::{Confidence, Protocol};
+    use crate::{
+        dissect::content,
+        parse::payload::Transport,
+        protocol::{Confidence, Protocol},
+        watch::ContentHash,
+    };
     use proptest::prelude::*;
 
     const SIGNATURE: Label = Some((Protocol::Gnutella, Confidence::Signature));
@@ -278,5 +315,16 @@ mod tests {
             prop_assert_eq!(tcp(&bytes), None);
             prop_assert_eq!(Flow::udp().ask(&bytes), None);
         }
+    }
+
+    #[test]
+    fn a_requested_sha1_is_decoded() {
+        // RFC 4648 section 10 has short vectors only; this is coreutils' `base32` of the 20 bytes 0 to 19.
+        let text = "AAAQEAYEAUDAOCAJBIFQYDIOB4IBCEQT";
+        let expected = ContentHash::from_bytes(&(0..20).collect::<Vec<u8>>());
+        let request = format!("GET /uri-res/N2R?urn:sha1:{text} HTTP/1.1");
+        assert_eq!(content::named(Transport::Tcp, Protocol::Gnutella, request.as_bytes()), expected);
+        let request = format!("GET /uri-res/N2R?urn:sha1:{} HTTP/1.1", text.replace('A', "1"));
+        assert!(!content::named(Transport::Tcp, Protocol::Gnutella, request.as_bytes()).is_some());
     }
 }

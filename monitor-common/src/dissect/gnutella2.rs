@@ -5,7 +5,15 @@
 //!
 //! Guard: no port below 1024; text that starts with GND has no flags below 0x10 behind it and no part number that fits its count.
 
-use crate::{dissect::rule_state::RuleState, parse::payload::Payload, protocol::Confidence};
+use super::dissector::Dissector;
+use crate::{
+    dissect::rule_state::RuleState,
+    parse::payload::Payload,
+    protocol::{Confidence, Protocol},
+};
+
+/// First bytes, and prefixes that may be held.
+pub(super) const DISSECTOR: Dissector = Dissector { udp: b"G", ..Dissector::new(Protocol::Gnutella2) };
 
 /// Packet header, in bytes: 3 tag, 1 flags, 2 sequence, 1 part, 1 count.
 const HEADER: u32 = 8;

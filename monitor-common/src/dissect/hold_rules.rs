@@ -1,6 +1,6 @@
 //! Rules for TCP segments that wait for the rest of a message, and for segments that are not inspected.
 //!
-//! **Held**: the first bytes of a stream that may be the start of a message which some rule matches ([`PREFIXES`], [`frame`],
+//! **Held**: the first bytes of a stream that may be the start of a message which some rule matches ([`Prefix`](super::dissector::Prefix), [`frame`],
 //! [`length`]). A segment is held only if it is short and has no verdict. The engine puts the held bytes in front of the
 //! next segment of that direction (`reassembly.rs`), and the rules see both as one payload. If that is still too short, it is
 //! held again. Real clients send a length byte, a command word or a header line in a segment of its own.
@@ -23,75 +23,13 @@
 //!
 //! Tried last: each way out leaves another state, and the verifier walks what follows once for each.
 
-use super::websocket;
+use super::{PREFIXES, bittorrent, directconnect, edonkey, gnutella, libp2p, opennap, soulseek, websocket, webtorrent};
 use crate::{
     bpf::branchless::{bytes_equal, nonzero_top_bit, printable_bytes},
     dissect::rule_state::{RuleState, rule_flags},
     limits::HELD_BYTES,
     parse::payload::Payload,
 };
-
-/// First bytes of a stream that may be held: at most eight are compared, and at most `most` bytes are held.
-struct Prefix {
-    head: u64,
-    mask: u64,
-    most: u32,
-}
-
-const fn prefix(text: &[u8], most: usize) -> Prefix {
-    let (mut head, mut mask, mut index) = (0, 0, 0);
-    while index < text.len() {
-        head |= (text[index] as u64) << (8 * index);
-        mask |= 0xff << (8 * index);
-        index += 1;
-    }
-    Prefix { head, mask, most: most as u32 }
-}
-
-/// Every prefix. The bound covers what a rule may still need, and ends before a name of a person or of content.
-static PREFIXES: [Prefix; 38] = [
-    prefix(b"\x13BitTorr", 19),
-    prefix(b"\x13/multis", 19),
-    prefix(b"GET /ann", HELD_BYTES),
-    prefix(b"GET /scr", HELD_BYTES),
-    prefix(b"GET /web", HELD_BYTES),
-    prefix(b"GET /dat", HELD_BYTES),
-    prefix(b"GET /uri", HELD_BYTES),
-    prefix(b"GET /gnu", HELD_BYTES),
-    prefix(b"GET /gne", HELD_BYTES),
-    prefix(b"GET /get", 9),
-    prefix(b"GET /.ha", HELD_BYTES),
-    prefix(b"HEAD /ur", HELD_BYTES),
-    prefix(b"HEAD /gn", HELD_BYTES),
-    prefix(b"HTTP/1.", HELD_BYTES),
-    prefix(b"GNUTELLA", 16),
-    prefix(b"GIV ", 50),
-    prefix(b"PUSH gui", 45),
-    prefix(b"GIVE ", 18),
-    prefix(b"GET.sha1", 8),
-    prefix(b"$Lock ", HELD_BYTES),
-    prefix(b"$MyNick ", HELD_BYTES),
-    prefix(b"$ADCGET ", 21),
-    prefix(b"$ADCSND ", 21),
-    prefix(b"$MyINFO ", 13),
-    prefix(b"$Validat", 14),
-    prefix(b"$Connect", 13),
-    prefix(b"$RevConn", 16),
-    prefix(b"$Directi", 20),
-    prefix(b"HSUP AD", HELD_BYTES),
-    prefix(b"ISUP AD", HELD_BYTES),
-    prefix(b"CSUP AD", HELD_BYTES),
-    prefix(b"CGET ", 18),
-    prefix(b"CSND ", 18),
-    prefix(b"SEND", 3),
-    prefix(b"PublicKe", HELD_BYTES),
-    prefix(b"ajprot\r\n", 7),
-    prefix(b"BSYNC\0", 5),
-    prefix(b"\xfa\x00\xb6\x2b", 11),
-];
-
-/// Most bytes held of an eDonkey message: from the opcode on, `edonkey.rs` counts the missing bytes of the message.
-const EDONKEY_HEADER: u32 = 5;
 
 /// Shorter text may be ciphertext that is printable by chance (one in 47 at this length): the next payload decides.
 const SHORTEST_TEXT: u32 = 4;
@@ -130,7 +68,7 @@ pub(crate) fn decide_hold(payload: &Payload, state: &mut RuleState, starts: bool
 #[inline(always)]
 #[must_use]
 pub fn held_len(payload: &Payload) -> u32 {
-    if payload.has(0, b"$MyNick ") { 8 } else { payload.captured }
+    if payload.has(0, directconnect::MY_NICK) { directconnect::MY_NICK.len() as u32 } else { payload.captured }
 }
 
 /// Whether a segment is not inspected, by its first byte and its direction's flags (`all`).
@@ -154,7 +92,6 @@ fn captured_mask(payload: &Payload) -> u64 {
 #[inline(never)]
 fn matches_prefix(payload: &Payload) -> bool {
     let (head, captured, len) = (payload.word(0), captured_mask(payload), u64::from(payload.captured));
-    let edonkey = matches!(head as u8, 0xc5 | 0xd4 | 0xe3) && payload.captured <= EDONKEY_HEADER;
     // The top bit is clear once one of them fits. Without a branch: the verifier walks the loop once.
     let (mut none, mut index) = (u64::MAX, 0);
     while index < PREFIXES.len() {
@@ -163,7 +100,7 @@ fn matches_prefix(payload: &Payload) -> bool {
         none &= nonzero_top_bit((head ^ prefix.head) & prefix.mask & captured) | long;
         index += 1;
     }
-    edonkey || none >> 63 == 0
+    none >> 63 == 0
 }
 
 /// Whether it may be the head of a WebSocket frame with an announce or a greeting of libp2p in it.
@@ -175,17 +112,18 @@ fn frame(payload: &Payload) -> bool {
     }
     let Some((start, key)) = websocket::content(payload, 0) else { return true };
     let content = payload.le16(start) ^ key as u16;
-    match (first, payload.captured as usize - start) {
-        (websocket::BINARY, _) => matches!(content as u8, 0x13 | b'/'),
-        (_, 1) => content as u8 == b'{',
-        _ => content == u16::from_le_bytes(*b"{\""),
+    if first == websocket::BINARY {
+        libp2p::may_start_frame(content)
+    } else {
+        webtorrent::may_start_frame(content, payload.captured as usize - start)
     }
 }
 
-/// Whether it may be the length and type of a message of Soulseek or OpenNap: a small length of 16 or 32 bits, a type up to 7.
+/// Whether the payload may be the length, and the type, of a Soulseek or OpenNap message, sent in a segment of its own.
 #[inline(always)]
 fn length(payload: &Payload) -> bool {
-    payload.len == 4 && payload.le32(0) & 0xfff8_ff00 == 0
+    const CLEAR: u32 = soulseek::LENGTH_CLEAR & opennap::HEAD_CLEAR;
+    payload.len == 4 && payload.le32(0) & CLEAR == 0
 }
 
 /// Whether a payload of at most [`HELD_BYTES`] must not be held (any more): its HTTP header has ended, or a content hash
@@ -199,19 +137,25 @@ fn hold_is_over(payload: &Payload) -> bool {
             break;
         }
         let half = recent & 0xffff_ffff;
-        let named = nonzero_top_bit(half ^ u64::from(u32::from_be_bytes(*b"ash=")))
-            & nonzero_top_bit(half ^ u64::from(u32::from_be_bytes(*b"ash\"")))
-            & nonzero_top_bit(half ^ u64::from(u32::from_be_bytes(*b"fid=")))
-            & nonzero_top_bit(half ^ u64::from(u32::from_be_bytes(*b"ed2k")));
+        let named = nonzero_top_bit(half ^ word(bittorrent::content::HASH_PARAMETER))
+            & nonzero_top_bit(half ^ word(bittorrent::content::HASH_MEMBER))
+            & nonzero_top_bit(half ^ word(bittorrent::content::BITCOMET_PARAMETER))
+            & nonzero_top_bit(half ^ word(edonkey::content::LINK));
         recent = recent << 8 | u64::from(payload.counted(index));
         let half = recent & 0xffff_ffff;
-        let ended = nonzero_top_bit(half ^ u64::from(u32::from_be_bytes(*b"\r\n\r\n")));
+        let ended = nonzero_top_bit(half ^ word(b"\r\n\r\n"));
         says |= !(named & ended) >> 63;
-        urns = urns << 1 | !nonzero_top_bit(half ^ u64::from(u32::from_be_bytes(*b"urn:"))) >> 63;
+        urns = urns << 1 | !nonzero_top_bit(half ^ word(gnutella::URN)) >> 63;
         index += 1;
     }
     // The longest name of a kind of hash is "bitprint:".
     says | urns >> 10 != 0
+}
+
+/// Four characters as the big-endian word that a loop over bytes collects.
+#[inline(always)]
+const fn word(text: &[u8; 4]) -> u64 {
+    u32::from_be_bytes(*text) as u64
 }
 
 /// Flags of a direction that starts with this payload: [`rule_flags::BEGUN`]; [`rule_flags::OTHER`] for text that no rule
@@ -223,8 +167,7 @@ fn stream_flags(payload: &Payload, text: bool) -> u32 {
     let is_text =
         printable_bytes(head) | bytes_equal(head, b'\r') | bytes_equal(head, b'\n') | bytes_equal(head, b'\t');
     let tunnel = head == u64::from_le_bytes(*b"CONNECT ");
-    // Redis has numbers there.
-    let command = head as u8 == b'$' && (head >> 8) as u8 & 0xe0 == 0x40;
+    let command = directconnect::may_be_command(head);
     if !is_text & captured & 0x8080_8080_8080_8080 != 0 || tunnel || command {
         let framing = (payload.len < SHORTEST_OPENING) & (head & 0xfe != 0x04) & !tunnel & !command;
         return rule_flags::BEGUN | if framing { rule_flags::FRAMING } else { 0 };

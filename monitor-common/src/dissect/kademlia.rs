@@ -10,12 +10,16 @@
 //!
 //! The answer to such a request makes the request certain, too ([`rule_flags::ANSWERED`]): clients choose their ports at random.
 
-use super::{edonkey::zlib, text};
+use super::{byte_set::ByteSet, content::raw, dissector::Dissector, edonkey::zlib, listen_port::valid, text};
 use crate::{
     dissect::rule_state::{RuleState, rule_flags},
     parse::payload::Payload,
-    protocol::Confidence,
+    protocol::{Confidence, Protocol},
+    watch::ContentHash,
 };
+
+/// First bytes, and prefixes that may be held.
+pub(super) const DISSECTOR: Dissector = Dissector { udp: &[PLAIN, PACKED], ..Dissector::new(Protocol::Kademlia) };
 
 /// Header byte of plain messages.
 const PLAIN: u8 = 0xe4;
@@ -30,20 +34,11 @@ const MAX_LOAD: u8 = 100;
 /// No file is larger: eMule's limit is 2^38 bytes.
 const MAX_FILE_BITS: u32 = 40;
 
-/// Opcodes of Kad 2, as bits.
-static OPCODES: [u64; 4] = opcodes(&[
+/// Opcodes of Kad 2.
+static OPCODES: ByteSet = ByteSet::of(&[
     0x01, 0x09, 0x11, 0x19, 0x21, 0x22, 0x29, 0x33, 0x34, 0x35, 0x3b, 0x43, 0x44, 0x45, 0x4b, 0x50, 0x51, 0x52, 0x53,
     0x58, 0x59, 0x5a, 0x60, 0x61, 0x62,
 ]);
-
-const fn opcodes(list: &[u8]) -> [u64; 4] {
-    let (mut set, mut index) = ([0; 4], 0);
-    while index < list.len() {
-        set[(list[index] >> 6) as usize] |= 1 << (list[index] & 63);
-        index += 1;
-    }
-    set
-}
 
 /// Kad messages.
 #[inline(always)]
@@ -54,7 +49,7 @@ pub fn udp(payload: &Payload, state: &mut RuleState) -> Option<Confidence> {
     }
     let opcode = payload.byte(1);
     if header == PACKED {
-        let known = OPCODES[(opcode >> 6) as usize] >> (opcode & 63) & 1 != 0;
+        let known = OPCODES.contains(opcode);
         let message = known && zlib(payload, 2);
         exchange(payload, state, opcode, message, message);
         return message.then_some(Confidence::Structural);
@@ -165,13 +160,35 @@ fn tag(payload: &Payload, offset: usize) -> bool {
     payload.byte(offset).wrapping_sub(1) < 0x24 && payload.le16(offset + 1) == 1 && payload.len as usize > offset + 4
 }
 
+/// The file hash in a search for sources or a publication: four little-endian words.
+#[inline(always)]
+pub(super) fn content(payload: &Payload, found: &mut ContentHash) {
+    if matches!(payload.le16(0), 0x34e4 | 0x44e4) {
+        raw(payload, 2, 16, found);
+        found.0[0] = found.0[0].swap_bytes().rotate_left(32);
+        found.0[1] = found.0[1].swap_bytes().rotate_left(32);
+    }
+}
+
+/// The TCP port in a hello or its answer, after the contact's id.
+#[inline(always)]
+pub(super) fn listen_port(payload: &Payload) -> u32 {
+    let hello = (payload.byte(0) == PLAIN) & (payload.byte(1) & 0xf7 == 0x11) & (payload.len >= 22);
+    if hello { valid(u32::from(payload.le16(18))) } else { 0 }
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::testing::{Flow, Label, every_byte_counts, hex, udp};
     use crate::{
-        dissect::rule_state::{RuleState, rule_flags},
-        parse::payload::Payload,
+        dissect::{
+            content::{self, HASH},
+            listen_port,
+            rule_state::{RuleState, rule_flags},
+        },
+        parse::payload::{Payload, Transport},
         protocol::{Confidence, Protocol},
+        watch::ContentHash,
     };
     use proptest::prelude::*;
 
@@ -320,5 +337,24 @@ mod tests {
             }
             prop_assert_eq!(Flow::udp().ports(40_000, 4672).ask(&bytes), None);
         }
+    }
+
+    #[test]
+    fn hellos_name_the_port() {
+        let mut hello = vec![0xe4, 0x11];
+        hello.extend([0xab; 16]);
+        hello.extend(4662u16.to_le_bytes());
+        hello.extend([8, 0]);
+        assert_eq!(listen_port::named(Transport::Udp, Protocol::Kademlia, &hello), 4662);
+    }
+
+    #[test]
+    fn searches_name_16_bytes() {
+        let expected = ContentHash::from_bytes(&HASH[..16]);
+        let swapped: Vec<u8> = HASH[..16].chunks(4).flat_map(|word| word.iter().rev().copied()).collect();
+        assert_eq!(
+            content::named(Transport::Udp, Protocol::Kademlia, &[&[0xe4, 0x34], &swapped[..], &[0; 10]].concat()),
+            expected
+        );
     }
 }

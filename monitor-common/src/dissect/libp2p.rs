@@ -9,8 +9,23 @@
 //!
 //! Guard: 19-byte literals.
 
-use super::websocket;
-use crate::{dissect::rule_state::RuleState, parse::payload::Payload, protocol::Confidence};
+use super::{
+    dissector::{Dissector, prefix},
+    websocket,
+};
+use crate::{
+    dissect::rule_state::RuleState,
+    parse::payload::Payload,
+    protocol::{Confidence, Protocol},
+};
+
+/// First bytes, and prefixes that may be held.
+pub(super) const DISSECTOR: Dissector = Dissector {
+    prefixes: &[prefix(b"\x13/multis", 19)],
+    frames: &[websocket::BINARY],
+    unsplit: b"/",
+    ..Dissector::new(Protocol::LibP2p)
+};
 
 /// Multicast DNS (RFC 6762).
 const MDNS_PORT: u16 = 5353;
@@ -41,6 +56,12 @@ fn framed(payload: &Payload) -> bool {
     let whole = first == u64::from_le_bytes(*b"\x13/multis") && second == u64::from_le_bytes(*b"tream/1.");
     let rest = first == u64::from_le_bytes(*b"/multist") && second == u64::from_le_bytes(*b"ream/1.0");
     whole || rest
+}
+
+/// Whether a binary frame of which these two bytes were captured may start with the greeting.
+#[inline(always)]
+pub(super) const fn may_start_frame(content: u16) -> bool {
+    matches!(content as u8, 0x13 | b'/')
 }
 
 /// Discovery.

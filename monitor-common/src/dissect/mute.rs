@@ -3,7 +3,17 @@
 //! Source: mute-net's `ChannelManager` and libprotoident. Matched: "PublicKey: " in a segment of one of the five lengths that
 //! hexadecimal keys of the sizes in use make. Guard: the literal and the exact length.
 
-use crate::{dissect::rule_state::RuleState, parse::payload::Payload, protocol::Confidence};
+use super::dissector::{Dissector, prefix};
+use crate::{
+    dissect::rule_state::RuleState,
+    limits::HELD_BYTES,
+    parse::payload::Payload,
+    protocol::{Confidence, Protocol},
+};
+
+/// First bytes, and prefixes that may be held.
+pub(super) const DISSECTOR: Dissector =
+    Dissector { prefixes: &[prefix(b"PublicKe", HELD_BYTES)], ..Dissector::new(Protocol::Mute) };
 
 /// Links between nodes.
 #[inline(always)]

@@ -1,7 +1,12 @@
 //! OpenFT (giFT): downloads.
 //!
-//! Source: giFT-OpenFT's `ft_transfer.c`, libprotoident. Matched, in `http_headers.rs`: a GET request with the header
+//! Source: giFT-OpenFT's `ft_transfer.c`, libprotoident. Matched, in `http.rs`: a GET request with the header
 //! "X-OpenftAlias". Guard: that header; the request line has nothing of its own.
+
+use super::dissector::Dissector;
+use crate::protocol::Protocol;
+/// First bytes, and prefixes that may be held.
+pub(super) const DISSECTOR: Dissector = Dissector::new(Protocol::OpenFt);
 
 /// The start of the header's name.
 pub(super) const HTTP_HEADER: &[u8; 8] = b"X-Openft";

@@ -7,13 +7,19 @@
 //! Guard: the length, the type, that no byte of the text is outside ASCII's printable range, that there is one quoted string, and
 //! in a login three words ahead of it (name, password, port). JSON and its like have more quotation marks, or none behind a blank.
 
+use super::dissector::Dissector;
 use crate::{
     bpf::branchless::{EACH_BYTE, bytes_equal, printable_bytes},
     dissect::rule_state::RuleState,
     parse::payload::Payload,
-    protocol::Confidence,
+    protocol::{Confidence, Protocol},
 };
 
+/// First bytes, and prefixes that may be held.
+pub(super) const DISSECTOR: Dissector = Dissector::new(Protocol::OpenNap);
+
+/// Bits that are clear in the length and type of every message that is matched: such a head, sent in a segment of its own, is held.
+pub(super) const HEAD_CLEAR: u32 = 0xfff8_ff00;
 /// Longest login that is looked into, in bytes; real ones have nick, password, port, client, speed.
 const MAX_TEXT: u32 = 160;
 

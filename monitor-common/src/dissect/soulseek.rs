@@ -11,12 +11,18 @@
 //! Guard: every length must agree with the others and with the segment; the nine bytes of a PierceFirewall are what any protocol
 //! with such lengths may send, so they do not count on a port below 1024, nor when anything else was said before. Names are never kept.
 
+use super::dissector::Dissector;
 use crate::{
     dissect::rule_state::{RuleState, rule_flags},
     parse::payload::Payload,
-    protocol::Confidence,
+    protocol::{Confidence, Protocol},
 };
 
+/// First bytes, and prefixes that may be held.
+pub(super) const DISSECTOR: Dissector = Dissector::new(Protocol::Soulseek);
+
+/// Bits that are clear in the length field of every message that is matched: such a field, sent in a segment of its own, is held.
+pub(super) const LENGTH_CLEAR: u32 = 0xffff_ff00;
 /// Longest name the server accepts, in characters.
 const MAX_NAME: u32 = 30;
 /// No client has a longer password, in characters.

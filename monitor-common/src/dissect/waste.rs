@@ -2,7 +2,16 @@
 //!
 //! Source: libprotoident. Matched: a stream that starts with "GET.sha1:". Guard: nine fixed bytes that no HTTP request has.
 
-use crate::{dissect::rule_state::RuleState, parse::payload::Payload, protocol::Confidence};
+use super::dissector::{Dissector, prefix};
+use crate::{
+    dissect::rule_state::RuleState,
+    parse::payload::Payload,
+    protocol::{Confidence, Protocol},
+};
+
+/// First bytes, and prefixes that may be held.
+pub(super) const DISSECTOR: Dissector =
+    Dissector { prefixes: &[prefix(b"GET.sha1", 8)], ..Dissector::new(Protocol::Waste) };
 
 /// Downloads from peers.
 #[inline(always)]

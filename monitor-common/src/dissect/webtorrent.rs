@@ -7,8 +7,16 @@
 //! Guard: `"info_hash"`; an object with an `"action"` is a chat as likely as an announce. What a server says, which is not
 //! masked (RFC 6455 section 5.1), must have both: feeds of clients' user interfaces name info hashes too.
 
-use super::{text, websocket};
-use crate::{dissect::rule_state::RuleState, parse::payload::Payload, protocol::Confidence};
+use super::{dissector::Dissector, text, websocket};
+use crate::{
+    dissect::rule_state::RuleState,
+    parse::payload::Payload,
+    protocol::{Confidence, Protocol},
+};
+
+/// First bytes, and prefixes that may be held.
+pub(super) const DISSECTOR: Dissector =
+    Dissector { frames: &[websocket::TEXT & 0x7f, websocket::TEXT], ..Dissector::new(Protocol::WebTorrent) };
 
 /// Announces and what the tracker answers.
 #[inline(always)]
@@ -30,6 +38,12 @@ fn announce(payload: &Payload) -> bool {
     let key = if start & 2 != 0 { key.rotate_left(16) } else { key };
     text::holds_masked(payload, u64::from_le_bytes(*b"\"info_ha"), key)
         && (payload.byte(1) & 0x80 != 0 || text::holds(payload, u64::from_le_bytes(*b"\"action\"")))
+}
+
+/// Whether a text frame may start with an announce: its first two bytes, of which `held` or more were captured.
+#[inline(always)]
+pub(super) const fn may_start_frame(content: u16, held: usize) -> bool {
+    if held == 1 { content as u8 == b'{' } else { content == u16::from_le_bytes(*b"{\"") }
 }
 
 #[cfg(test)]

@@ -5,12 +5,19 @@
 //!
 //! Guard: the verb alone may open any text protocol, so it counts only after the lone "1" of the other side.
 
-use super::text;
+use super::{
+    dissector::{Dissector, prefix},
+    text,
+};
 use crate::{
     dissect::rule_state::{RuleState, rule_flags},
     parse::payload::Payload,
-    protocol::Confidence,
+    protocol::{Confidence, Protocol},
 };
+
+/// First bytes, and prefixes that may be held.
+pub(super) const DISSECTOR: Dissector =
+    Dissector { prefixes: &[prefix(b"SEND", 3)], unsplit: b"1G", ..Dissector::new(Protocol::WinMx) };
 
 /// Transfers between peers.
 #[inline(always)]

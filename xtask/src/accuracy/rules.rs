@@ -15,12 +15,15 @@ use crate::workspace::root;
 /// Where the signatures are.
 const SIGNATURES: &str = "monitor-common/src/dissect";
 /// Files there that hold no protocol of their own: helpers and tests.
-const HELPERS: [&str; 10] = [
+const HELPERS: [&str; 13] = [
+    "byte_set.rs",
     "content.rs",
+    "dissector.rs",
     "early_exit.rs",
     "entropy.rs",
     "listen_port.rs",
     "lookalikes.rs",
+    "opcode.rs",
     "peer_list.rs",
     "rule_state.rs",
     "testing.rs",

@@ -5,9 +5,11 @@
 //! begin with a one-letter key of BEP 5 and end in `1:y1:` and a known message type, or, since not every client sorts its keys, begin
 //! with a type or a query's name. The guard is the literal itself; bencoded data that is not DHT has none of these.
 
-use crate::bpf::branchless::nonzero_top_bit;
-use crate::dissect::rule_state::{RuleState, rule_flags};
-use crate::parse::payload::Payload;
+use crate::{
+    bpf::branchless::nonzero_top_bit,
+    dissect::rule_state::{RuleState, rule_flags},
+    parse::payload::Payload,
+};
 
 /// Whether this datagram is a DHT message.
 #[inline(always)]

@@ -8,8 +8,10 @@
 //! mentions an info hash, has one of them at most.
 
 use super::super::text;
-use crate::bpf::branchless::{EACH_BYTE, bytes_below, nonzero_top_bit, zero_bytes};
-use crate::parse::payload::Payload;
+use crate::{
+    bpf::branchless::{EACH_BYTE, bytes_below, nonzero_top_bit, zero_bytes},
+    parse::payload::Payload,
+};
 
 /// Bytes of the request that are looked into: clients put `info_hash` first or behind a passkey.
 const SCANNED: usize = 320;

@@ -17,11 +17,11 @@ use crate::{
 };
 
 /// Type ST_DATA and version 1.
-const DATA: u8 = 0x01;
+pub(super) const DATA: u8 = 0x01;
 /// Type ST_STATE and version 1.
-const STATE: u8 = 0x21;
+pub(super) const STATE: u8 = 0x21;
 /// Type ST_SYN and version 1.
-const SYN: u8 = 0x41;
+pub(super) const SYN: u8 = 0x41;
 /// Header without extensions, in bytes.
 const HEADER: u32 = 20;
 /// Highest extension number in use: 1 selective ACK, 2 extension bits, 3 close reason (libutp).

@@ -1,4 +1,4 @@
-//! Header lines of HTTP that name a P2P program, for requests and answers whose first line proves too little.
+//! HTTP header lines that name a P2P program, for requests and answers whose first line proves too little.
 //!
 //! One pass over the segment for all protocols: most requests have no such line, and each pass costs every one of them.
 //! Sources: "RFC Gnutella 0.6" and the HUGE proposal (`X-Gnutella-..`, `X-Queue:`), giFT-FastTrack (`X-Kazaa-..`), giFT-OpenFT's
@@ -12,16 +12,25 @@
 //! A request in a browser's name has none of them: a page may make a visitor's browser send any header, but not in another
 //! program's name. In front of the empty line only: behind it, a page may say anything.
 
-use super::{fasttrack, gnutella, openft};
+use super::{
+    dissector::{Prefix, prefix},
+    fasttrack, gnutella, openft,
+};
 use crate::{
     bpf::branchless::{EACH_BYTE, first_byte_index, neg, nonzero_top_bit, zero_bytes},
-    limits::WINDOW,
+    limits::{HELD_BYTES, WINDOW},
     parse::payload::Payload,
     protocol::{Confidence, Protocol, Verdict},
 };
 
-/// The name of every browser begins with this.
-const BROWSERS: &[u8; 8] = b"Mozilla/";
+/// Answers whose header lines are matched may be split across segments.
+pub(super) const PREFIXES: &[Prefix] = &[prefix(b"HTTP/1.", HELD_BYTES)];
+/// Start of the header line that names the program.
+const USER_AGENT: u64 = u64::from_le_bytes(*b"User-Age");
+/// Bytes from the start of that line to its value ("User-Agent: ").
+const AGENT_VALUE: usize = 12;
+/// Start of the name of every browser.
+const BROWSER: u64 = u64::from_le_bytes(*b"Mozilla/");
 
 /// The verdict of a request or an answer with a header line that names a protocol.
 #[inline(always)]
@@ -45,13 +54,11 @@ fn lines(payload: &mut Payload) -> Option<Protocol> {
         if index * 8 >= payload.captured as usize {
             break;
         }
-        // The first line feed of this word; a header line is never so short that a word has two, but for the empty one at the end.
-        let feeds = zero_bytes(payload.counted_word(index) ^ (EACH_BYTE * b'\n' as u64));
+        let (feeds, start) = line_start(payload, index);
         if feeds != 0 {
-            let start = index * 8 + first_byte_index(feeds) + 1;
             let word = payload.le64(start);
-            if word == u64::from_le_bytes(*b"User-Age") {
-                if payload.le64(start + 12) == u64::from_le_bytes(*BROWSERS) {
+            if word == USER_AGENT {
+                if payload.le64(start + AGENT_VALUE) == BROWSER {
                     return None;
                 }
                 agent = payload.verifier_barrier(start as u64);
@@ -86,7 +93,43 @@ fn lines(payload: &mut Payload) -> Option<Protocol> {
     if agent == 0 {
         return None;
     }
-    client(payload, payload.le64(agent as usize + 12))
+    client(payload, payload.le64(agent as usize + AGENT_VALUE))
+}
+
+/// Line feeds in word number `index` of the window (0 for none), and where the next line starts.
+///
+/// Only the first line feed of a word counts. A header line is never so short that a word has two, except at the empty line
+/// at the end of the header. Without a line feed, the place is one byte behind the start of the word.
+#[inline(always)]
+fn line_start(payload: &Payload, index: usize) -> (u64, usize) {
+    let feeds = zero_bytes(payload.counted_word(index) ^ (EACH_BYTE * u64::from(b'\n')));
+    (feeds, index * 8 + first_byte_index(feeds) + 1)
+}
+
+/// Whether a request comes from a program that is no browser.
+///
+/// It has a `User-Agent` line that does not start with "Mozilla/", and no header that browsers send by themselves and P2P
+/// clients do not: where the page is, what its reader speaks, how the request came about (RFC 6454, RFC 9110 sections 10.1.3
+/// and 12.5.4, Fetch Metadata). A web page may make a visitor's browser send any request, but not in another program's name.
+///
+/// Without a branch: the verifier walks each word once.
+#[inline(never)]
+pub(super) fn is_of_program(payload: &Payload) -> bool {
+    // The top bit is clear once such a line was seen.
+    let (mut agent, mut browser, mut index) = (u64::MAX, u64::MAX, 0);
+    while index < WINDOW / 8 - 2 {
+        let (feeds, start) = line_start(payload, index);
+        let name = payload.le64(start);
+        let named = nonzero_top_bit(name ^ USER_AGENT);
+        agent &= named | !nonzero_top_bit(feeds);
+        browser &= (named | nonzero_top_bit(payload.le64(start + AGENT_VALUE) ^ BROWSER))
+            & nonzero_top_bit(name ^ u64::from_le_bytes(*b"Origin: "))
+            & nonzero_top_bit(name ^ u64::from_le_bytes(*b"Referer:"))
+            & nonzero_top_bit(name ^ u64::from_le_bytes(*b"Accept-L"))
+            & nonzero_top_bit(name ^ u64::from_le_bytes(*b"Sec-Fetc"));
+        index += 1;
+    }
+    (agent | !browser) >> 63 == 0
 }
 
 /// The top bit is clear when a header starts as one of those that name a protocol.
