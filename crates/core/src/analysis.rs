@@ -71,7 +71,7 @@ pub struct Analysis {
 }
 
 impl Analysis {
-    /// One that has seen nothing.
+    /// An analysis before its first drain.
     #[must_use]
     pub fn new(options: AnalysisOptions, pseudonyms: Pseudonyms) -> Self {
         Self {
@@ -87,7 +87,7 @@ impl Analysis {
         }
     }
 
-    /// Takes in a drain; returns the result to publish, and an event for each policy that fired. `new_id` makes the events'
+    /// Analyses a drain; returns the result to publish, and an event for each policy that fired. `new_id` makes the events'
     /// identifiers.
     pub fn take(
         &mut self,
@@ -98,7 +98,7 @@ impl Analysis {
         self.engine.begin(&snapshot, &self.subscribers, &reused);
         self.top.begin(&snapshot, &self.subscribers);
         self.active.begin(&self.subscribers);
-        // Some changes at a time: a million of them do not fit into the caches, and are read once for all that looks at them.
+        // In chunks: a million changes do not fit into the CPU caches, so each chunk is read once by all parts.
         for changes in snapshot.changes.chunks(CHUNK) {
             self.subscribers.owners(changes, &mut self.owners);
             self.engine.take(&snapshot, changes, &self.owners);

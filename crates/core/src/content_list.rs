@@ -7,7 +7,7 @@ use std::{
 
 use monitor_common::watch::ContentHash;
 
-/// Most entries of a list; 32 bytes each in the kernel.
+/// Maximum number of entries; 32 bytes each in the kernel.
 pub const MAX_ENTRIES: usize = 1 << 20;
 
 /// A list of content hashes.
@@ -21,7 +21,7 @@ pub struct Watchlist {
     pub digest: String,
 }
 
-/// Why the text is no list.
+/// Errors of a list's text.
 #[derive(Debug, thiserror::Error)]
 pub enum WatchlistError {
     /// A line is no hash.

@@ -22,7 +22,7 @@ pub struct Pool {
     pub assign_len: u8,
 }
 
-/// Why a pool could not be read.
+/// Errors of a pool's text.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PoolError {
     /// Not `ADDRESS/LENGTH[/ASSIGN]`.

@@ -1,6 +1,6 @@
 //! The subscriber of a tally, and the keyed pseudonym under which the subscriber is shown.
 //!
-//! An address block never becomes a label value. A pseudonym cannot be turned back without the node's key, and the same
+//! An address block never becomes a label value. A pseudonym cannot be reversed without the node's key, and a
 //! subscriber has different pseudonyms under different keys.
 
 use std::{

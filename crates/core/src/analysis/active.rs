@@ -1,11 +1,11 @@
-//! How many subscribers moved in a drain, by protocol: each counts once, whatever the confidence of its tallies.
+//! Number of subscribers with traffic in a drain, by protocol. Each counts once, whatever the confidence of its tallies.
 
 use monitor_common::protocol::Protocol;
 
 use crate::policy::{SubscriberIndex, TallyOwner};
 
-/// Low bits of a word that hold a bit for each protocol; the others hold the drain. One word of both halves what is kept of, and
-/// read for, each subscriber.
+/// Low bits of a word hold a bit for each protocol; the others hold the drain's number. One word for both halves the memory
+/// for each subscriber.
 const PROTOCOL_BITS: u32 = 40;
 const PROTOCOLS: u64 = (1 << PROTOCOL_BITS) - 1;
 
@@ -17,12 +17,12 @@ const _: () = {
     }
 };
 
-/// Counts of the drain that is taken in.
+/// Counts of the current drain.
 #[derive(Debug)]
 pub(super) struct Active {
-    /// Drain and protocols of each subscriber's last movement.
+    /// Drain and protocols of each subscriber's last traffic.
     moved: Vec<u64>,
-    /// Number of the drain, in the place it has in a word.
+    /// Number of the drain, shifted to its place in a word.
     drain: u64,
     counts: [u64; PROTOCOL_BITS as usize],
 }
@@ -40,7 +40,7 @@ impl Active {
         self.counts.fill(0);
         self.drain = self.drain.wrapping_add(1 << PROTOCOL_BITS);
         if self.drain == 0 {
-            // The numbers begin again: those of the first time round mean nothing any more.
+            // The numbers wrap around: clear those of the first round.
             self.moved.fill(0);
             self.drain = 1 << PROTOCOL_BITS;
         }
@@ -58,7 +58,7 @@ impl Active {
         }
     }
 
-    /// Subscribers that moved in this drain, by protocol.
+    /// Subscribers with traffic in this drain, by protocol.
     pub(super) fn rows(&self) -> Vec<(Protocol, u64)> {
         Protocol::ALL.iter().map(|protocol| (*protocol, self.counts[*protocol as usize])).collect()
     }

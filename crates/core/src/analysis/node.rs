@@ -1,7 +1,7 @@
 //! Node-level rows with a bound on their number.
 //!
-//! An interface name is the only label here that is not from a short list. Rows beyond [`MAX_ROWS`] are added up under
-//! the interface `other`. A row that was once shown by itself stays so, so that no counter goes down.
+//! The interface name is the only label here that is not from a short list. Rows beyond [`MAX_ROWS`] are aggregated under
+//! the interface `other`. A row that was once shown stays shown, so that no counter goes down.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -12,12 +12,12 @@ use monitor_common::protocol::{Confidence, Protocol};
 
 use crate::snapshot::NodeRow;
 
-/// Rows shown by themselves; three series each.
+/// Rows that are not aggregated; three series each.
 pub const MAX_ROWS: usize = 300;
-/// The interface of rows that are added up.
+/// Interface label of aggregated rows.
 pub const OTHER: &str = "other";
 
-/// Remembers which rows are shown by themselves.
+/// Remembers which rows are not aggregated.
 #[derive(Debug, Default)]
 pub struct NodeRows {
     shown: HashSet<(Arc<str>, u8, u8, u8)>,
@@ -28,7 +28,7 @@ pub struct NodeRows {
 pub struct Bounded {
     /// The rows, those under [`OTHER`] last.
     pub rows: Vec<NodeRow>,
-    /// How many rows were added up.
+    /// Number of aggregated rows.
     pub aggregated: usize,
 }
 

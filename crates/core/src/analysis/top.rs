@@ -1,8 +1,8 @@
-//! The subscribers with most recent P2P protocol traffic, at most `K` new ones at a time, with hysteresis.
+//! The top K subscribers by recent P2P traffic, with hysteresis.
 //!
-//! The score of a subscriber is its P2P bytes, halved every ten minutes. Who has a score among the first `K` enters;
-//! who is beyond `2 K` leaves, but not within ten minutes of entering while there is room: without this, changing ranks
-//! would make most of the series a server stores. Nothing is sorted but the `2 K` highest scores.
+//! The score of a subscriber is its P2P bytes, halved every ten minutes. A subscriber enters with a score among the first
+//! `K`. It leaves when its score falls beyond `2 K`, but not within ten minutes of entering while there is room. Without this
+//! hysteresis, changing ranks would create most of the series that a server stores. Only the `2 K` highest scores are sorted.
 
 use std::{
     cmp::Ordering,
@@ -18,11 +18,11 @@ use crate::{
     subscriber::Pseudonyms,
 };
 
-/// Time after which traffic counts half.
+/// Half-life of traffic in a score.
 const HALF_LIFE: Duration = Duration::from_secs(600);
 /// Least time between entering and leaving.
 const LEAST_STAY: Duration = Duration::from_secs(600);
-/// Weight at which scores are scaled back, far below what a 64-bit float holds.
+/// Weight at which scores are scaled back, far below the range of a 64-bit float.
 const RESCALE: f64 = 1e60;
 
 /// Whether a tally's traffic makes a subscriber a P2P subscriber.
@@ -77,7 +77,7 @@ impl Top {
         self.rank * Protocol::ALL.len() * 2
     }
 
-    /// Begins to take in a drain.
+    /// Begins a drain.
     pub(crate) fn begin(&mut self, snapshot: &Snapshot, subscribers: &SubscriberIndex) {
         if self.rank != 0 {
             self.scores.resize(subscribers.len(), 0.0);
@@ -97,7 +97,7 @@ impl Top {
         }
     }
 
-    /// Ends it: who enters, and who leaves.
+    /// Ends a drain: members enter and leave.
     pub(crate) fn end(&mut self, snapshot: &Snapshot, subscribers: &SubscriberIndex, pseudonyms: &Pseudonyms) {
         if self.rank == 0 {
             return;
@@ -130,8 +130,8 @@ impl Top {
     /// The `2 K` subscribers with the highest scores, highest first.
     fn leaders(&mut self) -> Vec<u32> {
         let room = self.rank * 2;
-        // Those that may be among them are gathered until there are many times as many as there is room for, and most are let
-        // go of at once: a heap takes a long time over scores that rise with the subscribers' numbers.
+        // Collect candidates until there are many times `2 K`, then drop most of them at once. A heap is slow if scores rise with
+        // the subscribers' numbers.
         let most = room * 4 + 1024;
         self.leading.clear();
         let mut least = 0.0;
@@ -150,7 +150,7 @@ impl Top {
         self.leading.iter().take(room).map(|(_, number)| *number).collect()
     }
 
-    /// Ends the stay of the lowest members while there are more than `2 K`.
+    /// Removes the lowest members while there are more than `2 K`.
     fn crowd_out(&mut self) {
         let room = self.rank * 2;
         if self.members.len() > room {

@@ -37,7 +37,7 @@ pub struct Firing {
     pub window_end: SystemTime,
 }
 
-/// How often a policy was met, and what became of it.
+/// Counts of a policy's evaluations at or above the threshold.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PolicyCounts {
     /// Events.
@@ -48,7 +48,7 @@ pub struct PolicyCounts {
     pub allowed: u64,
 }
 
-/// The policies and what they remember.
+/// The policies with their state.
 #[derive(Debug)]
 pub struct PolicyEngine {
     policies: Vec<Arc<Policy>>,
@@ -91,9 +91,9 @@ impl PolicyEngine {
         &self.counts
     }
 
-    /// Takes in a drain and says what fired. `subscribers` has been updated with the snapshot; `reused` is what that returned.
+    /// Evaluates a drain and returns the policies that fired. `subscribers` was updated with the snapshot; `reused` is the result of that.
     ///
-    /// The first drain after a start is taken as the state to start from: how old its traffic is, is not known.
+    /// The first drain after a start is the baseline, because the age of its traffic is unknown.
     pub fn evaluate(&mut self, snapshot: &Snapshot, subscribers: &SubscriberIndex, reused: &[u32]) -> Vec<Firing> {
         self.begin(snapshot, subscribers, reused);
         let mut owners = Vec::new();
@@ -104,7 +104,7 @@ impl PolicyEngine {
         self.end(snapshot, subscribers)
     }
 
-    /// Begins [`PolicyEngine::evaluate`], for callers that do more than one thing with the changes.
+    /// First part of [`PolicyEngine::evaluate`], for callers that process the changes in chunks.
     pub(crate) fn begin(&mut self, snapshot: &Snapshot, subscribers: &SubscriberIndex, reused: &[u32]) {
         if !snapshot.interval.is_zero() {
             self.groups.iter_mut().for_each(|group| group.begin(snapshot, subscribers, reused));
@@ -118,7 +118,7 @@ impl PolicyEngine {
         }
     }
 
-    /// Ends it: what fired.
+    /// Last part: returns the policies that fired.
     pub(crate) fn end(&mut self, snapshot: &Snapshot, subscribers: &SubscriberIndex) -> Vec<Firing> {
         let mut firings = Vec::new();
         for index in 0..self.groups.len() {
@@ -181,7 +181,7 @@ impl PolicyEngine {
         });
     }
 
-    /// Removes ended cool-downs once there are twice as many as were left the last time.
+    /// Removes ended cool-downs once the table is twice as large as after the last removal.
     fn sweep(&mut self, now: Instant) {
         if self.cooling.len() >= self.sweep_at {
             self.cooling.retain(|_, until| now < *until);

@@ -1,4 +1,4 @@
-//! The event that hooks get: what fired, on whom, and what was measured.
+//! The event that hooks get: policy, subscriber and measured values.
 //!
 //! An event never holds content identifiers (info hashes, names, search words): the agent has none. It says "P2P protocol
 //! traffic" and nothing about what was transferred.
@@ -154,6 +154,6 @@ struct EventWindow {
     /// When the oldest traffic that counts may have passed.
     start: String,
     end: String,
-    /// Length the policy asks for.
+    /// Configured length of the window.
     seconds: f64,
 }

@@ -1,23 +1,23 @@
 //! Recent amounts of each tally: a ring of buckets that all windows of a metric group share.
 //!
-//! A window begins where a bucket does, and a bucket is a whole number of drains, so a window is never guessed: its sum is exact
-//! over the span it covers. The span is at most the policy's window (within [`tolerance`]) and at most a fifteenth of it and one
-//! drain shorter. Each window says where it needs a bucket to begin, from the times of the drains alone: what it covers does not
-//! depend on the other windows. A drain adds to one bucket, however many windows there are; where no window can begin any more,
-//! two buckets become one.
+//! A window starts where a bucket starts, and a bucket is a whole number of drains. The sum of a window is therefore exact over
+//! the span it covers. The span is never longer than the policy's window (within [`tolerance`]). It is shorter by at most a
+//! fifteenth and one drain. Each window decides from the times of the drains alone where it needs a bucket to start, so its
+//! span does not depend on other windows. A drain adds to one bucket, however many windows there are. Two buckets merge when
+//! no window can start between them any more.
 //!
-//! A bucket holds the amounts of all tallies side by side, since a drain adds to one bucket of a million tallies, and the
-//! sum over all buckets is asked for of a few of them.
+//! A bucket stores the amounts of all tallies in one array. A drain adds to one bucket of a million tallies, but only a few
+//! tallies need their sum over all buckets.
 
 use std::{
     collections::VecDeque,
     time::{Duration, Instant},
 };
 
-/// Beginnings of a window, but for the one of the bucket that is being filled.
+/// Starts of a window, except for that of the current bucket.
 const BEGINNINGS: u32 = 15;
 
-/// How much longer than asked the span of a window may be: drains do not come at exact times.
+/// Excess of a window's span over its configured length: drains do not run at exact times.
 pub(super) fn tolerance(window: Duration) -> Duration {
     (window / 20).max(Duration::from_millis(250)).min(window)
 }
@@ -26,16 +26,16 @@ pub(super) fn tolerance(window: Duration) -> Duration {
 #[derive(Debug)]
 struct Bucket {
     begun: Instant,
-    /// By a tally's place; those beyond the end had nothing.
+    /// Amounts by a tally's place; places beyond the end have none.
     amounts: Vec<u64>,
 }
 
-/// How far one window looks back.
+/// Length of one window and its starts.
 #[derive(Debug)]
 struct LookBack {
     longest: Duration,
     step: Duration,
-    /// Where it begins, and where it will begin later, oldest first. Each is the beginning of a bucket.
+    /// Present and later starts of the window, oldest first. Each is the start of a bucket.
     begins: VecDeque<Instant>,
     /// Index of the window's oldest bucket; the number of buckets while the window is not open.
     first: usize,
@@ -47,20 +47,20 @@ pub(super) struct History {
     windows: Vec<LookBack>,
     /// Oldest first; the last one is the current.
     buckets: VecDeque<Bucket>,
-    /// Memory of a bucket that is gone.
+    /// Memory of a dropped bucket, for reuse.
     spare: Vec<u64>,
-    /// Sums from each bucket on.
+    /// Sums from each bucket to the current one.
     scratch: Vec<u64>,
 }
 
 impl History {
-    /// Adds a window; it has the next number.
+    /// Adds a window and gives it the next number.
     pub(super) fn include(&mut self, window: Duration) {
         let longest = window + tolerance(window);
         self.windows.push(LookBack { longest, step: longest / BEGINNINGS, begins: VecDeque::new(), first: 0 });
     }
 
-    /// Begins a drain that covers the time from `from` to `to`, and lets go of what is older than all windows.
+    /// Begins a drain that covers the time from `from` to `to`, and drops buckets older than all windows.
     pub(super) fn advance(&mut self, from: Instant, to: Instant) {
         let mut begins = false;
         for window in &mut self.windows {
@@ -85,8 +85,8 @@ impl History {
         }
     }
 
-    /// Makes one of two buckets between which no window begins any more: of one pair only, since it takes as long as a drain does
-    /// to add, and no more than one bucket is made at a time.
+    /// Merges two buckets between which no window starts any more. Merges one pair only: a merge takes as long as the additions
+    /// of a drain, and at most one bucket is made at a time.
     fn merge(&mut self) {
         let is_needed =
             |bucket: &Bucket| self.windows.iter().any(|window| window.begins.binary_search(&bucket.begun).is_ok());
@@ -102,7 +102,7 @@ impl History {
         self.spare = later.amounts;
     }
 
-    /// Whether any window holds anything: not if the last drain alone took longer than all of them.
+    /// Whether any window holds traffic; none does if the last drain alone lasted longer than all windows.
     pub(super) fn is_open(&self) -> bool {
         !self.buckets.is_empty()
     }
@@ -117,7 +117,7 @@ impl History {
         let Some(bucket) = self.buckets.back_mut() else { return &mut [] };
         let amounts = &mut bucket.amounts;
         if amounts.len() < places {
-            // A sixteenth more than is needed, not twice as much: there are many buckets.
+            // Grow by a sixteenth, not by a factor of two: there are many buckets.
             if amounts.capacity() < places {
                 amounts.reserve_exact(places + places / 16 - amounts.len());
             }
@@ -147,7 +147,7 @@ impl History {
 }
 
 impl LookBack {
-    /// Moves on to a drain; whether a bucket must begin with it.
+    /// Advances to a drain; returns whether a bucket must start with it.
     fn advance(&mut self, from: Instant, to: Instant) -> bool {
         while self.begins.front().is_some_and(|begun| to.saturating_duration_since(*begun) > self.longest) {
             self.begins.pop_front();

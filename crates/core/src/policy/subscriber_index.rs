@@ -1,4 +1,4 @@
-//! Dense numbers for subscribers, so that what is kept per subscriber is an array and not a hash table.
+//! Dense numbers for subscribers, so that per-subscriber data is an array and not a hash table.
 
 use std::{
     hash::{BuildHasher as _, RandomState},
@@ -15,7 +15,7 @@ use crate::{
     subscriber::Subscriber,
 };
 
-/// Changes that everything takes in before any takes the next: few enough to stay in the caches.
+/// Changes that all parts of the analysis process before the next ones are read: few enough to stay in the CPU caches.
 pub(crate) const CHUNK: usize = 2048;
 
 /// Number of no subscriber: the catch-all tally.
@@ -50,18 +50,18 @@ pub struct SubscriberIndex {
     of_slot: Vec<u32>,
     /// Verdict of each slot: the keys have it too, in twelve times the memory.
     verdict_indexes: Vec<VerdictIndex>,
-    /// The next slot of the same subscriber, of each slot: a list of its own for each subscriber would take seven times as much.
+    /// By slot: the next slot of that subscriber. A list for each subscriber would take seven times the memory.
     next: Vec<u32>,
     subscribers: Vec<Subscriber>,
     /// First and last slot of each subscriber.
     ends: Vec<(u32, u32)>,
-    /// Numbers by subscriber, which `subscribers` has: a table of both would take five times as much.
+    /// Numbers by the subscriber's hash; `subscribers` has the keys. A table of both would take five times the memory.
     numbers: HashTable<u32>,
     hasher: RandomState,
 }
 
 impl SubscriberIndex {
-    /// Takes in the keys of a snapshot; returns the slots that hold another key than before.
+    /// Adds the keys of a snapshot; returns the slots whose key changed.
     pub fn update(&mut self, snapshot: &Snapshot) -> Vec<u32> {
         let mut reused = Vec::new();
         if Arc::ptr_eq(&self.keys, &snapshot.keys) {
@@ -104,7 +104,7 @@ impl SubscriberIndex {
         number
     }
 
-    /// Adds a slot to a subscriber's.
+    /// Adds a slot to its subscriber's list.
     fn link(&mut self, number: u32, slot: u32) {
         let (first, last) = &mut self.ends[number as usize];
         self.next[slot as usize] = NO_SLOT;
@@ -116,7 +116,7 @@ impl SubscriberIndex {
         *last = slot;
     }
 
-    /// Takes a slot from its subscriber's.
+    /// Removes a slot from its subscriber's list.
     fn unlink(&mut self, slot: u32) {
         let number = self.of_slot[slot as usize];
         if number == NO_SUBSCRIBER {
@@ -204,7 +204,7 @@ mod tests {
         }
     }
 
-    /// An index that has seen these keys, from slot 1 on, one list after the other.
+    /// An index of these keys, from slot 1 on, one list after the other.
     fn after(lists: &[&[TallyKey]]) -> (SubscriberIndex, Vec<u32>) {
         let (mut index, mut reused) = (SubscriberIndex::default(), Vec::new());
         for keys in lists {

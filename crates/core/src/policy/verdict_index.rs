@@ -1,4 +1,4 @@
-//! Pairs of protocol and confidence as one small number: what a tally counts, for tables that are indexed by it.
+//! Pairs of protocol and confidence as one small number, for tables that are indexed by a tally's verdict.
 
 use monitor_common::{
     protocol::{CONFIDENCE_SLOTS, Confidence, PROTOCOL_SLOTS, Protocol, Verdict},
