@@ -1,10 +1,10 @@
-//! `peertally check-config`: reads a configuration as `run` would, and says what it would do.
+//! `peertally check-config`: reads a configuration as `run` does, and prints its effect.
 
 use std::{fmt::Write, path::Path};
 
 use crate::config::{self, ConfigError, Overrides, Resolved};
 
-/// Checks `file` and returns what to print.
+/// Checks `file` and returns a summary to print.
 ///
 /// # Errors
 /// [`ConfigError`] with every problem found.

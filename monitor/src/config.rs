@@ -1,7 +1,8 @@
-//! The configuration: a TOML file, overlaid by environment and flags, checked and turned into what will be done.
+//! The configuration: a TOML file, overlaid by environment and flags, and checked.
 //!
-//! `raw` holds what was typed, `resolved` what will be done; nothing here opens a socket, touches the kernel or creates
-//! a file. A mistake is reported with file, line, the value and the next step, all mistakes of a file at once.
+//! `raw` holds the typed keys, `resolve` turns them into settings. This room reads the configuration file and its
+//! watchlist; it opens no socket, uses no kernel interface and writes no file. All mistakes of a file are reported at once,
+//! each with file, line, value and next step.
 
 pub mod locate;
 mod options;

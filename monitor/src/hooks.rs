@@ -1,4 +1,4 @@
-//! Hooks: what is called when a policy fires.
+//! Hooks: receivers of policy events.
 //!
 //! Each hook has its own bounded queue and its own workers, so one that hangs or fails delays no other, no drain and no
 //! packet. Every event handed in ends in exactly one count: delivered, failed by reason, or dropped by reason.
@@ -114,14 +114,14 @@ impl Dispatcher {
         &self.stats
     }
 
-    /// Lets waiting deliveries run for at most `grace`, then ends them; what was not delivered counts as dropped.
+    /// Lets waiting deliveries run for at most `grace`, then ends them. Events that were not delivered count as dropped.
     pub async fn finish(self, grace: Duration) {
         drop(self.queues);
         let mut workers = self.workers;
         if tokio::time::timeout(grace, ended(&mut workers)).await.is_err() {
             let open: usize = self.stats.iter().map(|stats| stats.report().waiting()).sum();
             tracing::warn!(open, "the agent ends before all events were delivered; the rest are dropped");
-            // Workers that have ended do not listen any more.
+            // Fails if every worker has ended, which is the aim.
             let _ended = self.abandon.send(true);
             ended(&mut workers).await;
         }
@@ -131,7 +131,7 @@ impl Dispatcher {
 /// Waits for every worker that has not been waited for.
 async fn ended(workers: &mut Vec<JoinHandle<()>>) {
     while let Some(worker) = workers.last_mut() {
-        // A worker only ends early by a panic; its tickets have counted what it held.
+        // A worker ends early only by a panic; dropped tickets have counted its events.
         let _ended = worker.await;
         workers.pop();
     }

@@ -88,7 +88,7 @@ words! {
         Headers = "headers",
         /// Also protocol framing in the first payload bytes of a flow.
         Framing = "framing",
-        /// Also whether a flow names content whose hash is on a list of notices received.
+        /// Also matches of content hashes with a list of notices received.
         Watchlist = "watchlist",
     }
 }
@@ -118,13 +118,13 @@ words! {
     LogFormat {
         /// For people.
         Text = "text",
-        /// One JSON object a line.
+        /// One JSON object per line.
         Json = "json",
     }
 }
 
 words! {
-    /// The least important log line that is written.
+    /// Lowest level that is logged.
     LogLevel {
         /// Errors that stop a function of the agent.
         Error = "error",

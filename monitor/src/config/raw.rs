@@ -39,9 +39,9 @@ pub struct Raw {
     /// Sizes of the kernel's tables.
     pub capacity: Capacity,
     /// Time between two drains of the kernel's tables. Policies and metrics change at this pace.
-    // Below 100 ms a drain of a million tallies would take a large part of a core; above an hour windows mean little.
+    // Below 100 ms a drain of a million tallies takes a large part of a core. Above an hour policy windows are too coarse.
     pub drain_interval: DurationText<100, HOUR>,
-    /// What the agent exports.
+    /// Exported metrics.
     pub metrics: Metrics,
     /// Name of this node in events. Default: the host name.
     #[cfg_attr(test, schemars(example = &"edge-1"))]
@@ -185,7 +185,7 @@ impl Default for RawHeuristic {
     }
 }
 
-/// What the agent exports.
+/// Exported metrics.
 #[derive(Clone, Debug, Deserialize)]
 #[cfg_attr(test, derive(serde::Serialize, schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]

@@ -180,7 +180,7 @@ fn example() -> String {
     out
 }
 
-/// Plain keys first: in TOML what follows a table belongs to it.
+/// Plain keys first: in TOML, keys after a table header belong to that table.
 fn example_of(out: &mut String, keys: &[Key]) {
     for key in keys.iter().filter(|key| key.children.is_empty()) {
         out.push('\n');

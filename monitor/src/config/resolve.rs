@@ -1,4 +1,4 @@
-//! From what was typed to what will be done: overlays, ranges, references between keys.
+//! Turns typed keys into settings: overlays, ranges, references between keys.
 
 use std::{
     collections::HashSet,
@@ -41,7 +41,7 @@ pub struct Resolved {
     pub xdp_mode: XdpMode,
     /// Address of metrics and health.
     pub listen: SocketAddr,
-    /// Inspection depth, by its word; [`Resolved::datapath`] has it for the program.
+    /// Inspection depth as a word, for metrics and events; [`Resolved::datapath`] has the program's number.
     pub inspection: Inspection,
     /// File of the watchlist; there exactly when `inspection` is `watchlist`.
     pub watchlist_file: Option<PathBuf>,
@@ -61,7 +61,7 @@ pub struct Resolved {
     pub pseudonym_key_file: PathBuf,
     /// Whether the attached program stays at the end.
     pub on_exit: OnExit,
-    /// Time for deliveries under way at the end.
+    /// Time for deliveries in progress at the end.
     pub shutdown_grace: Duration,
     /// Log settings.
     pub log: Log,
@@ -90,7 +90,7 @@ impl Resolved {
     /// Refuses a configuration that names no interface: `run` has nothing to attach to.
     ///
     /// # Errors
-    /// The problem, with what to add.
+    /// The problem, with the next step.
     pub fn require_interfaces(&self) -> Result<(), ConfigError> {
         if !self.interfaces.is_empty() {
             return Ok(());
@@ -288,7 +288,7 @@ fn pool_of(raw: &RawPool) -> Result<Pool, String> {
     format!("{prefix}/{assign}").parse::<Pool>().map_err(|error| error.to_string())
 }
 
-/// Private and shared addresses: what a node without a configuration may take for its subscribers.
+/// Private and shared addresses: the subscribers of a node without a configuration.
 fn default_pools() -> Vec<Pool> {
     ["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "fd00::/8"]
         .iter()

@@ -1,4 +1,4 @@
-//! The flags of `peertally run` and the environment variables behind them.
+//! The flags of `peertally run` and their environment variables.
 
 use std::{net::SocketAddr, path::PathBuf, str::FromStr};
 

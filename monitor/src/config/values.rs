@@ -44,8 +44,8 @@ impl fmt::Display for Range {
     }
 }
 
-/// A value whose type has a range. The range is checked when a configuration is resolved, with all other mistakes of a
-/// file, and printed in the reference.
+/// A value with a range. The range is checked when a configuration is resolved, so that all mistakes of a file are reported
+/// at once. The reference prints it.
 pub trait Ranged {
     /// The range.
     const RANGE: Range;
@@ -245,7 +245,7 @@ impl Serialize for Prefix {
     }
 }
 
-/// Reads a string, and says what was expected if it is none.
+/// Reads a string; the error for another type names the expected form.
 struct Text;
 
 impl Text {

@@ -46,7 +46,7 @@ impl Hook {
         for attempt in 0.. {
             let failure = match self.delivery.attempt(message, self.config.timeout).await {
                 Ok(()) => {
-                    tracing::info!(hook, event = id, attempts = attempt + 1, "delivered");
+                    tracing::info!(hook, event = %id, attempts = attempt + 1, "delivered");
                     return ticket.end(Ok(()));
                 }
                 Err(failure) => failure,
@@ -56,7 +56,7 @@ impl Hook {
             if attempt >= self.config.retries || !failure.reason.is_retried {
                 tracing::warn!(
                     hook,
-                    event = id,
+                    event = %id,
                     reason,
                     detail = failure.detail,
                     attempts = attempt + 1,
@@ -67,7 +67,7 @@ impl Hook {
             let wait = backoff::delay(self.config.retry_delay, attempt, failure.retry_after, fastrand::f64());
             tracing::warn!(
                 hook,
-                event = id,
+                event = %id,
                 reason,
                 detail = failure.detail,
                 ?wait,
@@ -78,38 +78,38 @@ impl Hook {
     }
 }
 
-/// Delivers until the queue is closed and empty, or until `abandon` changes: then what waits or is under way is dropped,
-/// and this returns when all of it has ended.
+/// Delivers until the queue is closed and empty, or until `abandon` changes. Then it drops the events that wait or are in
+/// progress, and returns after their deliveries have ended.
 pub(super) async fn work(hook: Arc<Hook>, mut queue: mpsc::Receiver<Job>, mut abandon: watch::Receiver<bool>) {
-    let mut under_way = JoinSet::new();
+    let mut in_progress = JoinSet::new();
     tokio::select! {
-        () = deliver_all(&hook, &mut queue, &mut under_way) => {}
+        () = deliver_all(&hook, &mut queue, &mut in_progress) => {}
         _ = abandon.changed() => {}
     }
-    under_way.shutdown().await;
+    in_progress.shutdown().await;
 }
 
-async fn deliver_all(hook: &Arc<Hook>, queue: &mut mpsc::Receiver<Job>, under_way: &mut JoinSet<()>) {
+async fn deliver_all(hook: &Arc<Hook>, queue: &mut mpsc::Receiver<Job>, in_progress: &mut JoinSet<()>) {
     let places = Arc::new(Semaphore::new(hook.config.concurrency));
     loop {
-        // The place comes first: an event that cannot start yet stays in the queue, where it is bounded.
+        // Take a place first: an event that cannot start yet stays in the bounded queue.
         let Ok(place) = Arc::clone(&places).acquire_owned().await else { break };
         let Some(job) = queue.recv().await else { break };
         let hook = Arc::clone(hook);
-        under_way.spawn(async move {
+        in_progress.spawn(async move {
             hook.deliver(job).await;
             drop(place);
         });
-        while let Some(ended) = under_way.try_join_next() {
-            tell_bug(ended);
+        while let Some(ended) = in_progress.try_join_next() {
+            log_bug(ended);
         }
     }
-    while let Some(ended) = under_way.join_next().await {
-        tell_bug(ended);
+    while let Some(ended) = in_progress.join_next().await {
+        log_bug(ended);
     }
 }
 
-fn tell_bug(ended: Result<(), JoinError>) {
+fn log_bug(ended: Result<(), JoinError>) {
     if let Err(error) = ended {
         tracing::error!(%error, "a bug ended a hook delivery; its event counts as dropped");
     }

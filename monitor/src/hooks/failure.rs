@@ -47,7 +47,7 @@ impl FailureReason {
 pub struct Failure {
     /// Why.
     pub reason: FailureReason,
-    /// For the log: what happened, never a secret.
+    /// Cause for the log, without secrets.
     pub detail: String,
     /// Least wait the other side asked for.
     pub retry_after: Option<Duration>,

@@ -1,4 +1,4 @@
-//! Hooks against real processes and a real HTTP server: what works, and everything that can go wrong.
+//! Hooks against real processes and a real HTTP server: successes and every kind of failure.
 
 use std::{
     collections::BTreeMap,
@@ -271,7 +271,7 @@ async fn one_bad_hook_does_not_delay_another() {
     dispatcher.finish(Duration::ZERO).await;
 }
 
-/// A server that answers with the next status of a list, the last one for ever, and keeps what it got.
+/// A server that answers with the next status of a list, repeats the last one, and keeps all requests.
 struct Server {
     url: String,
     got: Arc<Mutex<Vec<(HeaderMap, Bytes)>>>,

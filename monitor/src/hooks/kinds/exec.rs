@@ -1,8 +1,8 @@
 //! Runs a program as a hook: no shell, an empty environment, JSON on standard input, bounded time and output.
 //!
-//! The program may ignore its input, close its pipes, write without end, hang, or leave children behind: none of it
-//! reaches the agent. It runs in a process group of its own that ends with it. (A program that moves itself into another
-//! session leaves that group and is then its own master.)
+//! The program may ignore its input, close its pipes, write without end, hang, or leave children running. None of this
+//! affects the agent. The program runs in its own process group, which is killed when the program ends. A program that
+//! moves itself into another session leaves that group and is not killed.
 
 use std::{
     path::{Path, PathBuf},
@@ -125,7 +125,7 @@ struct Group(Option<Pid>);
 impl Group {
     fn signal(&self, signal: Signal) {
         if let Some(group) = self.0 {
-            // The group may be gone already (ESRCH), which is what was wanted.
+            // Fails if the group has ended already (ESRCH), which is the aim.
             let _gone = kill_process_group(group, signal);
         }
     }

@@ -104,7 +104,7 @@ impl Endpoint {
     /// Checks a URL and its headers.
     ///
     /// # Errors
-    /// [`EndpointProblem`] naming what cannot be used.
+    /// [`EndpointProblem`] with the part that cannot be used.
     pub fn new(url: &str, headers: &BTreeMap<String, String>, ca_file: Option<&Path>) -> Result<Self, EndpointProblem> {
         let wrong = |message: String| EndpointProblem { header: None, message };
         let parsed = Url::parse(url).map_err(|error| {
