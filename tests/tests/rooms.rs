@@ -1,0 +1,178 @@
+//! Rooms: the order of the crates, and the calls that a pure crate must not make. `docs/decisions/0004-workspace.md` has the
+//! reasons.
+
+use std::{
+    collections::BTreeSet,
+    fs, iter,
+    path::{Path, PathBuf},
+};
+
+use toml::{Table, Value};
+
+/// Rules of one crate.
+struct Rules {
+    /// Folder, from the repository's root.
+    folder: &'static str,
+    /// Crates of this repository that it may depend on.
+    ours: &'static [&'static str],
+    /// Crates of others that it must not depend on: a `*` at the end stands for any rest.
+    never: &'static [&'static str],
+}
+
+/// Dependencies of the agent alone: a runtime, servers, clients, a command line, formats of files.
+const AGENT_ONLY: [&str; 10] =
+    ["tokio*", "axum", "reqwest", "rustls", "clap", "prometheus", "toml", "tracing-subscriber", "strsim", "futures*"];
+
+const CRATES: &[Rules] = &[
+    Rules { folder: "monitor-common", ours: &[], never: &["*"] },
+    Rules {
+        folder: "monitor-ebpf",
+        ours: &["monitor-common"],
+        never: &["tokio*", "aya", "aya-obj", "aya-log", "clap", "serde*"],
+    },
+    Rules { folder: "crates/capture", ours: &[], never: &["tokio*", "aya*", "clap", "serde*", "rustix"] },
+    Rules {
+        folder: "crates/core",
+        ours: &["monitor-common"],
+        never: &["aya*", "netlink*", "memmap2", "rustix", "libc", "getrandom", "fastrand", "tracing", "log", "flate2"],
+    },
+    Rules { folder: "crates/datapath", ours: &["monitor-common", "peertally-core"], never: &["humantime", "flate2"] },
+    Rules {
+        folder: "monitor",
+        ours: &["monitor-common", "peertally-capture", "peertally-core", "peertally-datapath"],
+        never: &["aya*", "netlink*", "memmap2", "libc"],
+    },
+    Rules { folder: "lab", ours: &[], never: &["aya*", "tokio*"] },
+    Rules { folder: "xtask", ours: &["peertally-lab"], never: &["aya*", "tokio*"] },
+    Rules {
+        folder: "tests",
+        ours: &[
+            "monitor",
+            "monitor-common",
+            "peertally-capture",
+            "peertally-core",
+            "peertally-datapath",
+            "peertally-lab",
+        ],
+        never: &[],
+    },
+    Rules { folder: "fuzz", ours: &["monitor-common", "peertally-capture", "peertally-datapath"], never: &["tokio*"] },
+];
+
+/// Crates without a clock, files, a network or an environment.
+const PURE: [&str; 1] = ["crates/core"];
+
+/// Calls that the lint of a pure crate refuses, by their paths.
+const IMPURE_CALLS: [&str; 12] = [
+    "std::time::Instant::now",
+    "std::time::SystemTime::now",
+    "std::fs::read",
+    "std::fs::read_to_string",
+    "std::fs::write",
+    "std::fs::File",
+    "std::fs::OpenOptions",
+    "std::net::TcpListener",
+    "std::net::TcpStream",
+    "std::net::UdpSocket",
+    "std::os::unix::net::UnixStream",
+    "std::process::Command::new",
+];
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+fn manifest(folder: &str) -> Table {
+    let path = root().join(folder).join("Cargo.toml");
+    let text = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    text.parse().unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// Names of the dependencies in one table of a manifest, those for single targets included.
+fn dependencies(manifest: &Table, table: &str) -> BTreeSet<String> {
+    let targets = manifest.get("target").and_then(Value::as_table).into_iter().flat_map(Table::values);
+    iter::once(manifest)
+        .chain(targets.filter_map(Value::as_table))
+        .filter_map(|within| within.get(table)?.as_table())
+        .flat_map(|found| found.keys().cloned())
+        .collect()
+}
+
+fn matches(name: &str, pattern: &str) -> bool {
+    pattern.strip_suffix('*').map_or(name == pattern, |start| name.starts_with(start))
+}
+
+/// Folders of the workspace's members, and those of the fuzzers, which are a workspace of their own.
+fn folders() -> BTreeSet<String> {
+    let workspace = manifest(".");
+    let members = workspace["workspace"]["members"].as_array().expect("a list of members");
+    let mut folders: BTreeSet<String> = members.iter().filter_map(Value::as_str).map(ToOwned::to_owned).collect();
+    folders.insert("fuzz".to_owned());
+    folders
+}
+
+#[test]
+fn every_crate_has_rules() {
+    let rules: BTreeSet<String> = CRATES.iter().map(|rules| rules.folder.to_owned()).collect();
+    assert_eq!(rules, folders(), "give each crate a row in this test and in docs/decisions/0004-workspace.md");
+}
+
+#[test]
+fn crates_depend_only_downwards() {
+    let ours: BTreeSet<String> = folders()
+        .iter()
+        .map(|folder| manifest(folder)["package"]["name"].as_str().expect("a name").to_owned())
+        .collect();
+    let mut problems = Vec::new();
+    for rules in CRATES {
+        let manifest = manifest(rules.folder);
+        let mut never: Vec<&str> = rules.never.to_vec();
+        if ["crates/core", "crates/datapath", "crates/capture"].contains(&rules.folder) {
+            never.extend(AGENT_ONLY);
+        }
+        for table in ["dependencies", "build-dependencies"] {
+            for name in dependencies(&manifest, table) {
+                if ours.contains(&name) {
+                    if !rules.ours.contains(&name.as_str()) {
+                        problems.push(format!("{} must not depend on {name}", rules.folder));
+                    }
+                } else if let Some(pattern) = never.iter().find(|pattern| matches(&name, pattern)) {
+                    problems.push(format!("{} must not depend on {name} (`{pattern}`)", rules.folder));
+                }
+            }
+        }
+        // Tests may use other crates of others, but the order of our own crates holds for them, too.
+        for name in dependencies(&manifest, "dev-dependencies") {
+            if ours.contains(&name) && !rules.ours.contains(&name.as_str()) {
+                problems.push(format!("tests of {} must not depend on {name}", rules.folder));
+            }
+        }
+    }
+    assert!(problems.is_empty(), "{}", problems.join("\n"));
+}
+
+#[test]
+fn pure_crates_forbid_unsafe_code_and_the_outside_world() {
+    for folder in PURE.iter().chain(&["crates/capture"]) {
+        let lib = fs::read_to_string(root().join(folder).join("src/lib.rs")).expect("a library");
+        assert!(lib.contains("#![forbid(unsafe_code)]"), "{folder}/src/lib.rs forbids no unsafe code");
+    }
+    for folder in PURE {
+        let lints: Table = fs::read_to_string(root().join(folder).join("clippy.toml"))
+            .unwrap_or_else(|error| panic!("{folder}/clippy.toml: {error}"))
+            .parse()
+            .expect("TOML");
+        let paths: Vec<&str> = ["disallowed-methods", "disallowed-types"]
+            .iter()
+            .filter_map(|list| lints.get(*list)?.as_array())
+            .flatten()
+            .filter_map(|entry| entry.get("path")?.as_str())
+            .collect();
+        for call in IMPURE_CALLS {
+            assert!(paths.contains(&call), "{folder}/clippy.toml allows {call}");
+        }
+        // A crate that turns the lint off would pass the list above.
+        let manifest = manifest(folder);
+        assert_eq!(manifest["lints"]["workspace"].as_bool(), Some(true), "{folder} takes the workspace's lints");
+    }
+}
