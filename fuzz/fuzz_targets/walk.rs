@@ -1,4 +1,4 @@
-//! The header walk over any frame.
+//! The header parser over any frame.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| peertally_fuzz::walk::run(data));

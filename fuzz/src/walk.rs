@@ -1,4 +1,4 @@
-//! The header walk over any frame.
+//! The header parser over any frame.
 
 use monitor_common::parse::{headers, packet::Frame};
 

@@ -1,4 +1,4 @@
-//! Header walk, classification and flow accounting, shared by the XDP program and the host.
+//! Header parsing, classification and flow accounting, shared by the XDP program and the host.
 //!
 //! Nothing here does I/O, reads a clock, allocates or logs. Two small traits, [`parse::packet::Packet`] and
 //! [`store::Maps`], give access to packet memory and maps. Tests, replay and fuzzers implement them over plain memory.

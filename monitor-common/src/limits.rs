@@ -48,7 +48,7 @@ pub const PENDING_PACKETS: u64 = 64;
 /// A flow under inspection without packets for this long, in seconds, ends as unclassified at the next drain.
 pub const PENDING_IDLE_SECONDS: u16 = 15;
 
-/// Flows in one set of the flow cache: their tags and words fill exactly one 64-byte cache line.
+/// Flows in one set of the flow table: their tags and words fill exactly one 64-byte cache line.
 pub const WAYS: usize = 4;
 /// A flow without packets for this long, in seconds, may be replaced whatever its verdict.
 pub const IDLE_SECONDS: u16 = 60;
@@ -61,7 +61,7 @@ pub const CLOCK_SKEW_AGE: u16 = 0xfff0;
 /// CPUs cannot overflow it meanwhile. 2^23 packets of at most 65,575 bytes are half of 2^40 bytes.
 pub const FLUSH_PACKETS: u64 = 1 << 23;
 
-/// Default number of flows in the flow cache.
+/// Default number of flows in the flow table.
 pub const DEFAULT_FLOWS: u32 = 1 << 19;
 /// Default number of tallies, one per subscriber block, protocol and confidence.
 pub const DEFAULT_TALLIES: u32 = 1 << 18;
@@ -80,7 +80,7 @@ pub const DEFAULT_PEERS: u32 = 1 << 18;
 /// A learned peer expires after this long without a certain flow, in seconds: trackers ask for
 /// an announce every 30 minutes (opentracker's default interval), and one may be late.
 pub const PEER_SECONDS: u16 = 2_400;
-/// A flow that ended as unclassified is compared with the known endpoints again in every period of this many seconds in which
+/// A flow that ended as unclassified is compared with the peer cache again in every period of this many seconds in which
 /// it has packets. Power of two.
 pub const ASSOCIATION_SECONDS: u64 = 8;
 

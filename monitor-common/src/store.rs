@@ -104,9 +104,9 @@ macro_rules! events {
 }
 
 events! {
-    /// A flow entered the cache.
+    /// A flow entered the flow table.
     FlowNew = 0, "flow_new";
-    /// A TCP SYN restarted a flow that was in the cache.
+    /// A TCP SYN restarted a flow that was in the flow table.
     FlowRestarted = 1, "flow_restarted";
     /// An idle flow was replaced.
     EvictedIdle = 2, "evicted_idle";
@@ -158,7 +158,7 @@ pub enum Outcome {
     Skipped(Reason),
     /// Counted as transit.
     Transit,
-    /// Counted in a flow that was in the cache.
+    /// Counted in a flow that was in the flow table.
     Hit(Verdict),
     /// Counted in a flow that this packet opened.
     New(Verdict),

@@ -4,7 +4,7 @@
 //! verdict: what chance finds is found by the verb, and becomes a case.
 //!
 //! Works on the machine's own toolchain: cargo-fuzz asks for unstable flags only with a sanitizer, and this code has no
-//! unsafe memory to watch outside of the header walk's host form, which Rust bounds. What libFuzzer learns stays in the
+//! unsafe memory to watch outside of the header parser's host form, which Rust bounds. What libFuzzer learns stays in the
 //! target folder and is its start next time. A crash fails, and says how it becomes a named case.
 
 use std::fs;

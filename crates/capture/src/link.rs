@@ -1,7 +1,7 @@
 //! Turns packets of other link types into Ethernet frames, so that both engines see one kind of frame.
 //!
 //! The link-layer header is replaced by an Ethernet header with zero addresses. What no EtherType names (PPP control, other
-//! address families) gets EtherType 0, which the header walk counts as `not_ip`; a packet shorter than its own link-layer
+//! address families) gets EtherType 0, which the header parser counts as `not_ip`; a packet shorter than its own link-layer
 //! header becomes an empty frame, which it counts as `short_frame`.
 //! Source: <https://www.tcpdump.org/linktypes.html>.
 
@@ -65,7 +65,7 @@ pub(super) fn reframe(link_type: u32, buffer: &mut [u8], packet: Range<usize>) -
     Some(start..packet.end)
 }
 
-/// The EtherType of a bare IP packet. Neither version is left to the header walk, which names the reason.
+/// The EtherType of a bare IP packet. Neither version is left to the header parser, which names the reason.
 fn by_version(bytes: &[u8]) -> u16 {
     match bytes.first() {
         Some(first) if first >> 4 == 6 => ethertype::IPV6,

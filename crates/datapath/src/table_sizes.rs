@@ -5,7 +5,7 @@ use monitor_common::limits::{DEFAULT_FLOWS, DEFAULT_PEERS, DEFAULT_TALLIES, WAYS
 /// Capacities of the tables that the configuration decides.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TableSizes {
-    /// Flows the cache can hold; rounded up to a power of two of at least one set.
+    /// Flows the table can hold; rounded up to a power of two of at least one set.
     pub flows: u32,
     /// Tallies, the catch-all included.
     pub tallies: u32,
@@ -40,7 +40,7 @@ impl TableSizes {
         ]
     }
 
-    /// Lines of the slot cache: a power of two; room for twice the tallies.
+    /// Lines of the tally cache: a power of two; room for twice the tallies.
     #[must_use]
     pub fn tally_lines(&self) -> u32 {
         sets(self.tallies)

@@ -1,6 +1,6 @@
 //! The tables of the data path as slices, and the reads that a drain is made of.
 //!
-//! Order matters: tallies are read before the flow cache. A flow that is flushed in between is then missing once rather than
+//! Order matters: tallies are read before the flow table. A flow that is flushed in between is then missing once rather than
 //! counted twice, and the next read has it; callers keep the higher of two reads, so nothing exported goes down.
 
 use std::cell::Cell;
@@ -24,9 +24,9 @@ use peertally_core::snapshot::Pending;
 pub struct View<'a> {
     /// Settings and clock.
     pub settings: &'a Settings,
-    /// The flow cache.
+    /// The flow table.
     pub flows: &'a [FlowSet],
-    /// Cold parts of the flow cache, same indices.
+    /// Cold parts of the flow table, same indices.
     pub cold: &'a [ColdSet],
     /// The peer cache.
     pub peers: &'a [PeerSet],
@@ -56,7 +56,7 @@ pub struct NodeCounts {
 /// Counters found by one read of the tables.
 #[derive(Clone, Debug, Default)]
 pub struct TableRead {
-    /// Counters by slot, flows still in the cache included.
+    /// Counters by slot, including flows still in the flow table.
     pub totals: Vec<Totals>,
     /// Counters by node index.
     pub node: Vec<NodeCounts>,
@@ -121,7 +121,7 @@ impl View<'_> {
         self.reassembly.iter().filter(|entry| entry.expire(now_s)).count() as u64
     }
 
-    /// Flows the cache can hold.
+    /// Flows the table can hold.
     #[must_use]
     pub fn flow_capacity(&self) -> u64 {
         (self.flows.len() * WAYS) as u64
@@ -176,7 +176,7 @@ impl View<'_> {
         read.internal_errors = counters.internal_errors.get();
     }
 
-    /// Adds what one flow in the cache has counted to the totals of its subscribers.
+    /// Adds what one flow in the table has counted to the totals of its subscribers.
     fn read_flow(&self, set: &FlowSet, cold: &ColdSet, way: usize, read: &mut TableRead) {
         let state = FlowState(set.states[way].load());
         if matches!(state.stage(), Stage::Empty | Stage::Locked) {

@@ -33,7 +33,7 @@ impl Task {
     pub(super) const INSPECT: Self = Self(1);
     /// The flow has a verdict: look who spoke the protocol, and learn.
     pub(super) const LEARN: Self = Self(2);
-    /// The flow ended as unclassified some time ago: compare it with the known endpoints again.
+    /// The flow ended as unclassified some time ago: compare it with the peer cache again.
     pub(super) const ASSOCIATE: Self = Self(3);
 }
 

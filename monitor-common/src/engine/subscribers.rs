@@ -71,7 +71,7 @@ pub(super) fn prefetch_subscribers<P: Packet, M: Maps>(
     find_subscribers(maps, ctx) && prefetch_tally_lines(maps, settings, ctx)
 }
 
-/// Says which lines of the slot cache the subscribers of a located packet have, and begins to load them.
+/// Says which lines of the tally cache the subscribers of a located packet have, and begins to load them.
 #[inline(never)]
 fn prefetch_tally_lines<M: Maps>(maps: &M, settings: &Settings, ctx: &mut PacketContext) -> bool {
     if ctx.lookup_stage != stage::LINES {

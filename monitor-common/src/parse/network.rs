@@ -105,7 +105,7 @@ pub(super) fn ipv6<P: Packet>(packet: &P, offset: usize, limit: usize, outermost
     Ok(Network { version: 6, source, destination, offset: offset + IPV6_LEN, end, protocol: next, fragment: 0 })
 }
 
-/// Extension headers the walk steps over (RFC 8200 section 4, RFC 4302, RFC 6275).
+/// Extension headers that the parser steps over (RFC 8200 section 4, RFC 4302, RFC 6275).
 #[inline(always)]
 const fn is_extension(next: u8) -> bool {
     matches!(

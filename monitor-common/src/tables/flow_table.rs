@@ -1,8 +1,8 @@
-//! The flow cache: a set-associative table whose sets fill two adjacent cache lines.
+//! The flow table: a set-associative table whose sets fill two adjacent cache lines.
 //!
 //! The first line of a [`FlowSet`] holds four tags and four states, which is all a lookup reads; the second holds the counters
 //! of the same four flows. One packet of a settled flow therefore touches one set and no tally: its counters are flushed into
-//! the subscriber's tally when the flow is replaced, restarted or near overflow, and the agent adds what is still in the cache
+//! the subscriber's tally when the flow is replaced, restarted or near overflow, and the agent adds what is still in the table
 //! when it drains. What only a flow's first packets need lives in a [`ColdSet`] with the same index.
 //!
 //! Who may write what:

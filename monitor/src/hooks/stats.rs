@@ -22,7 +22,7 @@ pub struct HookStats {
     abandoned: AtomicU64,
     running: AtomicU64,
     next: AtomicU64,
-    /// When each event that waits or is under way came in.
+    /// When each event that waits or is in progress came in.
     open: Mutex<BTreeMap<u64, Instant>>,
 }
 
@@ -60,7 +60,7 @@ pub struct HookReport {
     pub in_flight: u64,
     /// Events that wait.
     pub queued: u64,
-    /// Age of the oldest event that waits or is under way.
+    /// Age of the oldest event that waits or is in progress.
     pub oldest: Option<Duration>,
 }
 

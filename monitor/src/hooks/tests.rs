@@ -103,7 +103,7 @@ async fn run(script: &str, limit: Duration) -> Result<(), Failure> {
     .await
 }
 
-/// Waits until nothing is under way, and returns the counts.
+/// Waits until nothing is in progress, and returns the counts.
 async fn settled(dispatcher: &Dispatcher) -> HookReport {
     for _ in 0..2_000 {
         let report = dispatcher.stats()[0].report();

@@ -12,7 +12,7 @@ use super::{
     report::Report,
 };
 
-/// A replay under way.
+/// A replay in progress.
 pub(super) struct Driver {
     engine: Box<dyn ReplayEngine>,
     clock: CaptureClock,

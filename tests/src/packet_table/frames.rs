@@ -1,6 +1,6 @@
 //! Builds frames for the packet table, correct by default and wrong where a case asks for it.
 //!
-//! Written from the standards, not from the walk's code. Checksums are left zero: the data path never reads them.
+//! Written from the standards, not from the parser's code. Checksums are left zero: the data path never reads them.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 

@@ -33,7 +33,7 @@ const SECONDS: u64 = 10;
 /// Flows, four times what the table holds.
 const FLOWS: usize = 64;
 const CACHE: u32 = 16;
-/// One flow of so many speaks BitTorrent: together they fill half the cache, where they stay for a minute of the clock.
+/// One flow of so many speaks BitTorrent: together they fill half the table, where they stay for a minute of the clock.
 const P2P_EVERY: usize = 8;
 /// Flows that are active at a time.
 const ACTIVE: u64 = 12;

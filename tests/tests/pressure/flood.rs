@@ -8,7 +8,7 @@ use crate::{
     path::{Path, Row, on_both, options},
 };
 
-/// Flows the cache holds.
+/// Flows the table holds.
 const CACHE: u32 = 1024;
 /// Tallies there are.
 const TALLIES: u32 = 4096;
@@ -16,7 +16,7 @@ const TALLIES: u32 = 4096;
 const SETTLED: u8 = 64;
 /// Length of the flood, in seconds: shorter than what makes a flow idle.
 const SECONDS: u64 = 50;
-/// Packets of the flood per second: twice the cache.
+/// Packets of the flood per second: twice the table.
 const PER_SECOND: u64 = 2 * CACHE as u64;
 /// The second in which the test begins.
 const BEGIN: u64 = 1000;
@@ -83,7 +83,7 @@ fn flood(path: &mut Path, make: impl Fn(End, End) -> Vec<u8>) {
     assert!(counted.catch_all.packets > 0, "more subscribers than tallies");
 }
 
-/// Each packet of the flood entered the cache or was refused, and each that entered is still there or was evicted.
+/// Each packet of the flood entered the table or was refused, and each that entered is still there or was evicted.
 fn expect_every_refusal(path: &Path, flows_in_cache: u64) {
     let flows = u64::from(SETTLED) + SECONDS * PER_SECOND;
     let (new, refused) = (path.event(KernelEvent::FlowNew), path.event(KernelEvent::FlowRefused));

@@ -16,7 +16,7 @@ use crate::{
 
 /// Flows of the attack.
 const FLOWS: usize = 64;
-/// Flows the cache holds: 256 sets.
+/// Flows the table holds: 256 sets.
 const CACHE: u32 = 1024;
 const SET_MASK: u64 = CACHE as u64 / 4 - 1;
 

@@ -167,7 +167,7 @@ pub(crate) struct Counted {
     pub(crate) node: Row,
     /// The node's counters by protocol number.
     pub(crate) by_protocol: HashMap<u8, Row>,
-    /// Flows in the cache.
+    /// Flows in the table.
     pub(crate) flows_in_cache: u64,
 }
 

@@ -27,7 +27,7 @@ const HEADER: u32 = 20;
 /// Highest extension number in use: 1 selective ACK, 2 extension bits, 3 close reason (libutp).
 const MAX_EXTENSION: u32 = 3;
 
-/// Packets that may be under way when an acknowledgement of one of them comes.
+/// Packets that may be in progress when an acknowledgement of one of them comes.
 const MAX_IN_FLIGHT: u16 = 16;
 
 /// The verdict of a datagram, with what the flow's SYN said.
