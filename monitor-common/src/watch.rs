@@ -1,4 +1,5 @@
 //! Records of the watchlist: a content hash, and a hit as the kernel reports it to the agent.
+#![expect(unsafe_code, reason = "volatile stores: the BPF target must not call memset")]
 
 use crate::key::Address;
 

@@ -1,4 +1,5 @@
 //! Entry point.
+#![expect(unsafe_code, reason = "the section and symbol of the licence")]
 
 use aya_ebpf::{bindings::xdp_action, macros::xdp, programs::XdpContext};
 use monitor_common::engine::process;

@@ -2,6 +2,7 @@
 //!
 //! On the host this is an [`core::sync::atomic::AtomicU64`]. The BPF target has no read-modify-write methods on that type,
 //! so the same operations go through compiler intrinsics, which become the kernel's `BPF_ATOMIC` instructions (cpu v3).
+#![cfg_attr(target_arch = "bpf", expect(unsafe_code, reason = "memory that the kernel and other CPUs share"))]
 
 #[cfg(not(target_arch = "bpf"))]
 use core::sync::atomic::{AtomicU64, Ordering};

@@ -3,6 +3,7 @@
 //! Each protocol's folder knows its requests and where its answers have the list. The requested content is skipped, not read.
 //!
 //! Which servers are trusted is decided elsewhere: see `engine/source_requests.rs`.
+#![expect(unsafe_code, reason = "volatile stores: the BPF target must not call memset")]
 
 use super::{bittorrent, edonkey};
 use crate::{

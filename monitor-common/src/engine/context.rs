@@ -1,4 +1,5 @@
 //! What the steps of the slow path hand to each other, in per-CPU memory.
+#![expect(unsafe_code, reason = "volatile stores: the BPF target must not call memset")]
 
 use super::Place;
 use crate::{

@@ -2,6 +2,7 @@
 //!
 //! The window is a copy: signatures never touch packet memory. Bytes past what the frame held are zero, so a fixed-offset
 //! comparison needs no bounds test; a rule that must not accept padding asks [`Payload::captured`] or [`Payload::len`].
+#![expect(unsafe_code, reason = "reads within a bound that the compiler cannot see, and verifier barriers")]
 
 use crate::{
     bpf::shared_u64::SharedU64,

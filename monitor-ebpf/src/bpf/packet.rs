@@ -1,4 +1,5 @@
 //! The one accessor that owns all packet pointers.
+#![expect(unsafe_code, reason = "the one accessor of packet memory")]
 
 use core::arch::asm;
 

@@ -2,6 +2,7 @@
 //!
 //! Array maps are memory-mapped by the agent (`BPF_F_MMAPABLE`): draining a million tallies takes no system call.
 //! Capacities here are the smallest that load; the agent sets the real ones.
+#![expect(unsafe_code, reason = "pointers into map values, and kernel functions")]
 
 use super::log;
 use aya_ebpf::{

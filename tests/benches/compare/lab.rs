@@ -4,6 +4,7 @@
 //! 65,536 flows from the kernel's live-frame test runner (`BPF_F_TEST_XDP_LIVE_FRAMES`, Linux 5.18), which the router's
 //! interface receives as it would receive them from a card and the router then discards. The empty program tells what native
 //! XDP costs on these interfaces (veth copies each packet for it) from what Peertally costs.
+#![expect(unsafe_code, reason = "the generator's record is plain old data, which only `unsafe impl` can state")]
 
 use std::{
     fs,

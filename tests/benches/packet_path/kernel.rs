@@ -1,4 +1,5 @@
 //! The benchmark object in the kernel, and one timed run of the test runner.
+#![expect(unsafe_code, reason = "the generator's record is plain old data; a network namespace of the thread")]
 
 use std::{fs, path::Path, thread};
 

@@ -3,6 +3,7 @@
 //! Addresses are written with one 64-bit store and ports with one 32-bit store, so that the reader's narrower loads are
 //! forwarded from the store buffer and do not stall on it, as they would not after a network card's DMA. Checksums are left
 //! wrong: no program here reads them.
+#![expect(unsafe_code, reason = "pointers into packet memory and map values")]
 
 use aya_ebpf::{
     bindings::xdp_action,

@@ -4,6 +4,7 @@
 //! only on a flow's first packet (LPM trie), reads the coarse clock only, keeps IPv4 keys short in tables of their own (16 and
 //! 8 bytes), never copies payload, and looks at the first bytes of a flow's first packets for the BitTorrent handshake alone:
 //! far less than what it is compared with. Counts of packets before the verdict stay under `unclassified`.
+#![expect(unsafe_code, reason = "pointers into packet memory and map values")]
 
 use aya_ebpf::{
     bindings::xdp_action,
