@@ -1,11 +1,11 @@
 //! `cargo xtask bench`: the cost of the packet path and of the agent, compared with a conventional design, in one run.
 //!
 //! Builds the benchmark objects, runs the benches of the `tests` crate in release mode, and prints a table or JSON
-//! (`docs/performance.md#json-output`). With `--check` the run fails when a row costs more than 25 % more than the program that was blessed
-//! (`tests/baselines/`) in the same rounds, when a number of the agent's has grown as much against what was recorded, or when another
-//! bound of `gates.rs` does not hold, in every attempt; `--bless` makes the committed program the one to compare with.
-//! While other programs take a good part of a processor (`host_load.rs`), missed numbers of other days are printed and fail nothing;
-//! pairs fail whatever else runs. Absolute times are never compared with other runs: they belong to the machine. Needs root.
+//! (`docs/performance.md#json-output`). With `--check` the run fails if, in every attempt, a row costs 25 % more than the
+//! blessed program (`tests/baselines/`) in the same rounds, an agent number exceeds its record, or another bound of `gates.rs`
+//! is missed. `--bless` makes the committed program the new baseline. While other programs use a good part of a processor
+//! (`host_load.rs`), comparisons with other days are printed and fail nothing; pairs always fail. Absolute times are never
+//! compared with other runs: they belong to the machine. Needs root.
 
 use std::{
     path::{Path, PathBuf},
@@ -48,15 +48,15 @@ pub struct Arguments {
     /// One row for each path, with fewer rounds, and the agent: a minute after the build
     #[arg(long)]
     pub quick: bool,
-    /// Fail when a row costs 25 % more than the blessed program in the same rounds, the agent as much more than recorded, or all
-    /// protocols cost others 30 % more than the first
+    /// Fail if a row costs 25 % more than the blessed program in the same rounds, an agent number exceeds its record, or all
+    /// protocols cost other packets 30 % more than the first two
     #[arg(long)]
     pub check: bool,
     /// Fail when a target time is missed: on a quiet machine only
     #[arg(long)]
     pub targets: bool,
-    /// Make the committed program the baseline, and record five runs; with `--quick`, of its rows; with `--only`, those rows' numbers
-    /// only. Prints what is given up. On a quiet machine only
+    /// Make the committed program the baseline and record five runs; with `--quick` its rows, with `--only` those rows. Prints
+    /// the differences. On a quiet machine only
     #[arg(long, conflicts_with_all = ["check", "targets"])]
     pub bless: bool,
     /// Only packet-path rows whose path contains this, of all rows
@@ -65,7 +65,7 @@ pub struct Arguments {
     /// Measure this object file in place of the committed one; the agent is left out
     #[arg(long, value_name = "OBJECT", conflicts_with = "bless")]
     pub shipped: Option<PathBuf>,
-    /// Measure this object file in pairs with it, in place of the baseline; the agent is left out
+    /// Measure pairs with this object file in place of the baseline; the agent is left out
     #[arg(long, value_name = "OBJECT", conflicts_with = "bless")]
     pub beside: Option<PathBuf>,
     /// Makes the packet path slower by so many percent, to see that `--check` fails
@@ -89,7 +89,7 @@ pub enum Format {
     Json,
 }
 
-/// Runs of which a baseline takes the median, number by number: where a table lies in memory changes from load to load.
+/// Runs of a baseline, which is their median, number by number: the place of a table in memory changes from load to load.
 const PASSES: usize = 5;
 
 /// Measures, prints, and compares.
@@ -98,7 +98,7 @@ const PASSES: usize = 5;
 /// When something cannot be built or measured; with `--check`, when a bound or the baseline is missed in every attempt.
 pub fn run(arguments: &Arguments) -> Result<()> {
     let mut xtask = Command::new(std::env::current_exe().context("cannot find this program")?);
-    // A process of its own, so that its progress cannot mix with the result on standard output.
+    // A separate process, so that its progress does not mix with the result on standard output.
     to_stderr(xtask.args(["build-ebpf", "--bench"]))?;
     if let Some(folder) = &arguments.compare {
         return compare::run(folder);
@@ -156,7 +156,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     tell(arguments, &report, failures, before.host_load_until(Ticks::read()?, processor.count()))
 }
 
-/// Ends the run: with an error when something was missed that the machine's other work does not excuse.
+/// Ends the run, with an error for each missed bound that the host's load does not excuse.
 fn tell(arguments: &Arguments, report: &Report, mut failures: Vec<Failure>, host_load: f64) -> Result<()> {
     let say = |line: String| match arguments.format {
         Format::Table => println!("{line}"),

@@ -1,4 +1,4 @@
-//! Batch map calls (`BPF_MAP_LOOKUP_BATCH`, Linux 5.6) over a hash map: what a drain costs without mapped memory. aya has none.
+//! Batch map calls (`BPF_MAP_LOOKUP_BATCH`, Linux 5.6) over a hash map: the cost of a drain without mapped memory. aya has no batch calls.
 #![expect(unsafe_code, reason = "bpf(2) has no safe wrapper for batch calls")]
 
 use std::{

@@ -14,7 +14,7 @@ use crate::{TALLIES, clock::cpu_time, median, ms, snapshot::snapshot};
 
 /// Policies.
 const POLICIES: u32 = 1000;
-/// Different windows between them: each keeps a history of its own, and that is what costs.
+/// Number of different windows; each window costs memory and time.
 const WINDOWS: [u32; 2] = [1, 10];
 /// Drains that are measured; the two before them make what is kept of each tally.
 const RUNS: usize = 5;
@@ -66,7 +66,7 @@ fn with_windows(windows: u32) -> Result<Value> {
     }))
 }
 
-/// The least that an evaluation does: adds what moved to each tally's sum, and counts the sums above a threshold.
+/// Lower bound of an evaluation: adds the changes to each tally's sum and counts the sums above a threshold.
 fn plain(drain: &Snapshot, sums: &mut [u64]) -> usize {
     let mut above = 0;
     for change in &drain.changes {

@@ -1,4 +1,4 @@
-//! The two metrics endpoints over a snapshot of many subscribers, without the network: the text is what costs.
+//! The two metrics endpoints over a snapshot of many subscribers, without the network: the text is the cost.
 
 use std::{fmt::Write as _, hint::black_box, path::Path, time::Duration};
 

@@ -1,4 +1,4 @@
-//! Beside what a user would run instead, and on real interfaces: `cargo xtask bench --compare` runs this.
+//! Comparison with ndpiReader, and cost on real interfaces: `cargo xtask bench --compare` runs this.
 //!
 //! First the same captures through `ndpiReader` and through both engines; then connections and small packets through a
 //! laboratory's router with no program, an empty one and the shipped one attached natively. Numbers per packet come from the

@@ -1,8 +1,7 @@
 //! One row: tables filled, flows settled, then rounds of short runs that take turns, and the median of their differences.
 //!
-//! Ratios are medians of the rounds' ratios, not ratios of medians: what slows the machine for a while slows both parts of a
-//! round. Every other round goes backwards, so that no program always runs after one other program. Builds are compared in
-//! pairs that way, too.
+//! Ratios are medians of the rounds' ratios, not ratios of medians: a disturbance slows both parts of a round. Every other
+//! round runs backwards, so that no program always runs after one other program. Pairs of builds are compared likewise.
 
 use std::{collections::HashMap, path::Path};
 
@@ -16,7 +15,7 @@ use crate::{
     subject::Subject,
 };
 
-/// Packets of one timed run of settled flows: some ten milliseconds, short against what else the machine does.
+/// Packets of one timed run of settled flows: about ten milliseconds, short compared with disturbances.
 const RUN_PACKETS: u32 = 1 << 18;
 /// Packets sent before each timed run, so that caches hold what the program itself uses.
 const WARM_PACKETS: u32 = 1 << 17;
@@ -133,7 +132,7 @@ fn load(row: &Row, subjects: &Subjects<'_>) -> Result<Loaded> {
     Ok(Loaded { subjects: loaded, refused })
 }
 
-/// Measures a row, with the programs and tables loaded so many times: where tables lie in memory changes from load to load.
+/// Measures a row with several loads of programs and tables: the place of tables in memory changes from load to load.
 pub(crate) fn measure(row: &Row, object: &Path, subjects: &Subjects<'_>, rounds: u32, loads: u32) -> Result<Costs> {
     let (mut samples, mut refused) = (Samples::default(), None);
     let spin = subjects.handicap.map_or(Ok(0), |percent| calibrate(row, object, subjects, percent))?;

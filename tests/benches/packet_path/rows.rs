@@ -25,7 +25,7 @@ const ROUNDS: u32 = 15;
 const ROUNDS_OF_FEW: u32 = 31;
 /// Rounds of rows of few inspected flows: each round takes a few milliseconds.
 const ROUNDS_OF_FEW_INSPECTED: u32 = 101;
-/// Most rounds of rows of many settled flows, which take longest, when there is little time.
+/// Maximum of rounds with `--quick` for rows of many settled flows, which take longest.
 const QUICK_ROUNDS: u32 = 9;
 
 /// Kind of a row.
@@ -92,9 +92,9 @@ impl Row {
         if long { self.rounds.min(QUICK_ROUNDS) } else { self.rounds }
     }
 
-    /// Flows that the tables are sized for. Rows that open new flows in each round have room for those of every round; but those
-    /// whose flows are in the caches would, with so large a table, have each flow on a page of its own, and measure page tables: there,
-    /// each round's flows take the place of earlier ones, while they are opened and not while they are timed.
+    /// Flows that the tables are sized for. Rows that open new flows in each round have room for the flows of every round. Rows of
+    /// cached flows do not: in so large a table each flow would lie on a page of its own, and the row would measure page tables.
+    /// There, each round's flows evict earlier ones while they are opened, not while they are timed.
     pub(crate) fn table_flows(&self) -> u32 {
         match self.kind {
             Kind::Settled | Kind::Transit => self.flows,
@@ -194,10 +194,10 @@ pub(crate) fn rows(quick: bool) -> Vec<Row> {
             beside_first: true,
             ..inspected("inspect-bittorrent", Tcp, &bittorrent_handshake(), vec![up(Tcp, b"")])
         },
-        // A hello or an Initial ends the inspection, so each flow has one such packet; ciphertext without a face is inspected
+        // A hello or an Initial ends the inspection, so each flow has one such packet; ciphertext is inspected
         // packet after packet.
         Row { beside_first: true, ..inspected("inspect-tls", Tcp, &tls_client_hello(), vec![up(Tcp, b"")]) },
-        // What a browser asks: the text that most rules look into.
+        // A browser's request: the text that most rules examine.
         Row { beside_first: true, ..inspected("inspect-http", Tcp, HTTP_REQUEST, vec![up(Tcp, b"")]) },
         Row { beside_first: true, ..inspected("inspect-quic", Udp, &quic_initial(), vec![up(Udp, b"")]) },
         Row {

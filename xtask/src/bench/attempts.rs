@@ -1,7 +1,7 @@
-//! What missed a bound is measured again: a program that is slower is so in most attempts, a disturbance is not.
+//! Repeats rows and numbers that missed a bound: a slower program is slow in most attempts, a disturbance is not.
 //!
-//! What makes a pair is off as often to one side as to the other, and little: there two of three attempts decide. Ratios to a reference are
-//! off by much on a busy machine: there all attempts must miss the bound.
+//! Errors of a pair are small and equally often in either direction, so two of three attempts decide. Ratios to a reference have
+//! large errors on a busy machine, so all attempts must miss the bound.
 
 use std::collections::HashMap;
 
@@ -15,11 +15,11 @@ use super::{
     report::{Beside, Report},
 };
 
-/// How often a missed bound is measured before it counts as missed: another program on the machine, or a neighbour of a
-/// virtual one, may have disturbed the rounds.
+/// Attempts before a missed bound counts as missed: another program, or a neighbour of a virtual machine, may have
+/// disturbed the rounds.
 pub(super) const ATTEMPTS: u32 = 3;
 
-/// How often programs and tables are loaded in later attempts, with as many rounds each time: they take a longer look.
+/// Loads of programs and tables in later attempts, with equally many rounds each.
 const LATER_LOADS: u32 = 2;
 
 /// Slowdown of the control, in percent.
@@ -36,7 +36,7 @@ pub(super) struct Again<'a> {
     pub(super) loads: u32,
 }
 
-/// Measures what missed a bound again, up to [`ATTEMPTS`] times in all; what is still missed then.
+/// Repeats what missed a bound, up to [`ATTEMPTS`] times in all; returns what is still missed.
 pub(super) fn attempts(
     report: &mut Report,
     gate: &Gate,
@@ -170,8 +170,8 @@ mod tests {
         assert_eq!(unmeasured.len(), CONTROL.len(), "what was not measured was not seen");
     }
 
-    /// How often of a thousand the gate fails a program that is slower by `slower` than the baseline's, when each attempt's
-    /// multiple is off by a normal error of `noise`: of several loads it is less, which this leaves out.
+    /// Of a thousand runs, the number in which the gate fails a program slower by `slower`, if each attempt's
+    /// multiple has a normal error of `noise`. (Several loads reduce the error, which this ignores.)
     fn failed(slower: f64, noise: f64) -> usize {
         let mut state = 0x9e37_79b9_7f4a_7c15u64;
         let mut uniform = || {

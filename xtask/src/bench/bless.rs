@@ -13,8 +13,8 @@ use super::{
     report::Report,
 };
 
-/// Takes the median numbers of several runs, and the committed object unless only some rows were measured. With `keep`, numbers
-/// that the runs have not stay.
+/// Records the median numbers of several runs, and the committed object unless only some rows were measured. With `keep`,
+/// numbers that the runs lack stay.
 pub(super) fn bless(runs: &[Report], keep: bool, program: bool) -> Result<()> {
     let (mut record, processor) = (record::read()?, Processor::read()?.kind());
     eprint!("{}", changes(runs, &record, &processor));

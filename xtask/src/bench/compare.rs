@@ -1,5 +1,5 @@
-//! `cargo xtask bench --compare`: what a user would run instead, and what real interfaces lose, as a section of the
-//! documentation. The section holds what a reader needs to judge it, and nothing that names this machine or its folders.
+//! `cargo xtask bench --compare`: a comparison with ndpiReader, and the cost on real interfaces, as a section of the
+//! documentation. The section does not name this machine or its folders.
 
 use std::{fmt::Write as _, fs, path::Path, process::Command};
 

@@ -1,8 +1,8 @@
 //! The bounds of `--check`, and those that a run missed. Times belong to `targets.rs`.
 //!
-//! Rows of the packet path are held against the program that was blessed, in the same rounds: that holds on every processor and
-//! beside busy neighbours, since what slows one of a pair slows the other. Numbers that have nothing to make a pair with are held
-//! against what was recorded, which a busy machine says little about.
+//! Rows of the packet path are compared with the blessed program in the same rounds. This works on every processor and with
+//! busy neighbours, because a disturbance slows both programs of a pair. Numbers without a pair are compared with recorded
+//! ones, which is unreliable on a busy machine.
 
 use super::{
     record::{Record, TOLERANCE},
@@ -19,7 +19,7 @@ pub(super) struct Failure {
     pub(super) row: Option<String>,
     /// Expected and measured value.
     pub(super) message: String,
-    /// Whether it is a time held against another day's: a busy machine says little about such.
+    /// Whether a number of another day was the reference, which is unreliable on a busy machine.
     pub(super) recorded: bool,
 }
 

@@ -4,7 +4,7 @@ use std::fs;
 
 use anyhow::{Context as _, Result};
 
-/// Part of one processor that others may take. Above it, a timing says more about them than about us.
+/// Part of one processor that other programs may use. Above it, a timing is unreliable.
 pub(super) const QUIET: f64 = 0.15;
 
 /// Processor time since boot, in ticks (proc_stat(5)), with the part of this program and of the children that it waited for
@@ -36,7 +36,7 @@ fn parse(stat: &str, own: &str) -> Option<Ticks> {
     let times: Vec<u64> = line.split_whitespace().take(8).map_while(|time| time.parse().ok()).collect();
     let [.., idle, iowait, _irq, _softirq, _steal] = times[..] else { return None };
     let all = times.iter().sum();
-    // Behind the name, which may hold blanks: field 3 is the first; utime, stime, cutime and cstime are fields 14 to 17.
+    // After the name, which may hold blanks: field 3 is the first; utime, stime, cutime and cstime are fields 14 to 17.
     let fields = own.rsplit_once(')')?.1;
     let own = fields.split_whitespace().skip(11).take(4).map_while(|time| time.parse::<u64>().ok()).sum();
     Some(Ticks { all, busy: all - idle - iowait, own })

@@ -1,4 +1,4 @@
-//! The program that was blessed, kept in the repository: it takes turns with the shipped one, on whatever processor that is.
+//! The blessed program, kept in the repository: it takes turns with the shipped one, on any processor.
 
 use std::{
     fs,
@@ -9,10 +9,10 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::{provenance::OBJECTS, workspace::root};
 
-/// Where it is.
+/// Path of the blessed object.
 pub(super) const BASELINE: &str = "tests/baselines/peertally.bpf.o";
 
-/// Rows that stand for all where nothing can have changed, and in which the gate shows that it sees a slower program: a settled, a
+/// Rows that stand for all if the object is unchanged, and in which the gate must detect a slower program: a settled, a
 /// new and an inspected packet.
 pub(super) const CONTROL: [&str; 3] = ["settled-ipv4/1024", "new-flow/131072", "inspect-http/16384"];
 
@@ -26,7 +26,7 @@ pub(super) struct Programs {
 }
 
 impl Programs {
-    /// Those that were asked for, and the baseline where pairs are wanted and no other one was named.
+    /// The requested builds; the baseline is the default for pairs.
     pub(super) fn new(shipped: Option<&Path>, beside: Option<&Path>, pairs: bool) -> Result<Self> {
         // The benches run in another folder.
         let absolute =

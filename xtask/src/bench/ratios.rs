@@ -1,8 +1,8 @@
 //! Ratios by which runs are compared: each number relative to a reference that took turns with it in that run.
 //!
-//! A ratio carries over between hours of one machine and, within limits, between machines; a time does not. What disturbs a run makes
-//! some ratios worse and others better; so such a bound counts as missed only when the best of several attempts misses it, and what is
-//! recorded is the median of several runs.
+//! A ratio carries over between hours of one machine and, within limits, between machines; a time does not. A disturbance makes
+//! some ratios worse and others better. A bound therefore counts as missed only if the best of several attempts misses it, and
+//! the record is the median of several runs.
 
 use super::report::{Drain, Idle, Policies, Report, Row, Scrape};
 
@@ -90,7 +90,7 @@ pub(super) fn of(report: &Report) -> Vec<Ratio> {
         .collect()
 }
 
-/// Takes what a later run has in place of the same here where its ratio is lower. Not of pairs, whose attempts are all of use.
+/// Replaces numbers by those of a later run if their ratio is lower. Pairs stay, because all their attempts count.
 pub(super) fn keep_better(report: &mut Report, later: Report) {
     fn each<T: Compared>(all: &mut [T], later: impl IntoIterator<Item = T>) {
         for one in later {

@@ -1,4 +1,4 @@
-//! The numbers that were blessed: each number's cost as a part of its reference's, by the processor that it was measured on.
+//! The blessed numbers: costs relative to their references, by processor model.
 //!
 //! The cost of memory relative to instructions differs between processors, and so do the ratios of one program. Rows of the packet path
 //! are therefore compared with the blessed program (`programs.rs`), and with these numbers only when that one cannot run.
@@ -11,9 +11,9 @@ use serde::{Deserialize, Serialize};
 use super::{ratios, report::Report};
 use crate::workspace::root;
 
-/// A program may cost as many times its pair before it fails.
+/// Allowed cost of a program as a multiple of its pair.
 pub(super) const TOLERANCE: f64 = 1.25;
-/// A ratio may be as many times the highest of an earlier day: an unchanged program came to 1.27 times it.
+/// Allowed multiple of the highest recorded ratio: an unchanged program reached 1.27.
 const TOLERANCE_OF_DAYS: f64 = 1.5;
 /// The tolerance for a number that only other processors have.
 const TOLERANCE_ELSEWHERE: f64 = 2.0;
@@ -68,8 +68,8 @@ impl Record {
             .with_context(|| format!("cannot write {}", path.display()))
     }
 
-    /// What a number is compared with: this processor's, the highest of the runs that were blessed, since an unchanged program reaches
-    /// that again; or the highest of other processors'.
+    /// Reference of a number: this processor's highest blessed ratio, which an unchanged program may reach again, or the highest
+    /// of other processors.
     pub(super) fn known(&self, name: &str, processor: &str) -> Option<Known> {
         if let Some(ratio) = self.on(name, processor) {
             let range = self.processors.get(processor).and_then(|numbers| numbers.range.get(name));
@@ -87,8 +87,8 @@ impl Record {
         self.processors.get(processor)?.ratios.get(name).copied()
     }
 
-    /// Takes median, lowest and highest of each ratio of several runs, in thousandths, as this processor's. With `keep`, what the
-    /// runs have not stays as it is; other processors' numbers do anyway.
+    /// Records median, lowest and highest of each ratio of several runs, in thousandths, for this processor. With `keep`, numbers
+    /// that the runs lack stay; other processors' numbers always stay.
     pub(super) fn take(&mut self, runs: &[Report], processor: &str, keep: bool) {
         let numbers = self.processors.entry(processor.to_owned()).or_default();
         if !keep {

@@ -63,7 +63,7 @@ pub(super) struct Row {
     pub(super) reference_spread_ns: f64,
     /// The empty program with the generator in front.
     pub(super) empty_ns: f64,
-    /// The shipped program's cost as a part of the reference's: the median of the rounds' ratios.
+    /// The shipped program's cost relative to the reference's: the median of the rounds' ratios.
     pub(super) ratio: f64,
     /// Half the distance between the quartiles of the rounds' ratios.
     pub(super) ratio_spread: f64,
@@ -92,7 +92,7 @@ pub(super) struct Beside {
 }
 
 impl Beside {
-    /// The multiple to judge by: what is no cost, in rounds that were disturbed altogether, is no good one.
+    /// The multiple for the gate. A cost of zero or less, from disturbed rounds, counts as infinite.
     pub(super) fn cost(&self) -> f64 {
         if self.multiple > 0.0 { self.multiple } else { f64::INFINITY }
     }
