@@ -2,18 +2,20 @@
 //! engine does it (`monitor-common/src/engine/reassembly.rs`).
 
 use monitor_common::{
+    abi::{
+        limits::{HELD_BYTES, HOLD_SECONDS, WINDOW},
+        protocol::{Confidence, Protocol},
+    },
     dissect::{
         classify, held_len,
         peer_list::{self, Context, PeerListReader},
         rule_state::{RuleState, rule_flags},
         skip_segment,
     },
-    limits::{HELD_BYTES, HOLD_SECONDS, WINDOW},
     parse::{
         packet::{Frame, Packet as _},
         payload::{Payload, Transport},
     },
-    protocol::{Confidence, Protocol},
     tables::reassembly::{self, Continuation, ReassemblySlot},
 };
 
@@ -149,7 +151,7 @@ impl Flow {
     }
 }
 
-fn check(found: Option<monitor_common::protocol::Verdict>) {
+fn check(found: Option<monitor_common::abi::protocol::Verdict>) {
     if let Some(verdict) = found {
         assert_ne!(verdict.confidence, Confidence::None, "a verdict says how sure it is");
     }

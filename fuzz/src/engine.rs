@@ -1,10 +1,6 @@
 //! The whole data path over any packets: each is counted once, or skipped under a reason.
 
-use monitor_common::{
-    key::Seed,
-    reason::Reason,
-    store::{Inspection, KernelEvent, Outcome},
-};
+use monitor_common::abi::{event::KernelEvent, key::Seed, outcome::Outcome, reason::Reason, settings::InspectionDepth};
 use peertally_datapath::{TableSizes, host::HostDataPath};
 
 /// See the module.
@@ -15,7 +11,7 @@ pub fn run(data: &[u8]) {
     // Small tables: sets fill up, tallies run out.
     let sizes = TableSizes { flows: 8, tallies: 8, peers: 8 };
     let pools = ["0.0.0.0/1/24", "::/0/56"].map(|pool| pool.parse().expect("a pool"));
-    let mut path = HostDataPath::new(&sizes, &pools, Seed::from_random([1, 2, 3]), Inspection::Framing);
+    let mut path = HostDataPath::new(&sizes, &pools, Seed::from_random([1, 2, 3]), InspectionDepth::Framing);
     let (mut packets, mut skipped) = (0_u64, 0_u64);
     let mut rest = data;
     while let Some((length, frames)) = rest.split_first_chunk::<2>() {

@@ -50,8 +50,8 @@ mod lookalikes;
 mod testing;
 
 use crate::{
+    abi::protocol::{Confidence, Protocol, Verdict},
     parse::payload::{Payload, Transport},
-    protocol::{Confidence, Protocol, Verdict},
 };
 use byte_set::ByteSet;
 use dissector::{Dissector, Prefix};
@@ -160,7 +160,7 @@ const _: () = assert!(http::PREFIXES.len() == 1);
 
 /// Whether no rule starts with this byte, so that only the rules for any first byte apply.
 ///
-/// These read [`crate::limits::SHALLOW`] bytes at most.
+/// These read [`crate::abi::limits::SHALLOW`] bytes at most.
 #[inline(always)]
 #[must_use]
 pub fn is_shallow(transport: Transport, first: u8) -> bool {
@@ -253,7 +253,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::limits::{SHALLOW, WINDOW};
+    use crate::abi::limits::{SHALLOW, WINDOW};
 
     /// What a payload's rules say and leave, of which so many bytes are copied.
     fn classified(transport: Transport, bytes: &[u8], state: RuleState, depth: usize) -> (Option<Verdict>, RuleState) {

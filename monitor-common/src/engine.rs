@@ -6,12 +6,19 @@
 //! * the path of a settled flow reads one set, adds one counter and touches no clock, pool or tally.
 
 use crate::{
+    abi::{
+        event::KernelEvent,
+        key::FlowKey,
+        limits::WAYS,
+        outcome::PacketOutcome,
+        settings::{InspectionDepth, Settings},
+    },
     bpf::branchless::bound,
-    key::FlowKey,
-    limits::WAYS,
     parse::{self, FastHeaders, packet::Packet},
-    store::{Inspection, KernelEvent, Maps, PacketOutcome, Settings},
-    tables::flow_table::{FlowState, is_full, pack},
+    tables::{
+        flow_table::{FlowState, is_full, pack},
+        maps::Maps,
+    },
 };
 
 mod account;
@@ -226,7 +233,7 @@ fn slow_steps<P: Packet, M: Maps>(
         }
     }
     learn::learn(maps, settings, ctx);
-    if settings.inspection.load() == Inspection::Watchlist as u64 && ctx.content.is_some() {
+    if settings.inspection.load() == InspectionDepth::Watchlist as u64 && ctx.content.is_some() {
         watchlist::compare(maps, settings, ctx);
     }
     true

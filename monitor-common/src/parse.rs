@@ -5,11 +5,13 @@
 //! cannot be read; it then counts as a flow without ports.
 
 use crate::{
+    abi::{
+        key::{self, Address, FlowKey},
+        limits::MAX_HEADER_OFFSET,
+        reason::Reason,
+    },
     bpf::branchless::{is_equal, is_less, neg},
-    key::{self, Address, FlowKey},
-    limits::MAX_HEADER_OFFSET,
     parse::packet::Packet,
-    reason::Reason,
 };
 
 mod fast;

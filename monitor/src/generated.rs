@@ -46,7 +46,7 @@ pub(crate) fn assert_block_current(path: &str, block: &str, generated: &str) {
 
 #[test]
 fn the_readme_lists_every_protocol() {
-    use monitor_common::protocol::{Protocol, ProtocolClass};
+    use monitor_common::abi::protocol::{Protocol, ProtocolClass};
     let mut table = String::from("| class | label | protocol |\n|---|---|---|\n");
     for class in ProtocolClass::ALL {
         for protocol in Protocol::ALL.iter().filter(|protocol| protocol.class() == Some(*class)) {

@@ -8,9 +8,11 @@ mod show;
 use std::{collections::HashSet, fs};
 
 use monitor_common::{
-    limits::WAYS,
+    abi::{
+        limits::WAYS,
+        tally::{SlotKey, Tally},
+    },
     tables::flow_table::{ColdSet, FlowSet},
-    tally::{SlotKey, Tally},
 };
 use peertally_core::exit::{Exit, ExitCause};
 use peertally_datapath::table_memory::{ParseError, TableMemory, tables};

@@ -1,10 +1,12 @@
 //! The host's and the kernel's data path together: each gets every frame, and their results must agree. Without the rights
 //! to load a program, only the host's runs.
 
-use monitor_common::{
+use monitor_common::abi::{
+    event::KernelEvent,
     key::Seed,
+    outcome::Outcome,
     protocol::Verdict,
-    store::{Heuristic, Inspection, KernelEvent, Outcome},
+    settings::{Heuristic, InspectionDepth},
 };
 use peertally_datapath::{
     TableSizes,
@@ -46,7 +48,7 @@ impl BothDatapaths {
         let seed = options.seed.expect("tests choose their seed");
         let mut host = HostDataPath::new(&options.sizes, &options.pools, seed, options.inspection);
         host.view().settings.heuristic.store(options.heuristic.map_or(0, Heuristic::to_bits));
-        if options.inspection == Inspection::Watchlist {
+        if options.inspection == InspectionDepth::Watchlist {
             host.watch(&options.watchlist.entries);
         }
         let kernel =

@@ -9,7 +9,7 @@ mod others;
 
 use std::net::SocketAddr;
 
-use monitor_common::{parse::payload::Transport, protocol::Protocol};
+use monitor_common::{abi::protocol::Protocol, parse::payload::Transport};
 
 pub use captures::{captures, framings, pcap};
 

@@ -10,7 +10,7 @@ mod frames;
 use std::net::IpAddr;
 
 use anyhow::{Context as _, Result, bail};
-use monitor_common::{
+use monitor_common::abi::{
     key::{Address, FlowKey, Seed, tunnel_digest},
     protocol::Protocol,
     reason::Reason,

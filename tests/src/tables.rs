@@ -2,14 +2,16 @@
 
 use anyhow::Result;
 use monitor_common::{
+    abi::{
+        settings::Settings,
+        tally::{NodeTally, SlotKey, Tally},
+    },
     bpf::shared_u64::SharedU64,
-    store::Settings,
     tables::{
         flow_table::{ColdSet, FlowSet},
         peer_cache::PeerSet,
         reassembly::ReassemblySlot,
     },
-    tally::{NodeTally, SlotKey, Tally},
 };
 use peertally_datapath::{mapped::MappedArray, object::LoadedObject, view::View};
 

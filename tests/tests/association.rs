@@ -14,9 +14,12 @@ mod stream_start;
 use std::net::SocketAddr;
 
 use monitor_common::{
-    limits::{PEER_SECONDS, PENDING_PACKETS},
-    protocol::{Confidence, Protocol, Verdict},
-    store::{Heuristic, KernelEvent},
+    abi::{
+        event::KernelEvent,
+        limits::{PEER_SECONDS, PENDING_PACKETS},
+        protocol::{Confidence, Protocol, Verdict},
+        settings::Heuristic,
+    },
     tables::flow_table::{FlowSet, FlowState},
 };
 use peertally_datapath::{

@@ -10,7 +10,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use monitor_common::protocol::{Protocol, ProtocolClass};
+use monitor_common::abi::protocol::{Protocol, ProtocolClass};
 use peertally::replay::{
     args::{EngineKind, Format, ReplayArgs},
     collect,

@@ -11,15 +11,12 @@ use std::{
 };
 
 use monitor_common::{
-    key::Seed,
-    limits::HELD_BYTES,
+    abi::{key::Seed, limits::HELD_BYTES, outcome::Outcome, protocol::Protocol, settings::InspectionDepth},
     parse::{
         self, ip_protocol,
         packet::{self, Packet as _},
         tcp_flag,
     },
-    protocol::Protocol,
-    store::{Inspection, Outcome},
 };
 use peertally::replay::{engine::first_buffer, every_address};
 use peertally_capture::{Capture, Item};
@@ -72,7 +69,7 @@ impl Segment {
         if headers.protocol != ip_protocol::TCP || headers.fragment != 0 {
             return None;
         }
-        let end = |address: monitor_common::key::Address, port| {
+        let end = |address: monitor_common::abi::key::Address, port| {
             SocketAddr::new(IpAddr::V6(Ipv6Addr::from(address.bytes())).to_canonical(), port)
         };
         let payload = match headers.payload_len {
@@ -158,7 +155,7 @@ fn wanted(root: &Path) -> BTreeMap<String, Vec<(Ends, BTreeSet<&'static str>)>> 
 /// The label of a flow of these segments.
 fn label(segments: &[Segment]) -> &'static str {
     let sizes = TableSizes { flows: 4, tallies: 64, peers: 64 };
-    let mut path = HostDataPath::new(&sizes, &every_address(), Seed::from_random([1, 2, 3]), Inspection::Framing);
+    let mut path = HostDataPath::new(&sizes, &every_address(), Seed::from_random([1, 2, 3]), InspectionDepth::Framing);
     let mut label = Protocol::Unclassified;
     for segment in segments {
         let frame = segment.frame();

@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use monitor_common::{reason::Reason, store::Inspection};
+use monitor_common::abi::{reason::Reason, settings::InspectionDepth};
 use peertally::replay::{
     args::EngineKind,
     engine::{EngineTotals, first_buffer},
@@ -84,7 +84,7 @@ fn mutated_frames() {
         });
     }
     let options = load_options();
-    let mut host = HostDataPath::new(&options.sizes, &options.pools, SEED, Inspection::Framing);
+    let mut host = HostDataPath::new(&options.sizes, &options.pools, SEED, InspectionDepth::Framing);
     let mut kernel = TestRunner::new(&LoadOptions { replaying: true, ..options }).expect("loads");
     let mut random = Random(0x9e37_79b9_7f4a_7c15);
     for round in 0..MUTATIONS {

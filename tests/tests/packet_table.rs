@@ -1,6 +1,6 @@
 //! The packet table through every engine on this machine; other kernels: `cargo xtask kernels`.
 
-use monitor_common::store::Inspection;
+use monitor_common::abi::settings::InspectionDepth;
 use peertally_datapath::{
     host::HostDataPath,
     object::{LoadOptions, LoadedObject},
@@ -11,7 +11,7 @@ use peertally_tests::packet_table::{SEED, load_options, may_use_kernel, run};
 #[test]
 fn host() {
     let options = load_options();
-    let mut engine = HostDataPath::new(&options.sizes, &options.pools, SEED, Inspection::Framing);
+    let mut engine = HostDataPath::new(&options.sizes, &options.pools, SEED, InspectionDepth::Framing);
     assert!(run(&mut engine).expect("every case") > 80);
 }
 

@@ -2,9 +2,9 @@
 
 use std::{collections::BTreeMap, net::SocketAddr};
 
-use monitor_common::{
+use monitor_common::abi::{
+    outcome::Outcome,
     protocol::{Protocol, Verdict},
-    store::Outcome,
     tally::TallyKey,
 };
 use peertally_datapath::{

@@ -6,10 +6,12 @@
 use std::net::SocketAddr;
 
 use monitor_common::{
-    limits::{HOLD_SECONDS, REASSEMBLY_SLOTS},
+    abi::{
+        event::KernelEvent,
+        limits::{HOLD_SECONDS, REASSEMBLY_SLOTS},
+        protocol::Protocol,
+    },
     parse::payload::Transport,
-    protocol::Protocol,
-    store::KernelEvent,
 };
 use peertally_datapath::TableSizes;
 use peertally_tests::{
@@ -139,7 +141,7 @@ fn check(network: &mut Network, exchange: &Exchange, message: usize, places: &[u
 }
 
 /// The longest message that may be cut anywhere: the bytes held of it and of the segment after it.
-const LONGEST: usize = monitor_common::limits::HELD_BYTES;
+const LONGEST: usize = monitor_common::abi::limits::HELD_BYTES;
 
 #[test]
 fn every_signature_is_found_at_every_cut_in_two() {

@@ -9,10 +9,12 @@ use std::net::SocketAddr;
 
 use anyhow::{Context as _, Result, ensure};
 use monitor_common::{
-    limits::WAYS,
+    abi::{
+        limits::WAYS,
+        protocol::{Confidence, Protocol},
+        settings::Settings,
+    },
     parse::{self, packet::Frame},
-    protocol::{Confidence, Protocol},
-    store::Settings,
     tables::flow_table::{Ends, FlowSet, FlowState, pack},
 };
 use peertally_datapath::object::{OBJECT, PROGRAM};

@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeMap, fs, net::IpAddr, path::PathBuf};
 
-use monitor_common::protocol::Protocol;
+use monitor_common::abi::protocol::Protocol;
 use peertally::replay::{
     args::{EngineKind, Format, ReplayArgs},
     collect,

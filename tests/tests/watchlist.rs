@@ -10,9 +10,10 @@ use std::{
 };
 
 use aya::maps::{Map, MapData};
-use monitor_common::{
+use monitor_common::abi::{
+    event::KernelEvent,
     protocol::Protocol,
-    store::{Inspection, KernelEvent},
+    settings::InspectionDepth,
     tally::TallyKey,
     watch::{ContentHash, WatchHit},
 };
@@ -66,13 +67,13 @@ const NAMED: u64 = 4;
 
 wrap_both_datapaths!(Paths);
 
-fn paths(inspection: Inspection) -> Paths {
+fn paths(inspection: InspectionDepth) -> Paths {
     // Roomy, so that no flow of the test finds both its sets full.
     paths_for(inspection, 1 << 18)
 }
 
 /// Paths with room for so many flows.
-fn paths_for(inspection: Inspection, flows: u32) -> Paths {
+fn paths_for(inspection: InspectionDepth, flows: u32) -> Paths {
     let entries = vec![ContentHash([7; 3]), ContentHash::from_bytes(&LISTED)];
     let watchlist = Arc::new(Watchlist { entries, ..Watchlist::default() });
     let sizes = TableSizes { flows, tallies: 1024, peers: 1024 };
@@ -103,7 +104,7 @@ impl Paths {
 
 #[test]
 fn listed_content_is_told_and_tallied() {
-    let mut paths = paths(Inspection::Watchlist);
+    let mut paths = paths(InspectionDepth::Watchlist);
     paths.send(&frames("10.0.0.1", &LISTED));
     paths.send(&frames("10.0.0.2", &OTHER));
     let (told, tallies) = paths.hits();
@@ -120,7 +121,7 @@ fn listed_content_is_told_and_tallied() {
 
 #[test]
 fn what_a_full_buffer_loses_is_counted() {
-    let mut paths = paths(Inspection::Watchlist);
+    let mut paths = paths(InspectionDepth::Watchlist);
     let Some(kernel) = &mut paths.kernel else { return };
     let frame = &frames("10.0.0.1", &LISTED)[1];
     // 16,384 messages of 64 bytes fit; each frame is a flow of its own, since a flow tells once.
@@ -140,7 +141,7 @@ fn what_a_full_buffer_loses_is_counted() {
 
 #[test]
 fn framing_leaves_no_content_anywhere() {
-    let mut paths = paths(Inspection::Framing);
+    let mut paths = paths(InspectionDepth::Framing);
     paths.send(&frames("10.0.0.1", &LISTED));
     paths.send(&frames("10.0.0.2", &OTHER));
     let (told, tallies) = paths.hits();
@@ -188,7 +189,7 @@ fn spelled() -> Vec<(Vec<u8>, Vec<u8>)> {
 /// Nobody waits for the rest: what is kept of a first segment is there when every map is read.
 #[test]
 fn first_segments_are_kept_without_their_content() {
-    for inspection in [Inspection::Framing, Inspection::Watchlist] {
+    for inspection in [InspectionDepth::Framing, InspectionDepth::Watchlist] {
         let mut paths = paths_for(inspection, 1 << 14);
         let (mut port, mut kept) = (20_000, 0);
         for (message, _) in spelled() {
@@ -211,7 +212,7 @@ fn first_segments_are_kept_without_their_content() {
 
 #[test]
 fn a_watchlist_leaves_no_other_content_anywhere() {
-    let mut paths = paths(Inspection::Watchlist);
+    let mut paths = paths(InspectionDepth::Watchlist);
     paths.send(&frames("10.0.0.2", &OTHER));
     if let Some(kernel) = &mut paths.kernel {
         search(kernel.object(), &[OTHER]);
@@ -220,7 +221,7 @@ fn a_watchlist_leaves_no_other_content_anywhere() {
 
 #[test]
 fn the_search_finds_what_is_there() {
-    let mut paths = paths(Inspection::Watchlist);
+    let mut paths = paths(InspectionDepth::Watchlist);
     let Some(kernel) = &mut paths.kernel else { return };
     let found = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| search(kernel.object(), &[LISTED])));
     assert!(found.is_err(), "the list holds it");

@@ -6,7 +6,7 @@ pub mod top;
 
 use std::{sync::Arc, time::Duration};
 
-use monitor_common::{
+use monitor_common::abi::{
     protocol::Protocol,
     tally::{TallyKey, Totals},
 };

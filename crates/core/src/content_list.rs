@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use monitor_common::watch::ContentHash;
+use monitor_common::abi::watch::ContentHash;
 
 /// Maximum number of entries; 32 bytes each in the kernel.
 pub const MAX_ENTRIES: usize = 1 << 20;

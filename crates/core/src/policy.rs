@@ -15,7 +15,7 @@ mod verdict_index;
 use std::{sync::Arc, time::Duration};
 
 use ipnet::IpNet;
-use monitor_common::protocol::{Confidence, Protocol, ProtocolClass, Verdict};
+use monitor_common::abi::protocol::{Confidence, Protocol, ProtocolClass, Verdict};
 
 pub use engine::{Firing, PolicyCounts, PolicyEngine};
 pub use event::PolicyEvent;
@@ -67,7 +67,7 @@ impl Policy {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ProtocolSet(u64);
 
-const _: () = assert!(monitor_common::protocol::PROTOCOL_SLOTS <= 64);
+const _: () = assert!(monitor_common::abi::protocol::PROTOCOL_SLOTS <= 64);
 
 /// Classes of a policy that names neither classes nor protocols (`docs/architecture.md#labels`).
 pub const DEFAULT_CLASSES: &[ProtocolClass] = &[ProtocolClass::FileSharing, ProtocolClass::Video];

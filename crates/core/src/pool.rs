@@ -4,7 +4,7 @@
 
 use std::{fmt, net::IpAddr, str::FromStr};
 
-use monitor_common::{key::Address, tables::pool_table};
+use monitor_common::{abi::key::Address, tables::pool_table};
 
 /// Block length of one IPv4 subscriber when none is given.
 pub const DEFAULT_ASSIGN_IPV4: u8 = 32;

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use monitor_common::{
+use monitor_common::abi::{
     protocol::Verdict,
     reason::Reason,
     tally::{Direction, TallyKey, Totals},

@@ -9,7 +9,7 @@ use std::{
 };
 
 use ipnet::IpNet;
-use monitor_common::tally::TallyKey;
+use monitor_common::abi::tally::TallyKey;
 
 /// One subscriber block, as the kernel knows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

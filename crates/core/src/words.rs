@@ -5,7 +5,7 @@
 
 use std::{error::Error, fmt, str::FromStr};
 
-use monitor_common::store;
+use monitor_common::abi::settings::InspectionDepth;
 use serde::{Deserialize, Serialize};
 
 /// Text that is none of the words of a setting.
@@ -93,7 +93,7 @@ words! {
     }
 }
 
-impl From<Inspection> for store::Inspection {
+impl From<Inspection> for InspectionDepth {
     fn from(word: Inspection) -> Self {
         match word {
             Inspection::Headers => Self::Headers,

@@ -13,7 +13,7 @@ mod program_clock;
 use std::{fs::File, path::PathBuf, sync::Arc, time::Instant};
 
 use aya_log::EbpfLogger;
-use monitor_common::{limits::PENDING_IDLE_SECONDS, store};
+use monitor_common::abi::{event::KernelEvent, limits::PENDING_IDLE_SECONDS, settings::InspectionDepth};
 use peertally_core::{
     interface::Interface,
     snapshot::Snapshot,
@@ -128,11 +128,11 @@ impl Datapath for AttachedDatapath {
         let mut events: Vec<_> =
             self.object.events()?.into_iter().map(|(event, count)| (event.label(), count)).collect();
         for (label, count) in &mut events {
-            if *label == store::KernelEvent::InternalError.label() {
+            if *label == KernelEvent::InternalError.label() {
                 *count += self.internal_errors;
             }
         }
-        let watching = view.settings.inspection.load() == store::Inspection::Watchlist as u64;
+        let watching = view.settings.inspection.load() == InspectionDepth::Watchlist as u64;
         let watchlist = if watching { self.object.watchlist_tallies()? } else { Vec::new() };
         let context = drain::DrainContext { interfaces: &self.interfaces, pools: self.pools };
         let mut snapshot = self.drain.snapshot(&view, read, begun, &context);

@@ -6,24 +6,26 @@ use std::{
 };
 
 use monitor_common::{
+    abi::{
+        event::{EVENT_SLOTS, KernelEvent},
+        key::{Address, Seed},
+        limits::{MAX_INTERFACES, REASSEMBLY_SLOTS},
+        outcome::{Outcome, PacketOutcome},
+        reason::{REASON_SLOTS, Reason},
+        settings::{InspectionDepth, Settings},
+        tally::{KeyWords, NODE_ENTRIES_PER_INTERFACE, NodeTally, SlotKey, Tally},
+        watch::{ContentHash, WatchHit},
+    },
     bpf::shared_u64::SharedU64,
     engine::{Scratch, process},
-    key::{Address, Seed},
-    limits::{MAX_INTERFACES, REASSEMBLY_SLOTS},
     parse::packet::Frame,
-    reason::{REASON_SLOTS, Reason},
-    store::{
-        CounterMaps, EVENT_SLOTS, Inspection, KernelEvent, Maps, NODE_ENTRIES_PER_INTERFACE, Outcome, PacketOutcome,
-        Settings,
-    },
     tables::{
         flow_table::{ColdSet, FlowSet},
+        maps::{CounterMaps, Maps},
         peer_cache::PeerSet,
         reassembly::ReassemblySlot,
         tally_cache::TallyLine,
     },
-    tally::{KeyWords, NodeTally, SlotKey, Tally},
-    watch::{ContentHash, WatchHit},
 };
 use peertally_core::pool::{Pool, pool_words};
 
@@ -66,7 +68,7 @@ pub const CORE: u16 = 2;
 impl HostDataPath {
     /// An empty data path.
     #[must_use]
-    pub fn new(sizes: &TableSizes, pools: &[Pool], seed: Seed, inspection: Inspection) -> Self {
+    pub fn new(sizes: &TableSizes, pools: &[Pool], seed: Seed, inspection: InspectionDepth) -> Self {
         let sets = sizes.sets() as usize;
         let tallies = sizes.tallies.max(1) as usize;
         let keys: Box<[SlotKey]> = zeroed(tallies);
@@ -280,7 +282,7 @@ impl Maps for HostDataPath {
 
 #[cfg(test)]
 mod tests {
-    use monitor_common::protocol::{Confidence, Protocol, Verdict};
+    use monitor_common::abi::protocol::{Confidence, Protocol, Verdict};
 
     use super::*;
 
@@ -292,7 +294,7 @@ mod tests {
             &TableSizes { flows: 256, tallies, peers: 64 },
             &pools,
             Seed::from_random([1, 2, 3]),
-            Inspection::Framing,
+            InspectionDepth::Framing,
         )
     }
 

@@ -6,14 +6,16 @@ use std::{marker::PhantomData, os::fd::AsRawFd as _};
 use aya::maps::{Map, MapData};
 use memmap2::{MmapOptions, MmapRaw};
 use monitor_common::{
+    abi::{
+        settings::Settings,
+        tally::{NodeTally, SlotKey, Tally},
+    },
     bpf::shared_u64::SharedU64,
-    store::Settings,
     tables::{
         flow_table::{ColdSet, FlowSet},
         peer_cache::PeerSet,
         reassembly::ReassemblySlot,
     },
-    tally::{NodeTally, SlotKey, Tally},
 };
 
 use super::error::ObjectError;

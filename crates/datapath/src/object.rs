@@ -10,18 +10,22 @@ use aya::{
     programs::Xdp,
 };
 use monitor_common::{
+    abi::{
+        event::KernelEvent,
+        interface::InterfaceEntry,
+        key::Seed,
+        limits::{MAX_MONITORED_INTERFACES, WATCH_BUFFER_BYTES},
+        reason::Reason,
+        settings::{Heuristic, InspectionDepth, Settings},
+        tally::{KeyWords, NodeTally, SlotKey, Tally, TallyKey},
+        watch::{ContentHash, WatchHit},
+    },
     bpf::shared_u64::SharedU64,
-    key::Seed,
-    limits::{MAX_MONITORED_INTERFACES, WATCH_BUFFER_BYTES},
-    reason::Reason,
-    store::{Heuristic, Inspection, InterfaceEntry, KernelEvent, Settings},
     tables::{
         flow_table::{ColdSet, FlowSet},
         peer_cache::PeerSet,
         reassembly::ReassemblySlot,
     },
-    tally::{KeyWords, NodeTally, SlotKey, Tally, TallyKey},
-    watch::{ContentHash, WatchHit},
 };
 use peertally_core::{
     content_list::Watchlist,
@@ -65,7 +69,7 @@ pub struct LoadOptions {
     /// Subscriber pools.
     pub pools: Vec<Pool>,
     /// Depth of inspection.
-    pub inspection: Inspection,
+    pub inspection: InspectionDepth,
     /// Content to find, by entry number; only in the depth `watchlist`.
     pub watchlist: Arc<Watchlist>,
     /// The heuristic tier, if it is on.
@@ -87,7 +91,7 @@ impl Default for LoadOptions {
         Self {
             sizes: TableSizes::default(),
             pools: Vec::new(),
-            inspection: Inspection::Framing,
+            inspection: InspectionDepth::Framing,
             watchlist: Arc::default(),
             heuristic: None,
             seed: None,

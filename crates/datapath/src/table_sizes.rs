@@ -1,6 +1,6 @@
 //! Capacities of the tables, and the entries of each map that follow from them.
 
-use monitor_common::limits::{DEFAULT_FLOWS, DEFAULT_PEERS, DEFAULT_TALLIES, WAYS};
+use monitor_common::abi::limits::{DEFAULT_FLOWS, DEFAULT_PEERS, DEFAULT_TALLIES, WAYS};
 
 /// Capacities of the tables that the configuration decides.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -4,9 +4,12 @@
 
 use aya::{TestRun as _, TestRunOptions};
 use monitor_common::{
+    abi::{
+        event::KernelEvent,
+        outcome::{Outcome, PacketOutcome},
+        reason::Reason,
+    },
     bpf::shared_u64::SharedU64,
-    reason::Reason,
-    store::{KernelEvent, Outcome, PacketOutcome},
 };
 
 use super::{

@@ -6,16 +6,20 @@
 use std::cell::Cell;
 
 use monitor_common::{
+    abi::{
+        event::KernelEvent,
+        limits::{MAX_INTERFACES, WAYS},
+        settings::Settings,
+        tally::{Direction, NODE_ENTRIES_PER_INTERFACE, NodeTally, SlotKey, Tally, Totals, node_index},
+    },
     bpf::shared_u64::SharedU64,
     engine::settle_idle,
-    limits::{MAX_INTERFACES, WAYS},
-    store::{CounterMaps, KernelEvent, NODE_ENTRIES_PER_INTERFACE, Settings, node_index},
     tables::{
         flow_table::{ColdSet, Ends, FlowSet, FlowState, NO_SLOT, Stage, unpack, unpack_slots},
+        maps::CounterMaps,
         peer_cache::{PeerEntry, PeerSet},
         reassembly::ReassemblySlot,
     },
-    tally::{Direction, NodeTally, SlotKey, Tally, Totals},
 };
 use peertally_core::snapshot::Pending;
 
@@ -239,7 +243,7 @@ fn add(totals: &mut Vec<Totals>, slot: u32, up: (u64, u64), down: (u64, u64)) {
 /// Interface number, direction, protocol number and confidence number of a node index.
 #[must_use]
 pub fn node_index_parts(index: usize) -> (usize, Direction, u8, u8) {
-    use monitor_common::protocol::{CONFIDENCE_SLOTS, PROTOCOL_SLOTS};
+    use monitor_common::abi::protocol::{CONFIDENCE_SLOTS, PROTOCOL_SLOTS};
     let interface = index / NODE_ENTRIES_PER_INTERFACE;
     let protocol = index % PROTOCOL_SLOTS;
     let confidence = index / PROTOCOL_SLOTS % CONFIDENCE_SLOTS;

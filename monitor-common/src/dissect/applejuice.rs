@@ -4,9 +4,9 @@
 
 use super::dissector::{Dissector, prefix};
 use crate::{
+    abi::protocol::{Confidence, Protocol},
     dissect::rule_state::RuleState,
     parse::payload::Payload,
-    protocol::{Confidence, Protocol},
 };
 
 /// First bytes, and prefixes that may be held.
@@ -22,7 +22,7 @@ pub fn tcp(payload: &Payload, _state: &mut RuleState) -> Option<Confidence> {
 #[cfg(test)]
 mod tests {
     use super::super::testing::{every_bit_counts, every_byte_counts, tcp};
-    use crate::protocol::{Confidence, Protocol};
+    use crate::abi::protocol::{Confidence, Protocol};
 
     #[test]
     fn the_greeting_matches_and_every_bit_of_it_counts() {

@@ -9,9 +9,9 @@
 
 use super::dissector::Dissector;
 use crate::{
+    abi::protocol::{Confidence, Protocol},
     dissect::rule_state::RuleState,
     parse::payload::Payload,
-    protocol::{Confidence, Protocol},
 };
 
 /// First bytes, and prefixes that may be held.
@@ -32,7 +32,7 @@ pub fn tcp(payload: &Payload, _state: &mut RuleState) -> Option<Confidence> {
 #[cfg(test)]
 mod tests {
     use super::super::testing::{Flow, Label, every_bit_counts, every_byte_counts, hex, tcp};
-    use crate::protocol::{Confidence, Protocol};
+    use crate::abi::protocol::{Confidence, Protocol};
 
     const STRUCTURAL: Label = Some((Protocol::Ares, Confidence::Structural));
 

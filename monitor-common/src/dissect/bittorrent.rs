@@ -12,11 +12,13 @@
 
 use super::dissector::{Dissector, prefix};
 use crate::{
+    abi::{
+        limits::HELD_BYTES,
+        protocol::{Confidence, Protocol},
+    },
     bpf::branchless::{bound, nonzero_top_bit},
     dissect::rule_state::RuleState,
-    limits::HELD_BYTES,
     parse::payload::Payload,
-    protocol::{Confidence, Protocol},
 };
 pub(super) mod content;
 mod dht;
@@ -184,7 +186,7 @@ pub fn exchanges(payload: &Payload, state: &mut RuleState) -> Option<Confidence>
 #[cfg(test)]
 mod tests {
     use super::super::testing::{Flow, every_bit_counts, every_byte_counts, hex, tcp, udp};
-    use crate::protocol::{Confidence, Protocol};
+    use crate::abi::protocol::{Confidence, Protocol};
     use proptest::prelude::*;
 
     const SIGNATURE: super::super::testing::Label = Some((Protocol::BitTorrent, Confidence::Signature));

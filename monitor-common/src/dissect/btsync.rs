@@ -7,9 +7,9 @@
 
 use super::dissector::{Dissector, prefix};
 use crate::{
+    abi::protocol::{Confidence, Protocol},
     dissect::rule_state::RuleState,
     parse::payload::Payload,
-    protocol::{Confidence, Protocol},
 };
 
 /// First bytes, and prefixes that may be held.
@@ -31,7 +31,7 @@ pub fn udp(payload: &Payload, state: &mut RuleState) -> Option<Confidence> {
 #[cfg(test)]
 mod tests {
     use super::super::testing::{every_bit_counts, every_byte_counts, hex, tcp, udp};
-    use crate::protocol::{Confidence, Protocol};
+    use crate::abi::protocol::{Confidence, Protocol};
 
     #[test]
     fn the_head_matches_and_every_bit_of_it_counts() {

@@ -7,9 +7,8 @@
 
 use super::{bittorrent, directconnect, edonkey, gnutella, kademlia};
 use crate::{
+    abi::{protocol::Protocol, watch::ContentHash},
     parse::payload::{Payload, Transport},
-    protocol::Protocol,
-    watch::ContentHash,
 };
 
 /// Reads the content hash that a payload of a flow of this protocol names into `found`; zero if it names none.

@@ -15,11 +15,13 @@ use super::{
     text,
 };
 use crate::{
+    abi::{
+        limits::HELD_BYTES,
+        protocol::{Confidence, Protocol},
+        watch::ContentHash,
+    },
     dissect::rule_state::RuleState,
-    limits::HELD_BYTES,
     parse::payload::Payload,
-    protocol::{Confidence, Protocol},
-    watch::ContentHash,
 };
 
 /// First bytes, and prefixes that may be held.
@@ -160,10 +162,12 @@ pub(super) fn content(payload: &Payload, found: &mut ContentHash) {
 mod tests {
     use super::super::testing::{Label, every_bit_counts, tcp, udp};
     use crate::{
+        abi::{
+            protocol::{Confidence, Protocol},
+            watch::ContentHash,
+        },
         dissect::content,
         parse::payload::Transport,
-        protocol::{Confidence, Protocol},
-        watch::ContentHash,
     };
     use proptest::prelude::*;
 

@@ -4,7 +4,7 @@
 //! time: no first byte is written twice.
 
 use super::byte_set::ByteSet;
-use crate::protocol::Protocol;
+use crate::abi::protocol::Protocol;
 
 /// First bytes of a TCP stream that may be held until more of the message arrives.
 ///

@@ -16,9 +16,9 @@ use super::{
     dissector::{Dissector, prefix},
 };
 use crate::{
+    abi::protocol::{Confidence, Protocol},
     dissect::rule_state::{RuleState, rule_flags},
     parse::payload::Payload,
-    protocol::{Confidence, Protocol},
 };
 pub(super) mod content;
 mod listen_port;
@@ -188,7 +188,7 @@ fn piece(size: u32, data: u32) -> bool {
 #[cfg(test)]
 mod tests {
     use super::super::testing::{Flow, Label, every_bit_counts, every_byte_counts, hex, tcp};
-    use crate::protocol::{Confidence, Protocol};
+    use crate::abi::protocol::{Confidence, Protocol};
     use proptest::prelude::*;
 
     const STRUCTURAL: Label = Some((Protocol::EDonkey, Confidence::Structural));

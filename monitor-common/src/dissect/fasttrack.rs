@@ -10,10 +10,12 @@
 
 use super::dissector::{Dissector, prefix};
 use crate::{
+    abi::{
+        limits::HELD_BYTES,
+        protocol::{Confidence, Protocol},
+    },
     dissect::rule_state::RuleState,
-    limits::HELD_BYTES,
     parse::payload::Payload,
-    protocol::{Confidence, Protocol},
 };
 
 /// First bytes, and prefixes that may be held.
@@ -71,7 +73,7 @@ pub fn udp(payload: &Payload, _state: &mut RuleState) -> Option<Confidence> {
 #[cfg(test)]
 mod tests {
     use super::super::testing::{Flow, Label, every_bit_counts, every_byte_counts, hex, tcp, udp};
-    use crate::protocol::{Confidence, Protocol};
+    use crate::abi::protocol::{Confidence, Protocol};
 
     const SIGNATURE: Label = Some((Protocol::FastTrack, Confidence::Signature));
 

@@ -17,12 +17,14 @@ use super::{
     dissector::{Dissector, prefix},
 };
 use crate::{
+    abi::{
+        limits::HELD_BYTES,
+        protocol::{Confidence, Protocol},
+        watch::ContentHash,
+    },
     bpf::branchless::{EACH_BYTE, TOP_BITS},
     dissect::rule_state::RuleState,
-    limits::HELD_BYTES,
     parse::payload::Payload,
-    protocol::{Confidence, Protocol},
-    watch::ContentHash,
 };
 
 /// First bytes, and prefixes that may be held.
@@ -189,10 +191,12 @@ pub(super) fn content(payload: &Payload, found: &mut ContentHash) {
 mod tests {
     use super::super::testing::{Flow, Label, every_bit_counts, every_byte_counts, hex, tcp, udp};
     use crate::{
+        abi::{
+            protocol::{Confidence, Protocol},
+            watch::ContentHash,
+        },
         dissect::content,
         parse::payload::Transport,
-        protocol::{Confidence, Protocol},
-        watch::ContentHash,
     };
     use proptest::prelude::*;
 

@@ -7,9 +7,9 @@
 
 use super::dissector::Dissector;
 use crate::{
+    abi::protocol::{Confidence, Protocol},
     dissect::rule_state::RuleState,
     parse::payload::Payload,
-    protocol::{Confidence, Protocol},
 };
 
 /// First bytes, and prefixes that may be held.
@@ -36,7 +36,7 @@ pub fn udp(payload: &Payload, _state: &mut RuleState) -> Option<Confidence> {
 #[cfg(test)]
 mod tests {
     use super::super::testing::{Flow, Label, every_bit_counts, every_byte_counts, hex, udp};
-    use crate::protocol::{Confidence, Protocol};
+    use crate::abi::protocol::{Confidence, Protocol};
 
     const STRUCTURAL: Label = Some((Protocol::Gnutella2, Confidence::Structural));
 

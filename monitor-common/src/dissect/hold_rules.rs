@@ -25,9 +25,9 @@
 
 use super::{PREFIXES, bittorrent, directconnect, edonkey, gnutella, libp2p, opennap, soulseek, websocket, webtorrent};
 use crate::{
+    abi::limits::HELD_BYTES,
     bpf::branchless::{bytes_equal, nonzero_top_bit, printable_bytes},
     dissect::rule_state::{RuleState, rule_flags},
-    limits::HELD_BYTES,
     parse::payload::Payload,
 };
 
@@ -184,10 +184,9 @@ fn stream_flags(payload: &Payload, text: bool) -> u32 {
 mod tests {
     use super::super::testing::Flow;
     use crate::{
+        abi::{limits::HELD_BYTES, protocol::Protocol},
         dissect::rule_state::{RuleState, rule_flags},
-        limits::HELD_BYTES,
         parse::payload::Payload,
-        protocol::Protocol,
     };
 
     const HANDSHAKE: &[u8; 20] = b"\x13BitTorrent protocol";

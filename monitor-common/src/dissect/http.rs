@@ -17,10 +17,12 @@ use super::{
     fasttrack, gnutella, openft,
 };
 use crate::{
+    abi::{
+        limits::{HELD_BYTES, WINDOW},
+        protocol::{Confidence, Protocol, Verdict},
+    },
     bpf::branchless::{EACH_BYTE, first_byte_index, neg, nonzero_top_bit, zero_bytes},
-    limits::{HELD_BYTES, WINDOW},
     parse::payload::Payload,
-    protocol::{Confidence, Protocol, Verdict},
 };
 
 /// Answers whose header lines are matched may be split across segments.
@@ -165,7 +167,7 @@ fn file(payload: &Payload) -> bool {
 #[cfg(test)]
 mod tests {
     use super::super::testing::{Label, tcp};
-    use crate::protocol::{Confidence, Protocol};
+    use crate::abi::protocol::{Confidence, Protocol};
 
     fn named(protocol: Protocol) -> Label {
         Some((protocol, Confidence::Signature))

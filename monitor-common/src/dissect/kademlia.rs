@@ -12,10 +12,12 @@
 
 use super::{byte_set::ByteSet, content::raw, dissector::Dissector, edonkey::zlib, listen_port::valid, text};
 use crate::{
+    abi::{
+        protocol::{Confidence, Protocol},
+        watch::ContentHash,
+    },
     dissect::rule_state::{RuleState, rule_flags},
     parse::payload::Payload,
-    protocol::{Confidence, Protocol},
-    watch::ContentHash,
 };
 
 /// First bytes, and prefixes that may be held.
@@ -181,14 +183,16 @@ pub(super) fn listen_port(payload: &Payload) -> u32 {
 mod tests {
     use super::super::testing::{Flow, Label, every_byte_counts, hex, udp};
     use crate::{
+        abi::{
+            protocol::{Confidence, Protocol},
+            watch::ContentHash,
+        },
         dissect::{
             content::{self, HASH},
             listen_port,
             rule_state::{RuleState, rule_flags},
         },
         parse::payload::{Payload, Transport},
-        protocol::{Confidence, Protocol},
-        watch::ContentHash,
     };
     use proptest::prelude::*;
 

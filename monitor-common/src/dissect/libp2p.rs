@@ -14,9 +14,9 @@ use super::{
     websocket,
 };
 use crate::{
+    abi::protocol::{Confidence, Protocol},
     dissect::rule_state::RuleState,
     parse::payload::Payload,
-    protocol::{Confidence, Protocol},
 };
 
 /// First bytes, and prefixes that may be held.
@@ -74,7 +74,7 @@ pub fn udp(payload: &Payload, _state: &mut RuleState) -> Option<Confidence> {
 #[cfg(test)]
 mod tests {
     use super::super::testing::{Flow, Label, every_bit_counts, hex, tcp};
-    use crate::protocol::{Confidence, Protocol};
+    use crate::abi::protocol::{Confidence, Protocol};
 
     const SIGNATURE: Label = Some((Protocol::LibP2p, Confidence::Signature));
     const GREETING: &[u8; 20] = b"\x13/multistream/1.0.0\n";

@@ -5,9 +5,9 @@
 
 use super::{bittorrent, edonkey, kademlia};
 use crate::{
+    abi::protocol::Protocol,
     bpf::branchless::neg,
     parse::payload::{Payload, Transport},
-    protocol::Protocol,
 };
 
 /// In place of a port: the request may come from any web page in a browser, so nothing is learned from it.

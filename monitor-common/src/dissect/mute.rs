@@ -5,10 +5,12 @@
 
 use super::dissector::{Dissector, prefix};
 use crate::{
+    abi::{
+        limits::HELD_BYTES,
+        protocol::{Confidence, Protocol},
+    },
     dissect::rule_state::RuleState,
-    limits::HELD_BYTES,
     parse::payload::Payload,
-    protocol::{Confidence, Protocol},
 };
 
 /// First bytes, and prefixes that may be held.
@@ -27,7 +29,7 @@ pub fn tcp(payload: &Payload, _state: &mut RuleState) -> Option<Confidence> {
 #[cfg(test)]
 mod tests {
     use super::super::testing::{every_bit_counts, every_byte_counts, tcp};
-    use crate::protocol::{Confidence, Protocol};
+    use crate::abi::protocol::{Confidence, Protocol};
 
     #[test]
     fn keys_of_the_five_sizes_match() {

@@ -4,7 +4,7 @@
 //! "X-OpenftAlias". Guard: that header; the request line has nothing of its own.
 
 use super::dissector::Dissector;
-use crate::protocol::Protocol;
+use crate::abi::protocol::Protocol;
 /// First bytes, and prefixes that may be held.
 pub(super) const DISSECTOR: Dissector = Dissector::new(Protocol::OpenFt);
 
@@ -13,8 +13,8 @@ pub(super) const HTTP_HEADER: &[u8; 8] = b"X-Openft";
 
 #[cfg(test)]
 mod tests {
+    use crate::abi::protocol::{Confidence, Protocol};
     use crate::dissect::testing::tcp;
-    use crate::protocol::{Confidence, Protocol};
 
     #[test]
     fn downloads_match_by_their_header() {

@@ -9,10 +9,10 @@
 
 use super::dissector::Dissector;
 use crate::{
+    abi::protocol::{Confidence, Protocol},
     bpf::branchless::{EACH_BYTE, bytes_equal, printable_bytes},
     dissect::rule_state::RuleState,
     parse::payload::Payload,
-    protocol::{Confidence, Protocol},
 };
 
 /// First bytes, and prefixes that may be held.
@@ -70,7 +70,7 @@ const fn count(tops: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::super::testing::{Flow, Label, every_bit_counts, every_byte_counts, hex, tcp};
-    use crate::protocol::{Confidence, Protocol};
+    use crate::abi::protocol::{Confidence, Protocol};
 
     const STRUCTURAL: Label = Some((Protocol::OpenNap, Confidence::Structural));
 

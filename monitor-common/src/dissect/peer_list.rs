@@ -7,10 +7,9 @@
 
 use super::{bittorrent, edonkey};
 use crate::{
+    abi::{key::Address, protocol::Protocol},
     bpf::branchless::neg,
-    key::Address,
     parse::payload::{Payload, Transport},
-    protocol::Protocol,
 };
 
 /// Layouts of a list.
@@ -158,7 +157,7 @@ fn entry(payload: &Payload, reader: &mut PeerListReader) {
 #[cfg(test)]
 pub(super) mod testing {
     use super::*;
-    use crate::limits::WINDOW;
+    use crate::abi::limits::WINDOW;
 
     pub(in crate::dissect) fn context(tcp: bool, protocol: Protocol, ipv6: bool) -> Context {
         let transport = if tcp { Transport::Tcp } else { Transport::Udp };
@@ -197,7 +196,7 @@ mod tests {
         super::edonkey::{EDONKEY, opcode},
         testing::{context, read},
     };
-    use crate::protocol::Protocol;
+    use crate::abi::protocol::Protocol;
 
     proptest! {
         #[test]

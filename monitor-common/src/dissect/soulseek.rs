@@ -13,9 +13,9 @@
 
 use super::dissector::Dissector;
 use crate::{
+    abi::protocol::{Confidence, Protocol},
     dissect::rule_state::{RuleState, rule_flags},
     parse::payload::Payload,
-    protocol::{Confidence, Protocol},
 };
 
 /// First bytes, and prefixes that may be held.
@@ -118,7 +118,7 @@ fn obfuscated(payload: &Payload, head: u64, seen: u32) -> bool {
 #[cfg(test)]
 mod tests {
     use super::super::testing::{Flow, Label, every_bit_counts, every_byte_counts, hex, tcp};
-    use crate::protocol::{Confidence, Protocol};
+    use crate::abi::protocol::{Confidence, Protocol};
     use proptest::prelude::*;
 
     const STRUCTURAL: Label = Some((Protocol::Soulseek, Confidence::Structural));

@@ -2,12 +2,12 @@
 
 use super::hold_rules;
 use crate::{
+    abi::protocol::{Confidence, Protocol, Verdict},
     dissect::{
         classify,
         rule_state::{RuleState, rule_flags},
     },
     parse::payload::{Payload, Transport},
-    protocol::{Confidence, Protocol, Verdict},
 };
 
 /// A verdict as a pair, short enough for test tables.

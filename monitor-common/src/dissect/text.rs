@@ -4,8 +4,8 @@
 //! aligned words: eight bytes at any place fill one of them with four, which is then one of four values.
 
 use crate::{
+    abi::limits::WINDOW,
     bpf::branchless::{EACH_BYTE, nonzero_top_bit, zero_bytes},
-    limits::WINDOW,
     parse::payload::Payload,
 };
 

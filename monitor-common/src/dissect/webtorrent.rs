@@ -9,9 +9,9 @@
 
 use super::{dissector::Dissector, text, websocket};
 use crate::{
+    abi::protocol::{Confidence, Protocol},
     dissect::rule_state::RuleState,
     parse::payload::Payload,
-    protocol::{Confidence, Protocol},
 };
 
 /// First bytes, and prefixes that may be held.
@@ -49,7 +49,7 @@ pub(super) const fn may_start_frame(content: u16, held: usize) -> bool {
 #[cfg(test)]
 mod tests {
     use super::super::testing::{Label, hex, tcp};
-    use crate::protocol::{Confidence, Protocol};
+    use crate::abi::protocol::{Confidence, Protocol};
 
     const SIGNATURE: Label = Some((Protocol::WebTorrent, Confidence::Signature));
 

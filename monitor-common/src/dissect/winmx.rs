@@ -10,9 +10,9 @@ use super::{
     text,
 };
 use crate::{
+    abi::protocol::{Confidence, Protocol},
     dissect::rule_state::{RuleState, rule_flags},
     parse::payload::Payload,
-    protocol::{Confidence, Protocol},
 };
 
 /// First bytes, and prefixes that may be held.
@@ -47,7 +47,7 @@ fn file(payload: &Payload, offset: usize) -> bool {
 #[cfg(test)]
 mod tests {
     use super::super::testing::{Flow, Label, tcp};
-    use crate::protocol::{Confidence, Protocol};
+    use crate::abi::protocol::{Confidence, Protocol};
 
     const STRUCTURAL: Label = Some((Protocol::WinMx, Confidence::Structural));
 

@@ -5,17 +5,22 @@ use super::{
     counter_index, flow_table, source_requests, subscribers,
 };
 use crate::{
+    abi::{
+        event::KernelEvent,
+        limits::{UNCLASSIFIED_QUARTERS, WAYS},
+        outcome::PacketOutcome,
+        protocol::{Confidence, Protocol, Verdict},
+        settings::Settings,
+        tally::{Direction, KeyWords, NodeTally, node_index},
+    },
     bpf::shared_u64::SharedU64,
-    limits::{UNCLASSIFIED_QUARTERS, WAYS},
-    protocol::{Confidence, Protocol, Verdict},
-    store::{CounterMaps, KernelEvent, Maps, PacketOutcome, Settings, node_index},
     tables::{
         flow_table::{
             ColdFlow, ColdSet, Ends, FlowSet, FlowState, NO_SLOT, Stage, is_full, pack, unpack, unpack_slots,
         },
+        maps::{CounterMaps, Maps},
         tally_cache,
     },
-    tally::{Direction, KeyWords, NodeTally},
 };
 
 /// Direction of a packet of a flow.

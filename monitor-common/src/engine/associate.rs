@@ -21,11 +21,15 @@ use super::{
     subscribers::NO_POOL,
 };
 use crate::{
-    limits::{SUSPECT_BUCKETS, WAYS},
-    protocol::{Confidence, Protocol},
-    store::{Heuristic, KernelEvent, Maps, Settings},
+    abi::{
+        event::KernelEvent,
+        limits::{SUSPECT_BUCKETS, WAYS},
+        protocol::{Confidence, Protocol},
+        settings::{Heuristic, Settings},
+    },
     tables::{
         flow_table::{FlowState, Stage, evidence},
+        maps::Maps,
         peer_cache::{self, Key, PeerEntry},
     },
 };

@@ -3,12 +3,16 @@
 
 use super::Place;
 use crate::{
+    abi::{
+        key::{Address, Seed},
+        limits::FIRST_PEER_PORT,
+        outcome::PacketOutcome,
+        settings::Settings,
+        watch::ContentHash,
+    },
     dissect::peer_list::PeerListReader,
-    key::{Address, Seed},
-    limits::FIRST_PEER_PORT,
     parse::{FastHeaders, Headers, ip_protocol, payload::Payload},
-    store::{Maps, PacketOutcome, Settings},
-    watch::ContentHash,
+    tables::maps::Maps,
 };
 
 /// How a packet came to its flow.
@@ -60,7 +64,7 @@ pub struct PacketContext {
     /// Keyed hashes of their blocks ([`crate::tables::tally_cache::block_hash`]), for ends that are subscribers.
     pub(super) block_hashes: [u64; 2],
     pub(super) set_index: u32,
-    /// [`crate::limits::WAYS`] for a flow that is in no set.
+    /// [`crate::abi::limits::WAYS`] for a flow that is in no set.
     pub(super) way: u32,
     /// 1 when the packet came from the lower endpoint.
     pub(super) from_lower: u32,

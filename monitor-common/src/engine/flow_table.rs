@@ -2,14 +2,20 @@
 
 use super::{account, context::Entry, context::PacketContext, subscribers};
 use crate::{
-    key::FlowKey,
-    limits::{
-        ASSOCIATION_SECONDS, CLOCK_SKEW_AGE, FRESH_SECONDS, IDLE_SECONDS, INSPECTED_PER_DIRECTION,
-        PENDING_IDLE_SECONDS, WAYS,
+    abi::{
+        event::KernelEvent,
+        key::FlowKey,
+        limits::{
+            ASSOCIATION_SECONDS, CLOCK_SKEW_AGE, FRESH_SECONDS, IDLE_SECONDS, INSPECTED_PER_DIRECTION,
+            PENDING_IDLE_SECONDS, WAYS,
+        },
+        protocol::{Confidence, Protocol},
+        settings::Settings,
     },
-    protocol::{Confidence, Protocol},
-    store::{KernelEvent, Maps, Settings},
-    tables::flow_table::{FlowSet, FlowState, Progress, Stage, evidence},
+    tables::{
+        flow_table::{FlowSet, FlowState, Progress, Stage, evidence},
+        maps::Maps,
+    },
 };
 
 /// Protocol and confidence numbers of a flow without a verdict.

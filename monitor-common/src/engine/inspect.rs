@@ -6,6 +6,12 @@ use super::{
     reassembly, source_requests, subscribers,
 };
 use crate::{
+    abi::{
+        event::KernelEvent,
+        limits::{INSPECTED_PER_DIRECTION, MSE_OPENING, PENDING_PACKETS, SERVER_FLOW_PACKETS, SHALLOW, WAYS, WINDOW},
+        protocol::{Protocol, Verdict},
+        settings::{InspectionDepth, Settings},
+    },
     bpf::{branchless::neg, shared_u64::SharedU64},
     dissect::{
         classify, content,
@@ -14,16 +20,14 @@ use crate::{
         is_shallow, listen_port,
         rule_state::{RuleState, rule_flags},
     },
-    limits::{INSPECTED_PER_DIRECTION, MSE_OPENING, PENDING_PACKETS, SERVER_FLOW_PACKETS, SHALLOW, WAYS, WINDOW},
     parse::{
         ip_protocol,
         packet::Packet,
         payload::{Payload, Transport},
     },
-    protocol::{Protocol, Verdict},
-    store::{Inspection, KernelEvent, Maps, Settings},
     tables::{
         flow_table::{FlowState, Progress, Stage, evidence, unpack},
+        maps::Maps,
         pool_table,
     },
 };
@@ -79,7 +83,7 @@ pub(super) fn inspect<P: Packet, M: Maps>(packet: &P, settings: &Settings, maps:
             reassembly::hold(packet, maps, scratch);
         }
         let (ctx, payload) = (&mut scratch.ctx, &mut scratch.payload);
-        if settings.inspection.load() == Inspection::Watchlist as u64 {
+        if settings.inspection.load() == InspectionDepth::Watchlist as u64 {
             content::find(transport(ctx), protocol, payload, &mut ctx.content);
         }
         payload.wipe();
@@ -136,7 +140,7 @@ fn verdict_of_headers<M: Maps>(maps: &M, settings: &Settings, ctx: &PacketContex
         return Some(Verdict::FRAGMENT);
     }
     let has_ports = ctx.is_tcp() || ctx.headers.protocol == ip_protocol::UDP;
-    if !has_ports || settings.inspection.load() == Inspection::Headers as u64 {
+    if !has_ports || settings.inspection.load() == InspectionDepth::Headers as u64 {
         return Some(Verdict::UNCLASSIFIED);
     }
     (ctx.headers.payload_len == 0 && is_waiting_in_vain(maps, ctx)).then_some(Verdict::UNCLASSIFIED)
@@ -219,7 +223,7 @@ fn choose_depth<P: Packet, M: Maps>(packet: &P, maps: &M, settings: &Settings, s
         return;
     }
     let Some([first]) = packet.read::<1>(ctx.headers.payload_offset as usize) else { return };
-    if !is_shallow(transport(ctx), first) || settings.inspection.load() == Inspection::Watchlist as u64 {
+    if !is_shallow(transport(ctx), first) || settings.inspection.load() == InspectionDepth::Watchlist as u64 {
         return;
     }
     let Some(cold) = maps.cold_set(ctx.set_index) else { return };

@@ -18,13 +18,17 @@
 
 use super::{context::PacketContext, counter_index, source_requests, subscribers, subscribers::NO_POOL};
 use crate::{
+    abi::{
+        event::KernelEvent,
+        key::{Address, Seed},
+        limits::{FIRST_PEER_PORT, WAYS},
+        protocol::Protocol,
+        settings::{InspectionDepth, Settings},
+    },
     bpf::shared_u64::SharedU64,
-    key::{Address, Seed},
-    limits::{FIRST_PEER_PORT, WAYS},
-    protocol::Protocol,
-    store::{Inspection, KernelEvent, Maps, Settings},
     tables::{
         flow_table::{FlowState, Stage, evidence, unpack},
+        maps::Maps,
         peer_cache::{self, Inserted, Key, PeerEntry},
     },
 };
@@ -55,7 +59,7 @@ pub(super) fn learn<M: Maps>(maps: &M, settings: &Settings, ctx: &mut PacketCont
             }
         }
     }
-    let watching = settings.inspection.load() == Inspection::Watchlist as u64;
+    let watching = settings.inspection.load() == InspectionDepth::Watchlist as u64;
     if ctx.exhausted != 0 || (complete && !watching) {
         end_learning(cell);
     }

@@ -2,13 +2,16 @@
 
 use super::{Scratch, context::PacketContext, source_requests};
 use crate::{
+    abi::{
+        event::KernelEvent,
+        limits::{INSPECTED_PER_DIRECTION, SERVER_FLOW_PACKETS},
+    },
     bpf::shared_u64::SharedU64,
     dissect::{hold_rules, rule_state::rule_flags},
-    limits::{INSPECTED_PER_DIRECTION, SERVER_FLOW_PACKETS},
     parse::{packet::Packet, payload::Payload},
-    store::{KernelEvent, Maps},
     tables::{
         flow_table::{FlowState, Progress},
+        maps::Maps,
         reassembly::{self, Continuation, ReassemblySlot},
     },
 };

@@ -14,7 +14,7 @@
 //! are not read for that reason: there, any stranger is a server.
 //!
 //! Questions come late in a long session, and a server's flow is quiet. So it goes on teaching, by a budget of
-//! [`SERVER_FLOW_PACKETS`] a direction that is renewed every [`crate::limits::ASSOCIATION_SECONDS`].
+//! [`SERVER_FLOW_PACKETS`] a direction that is renewed every [`crate::abi::limits::ASSOCIATION_SECONDS`].
 
 use super::{
     Scratch,
@@ -23,16 +23,21 @@ use super::{
     subscribers::{self, NO_POOL},
 };
 use crate::{
+    abi::{
+        key,
+        limits::{FIRST_PEER_PORT, SERVER_FLOW_PACKETS, SOURCES_PER_PACKET},
+        settings::Settings,
+    },
     bpf::shared_u64::SharedU64,
     dissect::{
         peer_list::{self, Context, requests},
         rule_state::rule_flags,
     },
-    key,
-    limits::{FIRST_PEER_PORT, SERVER_FLOW_PACKETS, SOURCES_PER_PACKET},
     parse::packet::Packet,
-    store::{Maps, Settings},
-    tables::flow_table::{FlowState, Progress},
+    tables::{
+        flow_table::{FlowState, Progress},
+        maps::Maps,
+    },
 };
 
 /// An answer's numbers lie within so many bytes of those of its question: what TCP lets a sender have unacknowledged without

@@ -2,14 +2,13 @@
 
 use super::{account, context::PacketContext};
 use crate::{
-    key::Address,
+    abi::{key::Address, settings::Settings, tally::KeyWords},
     parse::{self, packet::Packet},
-    store::{Maps, Settings},
     tables::{
         flow_table::{Ends, NO_SLOT, pack_slots},
+        maps::Maps,
         pool_table, tally_cache,
     },
-    tally::KeyWords,
 };
 
 /// A block length that no pool has: "no subscriber".

@@ -2,9 +2,13 @@
 
 use super::{context::PacketContext, subscribers, subscribers::NO_POOL};
 use crate::{
-    store::{KernelEvent, Maps, Settings},
-    tally::KeyWords,
-    watch::{ContentHash, WatchHit},
+    abi::{
+        event::KernelEvent,
+        settings::Settings,
+        tally::KeyWords,
+        watch::{ContentHash, WatchHit},
+    },
+    tables::maps::Maps,
 };
 
 /// Compares what the payload named with the list; on a hit, tallies it for the subscriber who sent it, and tells the

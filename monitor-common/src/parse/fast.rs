@@ -6,15 +6,15 @@
 
 use super::{Headers, ip_protocol, link, tcp_flag, tunnel};
 use crate::{
+    abi::key::{self, Address, Seed},
     bpf::branchless::{is_less, neg, sign_mask},
-    key::{self, Address, Seed},
     parse::packet::Packet,
 };
 
 /// The headers by which a packet of a settled flow is counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FastHeaders {
-    /// The flow's tag ([`crate::key::FlowKey::tag`]).
+    /// The flow's tag ([`crate::abi::key::FlowKey::tag`]).
     pub tag: u64,
     /// 0 if the packet comes from the flow's lower endpoint, else 16: the shift to the field of that direction in the flow's word
     /// ([`crate::tables::flow_table::FlowState::unsettled_bits`]).
@@ -69,7 +69,7 @@ impl FastHeaders {
     #[inline(always)]
     #[must_use]
     pub const fn has_peer_ports(&self) -> bool {
-        let first = crate::limits::FIRST_PEER_PORT as u32;
+        let first = crate::abi::limits::FIRST_PEER_PORT as u32;
         (self.ports >> 16 >= first) & (self.ports & 0xffff >= first)
     }
 }

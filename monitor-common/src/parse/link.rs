@@ -1,9 +1,11 @@
 //! Link layer: Ethernet II, up to two VLAN tags (802.1Q, 802.1ad), PPPoE sessions (RFC 2516), MPLS labels (RFC 3032).
 
 use crate::{
-    limits::{MAX_MPLS_LABELS, MAX_VLAN_TAGS},
+    abi::{
+        limits::{MAX_MPLS_LABELS, MAX_VLAN_TAGS},
+        reason::Reason,
+    },
     parse::packet::Packet,
-    reason::Reason,
 };
 
 /// Ethertypes (IEEE registry).

@@ -2,10 +2,12 @@
 
 use super::ip_protocol;
 use crate::{
-    key::Address,
-    limits::{MAX_HEADER_OFFSET, MAX_IPV6_EXTENSIONS},
+    abi::{
+        key::Address,
+        limits::{MAX_HEADER_OFFSET, MAX_IPV6_EXTENSIONS},
+        reason::Reason,
+    },
     parse::packet::Packet,
-    reason::Reason,
 };
 
 /// Bytes of an IPv4 header without options (RFC 791 section 3.1).

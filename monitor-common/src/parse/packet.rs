@@ -4,7 +4,7 @@
 //! [`Frame`] over a slice. Every read is bounds-tested by the implementation; nothing hands out slices of packet memory.
 
 use crate::{
-    limits::{MAX_READ_OFFSET, OFFSET_BOUND, TAIL, WINDOW},
+    abi::limits::{MAX_READ_OFFSET, OFFSET_BOUND, TAIL, WINDOW},
     parse::payload::Payload,
 };
 
@@ -33,7 +33,7 @@ pub trait Packet {
     /// `payload.len` holds these and the length the headers claim; the copy is bounded by it, by `payload.depth` and by what the frame
     /// held. Sets `payload.captured`. The rest of the window and the tail are zero before (see [`Payload::wipe`]), and stay so where
     /// the frame held nothing; so does the tail of a payload that is longer than a depth below [`WINDOW`]. At most
-    /// [`crate::limits::HELD_BYTES`] are in front.
+    /// [`crate::abi::limits::HELD_BYTES`] are in front.
     fn copy_payload(&self, offset: usize, payload: &mut Payload);
 }
 

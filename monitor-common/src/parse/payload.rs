@@ -5,8 +5,8 @@
 #![expect(unsafe_code, reason = "reads within a bound that the compiler cannot see, and verifier barriers")]
 
 use crate::{
+    abi::limits::{HELD_BYTES, TAIL, WINDOW},
     bpf::shared_u64::SharedU64,
-    limits::{HELD_BYTES, TAIL, WINDOW},
 };
 
 /// Transport protocols that have ports.
@@ -33,7 +33,7 @@ pub struct Payload {
     pub len: u32,
     /// Bytes of the payload that are in `window`.
     pub captured: u32,
-    /// Most bytes that are copied into `window`: from [`crate::limits::HELD_BYTES`] to [`WINDOW`].
+    /// Most bytes that are copied into `window`: from [`crate::abi::limits::HELD_BYTES`] to [`WINDOW`].
     pub depth: u32,
     /// Source port, host order.
     pub source_port: u16,

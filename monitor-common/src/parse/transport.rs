@@ -1,7 +1,7 @@
 //! Transport layer: ports, TCP flags and the place of the payload (TCP: RFC 9293, UDP: RFC 768).
 
 use super::{Headers, ip_protocol};
-use crate::{limits::MAX_HEADER_OFFSET, parse::packet::Packet};
+use crate::{abi::limits::MAX_HEADER_OFFSET, parse::packet::Packet};
 
 /// Bytes of a TCP header without options.
 const TCP_LEN: usize = 20;

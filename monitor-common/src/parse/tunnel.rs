@@ -4,7 +4,10 @@
 //! packet, the outer packet is counted as an ordinary flow.
 
 use super::{Headers, ip_protocol, network, transport};
-use crate::{key::tunnel_digest, limits::MAX_HEADER_OFFSET, parse::packet::Packet, reason::Reason};
+use crate::{
+    abi::{key::tunnel_digest, limits::MAX_HEADER_OFFSET, reason::Reason},
+    parse::packet::Packet,
+};
 
 /// UDP port of GTP-U (TS 29.281 section 4.4.2.3).
 pub(super) const GTPU_PORT: u16 = 2152;

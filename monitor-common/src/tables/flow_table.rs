@@ -11,8 +11,8 @@
 //! * the cold entry is written by the claimer before the state leaves [`Stage::Locked`]; later only the inspection's progress changes.
 
 use crate::{
+    abi::limits::{FLUSH_PACKETS, WAYS},
     bpf::shared_u64::SharedU64,
-    limits::{FLUSH_PACKETS, WAYS},
 };
 
 /// Tags, states and packed counters of four flows.

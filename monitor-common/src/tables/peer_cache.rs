@@ -12,12 +12,14 @@
 //! count.
 
 use crate::{
+    abi::{
+        key::{Address, Seed, absorb},
+        limits::{PEER_SECONDS, WAYS},
+    },
     bpf::{
         branchless::{bound, neg},
         shared_u64::SharedU64,
     },
-    key::{Address, Seed, absorb},
-    limits::{PEER_SECONDS, WAYS},
 };
 
 /// Four entries: one cache line.

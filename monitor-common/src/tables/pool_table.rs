@@ -4,7 +4,7 @@
 //! The table has a byte for each IPv4 /16, and one for each of 65,536 groups of IPv6 /32s, grouped by a hash. A byte says that
 //! no pool has an address there, that one IPv4 pool has all of them, or that the trie must be looked up.
 
-use crate::{key::Address, store::Maps};
+use crate::{abi::key::Address, tables::maps::Maps};
 
 /// Bytes of the table: half of them for IPv4, half for IPv6.
 pub const CELLS: usize = 2 << 16;

@@ -9,8 +9,8 @@
 //! `dissect/hold_rules.rs` decides which bytes may be held.
 
 use crate::{
+    abi::limits::{HELD_BYTES, HOLD_SECONDS, REASSEMBLY_SLOTS},
     bpf::{branchless::neg, shared_u64::SharedU64},
-    limits::{HELD_BYTES, HOLD_SECONDS, REASSEMBLY_SLOTS},
     parse::payload::Payload,
 };
 
@@ -159,7 +159,7 @@ impl ReassemblySlot {
 #[inline(always)]
 const fn age_s(word: u64, now_s: u64) -> u16 {
     let age = (now_s as u16).wrapping_sub(word as u16);
-    if age >= crate::limits::CLOCK_SKEW_AGE { 0 } else { age }
+    if age >= crate::abi::limits::CLOCK_SKEW_AGE { 0 } else { age }
 }
 
 #[cfg(test)]

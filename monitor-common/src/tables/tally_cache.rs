@@ -9,9 +9,11 @@
 //! tallies in 2^18 lines, two are confused with a probability of 2 in 10^6 (2^39 pairs in 2^58 places).
 
 use crate::{
+    abi::{
+        key::{Address, Seed, absorb},
+        tally::KeyWords,
+    },
     bpf::{branchless::neg, shared_u64::SharedU64},
-    key::{Address, Seed, absorb},
-    tally::KeyWords,
 };
 
 /// Entries of a line.

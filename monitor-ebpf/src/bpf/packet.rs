@@ -8,8 +8,8 @@ use aya_ebpf::{
     programs::XdpContext,
 };
 use monitor_common::{
+    abi::limits::{HELD_BYTES, MAX_READ_OFFSET, OFFSET_BOUND, TAIL, WINDOW},
     engine::Scratch,
-    limits::{HELD_BYTES, MAX_READ_OFFSET, OFFSET_BOUND, TAIL, WINDOW},
     parse::{packet::Packet, payload::Payload},
 };
 

@@ -13,24 +13,27 @@ use aya_ebpf::{
     maps::{Array, HashMap, LpmTrie, PerCpuArray, RingBuf, lpm_trie::Key},
 };
 use monitor_common::{
+    abi::{
+        event::{EVENT_SLOTS, KernelEvent},
+        interface::{INTERFACE_ENTRIES, InterfaceEntry},
+        key::Address,
+        limits::{self, MAX_INTERFACES, MAX_POOLS, WATCH_BUFFER_BYTES, WATCH_TALLIES_MAX},
+        outcome::PacketOutcome,
+        reason::{REASON_SLOTS, Reason},
+        settings::Settings,
+        tally::{KeyWords, NODE_ENTRIES_PER_INTERFACE, NodeTally, SlotKey, Tally},
+        watch::{ContentHash, WatchHit},
+    },
     bpf::shared_u64::SharedU64,
     engine::Scratch,
-    key::Address,
-    limits::{self, MAX_INTERFACES, MAX_POOLS, WATCH_BUFFER_BYTES, WATCH_TALLIES_MAX},
-    reason::{REASON_SLOTS, Reason},
-    store::{
-        CounterMaps, EVENT_SLOTS, INTERFACE_ENTRIES, InterfaceEntry, KernelEvent, Maps, NODE_ENTRIES_PER_INTERFACE,
-        PacketOutcome, Settings,
-    },
     tables::{
         flow_table::{ColdSet, FlowSet},
+        maps::{CounterMaps, Maps},
         peer_cache::PeerSet,
         pool_table,
         reassembly::ReassemblySlot,
         tally_cache::TallyLine,
     },
-    tally::{KeyWords, NodeTally, SlotKey, Tally},
-    watch::{ContentHash, WatchHit},
 };
 
 #[map]

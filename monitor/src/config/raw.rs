@@ -5,7 +5,7 @@ mod hook;
 use std::{net::SocketAddr, path::PathBuf};
 
 pub use hook::RawHook;
-use monitor_common::limits;
+use monitor_common::abi::limits;
 use peertally_core::words::{
     Inspection, KernelLog, LogFormat, LogLevel, Metric, OnExit, PolicyDirection, Role, XdpMode,
 };

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use monitor_common::{limits::MAX_MONITORED_INTERFACES, store::Heuristic};
+use monitor_common::abi::{limits::MAX_MONITORED_INTERFACES, settings::Heuristic};
 use peertally_core::{
     interface::{Interface, valid_name},
     policy::Policy,
@@ -274,7 +274,7 @@ fn pools(raw: &Raw, overrides: &Overrides, check: &mut Checker<'_>) -> Vec<Pool>
             check.problem(path, format!("the pool {}/{} is given twice", pool.address, pool.prefix_len));
         }
     }
-    let limit = monitor_common::limits::MAX_POOLS as usize;
+    let limit = monitor_common::abi::limits::MAX_POOLS as usize;
     if pools.len() > limit {
         check.problem("subscribers.pools", format!("{} pools exceed the maximum of {limit}", pools.len()));
     }

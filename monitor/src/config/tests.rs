@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use monitor_common::limits::MAX_MONITORED_INTERFACES;
+use monitor_common::abi::limits::MAX_MONITORED_INTERFACES;
 use peertally_core::{
     exit::Exit,
     words::{Role, SubscriberForm, XdpMode},

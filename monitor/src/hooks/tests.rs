@@ -18,7 +18,7 @@ use axum::{
     response::IntoResponse,
     routing::post,
 };
-use monitor_common::protocol::{Confidence, Protocol, Verdict};
+use monitor_common::abi::protocol::{Confidence, Protocol, Verdict};
 use peertally_core::{
     policy::{Policy, PolicyEvent, ProtocolSet, engine::Firing},
     subscriber::{Pseudonyms, Subscriber},

@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
-use monitor_common::protocol::{Confidence, Protocol};
+use monitor_common::abi::protocol::{Confidence, Protocol};
 use peertally_core::{
     analysis::Analysis,
     subscriber::Pseudonyms,

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use monitor_common::protocol::Protocol;
+use monitor_common::abi::protocol::Protocol;
 use peertally_core::analysis::DrainResult;
 use prometheus::{
     Encoder, Histogram, HistogramOpts, Registry, TextEncoder,

@@ -4,7 +4,7 @@
 
 use std::{fmt::Write, str::FromStr, sync::Arc};
 
-use monitor_common::protocol::{Confidence, Protocol};
+use monitor_common::abi::protocol::{Confidence, Protocol};
 use peertally_core::{
     snapshot::Snapshot,
     subscriber::{Pseudonyms, Subscriber},

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use monitor_common::{
+use monitor_common::abi::{
     protocol::{Confidence, Protocol, Verdict},
     tally::{Direction, TallyKey, Totals},
 };

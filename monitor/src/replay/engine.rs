@@ -2,12 +2,12 @@
 //!
 //! The driver reads captures and keeps flow rows; an engine gets every frame in order and owns all counters.
 
-use monitor_common::{
+use monitor_common::abi::{
     key::Seed,
     limits::{DEFAULT_FLOWS, DEFAULT_PEERS, DEFAULT_TALLIES},
+    outcome::Outcome,
     protocol::{Confidence, Protocol, Verdict},
     reason::Reason,
-    store::Outcome,
     tally::{Direction, TallyKey, Totals},
 };
 use peertally_capture::Frame;

@@ -6,10 +6,12 @@
 use std::collections::HashMap;
 
 use monitor_common::{
-    key::{Address, FlowKey},
+    abi::{
+        key::{Address, FlowKey},
+        outcome::Outcome,
+        protocol::Verdict,
+    },
     parse::Headers,
-    protocol::Verdict,
-    store::Outcome,
 };
 
 /// One row.

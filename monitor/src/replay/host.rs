@@ -1,9 +1,6 @@
 //! The host engine: the shared data path over plain memory. Needs no rights and no kernel support.
 
-use monitor_common::{
-    reason::Reason,
-    store::{Inspection, Outcome},
-};
+use monitor_common::abi::{outcome::Outcome, reason::Reason, settings::InspectionDepth};
 use peertally_capture::Frame;
 use peertally_core::pool::Pool;
 use peertally_datapath::host::HostDataPath;
@@ -17,7 +14,7 @@ struct Host(HostDataPath);
 
 /// An empty host engine.
 pub(super) fn open(pools: &[Pool]) -> Box<dyn ReplayEngine> {
-    Box::new(Host(HostDataPath::new(&SIZES, pools, SEED, Inspection::Framing)))
+    Box::new(Host(HostDataPath::new(&SIZES, pools, SEED, InspectionDepth::Framing)))
 }
 
 impl ReplayEngine for Host {

@@ -1,6 +1,6 @@
 //! The kernel engine: the loaded XDP program, fed by the kernel's test runner and attached to nothing.
 
-use monitor_common::store::Outcome;
+use monitor_common::abi::outcome::Outcome;
 use peertally_capture::Frame;
 use peertally_core::pool::Pool;
 use peertally_datapath::{

@@ -8,9 +8,11 @@ use std::{
 };
 
 use monitor_common::{
+    abi::{
+        protocol::{Confidence, Protocol, Verdict},
+        tally::{TallyKey, Totals},
+    },
     parse::ip_protocol,
-    protocol::{Confidence, Protocol, Verdict},
-    tally::{TallyKey, Totals},
 };
 use serde::Serialize;
 
@@ -264,7 +266,7 @@ fn l4_name(number: u8) -> String {
 
 #[cfg(test)]
 mod tests {
-    use monitor_common::{key::Address, reason::Reason, tally::Direction};
+    use monitor_common::abi::{key::Address, reason::Reason, tally::Direction};
 
     use super::*;
     use crate::replay::engine::NodeTotals;

@@ -5,7 +5,7 @@ use std::{
     io::{self, Write},
 };
 
-use monitor_common::protocol::Protocol;
+use monitor_common::abi::protocol::Protocol;
 
 use super::report::Report;
 

@@ -3,7 +3,7 @@
 //! Address blocks leave the agent here and in hooks that ask for them, nowhere else: the socket is root's, `/metrics`
 //! shows pseudonyms.
 
-use monitor_common::protocol::{Confidence, Protocol};
+use monitor_common::abi::protocol::{Confidence, Protocol};
 use peertally_core::{snapshot::Snapshot, subscriber::Subscriber};
 use serde::Serialize;
 

@@ -9,7 +9,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use monitor_common::{
+use monitor_common::abi::{
     protocol::{Confidence, Protocol},
     watch::WatchHit,
 };
@@ -82,7 +82,7 @@ impl HitLog {
 mod tests {
     use std::os::unix::fs::PermissionsExt as _;
 
-    use monitor_common::key::Address;
+    use monitor_common::abi::key::Address;
 
     use super::*;
 

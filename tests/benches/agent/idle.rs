@@ -12,11 +12,11 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use aya::maps::{Map, MapData};
-use monitor_common::{
+use monitor_common::abi::{
     key::Address,
     limits::SCHEMA_VERSION,
     protocol::{Confidence, Protocol},
-    store::Settings,
+    settings::Settings,
     tally::{KeyWords, SlotKey, Tally},
 };
 use peertally_datapath::mapped::MappedArray;

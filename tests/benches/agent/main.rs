@@ -20,7 +20,7 @@ use std::{path::Path, time::Duration};
 
 use anyhow::{Result, ensure};
 use clap::{Parser, ValueEnum};
-use monitor_common::{
+use monitor_common::abi::{
     key::Address,
     protocol::{Confidence, Protocol},
     tally::KeyWords,

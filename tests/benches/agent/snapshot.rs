@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use monitor_common::{
+use monitor_common::abi::{
     key::Address,
     protocol::{Confidence, Protocol},
     tally::{TallyKey, Totals},

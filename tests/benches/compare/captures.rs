@@ -15,10 +15,12 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use aya::{TestRun as _, TestRunOptions};
 use monitor_common::{
+    abi::{
+        key::Seed,
+        limits::{DEFAULT_FLOWS, DEFAULT_PEERS, DEFAULT_TALLIES},
+        settings::InspectionDepth,
+    },
     bpf::shared_u64::SharedU64,
-    key::Seed,
-    limits::{DEFAULT_FLOWS, DEFAULT_PEERS, DEFAULT_TALLIES},
-    store::Inspection,
 };
 use peertally_capture::{Capture, Item};
 use peertally_core::pool::Pool;
@@ -172,7 +174,7 @@ const SIZES: TableSizes = TableSizes { flows: DEFAULT_FLOWS, tallies: DEFAULT_TA
 /// The shared source on the host, ns a packet.
 fn host(packets: &[Packet]) -> Result<f64> {
     let seed = Seed::from_random([1, 2, 3]);
-    let mut path = HostDataPath::new(&SIZES, &pools()?, seed, Inspection::Framing);
+    let mut path = HostDataPath::new(&SIZES, &pools()?, seed, InspectionDepth::Framing);
     let begun = cpu_time();
     for packet in packets {
         path.frame(&packet.bytes, packet.wire_len, packet.second);

@@ -5,9 +5,8 @@
 //! payload does.
 
 use monitor_common::{
-    key::Seed,
+    abi::{key::Seed, outcome::Outcome, settings::InspectionDepth},
     parse::payload::Transport,
-    store::{Inspection, Outcome},
 };
 use peertally_datapath::{TableSizes, host::HostDataPath};
 use peertally_tests::p2p::{Exchange, exchanges};
@@ -64,7 +63,7 @@ fn row(exchange: &Exchange) -> Row {
 fn telling(exchange: &Exchange) -> usize {
     let pools = ["10.0.0.0/8".parse().expect("a pool")];
     let sizes = TableSizes { flows: 64, tallies: 64, peers: 64 };
-    let mut host = HostDataPath::new(&sizes, &pools, Seed::from_random([1, 2, 3]), Inspection::Framing);
+    let mut host = HostDataPath::new(&sizes, &pools, Seed::from_random([1, 2, 3]), InspectionDepth::Framing);
     let frames = exchange.frames([10, 0, 0, 1].into(), [192, 0, 2, 1].into());
     // A connection's opening comes before its messages.
     let opening = frames.len() - exchange.messages.len();

@@ -1,8 +1,8 @@
 //! The rows of the bench: which packets, which flows, in which order.
 
 use monitor_common::{
+    abi::protocol::Protocol,
     parse::payload::Transport::{self, Tcp, Udp},
-    protocol::Protocol,
 };
 
 use crate::{

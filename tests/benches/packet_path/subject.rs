@@ -4,9 +4,9 @@ use std::{fs, path::Path};
 
 use anyhow::{Context as _, Result};
 use aya::programs::ProgramFd;
-use monitor_common::{
+use monitor_common::abi::{
+    event::KernelEvent,
     protocol::{PROTOCOL_SLOTS, Protocol},
-    store::KernelEvent,
 };
 use peertally_datapath::{
     TableSizes,

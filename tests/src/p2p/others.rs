@@ -1,6 +1,6 @@
 //! The other networks; sources at the signatures' own files.
 
-use monitor_common::protocol::Protocol::{
+use monitor_common::abi::protocol::Protocol::{
     AppleJuice, Ares, BtSync, DirectConnect, EDonkey, FastTrack, Gnutella, Gnutella2, Kademlia, LibP2p, Mute, OpenFt,
     OpenNap, Soulseek, Waste, WinMx,
 };

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use monitor_common::{protocol::Protocol, reason::Reason, tally::Direction};
+use monitor_common::abi::{protocol::Protocol, reason::Reason, tally::Direction};
 
 use super::frames::{
     IPV4, IPV6, Ipv4, Ipv6, Layer, authentication, bittorrent_handshake, ethernet, extension, fragment, tcp, udp,

@@ -5,10 +5,11 @@
 use anyhow::{Context as _, Result, bail};
 use aya::{TestRun as _, TestRunOptions};
 use monitor_common::{
-    reason::Reason,
-    store::NODE_ENTRIES_PER_INTERFACE,
+    abi::{
+        reason::Reason,
+        tally::{Direction, NODE_ENTRIES_PER_INTERFACE},
+    },
     tables::flow_table::{Ends, FlowState, unpack},
-    tally::Direction,
 };
 use peertally_datapath::{host::HostDataPath, object::LoadedObject, test_run::TestRunner, view::View};
 
@@ -171,7 +172,7 @@ pub fn observe(engine: &mut impl Engine, frame: &[u8]) -> Result<Observed> {
     }
 }
 
-/// Whether an index of the node table counts transit: see [`monitor_common::store::node_index`].
+/// Whether an index of the node table counts transit: see [`monitor_common::abi::tally::node_index`].
 fn is_transit(index: usize) -> bool {
     let per_direction = NODE_ENTRIES_PER_INTERFACE / Direction::ALL.len();
     index % NODE_ENTRIES_PER_INTERFACE / per_direction == Direction::Transit as usize

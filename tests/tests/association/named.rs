@@ -1,4 +1,4 @@
-//! Sources that a server names to a subscriber who asked: see `monitor-common/src/engine/ask.rs`.
+//! Sources that a server names to a subscriber who asked: see `monitor-common/src/engine/source_requests.rs`.
 
 use std::net::IpAddr;
 
@@ -11,7 +11,7 @@ const SERVER: &str = "192.0.2.80:4661";
 const TRACKER: &str = "192.0.2.80:6969";
 const EDONKEY: Verdict = Verdict { protocol: Protocol::EDonkey, confidence: Confidence::Association };
 const HASH: [u8; 16] = [0xab; 16];
-const BUDGET: usize = monitor_common::limits::SERVER_FLOW_PACKETS as usize;
+const BUDGET: usize = monitor_common::abi::limits::SERVER_FLOW_PACKETS as usize;
 
 /// A TCP connection of a client with a server, with the numbers that TCP has.
 #[derive(Clone, Copy)]

@@ -15,7 +15,8 @@ use aya::{
     programs::{Xdp, xdp::XdpMode},
 };
 use monitor_common::{
-    bpf::shared_u64::SharedU64, key::Address, protocol::Protocol, store::KernelEvent, tally::Direction,
+    abi::{event::KernelEvent, key::Address, protocol::Protocol, tally::Direction},
+    bpf::shared_u64::SharedU64,
 };
 use peertally_datapath::{
     TableSizes,

@@ -10,7 +10,7 @@ use std::{
 };
 
 use aya::{TestRun as _, TestRunOptions};
-use monitor_common::{key::Address, protocol::Protocol, store::KernelEvent};
+use monitor_common::abi::{event::KernelEvent, key::Address, protocol::Protocol};
 use peertally_datapath::{
     TableSizes,
     object::{LoadOptions, LoadedObject},

@@ -5,10 +5,12 @@ use std::{collections::HashMap, thread};
 
 use aya::{TestRun as _, TestRunOptions};
 use monitor_common::{
-    key::{Address, FlowKey},
+    abi::{
+        event::KernelEvent,
+        key::{Address, FlowKey},
+        protocol::Protocol,
+    },
     parse::ip_protocol,
-    protocol::Protocol,
-    store::KernelEvent,
     tables::reassembly,
 };
 use peertally_datapath::{TableSizes, object::LoadedObject};

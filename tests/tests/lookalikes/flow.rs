@@ -2,10 +2,11 @@
 
 use std::net::SocketAddr;
 
-use monitor_common::{
+use monitor_common::abi::{
     key::Seed,
+    outcome::Outcome,
     protocol::{Confidence, Protocol, Verdict},
-    store::{Inspection, Outcome},
+    settings::InspectionDepth,
 };
 use peertally_core::pool::Pool;
 use peertally_datapath::{TableSizes, host::HostDataPath};
@@ -150,7 +151,7 @@ impl Network {
     pub(super) fn new() -> Self {
         let pools: [Pool; 2] = ["10.0.0.0/8", "2001:db8::/32"].map(|pool| pool.parse().expect("a pool"));
         let sizes = TableSizes { flows: 4096, tallies: 1024, peers: 1024 };
-        let path = HostDataPath::new(&sizes, &pools, Seed::from_random([1, 2, 3]), Inspection::Framing);
+        let path = HostDataPath::new(&sizes, &pools, Seed::from_random([1, 2, 3]), InspectionDepth::Framing);
         Self { path, played: 0 }
     }
 

@@ -1,6 +1,6 @@
 //! Floods with spoofed source addresses: each packet opens a flow, and no other packet follows.
 
-use monitor_common::{protocol::Protocol, store::KernelEvent};
+use monitor_common::abi::{event::KernelEvent, protocol::Protocol};
 
 use crate::{
     Random, SEED,

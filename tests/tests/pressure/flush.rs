@@ -1,10 +1,7 @@
 //! A flow that outgrows its counter: it is flushed into the tally in time, and nothing is lost.
 
 use aya::{TestRun as _, TestRunOptions};
-use monitor_common::{
-    limits::FLUSH_PACKETS,
-    store::{KernelEvent, Outcome},
-};
+use monitor_common::abi::{event::KernelEvent, limits::FLUSH_PACKETS, outcome::Outcome};
 use peertally_datapath::TableSizes;
 use peertally_tests::{
     both_datapaths::{self, BothDatapaths},

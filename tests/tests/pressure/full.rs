@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use monitor_common::{limits::PENDING_IDLE_SECONDS, protocol::Protocol, store::KernelEvent};
+use monitor_common::abi::{event::KernelEvent, limits::PENDING_IDLE_SECONDS, protocol::Protocol};
 use rustix::time::{ClockId, clock_gettime};
 
 use crate::{

@@ -2,10 +2,10 @@
 
 use std::collections::HashMap;
 
-use monitor_common::{
+use monitor_common::abi::{
+    event::KernelEvent,
     key::{Address, FlowKey, Seed},
     protocol::Protocol,
-    store::KernelEvent,
 };
 
 use crate::{

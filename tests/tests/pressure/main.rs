@@ -9,7 +9,7 @@ mod full;
 mod hash;
 mod path;
 
-use monitor_common::key::Seed;
+use monitor_common::abi::key::Seed;
 
 /// A seed that means nothing.
 const SEED: Seed = Seed::from_random([0x243f_6a88_85a3_08d3, 0x1319_8a2e_0370_7344, 0xa409_3822_299f_31d0]);

@@ -2,10 +2,10 @@
 
 use std::collections::HashMap;
 
-use monitor_common::{
+use monitor_common::abi::{
+    event::KernelEvent,
     key::{Address, Seed},
     protocol::Protocol,
-    store::KernelEvent,
     tally::{Direction, TallyKey},
 };
 use peertally::{

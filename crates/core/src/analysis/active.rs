@@ -1,6 +1,6 @@
 //! Number of subscribers with traffic in a drain, by protocol. Each counts once, whatever the confidence of its tallies.
 
-use monitor_common::protocol::Protocol;
+use monitor_common::abi::protocol::Protocol;
 
 use crate::policy::{SubscriberIndex, TallyOwner};
 
@@ -68,7 +68,7 @@ impl Active {
 mod tests {
     use std::time::Duration;
 
-    use monitor_common::protocol::Confidence;
+    use monitor_common::abi::protocol::Confidence;
 
     use super::*;
     use crate::testing::{Kernel, bytes, key};

@@ -8,7 +8,7 @@ use std::{
     sync::Arc,
 };
 
-use monitor_common::protocol::{Confidence, Protocol};
+use monitor_common::abi::protocol::{Confidence, Protocol};
 
 use crate::snapshot::NodeRow;
 

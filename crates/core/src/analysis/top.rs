@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use monitor_common::{protocol::Protocol, tally::TallyKey};
+use monitor_common::abi::{protocol::Protocol, tally::TallyKey};
 
 use crate::{
     policy::{ProtocolSet, SubscriberIndex, TallyOwner},

@@ -10,7 +10,7 @@ use std::{
     time::{Instant, SystemTime},
 };
 
-use monitor_common::protocol::Verdict;
+use monitor_common::abi::protocol::Verdict;
 
 use super::{
     Policy, SubscriberIndex,

@@ -67,7 +67,7 @@ impl PolicyEvent {
     pub fn to_json(&self, form: SubscriberForm) -> Vec<u8> {
         let with_block = form != SubscriberForm::Pseudonym;
         let with_pseudonym = form != SubscriberForm::Block;
-        let part = |(verdict, value): &(monitor_common::protocol::Verdict, u64)| Part {
+        let part = |(verdict, value): &(monitor_common::abi::protocol::Verdict, u64)| Part {
             protocol: verdict.protocol.label(),
             confidence: verdict.confidence.label(),
             value: *value,

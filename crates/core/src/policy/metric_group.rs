@@ -5,7 +5,7 @@
 
 use std::time::{Duration, Instant};
 
-use monitor_common::{
+use monitor_common::abi::{
     protocol::{Confidence, Protocol, Verdict},
     tally::Totals,
 };

@@ -7,7 +7,7 @@ use std::{
 };
 
 use hashbrown::{HashTable, hash_table::Entry};
-use monitor_common::tally::TallyKey;
+use monitor_common::abi::tally::TallyKey;
 
 use super::{ProtocolSet, verdict_index::VerdictIndex};
 use crate::{
@@ -185,7 +185,7 @@ impl SubscriberIndex {
 mod tests {
     use std::time::Duration;
 
-    use monitor_common::{
+    use monitor_common::abi::{
         key::Address,
         protocol::{Confidence, Protocol},
     };

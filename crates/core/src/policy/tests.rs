@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use monitor_common::{
+use monitor_common::abi::{
     protocol::{Confidence, Protocol},
     tally::{TallyKey, Totals},
 };

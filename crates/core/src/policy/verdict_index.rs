@@ -1,6 +1,6 @@
 //! Pairs of protocol and confidence as one small number, for tables that are indexed by a tally's verdict.
 
-use monitor_common::{
+use monitor_common::abi::{
     protocol::{CONFIDENCE_SLOTS, Confidence, PROTOCOL_SLOTS, Protocol, Verdict},
     tally::TallyKey,
 };

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use monitor_common::{
+use monitor_common::abi::{
     limits::{MAX_POOLS, WAYS},
     protocol::{Confidence, Protocol, Verdict},
     tally::{TallyKey, Totals},
@@ -176,7 +176,7 @@ impl Drain {
 
 #[cfg(test)]
 mod tests {
-    use monitor_common::{key::Seed, store::Inspection};
+    use monitor_common::abi::{key::Seed, settings::InspectionDepth};
 
     use super::*;
     use crate::{TableSizes, host::HostDataPath};
@@ -222,12 +222,12 @@ mod tests {
             &TableSizes { flows: 4, tallies: 4, peers: 4 },
             &[],
             Seed::from_random([1, 2, 3]),
-            Inspection::Framing,
+            InspectionDepth::Framing,
         );
         let mut drain = Drain::default();
         drain.name(&path.view(), 2);
         assert_eq!((drain.keys.len(), drain.unnamed.clone()), (2, vec![1]));
-        let key = monitor_common::tally::KeyWords::new(monitor_common::key::Address::v4(1), 0, 128, 2, 4);
+        let key = monitor_common::abi::tally::KeyWords::new(monitor_common::abi::key::Address::v4(1), 0, 128, 2, 4);
         path.view().keys[1].write(Some(&key));
         drain.name(&path.view(), 2);
         assert_eq!((drain.keys[1], drain.unnamed.len()), (key.into(), 0));

@@ -9,7 +9,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use monitor_common::limits::SCHEMA_VERSION;
+use monitor_common::abi::limits::SCHEMA_VERSION;
 
 use super::error::AttachError;
 

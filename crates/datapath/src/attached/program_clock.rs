@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use monitor_common::store::Settings;
+use monitor_common::abi::settings::Settings;
 
 use super::AttachError;
 use crate::mapped::MappedArray;

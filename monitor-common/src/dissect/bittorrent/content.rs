@@ -2,7 +2,7 @@
 //! in the DHT's `get_peers` and `announce_peer`.
 
 use super::super::content::{character, raw, set};
-use crate::{bpf::branchless::neg, parse::payload::Payload, watch::ContentHash};
+use crate::{abi::watch::ContentHash, bpf::branchless::neg, parse::payload::Payload};
 
 /// End of the name of a parameter that holds a hash (`info_hash=`): no more bytes of a stream are held behind it.
 pub(in crate::dissect) const HASH_PARAMETER: &[u8; 4] = b"ash=";
@@ -102,10 +102,9 @@ fn decode(payload: &Payload, start: usize, found: &mut ContentHash) {
 #[cfg(test)]
 mod tests {
     use crate::{
+        abi::{protocol::Protocol, watch::ContentHash},
         dissect::content::{HASH, named},
         parse::payload::Transport,
-        protocol::Protocol,
-        watch::ContentHash,
     };
 
     #[test]

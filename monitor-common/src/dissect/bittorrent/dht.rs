@@ -129,12 +129,12 @@ fn known_key(key: u8) -> bool {
 #[cfg(test)]
 mod tests {
     use crate::{
+        abi::protocol::{Confidence, Protocol},
         dissect::{
             rule_state::{RuleState, rule_flags},
             testing::{Label, every_bit_counts, every_byte_counts, udp},
         },
         parse::payload::Payload,
-        protocol::{Confidence, Protocol},
     };
 
     const SIGNATURE: Label = Some((Protocol::BitTorrent, Confidence::Signature));

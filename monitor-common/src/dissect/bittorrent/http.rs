@@ -84,8 +84,8 @@ fn scan(payload: &Payload) -> bool {
 #[cfg(test)]
 mod tests {
     use crate::{
+        abi::protocol::{Confidence, Protocol},
         dissect::testing::{Label, every_bit_counts, tcp},
-        protocol::{Confidence, Protocol},
     };
 
     const SIGNATURE: Label = Some((Protocol::BitTorrent, Confidence::Signature));

@@ -66,9 +66,9 @@ pub(in crate::dissect) fn dht(payload: &Payload) -> u32 {
 #[cfg(test)]
 mod tests {
     use crate::{
+        abi::protocol::Protocol,
         dissect::listen_port::{UNTRUSTED, named},
         parse::payload::Transport,
-        protocol::Protocol,
     };
 
     #[test]

@@ -1,7 +1,7 @@
 //! Peer lists of trackers: HTTP (BEP 23: `5:peers`, BEP 7: `6:peers6`) and UDP (BEP 15: offset 20).
 
 use super::super::peer_list::{PeerListReader, layout};
-use crate::{limits::WINDOW, parse::payload::Payload};
+use crate::{abi::limits::WINDOW, parse::payload::Payload};
 
 /// Bytes of a tracker's entry.
 #[inline(always)]
@@ -80,9 +80,8 @@ fn string(payload: &Payload, start: usize, reader: &mut PeerListReader) {
 #[cfg(test)]
 mod tests {
     use crate::{
+        abi::{key::Address, protocol::Protocol},
         dissect::peer_list::testing::{context, read, v4},
-        key::Address,
-        protocol::Protocol,
     };
 
     #[test]

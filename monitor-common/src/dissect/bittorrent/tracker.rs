@@ -6,9 +6,9 @@
 //! Guard: an announce or scrape alone is a small number at offset 8, as RX/AFS, SOME/IP and ONC RPC have it; it needs its answer.
 
 use crate::{
+    abi::protocol::Confidence,
     dissect::rule_state::{RuleState, rule_flags},
     parse::payload::Payload,
-    protocol::Confidence,
 };
 
 /// The protocol's magic constant, the first eight bytes of a connect request.
@@ -52,8 +52,8 @@ fn answer(payload: &Payload, rule_value: u64) -> bool {
 #[cfg(test)]
 mod tests {
     use crate::{
+        abi::protocol::{Confidence, Protocol},
         dissect::testing::{Flow, Label, every_bit_counts, every_byte_counts, hex, udp},
-        protocol::{Confidence, Protocol},
     };
 
     const SIGNATURE: Label = Some((Protocol::BitTorrent, Confidence::Signature));

@@ -10,10 +10,10 @@
 //! counts.
 
 use crate::{
+    abi::protocol::Confidence,
     bpf::branchless::nonzero_top_bit,
     dissect::rule_state::{RuleState, rule_flags},
     parse::payload::Payload,
-    protocol::Confidence,
 };
 
 /// Type ST_DATA and version 1.
@@ -119,8 +119,8 @@ const fn neighbours(a: u16, b: u16) -> bool {
 #[cfg(test)]
 mod tests {
     use crate::{
+        abi::protocol::{Confidence, Protocol},
         dissect::testing::{Flow, Label, every_bit_counts, every_byte_counts, hex, udp},
-        protocol::{Confidence, Protocol},
     };
 
     const STRUCTURAL: Label = Some((Protocol::BitTorrent, Confidence::Structural));

@@ -1,7 +1,7 @@
 //! File hashes of eDonkey: MD4 of 16 bytes, in TCP and UDP messages.
 
 use super::opcode;
-use crate::{dissect::content::raw, parse::payload::Payload, watch::ContentHash};
+use crate::{abi::watch::ContentHash, dissect::content::raw, parse::payload::Payload};
 
 /// Start of a link that names a file; no bytes of a stream are held behind it.
 pub(in crate::dissect) const LINK: &[u8; 4] = b"ed2k";
@@ -37,10 +37,9 @@ pub(in crate::dissect) fn udp(payload: &Payload, found: &mut ContentHash) {
 #[cfg(test)]
 mod tests {
     use crate::{
+        abi::{protocol::Protocol, watch::ContentHash},
         dissect::content::{HASH, named},
         parse::payload::Transport,
-        protocol::Protocol,
-        watch::ContentHash,
     };
 
     #[test]

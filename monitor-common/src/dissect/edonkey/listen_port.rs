@@ -19,7 +19,7 @@ pub(in crate::dissect) fn listen_port(payload: &Payload) -> u32 {
 
 #[cfg(test)]
 mod tests {
-    use crate::{dissect::listen_port::named, parse::payload::Transport, protocol::Protocol};
+    use crate::{abi::protocol::Protocol, dissect::listen_port::named, parse::payload::Transport};
 
     #[test]
     fn hellos_name_the_port() {

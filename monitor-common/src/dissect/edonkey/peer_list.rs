@@ -69,8 +69,8 @@ mod tests {
         requests,
     };
     use crate::{
+        abi::protocol::Protocol,
         dissect::peer_list::testing::{context, read, v4},
-        protocol::Protocol,
     };
 
     fn message(opcode: u8, body: &[u8]) -> Vec<u8> {

@@ -5,7 +5,7 @@
 //! the default ports, or when the flow shows two of different opcodes, as a request and its answer are. Ports below 1024 are left out: DNS identifiers may read e3 97.
 
 use super::super::text;
-use crate::{dissect::rule_state::RuleState, parse::payload::Payload, protocol::Confidence};
+use crate::{abi::protocol::Confidence, dissect::rule_state::RuleState, parse::payload::Payload};
 
 /// Default UDP ports: 4665 of servers (TCP port + 4), 4672 of clients.
 const SERVER_PORT: u16 = 4665;
@@ -129,8 +129,8 @@ fn bitmap(payload: &Payload, offset: u32) -> bool {
 #[cfg(test)]
 mod tests {
     use crate::{
+        abi::protocol::{Confidence, Protocol},
         dissect::testing::{Flow, Label, hex, udp},
-        protocol::{Confidence, Protocol},
     };
 
     const STRUCTURAL: Label = Some((Protocol::EDonkey, Confidence::Structural));

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use monitor_common::protocol::{Confidence, Protocol, ProtocolClass};
+use monitor_common::abi::protocol::{Confidence, Protocol, ProtocolClass};
 use peertally_core::{
     policy::{Policy, ProtocolSet},
     words::{Metric, PolicyDirection},

@@ -1,6 +1,10 @@
 //! Tallies: counters per (subscriber block, protocol, confidence). Contract: `docs/architecture.md#counting`.
 
-use crate::{bpf::shared_u64::SharedU64, key::Address};
+use super::{
+    key::Address,
+    protocol::{CONFIDENCE_SLOTS, PROTOCOL_SLOTS},
+};
+use crate::bpf::shared_u64::SharedU64;
 
 /// What a tally counts about: one subscriber block, one protocol, one confidence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -12,9 +16,9 @@ pub struct TallyKey {
     pub realm: u32,
     /// Length of the block in bits, out of 128 (an IPv4 /32 is 128).
     pub prefix_len: u8,
-    /// [`crate::protocol::Protocol`] number.
+    /// [`crate::abi::protocol::Protocol`] number.
     pub protocol: u8,
-    /// [`crate::protocol::Confidence`] number.
+    /// [`crate::abi::protocol::Confidence`] number.
     pub confidence: u8,
     /// Explicit padding, zero.
     pub reserved: u8,
@@ -209,4 +213,15 @@ impl Direction {
             Self::Transit => "transit",
         }
     }
+}
+
+/// Entries of the node table per interface.
+pub const NODE_ENTRIES_PER_INTERFACE: usize = 4 * CONFIDENCE_SLOTS * PROTOCOL_SLOTS;
+
+/// Index of the node-level tally of an interface number, direction and verdict numbers.
+#[inline(always)]
+#[must_use]
+pub const fn node_index(interface_number: u32, direction: Direction, protocol: u8, confidence: u8) -> u32 {
+    ((interface_number * 4 + direction as u32) * CONFIDENCE_SLOTS as u32 + confidence as u32) * PROTOCOL_SLOTS as u32
+        + protocol as u32
 }

@@ -286,7 +286,7 @@ mod tests {
             sets[FlowKey::set_index(flow.tag(seed), (1 << 11) - 1) as usize] += 1;
             count += 1;
         }
-        sets.iter().map(|flows| flows.saturating_sub(crate::limits::WAYS)).sum::<usize>() * 1000 / count
+        sets.iter().map(|flows| flows.saturating_sub(crate::abi::limits::WAYS)).sum::<usize>() * 1000 / count
     }
 
     /// Real flows differ in a few low bits: one host's ports, one subnet's addresses.

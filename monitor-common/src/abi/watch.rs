@@ -1,7 +1,7 @@
 //! Records of the watchlist: a content hash, and a hit as the kernel reports it to the agent.
 #![expect(unsafe_code, reason = "volatile stores: the BPF target must not call memset")]
 
-use crate::key::Address;
+use crate::abi::key::Address;
 
 /// A content hash as the kernel's map holds it: 20 bytes in memory order, shorter ones filled up with zeros, then 4 zeros.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -52,9 +52,9 @@ pub struct WatchHit {
     pub source_port: u16,
     /// Destination port.
     pub destination_port: u16,
-    /// [`crate::protocol::Protocol`] number.
+    /// [`crate::abi::protocol::Protocol`] number.
     pub protocol: u8,
-    /// [`crate::protocol::Confidence`] number of the flow.
+    /// [`crate::abi::protocol::Confidence`] number of the flow.
     pub confidence: u8,
     /// IP protocol number.
     pub transport: u8,

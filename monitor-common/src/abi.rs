@@ -1,0 +1,12 @@
+//! Types and numbers that kernel and agent share: keys, tallies, settings, events, labels, limits. No logic beyond packing.
+
+pub mod event;
+pub mod interface;
+pub mod key;
+pub mod limits;
+pub mod outcome;
+pub mod protocol;
+pub mod reason;
+pub mod settings;
+pub mod tally;
+pub mod watch;

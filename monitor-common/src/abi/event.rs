@@ -1,0 +1,69 @@
+//! Rare events that the program counts, each a label value of `peertally_kernel_events_total`.
+
+macro_rules! events {
+    ($($(#[$doc:meta])* $name:ident = $number:literal, $label:literal;)*) => {
+        /// Something rare that an operator wants counted. Numbers index a BPF map: append only, never renumber.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[repr(u8)]
+        pub enum KernelEvent { $($(#[$doc])* $name = $number,)* }
+
+        impl KernelEvent {
+            /// Every event, in number order.
+            pub const ALL: &'static [KernelEvent] = &[$(KernelEvent::$name,)*];
+
+            /// The label value used in metrics.
+            #[must_use]
+            pub const fn label(self) -> &'static str {
+                match self { $(KernelEvent::$name => $label,)* }
+            }
+        }
+    };
+}
+
+events! {
+    /// A flow entered the flow table.
+    FlowNew = 0, "flow_new";
+    /// A TCP SYN restarted a flow that was in the flow table.
+    FlowRestarted = 1, "flow_restarted";
+    /// An idle flow was replaced.
+    EvictedIdle = 2, "evicted_idle";
+    /// A flow without a P2P verdict was replaced after a pause of some seconds, because its set was full.
+    EvictedUnclassified = 3, "evicted_unclassified";
+    /// A new flow found its set full of P2P flows or of flows active this very moment; its packets count as unclassified.
+    FlowRefused = 4, "flow_refused";
+    /// A packet met a way that another CPU was changing; it counts as unclassified.
+    FlowBusy = 5, "flow_busy";
+    /// The tally table was full: the traffic counts under the catch-all tally.
+    TallyRefused = 6, "tally_refused";
+    /// Two CPUs made the same tally at once; one slot stays unused.
+    TallyRaced = 7, "tally_raced";
+    /// A flow counter was flushed because it neared its capacity.
+    FlushedOverflow = 8, "flushed_overflow";
+    /// An invariant was broken: a table lookup that cannot fail did, and traffic was not counted. 0 unless there is a bug.
+    InternalError = 9, "internal_error";
+    /// A packet between two addresses that are no subscribers.
+    Transit = 10, "transit";
+    /// The tally table was nearly full: traffic without a P2P verdict counts under the catch-all tally, so that verdicts find room.
+    TallyReserved = 11, "tally_reserved";
+    /// A P2P peer (an endpoint or subscriber) was learned.
+    PeerLearned = 12, "peer_learned";
+    /// A peer that had not expired was evicted: the peer cache is too small for the traffic.
+    PeerEvicted = 13, "peer_evicted";
+    /// A packet with a subscriber's address came in on a core interface: no peer was learned from it, since it may be spoofed.
+    PeerSpoofed = 14, "peer_spoofed";
+    /// Traffic of a flow that had ended as unclassified counts under a protocol from now on, as its endpoint became known.
+    FlowRelabelled = 15, "flow_relabelled";
+    /// A TCP flow opened like an MSE connection (heuristic tier only).
+    MseCandidate = 16, "mse_candidate";
+    /// A payload named content that is on the watchlist.
+    WatchlistHit = 17, "watchlist_hit";
+    /// The agent was not told of a hit, since the buffer of such messages was full; the hit is tallied all the same.
+    WatchlistEventLost = 18, "watchlist_event_lost";
+    /// The table of hits was full: a hit is counted at node level only.
+    WatchlistTallyRefused = 19, "watchlist_tally_refused";
+    /// Another stream evicted the held first bytes of a stream: a signature that is split there is not found.
+    ReassemblyEvicted = 20, "reassembly_evicted";
+}
+
+/// Number of events a table indexed by event needs; room to append.
+pub const EVENT_SLOTS: usize = 32;

@@ -1,0 +1,84 @@
+//! Interfaces as the map `INTERFACES` holds them.
+
+use super::limits::MAX_INTERFACES;
+
+/// What is known of an interface, in the table that has an entry for every number of 16 bits: the inverse of the number under
+/// which it is counted, so that 0 stands for the last one, which all unknown ones share; and whether it leads to the core.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InterfaceEntry(pub u64);
+
+/// Entries of that table.
+pub const INTERFACE_ENTRIES: u32 = 1 << 16;
+const LAST_INTERFACE: u64 = MAX_INTERFACES as u64 - 1;
+const CORE: u64 = MAX_INTERFACES as u64;
+const REALM_SHIFT: u32 = 32;
+
+const _: () = assert!(MAX_INTERFACES.is_power_of_two());
+
+impl InterfaceEntry {
+    /// An interface that does not lead to the core, by its number, which is not the last.
+    #[must_use]
+    pub const fn new(number: u32) -> Self {
+        Self(number as u64 & LAST_INTERFACE ^ LAST_INTERFACE)
+    }
+
+    /// The same interface, which leads to the core or not.
+    #[must_use]
+    pub const fn with_core(self, core: bool) -> Self {
+        Self(if core { self.0 | CORE } else { self.0 & !CORE })
+    }
+
+    /// Its number; `None` for one that has none of its own.
+    #[must_use]
+    pub const fn number(self) -> Option<u32> {
+        let number = self.shared_number();
+        if number as u64 == LAST_INTERFACE { None } else { Some(number) }
+    }
+
+    /// Its number, or the last one.
+    #[inline(always)]
+    #[must_use]
+    pub const fn shared_number(self) -> u32 {
+        (self.0 & LAST_INTERFACE ^ LAST_INTERFACE) as u32
+    }
+
+    /// Whether it leads to the core, where no subscriber's packet comes in.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_core(self) -> bool {
+        self.0 & CORE != 0
+    }
+
+    /// The same interface, whose packets belong to a realm.
+    #[must_use]
+    pub const fn with_realm(self, realm: u32) -> Self {
+        Self(self.0 as u32 as u64 | (realm as u64) << REALM_SHIFT)
+    }
+
+    /// The realm of its packets.
+    #[inline(always)]
+    #[must_use]
+    pub const fn realm(self) -> u32 {
+        (self.0 >> REALM_SHIFT) as u32
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_interface_keeps_its_number_whatever_its_role() {
+        assert_eq!((InterfaceEntry(0).number(), InterfaceEntry(0).shared_number()), (None, MAX_INTERFACES as u32 - 1));
+        for number in 0..MAX_INTERFACES as u32 - 1 {
+            let entry = InterfaceEntry::new(number);
+            assert_eq!((entry.number(), entry.shared_number(), entry.is_core()), (Some(number), number, false));
+            let core = entry.with_core(true);
+            assert_eq!((core.number(), core.is_core(), core.with_core(false)), (Some(number), true, entry));
+            let realm = core.with_realm(u32::MAX);
+            assert_eq!((realm.number(), realm.is_core(), realm.realm()), (Some(number), true, u32::MAX));
+            assert_eq!((realm.with_realm(0), entry.realm()), (core, 0));
+        }
+        assert_eq!(InterfaceEntry(0).with_core(true).number(), None, "the last number is shared");
+    }
+}

@@ -1,0 +1,68 @@
+//! The outcome of one packet, for replay and tests.
+
+use super::{
+    protocol::{Confidence, Protocol, Verdict},
+    reason::Reason,
+};
+
+/// The outcome of one packet, for replay and tests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Not counted as IP; the reason says why.
+    Skipped(Reason),
+    /// Counted as transit.
+    Transit,
+    /// Counted in a flow that was in the flow table.
+    Hit(Verdict),
+    /// Counted in a flow that this packet opened.
+    New(Verdict),
+    /// Counted in a flow that this packet restarted.
+    Restarted(Verdict),
+    /// Counted without a flow entry, as unclassified.
+    Uncached,
+}
+
+/// The wire form of an [`Outcome`]: number, then reason or protocol number, then confidence number, a byte each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(transparent)]
+pub struct PacketOutcome(pub u64);
+
+impl PacketOutcome {
+    /// Counted as transit.
+    pub const TRANSIT: Self = Self(1);
+    /// Counted without a flow entry.
+    pub const UNCACHED: Self = Self(5);
+
+    /// Not counted as IP.
+    #[inline(always)]
+    #[must_use]
+    pub const fn skipped(reason: Reason) -> Self {
+        Self((reason as u64) << 8)
+    }
+
+    /// Counted in a flow: `entry` is 0 for a known, 1 for a new, 2 for a restarted one.
+    #[inline(always)]
+    #[must_use]
+    pub const fn flow(entry: u32, protocol: u8, confidence: u8) -> Self {
+        Self((2 + entry as u64) | ((protocol as u64) << 8) | ((confidence as u64) << 16))
+    }
+}
+
+impl From<PacketOutcome> for Option<Outcome> {
+    /// `None` for numbers that this build does not know.
+    fn from(PacketOutcome(bits): PacketOutcome) -> Self {
+        let (number, detail, confidence) = (bits as u8, (bits >> 8) as u8, (bits >> 16) as u8);
+        let verdict = || {
+            Some(Verdict { protocol: Protocol::from_number(detail)?, confidence: Confidence::from_number(confidence)? })
+        };
+        Some(match number {
+            0 => Outcome::Skipped(*Reason::ALL.iter().find(|reason| **reason as u8 == detail)?),
+            1 => Outcome::Transit,
+            2 => Outcome::Hit(verdict()?),
+            3 => Outcome::New(verdict()?),
+            4 => Outcome::Restarted(verdict()?),
+            5 => Outcome::Uncached,
+            _ => return None,
+        })
+    }
+}

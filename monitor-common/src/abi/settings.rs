@@ -1,0 +1,70 @@
+//! Settings of the program: the only entry of the map `SETTINGS`, written by the agent.
+
+use super::key::Seed;
+use crate::bpf::shared_u64::SharedU64;
+
+/// What the agent tells the program, and the clock both keep: the only entry of the `SETTINGS` map.
+#[derive(Debug, Default)]
+#[repr(C, align(64))]
+pub struct Settings {
+    /// Secret of the flow hash.
+    pub seed: Seed,
+    /// Number of flow sets minus one; the number is a power of two.
+    pub set_mask: u64,
+    /// Coarse time in seconds; moved on by the program's slow path and by the agent.
+    pub clock_s: SharedU64,
+    /// Slots handed out so far; slot 0 is the catch-all.
+    pub next_slot: SharedU64,
+    /// Slots there are.
+    pub slots: u64,
+    /// [`InspectionDepth`] number; changed while the program runs.
+    pub inspection: SharedU64,
+    /// Number of peer sets minus one; the number is a power of two.
+    pub peer_mask: u64,
+    /// [`Heuristic`] in its packed form, 0 for off; changed while the program runs.
+    pub heuristic: SharedU64,
+    /// Number of slot lines minus one; the number is a power of two.
+    pub tally_mask: u64,
+    /// Explicit padding.
+    pub reserved: [u64; 5],
+}
+
+const _: () = assert!(core::mem::size_of::<Settings>() == 128);
+
+/// When MSE-shaped connections of a subscriber count as BitTorrent: connections to at least `endpoints` remote endpoints
+/// within `window_s` seconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Heuristic {
+    /// Distinct remote endpoints, at most [`crate::abi::limits::SUSPECT_BUCKETS`].
+    pub endpoints: u32,
+    /// The window in seconds; a certain flow of the same subscriber must fall into it, too.
+    pub window_s: u16,
+}
+
+impl Heuristic {
+    /// The packed form.
+    #[inline(always)]
+    #[must_use]
+    pub const fn to_bits(self) -> u64 {
+        self.endpoints as u64 | (self.window_s as u64) << 32
+    }
+
+    /// From the packed form.
+    #[inline(always)]
+    #[must_use]
+    pub const fn from_bits(bits: u64) -> Self {
+        Self { endpoints: bits as u32, window_s: (bits >> 32) as u16 }
+    }
+}
+
+/// How deep a packet may be inspected (`docs/architecture.md#inspection-and-privacy`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u64)]
+pub enum InspectionDepth {
+    /// Addresses, ports and sizes only.
+    Headers = 0,
+    /// Also protocol framing in the first payload bytes.
+    Framing = 1,
+    /// Also whether a payload names content that is on the operator's list.
+    Watchlist = 2,
+}

@@ -1,0 +1,80 @@
+//! Access to the maps: BPF maps in the kernel, plain memory on the host, mapped memory in the agent.
+
+use crate::{
+    abi::{
+        event::KernelEvent,
+        key::Address,
+        outcome::PacketOutcome,
+        reason::Reason,
+        settings::Settings,
+        tally::{KeyWords, NodeTally, Tally},
+        watch::{ContentHash, WatchHit},
+    },
+    engine::Scratch,
+    tables::{
+        flow_table::{ColdSet, FlowSet},
+        peer_cache::PeerSet,
+        reassembly::ReassemblySlot,
+        tally_cache::TallyLine,
+    },
+};
+
+/// Access to the maps that hold counters.
+pub trait CounterMaps {
+    /// The tally of a slot.
+    fn tally(&self, slot: u32) -> Option<&Tally>;
+    /// The node-level tally at [`node_index`].
+    fn node(&self, index: u32) -> Option<&NodeTally>;
+    /// Number of an interface among the monitored ones.
+    fn interface_number(&self, interface: u16) -> u32;
+    /// Counts an event.
+    fn count_event(&self, event: KernelEvent);
+}
+
+/// Access to all maps of the data path. A lookup returns `None` only where a kernel map lookup may.
+pub trait Maps: CounterMaps {
+    /// Four flows.
+    fn flow_set(&self, index: u32) -> Option<&FlowSet>;
+    /// Their cold parts.
+    fn cold_set(&self, index: u32) -> Option<&ColdSet>;
+    /// Prefetches the cold parts of four flows.
+    fn prefetch_cold_set(&self, index: u32);
+    /// Four entries of the peer cache.
+    fn peer_set(&self, index: u32) -> Option<&PeerSet>;
+    /// A reassembly buffer.
+    fn reassembly_slot(&self, index: u32) -> Option<&ReassemblySlot>;
+    /// Whether an interface leads to the core, where no subscriber's packet comes in.
+    fn is_core(&self, interface: u16) -> bool;
+    /// The realm of an interface's packets, 0 on a node without realms: equal addresses of two realms are two subscribers.
+    fn realm(&self, interface: u16) -> u32;
+    /// A word of the pool table ([`crate::tables::pool_table`]).
+    fn pool_word(&self, index: u32) -> Option<u64>;
+    /// Length in bits (out of 128) of the block that one subscriber gets in the pool that holds `address`.
+    fn pool(&self, address: Address) -> Option<u8>;
+    /// A line of the tally cache.
+    fn tally_line(&self, index: u32) -> Option<&TallyLine>;
+    /// Prefetches a line of the tally cache.
+    fn prefetch_tally_line(&self, index: u32);
+    /// Slot of a tally key.
+    fn find_slot(&self, key: &KeyWords) -> Option<u32>;
+    /// Enters a key with its slot; whether it was not there before.
+    fn enter_slot(&self, key: &KeyWords, slot: u32) -> bool;
+    /// Writes the key of a slot, where the agent reads it; `None` takes the slot out of use.
+    fn write_slot_key(&self, slot: u32, key: Option<&KeyWords>);
+    /// Counts a skipped frame.
+    fn count_skip(&self, reason: Reason);
+    /// Coarse time in seconds. `tick` is this CPU's, and says when it was looked at last.
+    fn now_s(&self, settings: &Settings, tick: &mut u64) -> u64;
+    /// Monotonic time in nanoseconds.
+    fn now_ns(&self, settings: &Settings) -> u64;
+    /// Number of the watchlist's entry that this content is.
+    fn watched(&self, content: &ContentHash) -> Option<u32>;
+    /// Counts a watchlist hit of a subscriber; `false` when the table is full.
+    fn count_hit(&self, key: &KeyWords) -> bool;
+    /// Tells the agent of a watchlist hit; `false` when there is no room.
+    fn tell(&self, hit: &WatchHit) -> bool;
+    /// Lends the scratch memory of this CPU.
+    fn with_scratch<R>(&self, run: impl FnOnce(&mut Scratch) -> R) -> Option<R>;
+    /// Reports the outcome of a packet; does nothing in production.
+    fn report_outcome(&self, outcome: PacketOutcome);
+}
