@@ -136,8 +136,8 @@ impl Headers {
 
     /// The flow's key, and 1 if this packet comes from its lower endpoint, else 0.
     ///
-    /// Which end is the lower one is up to chance: computed, where a branch would be guessed wrong every other time, and would
-    /// make the verifier walk all that follows twice.
+    /// Which end is the lower one is random, so it is computed without a branch. A branch would be mispredicted half of the time,
+    /// and the verifier would walk all that follows twice.
     #[inline(always)]
     #[must_use]
     pub fn flow_key(&self) -> (FlowKey, u64) {
@@ -182,7 +182,7 @@ impl Headers {
     }
 }
 
-/// Headers of the commonest frames: untagged Ethernet, IPv4 without options or IPv6 without extension headers, no fragment,
+/// Parses the commonest frames: untagged Ethernet, IPv4 without options or IPv6 without extension headers, no fragment,
 /// no tunnel. `None` for all others, which [`all_headers`] parses.
 #[inline(always)]
 pub fn plain_headers<P: Packet>(packet: &P) -> Option<Headers> {

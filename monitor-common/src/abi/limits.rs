@@ -1,10 +1,10 @@
 //! Every capacity, bound and window of the data path, in one place.
 //!
-//! A bound here is a promise to the kernel's verifier and to the operator: loops, tables and the bytes that are looked
-//! into are all limited by a constant of this file.
+//! A bound here is a promise to the kernel's verifier and to the operator: loops, tables and inspected bytes are all
+//! limited by a constant of this file.
 
-/// Layout version of everything that is pinned or mapped; part of the pin path. Bump on any change of a shared type, or of what its
-/// bits mean: a program of another version counts into what is pinned for as long as an interface keeps it.
+/// Layout version of all pinned and mapped data; part of the pin path. Bump it with any change of a shared type, of a map's name
+/// or of the meaning of a bit: a program of an older version counts into its pinned maps as long as an interface keeps it.
 pub const SCHEMA_VERSION: u32 = 6;
 
 /// VLAN tags that are parsed (IEEE 802.1ad: one service tag and one customer tag).
@@ -24,38 +24,38 @@ pub const OFFSET_BOUND: usize = 4096;
 
 const _: () = assert!(MAX_HEADER_OFFSET + 257 * 8 < OFFSET_BOUND);
 
-/// Bytes of a payload that may be looked into (an HTTP tracker announce shows `info_hash=` within about 300). Power of two.
+/// Bytes of a payload that may be inspected (an HTTP tracker announce shows `info_hash=` within about 300). Power of two.
 pub const WINDOW: usize = 512;
-/// The same of a payload whose first byte is not one that a rule starts with: what the rules for any first byte look at. The
-/// furthest is OpenNap's, 164 bytes.
+/// Bytes inspected of a payload whose first byte starts no rule: enough for the rules for any first byte. The longest
+/// is OpenNap's, 164 bytes.
 pub const SHALLOW: usize = 192;
 /// Bytes kept from the end of a payload, for signatures with a fixed tail.
 pub const TAIL: usize = 8;
-/// Payload packets looked into per direction of a flow; 99.6 % of P2P flows show themselves within 4.
+/// Payload packets inspected per direction of a flow; 99.6 % of P2P flows are recognisable within 4.
 pub const INSPECTED_PER_DIRECTION: u8 = 8;
 
-/// Bytes of a stream's first segments that are kept until the next one of the same direction comes. The rule that looks furthest for
-/// its last byte is WebTorrent's: it is 106 bytes into the frame that a real client sends.
+/// Bytes held of a stream's first segments until the next segment of that direction. The rule with the furthest last byte is
+/// WebTorrent's: 106 bytes into the frame of a real client.
 pub const HELD_BYTES: usize = 112;
-/// They are not believed for longer than this, in seconds: a sender that waits for an acknowledgement, retransmissions included.
+/// Held bytes expire after this time, in seconds: a sender may wait for an acknowledgement, including retransmissions.
 pub const HOLD_SECONDS: u16 = 5;
 /// Reassembly slots of 128 bytes, one for a TCP direction; a power of two. A slot is in use for one round trip, and few streams start
 /// with a short segment that may be part of a signature.
 pub const REASSEMBLY_SLOTS: u32 = 1 << 12;
 
-/// Packets of one direction without any payload after which a flow is no longer waited for.
+/// Packets of one direction without any payload after which the inspection of a flow ends.
 pub const PENDING_PACKETS: u64 = 64;
 /// A flow under inspection without packets for this long, in seconds, ends as unclassified at the next drain.
 pub const PENDING_IDLE_SECONDS: u16 = 15;
 
-/// Flows in one set of the flow table: their tags and words fill exactly one 64-byte cache line.
+/// Flows in one set of the flow table: their tags and states fill exactly one 64-byte cache line.
 pub const WAYS: usize = 4;
-/// A flow without packets for this long, in seconds, may be replaced whatever its verdict.
+/// A flow without packets for this long, in seconds, may be evicted whatever its verdict.
 pub const IDLE_SECONDS: u16 = 60;
-/// A flow with packets in the last seconds is never replaced: a CPU may be about to add to its counter, and that packet must
+/// A flow with packets in the last seconds is never evicted: a CPU may be about to add to its counter, and that packet must
 /// not count for another flow. New flows of a set that is full of such flows are refused.
 pub const FRESH_SECONDS: u16 = 2;
-/// Ages from here on, of 16-bit seconds, are clocks of two CPUs a moment apart, not idleness.
+/// Ages of 16-bit seconds from this value on mean that the clocks of two CPUs differ, not that a flow is idle.
 pub const CLOCK_SKEW_AGE: u16 = 0xfff0;
 /// Packets in a flow counter at which it is flushed into its tally: half of what 24 bits hold, so that adders on many
 /// CPUs cannot overflow it meanwhile. 2^23 packets of at most 65,575 bytes are half of 2^40 bytes.
@@ -84,21 +84,21 @@ pub const PEER_SECONDS: u16 = 2_400;
 /// it has packets. Power of two.
 pub const ASSOCIATION_SECONDS: u64 = 8;
 
-/// Packets of a direction of a session with a server that are looked into in each such period: a client's questions and what they
-/// are answered come in bursts of some ten segments.
+/// Packets of a direction of a server flow that are inspected in each such period: requests and answers come in bursts of
+/// about ten segments.
 pub const SERVER_FLOW_PACKETS: u8 = 32;
-/// Sources that are learned of one packet, the messages stepped over counted. Each costs the verifier up to 3,000 instructions
-/// (Linux 6.1); a tracker that is asked again, or tells another list, adds to what is known.
+/// Peers that are learned from one packet, including skipped messages. Each costs the verifier up to 3,000 instructions
+/// (Linux 6.1). Later answers of a tracker add more peers.
 pub const SOURCES_PER_PACKET: u32 = 16;
 
-/// Remote endpoints that the heuristic tier tells apart: they are hashed into the bits of half a word.
+/// Remote endpoints that the heuristic tier can distinguish: they are hashed into the bits of half a word.
 pub const SUSPECT_BUCKETS: u32 = 32;
 /// Shortest and longest first payload of either side of an MSE connection, in bytes: 96 bytes of key and up to 512 of padding.
 pub const MSE_OPENING: core::ops::RangeInclusive<u32> = 96..=608;
 /// Peers listen on ports from here on; below are the system ports (RFC 6335 section 6), which belong to services.
 pub const FIRST_PEER_PORT: u16 = 1024;
 
-/// Subscriber blocks, protocols and confidences with watchlist hits that are told apart.
+/// Maximum number of tallies of watchlist hits, by subscriber block, protocol and confidence.
 pub const WATCH_TALLIES_MAX: u32 = 1 << 16;
 /// Room for watchlist hits between two drains, in bytes: 16,384 hits of 56 bytes and the buffer's own 8 each. Power of two.
 pub const WATCH_BUFFER_BYTES: u32 = 1 << 20;

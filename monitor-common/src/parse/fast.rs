@@ -16,7 +16,7 @@ use crate::{
 pub struct FastHeaders {
     /// The flow's tag ([`crate::abi::key::FlowKey::tag`]).
     pub tag: u64,
-    /// 0 if the packet comes from the flow's lower endpoint, else 16: the shift to the field of that direction in the flow's word
+    /// 0 if the packet comes from the flow's lower endpoint, else 16: the shift to the field of that direction in the flow's state
     /// ([`crate::tables::flow_table::FlowState::unsettled_bits`]).
     pub direction_shift: u64,
     /// IP bytes of the outermost packet.
@@ -65,7 +65,7 @@ impl FastHeaders {
         self.continues == 0
     }
 
-    /// Whether both ports are such as peers choose.
+    /// Whether both ports are 1024 or higher, as peers choose them.
     #[inline(always)]
     #[must_use]
     pub const fn has_peer_ports(&self) -> bool {
@@ -80,7 +80,7 @@ const LEAST: usize = link::ETHERNET_LEN + IPV4_LEN + TRANSPORT_LEN;
 /// The fast headers of the commonest frames; `None` for all others.
 #[inline(always)]
 pub fn fast_headers<P: Packet>(packet: &P, seed: &Seed) -> Option<FastHeaders> {
-    // One bounds test for all of an IPv4 packet, whose version is in here, too.
+    // One bounds test for a whole IPv4 packet; the version is read here too.
     let bytes = packet.read::<LEAST>(0)?;
     match link::version(be16(&bytes, link::ETHERNET_LEN - 2))? {
         4 => ipv4(packet, &bytes, seed),
@@ -156,7 +156,7 @@ fn ipv6<P: Packet>(packet: &P, seed: &Seed) -> Option<FastHeaders> {
 /// Both ports, the lower end's in the upper half of 32 bits.
 #[inline(always)]
 fn ordered(ports: u32, direction_shift: u64) -> u64 {
-    // Of both twice over, the half that begins with the lower end's.
+    // Both ports twice in a row; take the half that starts with the lower end's port.
     (u64::from(ports) << 32 | u64::from(ports)) >> direction_shift & 0xffff_ffff
 }
 
@@ -257,7 +257,7 @@ mod tests {
         }
     }
 
-    /// The frames above reach all of it: without this, a strategy that never makes a common frame would pass.
+    /// Checks that the frames above reach every case: otherwise a strategy without common frames would pass.
     #[test]
     fn common_frames_have_fast_headers() {
         use proptest::{strategy::ValueTree, test_runner::TestRunner};

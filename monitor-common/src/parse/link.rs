@@ -29,7 +29,7 @@ mod ppp {
 /// Bytes of an Ethernet II header.
 pub(super) const ETHERNET_LEN: usize = 14;
 
-/// Where the IP header starts and what the link layer says it is.
+/// Place and version of the IP header.
 pub(super) struct Link {
     /// Offset of the IP header.
     pub(super) offset: usize,
@@ -48,7 +48,7 @@ pub(super) fn plain_version<P: Packet>(packet: &P) -> Option<u8> {
     version(u16::from_be_bytes(packet.read::<2>(ETHERNET_LEN - 2)?))
 }
 
-/// The IP version that an ethertype says.
+/// The IP version of an ethertype.
 #[inline(always)]
 pub(super) const fn version(ethertype: u16) -> Option<u8> {
     match ethertype {
@@ -58,7 +58,7 @@ pub(super) const fn version(ethertype: u16) -> Option<u8> {
     }
 }
 
-/// Walks the link layer of any frame.
+/// Parses the link layer of any frame.
 #[inline(always)]
 pub(super) fn parse<P: Packet>(packet: &P) -> Result<Link, Reason> {
     let mut ethertype = u16::from_be_bytes(packet.read::<2>(ETHERNET_LEN - 2).ok_or(Reason::ShortFrame)?);
@@ -93,7 +93,7 @@ fn pppoe<P: Packet>(packet: &P, offset: usize) -> Result<Link, Reason> {
     }
 }
 
-/// RFC 3032: labels until the bottom-of-stack bit; the IP version nibble tells what follows (RFC 4928 section 3).
+/// RFC 3032: labels until the bottom-of-stack bit; the IP version nibble names the content (RFC 4928 section 3).
 #[inline(always)]
 fn mpls<P: Packet>(packet: &P, start: usize) -> Result<Link, Reason> {
     let mut offset = start;

@@ -24,7 +24,7 @@ pub(super) struct Network {
     version: u8,
     pub(super) source: Address,
     pub(super) destination: Address,
-    /// Offset of what follows the header (and extension headers).
+    /// Offset of the byte after the header and extension headers.
     pub(super) offset: usize,
     /// Offset of the end of the IP packet, bounded by `limit` or the wire.
     pub(super) end: usize,
@@ -43,8 +43,8 @@ impl Network {
 
 /// The end of an IP packet that claims `length` bytes from `offset`.
 ///
-/// `limit` is where the enclosing packet ends, or, for the outermost one, where the readable bytes end: only when the claim goes
-/// beyond is the wire length asked for, which costs a helper call in the kernel.
+/// `limit` is the end of the enclosing packet, or of the readable bytes for the outermost packet. The wire length is read only
+/// if the claim exceeds it, because that costs a helper call in the kernel.
 #[inline(always)]
 fn end_of<P: Packet>(packet: &P, offset: usize, length: usize, limit: usize, outermost: bool) -> usize {
     let claimed = offset + length;
@@ -121,8 +121,8 @@ const fn is_extension(next: u8) -> bool {
     )
 }
 
-/// Steps over extension headers, at most [`MAX_IPV6_EXTENSIONS`]. A chain that is longer, or that the frame does not hold,
-/// stops where it is: the packet then counts as a flow without ports.
+/// Steps over at most [`MAX_IPV6_EXTENSIONS`] extension headers. If the chain is longer, or the frame ends in it, the packet
+/// counts as a flow without ports.
 #[inline(always)]
 pub(super) fn extensions<P: Packet>(packet: &P, network: &mut Network) {
     if network.version != 6 {

@@ -1,4 +1,4 @@
-//! The only way to packet bytes: a length, bounded fixed-size reads, and one copy of the payload's first bytes.
+//! The only access to packet bytes: a length, bounded fixed-size reads, and one copy of the payload's first bytes.
 //!
 //! The XDP program implements [`Packet`] over `data`/`data_end` of the kernel's `struct xdp_md`; replay, tests and fuzzers use
 //! [`Frame`] over a slice. Every read is bounds-tested by the implementation; nothing hands out slices of packet memory.
@@ -28,7 +28,7 @@ pub trait Packet {
         value
     }
 
-    /// Copies the bytes at `offset` into the payload's window, behind the `payload.captured` that are in it, and tail.
+    /// Copies the bytes at `offset` into the payload's window, after the `payload.captured` bytes in it, and into the tail.
     ///
     /// `payload.len` holds these and the length the headers claim; the copy is bounded by it, by `payload.depth` and by what the frame
     /// held. Sets `payload.captured`. The rest of the window and the tail are zero before (see [`Payload::wipe`]), and stay so where

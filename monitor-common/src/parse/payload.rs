@@ -1,7 +1,7 @@
-//! The bounded view of a transport payload that signatures may look at.
+//! The bounded view of a transport payload for the rules.
 //!
-//! The window is a copy: signatures never touch packet memory. Bytes past what the frame held are zero, so a fixed-offset
-//! comparison needs no bounds test; a rule that must not accept padding asks [`Payload::captured`] or [`Payload::len`].
+//! The window is a copy: rules never touch packet memory. Bytes beyond the end of the frame are zero, so a fixed-offset
+//! comparison needs no bounds test. A rule that must not accept padding checks [`Payload::captured`] or [`Payload::len`].
 #![expect(unsafe_code, reason = "reads within a bound that the compiler cannot see, and verifier barriers")]
 
 use crate::{
@@ -18,8 +18,8 @@ pub enum Transport {
     Udp,
 }
 
-/// The first bytes of one packet's transport payload, and what the headers said about it. Where the packet continues what earlier
-/// segments of its stream began (`reassembly.rs`), their bytes are in front and part of it.
+/// The first bytes of one packet's transport payload, with facts from its headers. If earlier segments of the stream were held
+/// (`reassembly.rs`), their bytes come first and are part of it.
 ///
 /// Aligned to 8 bytes, so that the window can be read as words: the BPF target splits unaligned loads into single bytes.
 #[derive(Clone, Debug)]
@@ -29,11 +29,11 @@ pub struct Payload {
     pub window: [u8; WINDOW],
     /// The last bytes of the payload; zero when the payload is shorter or the frame did not hold them.
     pub tail: [u8; TAIL],
-    /// Payload length in bytes as the IP and transport headers say.
+    /// Payload length in bytes by the IP and transport headers.
     pub len: u32,
     /// Bytes of the payload that are in `window`.
     pub captured: u32,
-    /// Most bytes that are copied into `window`: from [`crate::abi::limits::HELD_BYTES`] to [`WINDOW`].
+    /// Maximum of bytes that are copied into `window`: from [`crate::abi::limits::HELD_BYTES`] to [`WINDOW`].
     pub depth: u32,
     /// Source port, host order.
     pub source_port: u16,
@@ -87,10 +87,10 @@ impl Payload {
         payload
     }
 
-    /// Zeroes what the packet left, by words: the BPF target's `memset` is a loop over bytes, which costs ten times as much.
+    /// Clears the packet's bytes, word by word: the BPF target's `memset` is a loop over bytes, which costs ten times as much.
     ///
-    /// Done when a packet has been looked into, not before the next one: nothing of a payload stays in a map. So the window is
-    /// always zero when a packet is copied into it.
+    /// Called after each inspection, not before the next one, so that no payload stays in a map. The window is therefore
+    /// zero whenever a packet is copied into it.
     #[inline(always)]
     pub fn wipe(&mut self) {
         let words = (&raw mut *self).cast::<u64>();
@@ -114,8 +114,8 @@ impl Payload {
         self.barrier = 0;
     }
 
-    /// Puts what earlier segments held at the window's start, of which the packet's bytes are copied behind. The window is zero
-    /// before, and the words behind what is kept are.
+    /// Puts held bytes of earlier segments at the window's start; the packet's bytes follow. The window is zero before, and the
+    /// words after the held bytes are zero.
     #[inline(always)]
     pub(crate) fn begin(&mut self, kept: &[SharedU64; HELD_BYTES / 8]) {
         let words = (&raw mut *self).cast::<u64>();
@@ -246,7 +246,7 @@ impl Payload {
         self.le16(offset).swap_bytes()
     }
 
-    /// Whether the payload holds `literal` at `offset`, inside what the frame held.
+    /// Whether the payload holds `literal` at `offset`, within the captured bytes.
     #[inline(always)]
     #[must_use]
     pub fn has<const N: usize>(&self, offset: usize, literal: &[u8; N]) -> bool {
@@ -263,7 +263,7 @@ impl Payload {
             difference |= (self.le64(offset + start) ^ wanted) & mask;
             start += 8;
         }
-        // What the frame did not hold is zero, so a literal with a last byte other than zero needs no length test.
+        // Bytes that the frame did not hold are zero, so a literal that ends with another byte needs no length test.
         difference == 0 && (literal[N - 1] != 0 || self.captured as usize >= offset + N)
     }
 
@@ -282,8 +282,8 @@ impl Payload {
     }
 }
 
-/// Eight bytes at any address, in one load: the compiler would make eight of it, since some machines that run BPF have no
-/// unaligned loads. Ours have, and there the verifier allows them but on the stack.
+/// Eight bytes at any address, in one load. The compiler would make eight loads of it, since some BPF machines lack
+/// unaligned loads. Supported machines have them, and the verifier allows them except on the stack.
 ///
 /// # Safety
 /// The bytes lie in one object that is not on the stack.

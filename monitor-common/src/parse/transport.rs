@@ -10,7 +10,7 @@ const UDP_LEN: usize = 8;
 
 /// Fills in ports, flags and payload of the transport header at `offset`, inside an IP packet that ends at `end`.
 ///
-/// What the IP packet does not hold is not read: padding behind it never turns into ports.
+/// Bytes after the IP packet are not read: padding never turns into ports.
 #[inline(always)]
 pub(super) fn parse<P: Packet>(packet: &P, offset: usize, end: usize, headers: &mut Headers) {
     if offset > MAX_HEADER_OFFSET || offset + UDP_LEN > end {

@@ -64,7 +64,7 @@ pub(super) fn parse<P: Packet>(packet: &P, offset: usize, end: usize, headers: &
     }
 }
 
-/// Offset of what a version 0 GRE header carries, if that is IPv4 or IPv6.
+/// Offset of the packet in a version 0 GRE header, if it is IPv4 or IPv6.
 #[inline(always)]
 fn gre<P: Packet>(packet: &P, offset: usize) -> Option<usize> {
     let [flags, version, high, low] = packet.read::<4>(offset)?;
@@ -104,7 +104,7 @@ fn gtpu<P: Packet>(packet: &P, offset: usize) -> Option<usize> {
             return None;
         }
         inner = packet.verifier_barrier(inner + usize::from(units) * 4);
-        // Never before the extension's own start, whatever the verifier has forgotten.
+        // Never before the extension's own start; the verifier no longer knows that.
         [next] = packet.read::<1>(inner.max(1) - 1)?;
         walked += 1;
     }

@@ -1,9 +1,9 @@
 //! The flow table: a set-associative table whose sets fill two adjacent cache lines.
 //!
 //! The first line of a [`FlowSet`] holds four tags and four states, which is all a lookup reads; the second holds the counters
-//! of the same four flows. One packet of a settled flow therefore touches one set and no tally: its counters are flushed into
-//! the subscriber's tally when the flow is replaced, restarted or near overflow, and the agent adds what is still in the table
-//! when it drains. What only a flow's first packets need lives in a [`ColdSet`] with the same index.
+//! of these flows. One packet of a settled flow therefore touches one set and no tally: its counters are flushed into
+//! the subscriber's tally when the flow is evicted, restarted or near overflow, and the agent adds what is still in the table
+//! when it drains. Data that only a flow's first packets need is in a [`ColdSet`] with the same index.
 //!
 //! Who may write what:
 //! * a way is claimed, settled, restarted or released by compare-and-swap on its state, so one CPU wins;
@@ -29,7 +29,7 @@ pub struct FlowSet {
 
 const _: () = assert!(core::mem::size_of::<FlowSet>() == 128);
 
-/// What the slow path and the drain need to know of a flow.
+/// Data of a flow that only the slow path and the drain need.
 #[repr(C)]
 #[derive(Default)]
 pub struct ColdFlow {
@@ -39,7 +39,7 @@ pub struct ColdFlow {
     pub rule_value: SharedU64,
     /// [`Progress`] of the inspection.
     pub progress: SharedU64,
-    /// Counts claims of this way: two readings that agree bracket one flow.
+    /// Counts claims of this way: two equal reads enclose one flow.
     pub generation: SharedU64,
 }
 
@@ -65,7 +65,7 @@ impl ColdSet {
 /// The slot number that means "this end is no subscriber".
 pub const NO_SLOT: u32 = u32::MAX;
 
-/// What a way holds.
+/// Stage of a way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Stage {
@@ -103,7 +103,7 @@ const CONFIDENCE_SHIFT: u32 = 24;
 const FIRST_SHIFT: u32 = 27;
 const ENDS_SHIFT: u32 = 28;
 const LEARNING: u64 = 1 << 30;
-/// Of a flow under inspection; the same bit.
+/// Shares the bit of [`LEARNING`], for flows under inspection.
 const PROVISIONAL: u64 = LEARNING;
 const SERVER_FLOW: u64 = 1 << 31;
 const INTERFACE_SHIFT: u32 = 32;
@@ -232,7 +232,7 @@ impl FlowState {
         Self(kept | second as u64 | ((interface as u64) << shift))
     }
 
-    /// 0 for a settled flow without the learning bit if the latest packet of this direction came in on this interface. `direction_shift` is 0
+    /// 0 for a settled flow without the learning bit if the latest packet of this direction arrived on this interface. `direction_shift` is 0
     /// for packets from the lower endpoint, 16 for the others.
     #[inline(always)]
     #[must_use]
@@ -242,7 +242,7 @@ impl FlowState {
         (self.0 ^ WANTED) & (3 << STATE_SHIFT | LEARNING) | other_interface
     }
 
-    /// What the way holds.
+    /// Stage of the way.
     #[inline(always)]
     #[must_use]
     pub const fn stage(self) -> Stage {
@@ -268,7 +268,7 @@ impl FlowState {
         ((self.0 >> PROTOCOL_SHIFT) & 0x3f) as u8
     }
 
-    /// Confidence number likewise; else 0 (none).
+    /// Confidence number of a settled flow, or of one with a claimed or provisional verdict; else 0 (none).
     #[inline(always)]
     #[must_use]
     pub const fn confidence_number(self) -> u8 {
@@ -333,13 +333,12 @@ pub const fn is_full(counter: u64) -> bool {
     (counter as i64) < 0
 }
 
-/// How far the inspection of a flow has come: payload packets looked into per direction, what they showed, and the rules'
-/// flags.
+/// Progress of a flow's inspection: inspected payload packets per direction, evidence, and the rules' flags.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Progress {
-    /// Payload packets looked into, lower to higher endpoint.
+    /// Inspected payload packets, lower to higher endpoint.
     pub inspected_lower: u8,
-    /// Payload packets looked into, higher to lower endpoint.
+    /// Inspected payload packets, higher to lower endpoint.
     pub inspected_higher: u8,
     /// Bits of [`evidence`].
     pub evidence: u16,
@@ -348,7 +347,7 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// Counts a payload of one direction as looked into; how many are now.
+    /// Counts a payload of one direction as inspected; returns the new count.
     #[inline(always)]
     pub const fn inspect(&mut self, from_lower: bool) -> u8 {
         let inspected = if from_lower { &mut self.inspected_lower } else { &mut self.inspected_higher };
@@ -413,12 +412,12 @@ pub mod evidence {
     pub const PROVED_LOWER: u16 = 1 << 6;
     /// The higher endpoint did.
     pub const PROVED_HIGHER: u16 = 1 << 7;
-    /// The lower endpoint's stream began as the flow's protocol, so that its payloads are believed (`engine/learn.rs`); of UDP, where a
-    /// payload is no part of a stream, every certain one is enough.
+    /// The lower endpoint's stream started with the flow's protocol, so its payloads count (`engine/learn.rs`). Over UDP, where a
+    /// payload is no part of a stream, any certain one sets the bit.
     pub const BEGAN_LOWER: u16 = 1 << 14;
     /// The higher endpoint's did.
     pub const BEGAN_HIGHER: u16 = 1 << 15;
-    /// A packet of the flow had a subscriber's address and came in on a core interface: who opened the flow is not known.
+    /// A packet of the flow had a subscriber's address and arrived on a core interface: the opener of the flow is unknown.
     pub const FORGED: u16 = 1 << 13;
 }
 
