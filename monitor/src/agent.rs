@@ -1,7 +1,11 @@
-//! The running agent: its state, its static facts, its key file and the heartbeat of its drain loop.
+//! The running agent: the drain loop, the state that it publishes, and the files that the agent keeps.
 
+pub mod audit;
+pub mod drain_loop;
 pub mod heartbeat;
+pub mod hit_log;
 pub mod info;
+pub mod logging;
 pub mod pseudonym_key;
 pub mod state;
 

@@ -6,7 +6,7 @@ use clap::{Parser, Subcommand};
 
 use crate::{
     config::RunArgs,
-    replay::args::{Format, ReplayArgs},
+    verbs::replay::args::{Format, ReplayArgs},
 };
 
 /// Counts P2P protocol traffic per subscriber in the kernel; never touches, delays or blocks a packet.
@@ -16,7 +16,7 @@ use crate::{
 #[derive(Debug, Parser)]
 #[command(name = "peertally", version)]
 pub struct Cli {
-    /// Next step.
+    /// The command.
     #[command(subcommand)]
     pub command: Command,
 }

@@ -12,6 +12,7 @@ mod reference;
 pub mod resolve;
 pub mod run_args;
 pub mod values;
+mod watchlist_file;
 
 use std::{
     fmt, io,
@@ -22,8 +23,6 @@ pub use resolve::{Overrides, Resolved};
 pub use run_args::RunArgs;
 
 use peertally_core::exit::Exit;
-
-use crate::watchlist;
 
 /// Read by `run` without `--config`, if it exists.
 pub const DEFAULT_PATH: &str = "/etc/peertally/peertally.toml";
@@ -121,7 +120,7 @@ pub fn load(file: Option<&Path>, overrides: &Overrides) -> Result<Resolved, Conf
     let locator = locate::Locator::new(path, &text);
     let mut resolved = parse(path, &text, overrides)?;
     if let Some(file) = &resolved.watchlist_file {
-        let list = watchlist::read(file)
+        let list = watchlist_file::read(file)
             .map_err(|error| ConfigError::Invalid(vec![locator.problem("watchlist_file", error.to_string())]))?;
         resolved.datapath.watchlist = std::sync::Arc::new(list);
     }

@@ -1,17 +1,17 @@
 //! The Peertally agent: drains the XDP program's tallies into metrics, thresholds and hooks.
+//!
+//! * [`config`]: the configuration, checked and resolved; does nothing of what it says;
+//! * [`agent`]: the drain loop, its state, and the files that the agent keeps;
+//! * [`listen`]: sockets; [`export`]: what they serve, without state of its own;
+//! * [`deliver`]: hooks, their queues and retries;
+//! * [`verbs`]: the commands; [`cli`]: their flags.
 
 pub mod agent;
-pub mod check;
 pub mod cli;
 pub mod config;
+pub mod deliver;
+pub mod export;
 #[cfg(test)]
 mod generated;
-pub mod hooks;
-pub mod http;
-pub mod logging;
-pub mod metrics;
-pub mod plan;
-pub mod replay;
-pub mod run;
-pub mod status;
-pub mod watchlist;
+pub mod listen;
+pub mod verbs;

@@ -4,14 +4,15 @@ use std::{io::Write as _, process::ExitCode};
 
 use clap::Parser;
 use peertally::{
-    check,
     cli::{Cli, Command},
-    plan,
-    replay::{self, args::Format},
-    run, status,
+    verbs::{
+        check_config, detach, plan,
+        replay::{self, args::Format},
+        run, status,
+    },
 };
 use peertally_core::exit::{Exit, ExitCause as _};
-use peertally_datapath::attached::{self, AttachedDatapath};
+use peertally_datapath::attached::AttachedDatapath;
 
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
@@ -23,7 +24,7 @@ fn main() -> ExitCode {
         }
     };
     match cli.command {
-        Command::CheckConfig { file } => match check::check(&file) {
+        Command::CheckConfig { file } => match check_config::check(&file) {
             Ok(summary) => show(&summary.to_string()),
             Err(error) => fail(&error, error.exit()),
         },
@@ -33,9 +34,8 @@ fn main() -> ExitCode {
             Ok(()) => Exit::Ok.into(),
             Err(error) => fail(&error, error.exit()),
         },
-        Command::Detach => match attached::detach() {
-            Ok(removed) if removed.is_empty() => show("nothing was attached by Peertally\n"),
-            Ok(removed) => show(&removed.iter().map(|pin| format!("removed {}\n", pin.display())).collect::<String>()),
+        Command::Detach => match detach::main() {
+            Ok(removed) => show(&removed),
             Err(error) => fail(&error, error.exit()),
         },
         Command::Plan { run, format } => match plan::main(&run) {

@@ -11,7 +11,7 @@ use std::{
 };
 
 use monitor_common::abi::protocol::{Protocol, ProtocolClass};
-use peertally::replay::{
+use peertally::verbs::replay::{
     args::{EngineKind, Format, ReplayArgs},
     collect,
     report::FlowRow,

@@ -18,7 +18,7 @@ use monitor_common::{
         tcp_flag,
     },
 };
-use peertally::replay::{engine::first_buffer, every_address};
+use peertally::verbs::replay::{engine::first_buffer, every_address};
 use peertally_capture::{Capture, Item};
 use peertally_datapath::{TableSizes, host::HostDataPath};
 use peertally_tests::wire::{flag, tcp_at};

@@ -8,7 +8,7 @@ use std::{
 };
 
 use monitor_common::abi::{reason::Reason, settings::InspectionDepth};
-use peertally::replay::{
+use peertally::verbs::replay::{
     args::EngineKind,
     engine::{EngineTotals, first_buffer},
     every_address, open,

@@ -9,7 +9,7 @@ use monitor_common::abi::{
     protocol::Confidence,
     settings::{Heuristic, InspectionDepth},
 };
-use peertally::replay::{engine::first_buffer, every_address};
+use peertally::verbs::replay::{engine::first_buffer, every_address};
 use peertally_capture::{Capture, Item};
 use peertally_datapath::{TableSizes, host::HostDataPath};
 

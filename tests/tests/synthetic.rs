@@ -4,7 +4,7 @@
 use std::{collections::BTreeMap, fs, net::IpAddr, path::PathBuf};
 
 use monitor_common::abi::protocol::Protocol;
-use peertally::replay::{
+use peertally::verbs::replay::{
     args::{EngineKind, Format, ReplayArgs},
     collect,
     report::FlowRow,

@@ -12,7 +12,7 @@ use std::{
 use peertally_core::{analysis::DrainResult, words::Inspection};
 use prometheus::Histogram;
 
-use crate::hooks::HookStats;
+use crate::deliver::HookStats;
 
 /// State of the running agent: the drain thread and the hooks write it, HTTP and the control socket read it.
 pub struct AgentState {

@@ -23,7 +23,7 @@ use super::{
     raw::{Log, Raw, RawPool},
     values::Ranged,
 };
-use crate::hooks::HookConfig;
+use crate::deliver::HookConfig;
 
 mod hooks;
 mod policies;

@@ -6,11 +6,11 @@ use anyhow::Result;
 use peertally::{
     agent::{AgentState, pseudonym_key},
     config::{self, Overrides},
-    http::encoding::Encoding,
-    metrics::{
+    export::{
         collector::{Exposition, drain_histogram},
         subscribers::{self, Shard},
     },
+    listen::encoding::Encoding,
 };
 use peertally_core::{analysis::Analysis, words::Inspection};
 use serde_json::{Value, json};

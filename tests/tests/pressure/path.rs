@@ -11,7 +11,7 @@ use monitor_common::abi::{
 use peertally::{
     agent::AgentState,
     config::{self, Overrides},
-    metrics::collector::{Exposition, drain_histogram},
+    export::collector::{Exposition, drain_histogram},
 };
 use peertally_core::{analysis::Analysis, snapshot::Snapshot, subscriber::Pseudonyms};
 use peertally_datapath::{

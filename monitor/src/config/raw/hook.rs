@@ -10,7 +10,7 @@ use serde::{
 
 use crate::{
     config::values::{Count, DurationText, HOUR},
-    hooks::kind::{Kind, KindSettings, ShortForm},
+    deliver::kind::{Kind, KindSettings, ShortForm},
 };
 
 /// Declares [`RawHook`] with one optional table for each kind; `$kind` is a module of `hooks/kinds`.
@@ -44,18 +44,18 @@ macro_rules! hook_kinds {
             /// Concurrent deliveries.
             #[serde(default = "concurrency")]
             pub concurrency: Count<1, 256>,
-            $(#[serde(default)] $kind: Option<ShortOrTable<crate::hooks::kinds::$kind::Settings>>,)*
+            $(#[serde(default)] $kind: Option<ShortOrTable<crate::deliver::kinds::$kind::Settings>>,)*
         }
 
         impl RawHook {
             /// Every kind.
-            pub const KINDS: &'static [&'static Kind] = &[$(&crate::hooks::kinds::$kind::KIND,)*];
+            pub const KINDS: &'static [&'static Kind] = &[$(&crate::deliver::kinds::$kind::KIND,)*];
 
             /// The kinds that this entry has a table of.
             pub(crate) fn kinds(&self) -> Vec<(&'static Kind, &dyn KindSettings)> {
                 let mut found: Vec<(&'static Kind, &dyn KindSettings)> = Vec::new();
                 $(if let Some(table) = &self.$kind {
-                    found.push((&crate::hooks::kinds::$kind::KIND, &table.0));
+                    found.push((&crate::deliver::kinds::$kind::KIND, &table.0));
                 })*
                 found
             }

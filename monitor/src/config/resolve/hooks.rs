@@ -5,7 +5,7 @@ use std::{collections::HashSet, sync::Arc};
 use super::Checker;
 use crate::{
     config::raw::{Raw, RawHook},
-    hooks::{
+    deliver::{
         HookConfig,
         kind::{Kind, Target},
     },

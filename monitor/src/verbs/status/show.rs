@@ -2,7 +2,7 @@
 
 use std::{fmt::Write, time::Duration};
 
-use super::Status;
+use crate::export::status::Status;
 
 /// Writes a status as lines.
 #[must_use]

@@ -21,7 +21,7 @@ use super::{
 use crate::{
     agent::AgentState,
     config::{Overrides, Resolved},
-    hooks::{HookStats, kinds::exec},
+    deliver::{HookStats, kinds::exec},
 };
 
 const BITTORRENT: Verdict = Verdict { protocol: Protocol::BitTorrent, confidence: Confidence::Signature };

@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     agent::state::AgentState,
-    hooks::{HookReport, HookStats, stats::FailureCount},
+    deliver::{HookReport, HookStats, stats::FailureCount},
 };
 
 /// Upper limits of the drain histogram, in seconds: a million tallies take tens of milliseconds.

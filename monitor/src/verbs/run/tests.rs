@@ -21,7 +21,7 @@ use tokio::sync::oneshot;
 use super::{Datapath, RunError, serve};
 use crate::{
     config::{Overrides, Resolved},
-    status,
+    verbs::status,
 };
 
 #[derive(Debug, thiserror::Error)]
@@ -114,7 +114,7 @@ async fn start(resolved: Resolved, seen: Seen) -> Running {
 
 impl Running {
     async fn get(&self, path: &str) -> (u16, String) {
-        crate::http::tests::get(self.address, path).await
+        crate::listen::http::tests::get(self.address, path).await
     }
 
     /// Waits until a page has a text.
@@ -333,7 +333,7 @@ impl Prometheus {
         let mut last = serde_json::Value::Null;
         for _ in 0..300 {
             if tokio::net::TcpStream::connect(self.address).await.is_ok() {
-                let (_, body) = crate::http::tests::get(self.address, path).await;
+                let (_, body) = crate::listen::http::tests::get(self.address, path).await;
                 last = serde_json::from_str::<serde_json::Value>(&body)
                     .map(|mut answer| answer["data"].take())
                     .unwrap_or_default();
@@ -364,7 +364,7 @@ async fn a_real_prometheus_stores_every_documented_metric_under_its_type() {
     };
     let metadata = prometheus.wait_for("/api/v1/targets/metadata", known).await;
     let metadata = metadata.as_array().expect("a list");
-    for definition in crate::metrics::definitions::ALL.iter().filter(|definition| definition.endpoint == "/metrics") {
+    for definition in crate::export::definitions::ALL.iter().filter(|definition| definition.endpoint == "/metrics") {
         let row = metadata.iter().find(|each| each["metric"] == definition.name);
         let row = row.unwrap_or_else(|| panic!("prometheus has no {}", definition.name));
         assert_eq!(row["type"], definition.kind.label(), "{}", definition.name);

@@ -15,7 +15,7 @@ use super::{HttpContext, public};
 use crate::{
     agent::{AgentInfo, AgentState, Heartbeat},
     config::Overrides,
-    metrics::collector::drain_histogram,
+    export::collector::drain_histogram,
 };
 
 /// Status and body of a GET.

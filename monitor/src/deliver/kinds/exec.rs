@@ -21,7 +21,7 @@ use tokio::{
     time::timeout,
 };
 
-use crate::hooks::{
+use crate::deliver::{
     failure::{Failure, FailureReason, IO, TIMEOUT},
     kind::{Deliver, Kind, KindSettings, Message, Report, ShortForm, Target},
 };

@@ -11,7 +11,7 @@ use crate::generated::assert_current;
 fn the_documented_table_is_current() {
     let mut out = format!(
         "# Metrics\n\n\
-         Generated from `monitor/src/metrics/definitions.rs` by `UPDATE_DOCS=1 cargo test -p monitor`; a test fails when it is not current. Another\n\
+         Generated from `monitor/src/export/definitions.rs` by `UPDATE_DOCS=1 cargo test -p monitor`; a test fails when it is not current. Another\n\
          test compares it with a scrape.\n\n\
          `/metrics` shows the last drain and its age, so a scrape costs the kernel nothing. Counters never go down while the kernel's tables exist,\n\
          not even over restarts of the agent. Subscribers appear under keyed pseudonyms only.\n\n\

@@ -269,7 +269,7 @@ mod tests {
     use monitor_common::abi::{key::Address, reason::Reason, tally::Direction};
 
     use super::*;
-    use crate::replay::engine::NodeTotals;
+    use crate::verbs::replay::engine::NodeTotals;
 
     fn key(address: [u8; 16], prefix_len: u8) -> TallyKey {
         TallyKey {

@@ -16,7 +16,7 @@ use reqwest::{
     redirect,
 };
 
-use crate::hooks::{
+use crate::deliver::{
     failure::{CONNECT, Failure, FailureReason, IO, REJECTED, SERVER, TIMEOUT},
     kind::{Deliver, Kind, KindSettings, Message, Report, ShortForm, Target},
 };

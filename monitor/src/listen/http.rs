@@ -2,8 +2,6 @@
 //!
 //! Every answer comes from the last drain; no request reads the kernel. Nothing here changes anything.
 
-pub mod encoding;
-pub mod listen;
 #[cfg(test)]
 pub(crate) mod tests;
 
@@ -22,15 +20,15 @@ use peertally_core::subscriber::Pseudonyms;
 use serde::Deserialize;
 use tokio::sync::{Semaphore, mpsc};
 
-use encoding::Encoding;
-
+use super::encoding::Encoding;
 use crate::{
     agent::{AgentInfo, AgentState, Heartbeat},
-    metrics::{
+    export::{
         collector::Exposition,
+        status::Status,
         subscribers::{self, Shard},
+        tally_stream,
     },
-    status::{self, Status},
 };
 
 /// Content type of the text format.
@@ -172,7 +170,7 @@ async fn tallies(State(context): State<HttpContext>) -> Response {
         return (StatusCode::SERVICE_UNAVAILABLE, "no drain yet\n").into_response();
     };
     streamed(&context, "application/x-ndjson", Encoding::Identity, move |send| {
-        status::subscribers::write(&published.snapshot, send)
+        tally_stream::write(&published.snapshot, send)
     })
 }
 

@@ -127,7 +127,7 @@ fn thousands(number: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::replay::report::{FlowRow, ProtocolRow, SkippedRow, SubscriberRow};
+    use crate::verbs::replay::report::{FlowRow, ProtocolRow, SkippedRow, SubscriberRow};
 
     #[test]
     fn digits_are_grouped() {

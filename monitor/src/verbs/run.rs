@@ -11,38 +11,35 @@ use std::{
     future::Future,
     io,
     sync::{Arc, mpsc},
-    time::{Duration, Instant, SystemTime},
+    time::Duration,
 };
 
-use axum::Router;
 use peertally_core::{
     analysis::Analysis,
     exit::{Exit, ExitCause},
-    words::{Inspection, OnExit},
+    words::Inspection,
 };
 use peertally_datapath::Datapath;
-use tokio::{
-    net::{TcpListener, UnixListener},
-    sync::{oneshot, watch},
-    task::JoinHandle,
-};
-use uuid::Uuid;
+use tokio::sync::{oneshot, watch};
 
 use crate::{
     agent::{
         AgentInfo, AgentState, Heartbeat,
+        audit::{Audit, AuditError, DepthChange},
+        drain_loop::DrainLoop,
+        hit_log::HitLog,
+        logging,
         pseudonym_key::{self, PseudonymKeyError},
     },
     config::{self, ConfigError, Resolved, RunArgs},
-    hooks::{Dispatcher, HookError},
-    http::{
-        self, HttpContext,
-        listen::{self, ControlSocket, ListenError},
+    deliver::{Dispatcher, HookError},
+    export::collector::drain_histogram,
+    listen::{
+        addresses::{self, ControlSocket, ListenError},
+        http::{self, HttpContext},
+        serve,
     },
-    logging,
-    metrics::collector::drain_histogram,
-    plan::{Plan, PlanError},
-    watchlist::{Audit, AuditError, DepthChange, HitLog},
+    verbs::plan::{Plan, PlanError},
 };
 
 /// Time open scrapes get at the end.
@@ -161,7 +158,7 @@ async fn serve<D: Datapath>(
     bound: Option<oneshot::Sender<std::net::SocketAddr>>,
 ) -> Result<(), RunError> {
     let resolved = Arc::new(resolved);
-    let tcp = listen::tcp(resolved.listen)?;
+    let tcp = addresses::tcp(resolved.listen)?;
     let address = tcp.local_addr().map_err(RunError::Runtime)?;
     let mut control = ControlSocket::bind(&resolved.control_socket)?;
     let pseudonyms = pseudonym_key::open(&resolved.pseudonym_key_file)?;
@@ -198,9 +195,9 @@ async fn serve<D: Datapath>(
 
     let (end_http, http_ends) = watch::channel(());
     let servers = [
-        serve_tcp(tcp, http::public(&context, resolved.subscriber_metrics), http_ends.clone())
+        serve::tcp(tcp, http::public(&context, resolved.subscriber_metrics), http_ends.clone())
             .map_err(RunError::Runtime)?,
-        serve_unix(control.take(), http::control(&context), http_ends).map_err(RunError::Runtime)?,
+        serve::unix(control.take(), http::control(&context), http_ends).map_err(RunError::Runtime)?,
     ];
     let (end_drain, drain_ends) = mpsc::channel::<()>();
     let looped = DrainLoop {
@@ -210,10 +207,10 @@ async fn serve<D: Datapath>(
         heartbeat,
         interval: resolved.drain_interval,
         on_exit: resolved.on_exit,
-        taken_off: HashSet::new(),
+        detached: HashSet::new(),
         hit_log,
     };
-    let mut drain = spawn_drain(looped, datapath, drain_ends).map_err(RunError::Runtime)?;
+    let mut drain = looped.spawn(datapath, drain_ends).map_err(RunError::Runtime)?;
     tracing::info!(metrics = %format_args!("http://{address}/metrics"), "counting");
     if let Some(bound) = bound {
         // The receiver may not wait for it.
@@ -229,7 +226,7 @@ async fn serve<D: Datapath>(
         Some(ended) => ended,
         None => drain.await,
     };
-    let outcome = ended.unwrap_or(Err(RunError::Bug("drain loop")));
+    let outcome = ended.map_or(Err(RunError::Bug("drain loop")), |ended| ended.map_err(RunError::Kernel));
     if let Some(dispatcher) = Arc::into_inner(dispatcher) {
         dispatcher.finish(resolved.shutdown_grace).await;
     }
@@ -243,136 +240,7 @@ async fn serve<D: Datapath>(
     outcome
 }
 
-fn serve_tcp(
-    listener: std::net::TcpListener,
-    router: Router,
-    mut end: watch::Receiver<()>,
-) -> io::Result<JoinHandle<()>> {
-    let listener = TcpListener::from_std(listener)?;
-    Ok(tokio::spawn(async move {
-        let graceful =
-            axum::serve(listener, router).with_graceful_shutdown(async move { while end.changed().await.is_ok() {} });
-        if let Err(error) = graceful.await {
-            tracing::error!(%error, "the metrics server ended");
-        }
-    }))
-}
-
-fn serve_unix(
-    listener: Option<std::os::unix::net::UnixListener>,
-    router: Router,
-    mut end: watch::Receiver<()>,
-) -> io::Result<JoinHandle<()>> {
-    let listener = listener.map(UnixListener::from_std).transpose()?;
-    Ok(tokio::spawn(async move {
-        let Some(listener) = listener else { return };
-        let graceful =
-            axum::serve(listener, router).with_graceful_shutdown(async move { while end.changed().await.is_ok() {} });
-        if let Err(error) = graceful.await {
-            tracing::error!(%error, "the control socket ended");
-        }
-    }))
-}
-
-/// State of the drain thread.
-struct DrainLoop {
-    analysis: Analysis,
-    state: Arc<AgentState>,
-    dispatcher: Arc<Dispatcher>,
-    heartbeat: Arc<Heartbeat>,
-    interval: Duration,
-    on_exit: OnExit,
-    /// Interfaces that were reported as detached.
-    taken_off: HashSet<Arc<str>>,
-    /// Only in the inspection depth `watchlist`.
-    hit_log: Option<HitLog>,
-}
-
 fn open_hit_log(resolved: &Resolved) -> Result<HitLog, RunError> {
     let path = resolved.state_dir.join("watchlist-hits.jsonl");
     HitLog::open(&path, resolved.datapath.watchlist.lines.clone()).map_err(|source| RunError::HitLog { path, source })
-}
-
-/// The clock that watchlist hits have their times from, in nanoseconds (`bpf_ktime_get_ns`).
-fn monotonic_ns() -> u64 {
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
-    now.tv_sec.unsigned_abs() * 1_000_000_000 + now.tv_nsec.unsigned_abs()
-}
-
-/// Starts the drain thread; the receiver gets how it ended, and nothing if it panicked.
-fn spawn_drain<D: Datapath>(
-    looped: DrainLoop,
-    datapath: D,
-    end: mpsc::Receiver<()>,
-) -> io::Result<oneshot::Receiver<Result<(), RunError>>> {
-    let (tell, told) = oneshot::channel();
-    std::thread::Builder::new().name("drain".to_owned()).spawn(move || {
-        let ended = looped.run(datapath, &end).map_err(RunError::kernel);
-        // Nobody waits if the agent is ending by a panic of its own.
-        let _gone = tell.send(ended);
-    })?;
-    Ok(told)
-}
-
-impl DrainLoop {
-    /// Drains until `end` is closed, once more after that, and then leaves or detaches.
-    fn run<D: Datapath>(mut self, mut datapath: D, end: &mpsc::Receiver<()>) -> Result<(), D::Error> {
-        let mut next = Instant::now();
-        let mut ending = false;
-        loop {
-            self.heartbeat.beat();
-            self.once(&mut datapath);
-            if ending {
-                return datapath.finish(self.on_exit);
-            }
-            next += self.interval;
-            let now = Instant::now();
-            if next < now {
-                tracing::warn!(behind = ?(now - next), "a drain takes longer than drain_interval; increase it");
-                next = now + self.interval;
-            }
-            // Only closing ends the wait early: nothing is ever sent.
-            ending = !matches!(end.recv_timeout(next - now), Err(mpsc::RecvTimeoutError::Timeout));
-        }
-    }
-
-    fn once<D: Datapath>(&mut self, datapath: &mut D) {
-        let snapshot = match datapath.drain() {
-            Ok(snapshot) => snapshot,
-            Err(error) => {
-                tracing::error!(%error, "a drain failed; the next one will have the counts");
-                return self.state.drain_failed(error.to_string());
-            }
-        };
-        for each in snapshot.attachments.iter().filter(|each| !each.is_on()) {
-            if self.taken_off.insert(Arc::clone(&each.interface)) {
-                tracing::error!(
-                    interface = &*each.interface,
-                    "the program was detached by something else; restart the agent to attach it again"
-                );
-            }
-        }
-        if let Some(log) = &mut self.hit_log
-            && let Err(error) = log.append(&snapshot.hits, SystemTime::now(), monotonic_ns())
-        {
-            tracing::error!(%error, hits = snapshot.hits.len(), "cannot write watchlist hits; they are still counted");
-        }
-        let begun = Instant::now();
-        let (mut published, events) = self.analysis.take(snapshot, Uuid::now_v7);
-        published.evaluation = begun.elapsed();
-        self.state.publish(published);
-        for event in events {
-            tracing::info!(
-                event = %event.id,
-                policy = &*event.policy.name,
-                subscriber = event.pseudonym,
-                value = event.firing.value,
-                "P2P protocol traffic reached the threshold of a policy"
-            );
-            let event = Arc::new(event);
-            for hook in &event.policy.hooks {
-                self.dispatcher.send(*hook, &event);
-            }
-        }
-    }
 }

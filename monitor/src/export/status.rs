@@ -1,27 +1,11 @@
-//! `peertally status`: what a running agent says about itself over its control socket.
-//!
-//! The socket speaks HTTP (`GET /status`, `GET /subscribers`), so `curl --unix-socket` can ask too.
+//! The status of a running agent, as the control socket and `peertally status` show it.
 
-mod show;
-pub mod subscribers;
+use std::{path::PathBuf, sync::Arc, time::SystemTime};
 
-use std::{
-    io::{self, Read, Write},
-    os::unix::net::UnixStream,
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::{Duration, SystemTime},
-};
-
-use peertally_core::{analysis::DrainResult, exit::Exit};
+use peertally_core::analysis::DrainResult;
 use serde::{Deserialize, Serialize};
 
-pub use show::{json, show};
-
 use crate::agent::{AgentInfo, AgentState};
-
-/// Longest wait for an answer.
-const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The answer of `GET /status`. Keys may be added.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
@@ -194,7 +178,7 @@ fn protocols(published: &DrainResult) -> Vec<ProtocolTotals> {
 }
 
 fn hooks(state: &AgentState) -> Vec<HookStatus> {
-    let one = |stats: &Arc<crate::hooks::HookStats>| {
+    let one = |stats: &Arc<crate::deliver::HookStats>| {
         let report = stats.report();
         let failures = report.failures.iter().filter(|count| count.events > 0);
         HookStatus {
@@ -210,58 +194,4 @@ fn hooks(state: &AgentState) -> Vec<HookStatus> {
         }
     };
     state.hooks().iter().map(one).collect()
-}
-
-/// Why no status was received.
-#[derive(Debug, thiserror::Error)]
-pub enum StatusError {
-    /// No agent answers.
-    #[error("no agent listens on {}: {source}; start one with `peertally run`, or name its socket with --socket PATH{}", path.display(), if source.kind() == io::ErrorKind::PermissionDenied { " (this socket needs root)" } else { "" })]
-    NoAnswer {
-        /// The socket.
-        path: PathBuf,
-        /// Error of the operating system.
-        #[source]
-        source: io::Error,
-    },
-    /// The process that answers is not an agent.
-    #[error("unexpected answer from {}; is it the agent's control socket?", .0.display())]
-    UnexpectedAnswer(PathBuf),
-}
-
-impl StatusError {
-    /// The exit code of this error.
-    #[must_use]
-    pub fn exit(&self) -> Exit {
-        match self {
-            Self::NoAnswer { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => Exit::Rights,
-            Self::NoAnswer { .. } | Self::UnexpectedAnswer(_) => Exit::Unavailable,
-        }
-    }
-}
-
-/// Reads the status of the agent from its control socket.
-///
-/// # Errors
-/// [`StatusError`].
-pub fn query(path: &Path) -> Result<Status, StatusError> {
-    let answer = exchange(path).map_err(|source| StatusError::NoAnswer { path: path.to_owned(), source })?;
-    let unexpected = || StatusError::UnexpectedAnswer(path.to_owned());
-    let text = String::from_utf8(answer).map_err(|_| unexpected())?;
-    let (head, body) = text.split_once("\r\n\r\n").ok_or_else(unexpected)?;
-    if head.split(' ').nth(1) != Some("200") {
-        return Err(unexpected());
-    }
-    serde_json::from_str(body).map_err(|_| unexpected())
-}
-
-/// One request in HTTP/1.0, whose answer ends with the connection (RFC 1945 section 7.2.2).
-fn exchange(path: &Path) -> io::Result<Vec<u8>> {
-    let mut stream = UnixStream::connect(path)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    stream.set_write_timeout(Some(PATIENCE))?;
-    stream.write_all(b"GET /status HTTP/1.0\r\nHost: localhost\r\n\r\n")?;
-    let mut answer = Vec::new();
-    stream.take(16 << 20).read_to_end(&mut answer)?;
-    Ok(answer)
 }

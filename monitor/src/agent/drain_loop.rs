@@ -1,0 +1,124 @@
+//! The drain loop: reads the tables at a steady pace, publishes the result, and hands events to the hooks.
+//!
+//! One thread owns the datapath, so that no map is read on the reactor.
+
+use std::{
+    collections::HashSet,
+    io,
+    sync::{Arc, mpsc},
+    time::{Duration, Instant, SystemTime},
+};
+
+use peertally_core::{analysis::Analysis, exit::ExitCause, words::OnExit};
+use peertally_datapath::Datapath;
+use tokio::sync::oneshot;
+use uuid::Uuid;
+
+use super::{AgentState, Heartbeat, hit_log::HitLog};
+use crate::deliver::Dispatcher;
+
+/// State of the drain thread.
+pub struct DrainLoop {
+    /// Policies and rows for metrics.
+    pub analysis: Analysis,
+    /// State that each drain updates.
+    pub state: Arc<AgentState>,
+    /// Queues of the hooks.
+    pub dispatcher: Arc<Dispatcher>,
+    /// Beats once a drain.
+    pub heartbeat: Arc<Heartbeat>,
+    /// Time between drains.
+    pub interval: Duration,
+    /// Fate of the attached program at the end.
+    pub on_exit: OnExit,
+    /// Interfaces that were reported as detached.
+    pub detached: HashSet<Arc<str>>,
+    /// File of watchlist hits; only in the inspection depth `watchlist`.
+    pub hit_log: Option<HitLog>,
+}
+
+/// Clock of the times of watchlist hits, in nanoseconds (`bpf_ktime_get_ns`).
+fn monotonic_ns() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    now.tv_sec.unsigned_abs() * 1_000_000_000 + now.tv_nsec.unsigned_abs()
+}
+
+/// How a drain thread ended: with an error of the datapath, or well.
+pub type DrainEnd = Result<(), Box<dyn ExitCause>>;
+
+impl DrainLoop {
+    /// Starts the drain thread. It ends when `end` closes; the receiver gets how, and nothing if the thread panicked.
+    ///
+    /// # Errors
+    /// When the system gives no thread.
+    pub fn spawn<D: Datapath>(self, datapath: D, end: mpsc::Receiver<()>) -> io::Result<oneshot::Receiver<DrainEnd>> {
+        let (sender, receiver) = oneshot::channel();
+        std::thread::Builder::new().name("drain".to_owned()).spawn(move || {
+            let ended = self.run(datapath, &end).map_err(|error| Box::new(error) as Box<dyn ExitCause>);
+            // Nobody waits if the agent is ending by a panic of its own.
+            let _gone = sender.send(ended);
+        })?;
+        Ok(receiver)
+    }
+
+    /// Drains until `end` is closed, once more after that, and then leaves or detaches.
+    fn run<D: Datapath>(mut self, mut datapath: D, end: &mpsc::Receiver<()>) -> Result<(), D::Error> {
+        let mut next = Instant::now();
+        let mut ending = false;
+        loop {
+            self.heartbeat.beat();
+            self.once(&mut datapath);
+            if ending {
+                return datapath.finish(self.on_exit);
+            }
+            next += self.interval;
+            let now = Instant::now();
+            if next < now {
+                tracing::warn!(behind = ?(now - next), "a drain takes longer than drain_interval; increase it");
+                next = now + self.interval;
+            }
+            // Only closing ends the wait early: nothing is ever sent.
+            ending = !matches!(end.recv_timeout(next - now), Err(mpsc::RecvTimeoutError::Timeout));
+        }
+    }
+
+    fn once<D: Datapath>(&mut self, datapath: &mut D) {
+        let snapshot = match datapath.drain() {
+            Ok(snapshot) => snapshot,
+            Err(error) => {
+                tracing::error!(%error, "a drain failed; the next one will have the counts");
+                return self.state.drain_failed(error.to_string());
+            }
+        };
+        for each in snapshot.attachments.iter().filter(|each| !each.is_on()) {
+            if self.detached.insert(Arc::clone(&each.interface)) {
+                tracing::error!(
+                    interface = &*each.interface,
+                    "the program was detached by something else; restart the agent to attach it again"
+                );
+            }
+        }
+        if let Some(log) = &mut self.hit_log
+            && let Err(error) = log.append(&snapshot.hits, SystemTime::now(), monotonic_ns())
+        {
+            tracing::error!(%error, hits = snapshot.hits.len(), "cannot write watchlist hits; they are still counted");
+        }
+        let begun = Instant::now();
+        let (mut published, events) = self.analysis.take(snapshot, Uuid::now_v7);
+        published.evaluation = begun.elapsed();
+        self.state.publish(published);
+        for event in events {
+            tracing::info!(
+                event = %event.id,
+                policy = &*event.policy.name,
+                subscriber = event.pseudonym,
+                value = event.firing.value,
+                "P2P protocol traffic reached the threshold of a policy"
+            );
+            let event = Arc::new(event);
+            for hook in &event.policy.hooks {
+                self.dispatcher.send(*hook, &event);
+            }
+        }
+    }
+}
