@@ -2,7 +2,7 @@
 
 macro_rules! events {
     ($($(#[$doc:meta])* $name:ident = $number:literal, $label:literal;)*) => {
-        /// Something rare that an operator wants counted. Numbers index a BPF map: append only, never renumber.
+        /// A rare event with a counter. Numbers index a BPF map: append only, never renumber.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         #[repr(u8)]
         pub enum KernelEvent { $($(#[$doc])* $name = $number,)* }
@@ -25,11 +25,11 @@ events! {
     FlowNew = 0, "flow_new";
     /// A TCP SYN restarted a flow that was in the flow table.
     FlowRestarted = 1, "flow_restarted";
-    /// An idle flow was replaced.
+    /// An idle flow was evicted.
     EvictedIdle = 2, "evicted_idle";
-    /// A flow without a P2P verdict was replaced after a pause of some seconds, because its set was full.
+    /// A flow without a P2P verdict was evicted after a pause of some seconds, because its set was full.
     EvictedUnclassified = 3, "evicted_unclassified";
-    /// A new flow found its set full of P2P flows or of flows active this very moment; its packets count as unclassified.
+    /// A new flow found its set full of P2P flows or of flows with packets in the last seconds; its packets count as unclassified.
     FlowRefused = 4, "flow_refused";
     /// A packet met a way that another CPU was changing; it counts as unclassified.
     FlowBusy = 5, "flow_busy";
@@ -39,7 +39,7 @@ events! {
     TallyRaced = 7, "tally_raced";
     /// A flow counter was flushed because it neared its capacity.
     FlushedOverflow = 8, "flushed_overflow";
-    /// An invariant was broken: a table lookup that cannot fail did, and traffic was not counted. 0 unless there is a bug.
+    /// A table lookup that cannot fail did fail, and traffic was not counted. 0 unless there is a bug.
     InternalError = 9, "internal_error";
     /// A packet between two addresses that are no subscribers.
     Transit = 10, "transit";
@@ -49,7 +49,7 @@ events! {
     PeerLearned = 12, "peer_learned";
     /// A peer that had not expired was evicted: the peer cache is too small for the traffic.
     PeerEvicted = 13, "peer_evicted";
-    /// A packet with a subscriber's address came in on a core interface: no peer was learned from it, since it may be spoofed.
+    /// A packet with a subscriber's address arrived on a core interface: no peer was learned from it, since it may be spoofed.
     PeerSpoofed = 14, "peer_spoofed";
     /// Traffic of a flow that had ended as unclassified counts under a protocol from now on, as its endpoint became known.
     FlowRelabelled = 15, "flow_relabelled";
@@ -57,7 +57,7 @@ events! {
     MseCandidate = 16, "mse_candidate";
     /// A payload named content that is on the watchlist.
     WatchlistHit = 17, "watchlist_hit";
-    /// The agent was not told of a hit, since the buffer of such messages was full; the hit is tallied all the same.
+    /// The message buffer was full, so the agent does not get the time and addresses of a hit; the hit is still counted.
     WatchlistEventLost = 18, "watchlist_event_lost";
     /// The table of hits was full: a hit is counted at node level only.
     WatchlistTallyRefused = 19, "watchlist_tally_refused";
@@ -65,5 +65,5 @@ events! {
     ReassemblyEvicted = 20, "reassembly_evicted";
 }
 
-/// Number of events a table indexed by event needs; room to append.
+/// Entries of a table indexed by event, with room to append.
 pub const EVENT_SLOTS: usize = 32;

@@ -2,12 +2,12 @@
 
 use super::limits::MAX_INTERFACES;
 
-/// What is known of an interface, in the table that has an entry for every number of 16 bits: the inverse of the number under
-/// which it is counted, so that 0 stands for the last one, which all unknown ones share; and whether it leads to the core.
+/// One entry of the map `INTERFACES`, which has an entry for every 16-bit interface index: number, core flag and realm. The
+/// number is stored inverted, so that an empty entry means the last number, which all unknown interfaces share.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct InterfaceEntry(pub u64);
 
-/// Entries of that table.
+/// Entries of the map.
 pub const INTERFACE_ENTRIES: u32 = 1 << 16;
 const LAST_INTERFACE: u64 = MAX_INTERFACES as u64 - 1;
 const CORE: u64 = MAX_INTERFACES as u64;
@@ -16,46 +16,46 @@ const REALM_SHIFT: u32 = 32;
 const _: () = assert!(MAX_INTERFACES.is_power_of_two());
 
 impl InterfaceEntry {
-    /// An interface that does not lead to the core, by its number, which is not the last.
+    /// The entry of an access interface by its number, which is not the last one.
     #[must_use]
     pub const fn new(number: u32) -> Self {
         Self(number as u64 & LAST_INTERFACE ^ LAST_INTERFACE)
     }
 
-    /// The same interface, which leads to the core or not.
+    /// The entry with the core flag set or cleared.
     #[must_use]
     pub const fn with_core(self, core: bool) -> Self {
         Self(if core { self.0 | CORE } else { self.0 & !CORE })
     }
 
-    /// Its number; `None` for one that has none of its own.
+    /// Number of the interface; `None` if it has none of its own.
     #[must_use]
     pub const fn number(self) -> Option<u32> {
         let number = self.shared_number();
         if number as u64 == LAST_INTERFACE { None } else { Some(number) }
     }
 
-    /// Its number, or the last one.
+    /// Number of the interface, or the last one.
     #[inline(always)]
     #[must_use]
     pub const fn shared_number(self) -> u32 {
         (self.0 & LAST_INTERFACE ^ LAST_INTERFACE) as u32
     }
 
-    /// Whether it leads to the core, where no subscriber's packet comes in.
+    /// Whether it is a core interface, on which no subscriber's packet arrives.
     #[inline(always)]
     #[must_use]
     pub const fn is_core(self) -> bool {
         self.0 & CORE != 0
     }
 
-    /// The same interface, whose packets belong to a realm.
+    /// The entry with a realm.
     #[must_use]
     pub const fn with_realm(self, realm: u32) -> Self {
         Self(self.0 as u32 as u64 | (realm as u64) << REALM_SHIFT)
     }
 
-    /// The realm of its packets.
+    /// Realm of the interface.
     #[inline(always)]
     #[must_use]
     pub const fn realm(self) -> u32 {

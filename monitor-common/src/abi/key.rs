@@ -58,7 +58,7 @@ impl Address {
     }
 }
 
-/// What tells flows apart, with the endpoints in numerical order so that both directions have one key.
+/// The key of a flow, with the endpoints in numerical order so that both directions have one key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct FlowKey {
     /// Numerically lower endpoint.
@@ -73,7 +73,7 @@ pub struct FlowKey {
     pub protocol: u8,
     /// 1 for non-first fragments, which must not share a flow with their datagram's first fragment.
     pub fragment: u8,
-    /// Digest of the outer addresses of a tunnel, 0 outside tunnels: two lines may carry the same inner addresses.
+    /// Digest of the outer addresses of a tunnel, 0 outside tunnels: two lines may carry equal inner addresses.
     pub tunnel: u64,
 }
 
@@ -98,8 +98,8 @@ impl Seed {
 }
 
 impl Seed {
-    /// What the seed of a realm differs by from this one; 0 for realm 0. As secret as the seed: nobody outside can choose addresses
-    /// of one realm that another one's would be taken for.
+    /// Difference between the seed of a realm and this one; 0 for realm 0. It is as secret as the seed: nobody outside can choose
+    /// addresses of one realm that collide with those of another.
     #[inline(always)]
     #[must_use]
     pub const fn realm_mask(&self, realm: u32) -> u64 {
@@ -121,17 +121,17 @@ const fn mix(hash: u64, word: u64, multiplier: u64) -> u64 {
     product ^ (product >> 32)
 }
 
-/// Whether both addresses are IPv4 ones, of which 32 bits say all. Other addresses of `::/64` may have more.
+/// Whether both addresses are IPv4, so that 32 bits identify each. Other addresses of `::/64` may need more bits.
 #[inline(always)]
 pub(crate) const fn both_ipv4(a: Address, b: Address) -> bool {
     (a.high | b.high) | ((a.low ^ MAPPED) | (b.low ^ MAPPED)) >> 32 == 0
 }
 
-/// Two steps for one word, so that what a difference in it does to the hash depends on the seed.
+/// Two steps for one word, so that the effect of a difference in it on the hash depends on the seed.
 ///
-/// After a single step it would not: whatever the odd multiplier, a difference in the top bit alone stays one in the top bit
-/// alone, and whoever chooses the next word, too, could take it back and make two flows share a tag under every seed. For two
-/// IPv4 addresses one step does (see [`tag_ipv4`]).
+/// One step would not be enough. With any odd multiplier, a difference in the top bit alone stays in the top bit alone. Whoever
+/// also chooses the next word could cancel it and make two flows share a tag under every seed. For two
+/// IPv4 addresses one step is enough (see [`tag_ipv4`]).
 #[inline(always)]
 pub(crate) const fn absorb(hash: u64, word: u64, seed: &Seed) -> u64 {
     mix(mix(hash, word, seed.multiplier_a), 0, seed.multiplier_b)
@@ -147,8 +147,8 @@ const fn finish(hash: u64, seed: &Seed) -> u64 {
 /// [`FlowKey::tag`] of an IPv4 flow outside tunnels: its addresses in one word, the lower endpoint's in the upper half; in another
 /// its ports (bits 0..16 the higher endpoint's, 16..32 the lower's), protocol (32..40) and fragment bit (40).
 ///
-/// Two products that do not wait for each other. A difference in the top bits of the addresses, which no multiplier spreads, cannot
-/// be taken back by the ports, whose word has no such bits: two flows with ports share a tag under one seed in some 2^31 at most
+/// The two products are independent of each other. A difference in the top bits of the addresses, which no multiplier spreads,
+/// cannot be cancelled by the ports, because their word has no such bits: two flows with ports share a tag under one seed in some 2^31 at most
 /// (two without ports, which carry no verdict, under one in 2^23).
 #[inline(always)]
 #[must_use]
@@ -158,8 +158,8 @@ pub(crate) const fn tag_ipv4(addresses: u64, ports: u64, seed: &Seed) -> u64 {
 
 /// Keyed hash of the addresses of a flow that is not one of IPv4 alone, the lower endpoint's first.
 ///
-/// Two chains that do not wait for each other. Each takes the multipliers in another order: by the same order, equal differences of both
-/// addresses would take each other back under one seed of some thousand.
+/// The two chains are independent of each other. Each takes the multipliers in another order. In one order, equal differences of
+/// both addresses would cancel each other under one seed of some thousand.
 #[inline(always)]
 #[must_use]
 pub(crate) const fn addresses_hash(lower: Address, higher: Address, seed: &Seed) -> u64 {
@@ -197,7 +197,7 @@ impl FlowKey {
             hash = addresses_hash(self.lower, self.higher, seed);
         }
         if self.tunnel != 0 {
-            // The digest has no key, so it could be chosen to take a difference of the IPv4 word back: a step lies in between.
+            // The digest has no key, so it could be chosen to cancel a difference of the IPv4 word: a step lies in between.
             hash = absorb(mix(hash, 0, seed.multiplier_b), self.tunnel, seed);
         }
         finish(mix(hash, ports, seed.multiplier_b), seed)
@@ -218,7 +218,7 @@ impl FlowKey {
     }
 }
 
-/// Digest of a tunnel's outer addresses, never 0 and the same for both directions.
+/// Digest of a tunnel's outer addresses: never 0, and equal for both directions.
 #[inline(always)]
 #[must_use]
 pub const fn tunnel_digest(a: Address, b: Address) -> u64 {

@@ -1,4 +1,4 @@
-//! Why a frame was not counted as IP traffic. Numbers index a BPF map: append only, never renumber.
+//! Skip reasons: why a frame was not counted as IP traffic. Numbers index a BPF map: append only, never renumber.
 
 macro_rules! reasons {
     ($($(#[$doc:meta])* $name:ident = $number:literal, $label:literal;)*) => {
@@ -39,5 +39,5 @@ reasons! {
     BadIpLength = 7, "bad_ip_length";
 }
 
-/// Number of reasons a table indexed by reason needs; room to append.
+/// Entries of a table indexed by reason, with room to append.
 pub const REASON_SLOTS: usize = 32;

@@ -3,7 +3,7 @@
 use super::key::Seed;
 use crate::bpf::shared_u64::SharedU64;
 
-/// What the agent tells the program, and the clock both keep: the only entry of the `SETTINGS` map.
+/// Settings from the agent, and the clock that both sides advance: the only entry of the `SETTINGS` map.
 #[derive(Debug, Default)]
 #[repr(C, align(64))]
 pub struct Settings {
@@ -11,11 +11,11 @@ pub struct Settings {
     pub seed: Seed,
     /// Number of flow sets minus one; the number is a power of two.
     pub set_mask: u64,
-    /// Coarse time in seconds; moved on by the program's slow path and by the agent.
+    /// Coarse time in seconds; advanced by the program's slow path and by the agent.
     pub clock_s: SharedU64,
     /// Slots handed out so far; slot 0 is the catch-all.
     pub next_slot: SharedU64,
-    /// Slots there are.
+    /// Number of slots.
     pub slots: u64,
     /// [`InspectionDepth`] number; changed while the program runs.
     pub inspection: SharedU64,
@@ -31,13 +31,13 @@ pub struct Settings {
 
 const _: () = assert!(core::mem::size_of::<Settings>() == 128);
 
-/// When MSE-shaped connections of a subscriber count as BitTorrent: connections to at least `endpoints` remote endpoints
-/// within `window_s` seconds.
+/// Rule of the heuristic tier: MSE-like connections of a subscriber count as BitTorrent if they go to at least `endpoints`
+/// remote endpoints within `window_s` seconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Heuristic {
     /// Distinct remote endpoints, at most [`crate::abi::limits::SUSPECT_BUCKETS`].
     pub endpoints: u32,
-    /// The window in seconds; a certain flow of the same subscriber must fall into it, too.
+    /// The window in seconds; a certain BitTorrent flow of that subscriber must also fall into it.
     pub window_s: u16,
 }
 

@@ -6,7 +6,7 @@ use super::{
 };
 use crate::bpf::shared_u64::SharedU64;
 
-/// What a tally counts about: one subscriber block, one protocol, one confidence.
+/// The key of a tally: one subscriber block, one protocol, one confidence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(C)]
 pub struct TallyKey {
@@ -93,7 +93,7 @@ pub struct SlotKey {
 const _: () = assert!(core::mem::size_of::<SlotKey>() == 24);
 
 impl SlotKey {
-    /// The last word of a slot that will never be used: two CPUs made the same tally, and this is the loser's.
+    /// Last word of a slot that will never be used: two CPUs made one tally at once, and this slot lost.
     const WITHDRAWN: u64 = 2;
 
     /// Whether the slot was taken out of use for good.

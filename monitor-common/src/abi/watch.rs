@@ -9,7 +9,7 @@ use crate::abi::key::Address;
 pub struct ContentHash(pub [u64; 3]);
 
 impl ContentHash {
-    /// Forgets the content. Word by word: the BPF target's `memset` is a call and a loop over bytes.
+    /// Clears the hash, word by word: the BPF target's `memset` is a call and a loop over bytes.
     #[inline(always)]
     pub(crate) fn clear(&mut self) {
         for word in &mut self.0 {
@@ -18,7 +18,7 @@ impl ContentHash {
         }
     }
 
-    /// From its bytes; what is beyond 20 is left out, what is missing is zero.
+    /// From its bytes; bytes beyond 20 are ignored, missing bytes are zero.
     #[must_use]
     pub fn from_bytes(bytes: &[u8]) -> Self {
         let mut words = [0; 3];
@@ -36,15 +36,15 @@ impl ContentHash {
     }
 }
 
-/// What the program tells the agent of a hit.
+/// Message of the program to the agent about a hit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct WatchHit {
     /// Monotonic time in nanoseconds; when replaying, the capture's second.
     pub time_ns: u64,
-    /// Who named the content.
+    /// Sender of the payload that named the content.
     pub source: Address,
-    /// To whom.
+    /// Receiver of the payload.
     pub destination: Address,
     /// Number of the list's entry.
     pub entry: u32,
@@ -67,7 +67,7 @@ pub struct WatchHit {
 const _: () = assert!(core::mem::size_of::<WatchHit>() == 56);
 
 impl WatchHit {
-    /// From the bytes of a message; `None` when their number is another.
+    /// From the bytes of a message; `None` if their number differs.
     #[must_use]
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
         let bytes: &[u8; 56] = bytes.try_into().ok()?;

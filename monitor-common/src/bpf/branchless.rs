@@ -1,6 +1,6 @@
 //! Arithmetic without branches.
 //!
-//! A branch costs twice: the processor may guess it wrong, and the verifier walks all that follows once for each side.
+//! A branch costs twice: the processor may mispredict it, and the verifier walks all that follows once for each side.
 #![cfg_attr(
     target_arch = "bpf",
     expect(unsafe_code, reason = "instructions that the compiler would replace by branches")

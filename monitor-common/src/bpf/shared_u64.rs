@@ -1,7 +1,7 @@
-//! A 64-bit counter or word that several CPUs, and the agent through a memory mapping, may touch at once.
+//! A 64-bit counter or word that several CPUs, and the agent through a memory mapping, may access at once.
 //!
 //! On the host this is an [`core::sync::atomic::AtomicU64`]. The BPF target has no read-modify-write methods on that type,
-//! so the same operations go through compiler intrinsics, which become the kernel's `BPF_ATOMIC` instructions (cpu v3).
+//! so the operations use compiler intrinsics, which become the kernel's `BPF_ATOMIC` instructions (cpu v3).
 #![cfg_attr(target_arch = "bpf", expect(unsafe_code, reason = "memory that the kernel and other CPUs share"))]
 
 #[cfg(not(target_arch = "bpf"))]
@@ -54,7 +54,7 @@ impl SharedU64 {
         self.0.swap(value, Ordering::AcqRel)
     }
 
-    /// Writes `new` if the value is `expected`; whether it did.
+    /// Writes `new` if the value is `expected`; returns whether it did.
     #[inline(always)]
     pub fn replace(&self, expected: u64, new: u64) -> bool {
         self.0.compare_exchange(expected, new, Ordering::AcqRel, Ordering::Acquire).is_ok()

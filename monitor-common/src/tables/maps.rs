@@ -43,7 +43,7 @@ pub trait Maps: CounterMaps {
     fn peer_set(&self, index: u32) -> Option<&PeerSet>;
     /// A reassembly buffer.
     fn reassembly_slot(&self, index: u32) -> Option<&ReassemblySlot>;
-    /// Whether an interface leads to the core, where no subscriber's packet comes in.
+    /// Whether an interface is a core interface, on which no subscriber's packet arrives.
     fn is_core(&self, interface: u16) -> bool;
     /// The realm of an interface's packets, 0 on a node without realms: equal addresses of two realms are two subscribers.
     fn realm(&self, interface: u16) -> u32;
@@ -57,21 +57,21 @@ pub trait Maps: CounterMaps {
     fn prefetch_tally_line(&self, index: u32);
     /// Slot of a tally key.
     fn find_slot(&self, key: &KeyWords) -> Option<u32>;
-    /// Enters a key with its slot; whether it was not there before.
+    /// Enters a key with its slot; returns whether it was new.
     fn enter_slot(&self, key: &KeyWords, slot: u32) -> bool;
     /// Writes the key of a slot, where the agent reads it; `None` takes the slot out of use.
     fn write_slot_key(&self, slot: u32, key: Option<&KeyWords>);
     /// Counts a skipped frame.
     fn count_skip(&self, reason: Reason);
-    /// Coarse time in seconds. `tick` is this CPU's, and says when it was looked at last.
+    /// Coarse time in seconds. `tick` is this CPU's tick of the last reading.
     fn now_s(&self, settings: &Settings, tick: &mut u64) -> u64;
     /// Monotonic time in nanoseconds.
     fn now_ns(&self, settings: &Settings) -> u64;
-    /// Number of the watchlist's entry that this content is.
+    /// Number of this content's entry in the watchlist.
     fn watched(&self, content: &ContentHash) -> Option<u32>;
     /// Counts a watchlist hit of a subscriber; `false` when the table is full.
     fn count_hit(&self, key: &KeyWords) -> bool;
-    /// Tells the agent of a watchlist hit; `false` when there is no room.
+    /// Sends a watchlist hit to the agent; `false` when there is no room.
     fn tell(&self, hit: &WatchHit) -> bool;
     /// Lends the scratch memory of this CPU.
     fn with_scratch<R>(&self, run: impl FnOnce(&mut Scratch) -> R) -> Option<R>;

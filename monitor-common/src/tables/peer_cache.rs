@@ -206,10 +206,11 @@ impl PeerSet {
 
     /// Inserts the entry of a tag, or refreshes it.
     ///
-    /// The ways are compared without branches: the verifier would walk all that follows for each way and each reason to take it.
+    /// The ways are compared without branches: otherwise the verifier would walk all that follows once for each way and each
+    /// reason to choose it.
     #[inline(always)]
     pub fn insert(&self, tag: u64, known: PeerEntry, now_s: u64) -> Inserted {
-        // Each with the way in its low bits, counted from the last one: of two alike, the first is taken.
+        // Each priority has the way in its low bits, counted from the last one: of two equal ones, the first wins.
         let (mut best, mut found, mut held) = (0, 0, 0);
         let mut way = 0;
         while way < WAYS {
@@ -226,7 +227,7 @@ impl PeerSet {
             way = bound::<{ 2 * WAYS - 1 }>(way + 1);
         }
         if found != 0 {
-            // Another CPU may refresh it at once: then its word is as good.
+            // Another CPU may refresh it at the same time; its word is equally good.
             self.entries[(WAYS - 1) ^ bound::<{ WAYS - 1 }>(found as usize)].replace(held, known.0);
             return Inserted::Refreshed;
         }

@@ -28,7 +28,7 @@ pub const fn cell(address: Address) -> u32 {
     if address.is_v4() { (address.low >> 16) as u32 & (FAMILY - 1) } else { group((address.high >> 32) as u32) }
 }
 
-/// The cell of an IPv6 /32: an odd factor spreads what registries assign in rows.
+/// The cell of an IPv6 /32: an odd factor spreads consecutive assignments of registries.
 #[inline(always)]
 const fn group(top: u32) -> u32 {
     FAMILY + (top.wrapping_mul(0x9e37_79b1) >> 16)
@@ -46,7 +46,7 @@ pub fn find<M: Maps>(maps: &M, address: Address) -> Option<u8> {
     }
 }
 
-/// Fills a table of [`CELLS`] bytes in for pools: address, prefix length and block length out of 128.
+/// Fills a table of [`CELLS`] bytes for pools: address, prefix length and block length out of 128.
 ///
 /// Pools are in any order; of two that hold an address, the one with the longer prefix counts, as in the trie.
 pub fn fill(cells: &mut [u8], pools: &[(Address, u8, u8)]) {
@@ -60,7 +60,7 @@ pub fn fill(cells: &mut [u8], pools: &[(Address, u8, u8)]) {
     }
 }
 
-/// Enters one pool, after all of which the prefix is shorter.
+/// Enters one pool; pools with shorter prefixes were entered before.
 fn enter(cells: &mut [u8], address: Address, prefix_len: u8, block_len: u8) {
     let (ipv4, ipv6) = cells.split_at_mut(FAMILY as usize);
     if let Some(len) = prefix_len.checked_sub(MAPPED_LEN)
