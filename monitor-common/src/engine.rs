@@ -16,6 +16,7 @@ use crate::{
     bpf::branchless::bound,
     parse::{self, FastHeaders, packet::Packet},
     tables::{
+        context::{Entry, PacketContext, Scratch, Task},
         flow_table::{FlowState, is_full, pack},
         maps::Maps,
     },
@@ -23,18 +24,18 @@ use crate::{
 
 mod account;
 mod associate;
-mod context;
 mod flow_table;
 mod inspect;
 mod learn;
+mod peer_keys;
 mod reassembly;
+mod server_flow;
 mod source_requests;
 mod subscribers;
+mod tally_slots;
 mod watchlist;
 
 pub use account::settle_idle;
-use context::Task;
-pub use context::{PacketContext, Scratch};
 
 /// Counts one frame that came in on the interface with index `interface` (its low 16 bits).
 #[inline(always)]
@@ -49,11 +50,11 @@ pub fn process<P: Packet, M: Maps>(packet: &P, maps: &M, settings: &Settings, in
                 maps.prefetch_cold_set(FlowKey::set_index(fast.tag, settings.set_mask));
                 if place.way() >= WAYS as u32 {
                     step(maps, |ctx| {
-                        ctx.found(&fast, place, settings, realm)
+                        record_lookup(ctx, &fast, place, settings, realm)
                             && subscribers::prefetch_subscribers(packet, maps, settings, ctx)
                     });
                 } else {
-                    step(maps, |ctx| ctx.found(&fast, place, settings, realm));
+                    step(maps, |ctx| record_lookup(ctx, &fast, place, settings, realm));
                 }
                 false
             }
@@ -79,7 +80,7 @@ fn unusual<P: Packet, M: Maps>(packet: &P, maps: &M, settings: &Settings, interf
         let fast = FastHeaders::of(&ctx.headers, &settings.seed.of_realm(settings.seed.realm_mask(realm)));
         match settled(&fast, maps, settings, interface) {
             Ok(()) => true,
-            Err(place) => !(ctx.found(&fast, place, settings, realm) && ctx.has_headers()),
+            Err(place) => !(record_lookup(ctx, &fast, place, settings, realm) && ctx.has_headers()),
         }
     });
     counted.unwrap_or(false)
@@ -121,12 +122,12 @@ fn settled<M: Maps>(fast: &FastHeaders, maps: &M, settings: &Settings, interface
     let Some(mut set) = maps.flow_set(FlowKey::set_index(tag, settings.set_mask)) else { return Err(Place::NOWHERE) };
     // The counters' line is on its way before the way is known.
     let _early = set.counters[0].load();
-    let (way, which) = match flow_table::find(set, tag) {
+    let (way, which) = match set.find(tag) {
         Some(way) => (way, 0),
         None => {
             let second = maps.flow_set(FlowKey::second_set_index(tag, settings.set_mask));
             set = second.ok_or(Place::NOWHERE)?;
-            (flow_table::find(set, tag).ok_or(Place::NOWHERE)?, Place::SECOND)
+            (set.find(tag).ok_or(Place::NOWHERE)?, Place::SECOND)
         }
     };
     let way = bound::<{ WAYS - 1 }>(way);
@@ -151,9 +152,8 @@ fn settled<M: Maps>(fast: &FastHeaders, maps: &M, settings: &Settings, interface
         // The first packet in a new second says so. If another CPU was first, the slow path sees what has changed.
         let seen = state.seen(now_s as u16, fast.from_lower(), interface);
         let unclassified = state.protocol_number() == 0;
-        let due =
-            (unclassified && fast.has_peer_ports() || state.is_server_flow()) && flow_table::is_due_at(state, now_s);
-        if due || (unclassified && flow_table::paused(state, now_s)) {
+        let due = (unclassified && fast.has_peer_ports() || state.is_server_flow()) && state.is_due(now_s);
+        if due || (unclassified && state.has_paused(now_s)) {
             return Err(place);
         }
         if !set.states[way].replace(state.0, seen.0) {
@@ -161,18 +161,8 @@ fn settled<M: Maps>(fast: &FastHeaders, maps: &M, settings: &Settings, interface
         }
     }
     counter.add(pack(1, u64::from(fast.ip_bytes)));
-    maps.report_outcome(PacketOutcome::flow(
-        context::Entry::KNOWN.0,
-        state.protocol_number(),
-        state.confidence_number(),
-    ));
+    maps.report_outcome(PacketOutcome::flow(Entry::KNOWN.0, state.protocol_number(), state.confidence_number()));
     Ok(())
-}
-
-/// Index of a flow's counter for one direction.
-#[inline(always)]
-const fn counter_index(way: usize, from_lower: u64) -> usize {
-    (2 * way + (from_lower ^ 1) as usize) & (2 * WAYS - 1)
 }
 
 /// Everything but a settled flow's ordinary packet, step by step.
@@ -199,7 +189,7 @@ fn slow_steps<P: Packet, M: Maps>(
     if !read_headers(packet, ctx) {
         return false;
     }
-    ctx.begin(maps, settings, interface);
+    begin(ctx, maps, settings, interface);
     if !flow_table::lookup(maps, ctx) {
         if !subscribers::find_subscribers(maps, ctx) {
             return account::transit(maps, ctx);
@@ -264,4 +254,28 @@ fn step<M: Maps>(maps: &M, step: impl FnOnce(&mut PacketContext) -> bool) -> boo
             false
         }
     }
+}
+
+/// Records where the packet's flow was found.
+#[inline(always)]
+fn record_lookup(ctx: &mut PacketContext, fast: &FastHeaders, place: Place, settings: &Settings, realm: u32) -> bool {
+    ctx.walked = 0;
+    ctx.lookup_stage = 0;
+    (ctx.realm, ctx.realm_mask) = (realm, settings.seed.realm_mask(realm));
+    ctx.tag = fast.tag;
+    ctx.from_lower = fast.from_lower() as u32;
+    ctx.set_index = place.set_index(fast.tag, settings.set_mask);
+    ctx.way = place.way();
+    true
+}
+
+/// Resets the context for a packet of the slow path, its headers aside.
+#[inline(never)]
+fn begin<M: Maps>(ctx: &mut PacketContext, maps: &M, settings: &Settings, interface: u16) -> bool {
+    ctx.interface = u32::from(interface);
+    ctx.now_s = maps.now_s(settings, &mut ctx.tick);
+    ctx.entry = Entry::KNOWN;
+    ctx.task = Task::NONE;
+    ctx.clear();
+    true
 }

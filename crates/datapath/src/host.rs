@@ -17,9 +17,10 @@ use monitor_common::{
         watch::{ContentHash, WatchHit},
     },
     bpf::shared_u64::SharedU64,
-    engine::{Scratch, process},
+    engine::process,
     parse::packet::Frame,
     tables::{
+        context::Scratch,
         flow_table::{ColdSet, FlowSet},
         maps::{CounterMaps, Maps},
         peer_cache::PeerSet,

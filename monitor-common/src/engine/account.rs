@@ -1,89 +1,24 @@
 //! Where counts go: from a flow's counters into tallies, and straight into tallies for packets without a flow.
 
-use super::{
-    context::{PacketContext, Task},
-    counter_index, flow_table, source_requests, subscribers,
-};
+use super::{server_flow, subscribers};
 use crate::{
     abi::{
         event::KernelEvent,
-        limits::{UNCLASSIFIED_QUARTERS, WAYS},
+        limits::WAYS,
         outcome::PacketOutcome,
         protocol::{Confidence, Protocol, Verdict},
         settings::Settings,
-        tally::{Direction, KeyWords, NodeTally, node_index},
+        tally::{Direction, NodeTally, node_index},
     },
     bpf::shared_u64::SharedU64,
     tables::{
+        context::{PacketContext, Task},
         flow_table::{
-            ColdFlow, ColdSet, Ends, FlowSet, FlowState, NO_SLOT, Stage, is_full, pack, unpack, unpack_slots,
+            ColdFlow, ColdSet, FlowSet, FlowState, NO_SLOT, Stage, counter_index, is_full, pack, unpack, unpack_slots,
         },
         maps::{CounterMaps, Maps},
-        tally_cache,
     },
 };
-
-/// Direction of a packet of a flow.
-#[inline(always)]
-const fn direction(ends: Ends, from_lower: bool) -> Direction {
-    match (ends, from_lower) {
-        (Ends::Both, _) => Direction::Local,
-        (Ends::Lower, true) | (Ends::Higher, false) => Direction::Up,
-        (Ends::Lower, false) | (Ends::Higher, true) => Direction::Down,
-    }
-}
-
-/// The slot of a tally key, made if need be; the catch-all when the table is full. `block_hash` is that of the key's block.
-#[inline(never)]
-pub(super) fn slot_of<M: Maps>(maps: &M, settings: &Settings, key: &KeyWords, block_hash: u64) -> u32 {
-    let tag = tally_cache::tag(block_hash, key, &settings.seed);
-    let line = maps.tally_line(tally_cache::line_index(block_hash, settings.tally_mask));
-    if let Some(slot) = line.and_then(|line| line.find(tag)) {
-        return slot;
-    }
-    let slot = hashed_slot(maps, settings, key);
-    if slot != 0
-        && let Some(line) = line
-    {
-        line.enter(tag, slot);
-    }
-    slot
-}
-
-/// The same by the hash of all slots.
-#[inline(never)]
-fn hashed_slot<M: Maps>(maps: &M, settings: &Settings, key: &KeyWords) -> u32 {
-    if let Some(slot) = maps.find_slot(key) {
-        return slot;
-    }
-    let used = settings.next_slot.load();
-    if used >= settings.slots {
-        maps.count_event(KernelEvent::TallyRefused);
-        return 0;
-    }
-    if key.protocol_number() <= Protocol::Fragment as u8 && used >= settings.slots / 4 * UNCLASSIFIED_QUARTERS {
-        maps.count_event(KernelEvent::TallyReserved);
-        return 0;
-    }
-    let slot = settings.next_slot.fetch_add(1);
-    if slot >= settings.slots {
-        maps.count_event(KernelEvent::TallyRefused);
-        return 0;
-    }
-    let slot = slot as u32;
-    // The key first: whoever finds the slot in the index finds its key written.
-    maps.write_slot_key(slot, Some(key));
-    if maps.enter_slot(key, slot) {
-        return slot;
-    }
-    maps.write_slot_key(slot, None);
-    if let Some(found) = maps.find_slot(key) {
-        maps.count_event(KernelEvent::TallyRaced);
-        return found;
-    }
-    maps.count_event(KernelEvent::TallyRefused);
-    0
-}
 
 /// Adds to a subscriber's tally.
 #[inline(always)]
@@ -157,7 +92,7 @@ fn credit_node<M: CounterMaps>(
 #[inline(always)]
 pub(super) fn count_node_flow<M: CounterMaps>(maps: &M, state: FlowState, verdict: (u8, u8)) {
     let first = state.first_from_lower();
-    if let Some(node) = node(maps, state.interface(first), direction(state.ends(), first), verdict) {
+    if let Some(node) = node(maps, state.interface(first), state.ends().direction(first), verdict) {
         node.flows.add(1);
     }
 }
@@ -173,10 +108,10 @@ pub(super) fn flush<M: CounterMaps>(maps: &M, set: &FlowSet, slots: u64, way: us
     credit_ends(maps, slots, forth, back, now_s);
     let verdict = (state.protocol_number(), state.confidence_number());
     if forth != 0 {
-        credit_node(maps, state.interface(true), direction(state.ends(), true), verdict, unpack(forth));
+        credit_node(maps, state.interface(true), state.ends().direction(true), verdict, unpack(forth));
     }
     if back != 0 {
-        credit_node(maps, state.interface(false), direction(state.ends(), false), verdict, unpack(back));
+        credit_node(maps, state.interface(false), state.ends().direction(false), verdict, unpack(back));
     }
 }
 
@@ -222,7 +157,7 @@ pub(super) fn count<M: Maps>(maps: &M, ctx: &mut PacketContext) -> bool {
         }
     }
     let inspecting = state.stage() == Stage::Inspecting;
-    let renewed = settled && state.is_server_flow() && flow_table::is_due_at(state, ctx.now_s);
+    let renewed = settled && state.is_server_flow() && state.is_due(ctx.now_s);
     if settled || inspecting {
         let seen = state.seen(ctx.now_s as u16, from_lower, ctx.interface as u16);
         let seen = if renewed { seen.learning() } else { seen };
@@ -233,7 +168,7 @@ pub(super) fn count<M: Maps>(maps: &M, ctx: &mut PacketContext) -> bool {
     }
     counter.add(pack(1, u64::from(ctx.headers.ip_bytes)));
     if renewed {
-        source_requests::renew(maps, ctx);
+        server_flow::renew_budget(maps, ctx);
     }
     ctx.state = state.0;
     ctx.protocol = u32::from(state.protocol_number());
@@ -242,7 +177,7 @@ pub(super) fn count<M: Maps>(maps: &M, ctx: &mut PacketContext) -> bool {
         Task::INSPECT
     } else if renewed || (settled && state.is_learning()) {
         Task::LEARN
-    } else if settled && state.protocol_number() == 0 && flow_table::is_due(state, ctx) {
+    } else if settled && state.protocol_number() == 0 && ctx.is_due(state) {
         Task::ASSOCIATE
     } else {
         Task::NONE
@@ -299,7 +234,7 @@ pub fn settle_idle<M: CounterMaps>(
     if state.stage() != Stage::Inspecting {
         return false;
     }
-    if flow_table::age_s(state, now_s) < idle_s {
+    if state.age_s(now_s) < idle_s {
         return true;
     }
     // A provisional verdict is final now, and one that was claimed this long ago and not written, whatever became of its CPU.
@@ -333,7 +268,7 @@ pub(super) fn count_uncached<M: Maps>(maps: &M, settings: &Settings, ctx: &mut P
     let counts = pack(1, u64::from(ctx.headers.ip_bytes));
     let (forth, back) = if ctx.is_from_lower() { (counts, 0) } else { (0, counts) };
     credit_ends(maps, slots, forth, back, ctx.now_s);
-    let direction = direction(subscribers::subscriber_ends(ctx), ctx.is_from_lower());
+    let direction = subscribers::subscriber_ends(ctx).direction(ctx.is_from_lower());
     credit_node(maps, ctx.interface as u16, direction, verdict, unpack(counts));
     maps.report_outcome(PacketOutcome::UNCACHED);
     true

@@ -14,12 +14,7 @@
 //! With enough of them within the window, and a certain BitTorrent flow of the same subscriber within it, these connections
 //! count as BitTorrent.
 
-use super::{
-    account,
-    context::{PacketContext, Task},
-    learn, subscribers,
-    subscribers::NO_POOL,
-};
+use super::{account, peer_keys, subscribers, subscribers::NO_POOL};
 use crate::{
     abi::{
         event::KernelEvent,
@@ -28,6 +23,7 @@ use crate::{
         settings::{Heuristic, Settings},
     },
     tables::{
+        context::{PacketContext, Task},
         flow_table::{FlowState, Stage, evidence},
         maps::Maps,
         peer_cache::{self, Key, PeerEntry},
@@ -100,7 +96,7 @@ fn known_at<M: Maps>(maps: &M, settings: &Settings, ctx: &PacketContext, end: us
     if !ctx.is_tcp() && ctx.block_lens[end & 1] == NO_POOL {
         return 0;
     }
-    let tag = learn::endpoint_key(settings, ctx, end, ctx.port(end));
+    let tag = peer_keys::endpoint_key(settings, ctx, end, ctx.port(end));
     u32::from(find(maps, settings, tag, ctx.now_s).protocol_number())
 }
 
@@ -112,8 +108,8 @@ fn named<M: Maps>(maps: &M, settings: &Settings, ctx: &PacketContext) -> u32 {
     if !opened || ctx.evidence & u32::from(evidence::FORGED) != 0 || ctx.block_lens[opener] == NO_POOL {
         return 0;
     }
-    let requester = learn::requester_key(settings, ctx, opener);
-    let tag = learn::referred_key(settings, requester, ctx.address(1 - opener), ctx.port(1 - opener));
+    let requester = peer_keys::requester_key(settings, ctx, opener);
+    let tag = peer_keys::referred_key(settings, requester, ctx.address(1 - opener), ctx.port(1 - opener));
     let known = find(maps, settings, tag, ctx.now_s).protocol_number();
     // A source's TCP port says nothing of what it does by UDP, in eDonkey; BitTorrent has one port for both.
     if !ctx.is_tcp() && known == Protocol::EDonkey as u8 { 0 } else { u32::from(known) }
@@ -131,7 +127,7 @@ fn speaks<M: Maps>(maps: &M, settings: &Settings, ctx: &PacketContext, end: usiz
 fn speaker<M: Maps>(maps: &M, settings: &Settings, ctx: &PacketContext, end: usize, protocol: u8) -> PeerEntry {
     let block_len = ctx.block_lens[end & 1];
     let block = ctx.ends[end & 1].block(block_len as u8);
-    find(maps, settings, learn::subscriber_key(&ctx.seed(settings), block, block_len, protocol), ctx.now_s)
+    find(maps, settings, peer_keys::subscriber_key(&ctx.seed(settings), block, block_len, protocol), ctx.now_s)
 }
 
 #[inline(never)]
@@ -161,7 +157,7 @@ fn suspect<M: Maps>(maps: &M, settings: &Settings, ctx: &PacketContext, end: usi
     let current = held.is_used() && held.age_s(ctx.now_s) < u32::from(rule.window_s);
     let mut entry = if current { held } else { PeerEntry::new(Protocol::BitTorrent as u8, true, ctx.now_s) };
     if ctx.task == Task::INSPECT {
-        let remote = learn::endpoint_key(settings, ctx, 1 - end, ctx.port(1 - end));
+        let remote = peer_keys::endpoint_key(settings, ctx, 1 - end, ctx.port(1 - end));
         entry = entry.with_endpoints(entry.endpoints() | 1 << ((remote >> 40) & u64::from(SUSPECT_BUCKETS - 1)));
         set.insert(tag, entry, ctx.now_s);
     }

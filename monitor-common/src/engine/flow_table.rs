@@ -1,43 +1,23 @@
 //! Flow table: look-up, victim selection and installation of flows in the ways of a set.
 
-use super::{account, context::Entry, context::PacketContext, subscribers};
+use super::{account, subscribers};
 use crate::{
     abi::{
         event::KernelEvent,
         key::FlowKey,
-        limits::{
-            ASSOCIATION_SECONDS, CLOCK_SKEW_AGE, FRESH_SECONDS, IDLE_SECONDS, INSPECTED_PER_DIRECTION,
-            PENDING_IDLE_SECONDS, WAYS,
-        },
+        limits::{INSPECTED_PER_DIRECTION, WAYS},
         protocol::{Confidence, Protocol},
         settings::Settings,
     },
     tables::{
-        flow_table::{FlowSet, FlowState, Progress, Stage, evidence},
+        context::{Entry, PacketContext},
+        flow_table::{FREE, FlowState, IDLE, Progress, Stage, evidence},
         maps::Maps,
     },
 };
 
 /// Protocol and confidence numbers of a flow without a verdict.
 const NONE: (u8, u8) = (Protocol::Unclassified as u8, Confidence::None as u8);
-
-/// A value whose top bit is set if a way has this tag. Without a branch, which the processor might mispredict: no tag has a
-/// top bit, so only 0 - 1 has it.
-#[inline(always)]
-fn is(set: &FlowSet, way: usize, tag: u64) -> u64 {
-    (set.tags[way].load() ^ tag).wrapping_sub(1)
-}
-
-/// The way whose tag is `tag`.
-#[inline(always)]
-pub(super) fn find(set: &FlowSet, tag: u64) -> Option<usize> {
-    let (one, two, three) = (is(set, 1, tag), is(set, 2, tag), is(set, 3, tag));
-    // The bits of the way's number: 2 or 3, 1 or 3.
-    let (upper, lower) = (two | three, one | three);
-    // Beside the number and not before it: whoever waits for the number does not wait for this.
-    let any = (upper | one | is(set, 0, tag)) as i64;
-    (any < 0).then_some((upper >> 63 << 1 | lower >> 63) as usize)
-}
 
 /// Whether the packet's flow is in the table and can continue. Sets `state` and `entry`.
 #[inline(never)]
@@ -71,7 +51,7 @@ pub(super) fn lookup<M: Maps>(maps: &M, ctx: &mut PacketContext) -> bool {
     let used = state.stage() == Stage::Settled || (progress.inspected_lower | progress.inspected_higher) != 0;
     // A pause ended the inspection before it was through (see `settle_idle`): what follows is looked at as a new flow is, after
     // the inactive timeout of flow metering (RFC 7011 section 2, RFC 5470 section 5.1.1).
-    let resumes = paused(state, ctx.now_s)
+    let resumes = state.has_paused(ctx.now_s)
         && progress.inspected_lower < INSPECTED_PER_DIRECTION
         && progress.inspected_higher < INSPECTED_PER_DIRECTION;
     if (ctx.headers.opens_connection() && used) || resumes {
@@ -81,56 +61,6 @@ pub(super) fn lookup<M: Maps>(maps: &M, ctx: &mut PacketContext) -> bool {
     ctx.entry = Entry::KNOWN;
     true
 }
-
-/// Whether a flow without a verdict has been silent for so long that its inspection may have been ended early.
-#[inline(always)]
-pub(super) fn paused(state: FlowState, now_s: u64) -> bool {
-    state.stage() == Stage::Settled
-        && state.protocol_number() == Protocol::Unclassified as u8
-        && age_s(state, now_s) >= PENDING_IDLE_SECONDS
-}
-
-/// Whether a settled flow without a verdict is due for association again, `state` being that of its latest packet:
-/// once in each period of [`ASSOCIATION_SECONDS`].
-#[inline(always)]
-pub(super) fn is_due(state: FlowState, ctx: &PacketContext) -> bool {
-    ctx.has_peer_ports() && is_due_at(state, ctx.now_s)
-}
-
-/// [`is_due`] whatever the ports.
-#[inline(always)]
-pub(super) fn is_due_at(state: FlowState, now_s: u64) -> bool {
-    (u64::from(state.second()) ^ now_s) & 0xffff & !(ASSOCIATION_SECONDS - 1) != 0
-}
-
-/// Priority of a way for eviction; 0 for never.
-#[inline(always)]
-fn eviction_priority(state: FlowState, now_s: u64) -> u32 {
-    let age = age_s(state, now_s);
-    let p2p = state.protocol_number() > Protocol::Fragment as u8;
-    match state.stage() {
-        Stage::Empty => FREE,
-        Stage::Locked => 0,
-        Stage::Inspecting | Stage::Settled if age < FRESH_SECONDS => 0,
-        // A verdict is being written: the way is as good as locked.
-        Stage::Inspecting if state.is_claimed() => 0,
-        Stage::Inspecting | Stage::Settled if age >= IDLE_SECONDS => (2 - u32::from(p2p)) * IDLE + u32::from(age),
-        Stage::Inspecting | Stage::Settled if p2p => 0,
-        Stage::Inspecting | Stage::Settled => u32::from(age),
-    }
-}
-
-/// Seconds since the flow's latest packet.
-#[inline(always)]
-pub(super) fn age_s(state: FlowState, now_s: u64) -> u16 {
-    let age = (now_s as u16).wrapping_sub(state.second());
-    if age >= CLOCK_SKEW_AGE { 0 } else { age }
-}
-
-/// Priority of an empty way.
-const FREE: u32 = u32::MAX;
-/// Least priority of an idle flow; the age of 16 bits is added.
-const IDLE: u32 = 0x10_0000;
 
 /// Selects a way for the packet's new flow; `false` (and a counted event) when no way of both sets can be evicted.
 ///
@@ -173,7 +103,7 @@ fn best_in<M: Maps>(maps: &M, ctx: &mut PacketContext, index: u32, best: u32) ->
     let mut way = 0;
     while way < WAYS {
         let state = FlowState(set.states[way].load());
-        let value = eviction_priority(state, ctx.now_s);
+        let value = state.eviction_priority(ctx.now_s);
         if value > best {
             best = value;
             ctx.set_index = index;

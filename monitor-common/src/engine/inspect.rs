@@ -1,10 +1,6 @@
 //! Looking into a flow's first payload packets, and settling it.
 
-use super::{
-    Scratch, account,
-    context::{PacketContext, Task},
-    reassembly, source_requests, subscribers,
-};
+use super::{account, reassembly, server_flow, source_requests, subscribers};
 use crate::{
     abi::{
         event::KernelEvent,
@@ -20,13 +16,10 @@ use crate::{
         is_shallow, listen_port,
         rule_state::{RuleState, rule_flags},
     },
-    parse::{
-        ip_protocol,
-        packet::Packet,
-        payload::{Payload, Transport},
-    },
+    parse::{ip_protocol, packet::Packet, payload::Payload},
     tables::{
-        flow_table::{FlowState, Progress, Stage, evidence, unpack},
+        context::{PacketContext, Scratch, Task},
+        flow_table::{FlowState, Progress, Stage, counter_index, evidence, unpack},
         maps::Maps,
         pool_table,
     },
@@ -75,7 +68,7 @@ pub(super) fn inspect<P: Packet, M: Maps>(packet: &P, settings: &Settings, maps:
                 ctx.evidence |= began;
             }
             ctx.spoke = u32::from(certain && ctx.evidence & began != 0);
-            listen_port::find_port(transport(ctx), protocol, payload, &mut ctx.named_port);
+            listen_port::find_port(ctx.transport(), protocol, payload, &mut ctx.named_port);
             record_speaker(maps, ctx, protocol);
             source_requests::read_sources(packet, maps, settings, scratch, protocol);
         }
@@ -84,7 +77,7 @@ pub(super) fn inspect<P: Packet, M: Maps>(packet: &P, settings: &Settings, maps:
         }
         let (ctx, payload) = (&mut scratch.ctx, &mut scratch.payload);
         if settings.inspection.load() == InspectionDepth::Watchlist as u64 {
-            content::find(transport(ctx), protocol, payload, &mut ctx.content);
+            content::find(ctx.transport(), protocol, payload, &mut ctx.content);
         }
         payload.wipe();
         store_evidence(maps, ctx);
@@ -113,11 +106,6 @@ fn is_over<M: Maps>(maps: &M, ctx: &mut PacketContext) -> bool {
     }
     report_pending(maps, ctx);
     false
-}
-
-#[inline(always)]
-pub(super) fn transport(ctx: &PacketContext) -> Transport {
-    if ctx.is_tcp() { Transport::Tcp } else { Transport::Udp }
 }
 
 /// Reports a packet of a flow that is still under inspection.
@@ -150,10 +138,10 @@ fn verdict_of_headers<M: Maps>(maps: &M, settings: &Settings, ctx: &PacketContex
 #[inline(always)]
 fn is_waiting_in_vain<M: Maps>(maps: &M, ctx: &PacketContext) -> bool {
     if FlowState(ctx.state).is_server_flow() {
-        return source_requests::count_bare(maps, ctx);
+        return server_flow::count_empty(maps, ctx);
     }
     let Some(set) = maps.flow_set(ctx.set_index) else { return false };
-    let counter = super::counter_index(ctx.way as usize & (WAYS - 1), u64::from(ctx.from_lower));
+    let counter = counter_index(ctx.way as usize & (WAYS - 1), u64::from(ctx.from_lower));
     unpack(set.counters[counter].load()).0 >= PENDING_PACKETS
 }
 
@@ -183,7 +171,7 @@ fn starts_known_non_p2p<P: Packet>(packet: &P, ctx: &PacketContext) -> bool {
     }
     let Some(head) = packet.read::<HEAD>(ctx.headers.payload_offset as usize) else { return false };
     let ports = (ctx.headers.source_port, ctx.headers.destination_port);
-    is_known_non_p2p(transport(ctx), head, ctx.headers.payload_len, ports)
+    is_known_non_p2p(ctx.transport(), head, ctx.headers.payload_len, ports)
 }
 
 /// Counts a known non-P2P payload as inspected; `true` if the first payloads of both sides are, which ends inspection.
@@ -223,7 +211,7 @@ fn choose_depth<P: Packet, M: Maps>(packet: &P, maps: &M, settings: &Settings, s
         return;
     }
     let Some([first]) = packet.read::<1>(ctx.headers.payload_offset as usize) else { return };
-    if !is_shallow(transport(ctx), first) || settings.inspection.load() == InspectionDepth::Watchlist as u64 {
+    if !is_shallow(ctx.transport(), first) || settings.inspection.load() == InspectionDepth::Watchlist as u64 {
         return;
     }
     let Some(cold) = maps.cold_set(ctx.set_index) else { return };
@@ -255,7 +243,7 @@ fn classify_payload<P: Packet, M: Maps>(packet: &P, maps: &M, scratch: &mut Scra
     payload.destination_port = ctx.headers.destination_port;
     payload.from_lower = ctx.from_lower;
     packet.copy_payload(ctx.headers.payload_offset as usize, payload);
-    let found = classify(transport(ctx), payload, &mut rule_state);
+    let found = classify(ctx.transport(), payload, &mut rule_state);
     ctx.evidence = u32::from(progress.evidence);
     ctx.begins = begins(ctx, progress.rule_flags);
     let inspected = progress.inspect(ctx.is_from_lower());

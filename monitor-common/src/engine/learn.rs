@@ -16,20 +16,19 @@
 //!
 //! What follows from knowledge, and what else it takes, is in `associate.rs`.
 
-use super::{context::PacketContext, counter_index, source_requests, subscribers, subscribers::NO_POOL};
+use super::{peer_keys, server_flow, subscribers, subscribers::NO_POOL};
 use crate::{
     abi::{
         event::KernelEvent,
-        key::{Address, Seed},
         limits::{FIRST_PEER_PORT, WAYS},
         protocol::Protocol,
         settings::{InspectionDepth, Settings},
     },
     bpf::shared_u64::SharedU64,
     tables::{
-        flow_table::{FlowState, Stage, evidence, unpack},
+        context::PacketContext,
+        flow_table::{FlowState, Stage, counter_index, evidence, unpack},
         maps::Maps,
-        peer_cache::{self, Inserted, Key, PeerEntry},
     },
 };
 
@@ -54,7 +53,7 @@ pub(super) fn learn<M: Maps>(maps: &M, settings: &Settings, ctx: &mut PacketCont
             complete = is_complete(ctx) && !state.is_server_flow();
             let answered = if ctx.is_from_lower() { higher } else { lower };
             if ctx.sources.requests != 0 && answered && ctx.block_lens[1 - (ctx.from_lower as usize & 1)] != NO_POOL {
-                source_requests::store_request(maps, ctx, cell);
+                server_flow::store_request(maps, ctx, cell);
                 complete = false;
             }
         }
@@ -94,12 +93,12 @@ fn teach<M: Maps>(maps: &M, settings: &Settings, ctx: &PacketContext, state: Flo
             return;
         }
         let block = ctx.ends[end & 1].block(block_len as u8);
-        insert(
+        peer_keys::insert(
             maps,
             settings,
-            subscriber_key(&ctx.seed(settings), block, block_len, ctx.protocol as u8),
+            peer_keys::subscriber_key(&ctx.seed(settings), block, block_len, ctx.protocol as u8),
             ctx,
-            entry(ctx, true),
+            peer_keys::entry(ctx, true),
         );
     } else {
         let proved = ctx.is_tcp() || ctx.evidence & u32::from(evidence::PROVED_LOWER) << end != 0;
@@ -120,64 +119,13 @@ fn teach<M: Maps>(maps: &M, settings: &Settings, ctx: &PacketContext, state: Flo
 #[inline(never)]
 fn insert_endpoint<M: Maps>(maps: &M, settings: &Settings, ctx: &PacketContext, end: usize, port: u16, own: bool) {
     if port >= FIRST_PEER_PORT {
-        insert(maps, settings, endpoint_key(settings, ctx, end, port), ctx, entry(ctx, own));
-    }
-}
-
-/// The tag of an endpoint of the packet's flow.
-#[inline(always)]
-pub(super) fn endpoint_key(settings: &Settings, ctx: &PacketContext, end: usize, port: u16) -> u64 {
-    peer_cache::tag(&ctx.seed(settings), Key::Endpoint, ctx.address(end), u64::from(port), ctx.headers.tunnel)
-}
-
-/// Enters the endpoint that a server named to the packet's receiver.
-#[inline(never)]
-pub(super) fn insert_referred<M: Maps>(maps: &M, settings: &Settings, ctx: &PacketContext) {
-    let tag = referred_key(settings, ctx.requester, ctx.sources.address, ctx.sources.port as u16);
-    insert(maps, settings, tag, ctx, entry(ctx, false).referred());
-}
-
-/// The tag of an endpoint that a server named to this asker.
-#[inline(always)]
-pub(super) fn referred_key(settings: &Settings, requester: u64, address: Address, port: u16) -> u64 {
-    peer_cache::tag(&settings.seed, Key::Referred, address, u64::from(port), requester)
-}
-
-/// The tag of the subscriber at one end as one who asks.
-#[inline(never)]
-pub(super) fn requester_key(settings: &Settings, ctx: &PacketContext, end: usize) -> u64 {
-    let block_len = ctx.block_lens[end & 1];
-    let block = ctx.ends[end & 1].block(block_len as u8);
-    peer_cache::tag(&ctx.seed(settings), Key::Requester, block, u64::from(block_len), ctx.headers.tunnel)
-}
-
-/// The tag of a subscriber who speaks a protocol.
-#[inline(always)]
-pub(super) fn subscriber_key(seed: &Seed, block: Address, block_len: u32, protocol: u8) -> u64 {
-    let detail = u64::from(block_len) << 8 | u64::from(Protocol::family_number(protocol));
-    peer_cache::tag(seed, Key::Subscriber, block, detail, 0)
-}
-
-/// The protocol of the packet's flow, known from now on.
-#[inline(always)]
-fn entry(ctx: &PacketContext, own: bool) -> PeerEntry {
-    PeerEntry::new(Protocol::family_number(ctx.protocol as u8), own, ctx.now_s)
-}
-
-/// Enters one piece of knowledge.
-#[inline(never)]
-fn insert<M: Maps>(maps: &M, settings: &Settings, tag: u64, ctx: &PacketContext, entry: PeerEntry) {
-    let Some(set) = maps.peer_set(peer_cache::set_index(tag, settings.peer_mask)) else {
-        maps.count_event(KernelEvent::InternalError);
-        return;
-    };
-    match set.insert(tag, entry, ctx.now_s) {
-        Inserted::Refreshed | Inserted::Busy => {}
-        Inserted::New => maps.count_event(KernelEvent::PeerLearned),
-        Inserted::Evicted => {
-            maps.count_event(KernelEvent::PeerLearned);
-            maps.count_event(KernelEvent::PeerEvicted);
-        }
+        peer_keys::insert(
+            maps,
+            settings,
+            peer_keys::endpoint_key(settings, ctx, end, port),
+            ctx,
+            peer_keys::entry(ctx, own),
+        );
     }
 }
 

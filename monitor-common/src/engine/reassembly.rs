@@ -1,6 +1,5 @@
 //! Joins the first segments of a stream: see `tables/reassembly.rs` and `dissect/hold_rules.rs`.
 
-use super::{Scratch, context::PacketContext, source_requests};
 use crate::{
     abi::{
         event::KernelEvent,
@@ -10,6 +9,7 @@ use crate::{
     dissect::{hold_rules, rule_state::rule_flags},
     parse::{packet::Packet, payload::Payload},
     tables::{
+        context::{PacketContext, Scratch},
         flow_table::{FlowState, Progress},
         maps::Maps,
         reassembly::{self, Continuation, ReassemblySlot},
@@ -57,7 +57,7 @@ pub(super) fn skip_segment<P: Packet, M: Maps>(packet: &P, maps: &M, scratch: &m
 /// Puts the bytes held for the packet's direction in front of its payload.
 #[inline(never)]
 fn resume<P: Packet, M: Maps>(packet: &P, maps: &M, ctx: &mut PacketContext, payload: &mut Payload) -> Continuation {
-    source_requests::read_numbers(packet, ctx);
+    ctx.read_numbers(packet);
     let Some(entry) = entry(maps, ctx, ctx.from_lower) else { return Continuation::Missing };
     if ctx.forged != 0 {
         // A spoofed packet must not continue a subscriber's stream.
@@ -71,7 +71,7 @@ fn resume<P: Packet, M: Maps>(packet: &P, maps: &M, ctx: &mut PacketContext, pay
 #[inline(never)]
 pub(super) fn hold<P: Packet, M: Maps>(packet: &P, maps: &M, scratch: &mut Scratch) {
     let (ctx, payload) = (&mut scratch.ctx, &scratch.payload);
-    source_requests::read_numbers(packet, ctx);
+    ctx.read_numbers(packet);
     let Some(entry) = entry(maps, ctx, ctx.from_lower) else { return };
     let tag = reassembly::tag(ctx.tag, ctx.from_lower);
     let next = ((ctx.numbers >> 32) as u32).wrapping_add(ctx.headers.payload_len);

@@ -17,24 +17,22 @@
 //! [`SERVER_FLOW_PACKETS`] a direction that is renewed every [`crate::abi::limits::ASSOCIATION_SECONDS`].
 
 use super::{
-    Scratch,
-    context::PacketContext,
-    inspect, learn,
+    peer_keys,
     subscribers::{self, NO_POOL},
 };
 use crate::{
     abi::{
         key,
-        limits::{FIRST_PEER_PORT, SERVER_FLOW_PACKETS, SOURCES_PER_PACKET},
+        limits::{FIRST_PEER_PORT, SOURCES_PER_PACKET},
         settings::Settings,
     },
-    bpf::shared_u64::SharedU64,
     dissect::{
-        peer_list::{self, Context, requests},
+        peer_list::{self, Context},
         rule_state::rule_flags,
     },
     parse::packet::Packet,
     tables::{
+        context::{PacketContext, Scratch},
         flow_table::{FlowState, Progress},
         maps::Maps,
     },
@@ -59,7 +57,7 @@ pub(super) fn read_sources<P: Packet, M: Maps>(
         return;
     }
     let context = Context {
-        transport: inspect::transport(ctx),
+        transport: ctx.transport(),
         protocol,
         ipv6: !key::both_ipv4(ctx.headers.source, ctx.headers.destination),
         announces: ctx.named_port != 0,
@@ -67,7 +65,7 @@ pub(super) fn read_sources<P: Packet, M: Maps>(
     };
     peer_list::begin(&context, payload, &mut ctx.sources);
     if ctx.is_tcp() {
-        read_numbers(packet, ctx);
+        ctx.read_numbers(packet);
     }
     let answers = requested && answers_request(maps, ctx) && is_for_subscriber(maps, settings, ctx);
     // Whether it answers is not known to the verifier here, nor learned in the loop: it walks the loop once.
@@ -79,18 +77,10 @@ pub(super) fn read_sources<P: Packet, M: Maps>(
         }
         peer_list::next(payload, &mut ctx.sources);
         if payload.verifier_barrier(answers) != 0 && ctx.sources.port >= u32::from(FIRST_PEER_PORT) {
-            learn::insert_referred(maps, settings, ctx);
+            peer_keys::insert_referred(maps, settings, ctx);
         }
         step += 1;
     }
-}
-
-/// Sequence and acknowledgement number of the segment, into the work.
-#[inline(never)]
-pub(super) fn read_numbers<P: Packet>(packet: &P, ctx: &mut PacketContext) {
-    let header = ctx.headers.payload_offset.wrapping_sub(u32::from(ctx.headers.transport_len));
-    // RFC 9293 section 3.1: offsets 4 and 8.
-    ctx.numbers = packet.read::<8>(header as usize + 4).map_or(0, u64::from_be_bytes);
 }
 
 /// Whether the payload answers what the other side asked latest.
@@ -120,53 +110,6 @@ fn is_for_subscriber<M: Maps>(maps: &M, settings: &Settings, ctx: &mut PacketCon
     if !subscribers::find_subscribers(maps, ctx) || ctx.block_lens[receiver] == NO_POOL {
         return false;
     }
-    ctx.requester = learn::requester_key(settings, ctx, receiver);
+    ctx.requester = peer_keys::requester_key(settings, ctx, receiver);
     true
-}
-
-/// Keeps what the packet's sender, a subscriber, asked: the flow is a session from now on, and knows what an answer has to
-/// match. By UDP the transaction id was kept already.
-#[inline(never)]
-pub(super) fn store_request<M: Maps>(maps: &M, ctx: &PacketContext, cell: &SharedU64) {
-    let Some(cold) = maps.cold_set(ctx.set_index) else { return };
-    let cold = cold.flow(ctx.way);
-    let (state, rule_value) = (FlowState(cell.load()), &cold.rule_value);
-    if ctx.is_tcp() && ctx.sources.requests & requests::SOURCES != 0 {
-        let end = ((ctx.numbers >> 32) as u32).wrapping_add(ctx.headers.payload_len);
-        let mut progress = Progress::from_bits(cold.progress.load());
-        progress.rule_flags &= !rule_flags::REQUEST_FROM_LOWER;
-        if ctx.is_from_lower() {
-            progress.rule_flags |= rule_flags::REQUEST_FROM_LOWER;
-        }
-        cold.progress.store(progress.to_bits());
-        rule_value.store(u64::from(end) << 32 | u64::from(ctx.numbers as u32));
-    } else if ctx.is_tcp() && !state.is_server_flow() {
-        // What signatures kept is no question.
-        rule_value.store(0);
-    }
-    // If another CPU refreshes the last-seen second at this very moment, the next question tries again.
-    if state != state.server_flow() {
-        cell.replace(state.0, state.server_flow().0);
-    }
-}
-
-/// Counts a session's packet without payload; whether its budget is used up.
-#[inline(never)]
-pub(super) fn count_bare<M: Maps>(maps: &M, ctx: &PacketContext) -> bool {
-    let Some(cold) = maps.cold_set(ctx.set_index) else { return true };
-    let cell = &cold.flow(ctx.way).progress;
-    let mut progress = Progress::from_bits(cell.load());
-    let exhausted = progress.inspect(ctx.is_from_lower()) >= SERVER_FLOW_PACKETS;
-    cell.store(progress.to_bits());
-    exhausted
-}
-
-/// Gives a session a new budget.
-#[inline(never)]
-pub(super) fn renew<M: Maps>(maps: &M, ctx: &PacketContext) {
-    if let Some(cold) = maps.cold_set(ctx.set_index) {
-        let cell = &cold.flow(ctx.way).progress;
-        let progress = Progress::from_bits(cell.load());
-        cell.store(Progress { inspected_lower: 0, inspected_higher: 0, ..progress }.to_bits());
-    }
 }

@@ -1,10 +1,11 @@
 //! Which ends of a packet are subscribers, and the tally slots of their blocks.
 
-use super::{account, context::PacketContext};
+use super::tally_slots;
 use crate::{
     abi::{key::Address, settings::Settings, tally::KeyWords},
     parse::{self, packet::Packet},
     tables::{
+        context::PacketContext,
         flow_table::{Ends, NO_SLOT, pack_slots},
         maps::Maps,
         pool_table, tally_cache,
@@ -121,5 +122,5 @@ fn slot<M: Maps>(maps: &M, settings: &Settings, ctx: &PacketContext, end: usize,
     }
     let block = ctx.ends[end].block(block_len as u8);
     let key = KeyWords::new(block, ctx.realm, block_len as u8, verdict.0, verdict.1);
-    account::slot_of(maps, settings, &key, ctx.block_hashes[end])
+    tally_slots::slot_of(maps, settings, &key, ctx.block_hashes[end])
 }

@@ -1,6 +1,6 @@
 //! Whether a payload names content on the operator's list; only in the inspection depth `watchlist`.
 
-use super::{context::PacketContext, subscribers, subscribers::NO_POOL};
+use super::{subscribers, subscribers::NO_POOL};
 use crate::{
     abi::{
         event::KernelEvent,
@@ -8,7 +8,7 @@ use crate::{
         tally::KeyWords,
         watch::{ContentHash, WatchHit},
     },
-    tables::maps::Maps,
+    tables::{context::PacketContext, maps::Maps},
 };
 
 /// Compares what the payload named with the list; on a hit, tallies it for the subscriber who sent it, and tells the

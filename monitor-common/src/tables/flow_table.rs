@@ -10,8 +10,13 @@
 //! * counters are only added to, or swapped for zero by the CPU that flushes them: nothing is lost or counted twice;
 //! * the cold entry is written by the claimer before the state leaves [`Stage::Locked`]; later only the inspection's progress changes.
 
+use super::age_s;
 use crate::{
-    abi::limits::{FLUSH_PACKETS, WAYS},
+    abi::{
+        limits::{ASSOCIATION_SECONDS, FLUSH_PACKETS, FRESH_SECONDS, IDLE_SECONDS, PENDING_IDLE_SECONDS, WAYS},
+        protocol::Protocol,
+        tally::Direction,
+    },
     bpf::shared_u64::SharedU64,
 };
 
@@ -28,6 +33,27 @@ pub struct FlowSet {
 }
 
 const _: () = assert!(core::mem::size_of::<FlowSet>() == 128);
+
+impl FlowSet {
+    /// A value whose top bit is set if a way has this tag. Without a branch, which the processor might mispredict: no tag has a
+    /// top bit, so only 0 - 1 has it.
+    #[inline(always)]
+    fn has_tag(&self, way: usize, tag: u64) -> u64 {
+        (self.tags[way].load() ^ tag).wrapping_sub(1)
+    }
+
+    /// The way with this tag.
+    #[inline(always)]
+    #[must_use]
+    pub fn find(&self, tag: u64) -> Option<usize> {
+        let (one, two, three) = (self.has_tag(1, tag), self.has_tag(2, tag), self.has_tag(3, tag));
+        // The bits of the way's number: 2 or 3, 1 or 3.
+        let (upper, lower) = (two | three, one | three);
+        // Computed in parallel to the number, so that no load of the way waits for it.
+        let any = (upper | one | self.has_tag(0, tag)) as i64;
+        (any < 0).then_some((upper >> 63 << 1 | lower >> 63) as usize)
+    }
+}
 
 /// Data of a flow that only the slow path and the drain need.
 #[repr(C)]
@@ -94,6 +120,19 @@ pub enum Ends {
     Higher = 1,
     /// Both.
     Both = 2,
+}
+
+impl Ends {
+    /// Direction of a packet of the flow.
+    #[inline(always)]
+    #[must_use]
+    pub const fn direction(self, from_lower: bool) -> Direction {
+        match (self, from_lower) {
+            (Self::Both, _) => Direction::Local,
+            (Self::Lower, true) | (Self::Higher, false) => Direction::Up,
+            (Self::Lower, false) | (Self::Higher, true) => Direction::Down,
+        }
+    }
 }
 
 const EPOCH_MASK: u64 = 0xffff;
@@ -306,6 +345,59 @@ impl FlowState {
     pub const fn interface(self, from_lower: bool) -> u16 {
         (self.0 >> interface_shift(from_lower as u64)) as u16
     }
+
+    /// Seconds since the flow's latest packet; 0 if the clocks of two CPUs are a moment apart.
+    #[inline(always)]
+    #[must_use]
+    pub const fn age_s(self, now_s: u64) -> u16 {
+        age_s(now_s, self.second())
+    }
+
+    /// Whether a flow without a verdict has paused for so long that its inspection may have been ended early.
+    #[inline(always)]
+    #[must_use]
+    pub fn has_paused(self, now_s: u64) -> bool {
+        self.stage() == Stage::Settled
+            && self.protocol_number() == Protocol::Unclassified as u8
+            && self.age_s(now_s) >= PENDING_IDLE_SECONDS
+    }
+
+    /// Whether a new period of [`ASSOCIATION_SECONDS`] has begun since the flow's latest packet.
+    #[inline(always)]
+    #[must_use]
+    pub fn is_due(self, now_s: u64) -> bool {
+        (u64::from(self.second()) ^ now_s) & 0xffff & !(ASSOCIATION_SECONDS - 1) != 0
+    }
+
+    /// Priority for eviction; 0 for never.
+    #[inline(always)]
+    #[must_use]
+    pub fn eviction_priority(self, now_s: u64) -> u32 {
+        let age = self.age_s(now_s);
+        let p2p = self.protocol_number() > Protocol::Fragment as u8;
+        match self.stage() {
+            Stage::Empty => FREE,
+            Stage::Locked => 0,
+            Stage::Inspecting | Stage::Settled if age < FRESH_SECONDS => 0,
+            // A verdict is being written: the way is as good as locked.
+            Stage::Inspecting if self.is_claimed() => 0,
+            Stage::Inspecting | Stage::Settled if age >= IDLE_SECONDS => (2 - u32::from(p2p)) * IDLE + u32::from(age),
+            Stage::Inspecting | Stage::Settled if p2p => 0,
+            Stage::Inspecting | Stage::Settled => u32::from(age),
+        }
+    }
+}
+
+/// Priority of an empty way.
+pub const FREE: u32 = u32::MAX;
+/// Least priority of an idle flow; the age of 16 bits is added.
+pub const IDLE: u32 = 0x10_0000;
+
+/// Index of a flow's counter for one direction.
+#[inline(always)]
+#[must_use]
+pub const fn counter_index(way: usize, from_lower: u64) -> usize {
+    (2 * way + (from_lower ^ 1) as usize) & (2 * WAYS - 1)
 }
 
 const BYTES_BITS: u32 = 40;

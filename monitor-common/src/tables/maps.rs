@@ -10,8 +10,8 @@ use crate::{
         tally::{KeyWords, NodeTally, Tally},
         watch::{ContentHash, WatchHit},
     },
-    engine::Scratch,
     tables::{
+        context::Scratch,
         flow_table::{ColdSet, FlowSet},
         peer_cache::PeerSet,
         reassembly::ReassemblySlot,

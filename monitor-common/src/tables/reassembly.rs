@@ -8,6 +8,7 @@
 //! [`HOLD_SECONDS`]. It is zeroed as soon as it is used or its flow settles, and otherwise by the agent's next drain.
 //! `dissect/hold_rules.rs` decides which bytes may be held.
 
+use super::age_s;
 use crate::{
     abi::limits::{HELD_BYTES, HOLD_SECONDS, REASSEMBLY_SLOTS},
     bpf::{branchless::neg, shared_u64::SharedU64},
@@ -75,7 +76,7 @@ impl ReassemblySlot {
         let stands_for = (word >> 24) as u32 & 0x7f;
         let continues = sequence == next;
         let replaces = sequence == next.wrapping_sub(stands_for) && len > stands_for;
-        let current = age_s(word, now_s) < HOLD_SECONDS;
+        let current = age_s(now_s, word as u16) < HOLD_SECONDS;
         if current && !(continues || replaces) {
             return Continuation::OutOfOrder;
         }
@@ -105,7 +106,7 @@ impl ReassemblySlot {
             // Another CPU writes this slot; this direction's bytes are not held.
             return true;
         }
-        let overwritten = word != 0 && age_s(word, now_s) < HOLD_SECONDS && self.tag.load() != tag;
+        let overwritten = word != 0 && age_s(now_s, word as u16) < HOLD_SECONDS && self.tag.load() != tag;
         self.tag.store(tag);
         // All ones when more than a word is held. Without a branch, which would double the verifier's work.
         let rest = neg(8u64.wrapping_sub(u64::from(count)) >> 63);
@@ -135,7 +136,7 @@ impl ReassemblySlot {
     /// The 16-bit seconds wrap after 18 hours; drains are far more frequent.
     pub fn expire(&self, now_s: u64) -> bool {
         let word = self.word.load();
-        let out_of_date = word != 0 && word & WRITING == 0 && age_s(word, now_s) >= HOLD_SECONDS;
+        let out_of_date = word != 0 && word & WRITING == 0 && age_s(now_s, word as u16) >= HOLD_SECONDS;
         if out_of_date && self.word.replace(word, WRITING) {
             self.clear();
         }
@@ -153,13 +154,6 @@ impl ReassemblySlot {
         self.tag.store(0);
         self.word.swap(0);
     }
-}
-
-/// Seconds since a slot was written; 0 if the clocks of two CPUs are a moment apart.
-#[inline(always)]
-const fn age_s(word: u64, now_s: u64) -> u16 {
-    let age = (now_s as u16).wrapping_sub(word as u16);
-    if age >= crate::abi::limits::CLOCK_SKEW_AGE { 0 } else { age }
 }
 
 #[cfg(test)]

@@ -9,8 +9,8 @@ use aya_ebpf::{
 };
 use monitor_common::{
     abi::limits::{HELD_BYTES, MAX_READ_OFFSET, OFFSET_BOUND, TAIL, WINDOW},
-    engine::Scratch,
     parse::{packet::Packet, payload::Payload},
+    tables::context::Scratch,
 };
 
 use super::tables;

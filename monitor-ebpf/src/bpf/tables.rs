@@ -25,8 +25,8 @@ use monitor_common::{
         watch::{ContentHash, WatchHit},
     },
     bpf::shared_u64::SharedU64,
-    engine::Scratch,
     tables::{
+        context::Scratch,
         flow_table::{ColdSet, FlowSet},
         maps::{CounterMaps, Maps},
         peer_cache::PeerSet,

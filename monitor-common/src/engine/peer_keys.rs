@@ -1,0 +1,72 @@
+//! Keys of the peer cache, and the insertion of entries.
+
+use crate::{
+    abi::{
+        event::KernelEvent,
+        key::{Address, Seed},
+        protocol::Protocol,
+        settings::Settings,
+    },
+    tables::{
+        context::PacketContext,
+        maps::Maps,
+        peer_cache::{self, Inserted, Key, PeerEntry},
+    },
+};
+
+/// The tag of an endpoint of the packet's flow.
+#[inline(always)]
+pub(super) fn endpoint_key(settings: &Settings, ctx: &PacketContext, end: usize, port: u16) -> u64 {
+    peer_cache::tag(&ctx.seed(settings), Key::Endpoint, ctx.address(end), u64::from(port), ctx.headers.tunnel)
+}
+
+/// The tag of an endpoint that a server named to this asker.
+#[inline(always)]
+pub(super) fn referred_key(settings: &Settings, requester: u64, address: Address, port: u16) -> u64 {
+    peer_cache::tag(&settings.seed, Key::Referred, address, u64::from(port), requester)
+}
+
+/// The tag of the subscriber at one end as one who asks.
+#[inline(never)]
+pub(super) fn requester_key(settings: &Settings, ctx: &PacketContext, end: usize) -> u64 {
+    let block_len = ctx.block_lens[end & 1];
+    let block = ctx.ends[end & 1].block(block_len as u8);
+    peer_cache::tag(&ctx.seed(settings), Key::Requester, block, u64::from(block_len), ctx.headers.tunnel)
+}
+
+/// The tag of a subscriber who speaks a protocol.
+#[inline(always)]
+pub(super) fn subscriber_key(seed: &Seed, block: Address, block_len: u32, protocol: u8) -> u64 {
+    let detail = u64::from(block_len) << 8 | u64::from(Protocol::family_number(protocol));
+    peer_cache::tag(seed, Key::Subscriber, block, detail, 0)
+}
+
+/// The protocol of the packet's flow, known from now on.
+#[inline(always)]
+pub(super) fn entry(ctx: &PacketContext, own: bool) -> PeerEntry {
+    PeerEntry::new(Protocol::family_number(ctx.protocol as u8), own, ctx.now_s)
+}
+
+/// Enters the endpoint that a server named to the packet's receiver.
+#[inline(never)]
+pub(super) fn insert_referred<M: Maps>(maps: &M, settings: &Settings, ctx: &PacketContext) {
+    let tag = referred_key(settings, ctx.requester, ctx.sources.address, ctx.sources.port as u16);
+    insert(maps, settings, tag, ctx, entry(ctx, false).referred());
+}
+
+/// Enters one piece of knowledge.
+#[inline(never)]
+pub(super) fn insert<M: Maps>(maps: &M, settings: &Settings, tag: u64, ctx: &PacketContext, entry: PeerEntry) {
+    let Some(set) = maps.peer_set(peer_cache::set_index(tag, settings.peer_mask)) else {
+        maps.count_event(KernelEvent::InternalError);
+        return;
+    };
+    match set.insert(tag, entry, ctx.now_s) {
+        Inserted::Refreshed | Inserted::Busy => {}
+        Inserted::New => maps.count_event(KernelEvent::PeerLearned),
+        Inserted::Evicted => {
+            maps.count_event(KernelEvent::PeerLearned);
+            maps.count_event(KernelEvent::PeerEvicted);
+        }
+    }
+}

@@ -1,0 +1,59 @@
+//! Flows between a client and a server: the budget of packets that are inspected, and the request that an answer must match.
+
+use crate::{
+    abi::limits::SERVER_FLOW_PACKETS,
+    bpf::shared_u64::SharedU64,
+    dissect::{peer_list::requests, rule_state::rule_flags},
+    tables::{
+        context::PacketContext,
+        flow_table::{FlowState, Progress},
+        maps::Maps,
+    },
+};
+
+/// Counts a packet without payload against the budget; whether the budget is used up.
+#[inline(never)]
+pub(super) fn count_empty<M: Maps>(maps: &M, ctx: &PacketContext) -> bool {
+    let Some(cold) = maps.cold_set(ctx.set_index) else { return true };
+    let cell = &cold.flow(ctx.way).progress;
+    let mut progress = Progress::from_bits(cell.load());
+    let exhausted = progress.inspect(ctx.is_from_lower()) >= SERVER_FLOW_PACKETS;
+    cell.store(progress.to_bits());
+    exhausted
+}
+
+/// Renews the budget.
+#[inline(never)]
+pub(super) fn renew_budget<M: Maps>(maps: &M, ctx: &PacketContext) {
+    if let Some(cold) = maps.cold_set(ctx.set_index) {
+        let cell = &cold.flow(ctx.way).progress;
+        let progress = Progress::from_bits(cell.load());
+        cell.store(Progress { inspected_lower: 0, inspected_higher: 0, ..progress }.to_bits());
+    }
+}
+
+/// Stores the request of the packet's sender, a subscriber: the flow is a server flow from now on, and an answer must match the
+/// request. Over UDP the rules have stored the transaction id already.
+#[inline(never)]
+pub(super) fn store_request<M: Maps>(maps: &M, ctx: &PacketContext, cell: &SharedU64) {
+    let Some(cold) = maps.cold_set(ctx.set_index) else { return };
+    let cold = cold.flow(ctx.way);
+    let (state, rule_value) = (FlowState(cell.load()), &cold.rule_value);
+    if ctx.is_tcp() && ctx.sources.requests & requests::SOURCES != 0 {
+        let end = ((ctx.numbers >> 32) as u32).wrapping_add(ctx.headers.payload_len);
+        let mut progress = Progress::from_bits(cold.progress.load());
+        progress.rule_flags &= !rule_flags::REQUEST_FROM_LOWER;
+        if ctx.is_from_lower() {
+            progress.rule_flags |= rule_flags::REQUEST_FROM_LOWER;
+        }
+        cold.progress.store(progress.to_bits());
+        rule_value.store(u64::from(end) << 32 | u64::from(ctx.numbers as u32));
+    } else if ctx.is_tcp() && !state.is_server_flow() {
+        // The value that rules stored is no request.
+        rule_value.store(0);
+    }
+    // If another CPU refreshes the last-seen second at this very moment, the next request tries again.
+    if state != state.server_flow() {
+        cell.replace(state.0, state.server_flow().0);
+    }
+}
