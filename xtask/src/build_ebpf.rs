@@ -13,7 +13,7 @@ use crate::command::{cargo_home, run as run_command};
 use crate::provenance::{OBJECTS, Object, Provenance, sha256, source_hash, stale};
 use crate::setup::{self, Need};
 use crate::toolchain::{TARGET, Toolchain};
-use crate::workspace::{root, target};
+use crate::workspace::{members, root, target};
 
 /// Arguments of `build-ebpf`.
 #[derive(Debug, Default, clap::Args)]
@@ -139,14 +139,9 @@ fn copy_workspace(to: &Path) -> Result<()> {
     for file in ["Cargo.toml", "Cargo.lock"] {
         fs::copy(root().join(file), to.join(file)).with_context(|| format!("cannot copy {file}"))?;
     }
-    let manifest: toml::Table = fs::read_to_string(root().join("Cargo.toml"))?.parse()?;
-    let members = manifest
-        .get("workspace")
-        .and_then(|table| table.get("members")?.as_array())
-        .context("Cargo.toml lists no members")?;
-    for member in members.iter().filter_map(toml::Value::as_str) {
+    for member in members()? {
         let mut copy = Command::new("cp");
-        copy.args(["-r", "--parents"]).arg(member).arg(to).current_dir(root());
+        copy.args(["-r", "--parents", &member]).arg(to).current_dir(root());
         crate::command::output(&mut copy)?;
     }
     Ok(())

@@ -76,6 +76,17 @@ pub fn cargo_home() -> PathBuf {
 /// When it cannot be started, does not end with status 0, or is still running at the limit; then it and all its
 /// descendants are killed.
 pub fn stream(command: &mut Command, limit: Duration, mut line: impl FnMut(&str)) -> Result<()> {
+    stream_some(command, limit, |text| {
+        line(text);
+        true
+    })
+}
+
+/// Works as [`stream`], and prints only the lines for which `line` returns true.
+///
+/// # Errors
+/// As [`stream`].
+pub fn stream_some(command: &mut Command, limit: Duration, mut line: impl FnMut(&str) -> bool) -> Result<()> {
     println!("  $ {}", shown(command));
     let mut child = command
         .stdin(Stdio::null())
@@ -87,8 +98,9 @@ pub fn stream(command: &mut Command, limit: Duration, mut line: impl FnMut(&str)
     loop {
         match lines.recv_timeout(end.saturating_duration_since(Instant::now())) {
             Ok(text) => {
-                println!("{text}");
-                line(&text);
+                if line(&text) {
+                    println!("{text}");
+                }
             }
             Err(mpsc::RecvTimeoutError::Disconnected) => break,
             Err(mpsc::RecvTimeoutError::Timeout) => {

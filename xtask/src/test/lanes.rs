@@ -8,9 +8,9 @@ use anyhow::{Context as _, Result, bail};
 use peertally_lab::without_package;
 
 use super::{Mode, Outcome};
-use crate::command::{shown, stream};
+use crate::command::{shown, stream, stream_some};
 use crate::setup::Need;
-use crate::workspace::root;
+use crate::workspace::{members, root};
 use crate::{accuracy, build_ebpf, fuzz, habits, kernels};
 
 /// One lane.
@@ -233,7 +233,11 @@ fn tests(mode: Mode, outcome: &mut Outcome, targets: &[&str], named: &[String], 
         Mode::Strict => command.env("PEERTALLY_STRICT", "1"),
         Mode::Quick => command.env_remove("PEERTALLY_STRICT"),
     };
-    let result = stream(&mut command, TESTING, |line| outcome.read(line));
+    let mut shown = Shown::default();
+    let result = stream_some(&mut command, TESTING, |line| {
+        outcome.read(line);
+        mode == Mode::Strict || shown.keeps(line)
+    });
     if outcome.passed + outcome.failed == 0 {
         bail!(
             "no test ran: {}",
@@ -243,11 +247,33 @@ fn tests(mode: Mode, outcome: &mut Outcome, targets: &[&str], named: &[String], 
     result
 }
 
+/// Chooses the lines of a test run that a person who is working wants to see: results, failures and what was skipped.
+#[derive(Debug, Default)]
+struct Shown {
+    /// In the part with the output of passed tests.
+    successes: bool,
+}
+
+impl Shown {
+    fn keeps(&mut self, line: &str) -> bool {
+        match line {
+            "successes:" => self.successes = true,
+            "failures:" => self.successes = false,
+            _ => {}
+        }
+        if line.starts_with("test result: ") {
+            self.successes = false;
+        }
+        let passed = line.starts_with("test ") && line.ends_with(" ... ok");
+        line.trim_start().starts_with("SKIPPED: ") || !(self.successes || passed || line.is_empty())
+    }
+}
+
 /// Names of all integration tests of the workspace: those that need the machine to themselves (`e2e_..`) apart.
 fn integration_tests() -> Result<(Vec<String>, Vec<String>)> {
     let mut names = Vec::new();
-    for member in fs::read_dir(root()).context("cannot list the repository")? {
-        let Ok(entries) = fs::read_dir(member?.path().join("tests")) else { continue };
+    for member in members()? {
+        let Ok(entries) = fs::read_dir(root().join(member).join("tests")) else { continue };
         for entry in entries {
             let path = entry?.path();
             if path.extension().is_some_and(|extension| extension == "rs") || path.join("main.rs").is_file() {
@@ -258,4 +284,48 @@ fn integration_tests() -> Result<(Vec<String>, Vec<String>)> {
     names.sort();
     let (apart, plain) = names.into_iter().partition(|name| name.starts_with("e2e_"));
     Ok((plain, apart))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn integration_tests_of_every_member_are_found() {
+        let (plain, apart) = integration_tests().expect("the repository can be read");
+        for name in ["differential", "object"] {
+            assert!(plain.iter().any(|test| test == name), "{name} in {plain:?}");
+        }
+        assert!(apart.iter().any(|test| test == "e2e_lab"), "{apart:?}");
+    }
+
+    #[test]
+    fn output_of_passed_tests_is_left_out() {
+        let lines = [
+            "running 3 tests",
+            "test a ... ok",
+            "test b ... FAILED",
+            "",
+            "successes:",
+            "---- a stdout ----",
+            "noise",
+            "SKIPPED: no promtool",
+            "failures:",
+            "---- b stdout ----",
+            "reason",
+            "test result: FAILED. 1 passed; 1 failed",
+        ];
+        let mut shown = Shown::default();
+        let kept: Vec<_> = lines.into_iter().filter(|line| shown.keeps(line)).collect();
+        let expected = [
+            "running 3 tests",
+            "test b ... FAILED",
+            "SKIPPED: no promtool",
+            "failures:",
+            "---- b stdout ----",
+            "reason",
+            "test result: FAILED. 1 passed; 1 failed",
+        ];
+        assert_eq!(kept, expected);
+    }
 }
