@@ -13,7 +13,7 @@ use crate::{
     deliver::kind::{Kind, KindSettings, ShortForm},
 };
 
-/// Declares [`RawHook`] with one optional table for each kind; `$kind` is a module of `hooks/kinds`.
+/// Declares [`RawHook`] with one optional table for each kind; `$kind` is a module of `deliver/kinds`.
 macro_rules! hook_kinds {
     ($($kind:ident,)*) => {
         /// A receiver of events: a name and exactly one of the tables below, which decides its kind.
