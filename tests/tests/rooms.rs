@@ -176,3 +176,123 @@ fn pure_crates_forbid_unsafe_code_and_the_outside_world() {
         assert_eq!(manifest["lints"]["workspace"].as_bool(), Some(true), "{folder} takes the workspace's lints");
     }
 }
+
+/// Rooms of `monitor-common`, each of which uses only itself and those before it.
+const ROOMS: [&str; 6] = ["bpf", "abi", "parse", "dissect", "tables", "engine"];
+/// Parts of the engine, each of which uses only those before it.
+const ENGINE: [&str; 12] = [
+    "server_flow",
+    "tally_slots",
+    "subscribers",
+    "account",
+    "peer_keys",
+    "reassembly",
+    "source_requests",
+    "associate",
+    "learn",
+    "watchlist",
+    "flow_table",
+    "inspect",
+];
+
+/// The code of a file: no comments, and no tests, which stand last.
+fn code(path: &Path) -> String {
+    let text = fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    let code: Vec<_> = text.lines().filter(|line| !line.trim_start().starts_with("//")).collect();
+    let end = code.windows(2).position(|lines| lines[0] == "#[cfg(test)]" && lines[1].starts_with("mod "));
+    code[..end.unwrap_or(code.len())].join("\n")
+}
+
+/// Names right below `root` (`crate` or `super`) in the paths of a file: `a` and `b` of `root::a::c` and `root::{a::c, b}`.
+fn names_below(root: &str, code: &str) -> BTreeSet<String> {
+    let start =
+        |text: &str| text.split(|letter: char| !letter.is_alphanumeric() && letter != '_').next().map(str::to_owned);
+    let mut names = BTreeSet::new();
+    for (_, path) in code.match_indices(&format!("{root}::")).map(|(at, found)| code.split_at(at + found.len())) {
+        let Some(list) = path.strip_prefix('{') else {
+            names.extend(start(path));
+            continue;
+        };
+        let (mut depth, mut first) = (0, true);
+        for (at, letter) in list.char_indices() {
+            if first && !letter.is_whitespace() {
+                names.extend(start(&list[at..]));
+                first = false;
+            }
+            match letter {
+                '{' => depth += 1,
+                '}' if depth == 0 => break,
+                '}' => depth -= 1,
+                ',' => first = depth == 0,
+                _ => {}
+            }
+        }
+    }
+    names.remove("");
+    names
+}
+
+/// Files of a room: the one that has its name, and those in its folder.
+fn files(room: &str) -> Vec<PathBuf> {
+    let source = root().join("monitor-common/src");
+    let mut files = vec![source.join(format!("{room}.rs"))];
+    let mut folders = vec![source.join(room)];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display())) {
+            let path = entry.expect("an entry").path();
+            if path.is_dir() {
+                folders.push(path);
+            } else {
+                files.push(path);
+            }
+        }
+    }
+    files
+}
+
+#[test]
+fn names_are_found_in_paths_and_lists() {
+    let code = "use crate::{\n    abi::{key::Address, tally},\n    bpf,\n};\nfn a() { crate::tables::age() }";
+    assert_eq!(names_below("crate", code).into_iter().collect::<Vec<_>>(), ["abi", "bpf", "tables"]);
+}
+
+#[test]
+fn rooms_of_the_shared_code_use_only_those_below() {
+    let library = code(&root().join("monitor-common/src/lib.rs"));
+    let declared: BTreeSet<_> =
+        library.lines().filter_map(|line| line.strip_prefix("pub mod ")?.strip_suffix(';')).collect();
+    assert_eq!(declared, BTreeSet::from(ROOMS), "give each room its place in the order");
+    for (rank, room) in ROOMS.iter().enumerate() {
+        let files = files(room);
+        assert!(files.len() > 1, "{room} has no files");
+        for file in files {
+            for used in names_below("crate", &code(&file)) {
+                let below = ROOMS[..=rank].contains(&used.as_str());
+                assert!(below, "{}: `{room}` must not use `{used}`; the order is {ROOMS:?}", file.display());
+            }
+        }
+    }
+}
+
+#[test]
+fn no_part_of_the_engine_uses_a_later_one() {
+    let folder = root().join("monitor-common/src/engine");
+    let found: BTreeSet<_> = files("engine")
+        .iter()
+        .filter(|file| file.parent() == Some(&folder))
+        .filter_map(|file| file.file_stem())
+        .map(|name| name.to_string_lossy().into_owned())
+        .collect();
+    assert_eq!(found, ENGINE.iter().map(|part| (*part).to_owned()).collect(), "give each part its place in the order");
+    for (rank, part) in ENGINE.iter().enumerate() {
+        let code = code(&folder.join(format!("{part}.rs")));
+        let used: BTreeSet<_> =
+            names_below("super", &code).into_iter().chain(names_below("crate::engine", &code)).collect();
+        for used in used {
+            assert!(
+                ENGINE[..rank].contains(&used.as_str()),
+                "`engine::{part}` must not use `{used}`; the order is {ENGINE:?}"
+            );
+        }
+    }
+}
