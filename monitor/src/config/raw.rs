@@ -141,7 +141,7 @@ pub struct RawPool {
     pub assign: Option<u8>,
 }
 
-/// Sizes of the kernel's tables. Memory is reserved at the start: 64 bytes a flow, 64 bytes a tally, 16 bytes a peer.
+/// Sizes of the kernel's tables. Memory is reserved at the start: 64 bytes a flow, 184 bytes a tally, 16 bytes a peer.
 #[derive(Clone, Debug, Deserialize)]
 #[cfg_attr(test, derive(serde::Serialize, schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
