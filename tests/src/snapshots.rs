@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use peertally_core::snapshot::{Pending, Snapshot};
+use peertally_core::snapshot::{Counts, Snapshot};
 
 /// A drain that found nothing, ten seconds after the one before.
 #[must_use]
@@ -22,7 +22,7 @@ pub fn empty() -> Snapshot {
         skipped: Vec::new(),
         events: Vec::new(),
         tables: Vec::new(),
-        pending: Pending::default(),
+        pending: Counts::default(),
         watchlist: Vec::new(),
         hits: Vec::new(),
         attachments: Vec::new(),

@@ -40,7 +40,7 @@ pub struct Snapshot {
     /// Fill of each table.
     pub tables: Vec<TableUse>,
     /// IP packets and bytes of flows still under inspection: counted, not yet under a protocol.
-    pub pending: Pending,
+    pub pending: Counts,
     /// Watchlist hits so far, by subscriber block, protocol and confidence; none in other depths.
     pub watchlist: Vec<(TallyKey, u64)>,
     /// Watchlist hits since the drain before, with their monotonic times.
@@ -86,9 +86,9 @@ pub struct TableUse {
     pub capacity: u64,
 }
 
-/// Traffic of flows still under inspection.
+/// Plain counters of flows, and of their IP packets and bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Pending {
+pub struct Counts {
     /// Flows.
     pub flows: u64,
     /// IP packets.

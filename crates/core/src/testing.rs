@@ -13,7 +13,7 @@ use monitor_common::abi::{
     tally::{Direction, TallyKey, Totals},
 };
 
-use crate::snapshot::{Attachment, NodeRow, Pending, Snapshot, TableUse, TallyChange};
+use crate::snapshot::{Attachment, Counts, NodeRow, Snapshot, TableUse, TallyChange};
 
 /// Counters of a kernel side that only a test adds to.
 #[derive(Debug)]
@@ -155,7 +155,7 @@ impl Kernel {
             skipped: Reason::ALL.iter().map(|reason| (*reason, 0)).collect(),
             events: vec![("tally_refused", 0)],
             tables: vec![TableUse { name: "tallies", entries: self.keys.len() as u64, capacity: 1024 }],
-            pending: Pending::default(),
+            pending: Counts::default(),
             watchlist: Vec::new(),
             hits: Vec::new(),
             attachments: vec![Attachment { interface: "eth0".into(), role: "access", mode: "native" }],

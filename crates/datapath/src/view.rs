@@ -3,12 +3,13 @@
 //! Order matters: tallies are read before the flow table. A flow that is flushed in between is then missing once rather than
 //! counted twice, and the next read has it; callers keep the higher of two reads, so nothing exported goes down.
 
-use std::cell::Cell;
+use std::{cell::Cell, sync::Arc};
 
 use monitor_common::{
     abi::{
         event::KernelEvent,
         limits::{MAX_INTERFACES, WAYS},
+        protocol::{CONFIDENCE_SLOTS, Confidence, PROTOCOL_SLOTS, Protocol, Verdict},
         settings::Settings,
         tally::{Direction, NODE_ENTRIES_PER_INTERFACE, NodeTally, SlotKey, Tally, Totals, node_index},
     },
@@ -21,7 +22,7 @@ use monitor_common::{
         reassembly::ReassemblySlot,
     },
 };
-use peertally_core::snapshot::Pending;
+use peertally_core::snapshot::{Counts, NodeRow};
 
 /// All tables that are read without a system call.
 #[derive(Clone, Copy)]
@@ -46,28 +47,17 @@ pub struct View<'a> {
     pub interfaces: &'a [(u16, u32)],
 }
 
-/// Cumulative node-level counters of one index of the node table.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct NodeCounts {
-    /// IP packets.
-    pub packets: u64,
-    /// IP bytes.
-    pub bytes: u64,
-    /// Flows.
-    pub flows: u64,
-}
-
 /// Counters found by one read of the tables.
 #[derive(Clone, Debug, Default)]
 pub struct TableRead {
     /// Counters by slot, including flows still in the flow table.
     pub totals: Vec<Totals>,
     /// Counters by node index.
-    pub node: Vec<NodeCounts>,
+    pub node: Vec<Counts>,
     /// Ways in use.
     pub flows: u64,
     /// Flows still under inspection; their traffic is in no other number.
-    pub pending: Pending,
+    pub pending: Counts,
     /// Verdict writes that failed; always 0 unless there is a bug.
     pub internal_errors: u64,
 }
@@ -148,11 +138,11 @@ impl View<'_> {
     pub fn read_into(&self, idle_s: u16, read: &mut TableRead) {
         read.totals.clear();
         read.node.clear();
-        (read.flows, read.pending) = (0, Pending::default());
+        (read.flows, read.pending) = (0, Counts::default());
         self.settle(idle_s, read);
         let slots = self.slots_in_use();
         read.totals.extend(self.tallies[..slots].iter().map(Tally::totals));
-        read.node.extend(self.node.iter().map(|node| NodeCounts {
+        read.node.extend(self.node.iter().map(|node| Counts {
             packets: node.packets.load(),
             bytes: node.bytes.load(),
             flows: node.flows.load(),
@@ -243,10 +233,32 @@ fn add(totals: &mut Vec<Totals>, slot: u32, up: (u64, u64), down: (u64, u64)) {
 /// Interface number, direction, protocol number and confidence number of a node index.
 #[must_use]
 pub fn node_index_parts(index: usize) -> (usize, Direction, u8, u8) {
-    use monitor_common::abi::protocol::{CONFIDENCE_SLOTS, PROTOCOL_SLOTS};
     let interface = index / NODE_ENTRIES_PER_INTERFACE;
     let protocol = index % PROTOCOL_SLOTS;
     let confidence = index / PROTOCOL_SLOTS % CONFIDENCE_SLOTS;
     let direction = Direction::ALL[index / PROTOCOL_SLOTS / CONFIDENCE_SLOTS % Direction::ALL.len()];
     (interface, direction, protocol as u8, confidence as u8)
+}
+
+/// Rows of the counters that are not zero. `interfaces` are names by number; a number without a name is `other`.
+#[must_use]
+pub fn node_rows(node: &[Counts], interfaces: &[Arc<str>]) -> Vec<NodeRow> {
+    let other: Arc<str> = Arc::from("other");
+    let used = node.iter().enumerate().filter(|(_, counts)| **counts != Counts::default());
+    used.filter_map(|(index, counts)| {
+        let (interface, direction, protocol, confidence) = node_index_parts(index);
+        Some(NodeRow {
+            interface: Arc::clone(interfaces.get(interface).unwrap_or(&other)),
+            direction,
+            // The program writes no numbers that this build does not know.
+            verdict: Verdict {
+                protocol: Protocol::from_number(protocol)?,
+                confidence: Confidence::from_number(confidence)?,
+            },
+            packets: counts.packets,
+            bytes: counts.bytes,
+            flows: counts.flows,
+        })
+    })
+    .collect()
 }

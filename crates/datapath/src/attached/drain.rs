@@ -8,12 +8,11 @@ use std::{
 
 use monitor_common::abi::{
     limits::{MAX_POOLS, WAYS},
-    protocol::{Confidence, Protocol, Verdict},
     tally::{TallyKey, Totals},
 };
-use peertally_core::snapshot::{NodeRow, Snapshot, TableUse, TallyChange};
+use peertally_core::snapshot::{Counts, Snapshot, TableUse, TallyChange};
 
-use crate::view::{NodeCounts, TableRead, View, node_index_parts};
+use crate::view::{TableRead, View, node_rows};
 
 /// State kept between drains.
 #[derive(Debug, Default)]
@@ -22,7 +21,7 @@ pub(super) struct Drain {
     totals: Arc<Vec<Totals>>,
     /// Totals of the snapshot before it, kept for their memory.
     spare: Arc<Vec<Totals>>,
-    node: Vec<NodeCounts>,
+    node: Vec<Counts>,
     keys: Arc<Vec<TallyKey>>,
     /// Slots whose key was not written yet when they were read.
     unnamed: Vec<usize>,
@@ -68,7 +67,7 @@ impl Drain {
             keys: Arc::clone(&self.keys),
             totals: Arc::clone(&self.totals),
             changes,
-            node: self.node_rows(context.interfaces),
+            node: node_rows(&self.node, context.interfaces),
             skipped: Vec::new(),
             events: Vec::new(),
             tables: vec![
@@ -144,33 +143,13 @@ impl Drain {
         changes
     }
 
-    fn advance_node(&mut self, read: &[NodeCounts]) {
-        self.node.resize(read.len(), NodeCounts::default());
+    fn advance_node(&mut self, read: &[Counts]) {
+        self.node.resize(read.len(), Counts::default());
         for (known, read) in self.node.iter_mut().zip(read) {
             known.packets = known.packets.max(read.packets);
             known.bytes = known.bytes.max(read.bytes);
             known.flows = known.flows.max(read.flows);
         }
-    }
-
-    fn node_rows(&self, interfaces: &[Arc<str>]) -> Vec<NodeRow> {
-        let other: Arc<str> = Arc::from("other");
-        let used = self.node.iter().enumerate().filter(|(_, counts)| **counts != NodeCounts::default());
-        used.filter_map(|(index, counts)| {
-            let (interface, direction, protocol, confidence) = node_index_parts(index);
-            Some(NodeRow {
-                interface: Arc::clone(interfaces.get(interface).unwrap_or(&other)),
-                direction,
-                verdict: Verdict {
-                    protocol: Protocol::from_number(protocol)?,
-                    confidence: Confidence::from_number(confidence)?,
-                },
-                packets: counts.packets,
-                bytes: counts.bytes,
-                flows: counts.flows,
-            })
-        })
-        .collect()
     }
 }
 

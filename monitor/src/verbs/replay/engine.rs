@@ -6,15 +6,14 @@ use monitor_common::abi::{
     key::Seed,
     limits::{DEFAULT_FLOWS, DEFAULT_PEERS, DEFAULT_TALLIES},
     outcome::Outcome,
-    protocol::{Confidence, Protocol, Verdict},
     reason::Reason,
-    tally::{Direction, TallyKey, Totals},
+    tally::{TallyKey, Totals},
 };
 use peertally_capture::Frame;
-use peertally_core::exit::Exit;
+use peertally_core::{exit::Exit, snapshot::NodeRow};
 use peertally_datapath::{
     ObjectError, TableSizes,
-    view::{View, node_index_parts},
+    view::{View, node_rows},
 };
 
 use super::args::EngineKind;
@@ -61,7 +60,7 @@ pub trait ReplayEngine {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct EngineTotals {
     /// Node-level counters. Each IP packet is in exactly one of them.
-    pub node: Vec<NodeTotals>,
+    pub node: Vec<NodeRow>,
     /// Subscribers' counters.
     pub tallies: Vec<(TallyKey, Totals)>,
     /// Frames that were not counted as IP, by reason.
@@ -73,33 +72,9 @@ impl EngineTotals {
     #[must_use]
     pub fn read(view: &View<'_>, skipped: Vec<(Reason, u64)>) -> Self {
         let read = view.read(0);
-        let node = read.node.iter().enumerate().filter_map(|(index, counts)| {
-            let (_, direction, protocol, confidence) = node_index_parts(index);
-            // The engine writes no numbers that this build does not know.
-            let verdict = Verdict {
-                protocol: Protocol::from_number(protocol)?,
-                confidence: Confidence::from_number(confidence)?,
-            };
-            Some(NodeTotals { direction, verdict, flows: counts.flows, packets: counts.packets, bytes: counts.bytes })
-        });
         let tallies = view.keys.iter().zip(&read.totals).filter_map(|(key, totals)| Some((key.read()?, *totals)));
-        Self { node: node.collect(), tallies: tallies.collect(), skipped }
+        Self { node: node_rows(&read.node, &[]), tallies: tallies.collect(), skipped }
     }
-}
-
-/// Node-level counters of one direction and verdict.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct NodeTotals {
-    /// Direction as the pools define it.
-    pub direction: Direction,
-    /// Protocol and confidence.
-    pub verdict: Verdict,
-    /// Flows with this verdict.
-    pub flows: u64,
-    /// IP packets.
-    pub packets: u64,
-    /// IP bytes.
-    pub bytes: u64,
 }
 
 /// Why an engine cannot count.

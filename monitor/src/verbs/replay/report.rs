@@ -267,9 +267,9 @@ fn l4_name(number: u8) -> String {
 #[cfg(test)]
 mod tests {
     use monitor_common::abi::{key::Address, reason::Reason, tally::Direction};
+    use peertally_core::snapshot::NodeRow;
 
     use super::*;
-    use crate::verbs::replay::engine::NodeTotals;
 
     fn key(address: [u8; 16], prefix_len: u8) -> TallyKey {
         TallyKey {
@@ -286,7 +286,14 @@ mod tests {
     #[test]
     fn json_has_the_shape_of_the_contract() {
         let verdict = Verdict { protocol: Protocol::BitTorrent, confidence: Confidence::Signature };
-        let node = |direction, packets, bytes, flows| NodeTotals { direction, verdict, flows, packets, bytes };
+        let node = |direction, packets, bytes, flows| NodeRow {
+            interface: "other".into(),
+            direction,
+            verdict,
+            packets,
+            bytes,
+            flows,
+        };
         let totals = EngineTotals {
             node: vec![node(Direction::Up, 40, 50_000, 2), node(Direction::Down, 40, 20_000, 0)],
             tallies: vec![(
