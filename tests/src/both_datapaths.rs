@@ -8,6 +8,7 @@ use monitor_common::abi::{
     protocol::Verdict,
     settings::{Heuristic, InspectionDepth},
 };
+use peertally_core::words::Role;
 use peertally_datapath::{
     TableSizes,
     host::{ACCESS, CORE, HostDataPath},
@@ -53,7 +54,7 @@ impl BothDatapaths {
         }
         let kernel =
             may_use_kernel(test).expect("rights").then(|| TestRunner::new(options).expect("the program loads"));
-        let core = options.interfaces.first().is_some_and(|interface| interface.core);
+        let core = options.interfaces.first().is_some_and(|interface| interface.role == Role::Core);
         Self { host, kernel, now_s: 1_000, interface: if core { CORE } else { ACCESS } }
     }
 

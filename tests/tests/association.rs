@@ -22,6 +22,7 @@ use monitor_common::{
     },
     tables::flow_table::{FlowSet, FlowState},
 };
+use peertally_core::words::Role;
 use peertally_datapath::{
     TableSizes,
     host::{ACCESS, CORE},
@@ -61,7 +62,10 @@ impl Network {
 
     /// Frames arrive on a core interface if `core`.
     fn with(heuristic: Option<Heuristic>, peers: u32, core: bool) -> Self {
-        let interfaces = vec![MonitoredInterface { index: 1, core, realm: 0 }];
+        let interfaces = vec![MonitoredInterface {
+            role: if core { Role::Core } else { Role::Access },
+            ..MonitoredInterface::access(1)
+        }];
         let sizes = TableSizes { flows: 4096, tallies: 1024, peers };
         let options = LoadOptions { heuristic, interfaces, ..both_datapaths::options(sizes) };
         Self(BothDatapaths::new("association", &options))

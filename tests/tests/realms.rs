@@ -31,7 +31,7 @@ fn at(text: &str) -> SocketAddr {
 
 fn options(realm: u32) -> LoadOptions {
     let sizes = TableSizes { flows: 1024, tallies: 64, peers: 64 };
-    let interfaces = vec![MonitoredInterface { index: 1, core: false, realm }];
+    let interfaces = vec![MonitoredInterface { realm, ..MonitoredInterface::access(1) }];
     LoadOptions { interfaces, ..both_datapaths::options(sizes) }
 }
 

@@ -1,18 +1,31 @@
-//! Interfaces as an operator names them: `NAME[:access|core]`.
+//! Interfaces as an operator names them: an entry of the configuration, or `NAME[:access|core]`.
 
 use std::str::FromStr;
 
+use serde::Deserialize;
+
 use crate::words::Role;
 
-/// An interface to attach to.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// One interface.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(serde::Serialize, schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
 pub struct Interface {
-    /// Name.
+    /// Name, as `ip link` shows it.
+    #[cfg_attr(feature = "schema", schemars(example = &"eth0"))]
     pub name: String,
-    /// Which side it faces.
+    /// Which side it faces. Direction comes from the addresses. A packet that arrives on a `core` interface with a subscriber's
+    /// source address may be forged: no peer is learned from it.
+    #[serde(default = "access")]
     pub role: Role,
-    /// Realm of its packets' addresses.
+    /// Number of its realm, for example one per VRF. Equal addresses of two realms are two subscribers. All interfaces that carry
+    /// one subscriber's packets, access and core, need one realm.
+    #[serde(default)]
     pub realm: u32,
+}
+
+fn access() -> Role {
+    Role::Access
 }
 
 impl FromStr for Interface {

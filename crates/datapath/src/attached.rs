@@ -24,13 +24,13 @@ pub use error::AttachError;
 
 use crate::{
     Datapath,
-    object::{LoadOptions, LoadedObject},
+    object::{LoadOptions, LoadedObject, MonitoredInterface},
 };
 
 /// See the module documentation.
 pub struct AttachedDatapath {
     object: LoadedObject,
-    targets: Vec<attach::Target>,
+    targets: Vec<MonitoredInterface>,
     drain: drain::Drain,
     /// Names by interface number.
     interfaces: Vec<Arc<str>>,
@@ -53,11 +53,7 @@ impl AttachedDatapath {
         let lock = pins::lock()?;
         let folder = pins::prepare()?;
         let first = !pins::any();
-        let options = LoadOptions {
-            pin_folder: Some(folder),
-            interfaces: targets.iter().map(attach::Target::monitored).collect(),
-            ..configured.clone()
-        };
+        let options = LoadOptions { pin_folder: Some(folder), interfaces: targets.clone(), ..configured.clone() };
         let started = Self::start_pinned(&options, targets, mode, lock);
         if started.is_err() && first {
             // Tables that nothing counts into must not stand in the way of another try with other sizes.
@@ -70,7 +66,7 @@ impl AttachedDatapath {
 
     fn start_pinned(
         options: &LoadOptions,
-        targets: Vec<attach::Target>,
+        targets: Vec<MonitoredInterface>,
         mode: XdpMode,
         lock: File,
     ) -> Result<Self, AttachError> {
@@ -100,7 +96,7 @@ impl AttachedDatapath {
 }
 
 /// Names of the interfaces by number; those of earlier runs that are not monitored now keep their number.
-fn interface_names(object: &LoadedObject, targets: &[attach::Target]) -> Vec<Arc<str>> {
+fn interface_names(object: &LoadedObject, targets: &[MonitoredInterface]) -> Vec<Arc<str>> {
     let mut names: Vec<Arc<str>> = Vec::new();
     for (index, number) in object.view().interfaces {
         let number = *number as usize;

@@ -30,6 +30,7 @@ use monitor_common::{
 use peertally_core::{
     content_list::Watchlist,
     pool::{Pool, pool_words},
+    words::Role,
 };
 
 use super::{error::ObjectError, mapped::MappedArray, table_sizes::TableSizes, view::View};
@@ -103,22 +104,24 @@ impl Default for LoadOptions {
     }
 }
 
-/// An interface whose traffic is counted apart.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// An interface of this machine that is monitored.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MonitoredInterface {
-    /// Interface index.
+    /// Name, for messages and metrics.
+    pub name: Arc<str>,
+    /// Index in the kernel.
     pub index: u32,
-    /// Whether it leads to the core.
-    pub core: bool,
-    /// The realm of its packets, 0 on a node without realms.
+    /// Side that the interface faces.
+    pub role: Role,
+    /// Realm of its packets, 0 on a node without realms.
     pub realm: u32,
 }
 
 impl MonitoredInterface {
-    /// An interface that subscribers' packets may arrive on.
+    /// An interface that subscribers' packets may arrive on, known by its index alone.
     #[must_use]
-    pub const fn access(index: u32) -> Self {
-        Self { index, core: false, realm: 0 }
+    pub fn access(index: u32) -> Self {
+        Self { name: format!("if{index}").into(), index, role: Role::Access, realm: 0 }
     }
 }
 
@@ -389,7 +392,9 @@ impl LoadedObject {
         let entries = self.interface_table.values();
         for interface in interfaces {
             let cell = &entries[usize::from(interface.index as u16)];
-            cell.store(InterfaceEntry(cell.load()).with_core(interface.core).with_realm(interface.realm).0);
+            cell.store(
+                InterfaceEntry(cell.load()).with_core(interface.role == Role::Core).with_realm(interface.realm).0,
+            );
         }
     }
 }

@@ -6,8 +6,9 @@ use std::{net::SocketAddr, path::PathBuf};
 
 pub use hook::RawHook;
 use monitor_common::abi::limits;
-use peertally_core::words::{
-    Inspection, KernelLog, LogFormat, LogLevel, Metric, OnExit, PolicyDirection, Role, XdpMode,
+use peertally_core::{
+    interface::Interface,
+    words::{Inspection, KernelLog, LogFormat, LogLevel, Metric, OnExit, PolicyDirection, XdpMode},
 };
 use serde::Deserialize;
 
@@ -20,7 +21,7 @@ use super::values::{Count, DAY, DurationText, HOUR, Prefix, Quantity, SECOND};
 pub struct Raw {
     /// Interfaces to attach to: every one that carries subscribers' traffic, on the access and on the core side.
     /// Attach to the parent of VLAN subinterfaces.
-    pub interfaces: Vec<RawInterface>,
+    pub interfaces: Vec<Interface>,
     /// Which addresses are subscribers.
     pub subscribers: Subscribers,
     /// How the XDP program is attached.
@@ -94,28 +95,6 @@ impl Default for Raw {
             hooks: Vec::new(),
         }
     }
-}
-
-/// One interface.
-#[derive(Clone, Debug, Deserialize)]
-#[cfg_attr(test, derive(serde::Serialize, schemars::JsonSchema))]
-#[serde(deny_unknown_fields)]
-pub struct RawInterface {
-    /// Name, as `ip link` shows it.
-    #[cfg_attr(test, schemars(example = &"eth0"))]
-    pub name: String,
-    /// Which side it faces. Direction comes from the addresses. A packet that arrives on a `core` interface with a subscriber's
-    /// source address may be forged: no peer is learned from it.
-    #[serde(default = "access")]
-    pub role: Role,
-    /// Number of its realm, for example one per VRF. Equal addresses of two realms are two subscribers. All interfaces that carry
-    /// one subscriber's packets, access and core, need one realm.
-    #[serde(default)]
-    pub realm: u32,
-}
-
-fn access() -> Role {
-    Role::Access
 }
 
 /// Which addresses are subscribers.

@@ -229,10 +229,7 @@ fn interfaces(raw: &Raw, overrides: &Overrides, check: &mut Checker<'_>) -> Vec<
         let given = overrides.interfaces.iter().cloned();
         given.map(|interface| Interface { realm: realm(&interface.name), ..interface }).collect()
     } else {
-        raw.interfaces
-            .iter()
-            .map(|each| Interface { name: each.name.clone(), role: each.role, realm: each.realm })
-            .collect()
+        raw.interfaces.clone()
     };
     for (index, interface) in interfaces.iter().enumerate() {
         let path = if from_flags { "--interface".to_owned() } else { format!("interfaces[{index}].name") };

@@ -7,11 +7,7 @@ use aya::programs::{
     links::{FdLink, PinnedLink},
     xdp::XdpLink,
 };
-use peertally_core::{
-    interface::Interface,
-    snapshot::Attachment,
-    words::{Role, XdpMode},
-};
+use peertally_core::{interface::Interface, snapshot::Attachment, words::XdpMode};
 
 use super::{
     error::AttachError,
@@ -20,25 +16,9 @@ use super::{
 };
 use crate::object::{LoadedObject, MonitoredInterface};
 
-/// An interface that exists.
-#[derive(Clone, Debug)]
-pub(super) struct Target {
-    pub(super) name: Arc<str>,
-    pub(super) index: u32,
-    pub(super) role: Role,
-    pub(super) realm: u32,
-}
-
-impl Target {
-    /// As the program knows it.
-    pub(super) fn monitored(&self) -> MonitoredInterface {
-        MonitoredInterface { index: self.index, core: self.role == Role::Core, realm: self.realm }
-    }
-}
-
 /// Resolves names to interfaces, and refuses those that cannot be attached to; changes nothing.
-pub(super) fn targets(interfaces: &[Interface]) -> Result<Vec<Target>, AttachError> {
-    let mut targets: Vec<Target> = Vec::new();
+pub(super) fn targets(interfaces: &[Interface]) -> Result<Vec<MonitoredInterface>, AttachError> {
+    let mut targets: Vec<MonitoredInterface> = Vec::new();
     for interface in interfaces {
         let index = fs::read_to_string(Path::new("/sys/class/net").join(&interface.name).join("ifindex"))
             .ok()
@@ -48,7 +28,7 @@ pub(super) fn targets(interfaces: &[Interface]) -> Result<Vec<Target>, AttachErr
             return Err(AttachError::SameIndex(other.name.to_string(), interface.name.clone()));
         }
         let Interface { role, realm, .. } = *interface;
-        let target = Target { name: Arc::from(interface.name.as_str()), index, role, realm };
+        let target = MonitoredInterface { name: Arc::from(interface.name.as_str()), index, role, realm };
         refuse_foreign(&target)?;
         targets.push(target);
     }
@@ -66,12 +46,12 @@ fn present() -> String {
     names.join(", ")
 }
 
-fn hook(target: &Target) -> Result<XdpHook, AttachError> {
+fn hook(target: &MonitoredInterface) -> Result<XdpHook, AttachError> {
     netlink::xdp_hook(target.index).map_err(|source| AttachError::Hook { name: target.name.to_string(), source })
 }
 
 /// The pinned link of an interface, if it still holds a program there.
-fn own_link(target: &Target, hook: XdpHook) -> Option<PinnedLink> {
+fn own_link(target: &MonitoredInterface, hook: XdpHook) -> Option<PinnedLink> {
     let program = |path: &Path| {
         let link = FdLink::from(PinnedLink::from_pin(path).ok()?);
         Some(link.info().ok()?.program_id())
@@ -80,7 +60,7 @@ fn own_link(target: &Target, hook: XdpHook) -> Option<PinnedLink> {
     (hook.program.is_some() && hook.program == program(&path)).then(|| PinnedLink::from_pin(&path).ok()).flatten()
 }
 
-fn refuse_foreign(target: &Target) -> Result<(), AttachError> {
+fn refuse_foreign(target: &MonitoredInterface) -> Result<(), AttachError> {
     let hook = hook(target)?;
     let Some(program) = hook.program else { return Ok(()) };
     if own_link(target, hook).is_some() {
@@ -98,7 +78,11 @@ fn refuse_foreign(target: &Target) -> Result<(), AttachError> {
 }
 
 /// Attaches to all targets; on a failure those attached by this call are detached again.
-pub(super) fn attach_all(object: &mut LoadedObject, targets: &[Target], mode: XdpMode) -> Result<(), AttachError> {
+pub(super) fn attach_all(
+    object: &mut LoadedObject,
+    targets: &[MonitoredInterface],
+    mode: XdpMode,
+) -> Result<(), AttachError> {
     let program = object.program()?;
     let mut fresh = Vec::new();
     for target in targets {
@@ -120,7 +104,7 @@ pub(super) fn attach_all(object: &mut LoadedObject, targets: &[Target], mode: Xd
 }
 
 /// Attaches to one target; the pinned link if it is new, `None` if the program was swapped into the link that was there.
-fn attach(program: &mut Xdp, target: &Target, mode: XdpMode) -> Result<Option<PinnedLink>, AttachError> {
+fn attach(program: &mut Xdp, target: &MonitoredInterface, mode: XdpMode) -> Result<Option<PinnedLink>, AttachError> {
     refuse_foreign(target)?;
     let name = || target.name.to_string();
     let path = pins::link(target.index);
@@ -154,7 +138,7 @@ fn attach(program: &mut Xdp, target: &Target, mode: XdpMode) -> Result<Option<Pi
 
 fn attach_in_mode(
     program: &mut Xdp,
-    target: &Target,
+    target: &MonitoredInterface,
     mode: XdpMode,
 ) -> Result<aya::programs::xdp::XdpLinkId, AttachError> {
     let error = |mode, next, source: ProgramError| AttachError::Attach {
@@ -186,7 +170,7 @@ fn attach_in_mode(
 }
 
 /// Where the program is attached now, as the kernel says.
-pub(super) fn attachments(targets: &[Target]) -> Vec<Attachment> {
+pub(super) fn attachments(targets: &[MonitoredInterface]) -> Vec<Attachment> {
     targets
         .iter()
         .map(|target| {
