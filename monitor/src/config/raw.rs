@@ -12,7 +12,7 @@ use peertally_core::{
 };
 use serde::Deserialize;
 
-use super::values::{Count, DAY, DurationText, HOUR, Prefix, Quantity, SECOND};
+use super::values::{Amount, Count, DAY, DurationText, HOUR, Prefix, SECOND};
 
 /// A configuration file.
 #[derive(Clone, Debug, Deserialize)]
@@ -229,7 +229,7 @@ pub struct RawPolicy {
     pub direction: PolicyDirection,
     /// The policy fires when the window holds at least this much: a whole number, or bytes with a unit (`"10 GiB"`).
     #[cfg_attr(test, schemars(example = &"10 GiB"))]
-    pub threshold: Quantity,
+    pub threshold: Amount,
     /// Length of the sliding window; at least `drain_interval`.
     #[cfg_attr(test, schemars(example = &"1h"))]
     pub window: DurationText<100, { 31 * DAY }>,

@@ -126,7 +126,7 @@ impl<const MIN: u64, const MAX: u64> Serialize for DurationText<MIN, MAX> {
 
 /// An amount: a whole number, or bytes with a unit (`500 MB`, `10 GiB`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Quantity {
+pub struct Amount {
     /// The amount, in bytes, packets or flows.
     pub amount: u64,
     /// Whether it was written with a unit of bytes.
@@ -146,7 +146,7 @@ const UNITS: &[(&str, u64)] = &[
     ("TiB", 1 << 40),
 ];
 
-impl Ranged for Quantity {
+impl Ranged for Amount {
     const RANGE: Range = Range { min: 1, max: UNLIMITED, is_duration: false };
     type Value = u64;
 
@@ -159,7 +159,7 @@ impl Ranged for Quantity {
     }
 }
 
-impl FromStr for Quantity {
+impl FromStr for Amount {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
@@ -180,26 +180,26 @@ impl FromStr for Quantity {
     }
 }
 
-impl<'de> Deserialize<'de> for Quantity {
+impl<'de> Deserialize<'de> for Amount {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Visitor;
         impl de::Visitor<'_> for Visitor {
-            type Value = Quantity;
+            type Value = Amount;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("a whole number, or bytes with a unit such as \"10 GiB\"")
             }
 
-            fn visit_i64<E: de::Error>(self, number: i64) -> Result<Quantity, E> {
+            fn visit_i64<E: de::Error>(self, number: i64) -> Result<Amount, E> {
                 let amount = u64::try_from(number).map_err(|_| E::custom("an amount cannot be negative"))?;
-                Ok(Quantity { amount, in_bytes: false })
+                Ok(Amount { amount, in_bytes: false })
             }
 
-            fn visit_u64<E: de::Error>(self, amount: u64) -> Result<Quantity, E> {
-                Ok(Quantity { amount, in_bytes: false })
+            fn visit_u64<E: de::Error>(self, amount: u64) -> Result<Amount, E> {
+                Ok(Amount { amount, in_bytes: false })
             }
 
-            fn visit_str<E: de::Error>(self, text: &str) -> Result<Quantity, E> {
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Amount, E> {
                 text.parse().map_err(E::custom)
             }
         }
@@ -207,7 +207,7 @@ impl<'de> Deserialize<'de> for Quantity {
     }
 }
 
-impl Serialize for Quantity {
+impl Serialize for Amount {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_u64(self.amount)
     }
@@ -273,7 +273,7 @@ mod schema {
 
     use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 
-    use super::{Count, DurationText, Prefix, Quantity, Ranged as _};
+    use super::{Amount, Count, DurationText, Prefix, Ranged as _};
 
     /// A schema with the name of a type for the reference, and the range if there is one.
     macro_rules! named {
@@ -293,6 +293,6 @@ mod schema {
     }
     named!([<const MIN: u64, const MAX: u64>] Count<MIN, MAX>, "integer", Self::RANGE);
     named!([<const MIN: u64, const MAX: u64>] DurationText<MIN, MAX>, "duration", Self::RANGE);
-    named!([] Quantity, "amount", Self::RANGE);
+    named!([] Amount, "amount", Self::RANGE);
     named!([] Prefix, "prefix");
 }
