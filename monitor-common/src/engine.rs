@@ -45,13 +45,13 @@ pub fn process<P: Packet, M: Maps>(packet: &P, maps: &M, settings: &Settings, in
         Some(fast) => match settled(&fast, maps, settings, interface) {
             Ok(()) => true,
             Err(place) => {
-                // What the slow path needs first is on its way before it begins. The index is computed anew: one out of `place`
-                // would wait for the flow's set, and that is the very wait in which this one's can pass, too.
+                // Prefetch the cold set now. Recompute the index: reading it from `place` would make this load wait for the flow
+                // set.
                 maps.prefetch_cold_set(FlowKey::set_index(fast.tag, settings.set_mask));
                 if place.way() >= WAYS as u32 {
                     step(maps, |ctx| {
-                        record_lookup(ctx, &fast, place, settings, realm)
-                            && subscribers::prefetch_subscribers(packet, maps, settings, ctx)
+                        record_lookup(ctx, &fast, place, settings, realm);
+                        subscribers::prefetch_subscribers(packet, maps, settings, ctx);
                     });
                 } else {
                     step(maps, |ctx| record_lookup(ctx, &fast, place, settings, realm));
@@ -66,28 +66,33 @@ pub fn process<P: Packet, M: Maps>(packet: &P, maps: &M, settings: &Settings, in
     }
 }
 
-/// As [`settled`], for frames that take the full walk; `true` also for a frame that is skipped. Leaves the headers in the work.
+/// Parses any frame in full and counts it as [`settled`] does; `true` if it is counted or skipped. Leaves the headers in the context.
 #[inline(never)]
 fn unusual<P: Packet, M: Maps>(packet: &P, maps: &M, settings: &Settings, interface: u16) -> bool {
     let counted = maps.with_scratch(|scratch| {
         let ctx = &mut scratch.ctx;
-        if let Err(reason) = parse::all_headers(packet, &mut ctx.headers) {
+        if let Err(reason) = parse::all_headers(packet, &mut ctx.frame.headers) {
             maps.count_skip(reason);
             maps.report_outcome(PacketOutcome::skipped(reason));
             return true;
         }
         let realm = maps.realm(interface);
-        let fast = FastHeaders::of(&ctx.headers, &settings.seed.of_realm(settings.seed.realm_mask(realm)));
+        let fast = FastHeaders::of(&ctx.frame.headers, &settings.seed.of_realm(settings.seed.realm_mask(realm)));
         match settled(&fast, maps, settings, interface) {
             Ok(()) => true,
-            Err(place) => !(record_lookup(ctx, &fast, place, settings, realm) && ctx.has_headers()),
+            Err(place) => {
+                record_lookup(ctx, &fast, place, settings, realm);
+                ctx.set_headers_parsed();
+                false
+            }
         }
     });
     counted.unwrap_or(false)
 }
 
-/// Where a flow was looked for: its way in bits 0..3, [`WAYS`] when no set holds it; in bit 3 whether it is in the second set. One
-/// small number, since all of it is in the settled path's way, and which set that is can be told from the tag again.
+/// The place of a flow: its way in bits 0..3, [`WAYS`] when no set holds it; bit 3 is set for the second set.
+///
+/// Kept in one register, since it is live on the fast path. The set's index is recomputed from the tag.
 #[derive(Clone, Copy)]
 struct Place(u32);
 
@@ -165,10 +170,10 @@ fn settled<M: Maps>(fast: &FastHeaders, maps: &M, settings: &Settings, interface
     Ok(())
 }
 
-/// Everything but a settled flow's ordinary packet, step by step.
+/// The slow path: every packet except those that [`settled`] counts.
 ///
-/// Each step is a function of its own that takes what it needs from [`PacketContext`], in per-CPU memory. The verifier forgets what it
-/// knew of a value that went through a map, so it verifies each step once, and not once for each way to reach it.
+/// Each step is a function that takes its input from [`PacketContext`], in per-CPU memory. The verifier does not track values
+/// through a map, so it verifies each step once, and not once for each path that leads there.
 #[inline(never)]
 fn slow_path<P: Packet, M: Maps>(packet: &P, maps: &M, settings: &Settings, interface: u16) {
     if maps.with_scratch(|scratch| slow_steps(packet, maps, settings, interface, scratch)) != Some(true) {
@@ -176,7 +181,7 @@ fn slow_path<P: Packet, M: Maps>(packet: &P, maps: &M, settings: &Settings, inte
     }
 }
 
-/// The steps; whether the packet was counted, which it is unless there is a bug.
+/// Runs the steps; returns whether the packet was counted, which is always so unless there is a bug.
 #[inline(always)]
 fn slow_steps<P: Packet, M: Maps>(
     packet: &P,
@@ -192,90 +197,86 @@ fn slow_steps<P: Packet, M: Maps>(
     begin(ctx, maps, settings, interface);
     if !flow_table::lookup(maps, ctx) {
         if !subscribers::find_subscribers(maps, ctx) {
-            return account::transit(maps, ctx);
+            account::transit(maps, ctx);
+            return true;
         }
         if !flow_table::select_victim(maps, settings, ctx) || !flow_table::install(maps, settings, ctx) {
-            return account::count_uncached(maps, settings, ctx);
+            account::count_uncached(maps, settings, ctx);
+            return true;
         }
     }
     if !account::count(maps, ctx) {
         return true;
     }
-    let task = ctx.task;
+    let task = ctx.flow.task;
     if task == Task::ASSOCIATE {
         if associate::associate(maps, settings, ctx) {
             associate::relabel(maps, settings, ctx);
         }
         return true;
     }
-    scratch.ctx.ended = u32::from(inspect::inspect(packet, settings, maps, scratch));
+    scratch.ctx.inspection.ended = u32::from(inspect::inspect(packet, settings, maps, scratch));
     let ctx = &mut scratch.ctx;
-    if ctx.ended == 0 && !(task == Task::INSPECT && associate::is_early(ctx)) {
+    if ctx.inspection.ended == 0 && !(task == Task::INSPECT && associate::is_early(ctx)) {
         return true;
     }
     if task == Task::INSPECT {
-        if !associate::associate(maps, settings, ctx) && ctx.ended == 0 {
+        if !associate::associate(maps, settings, ctx) && ctx.inspection.ended == 0 {
             return true;
         }
         inspect::commit_verdict(maps, settings, ctx);
-        if ctx.ended == 0 {
+        if ctx.inspection.ended == 0 {
             return true;
         }
     }
     learn::learn(maps, settings, ctx);
-    if settings.inspection.load() == InspectionDepth::Watchlist as u64 && ctx.content.is_some() {
+    if settings.inspection.load() == InspectionDepth::Watchlist as u64 && ctx.inspection.content.is_some() {
         watchlist::compare(maps, settings, ctx);
     }
     true
 }
 
-/// Walks the frame, unless its headers are in the work; whether they are now, as always.
+/// Parses the frame unless its headers are in the context; returns whether they are, which is always so.
 #[inline(never)]
 fn read_headers<P: Packet>(packet: &P, ctx: &mut PacketContext) -> bool {
-    if ctx.walked != 0 {
+    if ctx.frame.headers_parsed != 0 {
         return true;
     }
     match parse::plain_headers(packet) {
         Some(headers) => {
-            ctx.headers = headers;
+            ctx.frame.headers = headers;
             true
         }
         None => false,
     }
 }
 
-/// Runs one step on this CPU's work.
+/// Runs one step on this CPU's context.
 #[inline(always)]
-fn step<M: Maps>(maps: &M, step: impl FnOnce(&mut PacketContext) -> bool) -> bool {
-    match maps.with_scratch(|scratch| step(&mut scratch.ctx)) {
-        Some(answer) => answer,
-        None => {
-            maps.count_event(KernelEvent::InternalError);
-            false
-        }
+fn step<M: Maps>(maps: &M, step: impl FnOnce(&mut PacketContext)) {
+    if maps.with_scratch(|scratch| step(&mut scratch.ctx)).is_none() {
+        maps.count_event(KernelEvent::InternalError);
     }
 }
 
 /// Records where the packet's flow was found.
 #[inline(always)]
-fn record_lookup(ctx: &mut PacketContext, fast: &FastHeaders, place: Place, settings: &Settings, realm: u32) -> bool {
-    ctx.walked = 0;
-    ctx.lookup_stage = 0;
-    (ctx.realm, ctx.realm_mask) = (realm, settings.seed.realm_mask(realm));
-    ctx.tag = fast.tag;
-    ctx.from_lower = fast.from_lower() as u32;
-    ctx.set_index = place.set_index(fast.tag, settings.set_mask);
-    ctx.way = place.way();
-    true
+fn record_lookup(ctx: &mut PacketContext, fast: &FastHeaders, place: Place, settings: &Settings, realm: u32) {
+    ctx.frame.headers_parsed = 0;
+    ctx.subscribers.lookup_stage = 0;
+    (ctx.frame.realm, ctx.frame.realm_mask) = (realm, settings.seed.realm_mask(realm));
+    ctx.flow.tag = fast.tag;
+    ctx.flow.from_lower = fast.from_lower() as u32;
+    ctx.flow.set_index = place.set_index(fast.tag, settings.set_mask);
+    ctx.flow.way = place.way();
 }
 
 /// Resets the context for a packet of the slow path, its headers aside.
 #[inline(never)]
-fn begin<M: Maps>(ctx: &mut PacketContext, maps: &M, settings: &Settings, interface: u16) -> bool {
-    ctx.interface = u32::from(interface);
-    ctx.now_s = maps.now_s(settings, &mut ctx.tick);
-    ctx.entry = Entry::KNOWN;
-    ctx.task = Task::NONE;
+fn begin<M: Maps>(ctx: &mut PacketContext, maps: &M, settings: &Settings, interface: u16) {
+    ctx.frame.interface = u32::from(interface);
+    ctx.frame.now_s = maps.now_s(settings, &mut ctx.frame.tick);
+    ctx.flow.entry = Entry::KNOWN;
+    ctx.flow.task = Task::NONE;
     ctx.clear();
-    true
 }

@@ -138,11 +138,11 @@ pub(super) fn end_flow<M: CounterMaps>(
 /// do, which is then in the work.
 #[inline(never)]
 pub(super) fn count<M: Maps>(maps: &M, ctx: &mut PacketContext) -> bool {
-    let way = ctx.way as usize & (WAYS - 1);
-    let (Some(set), Some(cold)) = (maps.flow_set(ctx.set_index), maps.cold_set(ctx.set_index)) else {
+    let way = ctx.flow.way as usize & (WAYS - 1);
+    let (Some(set), Some(cold)) = (maps.flow_set(ctx.flow.set_index), maps.cold_set(ctx.flow.set_index)) else {
         return false;
     };
-    let (cell, from_lower) = (&set.states[way], u64::from(ctx.from_lower));
+    let (cell, from_lower) = (&set.states[way], u64::from(ctx.flow.from_lower));
     let counter = &set.counters[counter_index(way, from_lower)];
     let state = FlowState(cell.load());
     let settled = state.stage() == Stage::Settled;
@@ -152,28 +152,28 @@ pub(super) fn count<M: Maps>(maps: &M, ctx: &mut PacketContext) -> bool {
             maps.count_event(KernelEvent::FlushedOverflow);
         }
         // What was counted so far belongs to the interface it came in on.
-        if near_overflow || state.interface(from_lower != 0) != ctx.interface as u16 {
-            flush(maps, set, cold.flows[way].slots.load(), way, state, ctx.now_s);
+        if near_overflow || state.interface(from_lower != 0) != ctx.frame.interface as u16 {
+            flush(maps, set, cold.flows[way].slots.load(), way, state, ctx.frame.now_s);
         }
     }
     let inspecting = state.stage() == Stage::Inspecting;
-    let renewed = settled && state.is_server_flow() && state.is_due(ctx.now_s);
+    let renewed = settled && state.is_server_flow() && state.is_due(ctx.frame.now_s);
     if settled || inspecting {
-        let seen = state.seen(ctx.now_s as u16, from_lower, ctx.interface as u16);
+        let seen = state.seen(ctx.frame.now_s as u16, from_lower, ctx.frame.interface as u16);
         let seen = if renewed { seen.learning() } else { seen };
         if seen != state {
             // Another CPU may have been first: then its word is as good, and the next packet tries again.
             cell.replace(state.0, seen.0);
         }
     }
-    counter.add(pack(1, u64::from(ctx.headers.ip_bytes)));
+    counter.add(pack(1, u64::from(ctx.frame.headers.ip_bytes)));
     if renewed {
         server_flow::renew_budget(maps, ctx);
     }
-    ctx.state = state.0;
-    ctx.protocol = u32::from(state.protocol_number());
-    ctx.confidence = u32::from(state.confidence_number());
-    ctx.task = if inspecting && !state.is_claimed() {
+    ctx.flow.state = state.0;
+    ctx.flow.protocol = u32::from(state.protocol_number());
+    ctx.flow.confidence = u32::from(state.confidence_number());
+    ctx.flow.task = if inspecting && !state.is_claimed() {
         Task::INSPECT
     } else if renewed || (settled && state.is_learning()) {
         Task::LEARN
@@ -182,10 +182,10 @@ pub(super) fn count<M: Maps>(maps: &M, ctx: &mut PacketContext) -> bool {
     } else {
         Task::NONE
     };
-    if ctx.task != Task::INSPECT {
+    if ctx.flow.task != Task::INSPECT {
         maps.report_outcome(ctx.outcome(state.protocol_number(), state.confidence_number()));
     }
-    ctx.task != Task::NONE
+    ctx.flow.task != Task::NONE
 }
 
 /// Makes a verdict final, then counts the flow for it: by the one CPU whose compare-and-swap succeeds.
@@ -246,30 +246,28 @@ pub fn settle_idle<M: CounterMaps>(
 /// Protocol and confidence numbers of a packet that is counted without a flow.
 #[inline(always)]
 fn flowless_verdict(ctx: &PacketContext) -> (u8, u8) {
-    let verdict = if ctx.headers.fragment != 0 { Verdict::FRAGMENT } else { Verdict::UNCLASSIFIED };
+    let verdict = if ctx.frame.headers.fragment != 0 { Verdict::FRAGMENT } else { Verdict::UNCLASSIFIED };
     (verdict.protocol as u8, verdict.confidence as u8)
 }
 
 /// Counts a packet whose ends are no subscribers.
 #[inline(never)]
-pub(super) fn transit<M: Maps>(maps: &M, ctx: &mut PacketContext) -> bool {
+pub(super) fn transit<M: Maps>(maps: &M, ctx: &mut PacketContext) {
     maps.count_event(KernelEvent::Transit);
-    let counts = (1, u64::from(ctx.headers.ip_bytes));
-    credit_node(maps, ctx.interface as u16, Direction::Transit, flowless_verdict(ctx), counts);
+    let counts = (1, u64::from(ctx.frame.headers.ip_bytes));
+    credit_node(maps, ctx.frame.interface as u16, Direction::Transit, flowless_verdict(ctx), counts);
     maps.report_outcome(PacketOutcome::TRANSIT);
-    true
 }
 
 /// Counts a packet without a flow entry, straight into its subscribers' tallies: no way could be evicted.
 #[inline(never)]
-pub(super) fn count_uncached<M: Maps>(maps: &M, settings: &Settings, ctx: &mut PacketContext) -> bool {
+pub(super) fn count_uncached<M: Maps>(maps: &M, settings: &Settings, ctx: &mut PacketContext) {
     let verdict = flowless_verdict(ctx);
     let slots = subscribers::slots(maps, settings, ctx, verdict);
-    let counts = pack(1, u64::from(ctx.headers.ip_bytes));
+    let counts = pack(1, u64::from(ctx.frame.headers.ip_bytes));
     let (forth, back) = if ctx.is_from_lower() { (counts, 0) } else { (0, counts) };
-    credit_ends(maps, slots, forth, back, ctx.now_s);
+    credit_ends(maps, slots, forth, back, ctx.frame.now_s);
     let direction = subscribers::subscriber_ends(ctx).direction(ctx.is_from_lower());
-    credit_node(maps, ctx.interface as u16, direction, verdict, unpack(counts));
+    credit_node(maps, ctx.frame.interface as u16, direction, verdict, unpack(counts));
     maps.report_outcome(PacketOutcome::UNCACHED);
-    true
 }

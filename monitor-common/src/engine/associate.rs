@@ -14,7 +14,7 @@
 //! With enough of them within the window, and a certain BitTorrent flow of the same subscriber within it, these connections
 //! count as BitTorrent.
 
-use super::{account, peer_keys, subscribers, subscribers::NO_POOL};
+use super::{account, peer_keys, subscribers};
 use crate::{
     abi::{
         event::KernelEvent,
@@ -23,7 +23,7 @@ use crate::{
         settings::{Heuristic, Settings},
     },
     tables::{
-        context::{PacketContext, Task},
+        context::{NO_POOL, PacketContext, Task},
         flow_table::{FlowState, Stage, evidence},
         maps::Maps,
         peer_cache::{self, Key, PeerEntry},
@@ -33,18 +33,18 @@ use crate::{
 /// Whether the flow of the packet, which showed no signature, gets a verdict all the same; it is then in the work.
 #[inline(never)]
 pub(super) fn associate<M: Maps>(maps: &M, settings: &Settings, ctx: &mut PacketContext) -> bool {
-    if ctx.task == Task::INSPECT && ctx.protocol != Protocol::Unclassified as u32 {
+    if ctx.flow.task == Task::INSPECT && ctx.flow.protocol != Protocol::Unclassified as u32 {
         return false;
     }
-    if ctx.task == Task::ASSOCIATE {
+    if ctx.flow.task == Task::ASSOCIATE {
         // Inspection kept what the flow has shown.
-        let Some(cold) = maps.cold_set(ctx.set_index) else { return false };
-        let progress = cold.flow(ctx.way).progress.load();
-        ctx.evidence = u32::from(crate::tables::flow_table::Progress::from_bits(progress).evidence);
+        let Some(cold) = maps.cold_set(ctx.flow.set_index) else { return false };
+        let progress = cold.flow(ctx.flow.way).progress.load();
+        ctx.inspection.evidence = u32::from(crate::tables::flow_table::Progress::from_bits(progress).evidence);
     }
     // An obfuscated side may be silent, or say too little to tell; neither may look like something else.
-    let random =
-        ctx.evidence & u32::from(evidence::HIGH_ENTROPY) != 0 && ctx.evidence & u32::from(evidence::LOW_ENTROPY) == 0;
+    let random = ctx.inspection.evidence & u32::from(evidence::HIGH_ENTROPY) != 0
+        && ctx.inspection.evidence & u32::from(evidence::LOW_ENTROPY) == 0;
     if !random || !ctx.has_peer_ports() || !subscribers::find_subscribers(maps, ctx) {
         return false;
     }
@@ -57,23 +57,24 @@ pub(super) fn associate<M: Maps>(maps: &M, settings: &Settings, ctx: &mut Packet
     }
     if known != 0 && speaks(maps, settings, ctx, 0, known as u8) && speaks(maps, settings, ctx, 1, known as u8) {
         let kad = known == Protocol::EDonkey as u32 && !ctx.is_tcp();
-        ctx.protocol = if kad { Protocol::Kademlia as u32 } else { known };
-        ctx.confidence = Confidence::Association as u32;
+        ctx.flow.protocol = if kad { Protocol::Kademlia as u32 } else { known };
+        ctx.flow.confidence = Confidence::Association as u32;
         return true;
     }
-    if settings.heuristic.load() == 0 || ctx.evidence & u32::from(evidence::MSE) != u32::from(evidence::MSE) {
+    if settings.heuristic.load() == 0 || ctx.inspection.evidence & u32::from(evidence::MSE) != u32::from(evidence::MSE)
+    {
         return false;
     }
-    if ctx.task == Task::INSPECT && ctx.ended == 0 {
+    if ctx.flow.task == Task::INSPECT && ctx.inspection.ended == 0 {
         // A signature may come yet.
         return false;
     }
-    if ctx.task == Task::INSPECT {
+    if ctx.flow.task == Task::INSPECT {
         maps.count_event(KernelEvent::MseCandidate);
     }
     if suspect(maps, settings, ctx, 0) | suspect(maps, settings, ctx, 1) {
-        ctx.protocol = Protocol::BitTorrent as u32;
-        ctx.confidence = Confidence::Heuristic as u32;
+        ctx.flow.protocol = Protocol::BitTorrent as u32;
+        ctx.flow.confidence = Confidence::Heuristic as u32;
         return true;
     }
     false
@@ -86,31 +87,34 @@ pub(super) fn associate<M: Maps>(maps: &M, settings: &Settings, ctx: &mut Packet
 /// The verdict is provisional: MSE allows a clear handshake behind such an opening.
 #[inline(never)]
 pub(super) fn is_early(ctx: &PacketContext) -> bool {
-    let both = ctx.evidence & u32::from(evidence::HIGH_ENTROPY) == u32::from(evidence::HIGH_ENTROPY);
-    both & (!ctx.is_tcp() | (ctx.first != 0))
+    let both = ctx.inspection.evidence & u32::from(evidence::HIGH_ENTROPY) == u32::from(evidence::HIGH_ENTROPY);
+    both & (!ctx.is_tcp() | (ctx.inspection.first != 0))
 }
 
 /// Protocol number that one end is known to speak on its port; 0 for none.
 #[inline(never)]
 fn known_at<M: Maps>(maps: &M, settings: &Settings, ctx: &PacketContext, end: usize) -> u32 {
-    if !ctx.is_tcp() && ctx.block_lens[end & 1] == NO_POOL {
+    if !ctx.is_tcp() && ctx.subscribers.block_lens[end & 1] == NO_POOL {
         return 0;
     }
     let tag = peer_keys::endpoint_key(settings, ctx, end, ctx.port(end));
-    u32::from(find(maps, settings, tag, ctx.now_s).protocol_number())
+    u32::from(find(maps, settings, tag, ctx.frame.now_s).protocol_number())
 }
 
 /// Protocol number for which a server named the flow's accepting end to the subscriber that opened it; 0 for none.
 #[inline(never)]
 fn named<M: Maps>(maps: &M, settings: &Settings, ctx: &PacketContext) -> u32 {
-    let opener = usize::from(!FlowState(ctx.state).first_from_lower());
-    let opened = !ctx.is_tcp() || ctx.evidence & u32::from(evidence::OPENED) != 0;
-    if !opened || ctx.evidence & u32::from(evidence::FORGED) != 0 || ctx.block_lens[opener] == NO_POOL {
+    let opener = usize::from(!FlowState(ctx.flow.state).first_from_lower());
+    let opened = !ctx.is_tcp() || ctx.inspection.evidence & u32::from(evidence::OPENED) != 0;
+    if !opened
+        || ctx.inspection.evidence & u32::from(evidence::FORGED) != 0
+        || ctx.subscribers.block_lens[opener] == NO_POOL
+    {
         return 0;
     }
     let requester = peer_keys::requester_key(settings, ctx, opener);
     let tag = peer_keys::referred_key(settings, requester, ctx.address(1 - opener), ctx.port(1 - opener));
-    let known = find(maps, settings, tag, ctx.now_s).protocol_number();
+    let known = find(maps, settings, tag, ctx.frame.now_s).protocol_number();
     // A source's TCP port says nothing of what it does by UDP, in eDonkey; BitTorrent has one port for both.
     if !ctx.is_tcp() && known == Protocol::EDonkey as u8 { 0 } else { u32::from(known) }
 }
@@ -118,16 +122,16 @@ fn named<M: Maps>(maps: &M, settings: &Settings, ctx: &PacketContext) -> u32 {
 /// Whether one end is no subscriber, or one who speaks the protocol.
 #[inline(never)]
 fn speaks<M: Maps>(maps: &M, settings: &Settings, ctx: &PacketContext, end: usize, protocol: u8) -> bool {
-    let block_len = ctx.block_lens[end & 1];
+    let block_len = ctx.subscribers.block_lens[end & 1];
     block_len == NO_POOL || speaker(maps, settings, ctx, end, protocol).is_used()
 }
 
 /// What is known of one end's subscriber and a protocol.
 #[inline(always)]
 fn speaker<M: Maps>(maps: &M, settings: &Settings, ctx: &PacketContext, end: usize, protocol: u8) -> PeerEntry {
-    let block_len = ctx.block_lens[end & 1];
-    let block = ctx.ends[end & 1].block(block_len as u8);
-    find(maps, settings, peer_keys::subscriber_key(&ctx.seed(settings), block, block_len, protocol), ctx.now_s)
+    let block_len = ctx.subscribers.block_lens[end & 1];
+    let block = ctx.subscribers.addresses[end & 1].block(block_len as u8);
+    find(maps, settings, peer_keys::subscriber_key(&ctx.seed(settings), block, block_len, protocol), ctx.frame.now_s)
 }
 
 #[inline(never)]
@@ -142,52 +146,52 @@ fn find<M: Maps>(maps: &M, settings: &Settings, tag: u64, now_s: u64) -> PeerEnt
 #[inline(never)]
 fn suspect<M: Maps>(maps: &M, settings: &Settings, ctx: &PacketContext, end: usize) -> bool {
     let rule = Heuristic::from_bits(settings.heuristic.load());
-    let block_len = ctx.block_lens[end & 1];
+    let block_len = ctx.subscribers.block_lens[end & 1];
     if block_len == NO_POOL {
         return false;
     }
-    let block = ctx.ends[end & 1].block(block_len as u8);
+    let block = ctx.subscribers.addresses[end & 1].block(block_len as u8);
     let tag = peer_cache::tag(&ctx.seed(settings), Key::MseCandidate, block, u64::from(block_len), 0);
     let Some(set) = maps.peer_set(peer_cache::set_index(tag, settings.peer_mask)) else {
         maps.count_event(KernelEvent::InternalError);
         return false;
     };
-    let held = set.find(tag, ctx.now_s);
+    let held = set.find(tag, ctx.frame.now_s);
     // The entry keeps the second in which its window began.
-    let current = held.is_used() && held.age_s(ctx.now_s) < u32::from(rule.window_s);
-    let mut entry = if current { held } else { PeerEntry::new(Protocol::BitTorrent as u8, true, ctx.now_s) };
-    if ctx.task == Task::INSPECT {
+    let current = held.is_used() && held.age_s(ctx.frame.now_s) < u32::from(rule.window_s);
+    let mut entry = if current { held } else { PeerEntry::new(Protocol::BitTorrent as u8, true, ctx.frame.now_s) };
+    if ctx.flow.task == Task::INSPECT {
         let remote = peer_keys::endpoint_key(settings, ctx, 1 - end, ctx.port(1 - end));
         entry = entry.with_endpoints(entry.endpoints() | 1 << ((remote >> 40) & u64::from(SUSPECT_BUCKETS - 1)));
-        set.insert(tag, entry, ctx.now_s);
+        set.insert(tag, entry, ctx.frame.now_s);
     }
     let speaker = speaker(maps, settings, ctx, end, Protocol::BitTorrent as u8);
     entry.endpoints().count_ones() >= rule.endpoints
         && speaker.is_used()
-        && speaker.age_s(ctx.now_s) < u32::from(rule.window_s)
+        && speaker.age_s(ctx.frame.now_s) < u32::from(rule.window_s)
 }
 
 /// Gives a flow that had ended as unclassified the verdict in the work, for what comes from now on.
 #[inline(never)]
-pub(super) fn relabel<M: Maps>(maps: &M, settings: &Settings, ctx: &mut PacketContext) -> bool {
-    let way = ctx.way as usize & (WAYS - 1);
-    let (Some(set), Some(cold)) = (maps.flow_set(ctx.set_index), maps.cold_set(ctx.set_index)) else {
+pub(super) fn relabel<M: Maps>(maps: &M, settings: &Settings, ctx: &mut PacketContext) {
+    let way = ctx.flow.way as usize & (WAYS - 1);
+    let (Some(set), Some(cold)) = (maps.flow_set(ctx.flow.set_index), maps.cold_set(ctx.flow.set_index)) else {
         maps.count_event(KernelEvent::InternalError);
-        return false;
+        return;
     };
-    let verdict = (ctx.protocol as u8, ctx.confidence as u8);
+    let verdict = (ctx.flow.protocol as u8, ctx.flow.confidence as u8);
     let slots = subscribers::slots(maps, settings, ctx, verdict);
     let (cell, cold) = (&set.states[way], &cold.flows[way]);
     let state = FlowState(cell.load());
     if state.stage() != Stage::Settled || state.protocol_number() != 0 || !cell.replace(state.0, FlowState::LOCKED.0) {
-        return false;
+        return;
     }
-    if set.tags[way].load() != ctx.tag {
+    if set.tags[way].load() != ctx.flow.tag {
         // Another flow took the way before it was locked.
         cell.swap(state.0);
-        return false;
+        return;
     }
-    account::flush(maps, set, cold.slots.load(), way, state, ctx.now_s);
+    account::flush(maps, set, cold.slots.load(), way, state, ctx.frame.now_s);
     cold.generation.add(1);
     cold.slots.store(slots);
     let labelled = state.settled(verdict.0, verdict.1);
@@ -196,5 +200,4 @@ pub(super) fn relabel<M: Maps>(maps: &M, settings: &Settings, ctx: &mut PacketCo
     account::count_node_flow(maps, labelled, verdict);
     maps.count_event(KernelEvent::FlowRelabelled);
     maps.report_outcome(ctx.outcome(verdict.0, verdict.1));
-    true
 }

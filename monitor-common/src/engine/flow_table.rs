@@ -22,19 +22,19 @@ const NONE: (u8, u8) = (Protocol::Unclassified as u8, Confidence::None as u8);
 /// Whether the packet's flow is in the table and can continue. Sets `state` and `entry`.
 #[inline(never)]
 pub(super) fn lookup<M: Maps>(maps: &M, ctx: &mut PacketContext) -> bool {
-    ctx.entry = Entry::NEW;
-    if ctx.way >= WAYS as u32 {
+    ctx.flow.entry = Entry::NEW;
+    if ctx.flow.way >= WAYS as u32 {
         return false;
     }
-    let (Some(set), Some(cold)) = (maps.flow_set(ctx.set_index), maps.cold_set(ctx.set_index)) else {
+    let (Some(set), Some(cold)) = (maps.flow_set(ctx.flow.set_index), maps.cold_set(ctx.flow.set_index)) else {
         return false;
     };
-    let way = ctx.way as usize & (WAYS - 1);
+    let way = ctx.flow.way as usize & (WAYS - 1);
     let state = FlowState(set.states[way].load());
-    ctx.state = state.0;
-    if set.tags[way].load() != ctx.tag {
+    ctx.flow.state = state.0;
+    if set.tags[way].load() != ctx.flow.tag {
         // Another flow took the way since it was found.
-        ctx.way = WAYS as u32;
+        ctx.flow.way = WAYS as u32;
         return false;
     }
     if matches!(state.stage(), Stage::Empty | Stage::Locked) {
@@ -42,7 +42,7 @@ pub(super) fn lookup<M: Maps>(maps: &M, ctx: &mut PacketContext) -> bool {
     }
     if state.is_claimed() {
         // Another CPU is writing this flow's verdict: even a SYN counts with it, and the next one restarts.
-        ctx.entry = Entry::KNOWN;
+        ctx.flow.entry = Entry::KNOWN;
         return true;
     }
     // A SYN on a flow that was settled or carried payload: the ports are in use again, and the old verdict must not be
@@ -51,14 +51,14 @@ pub(super) fn lookup<M: Maps>(maps: &M, ctx: &mut PacketContext) -> bool {
     let used = state.stage() == Stage::Settled || (progress.inspected_lower | progress.inspected_higher) != 0;
     // A pause ended the inspection before it was through (see `settle_idle`): what follows is looked at as a new flow is, after
     // the inactive timeout of flow metering (RFC 7011 section 2, RFC 5470 section 5.1.1).
-    let resumes = state.has_paused(ctx.now_s)
+    let resumes = state.has_paused(ctx.frame.now_s)
         && progress.inspected_lower < INSPECTED_PER_DIRECTION
         && progress.inspected_higher < INSPECTED_PER_DIRECTION;
-    if (ctx.headers.opens_connection() && used) || resumes {
-        ctx.entry = Entry::RESTARTED;
+    if (ctx.frame.headers.opens_connection() && used) || resumes {
+        ctx.flow.entry = Entry::RESTARTED;
         return false;
     }
-    ctx.entry = Entry::KNOWN;
+    ctx.flow.entry = Entry::KNOWN;
     true
 }
 
@@ -68,18 +68,20 @@ pub(super) fn lookup<M: Maps>(maps: &M, ctx: &mut PacketContext) -> bool {
 /// up to three quarters before flows compete.
 #[inline(never)]
 pub(super) fn select_victim<M: Maps>(maps: &M, settings: &Settings, ctx: &mut PacketContext) -> bool {
-    if ctx.entry == Entry::RESTARTED {
+    if ctx.flow.entry == Entry::RESTARTED {
         maps.count_event(KernelEvent::FlowRestarted);
         return true;
     }
-    if ctx.way < WAYS as u32 {
+    if ctx.flow.way < WAYS as u32 {
         // Another CPU is making or ending this very flow.
         maps.count_event(KernelEvent::FlowBusy);
         return false;
     }
     let mut best = 0;
-    for index in [FlowKey::set_index(ctx.tag, settings.set_mask), FlowKey::second_set_index(ctx.tag, settings.set_mask)]
-    {
+    for index in [
+        FlowKey::set_index(ctx.flow.tag, settings.set_mask),
+        FlowKey::second_set_index(ctx.flow.tag, settings.set_mask),
+    ] {
         if best < IDLE {
             best = best_in(maps, ctx, index, best);
         }
@@ -103,12 +105,12 @@ fn best_in<M: Maps>(maps: &M, ctx: &mut PacketContext, index: u32, best: u32) ->
     let mut way = 0;
     while way < WAYS {
         let state = FlowState(set.states[way].load());
-        let value = state.eviction_priority(ctx.now_s);
+        let value = state.eviction_priority(ctx.frame.now_s);
         if value > best {
             best = value;
-            ctx.set_index = index;
-            ctx.way = way as u32;
-            ctx.state = state.0;
+            ctx.flow.set_index = index;
+            ctx.flow.way = way as u32;
+            ctx.flow.state = state.0;
         }
         way += 1;
     }
@@ -118,8 +120,8 @@ fn best_in<M: Maps>(maps: &M, ctx: &mut PacketContext, index: u32, best: u32) ->
 /// Ways of both sets of the packet's flow that carry its tag.
 #[inline(never)]
 fn entries<M: Maps>(maps: &M, settings: &Settings, ctx: &PacketContext) -> u32 {
-    let first = FlowKey::set_index(ctx.tag, settings.set_mask);
-    let second = FlowKey::second_set_index(ctx.tag, settings.set_mask);
+    let first = FlowKey::set_index(ctx.flow.tag, settings.set_mask);
+    let second = FlowKey::second_set_index(ctx.flow.tag, settings.set_mask);
     // With a single set, both are the same.
     entries_of(maps, ctx, first) + if second == first { 0 } else { entries_of(maps, ctx, second) }
 }
@@ -131,7 +133,7 @@ fn entries_of<M: Maps>(maps: &M, ctx: &PacketContext, index: u32) -> u32 {
     let mut entries = 0;
     let mut way = 0;
     while way < WAYS {
-        entries += u32::from(set.tags[way].load() == ctx.tag);
+        entries += u32::from(set.tags[way].load() == ctx.flow.tag);
         way += 1;
     }
     entries
@@ -142,27 +144,27 @@ fn entries_of<M: Maps>(maps: &M, ctx: &PacketContext, index: u32) -> u32 {
 /// `false` when another CPU was first, with the way or with the flow.
 #[inline(never)]
 pub(super) fn install<M: Maps>(maps: &M, settings: &Settings, ctx: &mut PacketContext) -> bool {
-    let way = ctx.way as usize & (WAYS - 1);
-    let (Some(set), Some(cold)) = (maps.flow_set(ctx.set_index), maps.cold_set(ctx.set_index)) else {
+    let way = ctx.flow.way as usize & (WAYS - 1);
+    let (Some(set), Some(cold)) = (maps.flow_set(ctx.flow.set_index), maps.cold_set(ctx.flow.set_index)) else {
         return false;
     };
     let cell = &set.states[way];
-    let state = FlowState(ctx.state);
+    let state = FlowState(ctx.flow.state);
     if !cell.replace(state.0, FlowState::LOCKED.0) {
         maps.count_event(KernelEvent::FlowBusy);
         return false;
     }
     let cold = &cold.flows[way];
     if state.stage() != Stage::Empty {
-        account::end_flow(maps, set, cold, way, state, ctx.now_s);
+        account::end_flow(maps, set, cold, way, state, ctx.frame.now_s);
     }
     cold.generation.add(1);
     cold.rule_value.store(0);
-    let opened = if ctx.headers.opens_connection() { evidence::OPENED } else { 0 };
+    let opened = if ctx.frame.headers.opens_connection() { evidence::OPENED } else { 0 };
     cold.progress.store(Progress { evidence: opened, ..Progress::default() }.to_bits());
     cold.slots.store(subscribers::slots(maps, settings, ctx, NONE));
     // A full barrier: of two CPUs that enter the same flow at once, at least one sees the other's tag and gives way.
-    set.tags[way].swap(ctx.tag);
+    set.tags[way].swap(ctx.flow.tag);
     if entries(maps, settings, ctx) > 1 {
         set.tags[way].store(0);
         cell.store(FlowState::EMPTY.0);
@@ -170,7 +172,7 @@ pub(super) fn install<M: Maps>(maps: &M, settings: &Settings, ctx: &mut PacketCo
         return false;
     }
     let which = subscribers::subscriber_ends(ctx);
-    let fresh = FlowState::inspecting(ctx.now_s as u16, ctx.is_from_lower(), which, ctx.interface as u16);
+    let fresh = FlowState::inspecting(ctx.frame.now_s as u16, ctx.is_from_lower(), which, ctx.frame.interface as u16);
     cell.swap(fresh.0);
     true
 }

@@ -16,7 +16,7 @@
 //!
 //! What follows from knowledge, and what else it takes, is in `associate.rs`.
 
-use super::{peer_keys, server_flow, subscribers, subscribers::NO_POOL};
+use super::{peer_keys, server_flow, subscribers};
 use crate::{
     abi::{
         event::KernelEvent,
@@ -26,7 +26,7 @@ use crate::{
     },
     bpf::shared_u64::SharedU64,
     tables::{
-        context::PacketContext,
+        context::{NO_POOL, PacketContext},
         flow_table::{FlowState, Stage, counter_index, evidence, unpack},
         maps::Maps,
     },
@@ -34,17 +34,17 @@ use crate::{
 
 /// Learns from a flow with a certain verdict what its latest payload shows.
 #[inline(never)]
-pub(super) fn learn<M: Maps>(maps: &M, settings: &Settings, ctx: &mut PacketContext) -> bool {
-    let way = ctx.way as usize & (WAYS - 1);
-    let Some(set) = maps.flow_set(ctx.set_index) else { return false };
+pub(super) fn learn<M: Maps>(maps: &M, settings: &Settings, ctx: &mut PacketContext) {
+    let way = ctx.flow.way as usize & (WAYS - 1);
+    let Some(set) = maps.flow_set(ctx.flow.set_index) else { return };
     let cell = &set.states[way];
     let state = FlowState(cell.load());
     if state.stage() != Stage::Settled || !state.is_learning() {
-        return false;
+        return;
     }
     let mut complete = false;
     // Many programs share a transport such as libp2p: one program's flow says nothing about another's.
-    if ctx.spoke != 0 && !Protocol::is_shared_by_programs(ctx.protocol) {
+    if ctx.inspection.spoke != 0 && !Protocol::is_shared_by_programs(ctx.flow.protocol) {
         let lower = unpack(set.counters[counter_index(way, 1)].load()).0 != 0;
         let higher = unpack(set.counters[counter_index(way, 0)].load()).0 != 0;
         if subscribers::find_subscribers(maps, ctx) {
@@ -52,37 +52,42 @@ pub(super) fn learn<M: Maps>(maps: &M, settings: &Settings, ctx: &mut PacketCont
             teach(maps, settings, ctx, state, 1, lower);
             complete = is_complete(ctx) && !state.is_server_flow();
             let answered = if ctx.is_from_lower() { higher } else { lower };
-            if ctx.sources.requests != 0 && answered && ctx.block_lens[1 - (ctx.from_lower as usize & 1)] != NO_POOL {
+            if ctx.inspection.sources.requests != 0
+                && answered
+                && ctx.subscribers.block_lens[1 - (ctx.flow.from_lower as usize & 1)] != NO_POOL
+            {
                 server_flow::store_request(maps, ctx, cell);
                 complete = false;
             }
         }
     }
     let watching = settings.inspection.load() == InspectionDepth::Watchlist as u64;
-    if ctx.exhausted != 0 || (complete && !watching) {
+    if ctx.inspection.exhausted != 0 || (complete && !watching) {
         end_learning(cell);
     }
-    true
 }
 
 /// Whether a located flow has shown all that it can: both sides spoke, and over UDP the remote one has proved its address.
 #[inline(always)]
 fn is_complete(ctx: &PacketContext) -> bool {
     let proved = |end: usize| {
-        ctx.is_tcp() | (ctx.block_lens[end] != NO_POOL) | (ctx.evidence & u32::from(evidence::PROVED_LOWER) << end != 0)
+        ctx.is_tcp()
+            | (ctx.subscribers.block_lens[end] != NO_POOL)
+            | (ctx.inspection.evidence & u32::from(evidence::PROVED_LOWER) << end != 0)
     };
-    ctx.evidence & u32::from(evidence::BOTH_SPOKE) == u32::from(evidence::BOTH_SPOKE) && proved(0) & proved(1)
+    ctx.inspection.evidence & u32::from(evidence::BOTH_SPOKE) == u32::from(evidence::BOTH_SPOKE)
+        && proved(0) & proved(1)
 }
 
 /// Learns what one end (0 lower, 1 higher) has shown; `answered` when the other end has sent packets.
 #[inline(never)]
 fn teach<M: Maps>(maps: &M, settings: &Settings, ctx: &PacketContext, state: FlowState, end: usize, answered: bool) {
     let (own, other) = (u32::from(evidence::SPOKE_LOWER) << end, u32::from(evidence::SPOKE_LOWER) << (1 - end));
-    if ctx.evidence & own == 0 {
+    if ctx.inspection.evidence & own == 0 {
         return;
     }
-    let spoken_to = ctx.evidence & other != 0;
-    let block_len = ctx.block_lens[end & 1];
+    let spoken_to = ctx.inspection.evidence & other != 0;
+    let block_len = ctx.subscribers.block_lens[end & 1];
     let subscriber = block_len != NO_POOL;
     if subscriber {
         if !(answered | spoken_to) {
@@ -92,26 +97,26 @@ fn teach<M: Maps>(maps: &M, settings: &Settings, ctx: &PacketContext, state: Flo
             maps.count_event(KernelEvent::PeerSpoofed);
             return;
         }
-        let block = ctx.ends[end & 1].block(block_len as u8);
+        let block = ctx.subscribers.addresses[end & 1].block(block_len as u8);
         peer_keys::insert(
             maps,
             settings,
-            peer_keys::subscriber_key(&ctx.seed(settings), block, block_len, ctx.protocol as u8),
+            peer_keys::subscriber_key(&ctx.seed(settings), block, block_len, ctx.flow.protocol as u8),
             ctx,
             peer_keys::entry(ctx, true),
         );
     } else {
-        let proved = ctx.is_tcp() || ctx.evidence & u32::from(evidence::PROVED_LOWER) << end != 0;
+        let proved = ctx.is_tcp() || ctx.inspection.evidence & u32::from(evidence::PROVED_LOWER) << end != 0;
         if !(spoken_to && proved) {
             return;
         }
     }
-    let accepted = ctx.evidence & u32::from(evidence::OPENED) != 0 && state.first_from_lower() != (end == 0);
+    let accepted = ctx.inspection.evidence & u32::from(evidence::OPENED) != 0 && state.first_from_lower() != (end == 0);
     if !ctx.is_tcp() || accepted {
         insert_endpoint(maps, settings, ctx, end, ctx.port(end), subscriber);
     }
-    if ctx.named_port != 0 && ctx.is_from_lower() == (end == 0) {
-        insert_endpoint(maps, settings, ctx, end, ctx.named_port as u16, subscriber);
+    if ctx.inspection.named_port != 0 && ctx.is_from_lower() == (end == 0) {
+        insert_endpoint(maps, settings, ctx, end, ctx.inspection.named_port as u16, subscriber);
     }
 }
 

@@ -17,7 +17,7 @@ use crate::{
 /// The tag of an endpoint of the packet's flow.
 #[inline(always)]
 pub(super) fn endpoint_key(settings: &Settings, ctx: &PacketContext, end: usize, port: u16) -> u64 {
-    peer_cache::tag(&ctx.seed(settings), Key::Endpoint, ctx.address(end), u64::from(port), ctx.headers.tunnel)
+    peer_cache::tag(&ctx.seed(settings), Key::Endpoint, ctx.address(end), u64::from(port), ctx.frame.headers.tunnel)
 }
 
 /// The tag of an endpoint that a server named to this asker.
@@ -29,9 +29,9 @@ pub(super) fn referred_key(settings: &Settings, requester: u64, address: Address
 /// The tag of the subscriber at one end as one who asks.
 #[inline(never)]
 pub(super) fn requester_key(settings: &Settings, ctx: &PacketContext, end: usize) -> u64 {
-    let block_len = ctx.block_lens[end & 1];
-    let block = ctx.ends[end & 1].block(block_len as u8);
-    peer_cache::tag(&ctx.seed(settings), Key::Requester, block, u64::from(block_len), ctx.headers.tunnel)
+    let block_len = ctx.subscribers.block_lens[end & 1];
+    let block = ctx.subscribers.addresses[end & 1].block(block_len as u8);
+    peer_cache::tag(&ctx.seed(settings), Key::Requester, block, u64::from(block_len), ctx.frame.headers.tunnel)
 }
 
 /// The tag of a subscriber who speaks a protocol.
@@ -44,13 +44,18 @@ pub(super) fn subscriber_key(seed: &Seed, block: Address, block_len: u32, protoc
 /// The protocol of the packet's flow, known from now on.
 #[inline(always)]
 pub(super) fn entry(ctx: &PacketContext, own: bool) -> PeerEntry {
-    PeerEntry::new(Protocol::family_number(ctx.protocol as u8), own, ctx.now_s)
+    PeerEntry::new(Protocol::family_number(ctx.flow.protocol as u8), own, ctx.frame.now_s)
 }
 
 /// Enters the endpoint that a server named to the packet's receiver.
 #[inline(never)]
 pub(super) fn insert_referred<M: Maps>(maps: &M, settings: &Settings, ctx: &PacketContext) {
-    let tag = referred_key(settings, ctx.requester, ctx.sources.address, ctx.sources.port as u16);
+    let tag = referred_key(
+        settings,
+        ctx.inspection.requester,
+        ctx.inspection.sources.address,
+        ctx.inspection.sources.port as u16,
+    );
     insert(maps, settings, tag, ctx, entry(ctx, false).referred());
 }
 
@@ -61,7 +66,7 @@ pub(super) fn insert<M: Maps>(maps: &M, settings: &Settings, tag: u64, ctx: &Pac
         maps.count_event(KernelEvent::InternalError);
         return;
     };
-    match set.insert(tag, entry, ctx.now_s) {
+    match set.insert(tag, entry, ctx.frame.now_s) {
         Inserted::Refreshed | Inserted::Busy => {}
         Inserted::New => maps.count_event(KernelEvent::PeerLearned),
         Inserted::Evicted => {

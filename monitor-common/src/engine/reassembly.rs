@@ -21,10 +21,10 @@ use crate::{
 #[inline(never)]
 pub(super) fn skip_segment<P: Packet, M: Maps>(packet: &P, maps: &M, scratch: &mut Scratch, inspecting: bool) -> bool {
     let (ctx, payload) = (&mut scratch.ctx, &mut scratch.payload);
-    let Some(cold) = maps.cold_set(ctx.set_index) else { return false };
-    let cell = &cold.flow(ctx.way).progress;
+    let Some(cold) = maps.cold_set(ctx.flow.set_index) else { return false };
+    let cell = &cold.flow(ctx.flow.way).progress;
     let mut progress = Progress::from_bits(cell.load());
-    let from_lower = ctx.from_lower;
+    let from_lower = ctx.flow.from_lower;
     let of = |flag| rule_flags::of(flag, from_lower);
     if progress.rule_flags & of(rule_flags::HELD) != 0 {
         match resume(packet, maps, ctx, payload) {
@@ -41,16 +41,16 @@ pub(super) fn skip_segment<P: Packet, M: Maps>(packet: &P, maps: &M, scratch: &m
             }
         }
     } else {
-        let Some([first]) = packet.read::<1>(ctx.headers.payload_offset as usize) else { return false };
-        if !inspecting || !hold_rules::skip_segment(progress.rule_flags, ctx.from_lower, first) {
+        let Some([first]) = packet.read::<1>(ctx.frame.headers.payload_offset as usize) else { return false };
+        if !inspecting || !hold_rules::skip_segment(progress.rule_flags, ctx.flow.from_lower, first) {
             return false;
         }
     }
     let inspected = progress.inspect(ctx.is_from_lower());
     cell.store(progress.to_bits());
-    ctx.evidence = u32::from(progress.evidence);
-    let budget = if FlowState(ctx.state).is_server_flow() { SERVER_FLOW_PACKETS } else { INSPECTED_PER_DIRECTION };
-    ctx.exhausted = u32::from(inspected >= budget);
+    ctx.inspection.evidence = u32::from(progress.evidence);
+    let budget = if FlowState(ctx.flow.state).is_server_flow() { SERVER_FLOW_PACKETS } else { INSPECTED_PER_DIRECTION };
+    ctx.inspection.exhausted = u32::from(inspected >= budget);
     true
 }
 
@@ -58,13 +58,13 @@ pub(super) fn skip_segment<P: Packet, M: Maps>(packet: &P, maps: &M, scratch: &m
 #[inline(never)]
 fn resume<P: Packet, M: Maps>(packet: &P, maps: &M, ctx: &mut PacketContext, payload: &mut Payload) -> Continuation {
     ctx.read_numbers(packet);
-    let Some(entry) = entry(maps, ctx, ctx.from_lower) else { return Continuation::Missing };
-    if ctx.forged != 0 {
+    let Some(entry) = entry(maps, ctx, ctx.flow.from_lower) else { return Continuation::Missing };
+    if ctx.inspection.spoofed != 0 {
         // A spoofed packet must not continue a subscriber's stream.
         return Continuation::OutOfOrder;
     }
-    let tag = reassembly::tag(ctx.tag, ctx.from_lower);
-    entry.resume(tag, (ctx.numbers >> 32) as u32, ctx.headers.payload_len, ctx.now_s, payload)
+    let tag = reassembly::tag(ctx.flow.tag, ctx.flow.from_lower);
+    entry.resume(tag, (ctx.frame.numbers >> 32) as u32, ctx.frame.headers.payload_len, ctx.frame.now_s, payload)
 }
 
 /// Holds the packet's payload, and what it continued, until the next segment of its direction.
@@ -72,10 +72,10 @@ fn resume<P: Packet, M: Maps>(packet: &P, maps: &M, ctx: &mut PacketContext, pay
 pub(super) fn hold<P: Packet, M: Maps>(packet: &P, maps: &M, scratch: &mut Scratch) {
     let (ctx, payload) = (&mut scratch.ctx, &scratch.payload);
     ctx.read_numbers(packet);
-    let Some(entry) = entry(maps, ctx, ctx.from_lower) else { return };
-    let tag = reassembly::tag(ctx.tag, ctx.from_lower);
-    let next = ((ctx.numbers >> 32) as u32).wrapping_add(ctx.headers.payload_len);
-    if entry.hold(tag, next, hold_rules::held_len(payload), ctx.now_s, payload) {
+    let Some(entry) = entry(maps, ctx, ctx.flow.from_lower) else { return };
+    let tag = reassembly::tag(ctx.flow.tag, ctx.flow.from_lower);
+    let next = ((ctx.frame.numbers >> 32) as u32).wrapping_add(ctx.frame.headers.payload_len);
+    if entry.hold(tag, next, hold_rules::held_len(payload), ctx.frame.now_s, payload) {
         maps.count_event(KernelEvent::ReassemblyEvicted);
     }
 }
@@ -91,12 +91,12 @@ pub(super) fn release<M: Maps>(maps: &M, ctx: &PacketContext, progress: &SharedU
     progress.store(Progress { rule_flags: now.rule_flags & !both, ..now }.to_bits());
     for from_lower in [0, 1] {
         if let Some(entry) = entry(maps, ctx, from_lower) {
-            entry.release(reassembly::tag(ctx.tag, from_lower));
+            entry.release(reassembly::tag(ctx.flow.tag, from_lower));
         }
     }
 }
 
 #[inline(always)]
 fn entry<'a, M: Maps>(maps: &'a M, ctx: &PacketContext, from_lower: u32) -> Option<&'a ReassemblySlot> {
-    maps.reassembly_slot(reassembly::index(ctx.tag, from_lower))
+    maps.reassembly_slot(reassembly::index(ctx.flow.tag, from_lower))
 }

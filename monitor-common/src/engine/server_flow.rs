@@ -14,8 +14,8 @@ use crate::{
 /// Counts a packet without payload against the budget; whether the budget is used up.
 #[inline(never)]
 pub(super) fn count_empty<M: Maps>(maps: &M, ctx: &PacketContext) -> bool {
-    let Some(cold) = maps.cold_set(ctx.set_index) else { return true };
-    let cell = &cold.flow(ctx.way).progress;
+    let Some(cold) = maps.cold_set(ctx.flow.set_index) else { return true };
+    let cell = &cold.flow(ctx.flow.way).progress;
     let mut progress = Progress::from_bits(cell.load());
     let exhausted = progress.inspect(ctx.is_from_lower()) >= SERVER_FLOW_PACKETS;
     cell.store(progress.to_bits());
@@ -25,8 +25,8 @@ pub(super) fn count_empty<M: Maps>(maps: &M, ctx: &PacketContext) -> bool {
 /// Renews the budget.
 #[inline(never)]
 pub(super) fn renew_budget<M: Maps>(maps: &M, ctx: &PacketContext) {
-    if let Some(cold) = maps.cold_set(ctx.set_index) {
-        let cell = &cold.flow(ctx.way).progress;
+    if let Some(cold) = maps.cold_set(ctx.flow.set_index) {
+        let cell = &cold.flow(ctx.flow.way).progress;
         let progress = Progress::from_bits(cell.load());
         cell.store(Progress { inspected_lower: 0, inspected_higher: 0, ..progress }.to_bits());
     }
@@ -36,18 +36,18 @@ pub(super) fn renew_budget<M: Maps>(maps: &M, ctx: &PacketContext) {
 /// request. Over UDP the rules have stored the transaction id already.
 #[inline(never)]
 pub(super) fn store_request<M: Maps>(maps: &M, ctx: &PacketContext, cell: &SharedU64) {
-    let Some(cold) = maps.cold_set(ctx.set_index) else { return };
-    let cold = cold.flow(ctx.way);
+    let Some(cold) = maps.cold_set(ctx.flow.set_index) else { return };
+    let cold = cold.flow(ctx.flow.way);
     let (state, rule_value) = (FlowState(cell.load()), &cold.rule_value);
-    if ctx.is_tcp() && ctx.sources.requests & requests::SOURCES != 0 {
-        let end = ((ctx.numbers >> 32) as u32).wrapping_add(ctx.headers.payload_len);
+    if ctx.is_tcp() && ctx.inspection.sources.requests & requests::SOURCES != 0 {
+        let end = ((ctx.frame.numbers >> 32) as u32).wrapping_add(ctx.frame.headers.payload_len);
         let mut progress = Progress::from_bits(cold.progress.load());
         progress.rule_flags &= !rule_flags::REQUEST_FROM_LOWER;
         if ctx.is_from_lower() {
             progress.rule_flags |= rule_flags::REQUEST_FROM_LOWER;
         }
         cold.progress.store(progress.to_bits());
-        rule_value.store(u64::from(end) << 32 | u64::from(ctx.numbers as u32));
+        rule_value.store(u64::from(end) << 32 | u64::from(ctx.frame.numbers as u32));
     } else if ctx.is_tcp() && !state.is_server_flow() {
         // The value that rules stored is no request.
         rule_value.store(0);

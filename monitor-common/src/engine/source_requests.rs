@@ -16,10 +16,7 @@
 //! Questions come late in a long session, and a server's flow is quiet. So it goes on teaching, by a budget of
 //! [`SERVER_FLOW_PACKETS`] a direction that is renewed every [`crate::abi::limits::ASSOCIATION_SECONDS`].
 
-use super::{
-    peer_keys,
-    subscribers::{self, NO_POOL},
-};
+use super::{peer_keys, subscribers};
 use crate::{
     abi::{
         key,
@@ -32,7 +29,7 @@ use crate::{
     },
     parse::packet::Packet,
     tables::{
-        context::{PacketContext, Scratch},
+        context::{NO_POOL, PacketContext, Scratch},
         flow_table::{FlowState, Progress},
         maps::Maps,
     },
@@ -52,18 +49,18 @@ pub(super) fn read_sources<P: Packet, M: Maps>(
     protocol: u8,
 ) {
     let (ctx, payload) = (&mut scratch.ctx, &mut scratch.payload);
-    let requested = FlowState(ctx.state).is_server_flow();
-    if !requested && ctx.spoke == 0 {
+    let requested = FlowState(ctx.flow.state).is_server_flow();
+    if !requested && ctx.inspection.spoke == 0 {
         return;
     }
     let context = Context {
         transport: ctx.transport(),
         protocol,
-        ipv6: !key::both_ipv4(ctx.headers.source, ctx.headers.destination),
-        announces: ctx.named_port != 0,
+        ipv6: !key::both_ipv4(ctx.frame.headers.source, ctx.frame.headers.destination),
+        announces: ctx.inspection.named_port != 0,
         requested,
     };
-    peer_list::begin(&context, payload, &mut ctx.sources);
+    peer_list::begin(&context, payload, &mut ctx.inspection.sources);
     if ctx.is_tcp() {
         ctx.read_numbers(packet);
     }
@@ -72,11 +69,11 @@ pub(super) fn read_sources<P: Packet, M: Maps>(
     let answers = payload.verifier_barrier(u64::from(answers));
     let mut step = 0;
     while step < SOURCES_PER_PACKET {
-        if ctx.sources.is_over() {
+        if ctx.inspection.sources.is_over() {
             break;
         }
-        peer_list::next(payload, &mut ctx.sources);
-        if payload.verifier_barrier(answers) != 0 && ctx.sources.port >= u32::from(FIRST_PEER_PORT) {
+        peer_list::next(payload, &mut ctx.inspection.sources);
+        if payload.verifier_barrier(answers) != 0 && ctx.inspection.sources.port >= u32::from(FIRST_PEER_PORT) {
             peer_keys::insert_referred(maps, settings, ctx);
         }
         step += 1;
@@ -86,8 +83,8 @@ pub(super) fn read_sources<P: Packet, M: Maps>(
 /// Whether the payload answers what the other side asked latest.
 #[inline(never)]
 fn answers_request<M: Maps>(maps: &M, ctx: &PacketContext) -> bool {
-    let Some(cold) = maps.cold_set(ctx.set_index) else { return false };
-    let cold = cold.flow(ctx.way);
+    let Some(cold) = maps.cold_set(ctx.flow.set_index) else { return false };
+    let cold = cold.flow(ctx.flow.way);
     let kept = Progress::from_bits(cold.progress.load()).rule_flags;
     if !ctx.is_tcp() {
         return kept & rule_flags::ECHOED != 0;
@@ -97,8 +94,8 @@ fn answers_request<M: Maps>(maps: &M, ctx: &PacketContext) -> bool {
         return false;
     }
     let question = cold.rule_value.load();
-    let sequence = ((ctx.numbers >> 32) as u32).wrapping_sub(question as u32);
-    let acknowledged = (ctx.numbers as u32).wrapping_sub((question >> 32) as u32);
+    let sequence = ((ctx.frame.numbers >> 32) as u32).wrapping_sub(question as u32);
+    let acknowledged = (ctx.frame.numbers as u32).wrapping_sub((question >> 32) as u32);
     // Behind the end of the latest question when an earlier one is answered, beyond it when the client said more meanwhile.
     (question != 0) & (sequence <= ANSWER_BYTES) & (acknowledged.wrapping_add(ANSWER_BYTES) <= 2 * ANSWER_BYTES)
 }
@@ -106,10 +103,10 @@ fn answers_request<M: Maps>(maps: &M, ctx: &PacketContext) -> bool {
 /// Whether the packet goes to a subscriber, whose tag is then in the work.
 #[inline(never)]
 fn is_for_subscriber<M: Maps>(maps: &M, settings: &Settings, ctx: &mut PacketContext) -> bool {
-    let receiver = ctx.from_lower as usize & 1;
-    if !subscribers::find_subscribers(maps, ctx) || ctx.block_lens[receiver] == NO_POOL {
+    let receiver = ctx.flow.from_lower as usize & 1;
+    if !subscribers::find_subscribers(maps, ctx) || ctx.subscribers.block_lens[receiver] == NO_POOL {
         return false;
     }
-    ctx.requester = peer_keys::requester_key(settings, ctx, receiver);
+    ctx.inspection.requester = peer_keys::requester_key(settings, ctx, receiver);
     true
 }

@@ -5,15 +5,12 @@ use crate::{
     abi::{key::Address, settings::Settings, tally::KeyWords},
     parse::{self, packet::Packet},
     tables::{
-        context::PacketContext,
+        context::{NO_POOL, PacketContext},
         flow_table::{Ends, NO_SLOT, pack_slots},
         maps::Maps,
         pool_table, tally_cache,
     },
 };
-
-/// A block length that no pool has: "no subscriber".
-pub(super) const NO_POOL: u32 = 255;
 
 /// The outermost address of an end that lies in a pool, and its pool's block length.
 #[inline(always)]
@@ -40,19 +37,19 @@ mod stage {
 /// The ends are in the order of the flow key, which is that of the inner addresses.
 #[inline(never)]
 pub(super) fn find_subscribers<M: Maps>(maps: &M, ctx: &mut PacketContext) -> bool {
-    if ctx.lookup_stage == 0 {
-        let headers = &ctx.headers;
+    if ctx.subscribers.lookup_stage == 0 {
+        let headers = &ctx.frame.headers;
         let tunnel = headers.tunnel != 0;
         let (source, source_len) = outermost(maps, headers.outer_source, headers.source, tunnel);
         let (destination, destination_len) = outermost(maps, headers.outer_destination, headers.destination, tunnel);
-        (ctx.ends, ctx.block_lens) = if ctx.is_from_lower() {
+        (ctx.subscribers.addresses, ctx.subscribers.block_lens) = if ctx.is_from_lower() {
             ([source, destination], [source_len, destination_len])
         } else {
             ([destination, source], [destination_len, source_len])
         };
-        ctx.lookup_stage = stage::ENDS;
+        ctx.subscribers.lookup_stage = stage::ENDS;
     }
-    ctx.block_lens[0] != NO_POOL || ctx.block_lens[1] != NO_POOL
+    ctx.subscribers.block_lens[0] != NO_POOL || ctx.subscribers.block_lens[1] != NO_POOL
 }
 
 /// The same for a packet whose flow is new, as soon as that is known: what its tallies need is then on its way from memory together
@@ -63,32 +60,37 @@ pub(super) fn prefetch_subscribers<P: Packet, M: Maps>(
     maps: &M,
     settings: &Settings,
     ctx: &mut PacketContext,
-) -> bool {
-    let Some((source, destination)) = parse::fast_addresses(packet) else { return false };
-    let headers = &mut ctx.headers;
+) {
+    let Some((source, destination)) = parse::fast_addresses(packet) else { return };
+    let headers = &mut ctx.frame.headers;
     (headers.source, headers.destination, headers.tunnel) = (source, destination, 0);
     (headers.outer_source, headers.outer_destination) = (source, destination);
-    find_subscribers(maps, ctx) && prefetch_tally_lines(maps, settings, ctx)
+    if find_subscribers(maps, ctx) {
+        prefetch_tally_lines(maps, settings, ctx);
+    }
 }
 
 /// Says which lines of the tally cache the subscribers of a located packet have, and begins to load them.
 #[inline(never)]
-fn prefetch_tally_lines<M: Maps>(maps: &M, settings: &Settings, ctx: &mut PacketContext) -> bool {
-    if ctx.lookup_stage != stage::LINES {
+fn prefetch_tally_lines<M: Maps>(maps: &M, settings: &Settings, ctx: &mut PacketContext) {
+    if ctx.subscribers.lookup_stage != stage::LINES {
         prefetch_tally_line(maps, settings, ctx, 0);
         prefetch_tally_line(maps, settings, ctx, 1);
-        ctx.lookup_stage = stage::LINES;
+        ctx.subscribers.lookup_stage = stage::LINES;
     }
-    true
 }
 
 /// The same of one end.
 #[inline(always)]
 fn prefetch_tally_line<M: Maps>(maps: &M, settings: &Settings, ctx: &mut PacketContext, end: usize) {
-    let block_len = ctx.block_lens[end];
+    let block_len = ctx.subscribers.block_lens[end];
     if block_len != NO_POOL {
-        let hash = tally_cache::block_hash(ctx.ends[end].block(block_len as u8), block_len, &ctx.seed(settings));
-        ctx.block_hashes[end] = hash;
+        let hash = tally_cache::block_hash(
+            ctx.subscribers.addresses[end].block(block_len as u8),
+            block_len,
+            &ctx.seed(settings),
+        );
+        ctx.subscribers.block_hashes[end] = hash;
         maps.prefetch_tally_line(tally_cache::line_index(hash, settings.tally_mask));
     }
 }
@@ -96,9 +98,9 @@ fn prefetch_tally_line<M: Maps>(maps: &M, settings: &Settings, ctx: &mut PacketC
 /// Which ends are subscribers, of a packet that was located.
 #[inline(always)]
 pub(super) fn subscriber_ends(ctx: &PacketContext) -> Ends {
-    if ctx.block_lens[1] == NO_POOL {
+    if ctx.subscribers.block_lens[1] == NO_POOL {
         Ends::Lower
-    } else if ctx.block_lens[0] == NO_POOL {
+    } else if ctx.subscribers.block_lens[0] == NO_POOL {
         Ends::Higher
     } else {
         Ends::Both
@@ -116,11 +118,11 @@ pub(super) fn slots<M: Maps>(maps: &M, settings: &Settings, ctx: &mut PacketCont
 #[inline(always)]
 fn slot<M: Maps>(maps: &M, settings: &Settings, ctx: &PacketContext, end: usize, verdict: (u8, u8)) -> u32 {
     let end = end & 1;
-    let block_len = ctx.block_lens[end];
+    let block_len = ctx.subscribers.block_lens[end];
     if block_len == NO_POOL {
         return NO_SLOT;
     }
-    let block = ctx.ends[end].block(block_len as u8);
-    let key = KeyWords::new(block, ctx.realm, block_len as u8, verdict.0, verdict.1);
-    tally_slots::slot_of(maps, settings, &key, ctx.block_hashes[end])
+    let block = ctx.subscribers.addresses[end].block(block_len as u8);
+    let key = KeyWords::new(block, ctx.frame.realm, block_len as u8, verdict.0, verdict.1);
+    tally_slots::slot_of(maps, settings, &key, ctx.subscribers.block_hashes[end])
 }

@@ -1,6 +1,6 @@
 //! Whether a payload names content on the operator's list; only in the inspection depth `watchlist`.
 
-use super::{subscribers, subscribers::NO_POOL};
+use super::subscribers;
 use crate::{
     abi::{
         event::KernelEvent,
@@ -8,25 +8,31 @@ use crate::{
         tally::KeyWords,
         watch::{ContentHash, WatchHit},
     },
-    tables::{context::PacketContext, maps::Maps},
+    tables::{
+        context::{NO_POOL, PacketContext},
+        maps::Maps,
+    },
 };
 
 /// Compares what the payload named with the list; on a hit, tallies it for the subscriber who sent it, and tells the
 /// agent.
 #[inline(never)]
-pub(super) fn compare<M: Maps>(maps: &M, settings: &Settings, ctx: &mut PacketContext) -> bool {
-    let entry = maps.watched(&ctx.content);
+pub(super) fn compare<M: Maps>(maps: &M, settings: &Settings, ctx: &mut PacketContext) {
+    let entry = maps.watched(&ctx.inspection.content);
     // What is not on the list is forgotten; so is what is.
-    ctx.content = ContentHash([0; 3]);
-    let Some(entry) = entry else { return false };
-    let sender = (1 - ctx.from_lower as usize) & 1;
+    ctx.inspection.content = ContentHash([0; 3]);
+    let Some(entry) = entry else { return };
+    let sender = (1 - ctx.flow.from_lower as usize) & 1;
     // Anybody may name any content to a subscriber: only what a subscriber itself sent says anything of it.
-    if ctx.forged != 0 || !subscribers::find_subscribers(maps, ctx) || ctx.block_lens[sender] == NO_POOL {
-        return false;
+    if ctx.inspection.spoofed != 0
+        || !subscribers::find_subscribers(maps, ctx)
+        || ctx.subscribers.block_lens[sender] == NO_POOL
+    {
+        return;
     }
     maps.count_event(KernelEvent::WatchlistHit);
     tally(maps, ctx, sender);
-    let headers = &ctx.headers;
+    let headers = &ctx.frame.headers;
     let hit = WatchHit {
         time_ns: maps.now_ns(settings),
         source: headers.source,
@@ -34,27 +40,27 @@ pub(super) fn compare<M: Maps>(maps: &M, settings: &Settings, ctx: &mut PacketCo
         entry,
         source_port: headers.source_port,
         destination_port: headers.destination_port,
-        protocol: ctx.protocol as u8,
-        confidence: ctx.confidence as u8,
+        protocol: ctx.flow.protocol as u8,
+        confidence: ctx.flow.confidence as u8,
         transport: headers.protocol,
         reserved: 0,
-        realm: ctx.realm,
+        realm: ctx.frame.realm,
     };
     if !maps.tell(&hit) {
         maps.count_event(KernelEvent::WatchlistEventLost);
     }
-    true
 }
 
 /// Counts a hit for one end's subscriber.
 #[inline(never)]
 fn tally<M: Maps>(maps: &M, ctx: &PacketContext, end: usize) {
-    let block_len = ctx.block_lens[end & 1];
+    let block_len = ctx.subscribers.block_lens[end & 1];
     if block_len == NO_POOL {
         return;
     }
-    let block = ctx.ends[end & 1].block(block_len as u8);
-    let key = KeyWords::new(block, ctx.realm, block_len as u8, ctx.protocol as u8, ctx.confidence as u8);
+    let block = ctx.subscribers.addresses[end & 1].block(block_len as u8);
+    let key =
+        KeyWords::new(block, ctx.frame.realm, block_len as u8, ctx.flow.protocol as u8, ctx.flow.confidence as u8);
     if !maps.count_hit(&key) {
         maps.count_event(KernelEvent::WatchlistTallyRefused);
     }
