@@ -1,8 +1,8 @@
-//! What the agent shows: metrics, streams of subscribers, and its status.
+//! Exports of the agent: metrics, streams of subscribers, and status.
 //!
 //! All metrics are defined in [`definitions`], once; the documentation is generated from it and a test compares what is
-//! scraped with it. Families are built afresh from the last drain at each scrape, so what has gone is gone. A counter
-//! never goes down.
+//! scraped with it. Each scrape builds the families from the last drain, so ended series disappear. A counter never
+//! goes down.
 
 pub mod collector;
 pub mod definitions;

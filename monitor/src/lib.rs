@@ -1,6 +1,6 @@
 //! The Peertally agent: drains the XDP program's tallies into metrics, thresholds and hooks.
 //!
-//! * [`config`]: the configuration, checked and resolved; does nothing of what it says;
+//! * [`config`]: the configuration, checked and resolved, without acting on it;
 //! * [`agent`]: the drain loop, its state, and the files that the agent keeps;
 //! * [`listen`]: sockets; [`export`]: what they serve, without state of its own;
 //! * [`deliver`]: hooks, their queues and retries;

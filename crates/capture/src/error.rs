@@ -1,4 +1,4 @@
-//! Why a capture could not be read, or not to its end.
+//! Errors of reading a capture.
 
 use std::io;
 
@@ -64,7 +64,7 @@ pub enum Damage {
     BlockTrailer {
         /// Before the block.
         first: u32,
-        /// Behind the block.
+        /// After the block.
         last: u32,
     },
     /// A pcapng section header without byte-order magic.

@@ -1,7 +1,7 @@
 //! The program attached to its interfaces, its pinned maps, and their draining.
 //!
-//! Order of a start: what can be refused without touching anything (names, foreign programs, a second agent), then the maps and
-//! the program, then the interfaces, all or none. The program only counts; nothing here ever changes what happens to a packet.
+//! Order of a start: checks that touch nothing (names, foreign programs, a second agent), then maps and program, then
+//! all interfaces or none. The program only counts; nothing here changes what happens to a packet.
 
 mod attach;
 mod drain;
@@ -47,7 +47,7 @@ impl AttachedDatapath {
     /// Loads the program, takes over pinned maps if there are any, and attaches.
     ///
     /// # Errors
-    /// [`AttachError`]; then nothing is attached that was not before.
+    /// [`AttachError`]; then nothing new is attached.
     pub fn start(configured: &LoadOptions, interfaces: &[Interface], mode: XdpMode) -> Result<Self, AttachError> {
         let targets = attach::targets(interfaces)?;
         let lock = pins::lock()?;
@@ -56,7 +56,7 @@ impl AttachedDatapath {
         let options = LoadOptions { pin_folder: Some(folder), interfaces: targets.clone(), ..configured.clone() };
         let started = Self::start_pinned(&options, targets, mode, lock);
         if started.is_err() && first {
-            // Tables that nothing counts into must not stand in the way of another try with other sizes.
+            // Unused pinned tables must not block another start with other sizes.
             if let Err(error) = pins::remove_all() {
                 tracing::warn!(%error, "cannot clean up after a failed start");
             }
@@ -77,7 +77,7 @@ impl AttachedDatapath {
             None
         });
         attach::attach_all(&mut object, &targets, mode)?;
-        // Only now: a refused start changes nothing for a program that is counting already.
+        // Configure only now: a refused start must not change a program that is already counting.
         object.configure(options)?;
         let interfaces = interface_names(&object, &targets);
         let object_settings = object.map_settings()?;
@@ -119,7 +119,8 @@ impl Datapath for AttachedDatapath {
         let mut read = self.drain.memory();
         view.read_into(PENDING_IDLE_SECONDS, &mut read);
         self.internal_errors += read.internal_errors;
-        // What can fail comes before the drain state moves on: then the next drain still has what this one could not report.
+        // Calls that can fail come before the drain state advances, so that the next drain reports what this one could
+        // not.
         let skipped = self.object.skipped()?;
         let mut events: Vec<_> =
             self.object.events()?.into_iter().map(|(event, count)| (event.label(), count)).collect();
@@ -160,7 +161,8 @@ impl Datapath for AttachedDatapath {
     }
 }
 
-/// Takes the program off every interface and removes its pinned maps; answers the pins removed. Needs no running agent.
+/// Detaches the program from every interface and removes its pinned maps; returns the removed pins. Needs no running
+/// agent.
 ///
 /// # Errors
 /// [`AttachError::Remove`].

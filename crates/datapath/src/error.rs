@@ -1,4 +1,4 @@
-//! Why the object or one of its maps cannot be used, each with the next step.
+//! Errors of the object and its maps, each with the next step.
 
 use std::io;
 

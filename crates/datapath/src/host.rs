@@ -1,4 +1,4 @@
-//! The shared engine over plain memory: same source, same tables, no kernel.
+//! The host engine: the shared source and tables over plain memory, without a kernel.
 
 use std::{
     cell::{Cell, RefCell},

@@ -206,8 +206,8 @@ impl LoadedObject {
         Ok(object)
     }
 
-    /// Puts pools, roles of interfaces and inspection depth into force. Fresh maps have them from the start; for pinned maps, which a program may be
-    /// counting into, the caller says when.
+    /// Applies pools, roles of interfaces and inspection depth. Fresh maps get them when loaded. For pinned maps, into
+    /// which a program may be counting, the caller decides when.
     ///
     /// # Errors
     /// When a map cannot be written.
@@ -232,7 +232,7 @@ impl LoadedObject {
         &mut self.ebpf
     }
 
-    /// Another mapping of the settings, for a thread that moves the clock on.
+    /// Another mapping of the settings, for the thread that advances the clock.
     ///
     /// # Errors
     /// When the kernel refuses the mapping.
@@ -286,7 +286,7 @@ impl LoadedObject {
         Ok(array.get(&index, 0).map_err(error)?.iter().sum())
     }
 
-    /// Refuses pinned maps of another capacity: the loader reuses a pin without looking at its shape.
+    /// Refuses pinned maps of another capacity: the loader reuses a pin without checking its shape.
     fn check_sizes(&self, sizes: &TableSizes) -> Result<(), ObjectError> {
         let (sets, tallies) = (sizes.sets() as usize, sizes.tallies as usize);
         for (name, found, wanted) in [
@@ -352,7 +352,7 @@ impl LoadedObject {
             let key = Key::new(u32::from(*prefix_len), address.bytes());
             trie.insert(&key, u32::from(*block_len), 0).map_err(error)?;
         }
-        // Between the two: while it is written, the trie knows both what was and what is to be.
+        // While it is written, the trie holds the old and the new pools.
         for (cell, word) in self.pool_table.values().iter().zip(pool_words(&wanted)) {
             cell.store(word);
         }
@@ -365,7 +365,8 @@ impl LoadedObject {
         Ok(())
     }
 
-    /// Gives interfaces numbers, under which they are counted. Those of earlier runs keep theirs: pinned counters have them.
+    /// Assigns the numbers under which interfaces are counted. Interfaces of earlier runs keep theirs, because pinned
+    /// counters use them.
     fn number_interfaces(&mut self, interfaces: &[MonitoredInterface]) {
         let entries = self.interface_table.values();
         let known =
@@ -377,7 +378,7 @@ impl LoadedObject {
                 continue;
             }
             let free = |number: &u32| known.iter().all(|(_, other)| other != number);
-            // With every number taken it counts under the last one, as `other`.
+            // If all numbers are in use, it counts under the last one, as `other`.
             let Some(number) = (0..MAX_MONITORED_INTERFACES as u32).find(free) else { break };
             entries[usize::from(low)].store(InterfaceEntry::new(number).0);
             known.push((low, number));
@@ -416,7 +417,8 @@ fn mapped<T: super::mapped::MappedValue>(ebpf: &Ebpf, name: &'static str) -> Res
     MappedArray::new(name, ebpf.map(name).ok_or(ObjectError::MapMissing { name })?)
 }
 
-/// Fills the settings of fresh maps; `false` when they were filled before, by an earlier run whose program may be counting.
+/// Fills the settings of fresh maps; `false` when they were filled before, by an earlier run whose program may be
+/// counting.
 fn initialise(
     settings: &mut MappedArray<Settings>,
     keys: &MappedArray<SlotKey>,

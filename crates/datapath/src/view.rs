@@ -1,7 +1,7 @@
 //! The tables of the data path as slices, and the reads that a drain is made of.
 //!
-//! Order matters: tallies are read before the flow table. A flow that is flushed in between is then missing once rather than
-//! counted twice, and the next read has it; callers keep the higher of two reads, so nothing exported goes down.
+//! Order matters: tallies are read before the flow table. A flow that is flushed in between is then missing once rather
+//! than counted twice, and the next read has it; callers keep the higher of two reads, so nothing exported goes down.
 
 use std::{cell::Cell, sync::Arc};
 
@@ -101,7 +101,7 @@ impl View<'_> {
         let known = |state: &&SharedU64| {
             let known = PeerEntry(state.load());
             if known.is_used() && !known.is_current(now_s) {
-                // Taught again meanwhile: then it stays.
+                // If it was refreshed meanwhile, it stays.
                 state.replace(known.0, PeerEntry::EMPTY.0);
             }
             known.is_current(now_s)
@@ -186,7 +186,7 @@ impl View<'_> {
             && after.protocol_number() == state.protocol_number()
             && after.confidence_number() == state.confidence_number();
         if !same_verdict || cold.flows[way].generation.load() != generation {
-            // Replaced or settled meanwhile: the next read has it.
+            // Evicted or settled meanwhile: the next read has it.
             return;
         }
         if state.stage() == Stage::Inspecting {
@@ -220,7 +220,7 @@ fn add(totals: &mut Vec<Totals>, slot: u32, up: (u64, u64), down: (u64, u64)) {
     }
     let slot = slot as usize;
     if slot >= totals.len() {
-        // Handed out since the tallies were read.
+        // A slot handed out since the tallies were read.
         totals.resize(slot + 1, Totals::default());
     }
     let totals = &mut totals[slot];

@@ -1,6 +1,6 @@
-//! The audit file: who changed how deep the node looks, when. Appended only, a JSON object a line; each line holds the
-//! digest of the line before, so that a line which was changed or taken out of the middle later shows. That the last lines were cut off does
-//! not show: keep copies of the last line elsewhere.
+//! The audit file: who changed the inspection depth, and when. Append-only, one JSON object per line. Each line holds
+//! the digest of the line before, so a changed or removed line in the middle is detected. Truncation at the end is not:
+//! keep copies of the last line elsewhere.
 
 use std::{
     fs::{self, OpenOptions},
@@ -74,8 +74,8 @@ impl Audit {
         Self { path }
     }
 
-    /// Records a depth, unless it is the one recorded last; whether a line was written. A file that does not exist stands for
-    /// `framing`, the default, and stays away while nothing else is in force.
+    /// Records a depth, unless it equals the last record; returns whether a line was written. A missing file stands for
+    /// the default `framing`, and is not created for it.
     ///
     /// # Errors
     /// [`AuditError`]; then nothing was recorded.
@@ -86,7 +86,7 @@ impl Audit {
             Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
             Err(error) => return Err(failed("read")(error)),
         };
-        // A line without its end was never acknowledged: a crash cut it off. It goes, so that the chain goes on.
+        // A line without its end was cut off by a crash and never acknowledged. Remove it, so that the chain continues.
         let whole = text.rfind('\n').map_or(0, |end| end + 1);
         if whole < text.len() {
             tracing::warn!(file = %self.path.display(), "the last line of the audit file is incomplete and was removed");
@@ -123,7 +123,7 @@ fn digest(line: &str) -> String {
     blake3::hash(line.as_bytes()).to_hex().to_string()
 }
 
-/// Follows the chain through the text of an audit file; answers the last change.
+/// Checks the chain in the text of an audit file; returns the last change.
 ///
 /// # Errors
 /// [`AuditError::Broken`].

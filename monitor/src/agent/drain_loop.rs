@@ -29,7 +29,7 @@ pub struct DrainLoop {
     pub heartbeat: Arc<Heartbeat>,
     /// Time between drains.
     pub interval: Duration,
-    /// Fate of the attached program at the end.
+    /// Whether the attached program stays at the end.
     pub on_exit: OnExit,
     /// Interfaces that were reported as detached.
     pub detached: HashSet<Arc<str>>,
@@ -43,11 +43,12 @@ fn monotonic_ns() -> u64 {
     now.tv_sec.unsigned_abs() * 1_000_000_000 + now.tv_nsec.unsigned_abs()
 }
 
-/// How a drain thread ended: with an error of the datapath, or well.
+/// Result of a drain thread: success, or an error of the data path.
 pub type DrainEnd = Result<(), Box<dyn ExitCause>>;
 
 impl DrainLoop {
-    /// Starts the drain thread. It ends when `end` closes; the receiver gets how, and nothing if the thread panicked.
+    /// Starts the drain thread. The thread ends when `end` closes; the receiver gets the result, or nothing after a
+    /// panic.
     ///
     /// # Errors
     /// When the system gives no thread.

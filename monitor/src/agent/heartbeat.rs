@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Shows that the drain loop turns.
+/// Shows that the drain loop runs.
 #[derive(Debug)]
 pub struct Heartbeat {
     begun: Instant,
@@ -14,7 +14,7 @@ pub struct Heartbeat {
 }
 
 impl Heartbeat {
-    /// A heart that may miss a beat for `limit`.
+    /// A heartbeat that may be late by `limit`.
     #[must_use]
     pub fn new(limit: Duration) -> Self {
         Self { begun: Instant::now(), last_ms: AtomicU64::new(0), limit }

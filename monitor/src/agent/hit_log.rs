@@ -1,4 +1,4 @@
-//! The file of watchlist hits: a JSON object a line, appended, for its owner only.
+//! The file of watchlist hits: one JSON object per line, append-only, readable by its owner only.
 
 use std::{
     fs::{File, OpenOptions},

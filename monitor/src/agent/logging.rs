@@ -1,4 +1,4 @@
-//! The agent's log: one line a thing that happened, on standard error.
+//! The agent's log: one line per event, on standard error.
 //!
 //! No subscriber address, content identifier or secret is logged; subscribers appear under their pseudonyms.
 

@@ -1,6 +1,7 @@
 //! `/metrics/subscribers`: every subscriber, written piece by piece, so that memory does not grow with their number.
 //!
-//! Off unless the configuration switches it on. A shard `i/n` holds a fixed part of the subscribers, chosen by pseudonym.
+//! Off unless the configuration switches it on. A shard `i/n` holds a fixed part of the subscribers, chosen by
+//! pseudonym.
 
 use std::{fmt::Write, str::FromStr, sync::Arc};
 
@@ -45,9 +46,9 @@ impl FromStr for Shard {
     }
 }
 
-/// Writes the shard's part of a snapshot and hands on each piece; ends early when `send` says that nobody reads.
+/// Writes the shard's part of a snapshot in pieces; ends early if `send` reports that nobody reads.
 pub fn write(snapshot: &Snapshot, pseudonyms: &Pseudonyms, shard: Shard, mut send: impl FnMut(String) -> bool) {
-    // One pseudonym per subscriber; the slots of one are often side by side, so the last is worth keeping.
+    // One pseudonym per subscriber. Its slots are often adjacent, so cache the last pseudonym.
     let mut last: Option<(Subscriber, Arc<str>)> = None;
     let mut rows = Vec::new();
     for (slot, key) in snapshot.keys.iter().enumerate() {

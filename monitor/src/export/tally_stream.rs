@@ -1,7 +1,7 @@
 //! Every tally with its subscriber's address block, for the control socket.
 //!
-//! Address blocks leave the agent here and in hooks that ask for them, nowhere else: the socket is root's, `/metrics`
-//! shows pseudonyms.
+//! Address blocks leave the agent here and in hooks that ask for them, nowhere else: only root may use the socket, and
+//! `/metrics` shows pseudonyms.
 
 use monitor_common::abi::protocol::{Confidence, Protocol};
 use peertally_core::{snapshot::Snapshot, subscriber::Subscriber};
@@ -24,7 +24,7 @@ struct TallyRow {
     bytes_down: u64,
 }
 
-/// Writes one JSON object a line and hands on each piece; ends early when `send` says that nobody reads.
+/// Writes one JSON object per line, in pieces; ends early if `send` reports that nobody reads.
 pub fn write(snapshot: &Snapshot, mut send: impl FnMut(String) -> bool) {
     let mut piece = String::with_capacity(PIECE + 1024);
     for (key, totals) in snapshot.keys.iter().zip(snapshot.totals.iter()) {

@@ -1,4 +1,4 @@
-//! Takes the agent's addresses before anything is attached, so that a taken port stops the start and not the counting.
+//! Binds the agent's addresses before anything is attached, so that a port in use stops the start and not the counting.
 
 use std::{
     fs, io,
@@ -92,7 +92,8 @@ pub struct ControlSocket {
 }
 
 impl ControlSocket {
-    /// Listens on a Unix socket that only its owner may use: it names subscribers by address. A socket that nobody answers on is replaced.
+    /// Listens on a Unix socket that only its owner may use: it names subscribers by address. A socket without a
+    /// listener is replaced.
     ///
     /// # Errors
     /// [`ListenError`].

@@ -1,7 +1,8 @@
 //! `peertally plan`: what memory a configuration will take, before anything is loaded.
 //!
-//! The kernel's part comes from the object that would be loaded ([`peertally_datapath::table_memory`]). The agent's part was
-//! measured (`cargo xtask bench`, row "agent with .. tallies") and is an estimate for tables in which every tally is in use.
+//! The kernel's part comes from the object that would be loaded ([`peertally_datapath::table_memory`]). The agent's
+//! part was measured (`cargo xtask bench`, row "agent with .. tallies") and is an estimate for tables in which every
+//! tally is in use.
 
 mod show;
 
@@ -30,7 +31,8 @@ const AGENT_BYTES_PER_TALLY: u64 = 185;
 const AGENT_BYTES_PER_CHANGE: u64 = 48;
 /// Bytes for each tally that a policy covers, for each metric and direction: place, limit, sum and a spare bucket.
 const AGENT_BYTES_PER_TALLY_AND_GROUP: u64 = 28;
-/// Further bytes for each tally that a policy covers, for each window of a metric and direction: at most sixteen buckets.
+/// Further bytes for each tally that a policy covers, for each window of a metric and direction: at most sixteen
+/// buckets.
 const AGENT_BYTES_PER_TALLY_AND_WINDOW: u64 = 128;
 
 /// Memory of a configuration.
@@ -56,7 +58,7 @@ pub struct Plan {
     pub available_bytes: Option<u64>,
 }
 
-/// Why there is no plan, or it cannot be followed.
+/// Errors of a plan.
 #[derive(Debug, thiserror::Error)]
 pub enum PlanError {
     /// The configuration.
@@ -134,7 +136,7 @@ impl Plan {
         })
     }
 
-    /// Refuses what this machine cannot have; says so when it has no room for it now.
+    /// Refuses a plan larger than this machine's memory; warns if too little memory is available now.
     ///
     /// # Errors
     /// [`PlanError::TooLarge`].

@@ -93,14 +93,14 @@ pub fn main(args: &ReplayArgs) -> ExitCode {
     .into()
 }
 
-/// Replays the captures and prints the result; hands back the captures that could not be read to their end.
+/// Replays the captures and prints the result; returns the captures that could not be read to their end.
 fn run(args: &ReplayArgs, out: &mut impl Write) -> Result<Vec<(PathBuf, CaptureError)>, ReplayError> {
     let (report, damaged) = collect(args)?;
     print(&report, args.format, out).map_err(ReplayError::Output)?;
     Ok(damaged)
 }
 
-/// Replays the captures; the result, and the captures that could not be read to their end.
+/// Replays the captures; returns the result, and the captures that could not be read to their end.
 ///
 /// # Errors
 /// When a capture cannot be opened, or the engine fails.
@@ -134,7 +134,7 @@ fn check_captures(captures: &[PathBuf]) -> Result<(), ReplayError> {
     Ok(())
 }
 
-/// The engine that was asked for; without a wish the kernel's, unless the rights to load it are missing.
+/// The requested engine; by default the kernel's, unless the rights to load it are missing.
 fn open_engine(args: &ReplayArgs) -> Result<Box<dyn ReplayEngine>, EngineError> {
     let pools = if args.subscribers.is_empty() { every_address() } else { args.subscribers.clone() };
     match args.engine {

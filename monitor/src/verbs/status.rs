@@ -1,4 +1,4 @@
-//! `peertally status`: asks a running agent for its status over the control socket.
+//! `peertally status`: queries a running agent over its control socket.
 //!
 //! The socket speaks HTTP (`GET /status`, `GET /subscribers`), so `curl --unix-socket` can ask too.
 

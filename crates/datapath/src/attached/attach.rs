@@ -1,4 +1,4 @@
-//! Attaching to interfaces: never over somebody else's program, all of them or none.
+//! Attaches to all interfaces or none, and never replaces a foreign program.
 
 use std::{fs, path::Path, sync::Arc};
 
@@ -103,7 +103,8 @@ pub(super) fn attach_all(
     Ok(())
 }
 
-/// Attaches to one target; the pinned link if it is new, `None` if the program was swapped into the link that was there.
+/// Attaches to one target; returns the pinned link if it is new, `None` if the program was swapped into an existing
+/// link.
 fn attach(program: &mut Xdp, target: &MonitoredInterface, mode: XdpMode) -> Result<Option<PinnedLink>, AttachError> {
     refuse_foreign(target)?;
     let name = || target.name.to_string();
@@ -116,7 +117,7 @@ fn attach(program: &mut Xdp, target: &MonitoredInterface, mode: XdpMode) -> Resu
             source: Box::new(source),
         };
         let link = XdpLink::try_from(FdLink::from(link)).map_err(|_| AttachError::NoLink { name: name() })?;
-        // An update of the link: packets are counted by the old program or the new, by one of them each.
+        // A link update is atomic: each packet is counted by the old program or by the new one.
         let id = program.attach_to_link(link).map_err(failed)?;
         let _kept_by_its_pin = program.take_link(id).map_err(failed)?;
         return Ok(None);
@@ -169,7 +170,7 @@ fn attach_in_mode(
     }
 }
 
-/// Where the program is attached now, as the kernel says.
+/// Present attachments of the program, read from the kernel.
 pub(super) fn attachments(targets: &[MonitoredInterface]) -> Vec<Attachment> {
     targets
         .iter()

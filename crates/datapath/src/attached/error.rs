@@ -1,4 +1,4 @@
-//! Why the program could not be attached, read or detached, each with the next step.
+//! Errors of attaching, reading and detaching the program, each with the next step.
 
 use std::{io, path::PathBuf};
 

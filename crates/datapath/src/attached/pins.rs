@@ -1,7 +1,7 @@
-//! Where maps and attachments are kept while no agent runs: `/sys/fs/bpf/peertally/v<schema>/`.
+//! Pins of maps and links, which outlive the agent: `/sys/fs/bpf/peertally/v<schema>/`.
 //!
-//! The agent's exit or crash changes nothing for traffic: the pinned links keep the program attached, the pinned maps keep the
-//! counts. Removing the folder's links detaches.
+//! The agent's exit or crash changes nothing for traffic: the pinned links keep the program attached, the pinned maps
+//! keep the counts. Removing the folder's links detaches.
 
 use std::{
     fs::{self, File, TryLockError},
@@ -32,8 +32,7 @@ pub(super) fn folder() -> PathBuf {
     base().join(format!("v{SCHEMA_VERSION}"))
 }
 
-/// The pin of the attachment of the interface with this index. Names may change hands, an index does not while its interface
-/// lives.
+/// The pin of the attachment of the interface with this index. An interface's name may change, its index does not.
 pub(super) fn link(index: u32) -> PathBuf {
     folder().join(format!("{LINK_PREFIX}{index}"))
 }
@@ -50,7 +49,7 @@ pub(super) fn any() -> bool {
     fs::read_dir(folder()).is_ok_and(|mut pins| pins.next().is_some())
 }
 
-/// Makes the folder, mounting the BPF file system if nothing did.
+/// Creates the folder, and mounts the BPF file system if needed.
 ///
 /// # Errors
 /// [`AttachError::PinFolder`].
@@ -70,7 +69,7 @@ fn is_bpf_file_system(path: &Path) -> bool {
     rustix::fs::statfs(path).is_ok_and(|status| status.f_type == BPF_FS_MAGIC)
 }
 
-/// Takes the lock that one agent at a time holds; it is free again when the file is closed.
+/// Takes the lock of the one running agent; closing the file releases it.
 ///
 /// # Errors
 /// [`AttachError::Running`] when another agent holds it, [`AttachError::Lock`] when it cannot be made.
@@ -86,7 +85,7 @@ pub(super) fn lock() -> Result<File, AttachError> {
     }
 }
 
-/// Removes every pin of every schema, which detaches what they held; answers the paths removed.
+/// Removes every pin of every schema, which detaches the program; returns the removed paths.
 ///
 /// # Errors
 /// [`AttachError::Remove`] at the first pin that cannot be removed.
@@ -104,7 +103,7 @@ pub(super) fn remove_all() -> Result<Vec<PathBuf>, AttachError> {
             .filter_map(Result::ok)
             .map(|pin| pin.path())
             .collect();
-        // Links first: then nothing counts into maps that are about to go.
+        // Links first, so that nothing counts into maps that are removed next.
         pins.sort_by_key(|path| !path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(LINK_PREFIX)));
         for pin in pins {
             fs::remove_file(&pin).map_err(|source| AttachError::Remove { path: pin.clone(), source })?;

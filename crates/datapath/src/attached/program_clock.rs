@@ -1,7 +1,7 @@
-//! The coarse clock of the program, moved on every second.
+//! The coarse clock of the program, advanced every second.
 //!
-//! The program moves it on itself while new flows come in. When all packets belong to settled flows nothing does, and an active
-//! flow would look idle to the first new one.
+//! The program's slow path also advances it. If all packets belong to settled flows, only this thread does; otherwise
+//! an active flow would look idle to the first new flow.
 
 use std::{
     io,
@@ -15,7 +15,7 @@ use monitor_common::abi::settings::Settings;
 use super::AttachError;
 use crate::mapped::MappedArray;
 
-/// Moves the clock on until dropped.
+/// Advances the clock until dropped.
 #[derive(Debug)]
 pub(super) struct ProgramClock {
     end: Option<mpsc::Sender<()>>,
@@ -28,7 +28,7 @@ pub(super) fn now_s() -> u64 {
 }
 
 impl ProgramClock {
-    /// Starts moving the clock on.
+    /// Starts advancing the clock.
     pub(super) fn start(settings: MappedArray<Settings>) -> Result<Self, AttachError> {
         settings.values()[0].clock_s.store(now_s());
         let (end, ended) = mpsc::channel();

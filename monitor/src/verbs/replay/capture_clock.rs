@@ -1,7 +1,7 @@
 //! One clock for a stream of captures: seconds that never run backwards.
 //!
-//! Captures may overlap in time or be given in any order. The first packet of each continues where the one before ended if
-//! it would lie before it; inside a capture, a packet older than the one before counts as simultaneous.
+//! Captures may overlap in time or be given in any order. If a capture starts before the previous one ended, its time
+//! continues from that end. Within a capture, a packet older than the one before counts as simultaneous.
 
 /// The clock of a replay.
 #[derive(Clone, Copy, Debug, Default)]

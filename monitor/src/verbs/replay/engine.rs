@@ -1,4 +1,4 @@
-//! The seam between the replay driver and what counts: the kernel's program, or the same source in user space.
+//! The interface between the replay driver and an engine: the kernel's program, or its source in user space.
 //!
 //! The driver reads captures and keeps flow rows; an engine gets every frame in order and owns all counters.
 
@@ -18,9 +18,9 @@ use peertally_datapath::{
 
 use super::args::EngineKind;
 
-/// Bytes of a frame that engines get. The kernel's test runner, like a driver, splits longer frames into buffers of which
-/// the program reads the first, 3,520 bytes with pages of 4 KiB (`bpf_prog_test_run_xdp` in net/bpf/test_run.c). Both
-/// engines see as much; lengths come from the wire length.
+/// Bytes of a frame that engines get. The kernel's test runner, like a driver, splits longer frames into buffers of
+/// which the program reads the first, 3,520 bytes with pages of 4 KiB (`bpf_prog_test_run_xdp` in net/bpf/test_run.c).
+/// Both engines see as much; lengths come from the wire length.
 const FIRST_BUFFER_BYTES: usize = 3_072;
 
 /// The part of a frame that an engine gets.
@@ -88,7 +88,7 @@ pub enum EngineError {
     Kernel(#[source] ObjectError),
 }
 
-/// The first line and the last lines of a message: between them the verifier may say a hundred thousand.
+/// The first line and the last lines of a message: the verifier may write a hundred thousand lines between them.
 fn shorten(error: &dyn std::error::Error) -> String {
     const LINES: usize = 4;
     let text = error.to_string();

@@ -1,7 +1,7 @@
-//! Flow rows of a replay: who talked to whom, how much, and what the engine made of it.
+//! Flow rows of a replay: endpoints, amount and verdict.
 //!
-//! Memory grows with the number of flows, not of packets. A flow that the engine restarts (TCP SYN on known ports) or opens
-//! anew (after its place was taken) gets a row of its own, so that rows add up to the engine's totals per protocol.
+//! Memory grows with the number of flows, not of packets. A flow that the engine restarts (TCP SYN on known ports) or
+//! opens anew (after its eviction) gets a row of its own, so that rows add up to the engine's totals per protocol.
 
 use std::collections::HashMap;
 

@@ -116,7 +116,7 @@ pub const CATCH_ALL: &str = "catch-all";
 pub const UNSUPPORTED_LINK_TYPE: &str = "unsupported_link_type";
 
 impl Report {
-    /// Puts the engine's counters and the driver's rows in order.
+    /// Sorts the engine's counters and the driver's rows.
     #[must_use]
     pub(super) fn new(
         engine: &'static str,
