@@ -1,9 +1,10 @@
-//! What happens to one frame: walk, look up, count; and, for a flow's first packets only, inspect.
+//! The path of one frame: parse, find the flow, count; for a flow's first packets only, inspect.
 //!
 //! Invariants (`docs/architecture.md#counting`):
 //! * each IP packet is counted exactly once at node level, and once per subscriber end;
-//! * packets before a verdict stay in their flow's own counters, so they count for the verdict; nothing is ever subtracted;
-//! * the path of a settled flow reads one set, adds one counter and touches no clock, pool or tally.
+//! * packets before a verdict stay in their flow's own counters, so they count for the verdict; nothing is ever
+//!   subtracted;
+//! * the fast path reads one set, adds to one counter, and touches no clock, pool or tally.
 
 use crate::{
     abi::{
@@ -37,7 +38,7 @@ mod watchlist;
 
 pub use account::settle_idle;
 
-/// Counts one frame that came in on the interface with index `interface` (its low 16 bits).
+/// Counts one frame that arrived on the interface with index `interface` (its low 16 bits).
 #[inline(always)]
 pub fn process<P: Packet, M: Maps>(packet: &P, maps: &M, settings: &Settings, interface: u16) {
     let realm = maps.realm(interface);
@@ -45,8 +46,8 @@ pub fn process<P: Packet, M: Maps>(packet: &P, maps: &M, settings: &Settings, in
         Some(fast) => match settled(&fast, maps, settings, interface) {
             Ok(()) => true,
             Err(place) => {
-                // Prefetch the cold set now. Recompute the index: reading it from `place` would make this load wait for the flow
-                // set.
+                // Prefetch the cold set now. Recompute the index: reading it from `place` would make this load wait for
+                // the flow set.
                 maps.prefetch_cold_set(FlowKey::set_index(fast.tag, settings.set_mask));
                 if place.way() >= WAYS as u32 {
                     step(maps, |ctx| {
@@ -66,7 +67,8 @@ pub fn process<P: Packet, M: Maps>(packet: &P, maps: &M, settings: &Settings, in
     }
 }
 
-/// Parses any frame in full and counts it as [`settled`] does; `true` if it is counted or skipped. Leaves the headers in the context.
+/// Parses any frame in full and counts it as [`settled`] does; `true` if it is counted or skipped. Leaves the headers
+/// in the context.
 #[inline(never)]
 fn unusual<P: Packet, M: Maps>(packet: &P, maps: &M, settings: &Settings, interface: u16) -> bool {
     let counted = maps.with_scratch(|scratch| {
@@ -117,15 +119,15 @@ impl Place {
     }
 }
 
-/// Counts a packet of a settled flow that needs nothing but its counter.
+/// Fast path: counts a packet of a settled flow that needs only its counter.
 ///
 /// # Errors
-/// Where the flow was looked for, when there is more to do.
+/// The place of the flow, if there is more to do.
 #[inline(always)]
 fn settled<M: Maps>(fast: &FastHeaders, maps: &M, settings: &Settings, interface: u16) -> Result<(), Place> {
     let tag = fast.tag;
     let Some(mut set) = maps.flow_set(FlowKey::set_index(tag, settings.set_mask)) else { return Err(Place::NOWHERE) };
-    // The counters' line is on its way before the way is known.
+    // Prefetch the counters' line before the way is known.
     let _early = set.counters[0].load();
     let (way, which) = match set.find(tag) {
         Some(way) => (way, 0),
@@ -137,7 +139,7 @@ fn settled<M: Maps>(fast: &FastHeaders, maps: &M, settings: &Settings, interface
     };
     let way = bound::<{ WAYS - 1 }>(way);
     let place = Place(way as u32 | which);
-    // Two ways have the tag for the moment in which two CPUs enter one flow; what was found of both may be a third way.
+    // While two CPUs install one flow, two ways have its tag; the search over both may name a third way.
     if set.tags[way].load() != tag {
         return Err(Place::NOWHERE);
     }
@@ -154,7 +156,8 @@ fn settled<M: Maps>(fast: &FastHeaders, maps: &M, settings: &Settings, interface
     }
     let now_s = settings.clock_s.load();
     if state.second() != now_s as u16 {
-        // The first packet in a new second says so. If another CPU was first, the slow path sees what has changed.
+        // The first packet of a second updates the last-seen second. If another CPU was first, the slow path sees the
+        // change.
         let seen = state.seen(now_s as u16, fast.from_lower(), interface);
         let unclassified = state.protocol_number() == 0;
         let due = (unclassified && fast.has_peer_ports() || state.is_server_flow()) && state.is_due(now_s);
@@ -172,8 +175,8 @@ fn settled<M: Maps>(fast: &FastHeaders, maps: &M, settings: &Settings, interface
 
 /// The slow path: every packet except those that [`settled`] counts.
 ///
-/// Each step is a function that takes its input from [`PacketContext`], in per-CPU memory. The verifier does not track values
-/// through a map, so it verifies each step once, and not once for each path that leads there.
+/// Each step is a function that takes its input from [`PacketContext`], in per-CPU memory. The verifier does not track
+/// values through a map, so it verifies each step once, and not once for each path that leads there.
 #[inline(never)]
 fn slow_path<P: Packet, M: Maps>(packet: &P, maps: &M, settings: &Settings, interface: u16) {
     if maps.with_scratch(|scratch| slow_steps(packet, maps, settings, interface, scratch)) != Some(true) {

@@ -1,4 +1,4 @@
-//! Where counts go: from a flow's counters into tallies, and straight into tallies for packets without a flow.
+//! Accounting: flushes a flow's counters into tallies, and counts packets without a flow straight into tallies.
 
 use super::{server_flow, subscribers};
 use crate::{
@@ -115,8 +115,8 @@ pub(super) fn flush<M: CounterMaps>(maps: &M, set: &FlowSet, slots: u64, way: us
     }
 }
 
-/// Ends a flow whose way the caller has locked: flushes its counters, and counts it if it had no final verdict yet, as unclassified
-/// unless it had a provisional one.
+/// Ends a flow whose way the caller has locked: flushes its counters, and counts it if it had no final verdict yet, as
+/// unclassified unless it had a provisional one.
 #[inline(always)]
 pub(super) fn end_flow<M: CounterMaps>(
     maps: &M,
@@ -134,8 +134,8 @@ pub(super) fn end_flow<M: CounterMaps>(
     flush(maps, set, slots, way, state, now_s);
 }
 
-/// Adds the packet to its flow's counter and keeps the flow's last-seen second and interface current; whether there is more to
-/// do, which is then in the work.
+/// Adds the packet to its flow's counter and keeps the flow's last-seen second and interface current; returns whether
+/// there is more to do, which is then in the context.
 #[inline(never)]
 pub(super) fn count<M: Maps>(maps: &M, ctx: &mut PacketContext) -> bool {
     let way = ctx.flow.way as usize & (WAYS - 1);
@@ -151,7 +151,7 @@ pub(super) fn count<M: Maps>(maps: &M, ctx: &mut PacketContext) -> bool {
         if near_overflow {
             maps.count_event(KernelEvent::FlushedOverflow);
         }
-        // What was counted so far belongs to the interface it came in on.
+        // Packets counted so far belong to the interface on which they arrived.
         if near_overflow || state.interface(from_lower != 0) != ctx.frame.interface as u16 {
             flush(maps, set, cold.flows[way].slots.load(), way, state, ctx.frame.now_s);
         }
@@ -162,7 +162,7 @@ pub(super) fn count<M: Maps>(maps: &M, ctx: &mut PacketContext) -> bool {
         let seen = state.seen(ctx.frame.now_s as u16, from_lower, ctx.frame.interface as u16);
         let seen = if renewed { seen.learning() } else { seen };
         if seen != state {
-            // Another CPU may have been first: then its word is as good, and the next packet tries again.
+            // If another CPU was first, its state is equally good, and the next packet tries again.
             cell.replace(state.0, seen.0);
         }
     }
@@ -188,20 +188,20 @@ pub(super) fn count<M: Maps>(maps: &M, ctx: &mut PacketContext) -> bool {
     ctx.flow.task != Task::NONE
 }
 
-/// Makes a verdict final, then counts the flow for it: by the one CPU whose compare-and-swap succeeds.
+/// Makes a verdict final, then counts the flow for it, on the one CPU that wins the compare-and-swap.
 ///
-/// `generation` is the flow's, read before the caller decided: a flow that took its place meanwhile is left alone.
+/// `generation` is the flow's, read before the caller decided: a flow that replaced it meanwhile is left alone.
 #[inline(never)]
 pub(super) fn publish<M: CounterMaps>(maps: &M, cell: &SharedU64, cold: &ColdFlow, generation: u64, verdict: (u8, u8)) {
     let mut attempt = 0;
-    // Others only refresh the last-seen second meanwhile, once a second each: this cannot fail eight times.
+    // Other CPUs only refresh the last-seen second, once per second each, so this cannot fail eight times.
     while attempt < 8 {
         let state = FlowState(cell.load());
         let slots = cold.slots.load();
         if state.stage() != Stage::Inspecting || cold.generation.load() != generation {
             return;
         }
-        // Another CPU may have found a provisional one meanwhile.
+        // Another CPU may have set a provisional verdict meanwhile.
         let stands = state.is_provisional() && verdict.0 == Protocol::Unclassified as u8;
         let verdict = if stands { (state.protocol_number(), state.confidence_number()) } else { verdict };
         let settled = state.settled(verdict.0, verdict.1);
@@ -216,10 +216,10 @@ pub(super) fn publish<M: CounterMaps>(maps: &M, cell: &SharedU64, cold: &ColdFlo
     maps.count_event(KernelEvent::InternalError);
 }
 
-/// Settles a flow under inspection if it has been idle for `idle_s` seconds, as unclassified unless it has a provisional verdict;
-/// whether it is still pending.
+/// Settles a flow under inspection if it has been idle for `idle_s` seconds, as unclassified unless it has a
+/// provisional verdict; returns whether it is still pending.
 ///
-/// For the drain and for the end of a replay: short flows never reach a verdict by themselves.
+/// For the drain and the end of a replay: short flows never reach a verdict on their own.
 pub fn settle_idle<M: CounterMaps>(
     maps: &M,
     set: &FlowSet,
@@ -237,7 +237,7 @@ pub fn settle_idle<M: CounterMaps>(
     if state.age_s(now_s) < idle_s {
         return true;
     }
-    // A provisional verdict is final now, and one that was claimed this long ago and not written, whatever became of its CPU.
+    // A provisional verdict becomes final now. So does a claimed one that its CPU has not written for this long.
     let claimed = (state.protocol_number(), state.confidence_number());
     publish(maps, &set.states[way], &cold.flows[way], generation, claimed);
     false
@@ -250,7 +250,7 @@ fn flowless_verdict(ctx: &PacketContext) -> (u8, u8) {
     (verdict.protocol as u8, verdict.confidence as u8)
 }
 
-/// Counts a packet whose ends are no subscribers.
+/// Counts a packet without a subscriber.
 #[inline(never)]
 pub(super) fn transit<M: Maps>(maps: &M, ctx: &mut PacketContext) {
     maps.count_event(KernelEvent::Transit);

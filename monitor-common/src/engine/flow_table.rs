@@ -33,7 +33,7 @@ pub(super) fn lookup<M: Maps>(maps: &M, ctx: &mut PacketContext) -> bool {
     let state = FlowState(set.states[way].load());
     ctx.flow.state = state.0;
     if set.tags[way].load() != ctx.flow.tag {
-        // Another flow took the way since it was found.
+        // Another flow was installed in the way meanwhile.
         ctx.flow.way = WAYS as u32;
         return false;
     }
@@ -49,8 +49,8 @@ pub(super) fn lookup<M: Maps>(maps: &M, ctx: &mut PacketContext) -> bool {
     // inherited. A repeated first SYN is no restart.
     let progress = Progress::from_bits(cold.flows[way].progress.load());
     let used = state.stage() == Stage::Settled || (progress.inspected_lower | progress.inspected_higher) != 0;
-    // A pause ended the inspection before it was through (see `settle_idle`): what follows is looked at as a new flow is, after
-    // the inactive timeout of flow metering (RFC 7011 section 2, RFC 5470 section 5.1.1).
+    // A pause ended the inspection early (see `settle_idle`): later packets are inspected like those of a new flow,
+    // after the inactive timeout of flow metering (RFC 7011 section 2, RFC 5470 section 5.1.1).
     let resumes = state.has_paused(ctx.frame.now_s)
         && progress.inspected_lower < INSPECTED_PER_DIRECTION
         && progress.inspected_higher < INSPECTED_PER_DIRECTION;
@@ -64,8 +64,8 @@ pub(super) fn lookup<M: Maps>(maps: &M, ctx: &mut PacketContext) -> bool {
 
 /// Selects a way for the packet's new flow; `false` (and a counted event) when no way of both sets can be evicted.
 ///
-/// The second set is searched when the first has no empty way and no idle flow. With two sets to choose from, sets of four ways fill
-/// up to three quarters before flows compete.
+/// The second set is searched when the first has no empty way and no idle flow. With two sets to choose from, sets of
+/// four ways fill up to three quarters before flows compete.
 #[inline(never)]
 pub(super) fn select_victim<M: Maps>(maps: &M, settings: &Settings, ctx: &mut PacketContext) -> bool {
     if ctx.flow.entry == Entry::RESTARTED {
@@ -73,7 +73,7 @@ pub(super) fn select_victim<M: Maps>(maps: &M, settings: &Settings, ctx: &mut Pa
         return true;
     }
     if ctx.flow.way < WAYS as u32 {
-        // Another CPU is making or ending this very flow.
+        // Another CPU is installing or ending this flow.
         maps.count_event(KernelEvent::FlowBusy);
         return false;
     }
@@ -122,7 +122,7 @@ fn best_in<M: Maps>(maps: &M, ctx: &mut PacketContext, index: u32, best: u32) ->
 fn entries<M: Maps>(maps: &M, settings: &Settings, ctx: &PacketContext) -> u32 {
     let first = FlowKey::set_index(ctx.flow.tag, settings.set_mask);
     let second = FlowKey::second_set_index(ctx.flow.tag, settings.set_mask);
-    // With a single set, both are the same.
+    // With a single set, both are equal.
     entries_of(maps, ctx, first) + if second == first { 0 } else { entries_of(maps, ctx, second) }
 }
 
@@ -163,7 +163,7 @@ pub(super) fn install<M: Maps>(maps: &M, settings: &Settings, ctx: &mut PacketCo
     let opened = if ctx.frame.headers.opens_connection() { evidence::OPENED } else { 0 };
     cold.progress.store(Progress { evidence: opened, ..Progress::default() }.to_bits());
     cold.slots.store(subscribers::slots(maps, settings, ctx, NONE));
-    // A full barrier: of two CPUs that enter the same flow at once, at least one sees the other's tag and gives way.
+    // A full barrier: if two CPUs install one flow at once, at least one sees the other's tag and yields.
     set.tags[way].swap(ctx.flow.tag);
     if entries(maps, settings, ctx) > 1 {
         set.tags[way].store(0);

@@ -1,20 +1,18 @@
-//! Learning endpoints and speakers from flows with a certain verdict.
+//! Learning: enters endpoints and subscribers into the peer cache, from flows with a certain verdict.
 //!
-//! Who may teach what, so that nobody outside can give a subscriber's other traffic a label:
-//! * a **subscriber** teaches its own endpoint, and that it speaks the protocol, by a payload of its own that is certainly of
-//!   the protocol, in a flow whose other side has sent packets, too. A packet with a subscriber's address that came in on a
-//!   core interface may be forged, and teaches nothing;
-//! * a **remote endpoint** is learned when it has proved that its address is its own and a subscriber has spoken the protocol
-//!   with it: by TCP, or by repeating a value that the subscriber chose (DHT transaction, uTP connection, tracker
-//!   transaction). A lone datagram with its address teaches nothing;
-//! * by TCP, only the side that accepted the connection is an endpoint: the other's port is of no lasting use;
-//! * by TCP, a side speaks only when its stream **began** as the protocol, its first segments taken together, or obfuscated: of what
-//!   follows a request, a web page may have written every byte. A stream that was not seen from its start teaches nothing;
-//! * a port that framing names (`listen_port.rs`) counts for the sender of the payload, under the same conditions.
+//! These rules keep outsiders from giving a label to a subscriber's other traffic:
+//! * a **subscriber** teaches its own endpoint, and that it speaks the protocol, by a payload of its own that is
+//!   certainly of the protocol, in a flow with packets of the other side. A packet with a subscriber's address that
+//!   arrived on a core interface may be forged, and teaches nothing;
+//! * a **remote endpoint** is learned once it has proved its address and a subscriber has spoken the protocol
+//!   with it. The proof is TCP, or repeating a value that the subscriber chose (DHT transaction, uTP connection,
+//!   tracker transaction). A lone datagram with its address teaches nothing;
+//! * over TCP, only the side that accepted the connection is an endpoint: the other side's port is temporary;
+//! * over TCP, a side counts as a speaker only if its stream **started** with the protocol (or obfuscated). Later bytes
+//!   prove nothing: a web page can make a browser send them. A stream that was not seen from its start teaches nothing;
+//! * a port that a payload names (`listen_port.rs`) counts for the sender of the payload, under these conditions.
 //!
-//! A server's answer may also name endpoints, to one subscriber alone: `source_requests.rs`.
-//!
-//! What follows from knowledge, and what else it takes, is in `associate.rs`.
+//! A server's answer may also refer one subscriber to endpoints: `source_requests.rs`. `associate.rs` uses the entries.
 
 use super::{peer_keys, server_flow, subscribers};
 use crate::{
@@ -32,7 +30,7 @@ use crate::{
     },
 };
 
-/// Learns from a flow with a certain verdict what its latest payload shows.
+/// Learns from the latest payload of a flow with a certain verdict.
 #[inline(never)]
 pub(super) fn learn<M: Maps>(maps: &M, settings: &Settings, ctx: &mut PacketContext) {
     let way = ctx.flow.way as usize & (WAYS - 1);
@@ -67,7 +65,8 @@ pub(super) fn learn<M: Maps>(maps: &M, settings: &Settings, ctx: &mut PacketCont
     }
 }
 
-/// Whether a located flow has shown all that it can: both sides spoke, and over UDP the remote one has proved its address.
+/// Whether a located flow has shown all that it can: both sides spoke, and over UDP the remote one has proved its
+/// address.
 #[inline(always)]
 fn is_complete(ctx: &PacketContext) -> bool {
     let proved = |end: usize| {
@@ -79,7 +78,7 @@ fn is_complete(ctx: &PacketContext) -> bool {
         && proved(0) & proved(1)
 }
 
-/// Learns what one end (0 lower, 1 higher) has shown; `answered` when the other end has sent packets.
+/// Learns from one end (0 lower, 1 higher); `answered` if the other end has sent packets.
 #[inline(never)]
 fn teach<M: Maps>(maps: &M, settings: &Settings, ctx: &PacketContext, state: FlowState, end: usize, answered: bool) {
     let (own, other) = (u32::from(evidence::SPOKE_LOWER) << end, u32::from(evidence::SPOKE_LOWER) << (1 - end));
@@ -134,11 +133,11 @@ fn insert_endpoint<M: Maps>(maps: &M, settings: &Settings, ctx: &PacketContext, 
     }
 }
 
-/// Sends the flow's next packets the short way.
+/// Clears the learning bit, so that later packets take the fast path.
 #[inline(always)]
 fn end_learning(cell: &SharedU64) {
     let mut attempt = 0;
-    // Others only refresh the last-seen second meanwhile; if this fails all the same, the next packet tries again.
+    // Other CPUs only refresh the last-seen second; if this still fails, the next packet tries again.
     while attempt < 2 {
         let state = FlowState(cell.load());
         if state.stage() != Stage::Settled || cell.replace(state.0, state.learned().0) {

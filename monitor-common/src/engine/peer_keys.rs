@@ -20,13 +20,13 @@ pub(super) fn endpoint_key(settings: &Settings, ctx: &PacketContext, end: usize,
     peer_cache::tag(&ctx.seed(settings), Key::Endpoint, ctx.address(end), u64::from(port), ctx.frame.headers.tunnel)
 }
 
-/// The tag of an endpoint that a server named to this asker.
+/// The tag of an endpoint to which a server referred this requester.
 #[inline(always)]
 pub(super) fn referred_key(settings: &Settings, requester: u64, address: Address, port: u16) -> u64 {
     peer_cache::tag(&settings.seed, Key::Referred, address, u64::from(port), requester)
 }
 
-/// The tag of the subscriber at one end as one who asks.
+/// The tag of the subscriber at one end as a requester.
 #[inline(never)]
 pub(super) fn requester_key(settings: &Settings, ctx: &PacketContext, end: usize) -> u64 {
     let block_len = ctx.subscribers.block_lens[end & 1];
@@ -41,13 +41,13 @@ pub(super) fn subscriber_key(seed: &Seed, block: Address, block_len: u32, protoc
     peer_cache::tag(seed, Key::Subscriber, block, detail, 0)
 }
 
-/// The protocol of the packet's flow, known from now on.
+/// A new entry for the protocol of the packet's flow.
 #[inline(always)]
 pub(super) fn entry(ctx: &PacketContext, own: bool) -> PeerEntry {
     PeerEntry::new(Protocol::family_number(ctx.flow.protocol as u8), own, ctx.frame.now_s)
 }
 
-/// Enters the endpoint that a server named to the packet's receiver.
+/// Inserts the endpoint to which a server referred the packet's receiver.
 #[inline(never)]
 pub(super) fn insert_referred<M: Maps>(maps: &M, settings: &Settings, ctx: &PacketContext) {
     let tag = referred_key(
@@ -59,7 +59,7 @@ pub(super) fn insert_referred<M: Maps>(maps: &M, settings: &Settings, ctx: &Pack
     insert(maps, settings, tag, ctx, entry(ctx, false).referred());
 }
 
-/// Enters one piece of knowledge.
+/// Inserts one entry.
 #[inline(never)]
 pub(super) fn insert<M: Maps>(maps: &M, settings: &Settings, tag: u64, ctx: &PacketContext, entry: PeerEntry) {
     let Some(set) = maps.peer_set(peer_cache::set_index(tag, settings.peer_mask)) else {

@@ -1,20 +1,22 @@
-//! Sources that a server names to a subscriber who asked for them.
+//! Source requests: learns the peers that a server returns to a subscriber who asked for them.
 //!
-//! An obfuscated flow to a source is the only trace of some clients, and the server's answer the only clear word about it. What
-//! keeps that from being used against a subscriber:
-//! * the **subscriber asks**: a payload of its own, which may teach (`learn.rs`), in a flow that is certain by then and in which the
-//!   other side has sent packets. A forged one asks nothing, nor does a request by a browser's name (see `listen_port.rs`);
-//! * the **answer answers**, and comes from the other side: by UDP it repeats the transaction id of the question. By TCP its acknowledgement number is within
-//!   [`ANSWER_BYTES`] of the question's end, and its sequence number as far behind what the question acknowledged: what TCP itself
-//!   demands of a segment (RFC 5961 section 5). Somebody off the path has to guess both, and the port;
-//! * it is learned **for that subscriber alone**, and counts for nothing but flows that it opens itself to the named endpoint, that
-//!   look random, and only while it speaks the protocol (`associate.rs`).
+//! For some clients, the server's answer is the only clear message, and an obfuscated flow to a returned peer the only
+//! trace. Three rules keep that from being used against a subscriber:
+//! * the **subscriber asks**, by a payload of its own that may teach (`learn.rs`), in a flow that is certain by then
+//!   and has packets of the other side. A forged payload asks nothing, nor does a request by a browser's name
+//!   (`listen_port.rs`);
+//! * the **answer matches**, and comes from the other side. Over UDP it repeats the transaction id of the request. Over
+//!   TCP its acknowledgement number is within [`ANSWER_BYTES`] of the request's end, and its sequence number within
+//!   that distance of the number that the request acknowledged, as TCP itself demands of a segment (RFC 5961 section
+//!   5). Somebody off the path has to guess both numbers, and the port;
+//! * the peer is learned **for that subscriber alone**. It counts only for random-looking flows that the subscriber
+//!   itself opens to the named endpoint, and only while the subscriber speaks the protocol (`associate.rs`).
 //!
-//! So a server can mislabel random-looking flows of those who ask it, to addresses that it named. DHT answers (BEP 5 `values`)
-//! are not read for that reason: there, any stranger is a server.
+//! So a server can mislabel random-looking flows of its users to addresses that it named. DHT answers (BEP 5 `values`)
+//! are not read for that reason: in the DHT, any stranger is a server.
 //!
-//! Questions come late in a long session, and a server's flow is quiet. So it goes on teaching, by a budget of
-//! [`SERVER_FLOW_PACKETS`] a direction that is renewed every [`crate::abi::limits::ASSOCIATION_SECONDS`].
+//! Requests come late in a long connection, and a server's flow is quiet. So it stays under inspection, with a budget
+//! of [`SERVER_FLOW_PACKETS`] packets per direction that is renewed every [`crate::abi::limits::ASSOCIATION_SECONDS`].
 
 use super::{peer_keys, subscribers};
 use crate::{
@@ -35,11 +37,11 @@ use crate::{
     },
 };
 
-/// An answer's numbers lie within so many bytes of those of its question: what TCP lets a sender have unacknowledged without
-/// window scaling (RFC 9293 section 3.1).
+/// Maximum distance in bytes of an answer's TCP numbers from those of its request: the unacknowledged bytes that TCP
+/// allows without window scaling (RFC 9293 section 3.1).
 const ANSWER_BYTES: u32 = 0xffff;
 
-/// Reads questions, and the sources of answers, from a payload of a flow with this certain verdict.
+/// Reads requests and peer lists from a payload of a flow with this certain verdict.
 #[inline(never)]
 pub(super) fn read_sources<P: Packet, M: Maps>(
     packet: &P,
@@ -65,7 +67,7 @@ pub(super) fn read_sources<P: Packet, M: Maps>(
         ctx.read_numbers(packet);
     }
     let answers = requested && answers_request(maps, ctx) && is_for_subscriber(maps, settings, ctx);
-    // Whether it answers is not known to the verifier here, nor learned in the loop: it walks the loop once.
+    // The verifier does not know here whether it is an answer, so it walks the loop once.
     let answers = payload.verifier_barrier(u64::from(answers));
     let mut step = 0;
     while step < SOURCES_PER_PACKET {
@@ -80,7 +82,7 @@ pub(super) fn read_sources<P: Packet, M: Maps>(
     }
 }
 
-/// Whether the payload answers what the other side asked latest.
+/// Whether the payload answers the other side's latest request.
 #[inline(never)]
 fn answers_request<M: Maps>(maps: &M, ctx: &PacketContext) -> bool {
     let Some(cold) = maps.cold_set(ctx.flow.set_index) else { return false };
@@ -90,17 +92,18 @@ fn answers_request<M: Maps>(maps: &M, ctx: &PacketContext) -> bool {
         return kept & rule_flags::ECHOED != 0;
     }
     if (kept & rule_flags::REQUEST_FROM_LOWER != 0) == ctx.is_from_lower() {
-        // Nobody answers itself.
+        // A side does not answer itself.
         return false;
     }
     let question = cold.rule_value.load();
     let sequence = ((ctx.frame.numbers >> 32) as u32).wrapping_sub(question as u32);
     let acknowledged = (ctx.frame.numbers as u32).wrapping_sub((question >> 32) as u32);
-    // Behind the end of the latest question when an earlier one is answered, beyond it when the client said more meanwhile.
+    // Before the end of the latest request if an earlier one is answered, beyond it if the client has sent more
+    // meanwhile.
     (question != 0) & (sequence <= ANSWER_BYTES) & (acknowledged.wrapping_add(ANSWER_BYTES) <= 2 * ANSWER_BYTES)
 }
 
-/// Whether the packet goes to a subscriber, whose tag is then in the work.
+/// Whether the packet goes to a subscriber; the subscriber's tag is then in the context.
 #[inline(never)]
 fn is_for_subscriber<M: Maps>(maps: &M, settings: &Settings, ctx: &mut PacketContext) -> bool {
     let receiver = ctx.flow.from_lower as usize & 1;

@@ -1,4 +1,4 @@
-//! Which ends of a packet are subscribers, and the tally slots of their blocks.
+//! Subscriber lookup: which ends of a packet are subscribers, and the tally slots of their blocks.
 
 use super::tally_slots;
 use crate::{
@@ -28,11 +28,11 @@ fn outermost<M: Maps>(maps: &M, outer: Address, inner: Address, tunnel: bool) ->
 mod stage {
     /// Which ends are subscribers.
     pub(super) const ENDS: u32 = 1;
-    /// And where their tallies are looked for.
+    /// Also the lines of their tallies.
     pub(super) const LINES: u32 = 2;
 }
 
-/// Finds the subscribers of the packet's ends, once; whether there is one.
+/// Finds the subscribers of the packet's ends, once; returns whether there is one.
 ///
 /// The ends are in the order of the flow key, which is that of the inner addresses.
 #[inline(never)]
@@ -52,8 +52,8 @@ pub(super) fn find_subscribers<M: Maps>(maps: &M, ctx: &mut PacketContext) -> bo
     ctx.subscribers.block_lens[0] != NO_POOL || ctx.subscribers.block_lens[1] != NO_POOL
 }
 
-/// The same for a packet whose flow is new, as soon as that is known: what its tallies need is then on its way from memory together
-/// with the sets of its flow, and not after them.
+/// Prefetches the tally lines of a packet with a new flow as early as possible, so that they load together with the
+/// flow's sets.
 #[inline(never)]
 pub(super) fn prefetch_subscribers<P: Packet, M: Maps>(
     packet: &P,
@@ -70,7 +70,7 @@ pub(super) fn prefetch_subscribers<P: Packet, M: Maps>(
     }
 }
 
-/// Says which lines of the tally cache the subscribers of a located packet have, and begins to load them.
+/// Prefetches the tally cache lines of the packet's subscribers, which were found before.
 #[inline(never)]
 fn prefetch_tally_lines<M: Maps>(maps: &M, settings: &Settings, ctx: &mut PacketContext) {
     if ctx.subscribers.lookup_stage != stage::LINES {
@@ -80,7 +80,7 @@ fn prefetch_tally_lines<M: Maps>(maps: &M, settings: &Settings, ctx: &mut Packet
     }
 }
 
-/// The same of one end.
+/// Prefetches the tally cache line of one end.
 #[inline(always)]
 fn prefetch_tally_line<M: Maps>(maps: &M, settings: &Settings, ctx: &mut PacketContext, end: usize) {
     let block_len = ctx.subscribers.block_lens[end];
@@ -95,7 +95,7 @@ fn prefetch_tally_line<M: Maps>(maps: &M, settings: &Settings, ctx: &mut PacketC
     }
 }
 
-/// Which ends are subscribers, of a packet that was located.
+/// Which ends are subscribers; their lookup is done.
 #[inline(always)]
 pub(super) fn subscriber_ends(ctx: &PacketContext) -> Ends {
     if ctx.subscribers.block_lens[1] == NO_POOL {
@@ -107,7 +107,7 @@ pub(super) fn subscriber_ends(ctx: &PacketContext) -> Ends {
     }
 }
 
-/// Slots of the tallies of both ends of a located packet for a verdict's numbers, as [`pack_slots`] has them.
+/// Slots of the tallies of both ends for a verdict's numbers, after the subscriber lookup, as [`pack_slots`] has them.
 #[inline(never)]
 pub(super) fn slots<M: Maps>(maps: &M, settings: &Settings, ctx: &mut PacketContext, verdict: (u8, u8)) -> u64 {
     prefetch_tally_lines(maps, settings, ctx);

@@ -1,11 +1,12 @@
-//! Slots of tallies: found in the cache, then in the hash, or made.
+//! Slots of tallies: looked up in the tally cache, then in the hash, or created.
 
 use crate::{
     abi::{event::KernelEvent, limits::UNCLASSIFIED_QUARTERS, protocol::Protocol, settings::Settings, tally::KeyWords},
     tables::{maps::Maps, tally_cache},
 };
 
-/// The slot of a tally key, made if need be; the catch-all when the table is full. `block_hash` is that of the key's block.
+/// The slot of a tally key, created if needed; the catch-all if the table is full. `block_hash` is that of the key's
+/// block.
 #[inline(never)]
 pub(super) fn slot_of<M: Maps>(maps: &M, settings: &Settings, key: &KeyWords, block_hash: u64) -> u32 {
     let tag = tally_cache::tag(block_hash, key, &settings.seed);
@@ -22,7 +23,7 @@ pub(super) fn slot_of<M: Maps>(maps: &M, settings: &Settings, key: &KeyWords, bl
     slot
 }
 
-/// The same by the hash of all slots.
+/// The slot of a tally key from the hash of all slots, created if needed.
 #[inline(never)]
 fn hashed_slot<M: Maps>(maps: &M, settings: &Settings, key: &KeyWords) -> u32 {
     if let Some(slot) = maps.find_slot(key) {
@@ -43,7 +44,7 @@ fn hashed_slot<M: Maps>(maps: &M, settings: &Settings, key: &KeyWords) -> u32 {
         return 0;
     }
     let slot = slot as u32;
-    // The key first: whoever finds the slot in the index finds its key written.
+    // Write the key first: a reader that finds the slot in the index then finds its key.
     maps.write_slot_key(slot, Some(key));
     if maps.enter_slot(key, slot) {
         return slot;

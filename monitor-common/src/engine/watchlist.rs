@@ -1,4 +1,4 @@
-//! Whether a payload names content on the operator's list; only in the inspection depth `watchlist`.
+//! Watchlist: compares content that a payload names with the operator's list; only in the inspection depth `watchlist`.
 
 use super::subscribers;
 use crate::{
@@ -14,16 +14,16 @@ use crate::{
     },
 };
 
-/// Compares what the payload named with the list; on a hit, tallies it for the subscriber who sent it, and tells the
-/// agent.
+/// Compares the content that the payload names with the list. A hit is counted for the subscriber who sent it, and
+/// reported to the agent.
 #[inline(never)]
 pub(super) fn compare<M: Maps>(maps: &M, settings: &Settings, ctx: &mut PacketContext) {
     let entry = maps.watched(&ctx.inspection.content);
-    // What is not on the list is forgotten; so is what is.
+    // Clear the hash in either case.
     ctx.inspection.content = ContentHash([0; 3]);
     let Some(entry) = entry else { return };
     let sender = (1 - ctx.flow.from_lower as usize) & 1;
-    // Anybody may name any content to a subscriber: only what a subscriber itself sent says anything of it.
+    // Anybody may name any content to a subscriber, so only payloads that a subscriber sent count.
     if ctx.inspection.spoofed != 0
         || !subscribers::find_subscribers(maps, ctx)
         || ctx.subscribers.block_lens[sender] == NO_POOL

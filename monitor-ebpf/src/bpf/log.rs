@@ -4,8 +4,8 @@
 
 use aya_log_ebpf::warn;
 
-/// Tells of an event that an operator should look at: of the 1st, 2nd, 4th, 8th, ... on this CPU, so that an event at packet
-/// rate stays a handful of messages.
+/// Logs the 1st, 2nd, 4th, 8th, ... occurrence of an event on this CPU, so that an event at packet rate makes few
+/// messages.
 #[inline(never)]
 pub(super) fn rare(event: u8, count: u64) {
     if count & (count - 1) == 0 {

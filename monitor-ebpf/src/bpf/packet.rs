@@ -15,11 +15,11 @@ use monitor_common::{
 
 use super::tables;
 
-/// A mask of what may be in front of a packet's bytes in the window.
+/// Mask for the number of bytes before a packet's bytes in the window.
 const BEFORE: usize = 0x7f;
 
 const _: () = assert!(HELD_BYTES <= BEFORE);
-// What the verifier demands: it does not know that both bounds depend on each other.
+// Required by the verifier, which does not know that both bounds depend on each other.
 const _: () = assert!(size_of::<Scratch>() >= WINDOW + BEFORE);
 
 /// A frame in the kernel's `struct xdp_buff`.
@@ -33,7 +33,7 @@ impl<'a> XdpPacket<'a> {
         Self { context }
     }
 
-    /// Low 16 bits of the index of the interface the frame came in on.
+    /// Low 16 bits of the index of the interface on which the frame arrived.
     #[inline(always)]
     pub(super) fn interface(&self) -> u16 {
         // SAFETY: the kernel hands the program a valid `struct xdp_md`; the verifier rewrites this load.
@@ -42,8 +42,8 @@ impl<'a> XdpPacket<'a> {
 
     /// Start of the first buffer.
     ///
-    /// Loaded by hand: the compiler takes the 32-bit field for a number and may truncate it again later, after the verifier's
-    /// rewrite has made a 64-bit packet pointer of it.
+    /// Loaded by inline assembly: the compiler treats the 32-bit field as a number and may truncate it later, after the
+    /// verifier's rewrite has made it a 64-bit packet pointer.
     #[inline(always)]
     fn start(&self) -> usize {
         let start: usize;
@@ -94,8 +94,8 @@ impl Packet for XdpPacket<'_> {
         }
         let mut at = self.start();
         if offset != 0 {
-            // SAFETY: an addition. Done by hand, it keeps the compiler from computing the tested and the read address apart: the
-            // verifier must see the test on the very register that is read through.
+            // SAFETY: an addition. Done by hand, it keeps the compiler from computing the tested and the read address
+            // apart: the verifier must see the test on the very register that is read through.
             unsafe { asm!("{0} += {1}", inout(reg) at, in(reg) offset, options(pure, nomem, nostack)) };
         }
         if at + N > self.end() {
@@ -125,7 +125,7 @@ impl Packet for XdpPacket<'_> {
 
     #[inline(always)]
     fn copy_payload(&self, offset: usize, payload: &mut Payload) {
-        // As for `last` below: it changes nothing, and the verifier learns a bound.
+        // Like `last` below: it changes nothing, but gives the verifier a bound.
         let mut before = payload.captured as usize;
         // SAFETY: an operation on a register; it changes nothing, as `HELD_BYTES` is at most 127.
         unsafe { asm!("{0} &= {1}", inout(reg) before, const BEFORE, options(pure, nomem, nostack)) };
@@ -147,7 +147,8 @@ impl Packet for XdpPacket<'_> {
         // SAFETY: an operation on a register; it changes nothing, as `WINDOW` is a power of two and bounds `wanted`.
         unsafe { asm!("{0} &= {1}", inout(reg) last, const WINDOW - 1, options(pure, nomem, nostack)) };
         let wanted = last + 1;
-        // SAFETY: the window has room for `wanted` bytes behind the `before` that are in it; the helper checks the packet side.
+        // SAFETY: the window has room for `wanted` bytes behind the `before` that are in it; the helper checks the
+        // packet side.
         let status = unsafe {
             let room = payload.window.as_mut_ptr().add(before);
             bpf_xdp_load_bytes(self.context.ctx, offset as u32, room.cast(), wanted as u32)
