@@ -2,7 +2,7 @@
 //!
 //! * [`config`]: the configuration, checked and resolved, without acting on it;
 //! * [`agent`]: the drain loop, its state, and the files that the agent keeps;
-//! * [`listen`]: sockets; [`export`]: what they serve, without state of its own;
+//! * [`listen`]: sockets; [`export`]: metrics and status, made afresh from the agent's state;
 //! * [`deliver`]: hooks, their queues and retries;
 //! * [`verbs`]: the commands; [`cli`]: their flags.
 

@@ -1,5 +1,5 @@
-//! Rooms: the order of crates and of their modules, and the calls that a pure crate must not make.
-//! reasons.
+//! Rooms: the order of crates and of their modules, and the calls that a pure crate must not make. The reasons are in
+//! `docs/decisions/0004-workspace.md`.
 
 use std::{
     collections::BTreeSet,

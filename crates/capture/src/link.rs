@@ -1,8 +1,8 @@
 //! Turns packets of other link types into Ethernet frames, so that both engines see one kind of frame.
 //!
-//! The link-layer header is replaced by an Ethernet header with zero addresses. What no EtherType names (PPP control, other
-//! address families) gets EtherType 0, which the header parser counts as `not_ip`; a packet shorter than its own link-layer
-//! header becomes an empty frame, which it counts as `short_frame`.
+//! The link-layer header is replaced by an Ethernet header with zero addresses. Payloads without an EtherType (PPP control, other
+//! address families) get EtherType 0, which the header parser counts as `not_ip`. A packet shorter than its own link-layer
+//! header becomes an empty frame, which counts as `short_frame`.
 //! Source: <https://www.tcpdump.org/linktypes.html>.
 
 use std::ops::Range;

@@ -13,7 +13,7 @@ use monitor_common::abi::{
 use uuid::Uuid;
 
 use active::Active;
-use node::{Bounded, NodeRows};
+use node::{BoundedRows, NodeRows};
 use top::{Top, TopRow};
 
 use crate::{
@@ -29,7 +29,7 @@ pub struct DrainResult {
     /// The drain.
     pub snapshot: Arc<Snapshot>,
     /// Node-level rows, bounded.
-    pub node: Bounded,
+    pub node: BoundedRows,
     /// Subscriber blocks that moved, by protocol.
     pub active: Vec<(Protocol, u64)>,
     /// The top subscribers.

@@ -1,4 +1,4 @@
-//! Values and rules of the agent: who a subscriber is, what a drain found, what a policy says about it.
+//! Values and rules of the agent: subscribers, the counters of a drain, policies and their events.
 //!
 //! * [`words`]: settings that take one of a few words; [`interface`], [`pool`]: what an operator names;
 //! * [`subscriber`]: subscriber blocks and their pseudonyms; [`snapshot`]: the counters of one drain;
@@ -6,7 +6,7 @@
 //! * [`content_list`]: hashes of notices already received; [`exit`]: exit codes.
 //!
 //! Pure: no clock, no file, no network, no environment (`clippy.toml` of this crate lists the calls). The caller hands in
-//! times, identifiers and text, and does what the result says.
+//! times, identifiers and text, and acts on the result.
 
 #![forbid(unsafe_code)]
 

@@ -1,7 +1,7 @@
 //! Policies: thresholds on one subscriber's traffic within a sliding window.
 //!
-//! Pure: values in, values out. No clock, no I/O, no hook is called from here. What a policy says is about P2P protocol
-//! traffic; it says nothing about what was transferred.
+//! Pure: values in, values out. Nothing here reads a clock, does I/O or calls a hook. A policy is about P2P protocol traffic,
+//! not about the content that was transferred.
 
 pub mod engine;
 pub mod event;

@@ -1,6 +1,6 @@
 //! The data path as the agent sees it: its tables, whether they are BPF maps or plain memory, and the ways to fill them.
 //!
-//! * [`view`]: the tables as slices, and what a drain reads from them;
+//! * [`view`]: the tables as slices, and the reads of a drain;
 //! * [`host`]: the shared engine over plain memory, for `replay --engine host` and tests;
 //! * [`object`]: the BPF object, loaded and configured;
 //! * [`mapped`]: memory mappings of its array maps;

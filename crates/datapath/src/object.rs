@@ -321,7 +321,7 @@ impl LoadedObject {
     /// Watchlist hits since the last call.
     pub fn watchlist_hits(&mut self) -> Vec<WatchHit> {
         let mut hits = Vec::new();
-        // At most what the buffer holds: the program may be writing as fast as this reads.
+        // At most one buffer of hits: the program may write as fast as this loop reads.
         while hits.len() < WATCH_BUFFER_HITS
             && let Some(message) = self.hits.next()
         {
@@ -387,8 +387,7 @@ impl LoadedObject {
         self.interfaces = known;
     }
 
-    /// Sets role and realm of the interfaces. Those that are no longer configured may still be attached, and
-    /// stay what they were.
+    /// Sets role and realm of the interfaces. Interfaces that are no longer configured may still be attached: their entries stay.
     fn write_interfaces(&self, interfaces: &[MonitoredInterface]) {
         let entries = self.interface_table.values();
         for interface in interfaces {

@@ -84,7 +84,7 @@ fn bytes(kind: u32, flags: u32, [key, value, entries]: [u64; 3], cpus: u64) -> u
         map_type::ARRAY => value * entries,
         map_type::PERCPU_ARRAY => (8 + value * cpus) * entries,
         map_type::HASH => (HASH_ELEMENT + key + value) * (entries + cpus) + HASH_BUCKET * entries.next_power_of_two(),
-        // Its nodes are made as prefixes come: at most two for each.
+        // The kernel adds nodes with the prefixes: at most two for each.
         map_type::LPM_TRIE => (TRIE_NODE + key + value) * 2 * entries,
         map_type::RINGBUF => entries + 3 * PAGE,
         _ => (key + value) * entries,

@@ -27,6 +27,6 @@ pub fn start(log: &Log) {
         LogFormat::Text => lines.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).boxed(),
         LogFormat::Json => lines.json().flatten_event(true).boxed(),
     };
-    // An error means that a log is running already, which is what was wanted.
+    // An error means that a log is running already.
     let _running = tracing_subscriber::registry().with(lines.with_filter(targets)).try_init();
 }

@@ -5,7 +5,7 @@
 pub enum MetricKind {
     /// Only grows; restarts of the agent included where the kernel's tables survive.
     Counter,
-    /// Goes up and down.
+    /// A value that rises and falls.
     Gauge,
     /// Counts by size.
     Histogram,

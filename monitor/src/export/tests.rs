@@ -212,7 +212,7 @@ fn no_counter_goes_down() {
                 assert!(before.get(name).is_none_or(|old| old <= value), "{name} went down");
             }
         }
-        // What left and comes back must not be lower than it was.
+        // A series that left and comes back must not be lower than before.
         before.extend(now);
     }
 }

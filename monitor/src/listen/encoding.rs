@@ -67,12 +67,12 @@ impl Encoding {
 pub enum Writer {
     /// Hands pieces on.
     Identity,
-    /// Gathers what the pieces are compressed to.
+    /// Collects compressed pieces.
     Gzip(GzEncoder<Vec<u8>>),
 }
 
 impl Writer {
-    /// Takes a piece; what is to be sent now, if anything.
+    /// Takes a piece; returns bytes that are ready to be sent, if any.
     ///
     /// # Errors
     /// Never for want of room: the output is memory.
@@ -124,7 +124,7 @@ mod tests {
     #[test]
     fn clients_get_what_they_accept() {
         assert_eq!(Encoding::of(&HeaderMap::new()), Encoding::Identity);
-        // What Prometheus and curl send.
+        // The headers of Prometheus and curl.
         for value in
             ["gzip", "deflate, gzip, br, zstd", "GZIP;q=0.5", "x-gzip", "*", "br;q=1.0, *;q=0.1", "gzip;q=1, *;q=0"]
         {

@@ -25,7 +25,7 @@ pub struct NodeRows {
 
 /// Rows that are shown.
 #[derive(Clone, Debug, Default)]
-pub struct Bounded {
+pub struct BoundedRows {
     /// The rows, those under [`OTHER`] last.
     pub rows: Vec<NodeRow>,
     /// Number of aggregated rows.
@@ -34,7 +34,7 @@ pub struct Bounded {
 
 impl NodeRows {
     /// The rows of a drain, bounded.
-    pub fn bound(&mut self, rows: &[NodeRow]) -> Bounded {
+    pub fn bound(&mut self, rows: &[NodeRow]) -> BoundedRows {
         let mut shown = Vec::with_capacity(rows.len().min(MAX_ROWS));
         let mut other: BTreeMap<(u8, Protocol, Confidence), NodeRow> = BTreeMap::new();
         let mut aggregated = 0;
@@ -59,6 +59,6 @@ impl NodeRows {
             sum.flows += row.flows;
         }
         shown.extend(other.into_values());
-        Bounded { rows: shown, aggregated }
+        BoundedRows { rows: shown, aggregated }
     }
 }

@@ -1,4 +1,4 @@
-//! From table reads to snapshots: totals that never go down, and what moved since the drain before.
+//! From table reads to snapshots: totals that never go down, and the changes since the drain before.
 
 use std::{
     iter,
@@ -109,7 +109,7 @@ impl Drain {
         }
     }
 
-    /// Keeps the higher of each known and read total, and returns what moved. The first drain moves nothing: counts from pinned
+    /// Keeps the higher of each known and read total, and returns the changes. The first drain moves nothing: counts from pinned
     /// tables of an earlier run do not belong to this interval.
     fn advance(&mut self, mut read: Vec<Totals>, baseline: bool) -> Vec<TallyChange> {
         let mut changes = Vec::new();
