@@ -1,5 +1,5 @@
-//! The classifier, and the reading of sources, over the packets of one flow; what its streams begin with is kept and joined as the
-//! engine does it (`monitor-common/src/engine/reassembly.rs`).
+//! Dissection and peer lists over the packets of one flow; its first segments are held and joined as the engine does
+//! (`monitor-common/src/engine/reassembly.rs`).
 
 use monitor_common::{
     abi::{

@@ -1,7 +1,7 @@
 //! One function per fuzz target, which panics when an invariant does not hold.
 //!
-//! Apart from libFuzzer, so that `cargo test` replays every seed and finding on stable Rust (`tests/tests/fuzz_cases.rs`
-//! includes these files).
+//! Separate from libFuzzer, so that `cargo test` replays every seed and finding on stable Rust
+//! (`tests/tests/fuzz_cases.rs` includes these files).
 
 pub mod capture;
 pub mod classify;

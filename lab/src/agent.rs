@@ -1,4 +1,4 @@
-//! The agent on the laboratory's router, and what it says about itself.
+//! The agent on the lab's router, with its metrics and status.
 
 use std::{
     collections::BTreeMap,
@@ -21,7 +21,7 @@ use super::{
     wait::wait_for,
 };
 
-/// Where an agent of a laboratory listens, inside the router.
+/// Where an agent of a lab listens, inside the router.
 pub const LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9847);
 
 /// An agent that monitors every interface of the router that leads to a host.
@@ -32,7 +32,7 @@ pub struct Agent<'a> {
 }
 
 impl<'a> Agent<'a> {
-    /// Starts `executable` with the laboratory's interfaces and pools, and the rest of the configuration in `toml`;
+    /// Starts `executable` with the lab's interfaces and pools, and the rest of the configuration in `toml`;
     /// returns when it is ready: attached natively, and its counters read once.
     ///
     /// # Errors
@@ -157,7 +157,7 @@ pub struct SubscriberRow {
 }
 
 impl SubscriberRow {
-    /// Whether it is a tally of subscriber `number` of the laboratory.
+    /// Whether it is a tally of subscriber `number` of the lab.
     #[must_use]
     pub fn is_of(&self, number: u8) -> bool {
         let own = [format!("{}/32", subscriber_v4(number)), format!("2001:db8:{number:x}::/64")];
@@ -182,7 +182,7 @@ pub struct NodeTotals {
     pub skipped: u64,
 }
 
-/// Writes a configuration for the laboratory, followed by `toml`. State and sockets are in its folder.
+/// Writes a configuration for the lab, followed by `toml`. State and sockets are in its folder.
 ///
 /// # Errors
 /// The file system's.

@@ -1,5 +1,5 @@
-//! Real clients, one a file. Each starts headless inside a namespace, is driven by its own control port or script, and
-//! ends when it is dropped.
+//! Real clients, one per file. Each starts headless inside a namespace, is driven by its control port or script, and
+//! ends when dropped.
 
 pub(super) mod aioslsk;
 pub(super) mod amule;

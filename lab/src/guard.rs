@@ -1,4 +1,4 @@
-//! Removing a laboratory, whatever becomes of its owner.
+//! Removes a lab even if its owner is killed.
 //!
 //! The guard is a shell that waits for the end of its standard input: the kernel closes that when the owner ends, by
 //! SIGKILL too. It then does what [`remove`] does. What even the guard could not remove, [`sweep`] does later.
@@ -34,7 +34,7 @@ done
 rm -rf --one-file-system "$directory"
 "#;
 
-/// Prefix of scratch folders, before the laboratory's name.
+/// Prefix of scratch folders, before the lab's name.
 const DIRECTORY_PREFIX: &str = "peertally-lab-";
 
 /// A waiting guard.
@@ -42,7 +42,7 @@ const DIRECTORY_PREFIX: &str = "peertally-lab-";
 pub(super) struct Guard(Child);
 
 impl Guard {
-    /// Starts the guard of the laboratory `name`; it outlives Ctrl-C, being in a process group of its own.
+    /// Starts the guard of the lab `name`; it outlives Ctrl-C, being in a process group of its own.
     pub(super) fn start(name: &str, namespaces: Vec<String>) -> Result<Self> {
         let child = Command::new("/bin/sh")
             .args(["-c", SCRIPT, name])
@@ -67,7 +67,7 @@ impl Guard {
     }
 }
 
-/// The scratch folder of the laboratory `name`.
+/// The scratch folder of the lab `name`.
 pub(super) fn directory(name: &str) -> PathBuf {
     env::temp_dir().join(format!("{DIRECTORY_PREFIX}{name}"))
 }
@@ -109,7 +109,7 @@ fn remove_namespace(namespace: &str) -> Result<()> {
     run(Command::new("ip").args(["netns", "delete", namespace]))
 }
 
-/// Processes inside a namespace. Only the laboratory starts any there.
+/// Processes inside a namespace. Only the lab starts any there.
 fn processes(namespace: &str) -> Result<Vec<Pid>> {
     let listed = output(Command::new("ip").args(["netns", "pids", namespace]))?;
     let text = String::from_utf8_lossy(&listed.stdout).into_owned();

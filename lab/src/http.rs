@@ -1,4 +1,4 @@
-//! As much HTTP/1.1 as the laboratory needs: one request a connection, to scrape the agent and to receive webhooks.
+//! The part of HTTP/1.1 that the lab needs: one request per connection, to scrape the agent and to receive webhooks.
 
 use std::{
     io::{BufRead, BufReader, Read, Write},
@@ -57,7 +57,8 @@ pub struct HttpServer {
 }
 
 impl HttpServer {
-    /// Listens inside `namespace`; request `n` (from 0) is answered with status `answer(n)`, or never if that is `None`.
+    /// Listens inside `namespace`; request `n` (from 0) is answered with status `answer(n)`, or never if that is
+    /// `None`.
     ///
     /// # Errors
     /// The address is in use.

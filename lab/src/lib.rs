@@ -1,4 +1,4 @@
-//! Network laboratory: a router between subscribers and an "internet", all in namespaces of their own, with real clients.
+//! Network lab: a router between subscribers and an "internet", all in namespaces of their own, with real clients.
 //!
 //! ```text
 //! s1 eth0 --- acc1 +--------+
@@ -6,12 +6,12 @@
 //! sN eth0 --- accN +--------+
 //! ```
 //!
-//! Subscriber i has 100.64.i.2 and 2001:db8:i::2, the internet 198.51.100.2 and 2001:db8:ffff::2; the router is `.1` and
-//! `::1` on each link. Segmentation offloads are off, so that what an interface counts is what a wire would carry.
+//! Subscriber i has 100.64.i.2 and 2001:db8:i::2, the internet 198.51.100.2 and 2001:db8:ffff::2; the router is `.1`
+//! and `::1` on each link. Segmentation offloads are off, so that what an interface counts is what a wire would carry.
 //!
-//! Never touches the network of the machine itself, never kills a process that the laboratory did not start, and leaves
-//! nothing behind: dropping a [`Lab`] removes it, a guard process removes it when its owner is killed, and a new
-//! laboratory sweeps what dead owners left. Nothing here waits for a fixed time: see [`wait_for`].
+//! A lab never touches the machine's own network, never kills a process that it did not start, and cleans up: dropping
+//! a [`Lab`] removes it, a guard process removes it if its owner is killed, and a new lab removes leftovers of dead
+//! owners. Nothing here waits for a fixed time: see [`wait_for`].
 
 mod agent;
 mod capture;
@@ -91,7 +91,7 @@ pub use self::{
 };
 use self::{guard::Guard, mounts::Mounts, netns::Link};
 
-/// Prefix of every name the laboratory gives: `pt-<pid>-<number>-<role>`.
+/// Prefix of every name the lab gives: `pt-<pid>-<number>-<role>`.
 const PREFIX: &str = "pt";
 /// Pools that hold the subscribers, in the form that `--subscribers` takes.
 pub const POOLS: [&str; 2] = ["100.64.0.0/16/32", "2001:db8::/36/64"];
@@ -105,7 +105,7 @@ pub const INTERNET_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0xffff, 0, 0, 0, 
 /// Laboratories of this process so far: tests run in threads, and each has its own.
 static COUNT: AtomicU32 = AtomicU32::new(0);
 
-/// A laboratory; dropping it removes everything it made.
+/// A lab; dropping it removes everything it made.
 #[derive(Debug)]
 pub struct Lab {
     name: String,
@@ -118,7 +118,7 @@ pub struct Lab {
 }
 
 impl Lab {
-    /// Builds a laboratory with `subscribers` subscribers (at most 200).
+    /// Builds a lab with `subscribers` subscribers (at most 200).
     ///
     /// # Errors
     /// Missing rights or tools; whatever was made so far is removed.
@@ -187,13 +187,13 @@ impl Lab {
         })
     }
 
-    /// Name of this laboratory: `pt-<pid>-<number>`.
+    /// Name of this lab: `pt-<pid>-<number>`.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Scratch folder; removed with the laboratory.
+    /// Scratch folder; removed with the lab.
     #[must_use]
     pub fn directory(&self) -> &Path {
         &self.directory
@@ -202,7 +202,7 @@ impl Lab {
     /// A command on the router as the agent sees it: with the router's `/sys` and a BPF file system of its own.
     ///
     /// # Panics
-    /// Never: a laboratory without mounts is not given out.
+    /// Never: a lab without mounts is not given out.
     #[must_use]
     pub fn router_command(&self, program: &str) -> Command {
         self.mounts.as_ref().expect("a built laboratory has mounts").command(&self.router, program)
@@ -246,7 +246,7 @@ impl Lab {
         access.chain([format!("{CORE}:core")]).collect()
     }
 
-    /// Removes the laboratory and says whether anything is left.
+    /// Removes the lab and says whether anything is left.
     ///
     /// # Errors
     /// Names what could not be removed.

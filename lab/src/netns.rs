@@ -1,6 +1,7 @@
-//! Network namespaces of the laboratory, and the links between them.
+//! Network namespaces of the lab, and the links between them.
 //!
-//! Commands enter with `nsenter`, which changes the network namespace only: `ip netns exec` would also hide `/sys/fs/bpf`.
+//! Commands enter with `nsenter`, which changes the network namespace only: `ip netns exec` would also hide
+//! `/sys/fs/bpf`.
 
 use std::{
     collections::BTreeMap,
@@ -25,7 +26,7 @@ use super::{
 /// Where iproute2 binds named namespaces (ip-netns(8)).
 pub(super) const RUN: &str = "/run/netns";
 
-/// A named network namespace. It is removed by the laboratory that owns it.
+/// A named network namespace. It is removed by the lab that owns it.
 #[derive(Debug)]
 pub struct Namespace {
     name: String,

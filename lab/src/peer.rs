@@ -1,4 +1,4 @@
-//! A BitTorrent peer of a few lines, where a test needs traffic that is certain to be BitTorrent, at once.
+//! A minimal BitTorrent peer, for tests that need certain BitTorrent traffic at once.
 //!
 //! Real clients are in [`super::Transmission`] and its neighbours; this one only shakes hands (BEP 3) and sends bytes.
 

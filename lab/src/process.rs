@@ -1,4 +1,4 @@
-//! Processes of the laboratory: each with a log file, ended by its own id, never by name.
+//! Processes of the lab: each with a log file, ended by its own id, never by name.
 
 use std::{
     env,
@@ -24,7 +24,7 @@ pub struct Process {
 
 impl Process {
     /// Starts `command` with its output in `directory/name.log`, in a process group of its own: Ctrl-C reaches the
-    /// laboratory's owner only, who ends it in order.
+    /// lab's owner only, who ends it in order.
     ///
     /// # Errors
     /// The program cannot be started.
@@ -149,8 +149,9 @@ pub fn run(command: &mut Command) -> Result<()> {
     bail!("{command:?}: {how}: {}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
 }
 
-/// Removes cargo's variables about this process's package. A cargo that it starts then sees the environment of the outer
-/// one. Otherwise a build script that reads such a variable (ring's) runs again, and its dependents are built anew.
+/// Removes cargo's variables about this process's package. A cargo that it starts then sees the environment of the
+/// outer one. Otherwise a build script that reads such a variable (ring's) runs again, and its dependents are built
+/// anew.
 pub fn without_package(command: &mut Command) {
     for (name, _) in env::vars_os() {
         let of_package = |name: &str| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_");

@@ -1,4 +1,4 @@
-//! A real Prometheus on the router that scrapes the agent, and promtool's opinion of what the agent says.
+//! A real Prometheus on the router that scrapes the agent, and promtool's check of the exposition.
 
 use std::{
     fs,

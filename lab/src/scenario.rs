@@ -1,5 +1,5 @@
-//! A scenario: one client in one mode over one IP version, run through the agent's router, and its outcome compared with
-//! ground truth.
+//! A scenario: one client in one mode over one IP version, run through the agent's router, and its outcome compared
+//! with ground truth.
 //!
 //! Subscriber 1 runs the client; its counterparts and their servers are on the internet host. The agent and a capture
 //! run from before the first packet. Nothing but the client's traffic crosses the router, so every flow that
@@ -55,8 +55,8 @@ impl IpVersion {
             Self::V4 => host.ip("-6 addr flush dev eth0"),
             Self::V6 => {
                 host.ip("-4 addr flush dev eth0")?;
-                // Leads nowhere. Without any IPv4 address, Transmission does not find the address 0.0.0.0 (getaddrinfo(3),
-                // AI_ADDRCONFIG), and its control port stays shut.
+                // Leads nowhere. Without any IPv4 address, Transmission does not find the address 0.0.0.0
+                // (getaddrinfo(3), AI_ADDRCONFIG), and its control port stays shut.
                 host.ip("addr add 192.0.2.1/32 dev lo")
             }
         }
@@ -118,7 +118,7 @@ pub struct Scenario {
 /// Where a scenario is played.
 #[derive(Debug)]
 pub struct Stage<'a> {
-    /// The laboratory.
+    /// The lab.
     pub lab: &'a Lab,
     /// The only IP version that the subscriber has.
     pub ip: IpVersion,
@@ -231,7 +231,7 @@ impl Scenario {
     }
 }
 
-/// Plays `scenarios`, up to `jobs` at a time (each has a laboratory of its own), and hands each with its result to `done`
+/// Plays `scenarios`, up to `jobs` at a time (each has a lab of its own), and hands each with its result to `done`
 /// as it ends.
 pub fn play_all(
     scenarios: &[Scenario],

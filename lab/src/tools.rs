@@ -1,5 +1,5 @@
-//! Where `cargo xtask setup` puts clients that are not packages of Debian: in the repository's `target`, so that nothing
-//! of the machine changes.
+//! Folders for clients that are not Debian packages, filled by `cargo xtask setup`: in the repository's `target`, so
+//! that nothing of the machine changes.
 
 /// Exact versions of the Python packages.
 pub const REQUIREMENTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/peers/requirements.txt");

@@ -1,4 +1,4 @@
-//! A file, the torrent that describes it, and what clients say of its transfer.
+//! A file, its torrent, and the clients' reports of its transfer.
 
 use std::{
     fs,

@@ -1,6 +1,6 @@
 //! Ground truth of a capture between isolated namespaces: every flow that is not named here is P2P.
 //!
-//! Parses frames on its own, so that a fault of the program under test cannot hide itself. The laboratory's links carry
+//! The parser is independent of the program under test, so that a fault there cannot hide itself. The lab's links carry
 //! plain Ethernet; fragments and tunnels do not occur.
 
 use std::{

@@ -1,4 +1,4 @@
-//! Waiting for conditions: the only place of the laboratory that lets time pass.
+//! Waits for conditions: the only place in the lab that lets time pass.
 
 use std::{
     sync::{

@@ -1,7 +1,7 @@
-//! Conversations of P2P protocols, built from their specifications: what the data path must label.
+//! Conversations of P2P protocols, built from their specifications, which the data path must label.
 //!
-//! The captures of real clients lie outside of the repository. These are what tests and fuzzers have without them; they
-//! prove that the rules and the specifications agree, not that real programs do what the specifications say.
+//! Captures of real clients are not in the repository. Tests and fuzzers use these conversations instead. They prove
+//! that rules and specifications agree, not that real programs follow the specifications.
 
 mod bittorrent;
 mod captures;

@@ -1,7 +1,8 @@
-//! The packet table: frames with what must become of each, run through the host engine and through the kernel alike.
+//! The packet table: frames with their expected outcome, run through the host engine and the kernel.
 //!
-//! Expectations are written from the standards and `docs/architecture.md#counting`, not from the parser's code. A case names the whole
-//! 5-tuple (the flow's tag proves it), the direction, the IP bytes and the protocol, or the reason to skip.
+//! Expectations are written from the standards and `docs/architecture.md#counting`, not from the parser's code. A case
+//! names the whole 5-tuple (the flow's tag proves it), the direction, the IP bytes and the protocol, or the reason to
+//! skip.
 
 mod cases;
 pub mod drive;

@@ -1,4 +1,4 @@
-//! Drains as the kernel side hands them on, made up.
+//! Made-up results of drains.
 
 use std::{
     sync::Arc,

@@ -1,4 +1,4 @@
-//! The laboratory itself: traffic passes without any agent, its counts agree, and nothing stays.
+//! The lab itself: traffic passes without any agent, its counts agree, and nothing stays.
 
 use std::{
     env, fs,

@@ -1,11 +1,11 @@
 //! `cargo xtask bench`: the cost of the packet path and of the agent, compared with a conventional design, in one run.
 //!
 //! Builds the benchmark objects, runs the benches of the `tests` crate in release mode, and prints a table or JSON
-//! (`docs/performance.md#json-output`). With `--check` the run fails if, in every attempt, a row costs 25 % more than the
-//! blessed program (`tests/baselines/`) in the same rounds, an agent number exceeds its record, or another bound of `gates.rs`
-//! is missed. `--bless` makes the committed program the new baseline. While other programs use a good part of a processor
-//! (`host_load.rs`), comparisons with other days are printed and fail nothing; pairs always fail. Absolute times are never
-//! compared with other runs: they belong to the machine. Needs root.
+//! (`docs/performance.md#json-output`). With `--check` the run fails if, in every attempt, a row costs 25 % more than
+//! the blessed program (`tests/baselines/`) in the same rounds, an agent number exceeds its record, or another bound of
+//! `gates.rs` is missed. `--bless` makes the committed program the new baseline. While other programs use a good part
+//! of a processor (`host_load.rs`), comparisons with other days are printed and fail nothing; pairs always fail.
+//! Absolute times are never compared with other runs: they belong to the machine. Needs root.
 
 use std::{
     path::{Path, PathBuf},
@@ -48,15 +48,15 @@ pub struct Arguments {
     /// One row for each path, with fewer rounds, and the agent: a minute after the build
     #[arg(long)]
     pub quick: bool,
-    /// Fail if a row costs 25 % more than the blessed program in the same rounds, an agent number exceeds its record, or all
-    /// protocols cost other packets 30 % more than the first two
+    /// Fail if a row costs 25 % more than the blessed program in the same rounds, an agent number exceeds its record,
+    /// or all protocols cost other packets 30 % more than the first two
     #[arg(long)]
     pub check: bool,
     /// Fail when a target time is missed: on a quiet machine only
     #[arg(long)]
     pub targets: bool,
-    /// Make the committed program the baseline and record five runs; with `--quick` its rows, with `--only` those rows. Prints
-    /// the differences. On a quiet machine only
+    /// Make the committed program the baseline and record five runs; with `--quick` its rows, with `--only` those rows.
+    /// Prints the differences. On a quiet machine only
     #[arg(long, conflicts_with_all = ["check", "targets"])]
     pub bless: bool,
     /// Only packet-path rows whose path contains this, of all rows
@@ -72,7 +72,7 @@ pub struct Arguments {
     #[arg(long, value_name = "PERCENT", hide = true, conflicts_with = "bless")]
     pub handicap: Option<u32>,
     /// Instead: ndpiReader and both engines over the captures below this folder, and iperf3 and small packets through a
-    /// laboratory; rewrites its section of docs/performance.md
+    /// lab; rewrites its section of docs/performance.md
     #[arg(long, value_name = "FOLDER", conflicts_with_all = ["format", "quick", "check", "targets", "bless", "only", "rounds", "handicap", "shipped", "beside"])]
     pub compare: Option<PathBuf>,
     /// Rounds per row; medians are taken over them
@@ -89,7 +89,8 @@ pub enum Format {
     Json,
 }
 
-/// Runs of a baseline, which is their median, number by number: the place of a table in memory changes from load to load.
+/// Runs of a baseline, which is their median, number by number: the place of a table in memory changes from load to
+/// load.
 const PASSES: usize = 5;
 
 /// Measures, prints, and compares.

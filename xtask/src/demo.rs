@@ -1,9 +1,10 @@
 //! `cargo xtask demo`: the main job on real traffic, from an empty machine to a result a person can read.
 //!
 //! Three subscribers, a router and an internet, each in a network namespace. `peertally run` watches the router while
-//! real clients transfer a file by BitTorrent while ordinary web traffic runs. Touches nothing of the machine's own network
-//! and removes what it made, also on Ctrl-C. Fails when BitTorrent was not seen, when ordinary traffic was labelled,
-//! when the counts do not agree with the kernel's and the clients' own, or when anything stays on the machine.
+//! real clients transfer a file by BitTorrent while ordinary web traffic runs. Touches nothing of the machine's own
+//! network and removes what it made, also on Ctrl-C. Fails when BitTorrent was not seen, when ordinary traffic was
+//! labelled, when the counts do not agree with the kernel's and the clients' own, or when anything stays on the
+//! machine.
 
 mod live;
 mod participants;
@@ -63,7 +64,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     // From here on there is something to remove. Before, a signal ends the demonstration as it ends any program.
     let interrupted = lab::interrupt();
     for signal in [SIGINT, SIGTERM, SIGHUP] {
-        // The second signal does not wait for the orderly way: the laboratory's guard removes what is left.
+        // The second signal does not wait for the orderly way: the lab's guard removes what is left.
         signal_hook::flag::register_conditional_shutdown(signal, 130, interrupted.clone())?;
         signal_hook::flag::register(signal, interrupted.clone())?;
     }

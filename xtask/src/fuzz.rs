@@ -1,11 +1,11 @@
 //! `cargo xtask fuzz`: libFuzzer on each target for a bounded time, from the named seeds and findings.
 //!
-//! The lane of `cargo xtask test` runs a fixed number of inputs from a fixed start instead, so that the same sources give the same
-//! verdict: what chance finds is found by the verb, and becomes a case.
+//! The lane of `cargo xtask test` runs a fixed number of inputs from a fixed start instead, so that equal sources give
+//! equal results. Random findings come from `cargo xtask fuzz` and become cases.
 //!
 //! Works on the machine's own toolchain: cargo-fuzz asks for unstable flags only with a sanitizer, and this code has no
-//! unsafe memory to watch outside of the header parser's host form, which Rust bounds. What libFuzzer learns stays in the
-//! target folder and is its start next time. A crash fails, and says how it becomes a named case.
+//! unsafe memory to watch outside of the header parser's host form, which Rust bounds. What libFuzzer learns stays in
+//! the target folder and is its start next time. A crash fails, and says how it becomes a named case.
 
 use std::fs;
 use std::path::PathBuf;

@@ -1,9 +1,10 @@
 //! `cargo xtask kernels`: boots Debian's kernels in an emulator and tries the shipped object in each.
 //!
-//! What the newest verifier accepts, an older one may refuse; so every supported series is booted under
-//! `qemu-system-x86_64` without hardware virtualisation, with a small file system in memory that holds busybox, the veth
-//! module and the probe of the tests crate. Nothing is installed on this machine but the emulator; the images are unpacked
-//! under the target folder. A kernel counts as passed only when its success line was read from the guest's console.
+//! An older verifier may refuse a program that the newest accepts, so every supported series is booted under
+//! `qemu-system-x86_64` without hardware virtualisation, with a small file system in memory that holds busybox, the
+//! veth module and the probe of the tests crate. Nothing is installed on this machine but the emulator; the images are
+//! unpacked under the target folder. A kernel counts as passed only when its success line was read from the guest's
+//! console.
 
 mod baseline;
 mod guest;

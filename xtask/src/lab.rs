@@ -1,8 +1,8 @@
 //! `cargo xtask lab`: real clients between namespaces; the agent's labels are compared with ground truth.
 //!
-//! Each scenario has a laboratory of its own: a subscriber with the client, a router with the agent, an internet with
-//! its counterparts. Touches nothing of the machine's own network and removes what it made, also on Ctrl-C. Fails when a
-//! scenario falls short of what it promises or cannot be played.
+//! Each scenario has a lab of its own: a subscriber with the client, a router with the agent, an internet with
+//! its counterparts. Touches nothing of the machine's own network and removes what it made, also on Ctrl-C. Fails if a
+//! scenario misses its promise or cannot run.
 
 use std::{
     path::PathBuf,
@@ -64,7 +64,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     };
     let interrupted = lab::interrupt();
     for signal in [SIGINT, SIGTERM, SIGHUP] {
-        // The second signal does not wait for the orderly way: the laboratory's guard removes what is left.
+        // The second signal does not wait for the orderly way: the lab's guard removes what is left.
         signal_hook::flag::register_conditional_shutdown(signal, 130, interrupted.clone())?;
         signal_hook::flag::register(signal, interrupted.clone())?;
     }

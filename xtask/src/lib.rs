@@ -1,6 +1,6 @@
 //! Shared code of the developer commands, as a library so that tests can use it.
 //!
-//! One verb a file. A verb starts with [`setup::ensure`], prints what it does and what it skips, and returns an error
+//! One verb per file. A verb starts with [`setup::ensure`], prints what it does and what it skips, and returns an error
 //! when anything it promised did not happen.
 
 pub mod accuracy;

@@ -1,9 +1,9 @@
 //! The sources of the committed BPF object: a hash over them, and the record next to the object.
 //!
-//! Needs no BPF toolchain, so that a test on stable Rust alone can say that an object is out of date. Holds no time and
-//! no path: the same sources and tools give the same record.
-//! The hash covers the two crates' manifests and sources, the build profile, the workspace's entries for the dependencies,
-//! and the locked versions that they lead to; a change elsewhere in the workspace leaves it alone.
+//! Needs no BPF toolchain, so that a test on stable Rust can detect an outdated object. The record has no time and no
+//! path: equal sources and tools give equal records. The hash covers the two crates' manifests and sources, the build
+//! profile, the workspace's entries for the dependencies, and the locked versions that they lead to; a change elsewhere
+//! in the workspace leaves it alone.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -196,8 +196,8 @@ fn workspace_settings() -> Result<BTreeMap<String, String>> {
     Ok(settings)
 }
 
-/// Locked versions of the given packages and of all that they need. Members of the workspace are left out: their sources
-/// are hashed, and their lock entries mix in what only tests need.
+/// Locked versions of the given packages and of all that they need. Members of the workspace are left out: their
+/// sources are hashed, and their lock entries mix in what only tests need.
 fn locked(lock: &toml::Table, start: BTreeSet<String>) -> BTreeMap<String, String> {
     let packages = lock.get("package").and_then(toml::Value::as_array).map(Vec::as_slice).unwrap_or_default();
     let text = |package: &toml::Value, key: &str| {

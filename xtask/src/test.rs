@@ -4,9 +4,9 @@
 //! Each lane's time is printed, with a warning above its ceiling. `--quick` runs the first lanes alone: the loop while
 //! working.
 //!
-//! A lane that fails does not stop the others, but fails the whole. Tests run in strict mode (`PEERTALLY_STRICT=1`): what
-//! would be skipped on a developer's machine for want of rights or tools is a failure here. A lane of tests that ran none
-//! is a failure, too. What is left out on purpose is printed with the reason.
+//! A lane that fails does not stop the others, but fails the whole. Tests run in strict mode (`PEERTALLY_STRICT=1`): a
+//! test that a developer's machine would skip for lack of rights or tools fails here. A lane of tests that ran none is
+//! a failure, too. Lanes that are left out are printed with the reason.
 
 mod ceilings;
 mod lanes;

@@ -1,4 +1,4 @@
-//! Where things lie: the repository's root, the target folder, the `shared` folder next to the repository.
+//! Folders: the repository's root, the target folder, the `shared` folder next to the repository.
 
 use std::fs;
 use std::path::{Path, PathBuf};

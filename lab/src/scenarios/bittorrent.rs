@@ -1,8 +1,8 @@
 //! BitTorrent: a seeder on the internet, a leecher at the subscriber's, and a tracker.
 //!
-//! In a forced mode both ends refuse a clear peer wire. As in life they still announce to the tracker and take part in
-//! the DHT; two files are transferred, and the mark lies between them: the first stands for the client's first minute,
-//! which on the laboratory's links is over in seconds.
+//! In a forced mode both ends refuse a clear peer wire. As real clients do, they still announce to the tracker and take
+//! part in the DHT. Two files are transferred, and the mark lies between them: the first stands for the client's first
+//! minute, which takes seconds on the lab's links.
 
 use std::{net::SocketAddr, time::Duration};
 

@@ -1,4 +1,4 @@
-//! A stand-in eDonkey server that knows as much as two clients need to find each other.
+//! A stand-in eDonkey server that lets two clients find each other.
 //!
 //! Speaks the eDonkey protocol over TCP: login, identifier, offered files, sources, as the eMule protocol
 //! specification (Kulbak and Bickson, 2005) has them.
@@ -87,7 +87,7 @@ fn serve(mut stream: TcpStream, sources: &Sources) -> Result<()> {
                 send(&mut stream, SERVER_STATUS, &[2, 0, 0, 0, 1, 0, 0, 0])?;
             }
             OFFER_FILES => {
-                // Only the first file's hash is needed: the laboratory shares one at a time.
+                // Only the first file's hash is needed: the lab shares one at a time.
                 if let Some(hash) = data.get(4..20) {
                     let mut sources = sources.lock().unwrap_or_else(PoisonError::into_inner);
                     sources.entry(hash.try_into()?).or_default().insert(own);

@@ -1,4 +1,4 @@
-//! A stand-in Soulseek server that knows as much as two clients need to find each other.
+//! A stand-in Soulseek server that lets two clients find each other.
 //!
 //! Login, addresses, searches of one user, and the relay of requests to connect, as the protocol documentation of
 //! Nicotine+ has them. Messages: length, code, fields, all little endian; a string has its length before it.

@@ -1,8 +1,9 @@
 //! A running agent with a million tallies and no traffic: the cost of its drains, and its memory without the maps.
 //!
-//! The agent is the real one, on a laboratory's router. The tallies are written into its pinned maps, as a program that has seen a
-//! million subscribers would have left them, and drained every second; the share of a core is given for the default pace.
-//! The reference is a plain reading of the agent's maps, once a second, so its caches are as cold as the agent's.
+//! The agent is the real one, on a lab's router. The tallies are written into its pinned maps, as a program that has
+//! seen a million subscribers would have left them, and drained every second; the share of a core is given for the
+//! default pace. The reference is a plain reading of the agent's maps, once a second, so its caches are as cold as the
+//! agent's.
 
 use std::{
     fs,
@@ -114,7 +115,8 @@ impl Tables {
     /// Reads all tallies once; the CPU time that took.
     fn read(&self) -> Result<Duration> {
         let start = cpu_time();
-        // Into no memory of its own: new pages cost more than the reading, or less where the kernel has large ones at hand.
+        // Into no memory of its own: new pages cost more than the reading, or less where the kernel has large ones at
+        // hand.
         let all = self.counts.values().iter().map(Tally::totals);
         let sum = all.fold(0, |sum, of| sum + of.packets_up + of.bytes_up + of.packets_down + of.bytes_down + of.flows);
         let took = cpu_time() - start;

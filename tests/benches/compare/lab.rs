@@ -1,9 +1,9 @@
-//! Traffic through a laboratory's router without a program, with an empty one and with the shipped one, attached natively.
+//! Traffic through a lab's router without a program, with an empty one and with the shipped one, attached natively.
 //!
-//! Two kinds: connections of iperf3 between a subscriber and the internet, forwarded by the router; and small packets of
-//! 65,536 flows from the kernel's live-frame test runner (`BPF_F_TEST_XDP_LIVE_FRAMES`, Linux 5.18), which the router's
-//! interface receives as it would receive them from a card and the router then discards. The empty program tells what native
-//! XDP costs on these interfaces (veth copies each packet for it) from what Peertally costs.
+//! Two kinds: connections of iperf3 between a subscriber and the internet, forwarded by the router; and small packets
+//! of 65,536 flows from the kernel's live-frame test runner (`BPF_F_TEST_XDP_LIVE_FRAMES`, Linux 5.18), which the
+//! router's interface receives as it would receive them from a card and the router then discards. The empty program
+//! tells what native XDP costs on these interfaces (veth copies each packet for it) from what Peertally costs.
 #![expect(unsafe_code, reason = "the generator's record is plain old data, which only `unsafe impl` can state")]
 
 use std::{
@@ -66,7 +66,7 @@ impl State {
     }
 }
 
-/// The laboratory and both programs.
+/// The lab and both programs.
 struct Rig {
     lab: Rc<Lab>,
     bench: Ebpf,
@@ -164,7 +164,8 @@ impl Rig {
         report["end"]["sum_received"]["bits_per_second"].as_f64().with_context(|| report["error"].to_string())
     }
 
-    /// Small packets into the router's access interface, by program: packets per second and the program's time per packet.
+    /// Small packets into the router's access interface, by program: packets per second and the program's time per
+    /// packet.
     fn small_packets(&mut self) -> Result<Value> {
         let lab = Rc::clone(&self.lab);
         let mut programs = ProgramArray::try_from(self.bench.take_map("PROGRAMS").context("PROGRAMS")?)?;
@@ -238,8 +239,8 @@ fn xdp<'a>(object: &'a mut Ebpf, name: &str) -> Result<&'a mut Xdp> {
     Ok(object.program_mut(name).context("a program of the benchmark object")?.try_into()?)
 }
 
-/// A TCP segment with 6 bytes of payload: 60 bytes, the shortest Ethernet frame. Its destination is nobody's hardware address, so
-/// the router drops it once it has been counted.
+/// A TCP segment with 6 bytes of payload: 60 bytes, the shortest Ethernet frame. Its destination is nobody's hardware
+/// address, so the router drops it once it has been counted.
 fn small_frame() -> Vec<u8> {
     let mut frame = vec![2, 0, 0, 0, 0xee, 0xee, 2, 0, 0, 0, 0xee, 0xef, 0x08, 0x00];
     frame.extend([0x45, 0, 0, 46, 0, 1, 0x40, 0, 64, 6, 0, 0]);

@@ -1,7 +1,7 @@
 //! Comparison with ndpiReader, and cost on real interfaces: `cargo xtask bench --compare` runs this.
 //!
 //! First the same captures through `ndpiReader` and through both engines; then connections and small packets through a
-//! laboratory's router with no program, an empty one and the shipped one attached natively. Numbers per packet come from the
+//! lab's router with no program, an empty one and the shipped one attached natively. Numbers per packet come from the
 //! kernel's run statistics, which are on for the measurement only. Writes one JSON object to standard output.
 
 mod captures;

@@ -1,8 +1,8 @@
-//! Tries the shipped object in the kernel it runs on; the only program of the kernel lane's guests.
+//! Tests the shipped object in the running kernel; the only program of the kernel lane's guests.
 //!
-//! Loads it as the agent does, runs the packet table through the kernel's test runner in both modes, attaches natively to a
-//! veth pair and sees a real packet counted. Prints what the lane reads: `INSTRUCTIONS PROGRAM COUNT` and, only when all of
-//! that went well, one `KERNEL RELEASE: ok, ..` line.
+//! Loads it as the agent does, runs the packet table through the kernel's test runner in both modes, attaches natively
+//! to a veth pair and sees a real packet counted. Prints what the lane reads: `INSTRUCTIONS PROGRAM COUNT` and, only
+//! when all of that went well, one `KERNEL RELEASE: ok, ..` line.
 
 use std::net::{Ipv4Addr, UdpSocket};
 use std::time::{Duration, Instant};

@@ -1,4 +1,4 @@
-//! The other networks; sources at the signatures' own files.
+//! The other networks. The files in `dissect` name the sources.
 
 use monitor_common::abi::protocol::Protocol::{
     AppleJuice, Ares, BtSync, DirectConnect, EDonkey, FastTrack, Gnutella, Gnutella2, Kademlia, LibP2p, Mute, OpenFt,

@@ -1,6 +1,6 @@
-//! Runs frames through an engine and says what each one changed in its tables.
+//! Runs frames through an engine and reports the changes of each in its tables.
 //!
-//! Looks at the tables, not at what the engine reports, so that the shipped program is tested as it runs in production.
+//! Reads the tables, not the engine's reports, so that the shipped program is tested as it runs in production.
 
 use anyhow::{Context as _, Result, bail};
 use aya::{TestRun as _, TestRunOptions};

@@ -1,4 +1,4 @@
-//! The table that is shown while the demonstration runs: redrawn on a terminal, a line now and then elsewhere.
+//! The table during the demonstration: redrawn on a terminal, otherwise printed as occasional lines.
 
 use std::{
     fmt::Write as _,

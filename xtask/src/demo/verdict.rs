@@ -1,4 +1,4 @@
-//! Judges the demonstration. Pure: takes what was gathered, gives findings.
+//! Judges the demonstration. Pure: takes the collected data, returns findings.
 
 use anyhow::{Result, bail};
 

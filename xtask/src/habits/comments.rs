@@ -1,4 +1,4 @@
-//! Comment width: rustfmt leaves comments as they are, so nothing else looks at them.
+//! Comment width: rustfmt leaves comments as they are, so nothing else checks them.
 
 use super::source::Source;
 use super::tree::Tree;

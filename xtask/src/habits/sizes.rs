@@ -1,4 +1,4 @@
-//! Long files and functions, as a report: conventions ask to think again, and nothing fails.
+//! Long files and functions, as a report; nothing fails.
 
 use super::source::Source;
 use super::tree::Tree;

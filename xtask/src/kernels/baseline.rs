@@ -1,7 +1,7 @@
 //! Verified instructions per kernel series and program: the recorded numbers and the gate on them.
 //!
-//! The kernel gives up at 1,000,000 (`BPF_COMPLEXITY_LIMIT_INSNS` in `include/linux/bpf.h`); half of that is kept as head
-//! room, and a jump against the recorded number wants a look even below.
+//! The kernel's limit is 1,000,000 (`BPF_COMPLEXITY_LIMIT_INSNS` in `include/linux/bpf.h`); half of that stays as head
+//! room, and a jump against the recorded number must be examined even below.
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -1,6 +1,6 @@
 //! One boot: packs the guest's file system, runs the emulator with a limit, reads the report from the console.
 //!
-//! What the probe and the init script print on the console is the protocol: `INSTRUCTIONS PROGRAM COUNT` lines, one
+//! The console output of the probe and the init script is the protocol: `INSTRUCTIONS PROGRAM COUNT` lines, one
 //! `KERNEL RELEASE: ok, ..` line, and `PROBE ENDED STATUS`.
 
 use std::fs;
@@ -124,7 +124,8 @@ fn read(series: &str, console: &str) -> Result<Report> {
     }
 }
 
-/// Packs the guest's file system as an uncompressed cpio archive (kernel: `Documentation/filesystems/ramfs-rootfs-initramfs`).
+/// Packs the guest's file system as an uncompressed cpio archive (kernel:
+/// `Documentation/filesystems/ramfs-rootfs-initramfs`).
 fn pack(image: &Image, probe: &Path) -> Result<PathBuf> {
     let tree = image.folder.join("guest");
     if tree.exists() {

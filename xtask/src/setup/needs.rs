@@ -1,4 +1,4 @@
-//! The table of what each verb needs. Names are Debian 12's.
+//! Requirements of each verb. Names are Debian 12's.
 
 use super::tools::{BPF_LINKER, CARGO_DENY, CARGO_FUZZ, CargoTool};
 

@@ -1,4 +1,4 @@
-//! How long lanes may take. A fresh machine with two cores has 50 minutes for all of them.
+//! Time limits of lanes. All lanes together have 50 minutes on a fresh machine with two cores.
 
 use std::time::Duration;
 

@@ -120,7 +120,7 @@ impl Lane {
             Self::Format | Self::Habits | Self::Lints | Self::Docs => &[],
             Self::Deny => &[Need::Deny],
             Self::Object => &[Need::Ebpf],
-            // The demonstration's packages are the laboratory's: a running agent is measured in one.
+            // The demonstration's packages are the lab's: a running agent is measured in one.
             Self::Bench => &[Need::Ebpf, Need::Demo],
             Self::Demo => &[Need::Demo],
             Self::Unit | Self::Tests | Self::E2e => &[Need::Tests],

@@ -1,8 +1,8 @@
-//! aMule's "external connections", the protocol of its control port, for what amulecmd has no word for.
+//! aMule's "external connections", the protocol of its control port, for commands that amulecmd lacks.
 //!
-//! As `ECCodes.h`, `ECPacket.cpp` and `ExternalConn.cpp` of aMule 2.3.3 have it: flags and length, then an operation, the number
-//! of its tags, and the tags: a name (doubled, since the lowest bit says that tags follow within), a type, a length, a value.
-//! Numbers are big endian.
+//! As `ECCodes.h`, `ECPacket.cpp` and `ExternalConn.cpp` of aMule 2.3.3 have it: flags and length, then an operation,
+//! the number of its tags, and the tags: a name (doubled, since the lowest bit says that tags follow within), a type, a
+//! length, a value. Numbers are big endian.
 
 use std::{
     io::{Read, Write},
