@@ -16,7 +16,8 @@
 //! are not read for that reason: in the DHT, any stranger is a server.
 //!
 //! Requests come late in a long connection, and a server's flow is quiet. So it stays under inspection, with a budget
-//! of [`SERVER_FLOW_PACKETS`] packets per direction that is renewed every [`crate::abi::limits::ASSOCIATION_SECONDS`].
+//! of [`crate::abi::limits::SERVER_FLOW_PACKETS`] packets per direction, which is renewed every
+//! [`crate::abi::limits::ASSOCIATION_SECONDS`].
 
 use super::{peer_keys, subscribers};
 use crate::{

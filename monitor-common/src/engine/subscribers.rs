@@ -24,7 +24,7 @@ fn outermost<M: Maps>(maps: &M, outer: Address, inner: Address, tunnel: bool) ->
     (inner, NO_POOL)
 }
 
-/// Values of [`PacketContext::lookup_stage`]: how much is known of the packet's subscribers.
+/// Values of `lookup_stage` in the packet context: how much is known of the packet's subscribers.
 mod stage {
     /// Which ends are subscribers.
     pub(super) const ENDS: u32 = 1;

@@ -23,7 +23,7 @@ use crate::{
 pub trait CounterMaps {
     /// The tally of a slot.
     fn tally(&self, slot: u32) -> Option<&Tally>;
-    /// The node-level tally at [`node_index`].
+    /// The node-level tally at a [`node_index`](crate::abi::tally::node_index).
     fn node(&self, index: u32) -> Option<&NodeTally>;
     /// Number of an interface among the monitored ones.
     fn interface_number(&self, interface: u16) -> u32;
