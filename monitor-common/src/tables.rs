@@ -1,6 +1,6 @@
 //! Tables in BPF maps: layout, look-up and replacement of each. The engine decides who may write, and when.
 
-use crate::abi;
+use crate::{abi::limits::CLOCK_SKEW_SECONDS, bpf::branchless::neg};
 
 pub mod context;
 pub mod flow_table;
@@ -10,9 +10,18 @@ pub mod pool_table;
 pub mod reassembly;
 pub mod tally_cache;
 
-/// Seconds since `second`, both of 16 bits; 0 if the clocks of two CPUs are a moment apart.
+/// Seconds since `second`, both of 16 bits; 0 if `second` is ahead by no more than the clocks of two CPUs differ.
 #[inline(always)]
 const fn age_s(now_s: u64, second: u16) -> u16 {
     let age = (now_s as u16).wrapping_sub(second);
-    if age >= abi::limits::CLOCK_SKEW_AGE { 0 } else { age }
+    if age >= 0u16.wrapping_sub(CLOCK_SKEW_SECONDS) { 0 } else { age }
+}
+
+/// [`age_s`] for seconds of 21 bits, without a branch.
+#[inline(always)]
+fn age_21_s(now_s: u64, second: u32) -> u32 {
+    const BITS: u32 = 21;
+    let age = (now_s as u32).wrapping_sub(second) & ((1 << BITS) - 1);
+    // The addition carries into the bit above.
+    age & !neg(u64::from(age + CLOCK_SKEW_SECONDS as u32) >> BITS) as u32
 }

@@ -16,7 +16,7 @@ use monitor_common::{
     bpf::shared_u64::SharedU64,
     engine::settle_idle,
     tables::{
-        flow_table::{ColdSet, Ends, FlowSet, FlowState, NO_SLOT, Stage, unpack, unpack_slots},
+        flow_table::{ColdSet, FlowSet, FlowState, NO_SLOT, Stage, unpack, unpack_slots},
         maps::CounterMaps,
         peer_cache::{PeerEntry, PeerSet},
         reassembly::ReassemblySlot,
@@ -199,11 +199,7 @@ impl View<'_> {
         add(&mut read.totals, lower, forth, back);
         add(&mut read.totals, higher, back, forth);
         for (from_lower, counts) in [(true, forth), (false, back)] {
-            let direction = match (state.ends(), from_lower) {
-                (Ends::Both, _) => Direction::Local,
-                (Ends::Lower, true) | (Ends::Higher, false) => Direction::Up,
-                (Ends::Lower, false) | (Ends::Higher, true) => Direction::Down,
-            };
+            let direction = state.ends().direction(from_lower);
             let interface = self.interface_number(state.interface(from_lower));
             let index = node_index(interface, direction, state.protocol_number(), state.confidence_number());
             if let Some(node) = read.node.get_mut(index as usize) {

@@ -55,8 +55,8 @@ pub const IDLE_SECONDS: u16 = 60;
 /// A flow with packets in the last seconds is never evicted: a CPU may be about to add to its counter, and that packet must
 /// not count for another flow. New flows of a set that is full of such flows are refused.
 pub const FRESH_SECONDS: u16 = 2;
-/// Ages of 16-bit seconds from this value on mean that the clocks of two CPUs differ, not that a flow is idle.
-pub const CLOCK_SKEW_AGE: u16 = 0xfff0;
+/// Largest difference between the clocks of two CPUs, in seconds: a time so little ahead is no great age.
+pub const CLOCK_SKEW_SECONDS: u16 = 16;
 /// Packets in a flow counter at which it is flushed into its tally: half of what 24 bits hold, so that adders on many
 /// CPUs cannot overflow it meanwhile. 2^23 packets of at most 65,575 bytes are half of 2^40 bytes.
 pub const FLUSH_PACKETS: u64 = 1 << 23;

@@ -4,7 +4,13 @@
 //! is computed from a few word loads, without building [`Headers`]. Every other frame gives `None` and is parsed in full.
 //! Where both parsers have an answer, they must agree; the tests below try that.
 
-use super::{Headers, ip_protocol, link, tcp_flag, tunnel};
+use super::{
+    Headers, ip_protocol, link,
+    network::{IPV4_LEN, IPV6_LEN},
+    tcp_flag,
+    transport::TCP_LEN,
+    tunnel,
+};
 use crate::{
     abi::key::{self, Address, Seed},
     bpf::branchless::{is_less, neg, sign_mask},
@@ -28,9 +34,7 @@ pub struct FastHeaders {
 }
 
 /// Bytes of a TCP header without options. Shorter datagrams are rare: one bounds test serves both.
-const TRANSPORT_LEN: usize = 20;
-const IPV4_LEN: usize = 20;
-const IPV6_LEN: usize = 40;
+const TRANSPORT_LEN: usize = TCP_LEN;
 /// Version 4, five words of header.
 const IPV4_PLAIN: u8 = 0x45;
 /// More fragments, and the fragment offset (RFC 791 section 3.1).

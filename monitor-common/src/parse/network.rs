@@ -11,9 +11,9 @@ use crate::{
 };
 
 /// Bytes of an IPv4 header without options (RFC 791 section 3.1).
-const IPV4_LEN: usize = 20;
+pub(super) const IPV4_LEN: usize = 20;
 /// Bytes of the fixed IPv6 header (RFC 8200 section 3).
-const IPV6_LEN: usize = 40;
+pub(super) const IPV6_LEN: usize = 40;
 /// Mask of the fragment offset in the IPv4 flags field.
 const FRAGMENT_OFFSET: u16 = 0x1fff;
 

@@ -4,7 +4,7 @@ use super::{Headers, ip_protocol};
 use crate::{abi::limits::MAX_HEADER_OFFSET, parse::packet::Packet};
 
 /// Bytes of a TCP header without options.
-const TCP_LEN: usize = 20;
+pub(super) const TCP_LEN: usize = 20;
 /// Bytes of a UDP header.
 const UDP_LEN: usize = 8;
 

@@ -11,6 +11,7 @@
 //! endpoints, then remote ones, then subscribers' own, the oldest first. Nothing here is a counter, so an eviction loses no
 //! count.
 
+use super::age_21_s;
 use crate::{
     abi::{
         key::{Address, Seed, absorb},
@@ -98,9 +99,7 @@ impl PeerEntry {
     #[must_use]
     pub fn age_s(self, now_s: u64) -> u32 {
         let second = (self.0 & 0xffff) as u32 | ((self.0 >> 27) as u32 & 0x1f) << 16;
-        let age = (now_s as u32).wrapping_sub(second) & SECONDS;
-        // Clocks of two CPUs may be a moment apart: such an age becomes 0. The addition carries into the bit above.
-        age & !neg(u64::from(age + CLOCK_SKEW_S) >> SECONDS_BITS) as u32
+        age_21_s(now_s, second)
     }
 
     /// Whether the entry is in use and has not expired.
@@ -145,12 +144,6 @@ static EVICTION_PRIORITY: [u32; 32] = {
 
 /// Least priority of entries that have expired or were never used.
 const EXPIRED: u32 = 0x80_0000;
-/// Mask of the seconds that an entry holds.
-const SECONDS: u32 = (1 << SECONDS_BITS) - 1;
-const SECONDS_BITS: u32 = 21;
-/// Largest difference of two CPUs' clocks, in seconds.
-const CLOCK_SKEW_S: u32 = 16;
-
 /// The kinds of keys; the rest of a key is hashed with the kind.
 #[derive(Clone, Copy, Debug)]
 #[repr(u64)]

@@ -9,7 +9,7 @@ use monitor_common::{
         reason::Reason,
         tally::{Direction, NODE_ENTRIES_PER_INTERFACE},
     },
-    tables::flow_table::{Ends, FlowState, unpack},
+    tables::flow_table::{FlowState, unpack},
 };
 use peertally_datapath::{host::HostDataPath, object::LoadedObject, test_run::TestRunner, view::View};
 
@@ -183,10 +183,6 @@ fn flow(view: &View<'_>, counter: usize, bytes: u64) -> Result<Observed> {
     let (set, counter) = (&view.flows[counter / (2 * ways)], counter % (2 * ways));
     let (way, from_lower) = (counter / 2, counter % 2 == 0);
     let state = FlowState(set.states[way].load());
-    let direction = match (state.ends(), from_lower) {
-        (Ends::Both, _) => Direction::Local,
-        (Ends::Lower, true) | (Ends::Higher, false) => Direction::Up,
-        (Ends::Lower, false) | (Ends::Higher, true) => Direction::Down,
-    };
+    let direction = state.ends().direction(from_lower);
     Ok(Observed::Flow { tag: set.tags[way].load(), direction, protocol: state.protocol_number(), bytes })
 }
