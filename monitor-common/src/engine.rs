@@ -17,7 +17,7 @@ use crate::{
     bpf::branchless::bound,
     parse::{self, FastHeaders, packet::Packet},
     tables::{
-        context::{Entry, PacketContext, Scratch, Task},
+        context::{Lookup, PacketContext, Scratch, Task},
         flow_table::{FlowState, is_full, pack},
         maps::Maps,
     },
@@ -169,7 +169,7 @@ fn settled<M: Maps>(fast: &FastHeaders, maps: &M, settings: &Settings, interface
         }
     }
     counter.add(pack(1, u64::from(fast.ip_bytes)));
-    maps.report_outcome(PacketOutcome::flow(Entry::KNOWN.0, state.protocol_number(), state.confidence_number()));
+    maps.report_outcome(PacketOutcome::flow(Lookup::KNOWN.0, state.protocol_number(), state.confidence_number()));
     Ok(())
 }
 
@@ -279,7 +279,7 @@ fn record_lookup(ctx: &mut PacketContext, fast: &FastHeaders, place: Place, sett
 fn begin<M: Maps>(ctx: &mut PacketContext, maps: &M, settings: &Settings, interface: u16) {
     ctx.frame.interface = u32::from(interface);
     ctx.frame.now_s = maps.now_s(settings, &mut ctx.frame.tick);
-    ctx.flow.entry = Entry::KNOWN;
+    ctx.flow.lookup = Lookup::KNOWN;
     ctx.flow.task = Task::NONE;
     ctx.clear();
 }

@@ -5,15 +5,15 @@ use aya_ebpf::{bindings::xdp_action, macros::xdp, programs::XdpContext};
 use monitor_common::engine::process;
 
 mod log;
+mod maps;
 mod packet;
-mod tables;
 
 /// Counts the frame and passes it on. Declared multi-buffer (`frags`) so that jumbo frames are no obstacle.
 #[xdp(frags)]
 fn peertally(context: XdpContext) -> u32 {
-    if let Some(settings) = tables::settings() {
+    if let Some(settings) = maps::settings() {
         let packet = packet::XdpPacket::new(&context);
-        process(&packet, &tables::BpfMaps, settings, packet.interface());
+        process(&packet, &maps::BpfMaps, settings, packet.interface());
     }
     xdp_action::XDP_PASS
 }

@@ -267,7 +267,7 @@ impl Maps for HostDataPath {
         true
     }
 
-    fn tell(&self, hit: &WatchHit) -> bool {
+    fn report_hit(&self, hit: &WatchHit) -> bool {
         self.hits.borrow_mut().push(*hit);
         true
     }

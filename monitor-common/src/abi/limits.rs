@@ -92,7 +92,7 @@ pub const SERVER_FLOW_PACKETS: u8 = 32;
 pub const SOURCES_PER_PACKET: u32 = 16;
 
 /// Remote endpoints that the heuristic tier can distinguish: they are hashed into the bits of half a word.
-pub const SUSPECT_BUCKETS: u32 = 32;
+pub const MSE_CANDIDATE_BUCKETS: u32 = 32;
 /// Shortest and longest first payload of either side of an MSE connection, in bytes: 96 bytes of key and up to 512 of padding.
 pub const MSE_OPENING: core::ops::RangeInclusive<u32> = 96..=608;
 /// Peers listen on ports from here on; below are the system ports (RFC 6335 section 6), which belong to services.

@@ -35,7 +35,7 @@ const _: () = assert!(core::mem::size_of::<Settings>() == 128);
 /// remote endpoints within `window_s` seconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Heuristic {
-    /// Distinct remote endpoints, at most [`crate::abi::limits::SUSPECT_BUCKETS`].
+    /// Distinct remote endpoints, at most [`crate::abi::limits::MSE_CANDIDATE_BUCKETS`].
     pub endpoints: u32,
     /// The window in seconds; a certain BitTorrent flow of that subscriber must also fall into it.
     pub window_s: u16,

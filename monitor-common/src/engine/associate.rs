@@ -18,7 +18,7 @@ use super::{account, peer_keys, subscribers};
 use crate::{
     abi::{
         event::KernelEvent,
-        limits::{SUSPECT_BUCKETS, WAYS},
+        limits::{MSE_CANDIDATE_BUCKETS, WAYS},
         protocol::{Confidence, Protocol},
         settings::{Heuristic, Settings},
     },
@@ -48,12 +48,12 @@ pub(super) fn associate<M: Maps>(maps: &M, settings: &Settings, ctx: &mut Packet
     if !random || !ctx.has_peer_ports() || !subscribers::find_subscribers(maps, ctx) {
         return false;
     }
-    let mut known = known_at(maps, settings, ctx, 0);
+    let mut known = protocol_at(maps, settings, ctx, 0);
     if known == 0 {
-        known = known_at(maps, settings, ctx, 1);
+        known = protocol_at(maps, settings, ctx, 1);
     }
     if known == 0 {
-        known = named(maps, settings, ctx);
+        known = referred_protocol(maps, settings, ctx);
     }
     if known != 0 && speaks(maps, settings, ctx, 0, known as u8) && speaks(maps, settings, ctx, 1, known as u8) {
         let kad = known == Protocol::EDonkey as u32 && !ctx.is_tcp();
@@ -72,7 +72,7 @@ pub(super) fn associate<M: Maps>(maps: &M, settings: &Settings, ctx: &mut Packet
     if ctx.flow.task == Task::INSPECT {
         maps.count_event(KernelEvent::MseCandidate);
     }
-    if suspect(maps, settings, ctx, 0) | suspect(maps, settings, ctx, 1) {
+    if count_mse_candidate(maps, settings, ctx, 0) | count_mse_candidate(maps, settings, ctx, 1) {
         ctx.flow.protocol = Protocol::BitTorrent as u32;
         ctx.flow.confidence = Confidence::Heuristic as u32;
         return true;
@@ -93,28 +93,28 @@ pub(super) fn is_early(ctx: &PacketContext) -> bool {
 
 /// Protocol number that one end is known to speak on its port; 0 for none.
 #[inline(never)]
-fn known_at<M: Maps>(maps: &M, settings: &Settings, ctx: &PacketContext, end: usize) -> u32 {
+fn protocol_at<M: Maps>(maps: &M, settings: &Settings, ctx: &PacketContext, end: usize) -> u32 {
     if !ctx.is_tcp() && ctx.subscribers.block_lens[end & 1] == NO_POOL {
         return 0;
     }
     let tag = peer_keys::endpoint_key(settings, ctx, end, ctx.port(end));
-    u32::from(find(maps, settings, tag, ctx.frame.now_s).protocol_number())
+    u32::from(find_peer(maps, settings, tag, ctx.frame.now_s).protocol_number())
 }
 
 /// Protocol number for which a server named the flow's accepting end to the subscriber that opened it; 0 for none.
 #[inline(never)]
-fn named<M: Maps>(maps: &M, settings: &Settings, ctx: &PacketContext) -> u32 {
+fn referred_protocol<M: Maps>(maps: &M, settings: &Settings, ctx: &PacketContext) -> u32 {
     let opener = usize::from(!FlowState(ctx.flow.state).first_from_lower());
     let opened = !ctx.is_tcp() || ctx.inspection.evidence & u32::from(evidence::OPENED) != 0;
     if !opened
-        || ctx.inspection.evidence & u32::from(evidence::FORGED) != 0
+        || ctx.inspection.evidence & u32::from(evidence::SPOOFED) != 0
         || ctx.subscribers.block_lens[opener] == NO_POOL
     {
         return 0;
     }
     let requester = peer_keys::requester_key(settings, ctx, opener);
     let tag = peer_keys::referred_key(settings, requester, ctx.address(1 - opener), ctx.port(1 - opener));
-    let known = find(maps, settings, tag, ctx.frame.now_s).protocol_number();
+    let known = find_peer(maps, settings, tag, ctx.frame.now_s).protocol_number();
     // A source's TCP port says nothing of what it does by UDP, in eDonkey; BitTorrent has one port for both.
     if !ctx.is_tcp() && known == Protocol::EDonkey as u8 { 0 } else { u32::from(known) }
 }
@@ -123,19 +123,30 @@ fn named<M: Maps>(maps: &M, settings: &Settings, ctx: &PacketContext) -> u32 {
 #[inline(never)]
 fn speaks<M: Maps>(maps: &M, settings: &Settings, ctx: &PacketContext, end: usize, protocol: u8) -> bool {
     let block_len = ctx.subscribers.block_lens[end & 1];
-    block_len == NO_POOL || speaker(maps, settings, ctx, end, protocol).is_used()
+    block_len == NO_POOL || subscriber_entry(maps, settings, ctx, end, protocol).is_used()
 }
 
 /// What is known of one end's subscriber and a protocol.
 #[inline(always)]
-fn speaker<M: Maps>(maps: &M, settings: &Settings, ctx: &PacketContext, end: usize, protocol: u8) -> PeerEntry {
+fn subscriber_entry<M: Maps>(
+    maps: &M,
+    settings: &Settings,
+    ctx: &PacketContext,
+    end: usize,
+    protocol: u8,
+) -> PeerEntry {
     let block_len = ctx.subscribers.block_lens[end & 1];
     let block = ctx.subscribers.addresses[end & 1].block(block_len as u8);
-    find(maps, settings, peer_keys::subscriber_key(&ctx.seed(settings), block, block_len, protocol), ctx.frame.now_s)
+    find_peer(
+        maps,
+        settings,
+        peer_keys::subscriber_key(&ctx.seed(settings), block, block_len, protocol),
+        ctx.frame.now_s,
+    )
 }
 
 #[inline(never)]
-fn find<M: Maps>(maps: &M, settings: &Settings, tag: u64, now_s: u64) -> PeerEntry {
+fn find_peer<M: Maps>(maps: &M, settings: &Settings, tag: u64, now_s: u64) -> PeerEntry {
     match maps.peer_set(peer_cache::set_index(tag, settings.peer_mask)) {
         Some(set) => set.find(tag, now_s),
         None => PeerEntry::EMPTY,
@@ -144,7 +155,7 @@ fn find<M: Maps>(maps: &M, settings: &Settings, tag: u64, now_s: u64) -> PeerEnt
 
 /// Counts the flow's other end for one end's subscriber, if the flow is new; whether that makes its MSE-shaped flows count.
 #[inline(never)]
-fn suspect<M: Maps>(maps: &M, settings: &Settings, ctx: &PacketContext, end: usize) -> bool {
+fn count_mse_candidate<M: Maps>(maps: &M, settings: &Settings, ctx: &PacketContext, end: usize) -> bool {
     let rule = Heuristic::from_bits(settings.heuristic.load());
     let block_len = ctx.subscribers.block_lens[end & 1];
     if block_len == NO_POOL {
@@ -162,13 +173,13 @@ fn suspect<M: Maps>(maps: &M, settings: &Settings, ctx: &PacketContext, end: usi
     let mut entry = if current { held } else { PeerEntry::new(Protocol::BitTorrent as u8, true, ctx.frame.now_s) };
     if ctx.flow.task == Task::INSPECT {
         let remote = peer_keys::endpoint_key(settings, ctx, 1 - end, ctx.port(1 - end));
-        entry = entry.with_endpoints(entry.endpoints() | 1 << ((remote >> 40) & u64::from(SUSPECT_BUCKETS - 1)));
+        entry = entry.with_endpoints(entry.endpoints() | 1 << ((remote >> 40) & u64::from(MSE_CANDIDATE_BUCKETS - 1)));
         set.insert(tag, entry, ctx.frame.now_s);
     }
-    let speaker = speaker(maps, settings, ctx, end, Protocol::BitTorrent as u8);
+    let subscriber_entry = subscriber_entry(maps, settings, ctx, end, Protocol::BitTorrent as u8);
     entry.endpoints().count_ones() >= rule.endpoints
-        && speaker.is_used()
-        && speaker.age_s(ctx.frame.now_s) < u32::from(rule.window_s)
+        && subscriber_entry.is_used()
+        && subscriber_entry.age_s(ctx.frame.now_s) < u32::from(rule.window_s)
 }
 
 /// Gives a flow that had ended as unclassified the verdict in the work, for what comes from now on.

@@ -10,7 +10,7 @@ use crate::{
         settings::Settings,
     },
     tables::{
-        context::{Entry, PacketContext},
+        context::{Lookup, PacketContext},
         flow_table::{FREE, FlowState, IDLE, Progress, Stage, evidence},
         maps::Maps,
     },
@@ -22,7 +22,7 @@ const NONE: (u8, u8) = (Protocol::Unclassified as u8, Confidence::None as u8);
 /// Whether the packet's flow is in the table and can continue. Sets `state` and `entry`.
 #[inline(never)]
 pub(super) fn lookup<M: Maps>(maps: &M, ctx: &mut PacketContext) -> bool {
-    ctx.flow.entry = Entry::NEW;
+    ctx.flow.lookup = Lookup::NEW;
     if ctx.flow.way >= WAYS as u32 {
         return false;
     }
@@ -42,7 +42,7 @@ pub(super) fn lookup<M: Maps>(maps: &M, ctx: &mut PacketContext) -> bool {
     }
     if state.is_claimed() {
         // Another CPU is writing this flow's verdict: even a SYN counts with it, and the next one restarts.
-        ctx.flow.entry = Entry::KNOWN;
+        ctx.flow.lookup = Lookup::KNOWN;
         return true;
     }
     // A SYN on a flow that was settled or carried payload: the ports are in use again, and the old verdict must not be
@@ -55,10 +55,10 @@ pub(super) fn lookup<M: Maps>(maps: &M, ctx: &mut PacketContext) -> bool {
         && progress.inspected_lower < INSPECTED_PER_DIRECTION
         && progress.inspected_higher < INSPECTED_PER_DIRECTION;
     if (ctx.frame.headers.opens_connection() && used) || resumes {
-        ctx.flow.entry = Entry::RESTARTED;
+        ctx.flow.lookup = Lookup::RESTARTED;
         return false;
     }
-    ctx.flow.entry = Entry::KNOWN;
+    ctx.flow.lookup = Lookup::KNOWN;
     true
 }
 
@@ -68,7 +68,7 @@ pub(super) fn lookup<M: Maps>(maps: &M, ctx: &mut PacketContext) -> bool {
 /// four ways fill up to three quarters before flows compete.
 #[inline(never)]
 pub(super) fn select_victim<M: Maps>(maps: &M, settings: &Settings, ctx: &mut PacketContext) -> bool {
-    if ctx.flow.entry == Entry::RESTARTED {
+    if ctx.flow.lookup == Lookup::RESTARTED {
         maps.count_event(KernelEvent::FlowRestarted);
         return true;
     }

@@ -32,7 +32,7 @@ pub(super) fn inspect<P: Packet, M: Maps>(packet: &P, settings: &Settings, maps:
     let inspecting = ctx.flow.task == Task::INSPECT;
     ctx.inspection.spoofed = u32::from(maps.is_core(ctx.frame.interface as u16) && has_subscribers_source(maps, ctx));
     if ctx.inspection.spoofed != 0 {
-        record_forged(maps, ctx);
+        record_spoofed(maps, ctx);
     }
     if inspecting {
         if let Some(verdict) = verdict_of_headers(maps, settings, ctx) {
@@ -156,11 +156,11 @@ fn has_subscribers_source<M: Maps>(maps: &M, ctx: &PacketContext) -> bool {
 
 /// Notes that a packet of the flow may be forged.
 #[inline(never)]
-fn record_forged<M: Maps>(maps: &M, ctx: &PacketContext) {
+fn record_spoofed<M: Maps>(maps: &M, ctx: &PacketContext) {
     if let Some(cold) = maps.cold_set(ctx.flow.set_index) {
         let cell = &cold.flow(ctx.flow.way).progress;
         let progress = Progress::from_bits(cell.load());
-        cell.store(Progress { evidence: progress.evidence | evidence::FORGED, ..progress }.to_bits());
+        cell.store(Progress { evidence: progress.evidence | evidence::SPOOFED, ..progress }.to_bits());
     }
 }
 

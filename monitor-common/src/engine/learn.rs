@@ -46,8 +46,8 @@ pub(super) fn learn<M: Maps>(maps: &M, settings: &Settings, ctx: &mut PacketCont
         let lower = unpack(set.counters[counter_index(way, 1)].load()).0 != 0;
         let higher = unpack(set.counters[counter_index(way, 0)].load()).0 != 0;
         if subscribers::find_subscribers(maps, ctx) {
-            teach(maps, settings, ctx, state, 0, higher);
-            teach(maps, settings, ctx, state, 1, lower);
+            learn_from_end(maps, settings, ctx, state, 0, higher);
+            learn_from_end(maps, settings, ctx, state, 1, lower);
             complete = is_complete(ctx) && !state.is_server_flow();
             let answered = if ctx.is_from_lower() { higher } else { lower };
             if ctx.inspection.sources.requests != 0
@@ -80,7 +80,14 @@ fn is_complete(ctx: &PacketContext) -> bool {
 
 /// Learns from one end (0 lower, 1 higher); `answered` if the other end has sent packets.
 #[inline(never)]
-fn teach<M: Maps>(maps: &M, settings: &Settings, ctx: &PacketContext, state: FlowState, end: usize, answered: bool) {
+fn learn_from_end<M: Maps>(
+    maps: &M,
+    settings: &Settings,
+    ctx: &PacketContext,
+    state: FlowState,
+    end: usize,
+    answered: bool,
+) {
     let (own, other) = (u32::from(evidence::SPOKE_LOWER) << end, u32::from(evidence::SPOKE_LOWER) << (1 - end));
     if ctx.inspection.evidence & own == 0 {
         return;

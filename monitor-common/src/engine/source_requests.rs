@@ -88,20 +88,20 @@ pub(super) fn read_sources<P: Packet, M: Maps>(
 fn answers_request<M: Maps>(maps: &M, ctx: &PacketContext) -> bool {
     let Some(cold) = maps.cold_set(ctx.flow.set_index) else { return false };
     let cold = cold.flow(ctx.flow.way);
-    let kept = Progress::from_bits(cold.progress.load()).rule_flags;
+    let flags = Progress::from_bits(cold.progress.load()).rule_flags;
     if !ctx.is_tcp() {
-        return kept & rule_flags::ECHOED != 0;
+        return flags & rule_flags::ECHOED != 0;
     }
-    if (kept & rule_flags::REQUEST_FROM_LOWER != 0) == ctx.is_from_lower() {
+    if (flags & rule_flags::REQUEST_FROM_LOWER != 0) == ctx.is_from_lower() {
         // A side does not answer itself.
         return false;
     }
-    let question = cold.rule_value.load();
-    let sequence = ((ctx.frame.numbers >> 32) as u32).wrapping_sub(question as u32);
-    let acknowledged = (ctx.frame.numbers as u32).wrapping_sub((question >> 32) as u32);
+    let request = cold.rule_value.load();
+    let sequence = ((ctx.frame.numbers >> 32) as u32).wrapping_sub(request as u32);
+    let acknowledged = (ctx.frame.numbers as u32).wrapping_sub((request >> 32) as u32);
     // Before the end of the latest request if an earlier one is answered, beyond it if the client has sent more
     // meanwhile.
-    (question != 0) & (sequence <= ANSWER_BYTES) & (acknowledged.wrapping_add(ANSWER_BYTES) <= 2 * ANSWER_BYTES)
+    (request != 0) & (sequence <= ANSWER_BYTES) & (acknowledged.wrapping_add(ANSWER_BYTES) <= 2 * ANSWER_BYTES)
 }
 
 /// Whether the packet goes to a subscriber; the subscriber's tag is then in the context.

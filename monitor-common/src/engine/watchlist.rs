@@ -46,7 +46,7 @@ pub(super) fn compare<M: Maps>(maps: &M, settings: &Settings, ctx: &mut PacketCo
         reserved: 0,
         realm: ctx.frame.realm,
     };
-    if !maps.tell(&hit) {
+    if !maps.report_hit(&hit) {
         maps.count_event(KernelEvent::WatchlistEventLost);
     }
 }

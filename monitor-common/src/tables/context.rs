@@ -21,9 +21,9 @@ use crate::{
 /// How a packet came to its flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(transparent)]
-pub(crate) struct Entry(pub(crate) u32);
+pub(crate) struct Lookup(pub(crate) u32);
 
-impl Entry {
+impl Lookup {
     pub(crate) const KNOWN: Self = Self(0);
     pub(crate) const NEW: Self = Self(1);
     pub(crate) const RESTARTED: Self = Self(2);
@@ -79,7 +79,7 @@ pub(crate) struct FlowContext {
     pub(crate) way: u32,
     /// 1 when the packet came from the lower endpoint.
     pub(crate) from_lower: u32,
-    pub(crate) entry: Entry,
+    pub(crate) lookup: Lookup,
     /// Protocol number of the verdict.
     pub(crate) protocol: u32,
     /// Confidence number of the verdict.
@@ -168,7 +168,7 @@ impl PacketContext {
                 set_index: 0,
                 way: 0,
                 from_lower: 0,
-                entry: Entry::KNOWN,
+                lookup: Lookup::KNOWN,
                 protocol: 0,
                 confidence: 0,
                 task: Task::NONE,
@@ -290,7 +290,7 @@ impl PacketContext {
 
     #[inline(always)]
     pub(crate) fn outcome(&self, protocol: u8, confidence: u8) -> PacketOutcome {
-        PacketOutcome::flow(self.flow.entry.0, protocol, confidence)
+        PacketOutcome::flow(self.flow.lookup.0, protocol, confidence)
     }
 }
 

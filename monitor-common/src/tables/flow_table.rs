@@ -510,7 +510,7 @@ pub mod evidence {
     /// The higher endpoint's did.
     pub const BEGAN_HIGHER: u16 = 1 << 15;
     /// A packet of the flow had a subscriber's address and arrived on a core interface: the opener of the flow is unknown.
-    pub const FORGED: u16 = 1 << 13;
+    pub const SPOOFED: u16 = 1 << 13;
 }
 
 /// Both slots of a flow in one word.

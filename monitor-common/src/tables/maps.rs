@@ -72,7 +72,7 @@ pub trait Maps: CounterMaps {
     /// Counts a watchlist hit of a subscriber; `false` when the table is full.
     fn count_hit(&self, key: &KeyWords) -> bool;
     /// Sends a watchlist hit to the agent; `false` when there is no room.
-    fn tell(&self, hit: &WatchHit) -> bool;
+    fn report_hit(&self, hit: &WatchHit) -> bool;
     /// Lends the scratch memory of this CPU.
     fn with_scratch<R>(&self, run: impl FnOnce(&mut Scratch) -> R) -> Option<R>;
     /// Reports the outcome of a packet; does nothing in production.

@@ -13,7 +13,7 @@ use monitor_common::{
     tables::context::Scratch,
 };
 
-use super::tables;
+use super::maps;
 
 /// Mask for the number of bytes before a packet's bytes in the window.
 const BEFORE: usize = 0x7f;
@@ -81,7 +81,7 @@ impl Packet for XdpPacket<'_> {
 
     #[inline(always)]
     fn wire_len(&self) -> usize {
-        match tables::replayed_wire_len() {
+        match maps::replayed_wire_len() {
             Some(wire_len) => wire_len,
             None => self.buffer_len(),
         }

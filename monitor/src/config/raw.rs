@@ -153,7 +153,7 @@ pub struct RawHeuristic {
     /// Whether the heuristic tier is on. Behaviour proves little: read `docs/detection.md` first.
     pub enabled: bool,
     /// Distinct remote endpoints required.
-    pub endpoints: Count<1, { limits::SUSPECT_BUCKETS as u64 }>,
+    pub endpoints: Count<1, { limits::MSE_CANDIDATE_BUCKETS as u64 }>,
     /// Time window for these connections and the certain flow.
     pub window: DurationText<SECOND, { 40 * 60 * SECOND }>,
 }

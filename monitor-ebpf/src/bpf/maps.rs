@@ -312,7 +312,7 @@ impl Maps for BpfMaps {
     }
 
     #[inline(always)]
-    fn tell(&self, hit: &WatchHit) -> bool {
+    fn report_hit(&self, hit: &WatchHit) -> bool {
         WATCH_HITS.output::<WatchHit>(hit, 0).is_ok()
     }
 
