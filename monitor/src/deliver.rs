@@ -1,13 +1,13 @@
 //! Hooks: receivers of policy events.
 //!
-//! Each hook has its own bounded queue and its own workers, so one that hangs or fails delays no other, no drain and no
-//! packet. Every event handed in ends in exactly one count: delivered, failed by reason, or dropped by reason.
+//! Each hook has an outbox (a bounded queue) and its own workers, so a hook that hangs or fails delays no other hook, no
+//! drain and no packet. Every event handed in ends in exactly one count: delivered, failed by reason, or dropped by reason.
 
 mod backoff;
-mod delivery;
 pub mod failure;
 pub mod kind;
 pub mod kinds;
+mod outbox;
 pub mod stats;
 #[cfg(test)]
 mod tests;
@@ -23,8 +23,8 @@ use tokio::{
 pub use stats::{HookReport, HookStats};
 
 use self::{
-    delivery::Hook,
     kind::{Kind, Target},
+    outbox::Hook,
     stats::Ticket,
 };
 
@@ -45,7 +45,7 @@ pub struct HookConfig {
     pub retries: u32,
     /// Wait before the second attempt.
     pub retry_delay: Duration,
-    /// Events that may wait.
+    /// Events that may wait in the outbox.
     pub queue: usize,
     /// Concurrent deliveries.
     pub concurrency: usize,
@@ -67,10 +67,10 @@ struct Job {
     ticket: Ticket,
 }
 
-/// Owns the queues and workers of all hooks.
+/// Owns the outboxes and workers of all hooks.
 #[derive(Debug)]
 pub struct Dispatcher {
-    queues: Vec<mpsc::Sender<Job>>,
+    outboxes: Vec<mpsc::Sender<Job>>,
     workers: Vec<JoinHandle<()>>,
     stats: Vec<Arc<HookStats>>,
     abandon: watch::Sender<bool>,
@@ -83,27 +83,27 @@ impl Dispatcher {
     /// [`HookError`] if a hook lacks something on this machine, such as certificate authorities.
     pub fn start(configs: &[HookConfig]) -> Result<Self, HookError> {
         let mut dispatcher =
-            Self { queues: Vec::new(), workers: Vec::new(), stats: Vec::new(), abandon: watch::channel(false).0 };
+            Self { outboxes: Vec::new(), workers: Vec::new(), stats: Vec::new(), abandon: watch::channel(false).0 };
         let hooks: Vec<Hook> = configs.iter().map(Hook::new).collect::<Result<_, _>>()?;
         for hook in hooks {
             let stats = Arc::clone(hook.stats());
             let (sender, receiver) = mpsc::channel(hook.queue());
-            dispatcher.queues.push(sender);
+            dispatcher.outboxes.push(sender);
             dispatcher.stats.push(stats);
             let abandon = dispatcher.abandon.subscribe();
-            dispatcher.workers.push(tokio::spawn(delivery::work(Arc::new(hook), receiver, abandon)));
+            dispatcher.workers.push(tokio::spawn(outbox::work(Arc::new(hook), receiver, abandon)));
         }
         Ok(dispatcher)
     }
 
-    /// Hands an event to a hook; never waits. A full queue drops the event and counts it.
+    /// Hands an event to a hook; never waits. If the outbox is full, the event is dropped and counted.
     pub fn send(&self, hook: usize, event: &Arc<PolicyEvent>) {
-        let (Some(queue), Some(stats)) = (self.queues.get(hook), self.stats.get(hook)) else { return };
-        match queue.try_reserve() {
+        let (Some(outbox), Some(stats)) = (self.outboxes.get(hook), self.stats.get(hook)) else { return };
+        match outbox.try_reserve() {
             Ok(place) => place.send(Job { event: Arc::clone(event), ticket: stats.open() }),
             Err(_) => {
                 stats.refuse();
-                tracing::warn!(hook = &*stats.name, event = %event.id, "the hook's queue is full; the event is dropped");
+                tracing::warn!(hook = &*stats.name, event = %event.id, "the hook's outbox is full; the event is dropped");
             }
         }
     }
@@ -116,7 +116,7 @@ impl Dispatcher {
 
     /// Lets waiting deliveries run for at most `grace`, then ends them. Events that were not delivered count as dropped.
     pub async fn finish(self, grace: Duration) {
-        drop(self.queues);
+        drop(self.outboxes);
         let mut workers = self.workers;
         if tokio::time::timeout(grace, ended(&mut workers)).await.is_err() {
             let open: usize = self.stats.iter().map(|stats| stats.report().waiting()).sum();

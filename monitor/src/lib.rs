@@ -3,7 +3,7 @@
 //! * [`config`]: the configuration, checked and resolved, without acting on it;
 //! * [`agent`]: the drain loop, its state, and the files that the agent keeps;
 //! * [`listen`]: sockets; [`export`]: metrics and status, made afresh from the agent's state;
-//! * [`deliver`]: hooks, their queues and retries;
+//! * [`deliver`]: hooks, their outboxes and retries;
 //! * [`verbs`]: the commands; [`cli`]: their flags.
 
 pub mod agent;

@@ -52,13 +52,13 @@ pub struct HookReport {
     pub delivered: u64,
     /// Failures, one entry for each reason that the hook's kind can report.
     pub failures: Vec<FailureCount>,
-    /// Events dropped because the queue was full.
+    /// Events dropped because the outbox was full.
     pub dropped_full: u64,
     /// Events dropped because the agent ended.
     pub dropped_shutdown: u64,
     /// Deliveries in progress.
     pub in_flight: u64,
-    /// Events that wait.
+    /// Events that wait in the outbox.
     pub queued: u64,
     /// Age of the oldest event that waits or is in progress.
     pub oldest: Option<Duration>,

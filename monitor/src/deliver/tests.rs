@@ -230,7 +230,7 @@ async fn a_child_left_behind_holds_nothing_up_and_ends() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_hanging_hook_fills_its_queue_and_every_event_is_counted() {
+async fn a_hanging_hook_fills_its_outbox_and_every_event_is_counted() {
     let mut config = shell("sleep 1000");
     (config.queue, config.concurrency, config.timeout) = (3, 1, Duration::from_secs(60));
     let dispatcher = Dispatcher::start(&[config]).expect("started");

@@ -114,7 +114,7 @@ definitions! {
     HOOK_IN_FLIGHT = "/metrics" Gauge "peertally_hook_in_flight" in "" by ["hook"]:
         "Deliveries in progress.";
     HOOK_QUEUED = "/metrics" Gauge "peertally_hook_queued" in "" by ["hook"]:
-        "Events in the queue of a hook.";
+        "Events in the outbox of a hook.";
     HOOK_OLDEST = "/metrics" Gauge "peertally_hook_oldest_age_seconds" in "seconds" by ["hook"]:
         "Age of the oldest event that is queued or in progress; 0 if there is none.";
     INSPECTION = "/metrics" Gauge "peertally_inspection_mode_info" in "" by ["mode"]:

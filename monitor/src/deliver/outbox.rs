@@ -1,4 +1,4 @@
-//! Takes events from a hook's queue and delivers them, a bounded number at a time, with retries.
+//! A hook's outbox: takes events from the bounded queue and delivers them, a bounded number at a time, with retries.
 
 use std::sync::Arc;
 
@@ -78,23 +78,23 @@ impl Hook {
     }
 }
 
-/// Delivers until the queue is closed and empty, or until `abandon` changes. Then it drops the events that wait or are in
+/// Delivers until the outbox is closed and empty, or until `abandon` changes. Then it drops the events that wait or are in
 /// progress, and returns after their deliveries have ended.
-pub(super) async fn work(hook: Arc<Hook>, mut queue: mpsc::Receiver<Job>, mut abandon: watch::Receiver<bool>) {
+pub(super) async fn work(hook: Arc<Hook>, mut outbox: mpsc::Receiver<Job>, mut abandon: watch::Receiver<bool>) {
     let mut in_progress = JoinSet::new();
     tokio::select! {
-        () = deliver_all(&hook, &mut queue, &mut in_progress) => {}
+        () = deliver_all(&hook, &mut outbox, &mut in_progress) => {}
         _ = abandon.changed() => {}
     }
     in_progress.shutdown().await;
 }
 
-async fn deliver_all(hook: &Arc<Hook>, queue: &mut mpsc::Receiver<Job>, in_progress: &mut JoinSet<()>) {
+async fn deliver_all(hook: &Arc<Hook>, outbox: &mut mpsc::Receiver<Job>, in_progress: &mut JoinSet<()>) {
     let places = Arc::new(Semaphore::new(hook.config.concurrency));
     loop {
-        // Take a place first: an event that cannot start yet stays in the bounded queue.
+        // Take a place first: an event that cannot start yet stays in the bounded outbox.
         let Ok(place) = Arc::clone(&places).acquire_owned().await else { break };
-        let Some(job) = queue.recv().await else { break };
+        let Some(job) = outbox.recv().await else { break };
         let hook = Arc::clone(hook);
         in_progress.spawn(async move {
             hook.deliver(job).await;
