@@ -80,7 +80,7 @@ definitions! {
     SKIPPED = "/metrics" Counter "peertally_skipped_packets_total" in "packets" by ["reason"]:
         "Frames that were passed but not counted as IP traffic.";
     KERNEL_EVENTS = "/metrics" Counter "peertally_kernel_events_total" in "" by ["event"]:
-        "Rare events of the data path: refused inserts, evictions, lost races.";
+        "Rare events of the data path: refused inserts, evictions, races between CPUs.";
     CATCH_ALL_BYTES = "/metrics" Counter "peertally_catch_all_bytes_total" in "bytes" by ["direction"]:
         "IP bytes counted without a subscriber because the tally table was full.";
     TABLE_ENTRIES = "/metrics" Gauge "peertally_table_entries" in "" by ["table"]:
@@ -117,7 +117,7 @@ definitions! {
         "Events in the outbox of a hook.";
     HOOK_OLDEST = "/metrics" Gauge "peertally_hook_oldest_age_seconds" in "seconds" by ["hook"]:
         "Age of the oldest event that is queued or in progress; 0 if there is none.";
-    INSPECTION = "/metrics" Gauge "peertally_inspection_mode_info" in "" by ["mode"]:
+    INSPECTION = "/metrics" Gauge "peertally_inspection_depth_info" in "" by ["depth"]:
         "1, with the current inspection depth.";
     WATCHLIST_HITS = "/metrics" Counter "peertally_watchlist_hits_total" in "" by ["protocol"]:
         "Payloads that named content of the watchlist; only in the inspection depth watchlist.";
