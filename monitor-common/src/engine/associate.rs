@@ -1,18 +1,18 @@
-//! Verdicts that no payload shows: by a known endpoint, or (when switched on) by behaviour.
+//! Association: verdicts that no payload shows, by a known peer or, when switched on, by behaviour.
 //!
-//! A flow is labelled by **association** when all of this holds:
-//! * it is TCP or UDP between ports that peers choose, and the first payload of one direction looks random and that of the
-//!   other like nothing else: what has a face of its own is no obfuscated P2P flow, whatever its endpoint;
-//! * one of its endpoints is known to speak the protocol; for UDP, the subscriber's own one. Or a server named the remote one to the
-//!   subscriber that opened the flow, by the flow's first packet (`source_requests.rs`);
+//! A flow is labelled by **association** if all of this holds:
+//! * it is TCP or UDP between ports that peers choose; the first payload of one direction looks random, and that of the
+//!   other has no recognisable structure (TLS, text, repeated headers);
+//! * one of its endpoints is known to speak the protocol; over UDP, the subscriber's own one. Or a server referred the
+//!   subscriber that opened the flow to the remote endpoint (`source_requests.rs`);
 //! * each of its subscribers is known to speak the protocol, by a certain flow of its own.
 //!
-//! It is asked as soon as both sides look random, when the inspection of a flow ends, and again every few seconds while the flow
-//! lasts, since its endpoint may become known later. What was counted until then stays counted as it was: nothing is subtracted.
+//! The flow is compared as soon as both sides look random, when its inspection ends, and again every few seconds while it
+//! has packets, since its peer may be learned later. Earlier packets keep their label: nothing is subtracted.
 //!
-//! The **heuristic** tier counts, for each subscriber, the remote endpoints with which it opened connections as MSE does.
-//! With enough of them within the window, and a certain BitTorrent flow of the same subscriber within it, these connections
-//! count as BitTorrent.
+//! The **heuristic** tier counts, for each subscriber, the remote endpoints to which it opened MSE-like connections. If
+//! there are enough within the window, and the subscriber has a certain BitTorrent flow within it, these connections count
+//! as BitTorrent.
 
 use super::{account, peer_keys, subscribers};
 use crate::{
@@ -30,19 +30,20 @@ use crate::{
     },
 };
 
-/// Whether the flow of the packet, which showed no signature, gets a verdict all the same; it is then in the work.
+/// Associates the flow of the packet, which showed no signature, with a protocol; returns whether it has a verdict now, which is
+/// then in the context.
 #[inline(never)]
 pub(super) fn associate<M: Maps>(maps: &M, settings: &Settings, ctx: &mut PacketContext) -> bool {
     if ctx.flow.task == Task::INSPECT && ctx.flow.protocol != Protocol::Unclassified as u32 {
         return false;
     }
     if ctx.flow.task == Task::ASSOCIATE {
-        // Inspection kept what the flow has shown.
+        // The inspection stored the flow's evidence.
         let Some(cold) = maps.cold_set(ctx.flow.set_index) else { return false };
         let progress = cold.flow(ctx.flow.way).progress.load();
         ctx.inspection.evidence = u32::from(crate::tables::flow_table::Progress::from_bits(progress).evidence);
     }
-    // An obfuscated side may be silent, or say too little to tell; neither may look like something else.
+    // An obfuscated side may be silent or send too little; neither side may have a structure of its own.
     let random = ctx.inspection.evidence & u32::from(evidence::HIGH_ENTROPY) != 0
         && ctx.inspection.evidence & u32::from(evidence::LOW_ENTROPY) == 0;
     if !random || !ctx.has_peer_ports() || !subscribers::find_subscribers(maps, ctx) {
@@ -66,7 +67,7 @@ pub(super) fn associate<M: Maps>(maps: &M, settings: &Settings, ctx: &mut Packet
         return false;
     }
     if ctx.flow.task == Task::INSPECT && ctx.inspection.ended == 0 {
-        // A signature may come yet.
+        // A signature may still come.
         return false;
     }
     if ctx.flow.task == Task::INSPECT {
@@ -80,18 +81,19 @@ pub(super) fn associate<M: Maps>(maps: &M, settings: &Settings, ctx: &mut Packet
     false
 }
 
-/// Whether a flow is judged before its inspection ends: a whole conversation may be a datagram or two each way (Kad), a connection a
-/// question and an answer. Both sides must look random then. By TCP that is once, with the payload that made it so; what is
-/// learned until its inspection ends is seen then.
+/// Whether a flow is associated before its inspection ends, which needs both sides to look random.
 ///
-/// The verdict is provisional: MSE allows a clear handshake behind such an opening.
+/// A whole conversation may be a datagram or two each way (Kad), a connection one request and one answer. Over TCP it happens
+/// once, with the payload that made both sides look random. Peers learned until the inspection ends are found then.
+///
+/// The verdict is provisional: MSE allows a clear handshake after such an opening.
 #[inline(never)]
 pub(super) fn is_early(ctx: &PacketContext) -> bool {
     let both = ctx.inspection.evidence & u32::from(evidence::HIGH_ENTROPY) == u32::from(evidence::HIGH_ENTROPY);
     both & (!ctx.is_tcp() | (ctx.inspection.first != 0))
 }
 
-/// Protocol number that one end is known to speak on its port; 0 for none.
+/// Protocol number known for one end's endpoint; 0 for none.
 #[inline(never)]
 fn protocol_at<M: Maps>(maps: &M, settings: &Settings, ctx: &PacketContext, end: usize) -> u32 {
     if !ctx.is_tcp() && ctx.subscribers.block_lens[end & 1] == NO_POOL {
@@ -101,7 +103,7 @@ fn protocol_at<M: Maps>(maps: &M, settings: &Settings, ctx: &PacketContext, end:
     u32::from(find_peer(maps, settings, tag, ctx.frame.now_s).protocol_number())
 }
 
-/// Protocol number for which a server named the flow's accepting end to the subscriber that opened it; 0 for none.
+/// Protocol number for which a server referred the subscriber that opened the flow to its other end; 0 for none.
 #[inline(never)]
 fn referred_protocol<M: Maps>(maps: &M, settings: &Settings, ctx: &PacketContext) -> u32 {
     let opener = usize::from(!FlowState(ctx.flow.state).first_from_lower());
@@ -115,18 +117,18 @@ fn referred_protocol<M: Maps>(maps: &M, settings: &Settings, ctx: &PacketContext
     let requester = peer_keys::requester_key(settings, ctx, opener);
     let tag = peer_keys::referred_key(settings, requester, ctx.address(1 - opener), ctx.port(1 - opener));
     let known = find_peer(maps, settings, tag, ctx.frame.now_s).protocol_number();
-    // A source's TCP port says nothing of what it does by UDP, in eDonkey; BitTorrent has one port for both.
+    // In eDonkey, a peer's TCP port says nothing about its UDP traffic; BitTorrent has one port for both.
     if !ctx.is_tcp() && known == Protocol::EDonkey as u8 { 0 } else { u32::from(known) }
 }
 
-/// Whether one end is no subscriber, or one who speaks the protocol.
+/// Whether one end is no subscriber, or a subscriber that speaks the protocol.
 #[inline(never)]
 fn speaks<M: Maps>(maps: &M, settings: &Settings, ctx: &PacketContext, end: usize, protocol: u8) -> bool {
     let block_len = ctx.subscribers.block_lens[end & 1];
     block_len == NO_POOL || subscriber_entry(maps, settings, ctx, end, protocol).is_used()
 }
 
-/// What is known of one end's subscriber and a protocol.
+/// The peer cache's entry for one end's subscriber and a protocol.
 #[inline(always)]
 fn subscriber_entry<M: Maps>(
     maps: &M,
@@ -153,7 +155,8 @@ fn find_peer<M: Maps>(maps: &M, settings: &Settings, tag: u64, now_s: u64) -> Pe
     }
 }
 
-/// Counts the flow's other end for one end's subscriber, if the flow is new; whether that makes its MSE-shaped flows count.
+/// Adds the flow's other end to the MSE candidates of one end's subscriber, if the flow is new; returns whether the subscriber has
+/// enough of them.
 #[inline(never)]
 fn count_mse_candidate<M: Maps>(maps: &M, settings: &Settings, ctx: &PacketContext, end: usize) -> bool {
     let rule = Heuristic::from_bits(settings.heuristic.load());
@@ -168,7 +171,7 @@ fn count_mse_candidate<M: Maps>(maps: &M, settings: &Settings, ctx: &PacketConte
         return false;
     };
     let held = set.find(tag, ctx.frame.now_s);
-    // The entry keeps the second in which its window began.
+    // The entry holds the second in which its window started.
     let current = held.is_used() && held.age_s(ctx.frame.now_s) < u32::from(rule.window_s);
     let mut entry = if current { held } else { PeerEntry::new(Protocol::BitTorrent as u8, true, ctx.frame.now_s) };
     if ctx.flow.task == Task::INSPECT {
@@ -182,7 +185,7 @@ fn count_mse_candidate<M: Maps>(maps: &M, settings: &Settings, ctx: &PacketConte
         && subscriber_entry.age_s(ctx.frame.now_s) < u32::from(rule.window_s)
 }
 
-/// Gives a flow that had ended as unclassified the verdict in the work, for what comes from now on.
+/// Relabels a flow that had ended as unclassified: later packets count under the verdict in the context.
 #[inline(never)]
 pub(super) fn relabel<M: Maps>(maps: &M, settings: &Settings, ctx: &mut PacketContext) {
     let way = ctx.flow.way as usize & (WAYS - 1);

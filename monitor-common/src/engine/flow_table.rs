@@ -19,7 +19,7 @@ use crate::{
 /// Protocol and confidence numbers of a flow without a verdict.
 const NONE: (u8, u8) = (Protocol::Unclassified as u8, Confidence::None as u8);
 
-/// Whether the packet's flow is in the table and can continue. Sets `state` and `entry`.
+/// Whether the packet's flow is in the table and can continue. Sets `state` and `lookup`.
 #[inline(never)]
 pub(super) fn lookup<M: Maps>(maps: &M, ctx: &mut PacketContext) -> bool {
     ctx.flow.lookup = Lookup::NEW;

@@ -1,4 +1,4 @@
-//! Looking into a flow's first payload packets, and settling it.
+//! Inspection: classifies the first payloads of a flow, and commits its verdict.
 
 use super::{account, reassembly, server_flow, source_requests, subscribers};
 use crate::{
@@ -25,7 +25,7 @@ use crate::{
     },
 };
 
-/// Looks at the packet; whether it brings the flow's final verdict, which is then in the work, or something to learn.
+/// Inspects the packet; returns whether it brings the flow's final verdict, which is then in the context, or something to learn.
 #[inline(never)]
 pub(super) fn inspect<P: Packet, M: Maps>(packet: &P, settings: &Settings, maps: &M, scratch: &mut Scratch) -> bool {
     let ctx = &mut scratch.ctx;
@@ -57,7 +57,7 @@ pub(super) fn inspect<P: Packet, M: Maps>(packet: &P, settings: &Settings, maps:
             return !inspecting || is_over(maps, &mut scratch.ctx);
         }
         choose_depth(packet, maps, settings, scratch);
-        // The only call: the verifier walks all signatures once.
+        // The only call: the verifier walks all rules once.
         let found = classify_payload(packet, maps, scratch);
         let (ctx, payload) = (&mut scratch.ctx, &mut scratch.payload);
         let protocol = found.map_or(ctx.flow.protocol as u8, |verdict| verdict.protocol as u8);
@@ -98,7 +98,7 @@ pub(super) fn inspect<P: Packet, M: Maps>(packet: &P, settings: &Settings, maps:
     false
 }
 
-/// Whether a payload that was passed over was the last one to be looked into.
+/// Whether a skipped payload was the last one to be inspected.
 #[inline(always)]
 fn is_over<M: Maps>(maps: &M, ctx: &mut PacketContext) -> bool {
     if ctx.inspection.exhausted != 0 {
@@ -114,14 +114,14 @@ fn report_pending<M: Maps>(maps: &M, ctx: &PacketContext) {
     maps.report_outcome(ctx.outcome(ctx.flow.protocol as u8, ctx.flow.confidence as u8));
 }
 
-/// Puts the final verdict into the work, where the flow's provisional one is, or none.
+/// Writes the final verdict into the context, in place of a provisional one.
 #[inline(always)]
 fn set_verdict(ctx: &mut PacketContext, verdict: Verdict) {
     ctx.flow.protocol = verdict.protocol as u32;
     ctx.flow.confidence = verdict.confidence as u32;
 }
 
-/// The verdict of a packet whose payload need not be looked into.
+/// The verdict of a packet that needs no inspection of its payload.
 #[inline(never)]
 fn verdict_of_headers<M: Maps>(maps: &M, settings: &Settings, ctx: &PacketContext) -> Option<Verdict> {
     if ctx.frame.headers.fragment != 0 {
@@ -134,7 +134,7 @@ fn verdict_of_headers<M: Maps>(maps: &M, settings: &Settings, ctx: &PacketContex
     (ctx.frame.headers.payload_len == 0 && is_waiting_in_vain(maps, ctx)).then_some(Verdict::UNCLASSIFIED)
 }
 
-/// Whether so many packets of this direction came that there is no use in waiting for a payload: acknowledgements only.
+/// Whether this direction has sent too many packets without payload (acknowledgements) to wait for one any longer.
 #[inline(always)]
 fn is_waiting_in_vain<M: Maps>(maps: &M, ctx: &PacketContext) -> bool {
     if FlowState(ctx.flow.state).is_server_flow() {
@@ -147,14 +147,14 @@ fn is_waiting_in_vain<M: Maps>(maps: &M, ctx: &PacketContext) -> bool {
 
 /// Whether the packet has a subscriber's address as its source.
 ///
-/// A call of its own: what it leaves on the stack would make the verifier walk all signatures twice.
+/// Not inlined: the values that it leaves on the stack would make the verifier walk all rules twice.
 #[inline(never)]
 fn has_subscribers_source<M: Maps>(maps: &M, ctx: &PacketContext) -> bool {
     pool_table::find(maps, ctx.frame.headers.outer_source).is_some()
         || pool_table::find(maps, ctx.frame.headers.source).is_some()
 }
 
-/// Notes that a packet of the flow may be forged.
+/// Records that a packet of the flow may be spoofed.
 #[inline(never)]
 fn record_spoofed<M: Maps>(maps: &M, ctx: &PacketContext) {
     if let Some(cold) = maps.cold_set(ctx.flow.set_index) {
@@ -177,7 +177,7 @@ fn starts_known_non_p2p<P: Packet>(packet: &P, ctx: &PacketContext) -> bool {
 
 /// Counts a known non-P2P payload as inspected; `true` if the first payloads of both sides are, which ends inspection.
 ///
-/// Both, and no later payload: eight bytes of one side must not hide what follows.
+/// Both sides are needed: eight bytes of one side must not hide its later payloads.
 #[inline(never)]
 fn record_non_p2p<M: Maps>(maps: &M, ctx: &mut PacketContext) -> bool {
     let Some(cold) = maps.cold_set(ctx.flow.set_index) else { return false };
@@ -201,9 +201,9 @@ fn record_non_p2p<M: Maps>(maps: &M, ctx: &mut PacketContext) -> bool {
     both || exhausted
 }
 
-/// Says how much of the payload is copied: little of one that few rules are for, as ciphertext is.
+/// Chooses the bytes to copy: few if the first byte starts no rule, as in most ciphertext.
 ///
-/// Of a flow without a verdict only, outside a message that ends behind that, and without a list of contents to compare with.
+/// The whole window is copied if the flow has a verdict, a message goes on in this payload, or content is compared with the watchlist.
 #[inline(never)]
 fn choose_depth<P: Packet, M: Maps>(packet: &P, maps: &M, settings: &Settings, scratch: &mut Scratch) {
     let (ctx, payload) = (&scratch.ctx, &mut scratch.payload);
@@ -222,15 +222,15 @@ fn choose_depth<P: Packet, M: Maps>(packet: &P, maps: &M, settings: &Settings, s
     }
 }
 
-/// Copies the payload and classifies it, with what the flow's earlier payloads left behind; keeps what this one leaves.
+/// Copies the payload and classifies it with the state that the flow's earlier payloads left; stores the new state.
 #[inline(never)]
 fn classify_payload<P: Packet, M: Maps>(packet: &P, maps: &M, scratch: &mut Scratch) -> Option<Verdict> {
     let (ctx, payload) = (&mut scratch.ctx, &mut scratch.payload);
     let cold = maps.cold_set(ctx.flow.set_index)?;
     let cold = cold.flow(ctx.flow.way);
     let mut progress = Progress::from_bits(cold.progress.load());
-    // In a TCP server flow the rule value holds the request, and what rules store there is dropped. Without a branch, or the verifier
-    // would walk all signatures twice.
+    // In a TCP server flow the rule value holds the request, and values that rules store there are dropped. Without a branch:
+    // the verifier would walk all rules twice.
     let state = FlowState(ctx.flow.state);
     let asks = neg(state.server_flow_bit() & ctx.tcp_bit());
     let owed = rule_flags::OWED & asks as u32;
@@ -253,7 +253,7 @@ fn classify_payload<P: Packet, M: Maps>(packet: &P, maps: &M, scratch: &mut Scra
         record_entropy(ctx, payload);
     }
     if ctx.inspection.spoofed != 0 {
-        // It must not be what a later packet answers.
+        // A later packet must not count as an answer to a spoofed one.
         rule_state = RuleState {
             rule_value: cold.rule_value.load(),
             rule_flags: progress.rule_flags & !rule_flags::OF_PAYLOAD,
@@ -264,7 +264,7 @@ fn classify_payload<P: Packet, M: Maps>(packet: &P, maps: &M, scratch: &mut Scra
         let sender = 1 - ctx.flow.from_lower;
         ctx.inspection.evidence |= u32::from(evidence::BOTH_SPOKE) | u32::from(evidence::PROVED_LOWER) << (sender & 1);
     }
-    // Whoever asked began the flow: nobody can have made it say, or repeat, what looks like a request. Without a branch.
+    // The requester opened the flow, so nobody can have made it send or repeat such bytes. Without a branch.
     let answered = (rule_state.rule_flags >> rule_flags::ANSWERED.trailing_zeros())
         & (state.first_bit() as u32 ^ ctx.flow.from_lower)
         & 1;
@@ -280,8 +280,10 @@ fn classify_payload<P: Packet, M: Maps>(packet: &P, maps: &M, scratch: &mut Scra
     found
 }
 
-/// 1 when a payload that is certain may be what its sender's stream began with, `before` being the marks from before it: the first
-/// one of a stream that was seen from its start, or one behind an opening that looks random, as MSE allows. UDP has no streams.
+/// 1 when a certain payload may be the start of its sender's stream; `before` has the rule flags from before it.
+///
+/// That is the first payload of a stream seen from its start, or one after an opening that looks random, as MSE allows. Any
+/// payload may start a UDP flow.
 #[inline(always)]
 fn begins(ctx: &PacketContext, before: u32) -> u32 {
     let obfuscated =
@@ -306,8 +308,10 @@ fn record_entropy(ctx: &mut PacketContext, payload: &Payload) {
     }
 }
 
-/// Notes that the payload's sender spoke the flow's protocol, unless its address may be forged. An announce to a UDP tracker
-/// proves nothing alone, but in a tracker's flow it names a port; nothing else does that without being certain.
+/// Records that the payload's sender spoke the flow's protocol, unless its address may be spoofed.
+///
+/// An announce to a UDP tracker alone proves nothing, but in a tracker's flow it names a port. No other payload names a port without
+/// being certain.
 #[inline(always)]
 fn record_speaker<M: Maps>(maps: &M, ctx: &mut PacketContext, protocol: u8) {
     let listen_port = !ctx.is_tcp() && protocol == Protocol::BitTorrent as u8;
@@ -329,7 +333,7 @@ fn record_speaker<M: Maps>(maps: &M, ctx: &mut PacketContext, protocol: u8) {
     }
 }
 
-/// Keeps what the flow has shown.
+/// Stores the flow's evidence.
 #[inline(always)]
 fn store_evidence<M: Maps>(maps: &M, ctx: &PacketContext) {
     if let Some(cold) = maps.cold_set(ctx.flow.set_index) {
@@ -339,8 +343,9 @@ fn store_evidence<M: Maps>(maps: &M, ctx: &PacketContext) {
     }
 }
 
-/// Writes a flow's final verdict, once: the first CPU to mark the word wins. One that is found before the inspection has ended is
-/// provisional: a certain one may still come.
+/// Commits a flow's verdict, once: the first CPU to claim it wins.
+///
+/// A verdict found before the inspection has ended is provisional: a certain one may still come.
 #[inline(never)]
 pub(super) fn commit_verdict<M: Maps>(maps: &M, settings: &Settings, ctx: &mut PacketContext) {
     let (protocol, confidence) = (ctx.flow.protocol as u8, ctx.flow.confidence as u8);
@@ -353,14 +358,14 @@ pub(super) fn commit_verdict<M: Maps>(maps: &M, settings: &Settings, ctx: &mut P
     maps.report_outcome(ctx.outcome(protocol, confidence));
     let generation = cold.generation.load();
     if set.tags[way].load() != ctx.flow.tag {
-        // Another flow took the way while this packet was looked into; what was counted was counted when it was taken.
+        // Another flow was installed in the way meanwhile; the counts of this one were flushed then.
         return;
     }
     if protocol != Protocol::Unclassified as u8 {
         if !claim_verdict(cell, protocol, confidence) {
             return;
         }
-        // New pools may have been loaded since the flow began; without a subscriber its tallies stay the ones it has.
+        // New pools may have been loaded since the flow started; without a subscriber it keeps its tallies.
         if subscribers::find_subscribers(maps, ctx) {
             cold.slots.store(subscribers::slots(maps, settings, ctx, (protocol, confidence)));
         }
@@ -370,18 +375,18 @@ pub(super) fn commit_verdict<M: Maps>(maps: &M, settings: &Settings, ctx: &mut P
         return;
     }
     if ctx.is_tcp() {
-        // What signatures kept of earlier segments is of no more use, and is not kept longer.
+        // Bytes held from earlier segments are of no more use.
         cold.rule_value.store(0);
         reassembly::release(maps, ctx, &cold.progress);
     }
     account::publish(maps, cell, cold, generation, (protocol, confidence));
 }
 
-/// Lets others go on with a flow that this CPU has claimed.
+/// Marks the verdict of a flow that this CPU has claimed as provisional, so that other CPUs can go on.
 #[inline(always)]
 fn mark_provisional(cell: &SharedU64) {
     let mut attempt = 0;
-    // Others only refresh the last-seen second meanwhile. If this fails all the same, the claim becomes the verdict (`settle_idle`).
+    // Other CPUs only refresh the last-seen second meanwhile. If this still fails, the claim becomes the verdict (`settle_idle`).
     while attempt < 4 {
         let state = FlowState(cell.load());
         if !state.is_claimed() || cell.replace(state.0, state.provisional().0) {
@@ -391,11 +396,11 @@ fn mark_provisional(cell: &SharedU64) {
     }
 }
 
-/// Marks a flow under inspection with the verdict that this CPU is about to write; whether it may.
+/// Claims the verdict of a flow under inspection for this CPU; returns whether it may write it.
 #[inline(always)]
 fn claim_verdict(cell: &SharedU64, protocol: u8, confidence: u8) -> bool {
     let mut attempt = 0;
-    // Another CPU may refresh the last-seen second in between; that must not cost the verdict.
+    // Retry: another CPU may refresh the last-seen second in between.
     while attempt < 4 {
         let state = FlowState(cell.load());
         if state.stage() != Stage::Inspecting || state.is_claimed() {

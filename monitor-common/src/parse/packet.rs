@@ -19,9 +19,9 @@ pub trait Packet {
     /// The `N` bytes at `offset`, or `None` when they are not all readable or `offset` is beyond [`MAX_READ_OFFSET`].
     fn read<const N: usize>(&self, offset: usize) -> Option<[u8; N]>;
 
-    /// The same value. In the kernel the verifier forgets what it knew of it, so that code which follows is verified once for
-    /// all values and not once for each way to come to one. The value is an offset below [`OFFSET_BOUND`], which the verifier
-    /// still knows; the caller tests closer bounds again.
+    /// Returns `value`, but makes the kernel's verifier forget all it knew of it except that it is below [`OFFSET_BOUND`].
+    ///
+    /// The code that follows is then verified once for all values, not once for each path. The caller tests closer bounds again.
     #[inline(always)]
     fn verifier_barrier(&self, value: usize) -> usize {
         debug_assert!(value < OFFSET_BOUND, "no offset of the parser is that large");
@@ -30,10 +30,10 @@ pub trait Packet {
 
     /// Copies the bytes at `offset` into the payload's window, after the `payload.captured` bytes in it, and into the tail.
     ///
-    /// `payload.len` holds these and the length the headers claim; the copy is bounded by it, by `payload.depth` and by what the frame
-    /// held. Sets `payload.captured`. The rest of the window and the tail are zero before (see [`Payload::wipe`]), and stay so where
-    /// the frame held nothing; so does the tail of a payload that is longer than a depth below [`WINDOW`]. At most
-    /// [`crate::abi::limits::HELD_BYTES`] are in front.
+    /// The copy is bounded by `payload.len` (those bytes and the length that the headers claim), by `payload.depth` and by the
+    /// frame. Sets `payload.captured`. The rest of the window and the tail must be zero before (see [`Payload::wipe`]) and stay
+    /// so where the frame has no bytes. The tail also stays zero if the payload is longer than a depth below [`WINDOW`]. At most
+    /// [`crate::abi::limits::HELD_BYTES`] are in the window before.
     fn copy_payload(&self, offset: usize, payload: &mut Payload);
 }
 

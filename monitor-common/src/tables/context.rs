@@ -18,7 +18,7 @@ use crate::{
     tables::flow_table::FlowState,
 };
 
-/// How a packet came to its flow.
+/// Outcome of the flow table's look-up for a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(transparent)]
 pub(crate) struct Lookup(pub(crate) u32);
@@ -37,15 +37,15 @@ pub(crate) struct Task(pub(crate) u32);
 impl Task {
     /// Nothing.
     pub(crate) const NONE: Self = Self(0);
-    /// The flow has no verdict: look into the payload.
+    /// The flow has no verdict: inspect the payload.
     pub(crate) const INSPECT: Self = Self(1);
-    /// The flow has a verdict: look who spoke the protocol, and learn.
+    /// The flow has a verdict: inspect the payload to learn peers.
     pub(crate) const LEARN: Self = Self(2);
-    /// The flow ended as unclassified some time ago: compare it with the peer cache again.
+    /// The flow ended as unclassified some time ago: associate it again.
     pub(crate) const ASSOCIATE: Self = Self(3);
 }
 
-/// What the frame says: headers, time and interface.
+/// The frame: headers, time and interface.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub(crate) struct FrameContext {
@@ -101,7 +101,7 @@ pub(crate) struct SubscriberContext {
     pub(crate) lookup_stage: u32,
 }
 
-/// What the inspection of the payload found.
+/// Results of the payload's inspection.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub(crate) struct InspectionContext {
@@ -131,7 +131,7 @@ pub(crate) struct InspectionContext {
     pub(crate) spoofed: u32,
 }
 
-/// One packet on its way through the slow path.
+/// Context of one packet on the slow path.
 ///
 /// Flags are numbers of 32 bits, 0 or 1: a `bool` in memory makes the compiler mask and branch on every load, and the verifier
 /// follows each branch.
@@ -249,7 +249,7 @@ impl PacketContext {
         self.frame.headers.protocol == ip_protocol::TCP
     }
 
-    /// Whether the flow is TCP, as 1 or 0: not UDP, of what is looked into. TCP's number (6) has bit 0 clear, UDP's (17) set.
+    /// Whether the flow is TCP, as 1 or 0: only TCP and UDP are inspected. TCP's number (6) has bit 0 clear, UDP's (17) set.
     #[inline(always)]
     pub(crate) fn tcp_bit(&self) -> u64 {
         u64::from(!self.frame.headers.protocol & 1)
@@ -298,7 +298,7 @@ impl PacketContext {
 #[derive(Clone, Debug)]
 #[repr(C)]
 pub struct Scratch {
-    /// The payload being looked into.
+    /// The payload under inspection.
     pub payload: Payload,
     /// See [`PacketContext`].
     pub ctx: PacketContext,
