@@ -203,12 +203,12 @@ pub(crate) fn rows(quick: bool) -> Vec<Row> {
         Row {
             kind: Kind::Inspected { opening: vec![up(Tcp, &ciphertext())], passes: 6 },
             beside_first: true,
-            ..inspected("inspect-opaque", Tcp, &ciphertext(), Vec::new())
+            ..inspected("inspect-ciphertext", Tcp, &ciphertext(), Vec::new())
         },
         Row {
             kind: Kind::Inspected { opening: vec![up(Udp, &ciphertext())], passes: 6 },
             beside_first: true,
-            ..inspected("inspect-opaque-udp", Udp, &ciphertext(), Vec::new())
+            ..inspected("inspect-ciphertext-udp", Udp, &ciphertext(), Vec::new())
         },
         // Few flows: among many, the reference alone costs 80 or 115 ns from one load to the next.
         transit("transit", 1 << 10, 1),
@@ -219,7 +219,7 @@ pub(crate) fn rows(quick: bool) -> Vec<Row> {
         ("inspect-bittorrent", Tcp, bittorrent_handshake(), Vec::new()),
         ("inspect-tls", Tcp, tls_client_hello(), Vec::new()),
         ("inspect-quic", Udp, quic_initial(), Vec::new()),
-        ("inspect-opaque", Tcp, ciphertext(), ciphertext()),
+        ("inspect-ciphertext", Tcp, ciphertext(), ciphertext()),
     ] {
         rows.push(Row {
             flows: FEW,
