@@ -6,11 +6,11 @@
 pub mod capture;
 pub mod classify;
 pub mod engine;
-pub mod walk;
+pub mod parse;
 
 /// A target by its name.
 pub type Target = (&'static str, fn(&[u8]));
 
 /// Every target.
 pub const TARGETS: [Target; 4] =
-    [("capture", capture::run), ("classify", classify::run), ("engine", engine::run), ("walk", walk::run)];
+    [("capture", capture::run), ("classify", classify::run), ("engine", engine::run), ("parse", parse::run)];

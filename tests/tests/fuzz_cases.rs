@@ -59,7 +59,7 @@ fn packets(frames: &[Vec<u8>]) -> Vec<u8> {
 fn seeds(target: &str) -> Inputs {
     match target {
         // Two bytes of extra length on the wire, then the frame.
-        "walk" => {
+        "parse" => {
             cases().into_iter().map(|case| (slug(case.name), [&[0, 0], case.frame.as_slice()].concat())).collect()
         }
         "classify" => exchanges().iter().map(|exchange| (exchange.name.to_owned(), exchange.payloads())).collect(),
