@@ -1,4 +1,4 @@
-//! The path of one frame: parse, find the flow, count; for a flow's first packets only, inspect.
+//! Processes one frame: parse, look up the flow, count; inspect only the first packets of a flow.
 //!
 //! Invariants (`docs/architecture.md#counting`):
 //! * each IP packet is counted exactly once at node level, and once per subscriber end;
@@ -43,7 +43,7 @@ pub use account::settle_idle;
 pub fn process<P: Packet, M: Maps>(packet: &P, maps: &M, settings: &Settings, interface: u16) {
     let realm = maps.realm(interface);
     let counted = match parse::fast_headers(packet, &settings.seed.of_realm(settings.seed.realm_mask(realm))) {
-        Some(fast) => match settled(&fast, maps, settings, interface) {
+        Some(fast) => match count_settled(&fast, maps, settings, interface) {
             Ok(()) => true,
             Err(place) => {
                 // Prefetch the cold set now. Recompute the index: reading it from `place` would make this load wait for
@@ -60,17 +60,17 @@ pub fn process<P: Packet, M: Maps>(packet: &P, maps: &M, settings: &Settings, in
                 false
             }
         },
-        None => unusual(packet, maps, settings, interface),
+        None => parse_and_count(packet, maps, settings, interface),
     };
     if !counted {
         slow_path(packet, maps, settings, interface);
     }
 }
 
-/// Parses any frame in full and counts it as [`settled`] does; `true` if it is counted or skipped. Leaves the headers
+/// Parses any frame in full and counts it as [`count_settled`] does; `true` if it is counted or skipped. Leaves the headers
 /// in the context.
 #[inline(never)]
-fn unusual<P: Packet, M: Maps>(packet: &P, maps: &M, settings: &Settings, interface: u16) -> bool {
+fn parse_and_count<P: Packet, M: Maps>(packet: &P, maps: &M, settings: &Settings, interface: u16) -> bool {
     let counted = maps.with_scratch(|scratch| {
         let ctx = &mut scratch.ctx;
         if let Err(reason) = parse::all_headers(packet, &mut ctx.frame.headers) {
@@ -80,7 +80,7 @@ fn unusual<P: Packet, M: Maps>(packet: &P, maps: &M, settings: &Settings, interf
         }
         let realm = maps.realm(interface);
         let fast = FastHeaders::of(&ctx.frame.headers, &settings.seed.of_realm(settings.seed.realm_mask(realm)));
-        match settled(&fast, maps, settings, interface) {
+        match count_settled(&fast, maps, settings, interface) {
             Ok(()) => true,
             Err(place) => {
                 record_lookup(ctx, &fast, place, settings, realm);
@@ -124,7 +124,7 @@ impl Place {
 /// # Errors
 /// The place of the flow, if there is more to do.
 #[inline(always)]
-fn settled<M: Maps>(fast: &FastHeaders, maps: &M, settings: &Settings, interface: u16) -> Result<(), Place> {
+fn count_settled<M: Maps>(fast: &FastHeaders, maps: &M, settings: &Settings, interface: u16) -> Result<(), Place> {
     let tag = fast.tag;
     let Some(mut set) = maps.flow_set(FlowKey::set_index(tag, settings.set_mask)) else { return Err(Place::NOWHERE) };
     // Prefetch the counters' line before the way is known.
@@ -173,7 +173,7 @@ fn settled<M: Maps>(fast: &FastHeaders, maps: &M, settings: &Settings, interface
     Ok(())
 }
 
-/// The slow path: every packet except those that [`settled`] counts.
+/// The slow path: every packet except those that [`count_settled`] counts.
 ///
 /// Each step is a function that takes its input from [`PacketContext`], in per-CPU memory. The verifier does not track
 /// values through a map, so it verifies each step once, and not once for each path that leads there.
@@ -184,7 +184,7 @@ fn slow_path<P: Packet, M: Maps>(packet: &P, maps: &M, settings: &Settings, inte
     }
 }
 
-/// Runs the steps; returns whether the packet was counted, which is always so unless there is a bug.
+/// Runs the steps; `false` if the frame has no headers, which is an internal error: the fast path has parsed them before.
 #[inline(always)]
 fn slow_steps<P: Packet, M: Maps>(
     packet: &P,
@@ -197,7 +197,7 @@ fn slow_steps<P: Packet, M: Maps>(
     if !read_headers(packet, ctx) {
         return false;
     }
-    begin(ctx, maps, settings, interface);
+    reset_context(ctx, maps, settings, interface);
     if !flow_table::lookup(maps, ctx) {
         if !subscribers::find_subscribers(maps, ctx) {
             account::transit(maps, ctx);
@@ -239,7 +239,7 @@ fn slow_steps<P: Packet, M: Maps>(
     true
 }
 
-/// Parses the frame unless its headers are in the context; returns whether they are, which is always so.
+/// Parses the frame unless its headers are in the context; `false` if [`parse::plain_headers`] has none.
 #[inline(never)]
 fn read_headers<P: Packet>(packet: &P, ctx: &mut PacketContext) -> bool {
     if ctx.frame.headers_parsed != 0 {
@@ -276,7 +276,7 @@ fn record_lookup(ctx: &mut PacketContext, fast: &FastHeaders, place: Place, sett
 
 /// Resets the context for a packet of the slow path, its headers aside.
 #[inline(never)]
-fn begin<M: Maps>(ctx: &mut PacketContext, maps: &M, settings: &Settings, interface: u16) {
+fn reset_context<M: Maps>(ctx: &mut PacketContext, maps: &M, settings: &Settings, interface: u16) {
     ctx.frame.interface = u32::from(interface);
     ctx.frame.now_s = maps.now_s(settings, &mut ctx.frame.tick);
     ctx.flow.lookup = Lookup::KNOWN;

@@ -7,6 +7,7 @@ pub mod flow_table;
 pub mod maps;
 pub mod peer_cache;
 pub mod pool_table;
+pub mod progress;
 pub mod reassembly;
 pub mod tally_cache;
 

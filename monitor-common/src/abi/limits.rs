@@ -89,7 +89,7 @@ pub const ASSOCIATION_SECONDS: u64 = 8;
 pub const SERVER_FLOW_PACKETS: u8 = 32;
 /// Peers that are learned from one packet, including skipped messages. Each costs the verifier up to 3,000 instructions
 /// (Linux 6.1). Later answers of a tracker add more peers.
-pub const SOURCES_PER_PACKET: u32 = 16;
+pub const PEERS_PER_PACKET: u32 = 16;
 
 /// Remote endpoints that the heuristic tier can distinguish: they are hashed into the bits of half a word.
 pub const MSE_CANDIDATE_BUCKETS: u32 = 32;

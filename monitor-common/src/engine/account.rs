@@ -36,14 +36,14 @@ fn credit<M: CounterMaps>(maps: &M, slot: u32, up: (u64, u64), down: (u64, u64),
 
 /// Adds to the tallies of both ends of a flow.
 #[inline(never)]
-pub(super) fn credit_ends<M: CounterMaps>(maps: &M, slots: u64, forth: u64, back: u64, now_s: u64) {
+pub(super) fn credit_ends<M: CounterMaps>(maps: &M, slots: u64, from_lower: u64, from_higher: u64, now_s: u64) {
     let (lower, higher) = unpack_slots(slots);
-    let (forth, back) = (unpack(forth), unpack(back));
+    let (from_lower, from_higher) = (unpack(from_lower), unpack(from_higher));
     if lower != NO_SLOT {
-        credit(maps, lower, forth, back, now_s);
+        credit(maps, lower, from_lower, from_higher, now_s);
     }
     if higher != NO_SLOT {
-        credit(maps, higher, back, forth, now_s);
+        credit(maps, higher, from_higher, from_lower, now_s);
     }
 }
 
@@ -100,18 +100,18 @@ pub(super) fn count_node_flow<M: CounterMaps>(maps: &M, state: FlowState, verdic
 /// Moves a flow's counters into its tallies. Safe at any time: each count is swapped out exactly once.
 #[inline(never)]
 pub(super) fn flush<M: CounterMaps>(maps: &M, set: &FlowSet, slots: u64, way: usize, state: FlowState, now_s: u64) {
-    let forth = set.counters[counter_index(way, 1)].swap(0);
-    let back = set.counters[counter_index(way, 0)].swap(0);
-    if forth | back == 0 {
+    let from_lower = set.counters[counter_index(way, 1)].swap(0);
+    let from_higher = set.counters[counter_index(way, 0)].swap(0);
+    if from_lower | from_higher == 0 {
         return;
     }
-    credit_ends(maps, slots, forth, back, now_s);
+    credit_ends(maps, slots, from_lower, from_higher, now_s);
     let verdict = (state.protocol_number(), state.confidence_number());
-    if forth != 0 {
-        credit_node(maps, state.interface(true), state.ends().direction(true), verdict, unpack(forth));
+    if from_lower != 0 {
+        credit_node(maps, state.interface(true), state.ends().direction(true), verdict, unpack(from_lower));
     }
-    if back != 0 {
-        credit_node(maps, state.interface(false), state.ends().direction(false), verdict, unpack(back));
+    if from_higher != 0 {
+        credit_node(maps, state.interface(false), state.ends().direction(false), verdict, unpack(from_higher));
     }
 }
 
@@ -142,9 +142,9 @@ pub(super) fn count<M: Maps>(maps: &M, ctx: &mut PacketContext) -> bool {
     let (Some(set), Some(cold)) = (maps.flow_set(ctx.flow.set_index), maps.cold_set(ctx.flow.set_index)) else {
         return false;
     };
-    let (cell, from_lower) = (&set.states[way], u64::from(ctx.flow.from_lower));
+    let (word, from_lower) = (&set.states[way], u64::from(ctx.flow.from_lower));
     let counter = &set.counters[counter_index(way, from_lower)];
-    let state = FlowState(cell.load());
+    let state = FlowState(word.load());
     let settled = state.stage() == Stage::Settled;
     if settled {
         let near_overflow = is_full(counter.load());
@@ -163,7 +163,7 @@ pub(super) fn count<M: Maps>(maps: &M, ctx: &mut PacketContext) -> bool {
         let seen = if renewed { seen.learning() } else { seen };
         if seen != state {
             // If another CPU was first, its state is equally good, and the next packet tries again.
-            cell.replace(state.0, seen.0);
+            word.replace(state.0, seen.0);
         }
     }
     counter.add(pack(1, u64::from(ctx.frame.headers.ip_bytes)));
@@ -192,11 +192,11 @@ pub(super) fn count<M: Maps>(maps: &M, ctx: &mut PacketContext) -> bool {
 ///
 /// `generation` is the flow's, read before the caller decided: a flow that replaced it meanwhile is left alone.
 #[inline(never)]
-pub(super) fn publish<M: CounterMaps>(maps: &M, cell: &SharedU64, cold: &ColdFlow, generation: u64, verdict: (u8, u8)) {
+pub(super) fn settle<M: CounterMaps>(maps: &M, word: &SharedU64, cold: &ColdFlow, generation: u64, verdict: (u8, u8)) {
     let mut attempt = 0;
     // Other CPUs only refresh the last-seen second, once per second each, so this cannot fail eight times.
     while attempt < 8 {
-        let state = FlowState(cell.load());
+        let state = FlowState(word.load());
         let slots = cold.slots.load();
         if state.stage() != Stage::Inspecting || cold.generation.load() != generation {
             return;
@@ -206,7 +206,7 @@ pub(super) fn publish<M: CounterMaps>(maps: &M, cell: &SharedU64, cold: &ColdFlo
         let verdict = if stands { (state.protocol_number(), state.confidence_number()) } else { verdict };
         let settled = state.settled(verdict.0, verdict.1);
         let settled = if verdict.1 >= Confidence::Structural as u8 { settled.learning() } else { settled };
-        if cell.replace(state.0, settled.0) {
+        if word.replace(state.0, settled.0) {
             count_flow(maps, slots);
             count_node_flow(maps, state, verdict);
             return;
@@ -239,7 +239,7 @@ pub fn settle_idle<M: CounterMaps>(
     }
     // A provisional verdict becomes final now. So does a claimed one that its CPU has not written for this long.
     let claimed = (state.protocol_number(), state.confidence_number());
-    publish(maps, &set.states[way], &cold.flows[way], generation, claimed);
+    settle(maps, &set.states[way], &cold.flows[way], generation, claimed);
     false
 }
 
@@ -265,8 +265,8 @@ pub(super) fn count_uncached<M: Maps>(maps: &M, settings: &Settings, ctx: &mut P
     let verdict = flowless_verdict(ctx);
     let slots = subscribers::slots(maps, settings, ctx, verdict);
     let counts = pack(1, u64::from(ctx.frame.headers.ip_bytes));
-    let (forth, back) = if ctx.is_from_lower() { (counts, 0) } else { (0, counts) };
-    credit_ends(maps, slots, forth, back, ctx.frame.now_s);
+    let (from_lower, from_higher) = if ctx.is_from_lower() { (counts, 0) } else { (0, counts) };
+    credit_ends(maps, slots, from_lower, from_higher, ctx.frame.now_s);
     let direction = subscribers::subscriber_ends(ctx).direction(ctx.is_from_lower());
     credit_node(maps, ctx.frame.interface as u16, direction, verdict, unpack(counts));
     maps.report_outcome(PacketOutcome::UNCACHED);

@@ -24,9 +24,10 @@ use crate::{
     },
     tables::{
         context::{NO_POOL, PacketContext, Task},
-        flow_table::{FlowState, Stage, evidence},
+        flow_table::{FlowState, Stage},
         maps::Maps,
         peer_cache::{self, Key, PeerEntry},
+        progress::evidence,
     },
 };
 
@@ -41,7 +42,7 @@ pub(super) fn associate<M: Maps>(maps: &M, settings: &Settings, ctx: &mut Packet
         // The inspection stored the flow's evidence.
         let Some(cold) = maps.cold_set(ctx.flow.set_index) else { return false };
         let progress = cold.flow(ctx.flow.way).progress.load();
-        ctx.inspection.evidence = u32::from(crate::tables::flow_table::Progress::from_bits(progress).evidence);
+        ctx.inspection.evidence = u32::from(crate::tables::progress::Progress::from_bits(progress).evidence);
     }
     // An obfuscated side may be silent or send too little; neither side may have a structure of its own.
     let random = ctx.inspection.evidence & u32::from(evidence::HIGH_ENTROPY) != 0
@@ -56,7 +57,10 @@ pub(super) fn associate<M: Maps>(maps: &M, settings: &Settings, ctx: &mut Packet
     if known == 0 {
         known = referred_protocol(maps, settings, ctx);
     }
-    if known != 0 && speaks(maps, settings, ctx, 0, known as u8) && speaks(maps, settings, ctx, 1, known as u8) {
+    if known != 0
+        && subscriber_speaks(maps, settings, ctx, 0, known as u8)
+        && subscriber_speaks(maps, settings, ctx, 1, known as u8)
+    {
         let kad = known == Protocol::EDonkey as u32 && !ctx.is_tcp();
         ctx.flow.protocol = if kad { Protocol::Kademlia as u32 } else { known };
         ctx.flow.confidence = Confidence::Association as u32;
@@ -123,7 +127,7 @@ fn referred_protocol<M: Maps>(maps: &M, settings: &Settings, ctx: &PacketContext
 
 /// Whether one end is no subscriber, or a subscriber that speaks the protocol.
 #[inline(never)]
-fn speaks<M: Maps>(maps: &M, settings: &Settings, ctx: &PacketContext, end: usize, protocol: u8) -> bool {
+fn subscriber_speaks<M: Maps>(maps: &M, settings: &Settings, ctx: &PacketContext, end: usize, protocol: u8) -> bool {
     let block_len = ctx.subscribers.block_lens[end & 1];
     block_len == NO_POOL || subscriber_entry(maps, settings, ctx, end, protocol).is_used()
 }
@@ -195,21 +199,21 @@ pub(super) fn relabel<M: Maps>(maps: &M, settings: &Settings, ctx: &mut PacketCo
     };
     let verdict = (ctx.flow.protocol as u8, ctx.flow.confidence as u8);
     let slots = subscribers::slots(maps, settings, ctx, verdict);
-    let (cell, cold) = (&set.states[way], &cold.flows[way]);
-    let state = FlowState(cell.load());
-    if state.stage() != Stage::Settled || state.protocol_number() != 0 || !cell.replace(state.0, FlowState::LOCKED.0) {
+    let (word, cold) = (&set.states[way], &cold.flows[way]);
+    let state = FlowState(word.load());
+    if state.stage() != Stage::Settled || state.protocol_number() != 0 || !word.replace(state.0, FlowState::LOCKED.0) {
         return;
     }
     if set.tags[way].load() != ctx.flow.tag {
         // Another flow took the way before it was locked.
-        cell.swap(state.0);
+        word.swap(state.0);
         return;
     }
     account::flush(maps, set, cold.slots.load(), way, state, ctx.frame.now_s);
     cold.generation.add(1);
     cold.slots.store(slots);
     let labelled = state.settled(verdict.0, verdict.1);
-    cell.swap(labelled.0);
+    word.swap(labelled.0);
     account::count_flow(maps, slots);
     account::count_node_flow(maps, labelled, verdict);
     maps.count_event(KernelEvent::FlowRelabelled);

@@ -11,8 +11,9 @@ use crate::{
     },
     tables::{
         context::{Lookup, PacketContext},
-        flow_table::{FREE, FlowState, IDLE, Progress, Stage, evidence},
+        flow_table::{FREE, FlowState, IDLE, Stage},
         maps::Maps,
+        progress::{Progress, evidence},
     },
 };
 
@@ -148,9 +149,9 @@ pub(super) fn install<M: Maps>(maps: &M, settings: &Settings, ctx: &mut PacketCo
     let (Some(set), Some(cold)) = (maps.flow_set(ctx.flow.set_index), maps.cold_set(ctx.flow.set_index)) else {
         return false;
     };
-    let cell = &set.states[way];
+    let word = &set.states[way];
     let state = FlowState(ctx.flow.state);
-    if !cell.replace(state.0, FlowState::LOCKED.0) {
+    if !word.replace(state.0, FlowState::LOCKED.0) {
         maps.count_event(KernelEvent::FlowBusy);
         return false;
     }
@@ -167,12 +168,12 @@ pub(super) fn install<M: Maps>(maps: &M, settings: &Settings, ctx: &mut PacketCo
     set.tags[way].swap(ctx.flow.tag);
     if entries(maps, settings, ctx) > 1 {
         set.tags[way].store(0);
-        cell.store(FlowState::EMPTY.0);
+        word.store(FlowState::EMPTY.0);
         maps.count_event(KernelEvent::FlowBusy);
         return false;
     }
     let which = subscribers::subscriber_ends(ctx);
     let fresh = FlowState::inspecting(ctx.frame.now_s as u16, ctx.is_from_lower(), which, ctx.frame.interface as u16);
-    cell.swap(fresh.0);
+    word.swap(fresh.0);
     true
 }

@@ -19,9 +19,10 @@ use crate::{
     parse::{ip_protocol, packet::Packet, payload::Payload},
     tables::{
         context::{PacketContext, Scratch, Task},
-        flow_table::{FlowState, Progress, Stage, counter_index, evidence, unpack},
+        flow_table::{FlowState, Stage, counter_index, unpack},
         maps::Maps,
         pool_table,
+        progress::{Progress, evidence},
     },
 };
 
@@ -48,7 +49,7 @@ pub(super) fn inspect<P: Packet, M: Maps>(packet: &P, settings: &Settings, maps:
             report_pending(maps, ctx);
             return false;
         }
-    } else if ctx.frame.headers.payload_len == 0 && is_waiting_in_vain(maps, ctx) {
+    } else if ctx.frame.headers.payload_len == 0 && has_only_acks(maps, ctx) {
         ctx.inspection.exhausted = 1;
         return true;
     }
@@ -70,7 +71,7 @@ pub(super) fn inspect<P: Packet, M: Maps>(packet: &P, settings: &Settings, maps:
             ctx.inspection.spoke = u32::from(certain && ctx.inspection.evidence & began != 0);
             listen_port::find_port(ctx.transport(), protocol, payload, &mut ctx.inspection.named_port);
             record_speaker(maps, ctx, protocol);
-            source_requests::read_sources(packet, maps, settings, scratch, protocol);
+            source_requests::read_peer_list(packet, maps, settings, scratch, protocol);
         }
         if scratch.ctx.inspection.hold != 0 {
             reassembly::hold(packet, maps, scratch);
@@ -131,12 +132,12 @@ fn verdict_of_headers<M: Maps>(maps: &M, settings: &Settings, ctx: &PacketContex
     if !has_ports || settings.inspection.load() == InspectionDepth::Headers as u64 {
         return Some(Verdict::UNCLASSIFIED);
     }
-    (ctx.frame.headers.payload_len == 0 && is_waiting_in_vain(maps, ctx)).then_some(Verdict::UNCLASSIFIED)
+    (ctx.frame.headers.payload_len == 0 && has_only_acks(maps, ctx)).then_some(Verdict::UNCLASSIFIED)
 }
 
 /// Whether this direction has sent too many packets without payload (acknowledgements) to wait for one any longer.
 #[inline(always)]
-fn is_waiting_in_vain<M: Maps>(maps: &M, ctx: &PacketContext) -> bool {
+fn has_only_acks<M: Maps>(maps: &M, ctx: &PacketContext) -> bool {
     if FlowState(ctx.flow.state).is_server_flow() {
         return server_flow::count_empty(maps, ctx);
     }
@@ -158,9 +159,9 @@ fn has_subscribers_source<M: Maps>(maps: &M, ctx: &PacketContext) -> bool {
 #[inline(never)]
 fn record_spoofed<M: Maps>(maps: &M, ctx: &PacketContext) {
     if let Some(cold) = maps.cold_set(ctx.flow.set_index) {
-        let cell = &cold.flow(ctx.flow.way).progress;
-        let progress = Progress::from_bits(cell.load());
-        cell.store(Progress { evidence: progress.evidence | evidence::SPOOFED, ..progress }.to_bits());
+        let word = &cold.flow(ctx.flow.way).progress;
+        let progress = Progress::from_bits(word.load());
+        word.store(Progress { evidence: progress.evidence | evidence::SPOOFED, ..progress }.to_bits());
     }
 }
 
@@ -181,8 +182,8 @@ fn starts_known_non_p2p<P: Packet>(packet: &P, ctx: &PacketContext) -> bool {
 #[inline(never)]
 fn record_non_p2p<M: Maps>(maps: &M, ctx: &mut PacketContext) -> bool {
     let Some(cold) = maps.cold_set(ctx.flow.set_index) else { return false };
-    let cell = &cold.flow(ctx.flow.way).progress;
-    let mut progress = Progress::from_bits(cell.load());
+    let word = &cold.flow(ctx.flow.way).progress;
+    let mut progress = Progress::from_bits(word.load());
     let inspected = progress.inspect(ctx.is_from_lower());
     let exhausted = inspected >= INSPECTED_PER_DIRECTION;
     if inspected == 1 {
@@ -197,7 +198,7 @@ fn record_non_p2p<M: Maps>(maps: &M, ctx: &mut PacketContext) -> bool {
         progress.inspected_higher = INSPECTED_PER_DIRECTION;
     }
     ctx.inspection.evidence = u32::from(progress.evidence);
-    cell.store(progress.to_bits());
+    word.store(progress.to_bits());
     both || exhausted
 }
 
@@ -232,8 +233,8 @@ fn classify_payload<P: Packet, M: Maps>(packet: &P, maps: &M, scratch: &mut Scra
     // In a TCP server flow the rule value holds the request, and values that rules store there are dropped. Without a branch:
     // the verifier would walk all rules twice.
     let state = FlowState(ctx.flow.state);
-    let asks = neg(state.server_flow_bit() & ctx.tcp_bit());
-    let owed = rule_flags::OWED & asks as u32;
+    let has_request = neg(state.server_flow_bit() & ctx.tcp_bit());
+    let owed = rule_flags::OWED & has_request as u32;
     let mut rule_state = RuleState {
         rule_value: cold.rule_value.load(),
         rule_flags: progress.rule_flags & !rule_flags::OF_PAYLOAD & !owed,
@@ -272,10 +273,10 @@ fn classify_payload<P: Packet, M: Maps>(packet: &P, maps: &M, scratch: &mut Scra
     let budget = if FlowState(ctx.flow.state).is_server_flow() { SERVER_FLOW_PACKETS } else { INSPECTED_PER_DIRECTION };
     ctx.inspection.exhausted = u32::from(inspected >= budget);
     progress.rule_flags =
-        rule_state.rule_flags & !(rule_flags::of(rule_flags::HELD, ctx.flow.from_lower) & asks as u32);
+        rule_state.rule_flags & !(rule_flags::of(rule_flags::HELD, ctx.flow.from_lower) & has_request as u32);
     let kept = progress.rule_flags & rule_flags::of(rule_flags::HELD, ctx.flow.from_lower) != 0;
     ctx.inspection.hold = u32::from(ctx.is_tcp() && found.is_none() && kept);
-    cold.rule_value.store(rule_state.rule_value & !asks | cold.rule_value.load() & asks);
+    cold.rule_value.store(rule_state.rule_value & !has_request | cold.rule_value.load() & has_request);
     cold.progress.store(progress.to_bits());
     found
 }
@@ -337,9 +338,9 @@ fn record_speaker<M: Maps>(maps: &M, ctx: &mut PacketContext, protocol: u8) {
 #[inline(always)]
 fn store_evidence<M: Maps>(maps: &M, ctx: &PacketContext) {
     if let Some(cold) = maps.cold_set(ctx.flow.set_index) {
-        let cell = &cold.flow(ctx.flow.way).progress;
-        let progress = Progress { evidence: ctx.inspection.evidence as u16, ..Progress::from_bits(cell.load()) };
-        cell.store(progress.to_bits());
+        let word = &cold.flow(ctx.flow.way).progress;
+        let progress = Progress { evidence: ctx.inspection.evidence as u16, ..Progress::from_bits(word.load()) };
+        word.store(progress.to_bits());
     }
 }
 
@@ -354,7 +355,7 @@ pub(super) fn commit_verdict<M: Maps>(maps: &M, settings: &Settings, ctx: &mut P
         maps.count_event(KernelEvent::InternalError);
         return;
     };
-    let (cell, cold) = (&set.states[way], &cold.flows[way]);
+    let (word, cold) = (&set.states[way], &cold.flows[way]);
     maps.report_outcome(ctx.outcome(protocol, confidence));
     let generation = cold.generation.load();
     if set.tags[way].load() != ctx.flow.tag {
@@ -362,7 +363,7 @@ pub(super) fn commit_verdict<M: Maps>(maps: &M, settings: &Settings, ctx: &mut P
         return;
     }
     if protocol != Protocol::Unclassified as u8 {
-        if !claim_verdict(cell, protocol, confidence) {
+        if !claim_verdict(word, protocol, confidence) {
             return;
         }
         // New pools may have been loaded since the flow started; without a subscriber it keeps its tallies.
@@ -371,7 +372,7 @@ pub(super) fn commit_verdict<M: Maps>(maps: &M, settings: &Settings, ctx: &mut P
         }
     }
     if ctx.inspection.ended == 0 {
-        mark_provisional(cell);
+        mark_provisional(word);
         return;
     }
     if ctx.is_tcp() {
@@ -379,17 +380,17 @@ pub(super) fn commit_verdict<M: Maps>(maps: &M, settings: &Settings, ctx: &mut P
         cold.rule_value.store(0);
         reassembly::release(maps, ctx, &cold.progress);
     }
-    account::publish(maps, cell, cold, generation, (protocol, confidence));
+    account::settle(maps, word, cold, generation, (protocol, confidence));
 }
 
 /// Marks the verdict of a flow that this CPU has claimed as provisional, so that other CPUs can go on.
 #[inline(always)]
-fn mark_provisional(cell: &SharedU64) {
+fn mark_provisional(word: &SharedU64) {
     let mut attempt = 0;
     // Other CPUs only refresh the last-seen second meanwhile. If this still fails, the claim becomes the verdict (`settle_idle`).
     while attempt < 4 {
-        let state = FlowState(cell.load());
-        if !state.is_claimed() || cell.replace(state.0, state.provisional().0) {
+        let state = FlowState(word.load());
+        if !state.is_claimed() || word.replace(state.0, state.provisional().0) {
             return;
         }
         attempt += 1;
@@ -398,15 +399,15 @@ fn mark_provisional(cell: &SharedU64) {
 
 /// Claims the verdict of a flow under inspection for this CPU; returns whether it may write it.
 #[inline(always)]
-fn claim_verdict(cell: &SharedU64, protocol: u8, confidence: u8) -> bool {
+fn claim_verdict(word: &SharedU64, protocol: u8, confidence: u8) -> bool {
     let mut attempt = 0;
     // Retry: another CPU may refresh the last-seen second in between.
     while attempt < 4 {
-        let state = FlowState(cell.load());
+        let state = FlowState(word.load());
         if state.stage() != Stage::Inspecting || state.is_claimed() {
             return false;
         }
-        if cell.replace(state.0, state.claimed_by(protocol, confidence).0) {
+        if word.replace(state.0, state.claimed_by(protocol, confidence).0) {
             return true;
         }
         attempt += 1;

@@ -25,8 +25,9 @@ use crate::{
     bpf::shared_u64::SharedU64,
     tables::{
         context::{NO_POOL, PacketContext},
-        flow_table::{FlowState, Stage, counter_index, evidence, unpack},
+        flow_table::{FlowState, Stage, counter_index, unpack},
         maps::Maps,
+        progress::evidence,
     },
 };
 
@@ -35,8 +36,8 @@ use crate::{
 pub(super) fn learn<M: Maps>(maps: &M, settings: &Settings, ctx: &mut PacketContext) {
     let way = ctx.flow.way as usize & (WAYS - 1);
     let Some(set) = maps.flow_set(ctx.flow.set_index) else { return };
-    let cell = &set.states[way];
-    let state = FlowState(cell.load());
+    let word = &set.states[way];
+    let state = FlowState(word.load());
     if state.stage() != Stage::Settled || !state.is_learning() {
         return;
     }
@@ -50,18 +51,18 @@ pub(super) fn learn<M: Maps>(maps: &M, settings: &Settings, ctx: &mut PacketCont
             learn_from_end(maps, settings, ctx, state, 1, lower);
             complete = is_complete(ctx) && !state.is_server_flow();
             let answered = if ctx.is_from_lower() { higher } else { lower };
-            if ctx.inspection.sources.requests != 0
+            if ctx.inspection.peer_list.requests != 0
                 && answered
                 && ctx.subscribers.block_lens[1 - (ctx.flow.from_lower as usize & 1)] != NO_POOL
             {
-                server_flow::store_request(maps, ctx, cell);
+                server_flow::store_request(maps, ctx, word);
                 complete = false;
             }
         }
     }
     let watching = settings.inspection.load() == InspectionDepth::Watchlist as u64;
     if ctx.inspection.exhausted != 0 || (complete && !watching) {
-        end_learning(cell);
+        end_learning(word);
     }
 }
 
@@ -142,12 +143,12 @@ fn insert_endpoint<M: Maps>(maps: &M, settings: &Settings, ctx: &PacketContext, 
 
 /// Clears the learning bit, so that later packets take the fast path.
 #[inline(always)]
-fn end_learning(cell: &SharedU64) {
+fn end_learning(word: &SharedU64) {
     let mut attempt = 0;
     // Other CPUs only refresh the last-seen second; if this still fails, the next packet tries again.
     while attempt < 2 {
-        let state = FlowState(cell.load());
-        if state.stage() != Stage::Settled || cell.replace(state.0, state.learned().0) {
+        let state = FlowState(word.load());
+        if state.stage() != Stage::Settled || word.replace(state.0, state.learned().0) {
             return;
         }
         attempt += 1;

@@ -53,8 +53,8 @@ pub(super) fn insert_referred<M: Maps>(maps: &M, settings: &Settings, ctx: &Pack
     let tag = referred_key(
         settings,
         ctx.inspection.requester,
-        ctx.inspection.sources.address,
-        ctx.inspection.sources.port as u16,
+        ctx.inspection.peer_list.address,
+        ctx.inspection.peer_list.port as u16,
     );
     insert(maps, settings, tag, ctx, entry(ctx, false).referred());
 }

@@ -10,8 +10,9 @@ use crate::{
     parse::{packet::Packet, payload::Payload},
     tables::{
         context::{PacketContext, Scratch},
-        flow_table::{FlowState, Progress},
+        flow_table::FlowState,
         maps::Maps,
+        progress::Progress,
         reassembly::{self, Continuation, ReassemblySlot},
     },
 };
@@ -22,15 +23,15 @@ use crate::{
 pub(super) fn skip_segment<P: Packet, M: Maps>(packet: &P, maps: &M, scratch: &mut Scratch, inspecting: bool) -> bool {
     let (ctx, payload) = (&mut scratch.ctx, &mut scratch.payload);
     let Some(cold) = maps.cold_set(ctx.flow.set_index) else { return false };
-    let cell = &cold.flow(ctx.flow.way).progress;
-    let mut progress = Progress::from_bits(cell.load());
+    let word = &cold.flow(ctx.flow.way).progress;
+    let mut progress = Progress::from_bits(word.load());
     let from_lower = ctx.flow.from_lower;
     let of = |flag| rule_flags::of(flag, from_lower);
     if progress.rule_flags & of(rule_flags::HELD) != 0 {
         match resume(packet, maps, ctx, payload) {
             Continuation::Continues | Continuation::Replaces => {
                 progress.rule_flags &= !of(rule_flags::HELD);
-                cell.store(progress.to_bits());
+                word.store(progress.to_bits());
                 return false;
             }
             Continuation::OutOfOrder => {}
@@ -47,7 +48,7 @@ pub(super) fn skip_segment<P: Packet, M: Maps>(packet: &P, maps: &M, scratch: &m
         }
     }
     let inspected = progress.inspect(ctx.is_from_lower());
-    cell.store(progress.to_bits());
+    word.store(progress.to_bits());
     ctx.inspection.evidence = u32::from(progress.evidence);
     let budget = if FlowState(ctx.flow.state).is_server_flow() { SERVER_FLOW_PACKETS } else { INSPECTED_PER_DIRECTION };
     ctx.inspection.exhausted = u32::from(inspected >= budget);

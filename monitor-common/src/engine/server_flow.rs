@@ -4,21 +4,17 @@ use crate::{
     abi::limits::SERVER_FLOW_PACKETS,
     bpf::shared_u64::SharedU64,
     dissect::{peer_list::requests, rule_state::rule_flags},
-    tables::{
-        context::PacketContext,
-        flow_table::{FlowState, Progress},
-        maps::Maps,
-    },
+    tables::{context::PacketContext, flow_table::FlowState, maps::Maps, progress::Progress},
 };
 
 /// Counts a packet without payload against the budget; whether the budget is used up.
 #[inline(never)]
 pub(super) fn count_empty<M: Maps>(maps: &M, ctx: &PacketContext) -> bool {
     let Some(cold) = maps.cold_set(ctx.flow.set_index) else { return true };
-    let cell = &cold.flow(ctx.flow.way).progress;
-    let mut progress = Progress::from_bits(cell.load());
+    let word = &cold.flow(ctx.flow.way).progress;
+    let mut progress = Progress::from_bits(word.load());
     let exhausted = progress.inspect(ctx.is_from_lower()) >= SERVER_FLOW_PACKETS;
-    cell.store(progress.to_bits());
+    word.store(progress.to_bits());
     exhausted
 }
 
@@ -26,20 +22,20 @@ pub(super) fn count_empty<M: Maps>(maps: &M, ctx: &PacketContext) -> bool {
 #[inline(never)]
 pub(super) fn renew_budget<M: Maps>(maps: &M, ctx: &PacketContext) {
     if let Some(cold) = maps.cold_set(ctx.flow.set_index) {
-        let cell = &cold.flow(ctx.flow.way).progress;
-        let progress = Progress::from_bits(cell.load());
-        cell.store(Progress { inspected_lower: 0, inspected_higher: 0, ..progress }.to_bits());
+        let word = &cold.flow(ctx.flow.way).progress;
+        let progress = Progress::from_bits(word.load());
+        word.store(Progress { inspected_lower: 0, inspected_higher: 0, ..progress }.to_bits());
     }
 }
 
 /// Stores the request of the packet's sender, a subscriber: the flow is a server flow from now on, and an answer must match the
 /// request. Over UDP the rules have stored the transaction id already.
 #[inline(never)]
-pub(super) fn store_request<M: Maps>(maps: &M, ctx: &PacketContext, cell: &SharedU64) {
+pub(super) fn store_request<M: Maps>(maps: &M, ctx: &PacketContext, word: &SharedU64) {
     let Some(cold) = maps.cold_set(ctx.flow.set_index) else { return };
     let cold = cold.flow(ctx.flow.way);
-    let (state, rule_value) = (FlowState(cell.load()), &cold.rule_value);
-    if ctx.is_tcp() && ctx.inspection.sources.requests & requests::SOURCES != 0 {
+    let (state, rule_value) = (FlowState(word.load()), &cold.rule_value);
+    if ctx.is_tcp() && ctx.inspection.peer_list.requests & requests::SOURCES != 0 {
         let end = ((ctx.frame.numbers >> 32) as u32).wrapping_add(ctx.frame.headers.payload_len);
         let mut progress = Progress::from_bits(cold.progress.load());
         progress.rule_flags &= !rule_flags::REQUEST_FROM_LOWER;
@@ -54,6 +50,6 @@ pub(super) fn store_request<M: Maps>(maps: &M, ctx: &PacketContext, cell: &Share
     }
     // If another CPU refreshes the last-seen second at this very moment, the next request tries again.
     if state != state.server_flow() {
-        cell.replace(state.0, state.server_flow().0);
+        word.replace(state.0, state.server_flow().0);
     }
 }

@@ -23,7 +23,7 @@ use super::{peer_keys, subscribers};
 use crate::{
     abi::{
         key,
-        limits::{FIRST_PEER_PORT, SOURCES_PER_PACKET},
+        limits::{FIRST_PEER_PORT, PEERS_PER_PACKET},
         settings::Settings,
     },
     dissect::{
@@ -33,8 +33,9 @@ use crate::{
     parse::packet::Packet,
     tables::{
         context::{NO_POOL, PacketContext, Scratch},
-        flow_table::{FlowState, Progress},
+        flow_table::FlowState,
         maps::Maps,
+        progress::Progress,
     },
 };
 
@@ -44,7 +45,7 @@ const ANSWER_BYTES: u32 = 0xffff;
 
 /// Reads requests and peer lists from a payload of a flow with this certain verdict.
 #[inline(never)]
-pub(super) fn read_sources<P: Packet, M: Maps>(
+pub(super) fn read_peer_list<P: Packet, M: Maps>(
     packet: &P,
     maps: &M,
     settings: &Settings,
@@ -63,7 +64,7 @@ pub(super) fn read_sources<P: Packet, M: Maps>(
         announces: ctx.inspection.named_port != 0,
         requested,
     };
-    peer_list::begin(&context, payload, &mut ctx.inspection.sources);
+    peer_list::begin(&context, payload, &mut ctx.inspection.peer_list);
     if ctx.is_tcp() {
         ctx.read_numbers(packet);
     }
@@ -71,12 +72,12 @@ pub(super) fn read_sources<P: Packet, M: Maps>(
     // The verifier does not know here whether it is an answer, so it walks the loop once.
     let answers = payload.verifier_barrier(u64::from(answers));
     let mut step = 0;
-    while step < SOURCES_PER_PACKET {
-        if ctx.inspection.sources.is_over() {
+    while step < PEERS_PER_PACKET {
+        if ctx.inspection.peer_list.is_over() {
             break;
         }
-        peer_list::next(payload, &mut ctx.inspection.sources);
-        if payload.verifier_barrier(answers) != 0 && ctx.inspection.sources.port >= u32::from(FIRST_PEER_PORT) {
+        peer_list::next(payload, &mut ctx.inspection.peer_list);
+        if payload.verifier_barrier(answers) != 0 && ctx.inspection.peer_list.port >= u32::from(FIRST_PEER_PORT) {
             peer_keys::insert_referred(maps, settings, ctx);
         }
         step += 1;

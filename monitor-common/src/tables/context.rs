@@ -106,12 +106,12 @@ pub(crate) struct SubscriberContext {
 #[repr(C)]
 pub(crate) struct InspectionContext {
     /// The payload's requests, and the peers that it lists.
-    pub(crate) sources: PeerListReader,
+    pub(crate) peer_list: PeerListReader,
     /// The content that the payload names; zero in every depth but `watchlist`, and as soon as it was compared.
     pub(crate) content: ContentHash,
     /// Key of the subscriber to whose request the packet is the answer.
     pub(crate) requester: u64,
-    /// Bits of [`crate::tables::flow_table::evidence`].
+    /// Bits of [`crate::tables::progress::evidence`].
     pub(crate) evidence: u32,
     /// Port on which the payload says that its sender listens, or 0.
     pub(crate) named_port: u32,
@@ -180,7 +180,7 @@ impl PacketContext {
                 lookup_stage: 0,
             },
             inspection: InspectionContext {
-                sources: PeerListReader::NONE,
+                peer_list: PeerListReader::NONE,
                 content: ContentHash([0; 3]),
                 requester: 0,
                 evidence: 0,
@@ -220,7 +220,7 @@ impl PacketContext {
             &mut self.inspection.first,
             &mut self.inspection.hold,
             &mut self.inspection.exhausted,
-            &mut self.inspection.sources.requests,
+            &mut self.inspection.peer_list.requests,
         ] {
             // SAFETY: as in `ContentHash::clear`, and for the same reason.
             unsafe { core::ptr::from_mut(field).write_volatile(0) };
@@ -249,7 +249,7 @@ impl PacketContext {
         self.frame.headers.protocol == ip_protocol::TCP
     }
 
-    /// Whether the flow is TCP, as 1 or 0: only TCP and UDP are inspected. TCP's number (6) has bit 0 clear, UDP's (17) set.
+    /// 1 for TCP, 0 for UDP. Protocol number 6 has bit 0 clear, 17 has it set.
     #[inline(always)]
     pub(crate) fn tcp_bit(&self) -> u64 {
         u64::from(!self.frame.headers.protocol & 1)

@@ -63,7 +63,7 @@ pub struct ColdFlow {
     pub slots: SharedU64,
     /// Value that a rule stores for a later packet ([`crate::dissect::rule_state::RuleState::rule_value`]).
     pub rule_value: SharedU64,
-    /// [`Progress`] of the inspection.
+    /// [`super::progress::Progress`] of the inspection.
     pub progress: SharedU64,
     /// Counts claims of this way: two equal reads enclose one flow.
     pub generation: SharedU64,
@@ -423,94 +423,6 @@ pub const fn unpack(counter: u64) -> (u64, u64) {
 pub const fn is_full(counter: u64) -> bool {
     const { assert!(FLUSH_PACKETS << BYTES_BITS == 1 << 63) }
     (counter as i64) < 0
-}
-
-/// Progress of a flow's inspection: inspected payload packets per direction, evidence, and the rules' flags.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Progress {
-    /// Inspected payload packets, lower to higher endpoint.
-    pub inspected_lower: u8,
-    /// Inspected payload packets, higher to lower endpoint.
-    pub inspected_higher: u8,
-    /// Bits of [`evidence`].
-    pub evidence: u16,
-    /// [`crate::dissect::rule_state::RuleState::rule_flags`].
-    pub rule_flags: u32,
-}
-
-impl Progress {
-    /// Counts a payload of one direction as inspected; returns the new count.
-    #[inline(always)]
-    pub const fn inspect(&mut self, from_lower: bool) -> u8 {
-        let inspected = if from_lower { &mut self.inspected_lower } else { &mut self.inspected_higher };
-        *inspected = inspected.saturating_add(1);
-        *inspected
-    }
-
-    /// The packed form.
-    #[inline(always)]
-    #[must_use]
-    pub const fn to_bits(self) -> u64 {
-        self.inspected_lower as u64
-            | ((self.inspected_higher as u64) << 8)
-            | ((self.evidence as u64) << 16)
-            | ((self.rule_flags as u64) << 32)
-    }
-
-    /// From the packed form.
-    #[inline(always)]
-    #[must_use]
-    pub const fn from_bits(bits: u64) -> Self {
-        Self {
-            inspected_lower: bits as u8,
-            inspected_higher: (bits >> 8) as u8,
-            evidence: (bits >> 16) as u16,
-            rule_flags: (bits >> 32) as u32,
-        }
-    }
-}
-
-/// Evidence bits that a flow's packets have set, kept after its verdict. A pair of bits has the lower endpoint first.
-pub mod evidence {
-    /// The lower endpoint sent a payload that is certainly of the flow's protocol.
-    pub const SPOKE_LOWER: u16 = 1 << 0;
-    /// The higher endpoint did.
-    pub const SPOKE_HIGHER: u16 = 1 << 1;
-    /// Both did.
-    pub const BOTH_SPOKE: u16 = SPOKE_LOWER | SPOKE_HIGHER;
-    /// The flow began with a TCP SYN, so that its first packet came from the connecting side.
-    pub const OPENED: u16 = 1 << 2;
-    /// The first payload of the lower endpoint had high entropy (`entropy.rs`).
-    pub const HIGH_ENTROPY_LOWER: u16 = 1 << 9;
-    /// That of the higher endpoint did.
-    pub const HIGH_ENTROPY_HIGHER: u16 = 1 << 10;
-    /// One of them did.
-    pub const HIGH_ENTROPY: u16 = HIGH_ENTROPY_LOWER | HIGH_ENTROPY_HIGHER;
-    /// The first payload of the lower endpoint was certainly TLS, QUIC or DNS (`early_exit.rs`).
-    pub const NON_P2P_LOWER: u16 = 1 << 11;
-    /// That of the higher endpoint was.
-    pub const NON_P2P_HIGHER: u16 = 1 << 12;
-    /// Both were.
-    pub const NON_P2P: u16 = NON_P2P_LOWER | NON_P2P_HIGHER;
-    /// The first payload of a direction had recognisable structure (TLS, text, repeated headers).
-    pub const LOW_ENTROPY: u16 = 1 << 8;
-    /// The first payload of the lower endpoint had the size and entropy of an MSE handshake.
-    pub const MSE_LOWER: u16 = 1 << 4;
-    /// That of the higher endpoint had.
-    pub const MSE_HIGHER: u16 = 1 << 5;
-    /// Both had.
-    pub const MSE: u16 = MSE_LOWER | MSE_HIGHER;
-    /// The lower endpoint repeated a value that the higher one chose: its address is not forged.
-    pub const PROVED_LOWER: u16 = 1 << 6;
-    /// The higher endpoint did.
-    pub const PROVED_HIGHER: u16 = 1 << 7;
-    /// The lower endpoint's stream started with the flow's protocol, so its payloads count (`engine/learn.rs`). Over UDP, where a
-    /// payload is no part of a stream, any certain one sets the bit.
-    pub const BEGAN_LOWER: u16 = 1 << 14;
-    /// The higher endpoint's did.
-    pub const BEGAN_HIGHER: u16 = 1 << 15;
-    /// A packet of the flow had a subscriber's address and arrived on a core interface: the opener of the flow is unknown.
-    pub const SPOOFED: u16 = 1 << 13;
 }
 
 /// Both slots of a flow in one word.

@@ -156,9 +156,9 @@ pub(super) fn resolve(raw: &Raw, overrides: &Overrides, locator: &Locator<'_>) -
     let flows = check.ranged("capacity.flows", &raw.capacity.flows);
     let tallies = check.ranged("capacity.tallies", &raw.capacity.tallies);
     let peers = check.ranged("capacity.peers", &raw.capacity.peers);
-    let suspects = check.ranged("heuristic.endpoints", &raw.heuristic.endpoints);
+    let endpoints = check.ranged("heuristic.endpoints", &raw.heuristic.endpoints);
     let window = check.ranged("heuristic.window", &raw.heuristic.window);
-    let heuristic = Heuristic { endpoints: suspects as u32, window_s: window.as_secs() as u16 };
+    let heuristic = Heuristic { endpoints: endpoints as u32, window_s: window.as_secs() as u16 };
     let drain_interval = check.ranged("drain_interval", &raw.drain_interval);
     let top_k = check.ranged("metrics.top_k", &raw.metrics.top_k);
     let shutdown_grace = check.ranged("shutdown_grace", &raw.shutdown_grace);
