@@ -1,16 +1,20 @@
 //! The configuration: a TOML file, overlaid by environment and flags, and checked.
 //!
-//! `raw` holds the typed keys, `resolve` turns them into settings. This room reads the configuration file and its
-//! watchlist; it opens no socket, uses no kernel interface and writes no file. All mistakes of a file are reported at once,
-//! each with file, line, value and next step.
+//! `raw` holds the typed keys, `typed` reads them, `resolve` turns them into settings. This room reads the configuration file and its
+//! watchlist; it opens no socket, uses no kernel interface and writes no file.
+//!
+//! A check goes through three stages: syntax, then keys and types, then values. A syntax error ends the check. Each later
+//! stage reports all its mistakes at once, each with file, line, key and next step.
 
 pub mod locate;
+mod messages;
 mod options;
 pub mod raw;
 #[cfg(test)]
 mod reference;
 pub mod resolve;
 pub mod run_args;
+mod typed;
 pub mod values;
 mod watchlist_file;
 
@@ -138,7 +142,10 @@ fn host_name() -> Option<String> {
 /// [`ConfigError::Invalid`] with every problem found.
 pub fn parse(path: &Path, text: &str, overrides: &Overrides) -> Result<Resolved, ConfigError> {
     let locator = locate::Locator::new(path, text);
-    let raw: raw::Raw = toml::from_str(text).map_err(|error| ConfigError::Invalid(vec![locator.problem_of(&error)]))?;
+    let raw = typed::read(text, &locator).map_err(|mut problems| {
+        problems.sort_by(|left, right| left.place.cmp(&right.place));
+        ConfigError::Invalid(problems)
+    })?;
     resolve::resolve(&raw, overrides, &locator)
 }
 

@@ -1,6 +1,9 @@
-//! Finds the line of a key in a configuration file, and turns TOML errors into problems with a suggestion.
+//! Finds the line of a key in a configuration file.
 
-use std::path::{Path, PathBuf};
+use std::{
+    ops::Range,
+    path::{Path, PathBuf},
+};
 
 use toml::de::{DeTable, DeValue};
 
@@ -46,61 +49,17 @@ impl<'text> Locator<'text> {
         Problem { place, key: path.to_owned(), message: message.into() }
     }
 
-    /// The problem that a TOML error describes.
+    /// A problem of the text at `span`; `key` is the path of its key, if known.
     #[must_use]
-    pub fn problem_of(&self, error: &toml::de::Error) -> Problem {
-        let place =
-            self.file.as_ref().map(|(file, text)| (file.clone(), error.span().map(|span| line(text, span.start))));
-        let message = error.message().trim().to_owned();
-        let fault = message.split(", expected").next().unwrap_or(&message);
-        let message = match (moved(&message), suggestion(&message)) {
-            (Some(table), _) => format!("{fault}; write it in a table {table}"),
-            (None, Some(known)) => format!("{fault}; did you mean `{known}`?"),
-            (None, None) => message,
-        };
-        Problem { place, key: String::new(), message }
+    pub fn problem_at(&self, span: Option<Range<usize>>, key: &str, message: &str) -> Problem {
+        let place = self.file.as_ref().map(|(file, text)| (file.clone(), span.map(|span| line(text, span.start))));
+        Problem { place, key: key.to_owned(), message: message.to_owned() }
     }
 }
 
 /// One-based line of a byte offset.
 fn line(text: &str, offset: usize) -> usize {
     text.as_bytes().iter().take(offset).filter(|byte| **byte == b'\n').count() + 1
-}
-
-/// Keys of a hook kind that are easily written one table too high, and their table.
-const KIND_KEYS: &[(&str, &str)] = &[
-    ("command", "[hooks.exec]"),
-    ("url", "[hooks.webhook]"),
-    ("headers", "[hooks.webhook]"),
-    ("ca_file", "[hooks.webhook]"),
-];
-
-/// The table that an unknown key of `[[hooks]]` belongs to.
-fn moved(message: &str) -> Option<&'static str> {
-    let mut quoted = message.strip_prefix("unknown field ")?.split('`').skip(1).step_by(2);
-    let typed = quoted.next()?;
-    let of_hooks = quoted.any(|known| known == "retry_delay");
-    KIND_KEYS.iter().find(|(key, _)| of_hooks && *key == typed).map(|(_, table)| *table)
-}
-
-/// The closest of the names that serde's message offers (`unknown field `x`, expected one of `a`, `b``).
-fn suggestion(message: &str) -> Option<&str> {
-    if !message.starts_with("unknown ") {
-        return None;
-    }
-    let mut quoted = message.split('`').skip(1).step_by(2);
-    let typed = quoted.next()?;
-    closest(typed, quoted)
-}
-
-/// The name most like `typed`, if any is like it at all.
-pub(super) fn closest<'a>(typed: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    known
-        .into_iter()
-        .map(|name| (strsim::jaro_winkler(&typed.to_lowercase(), name), name))
-        .filter(|(likeness, _)| *likeness > 0.7)
-        .max_by(|(left, _), (right, _)| left.total_cmp(right))
-        .map(|(_, name)| name)
 }
 
 /// Splits `policies[0].window` into its steps.

@@ -132,9 +132,28 @@ fn mistakes_name_the_line_and_the_next_step() {
     for (text, parts) in [
         (
             "\ndrain_intervall = \"1s\"\n".to_owned(),
-            vec!["p.toml:2", "drain_intervall", "did you mean `drain_interval`"],
+            vec!["p.toml:2: unknown key `drain_intervall`; did you mean `drain_interval`"],
         ),
-        ("listen = \"nowhere\"".to_owned(), vec!["p.toml:1", "socket address"]),
+        (
+            "listen = \"nowhere\"".to_owned(),
+            vec!["p.toml:1: listen: \"nowhere\" is not ADDRESS:PORT", "127.0.0.1:9847"],
+        ),
+        ("[capacity]\nflows = \"many\"".to_owned(), vec!["p.toml:2: capacity.flows: \"many\" is not a whole number"]),
+        ("[capacity]\nflows = -1".to_owned(), vec!["p.toml:2: capacity.flows: -1 is out of range"]),
+        ("state_dir = 5".to_owned(), vec!["p.toml:1: state_dir: 5 is not text in quotes"]),
+        ("log = 5".to_owned(), vec!["p.toml:1: log: 5 is not a table"]),
+        ("[[state_dir]]\nx = 1".to_owned(), vec!["p.toml:1: state_dir: a list is not text in quotes"]),
+        ("[heuristic]\nenabled = 1".to_owned(), vec!["p.toml:2: heuristic.enabled: 1 is not `true` or `false`"]),
+        ("on_exit = 1".to_owned(), vec!["p.toml:1: on_exit: 1 is not text in quotes"]),
+        ("[policies]\nname = \"p\"".to_owned(), vec!["p.toml:1: policies: a table is not a list"]),
+        (
+            "[[policies]]\nname = \"p\"\nthreshold = 1\nwindow = \"1m\"\nallow = [\"10.0.0.1\", 5]".to_owned(),
+            vec!["p.toml:5: policies[0].allow[1]: 5 is not an address or prefix"],
+        ),
+        (
+            "[[policies]]\nname = \"p\"\nthreshold = 1".to_owned(),
+            vec!["p.toml:1: policies[0]: the key `window` is missing"],
+        ),
         ("listen = \n".to_owned(), vec!["p.toml:1"]),
         ("xdp_mode = \"nativ\"".to_owned(), vec!["p.toml:1", "did you mean `native`"]),
         ("\n\ndrain_interval = \"10 parsecs\"".to_owned(), vec!["p.toml:3", "write for example"]),
@@ -183,7 +202,7 @@ fn mistakes_name_the_line_and_the_next_step() {
         ),
         (format!("{hook}[hooks.webhook]\nurl = \"ftp://x\""), vec!["p.toml:4: hooks[0].webhook.url", "https://"]),
         (format!("{hook}[hooks.exec]\ncomand = [\"/bin/true\"]"), vec!["p.toml:4", "did you mean `command`"]),
-        (format!("{hook}[hooks.exec]"), vec!["p.toml:3", "missing field `command`"]),
+        (format!("{hook}[hooks.exec]"), vec!["p.toml:3: hooks[0].exec: the key `command` is missing"]),
         (format!("{hook}exec = \"/bin/true\""), vec!["p.toml:3", "a table or a list of string"]),
         (format!("{hook}webhook = [\"https://x/\"]"), vec!["p.toml:3", "a table or a string"]),
         (format!("{hook}[hooks.webhok]\nurl = \"https://x/\""), vec!["p.toml:3", "did you mean `webhook`"]),
@@ -203,6 +222,28 @@ fn mistakes_name_the_line_and_the_next_step() {
 fn all_mistakes_are_reported_at_once() {
     let shown = message("state_dir = \"a\"\ncontrol_socket = \"b\"\n[capacity]\nflows = 1\n");
     assert_eq!(shown.lines().count(), 3, "{shown}");
+}
+
+#[test]
+fn all_unknown_keys_and_wrong_types_are_reported_at_once() {
+    let shown = message(
+        "lissten = \"a\"\nallow = [1, \"10.0.0.0/8\", true]\n[[policies]]\nname = \"p\"\nthreshold = true\nwindow = 5\n\
+         [[policies]]\nname = \"q\"\nthreshold = 5\n[[policies]]\nname = \"r\"\nthreshold = 5\nwindow = \"x\"\n",
+    );
+    let lines: Vec<&str> = shown.lines().collect();
+    let expected = [
+        "p.toml:1: unknown key `lissten`",
+        "p.toml:2: allow[0]: 1 is not an address or prefix",
+        "p.toml:2: allow[2]: true is not an address or prefix",
+        "p.toml:5: policies[0].threshold: true is not a whole number",
+        "p.toml:6: policies[0].window: 5 is not a time",
+        "p.toml:7: policies[1]: the key `window` is missing",
+        "p.toml:13: policies[2].window: `x` is not a time",
+    ];
+    assert_eq!(lines.len(), expected.len(), "{shown}");
+    for (line, expected) in lines.iter().zip(expected) {
+        assert!(line.starts_with(expected), "{line}\nis not: {expected}");
+    }
 }
 
 #[test]

@@ -10,7 +10,7 @@ use peertally_core::{
 
 use super::Checker;
 use crate::config::{
-    locate::closest,
+    messages::closest,
     raw::{Raw, RawPolicy},
 };
 

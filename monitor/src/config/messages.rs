@@ -1,0 +1,118 @@
+//! Rewrites the messages of serde for people who write configuration files, and suggests the name that was meant.
+
+/// The key that a message reports as missing.
+pub(super) fn missing_key(message: &str) -> Option<&str> {
+    message.trim().strip_prefix("missing field `")?.strip_suffix('`')
+}
+
+/// Whether a message is about a key that does not exist.
+pub(super) fn is_unknown_key(message: &str) -> bool {
+    message.starts_with("unknown field ")
+}
+
+/// Whether a message is about a list where another type belongs.
+pub(super) fn is_about_a_list(message: &str) -> bool {
+    message.starts_with("invalid type: sequence")
+}
+
+/// The message in the words of the configuration. `value` is the text that the error is about.
+pub(super) fn plain(message: &str, value: &str) -> String {
+    if let Some(key) = missing_key(message) {
+        return format!("the key `{key}` is missing");
+    }
+    if message.starts_with("unknown ") {
+        return unknown(message);
+    }
+    if message == "invalid socket address syntax" {
+        return format!("{value} is not ADDRESS:PORT; write for example \"127.0.0.1:9847\"");
+    }
+    if message == "wanted string or table" {
+        return format!("{value} is not text in quotes");
+    }
+    let Some((kind, rest)) = message.strip_prefix("invalid ").and_then(|rest| rest.split_once(": ")) else {
+        return message.to_owned();
+    };
+    let Some((found, expected)) = rest.split_once(", expected ") else { return message.to_owned() };
+    match (kind, found) {
+        ("value", number) if number.starts_with("integer ") && is_number(expected) => {
+            format!("{} is out of range", found_in_words(number))
+        }
+        ("type" | "value", _) => format!("{} is not {}", found_in_words(found), expected_in_words(expected)),
+        _ => message.to_owned(),
+    }
+}
+
+/// The message for a key or word that does not exist, with the closest name that does.
+fn unknown(message: &str) -> String {
+    let message =
+        message.replacen("unknown field ", "unknown key ", 1).replacen("unknown variant ", "unknown value ", 1);
+    let fault = message.split(", ").next().unwrap_or(&message);
+    match (moved(&message), suggestion(&message)) {
+        (Some(table), _) => format!("{fault}; write it in a table {table}"),
+        (None, Some(known)) => format!("{fault}; did you mean `{known}`?"),
+        (None, None) => message,
+    }
+}
+
+/// The value that serde describes, as it would be written.
+fn found_in_words(found: &str) -> &str {
+    match found {
+        "sequence" => "a list",
+        "map" => "a table",
+        _ => ["string ", "integer ", "boolean ", "floating point "]
+            .iter()
+            .find_map(|kind| found.strip_prefix(kind))
+            .map_or(found, |value| value.trim_matches('`')),
+    }
+}
+
+fn is_number(expected: &str) -> bool {
+    matches!(expected, "u8" | "u16" | "u32" | "u64" | "usize")
+}
+
+/// A type of Rust as a type of TOML. The types of this crate describe themselves.
+fn expected_in_words(expected: &str) -> &str {
+    match expected {
+        _ if is_number(expected) => "a whole number",
+        "a boolean" => "`true` or `false`",
+        "a string" | "path string" => "text in quotes",
+        "a sequence" => "a list",
+        "a map" => "a table",
+        "socket address" => "an address and port such as \"127.0.0.1:9847\"",
+        _ if expected.starts_with("struct ") => "a table",
+        _ => expected,
+    }
+}
+
+/// Keys of a hook kind that are easily written one table too high, and their table.
+const KIND_KEYS: &[(&str, &str)] = &[
+    ("command", "[hooks.exec]"),
+    ("url", "[hooks.webhook]"),
+    ("headers", "[hooks.webhook]"),
+    ("ca_file", "[hooks.webhook]"),
+];
+
+/// The table that an unknown key of `[[hooks]]` belongs to.
+fn moved(message: &str) -> Option<&'static str> {
+    let mut quoted = message.strip_prefix("unknown key ")?.split('`').skip(1).step_by(2);
+    let typed = quoted.next()?;
+    let of_hooks = quoted.any(|known| known == "retry_delay");
+    KIND_KEYS.iter().find(|(key, _)| of_hooks && *key == typed).map(|(_, table)| *table)
+}
+
+/// The closest of the names that the message offers (`unknown key `x`, expected one of `a`, `b``).
+fn suggestion(message: &str) -> Option<&str> {
+    let mut quoted = message.split('`').skip(1).step_by(2);
+    let typed = quoted.next()?;
+    closest(typed, quoted)
+}
+
+/// The name most like `typed`, if any is like it at all.
+pub(super) fn closest<'a>(typed: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    known
+        .into_iter()
+        .map(|name| (strsim::jaro_winkler(&typed.to_lowercase(), name), name))
+        .filter(|(likeness, _)| *likeness > 0.7)
+        .max_by(|(left, _), (right, _)| left.total_cmp(right))
+        .map(|(_, name)| name)
+}
