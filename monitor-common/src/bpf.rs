@@ -1,4 +1,5 @@
-//! What the BPF target lacks: shared counters and arithmetic without branches. Knows nothing of packets or protocols.
+//! Helpers for the BPF target: shared counters, arithmetic without branches, barriers. Knows nothing of packets or protocols.
 
+pub(crate) mod barrier;
 pub mod branchless;
 pub mod shared_u64;

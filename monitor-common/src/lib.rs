@@ -7,7 +7,7 @@
 //!
 //! | room | holds | must not |
 //! |---|---|---|
-//! | [`bpf`] | shared counters, arithmetic without branches | know of packets or protocols |
+//! | [`bpf`] | shared counters, arithmetic without branches, barriers | know of packets or protocols |
 //! | [`abi`] | types and numbers that maps hold | have logic beyond packing |
 //! | [`parse`] | headers, the payload's window | keep flow state |
 //! | [`dissect`] | rules, one folder or file for each protocol | read maps |
