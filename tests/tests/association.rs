@@ -6,8 +6,8 @@
 
 #[path = "association/kad.rs"]
 mod kad;
-#[path = "association/named.rs"]
-mod named;
+#[path = "association/referred.rs"]
+mod referred;
 #[path = "association/stream_start.rs"]
 mod stream_start;
 
@@ -409,7 +409,7 @@ fn a_page_that_makes_a_browser_announce_teaches_nothing() {
 }
 
 #[test]
-fn one_familiar_payload_does_not_hide_a_flow() {
+fn one_non_p2p_payload_does_not_hide_a_flow() {
     let mut network = Network::new();
     let initial = [&[0xc3, 0, 0, 0, 1, 8], &ciphertext(1200, 1)[..]].concat();
     assert_eq!(network.send(&udp(of(SUBSCRIBER, 6881), at(PEER), &initial)), Verdict::UNCLASSIFIED);

@@ -37,7 +37,7 @@ fn verified(object: &mut LoadedObject) -> u32 {
 }
 
 #[test]
-fn rare_events_are_told_only_when_asked_for() {
+fn rare_events_are_reported_only_on_request() {
     if !may_use_kernel("kernel log").expect("rights") {
         return;
     }
@@ -53,5 +53,8 @@ fn rare_events_are_told_only_when_asked_for() {
     telling.program().expect("program").test_run(run).expect("test run");
     logger.flush();
     let heard = HEARD.lock().expect("ear");
-    assert!(heard.iter().any(|text| text.starts_with("event 6 on this CPU")), "tally_refused was not told: {heard:?}");
+    assert!(
+        heard.iter().any(|text| text.starts_with("event 6 on this CPU")),
+        "tally_refused was not reported: {heard:?}"
+    );
 }

@@ -1,5 +1,5 @@
 //! Signatures that the sender cut over the first segments of a TCP stream: each is found wherever it was cut, and nothing that
-//! is kept meanwhile is taken for something else. See `monitor-common/src/dissect/hold_rules.rs`.
+//! is held meanwhile is taken for something else. See `monitor-common/src/dissect/hold_rules.rs`.
 //!
 //! Every frame goes to the host's data path and, with the rights for it, to the kernel's, which must agree.
 
@@ -63,7 +63,7 @@ const NOT_CUT: [(&str, &str); 12] = [
     ("bittorrent-midstream", "a message of a stream that began earlier"),
     ("bittorrent-midstream-pipelined", "a message of a stream that began earlier"),
     ("edonkey-part-midstream", "its end, many segments later, tells as well"),
-    ("edonkey-requests", "not in the header of its second message: what is kept may not have the hash in its first"),
+    ("edonkey-requests", "not in the header of its second message: the held bytes may not have the hash in its first"),
     ("soulseek-login", "starts with any byte; its length alone in a segment is found"),
     ("soulseek-peer", "starts with any byte; its length alone in a segment is found"),
     ("soulseek-pierce", "starts with any byte; its length alone in a segment is found"),
@@ -71,7 +71,7 @@ const NOT_CUT: [(&str, &str); 12] = [
     ("soulseek-obfuscated-pierce", "starts with any byte"),
     ("ares-link", "three fixed bytes are too few to wait for"),
     ("opennap-login", "starts with any byte; its length and type alone in a segment are found"),
-    ("openft-download", "a request by a file's name: nothing of it is kept"),
+    ("openft-download", "a request by a file's name: nothing of it is held"),
 ];
 
 /// Telling messages besides those of the table of conversations: how a stream of either side may begin.
@@ -150,7 +150,7 @@ fn every_signature_is_found_at_every_cut_in_two() {
     for exchange in conversations() {
         let (protocol, message) = network.play(&exchange);
         assert_eq!(protocol, exchange.protocol, "{} uncut", exchange.name);
-        // MUTE's key is longer than what is kept.
+        // MUTE's key is longer than the bytes held.
         for place in 1..exchange.messages[message].1.len().min(LONGEST + 1) {
             check(&mut network, &exchange, message, &[place]);
             cuts += 1;
@@ -180,7 +180,7 @@ fn every_signature_is_found_at_cuts_in_three_and_more() {
     }
 }
 
-/// A signature in three segments, of which the first two are kept.
+/// A signature in three segments, of which the first two are held.
 const PARTS: [&[u8]; 3] = [b"GNUT", b"ELLA CON", b"NECT/0.6\r\nUser-Agent: a\r\n\r\n"];
 
 #[test]
@@ -223,7 +223,7 @@ fn the_other_side_does_not_continue_and_both_may_be_cut() {
 }
 
 #[test]
-fn what_was_kept_is_not_believed_later_or_after_a_restart() {
+fn held_bytes_are_not_used_later_or_after_a_restart() {
     let mut network = Network::new();
     let mut connection = network.open((50_000, 6346));
     network.send(&connection.says(true, PARTS[0]));

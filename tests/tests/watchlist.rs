@@ -89,31 +89,31 @@ impl Paths {
 
     /// Reported and counted hits, on which both paths agree.
     fn hits(&mut self) -> (Vec<WatchHit>, Vec<(TallyKey, u64)>) {
-        let (told, tallies) = self.0.host.watchlist_hits();
+        let (reported, tallies) = self.0.host.watchlist_hits();
         let mut tallies: Vec<(TallyKey, u64)> = tallies.into_iter().map(|(key, hits)| (key.into(), hits)).collect();
         tallies.sort();
         if let Some(kernel) = &mut self.0.kernel {
             let mut found = kernel.object().watchlist_tallies().expect("reads");
             found.sort();
             assert_eq!(found, tallies);
-            assert_eq!(kernel.object().watchlist_hits(), told);
+            assert_eq!(kernel.object().watchlist_hits(), reported);
         }
-        (told, tallies)
+        (reported, tallies)
     }
 }
 
 #[test]
-fn listed_content_is_told_and_tallied() {
+fn listed_content_is_reported_and_tallied() {
     let mut paths = paths(InspectionDepth::Watchlist);
     paths.send(&frames("10.0.0.1", &LISTED));
     paths.send(&frames("10.0.0.2", &OTHER));
-    let (told, tallies) = paths.hits();
-    assert_eq!(told.len() as u64, NAMED, "{told:?}");
-    for hit in &told {
+    let (reported, tallies) = paths.hits();
+    assert_eq!(reported.len() as u64, NAMED, "{reported:?}");
+    for hit in &reported {
         assert_eq!((hit.entry, hit.time_ns, hit.protocol), (1, 1_000_000_000_000, Protocol::BitTorrent as u8));
     }
-    assert_eq!(told[0].source_port, 40_000);
-    assert_eq!(told[0].destination_port, 6881);
+    assert_eq!(reported[0].source_port, 40_000);
+    assert_eq!(reported[0].destination_port, 6881);
     assert_eq!(tallies.len(), 1, "one subscriber, one protocol, one confidence: {tallies:?}");
     assert_eq!((&tallies[0].0.address[12..], tallies[0].1), (&[10, 0, 0, 1][..], NAMED));
     assert_eq!(paths.host.events(KernelEvent::WatchlistHit), NAMED);
@@ -131,12 +131,12 @@ fn what_a_full_buffer_loses_is_counted() {
         frame[34..36].copy_from_slice(&(1_025 + number as u16).to_be_bytes());
         kernel.frame(&frame, frame.len(), 1_000 + number / 200).expect("counts");
     }
-    let told = kernel.object().watchlist_hits().len() as u64;
+    let reported = kernel.object().watchlist_hits().len() as u64;
     let events = kernel.events().expect("reads");
     let count = |wanted: KernelEvent| events.iter().find(|(event, _)| *event == wanted).map_or(0, |(_, count)| *count);
     assert_eq!(count(KernelEvent::WatchlistHit), sent);
     assert!(count(KernelEvent::WatchlistEventLost) > 0);
-    assert_eq!(told + count(KernelEvent::WatchlistEventLost), sent);
+    assert_eq!(reported + count(KernelEvent::WatchlistEventLost), sent);
 }
 
 #[test]
@@ -144,8 +144,8 @@ fn framing_leaves_no_content_anywhere() {
     let mut paths = paths(InspectionDepth::Framing);
     paths.send(&frames("10.0.0.1", &LISTED));
     paths.send(&frames("10.0.0.2", &OTHER));
-    let (told, tallies) = paths.hits();
-    assert!(told.is_empty() && tallies.is_empty());
+    let (reported, tallies) = paths.hits();
+    assert!(reported.is_empty() && tallies.is_empty());
     if let Some(kernel) = &mut paths.kernel {
         // The list itself holds what is on it: search for what is not, whose flows went the same way.
         let searched = search(kernel.object(), &[OTHER]);
@@ -186,12 +186,12 @@ fn spelled() -> Vec<(Vec<u8>, Vec<u8>)> {
     ]
 }
 
-/// Nobody waits for the rest: what is kept of a first segment is there when every map is read.
+/// Nobody waits for the rest: the held bytes of a first segment are there when every map is read.
 #[test]
-fn first_segments_are_kept_without_their_content() {
+fn first_segments_are_held_without_their_content() {
     for inspection in [InspectionDepth::Framing, InspectionDepth::Watchlist] {
         let mut paths = paths_for(inspection, 1 << 14);
-        let (mut port, mut kept) = (20_000, 0);
+        let (mut port, mut held) = (20_000, 0);
         for (message, _) in spelled() {
             for place in 1..message.len().min(140) {
                 port += 1;
@@ -199,10 +199,10 @@ fn first_segments_are_kept_without_their_content() {
                 let (mut connection, opening) = Connection::open(end("10.0.0.2", port), at("192.0.2.7:6881"));
                 paths.send(&opening);
                 paths.send(&[connection.says(true, &message[..place])]);
-                kept = kept.max(paths.host.view().expire_reassembly());
+                held = held.max(paths.host.view().expire_reassembly());
             }
         }
-        assert!(kept > 200, "{kept} beginnings are kept");
+        assert!(held > 200, "{held} segments are held");
         let Some(kernel) = &mut paths.kernel else { continue };
         let spellings: Vec<Vec<u8>> = spelled().into_iter().map(|(_, spelling)| spelling).collect();
         let searched = search(kernel.object(), &spellings);

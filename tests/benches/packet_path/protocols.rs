@@ -45,7 +45,7 @@ fn row(exchange: &Exchange) -> Row {
     }
     let (forth, payload) = &exchange.messages[telling];
     let row = inspected(format!("inspect-{label}-{message}"), exchange.transport, payload, opening);
-    // Of few flows at once the beginning of a stream can be kept until its next segment comes.
+    // The reassembly table holds the first bytes of few streams at once.
     let continues =
         exchange.transport == Transport::Tcp && exchange.messages[..telling].iter().any(|(before, _)| before == forth);
     Row {

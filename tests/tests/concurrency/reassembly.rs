@@ -30,9 +30,9 @@ const CUT: [(Protocol, &[u8], &[u8]); 4] = [
     (Protocol::DirectConnect, b"HSU", b"P ADBASE ADTIGR\n"),
     (Protocol::EDonkey, b"\xe3\x06\0\0\0", b"\x15\x01\x02\x03\x04\x05"),
 ];
-/// Flows: each beginning with each end, and each twice.
+/// Flows: each start with each end, and each twice.
 const FLOWS: usize = 2 * CUT.len() * CUT.len();
-/// Kinds of segments of a flow: opening, beginning, end.
+/// Kinds of segments of a flow: opening, start, end.
 const KINDS: usize = 3;
 /// Conversations that each CPU plays.
 const ROUNDS: u32 = 60_000;

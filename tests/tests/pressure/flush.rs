@@ -14,7 +14,7 @@ const MORE: u64 = 1_000;
 #[test]
 fn a_counter_is_flushed_before_it_overflows() {
     let sizes = TableSizes { flows: 64, tallies: 64, peers: 64 };
-    let mut paths = BothDatapaths::new("folding", &both_datapaths::options(sizes));
+    let mut paths = BothDatapaths::new("flush", &both_datapaths::options(sizes));
     let Some(mut kernel) = paths.kernel.take() else { return };
     let (subscriber, server) = ("10.0.0.1:40000".parse().expect("one"), "192.0.2.7:443".parse().expect("one"));
     // A TLS record ends the inspection: from here on the flow is settled.

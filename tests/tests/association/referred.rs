@@ -15,20 +15,20 @@ const BUDGET: usize = monitor_common::abi::limits::SERVER_FLOW_PACKETS as usize;
 
 /// A TCP connection of a client with a server, with the numbers that TCP has.
 #[derive(Clone, Copy)]
-struct Session {
+struct ServerConnection {
     client: SocketAddr,
     server: SocketAddr,
     /// Next sequence number of the client, and of the server.
     next: (u32, u32),
 }
 
-impl Session {
+impl ServerConnection {
     fn open(network: &mut Network, client: SocketAddr, server: SocketAddr) -> Self {
         // The client's numbers wrap.
-        let session = Self { client, server, next: (u32::MAX - 100, 0x2000_0000) };
-        network.send(&tcp_at(client, server, flag::SYN, (session.next.0.wrapping_sub(1), 0), b""));
-        network.send(&tcp_at(server, client, flag::SYN_ACK, (session.next.1 - 1, session.next.0), b""));
-        session
+        let connection = Self { client, server, next: (u32::MAX - 100, 0x2000_0000) };
+        network.send(&tcp_at(client, server, flag::SYN, (connection.next.0.wrapping_sub(1), 0), b""));
+        network.send(&tcp_at(server, client, flag::SYN_ACK, (connection.next.1 - 1, connection.next.0), b""));
+        connection
     }
 
     fn says(&mut self, network: &mut Network, payload: &[u8]) -> Verdict {
@@ -45,10 +45,10 @@ impl Session {
 
     /// An eDonkey client that has logged in.
     fn login(network: &mut Network, subscriber: &str) -> Self {
-        let mut session = Self::open(network, of(subscriber, 41_000), at(SERVER));
-        session.says(network, &login());
-        session.is_answered(network, &edonkey(0x38, b"\x05\0hello"));
-        session
+        let mut connection = Self::open(network, of(subscriber, 41_000), at(SERVER));
+        connection.says(network, &login());
+        connection.is_answered(network, &edonkey(0x38, b"\x05\0hello"));
+        connection
     }
 }
 
@@ -99,29 +99,29 @@ fn peers(key: &str, peers: &[SocketAddr]) -> Vec<u8> {
 #[test]
 fn an_edonkey_server_names_sources_to_who_asks() {
     let mut network = Network::new();
-    let mut session = Session::login(&mut network, SUBSCRIBER);
-    session.says(&mut network, &get_sources());
-    session.is_answered(&mut network, &found_sources(&[at("198.51.100.1:4662"), at(SOURCE)]));
+    let mut connection = ServerConnection::login(&mut network, SUBSCRIBER);
+    connection.says(&mut network, &get_sources());
+    connection.is_answered(&mut network, &found_sources(&[at("198.51.100.1:4662"), at(SOURCE)]));
     assert_eq!(network.obfuscated(of(SUBSCRIBER, 40_001), at(SOURCE)), EDONKEY);
     assert_eq!(network.obfuscated(of(SUBSCRIBER, 40_002), at("192.0.2.7:4663")), Verdict::UNCLASSIFIED, "another port");
     let tls = |number: u64| [&[0x16, 3, 1, 2, 0], &ciphertext(300, number)[..]].concat();
     assert_eq!(network.connection(of(SUBSCRIBER, 40_003), at(SOURCE), tls), Verdict::UNCLASSIFIED, "a face of its own");
     assert_eq!(network.obfuscated(at(SOURCE), of(SUBSCRIBER, 40_004)), Verdict::UNCLASSIFIED, "opened from outside");
     assert_eq!(network.datagrams(of(SUBSCRIBER, 40_005), at(SOURCE)), Verdict::UNCLASSIFIED, "a port of TCP");
-    Session::login(&mut network, NEIGHBOUR);
+    ServerConnection::login(&mut network, NEIGHBOUR);
     assert_eq!(network.obfuscated(of(NEIGHBOUR, 40_001), at(SOURCE)), Verdict::UNCLASSIFIED, "did not ask");
 }
 
 #[test]
 fn messages_share_a_segment_and_sources_may_have_hashes() {
     let mut network = Network::new();
-    let mut session = Session::login(&mut network, SUBSCRIBER);
-    session.says(&mut network, &[edonkey(0x15, &[0; 30]), get_sources(), get_sources()].concat());
+    let mut connection = ServerConnection::login(&mut network, SUBSCRIBER);
+    connection.says(&mut network, &[edonkey(0x15, &[0; 30]), get_sources(), get_sources()].concat());
     let low_id = [1, 2, 3, 0, 0x36, 0x12];
     let obfuscated = [&HASH[..], &[3], &[198, 51, 100, 2, 0x36, 0x12, 0x83], &HASH, &low_id, &[3]].concat();
     let last = [&[198, 51, 100, 3, 0x36, 0x12][..], &[1]].concat();
     let answer = [edonkey(0x34, &[0; 8]), edonkey(0x44, &[obfuscated, last].concat()), found_sources(&[at(SOURCE)])];
-    session.is_answered(&mut network, &answer.concat());
+    connection.is_answered(&mut network, &answer.concat());
     for source in ["198.51.100.2:4662", "198.51.100.3:4662", SOURCE] {
         assert_eq!(network.obfuscated(of(SUBSCRIBER, 40_001), at(source)), EDONKEY, "{source}");
     }
@@ -131,77 +131,77 @@ fn messages_share_a_segment_and_sources_may_have_hashes() {
 #[test]
 fn a_question_late_in_a_long_session_is_heard() {
     let mut network = Network::new();
-    let mut session = Session::login(&mut network, SUBSCRIBER);
+    let mut connection = ServerConnection::login(&mut network, SUBSCRIBER);
     for number in 0..100 {
-        session.says(&mut network, &edonkey(0x15, &[number; 30]));
-        session.is_answered(&mut network, b"");
+        connection.says(&mut network, &edonkey(0x15, &[number; 30]));
+        connection.is_answered(&mut network, b"");
     }
     let learning = |network: &Network| {
         let flows = |set: &FlowSet| set.states.iter().filter(|state| FlowState(state.load()).is_learning()).count();
         network.host.view().flows.iter().map(flows).sum::<usize>()
     };
     assert_eq!(learning(&network), 0, "a session has a budget");
-    session.says(&mut network, &get_sources());
-    session.is_answered(&mut network, &found_sources(&[at(SOURCE)]));
+    connection.says(&mut network, &get_sources());
+    connection.is_answered(&mut network, &found_sources(&[at(SOURCE)]));
     assert_eq!(network.obfuscated(of(SUBSCRIBER, 40_001), at(SOURCE)), Verdict::UNCLASSIFIED);
     network.now_s += 8;
-    session.is_answered(&mut network, b"");
+    connection.is_answered(&mut network, b"");
     assert_eq!(learning(&network), 1, "which is renewed");
-    session.says(&mut network, &get_sources());
-    session.is_answered(&mut network, &found_sources(&[at(SOURCE)]));
+    connection.says(&mut network, &get_sources());
+    connection.is_answered(&mut network, &found_sources(&[at(SOURCE)]));
     assert_eq!(network.obfuscated(of(SUBSCRIBER, 40_002), at(SOURCE)), EDONKEY);
     for _ in 0..BUDGET {
-        session.is_answered(&mut network, b"");
+        connection.is_answered(&mut network, b"");
     }
     assert_eq!(learning(&network), 0, "acknowledgements use it up as well");
 }
 
 /// Test body, run with the connection of a subscriber that has logged in.
-type Attack = fn(&mut Network, Session);
+type Attack = fn(&mut Network, ServerConnection);
 
 #[test]
 fn what_does_not_answer_names_nobody() {
     let attacks: [(&str, Attack); 7] = [
-        ("no question", |network, mut session| {
-            session.is_answered(network, &found_sources(&[at(SOURCE)]));
+        ("no question", |network, mut connection| {
+            connection.is_answered(network, &found_sources(&[at(SOURCE)]));
         }),
-        ("another acknowledgement number", |network, mut session| {
-            session.says(network, &get_sources());
-            session.next.0 = session.next.0.wrapping_add(65_536);
-            session.is_answered(network, &found_sources(&[at(SOURCE)]));
+        ("another acknowledgement number", |network, mut connection| {
+            connection.says(network, &get_sources());
+            connection.next.0 = connection.next.0.wrapping_add(65_536);
+            connection.is_answered(network, &found_sources(&[at(SOURCE)]));
         }),
-        ("one far behind", |network, mut session| {
-            session.says(network, &get_sources());
-            session.next.0 = session.next.0.wrapping_sub(65_536);
-            session.is_answered(network, &found_sources(&[at(SOURCE)]));
+        ("one far behind", |network, mut connection| {
+            connection.says(network, &get_sources());
+            connection.next.0 = connection.next.0.wrapping_sub(65_536);
+            connection.is_answered(network, &found_sources(&[at(SOURCE)]));
         }),
-        ("another sequence number", |network, mut session| {
-            session.says(network, &get_sources());
-            session.next.1 += 65_536;
-            session.is_answered(network, &found_sources(&[at(SOURCE)]));
+        ("another sequence number", |network, mut connection| {
+            connection.says(network, &get_sources());
+            connection.next.1 += 65_536;
+            connection.is_answered(network, &found_sources(&[at(SOURCE)]));
         }),
-        ("one behind", |network, mut session| {
-            session.says(network, &get_sources());
-            session.next.1 -= 1;
-            session.is_answered(network, &found_sources(&[at(SOURCE)]));
+        ("one behind", |network, mut connection| {
+            connection.says(network, &get_sources());
+            connection.next.1 -= 1;
+            connection.is_answered(network, &found_sources(&[at(SOURCE)]));
         }),
-        ("another flow", |network, mut session| {
-            session.says(network, &get_sources());
-            let mut other = Session::open(network, of(SUBSCRIBER, 41_001), at("192.0.2.81:4661"));
+        ("another flow", |network, mut connection| {
+            connection.says(network, &get_sources());
+            let mut other = ServerConnection::open(network, of(SUBSCRIBER, 41_001), at("192.0.2.81:4661"));
             other.says(network, &login());
-            other.next = session.next;
+            other.next = connection.next;
             other.is_answered(network, &found_sources(&[at(SOURCE)]));
         }),
-        ("the server's own question", |network, mut session| {
-            session.is_answered(network, &get_sources());
-            session.says(network, &found_sources(&[at(SOURCE)]));
-            session.is_answered(network, &found_sources(&[at(SOURCE)]));
+        ("the server's own question", |network, mut connection| {
+            connection.is_answered(network, &get_sources());
+            connection.says(network, &found_sources(&[at(SOURCE)]));
+            connection.is_answered(network, &found_sources(&[at(SOURCE)]));
         }),
     ];
     for (name, attack) in attacks {
         let mut network = Network::new();
-        let session = Session::login(&mut network, SUBSCRIBER);
-        attack(&mut network, session);
+        let connection = ServerConnection::login(&mut network, SUBSCRIBER);
+        attack(&mut network, connection);
         assert_eq!(network.obfuscated(of(SUBSCRIBER, 40_001), at(SOURCE)), Verdict::UNCLASSIFIED, "{name}");
     }
 }
@@ -210,11 +210,11 @@ fn what_does_not_answer_names_nobody() {
 #[test]
 fn a_neighbour_who_answers_its_own_question_names_nothing() {
     let mut network = Network::new();
-    Session::login(&mut network, SUBSCRIBER);
-    let mut session = Session::open(&mut network, of("10.0.0.66", 41_000), of(SUBSCRIBER, 4662));
-    session.says(&mut network, &login());
-    session.says(&mut network, &get_sources());
-    let (client, server, (sent, received)) = (session.client, session.server, session.next);
+    ServerConnection::login(&mut network, SUBSCRIBER);
+    let mut connection = ServerConnection::open(&mut network, of("10.0.0.66", 41_000), of(SUBSCRIBER, 4662));
+    connection.says(&mut network, &login());
+    connection.says(&mut network, &get_sources());
+    let (client, server, (sent, received)) = (connection.client, connection.server, connection.next);
     network.send(&tcp_at(client, server, flag::PUSH, (received, sent), &found_sources(&[at(SOURCE)])));
     assert_eq!(network.obfuscated(of(SUBSCRIBER, 40_001), at(SOURCE)), Verdict::UNCLASSIFIED);
 }
@@ -222,9 +222,9 @@ fn a_neighbour_who_answers_its_own_question_names_nothing() {
 #[test]
 fn a_forged_question_asks_nothing() {
     let mut network = Network::with(None, 1024, true);
-    let mut session = Session::login(&mut network, SUBSCRIBER);
-    session.says(&mut network, &get_sources());
-    session.is_answered(&mut network, &found_sources(&[at(SOURCE)]));
+    let mut connection = ServerConnection::login(&mut network, SUBSCRIBER);
+    connection.says(&mut network, &get_sources());
+    connection.is_answered(&mut network, &found_sources(&[at(SOURCE)]));
     assert_eq!(network.events(KernelEvent::PeerLearned), 0);
     assert_eq!(network.obfuscated(of(SUBSCRIBER, 40_001), at(SOURCE)), Verdict::UNCLASSIFIED);
 }
@@ -234,9 +234,9 @@ fn a_forged_opening_does_not_make_a_subscriber_the_opener() {
     let mut network = Network::new();
     // The kernel's test runner has one interface.
     network.kernel = None;
-    let mut session = Session::login(&mut network, SUBSCRIBER);
-    session.says(&mut network, &get_sources());
-    session.is_answered(&mut network, &found_sources(&[at(SOURCE)]));
+    let mut connection = ServerConnection::login(&mut network, SUBSCRIBER);
+    connection.says(&mut network, &get_sources());
+    connection.is_answered(&mut network, &found_sources(&[at(SOURCE)]));
     let (client, syn) = (of(SUBSCRIBER, 40_001), tcp(of(SUBSCRIBER, 40_001), at(SOURCE), flag::SYN, b""));
     network.interface = CORE;
     network.send(&syn);
@@ -258,14 +258,14 @@ fn an_http_tracker_names_peers() {
     ] {
         for parts in [1, 2] {
             let mut network = Network::new();
-            let mut session = Session::open(&mut network, of(subscriber, 41_000), at(tracker));
-            session.says(&mut network, &announce("Transmission/3.00"));
+            let mut connection = ServerConnection::open(&mut network, of(subscriber, 41_000), at(tracker));
+            connection.says(&mut network, &announce("Transmission/3.00"));
             let list = peers(key, &[at(peer)]);
             if parts == 1 {
-                session.is_answered(&mut network, &[HEADER, &list].concat());
+                connection.is_answered(&mut network, &[HEADER, &list].concat());
             } else {
-                session.is_answered(&mut network, HEADER);
-                session.is_answered(&mut network, &list);
+                connection.is_answered(&mut network, HEADER);
+                connection.is_answered(&mut network, &list);
             }
             assert_eq!(network.obfuscated(of(subscriber, 40_001), at(peer)), BITTORRENT);
             assert_eq!(network.datagrams(of(subscriber, 40_002), at(peer)), BITTORRENT, "one port for TCP and uTP");
@@ -282,20 +282,21 @@ fn lists_that_nobody_vouches_for_teach_nothing() {
     // A page's request, in a subscriber's browser.
     let mut network = Network::new();
     network.ping(of(SUBSCRIBER, 6881), at("192.0.2.9:6881"));
-    let mut session = Session::open(&mut network, of(SUBSCRIBER, 41_000), at(TRACKER));
-    session.says(&mut network, &announce("Mozilla/5.0 (X11)"));
-    session.is_answered(&mut network, &answer);
+    let mut connection = ServerConnection::open(&mut network, of(SUBSCRIBER, 41_000), at(TRACKER));
+    connection.says(&mut network, &announce("Mozilla/5.0 (X11)"));
+    connection.is_answered(&mut network, &answer);
     assert_eq!(network.obfuscated(of(SUBSCRIBER, 40_001), at(PEER)), Verdict::UNCLASSIFIED);
     // A web seed's answer, which is the file itself.
-    let mut session = Session::open(&mut network, of(SUBSCRIBER, 41_001), at(TRACKER));
-    session.says(&mut network, b"GET /webseed?info_hash=x&piece=3 HTTP/1.1\r\nUser-Agent: a\r\n\r\n");
-    session.is_answered(&mut network, &answer);
+    let mut connection = ServerConnection::open(&mut network, of(SUBSCRIBER, 41_001), at(TRACKER));
+    connection.says(&mut network, b"GET /webseed?info_hash=x&piece=3 HTTP/1.1\r\nUser-Agent: a\r\n\r\n");
+    connection.is_answered(&mut network, &answer);
     assert_eq!(network.obfuscated(of(SUBSCRIBER, 40_002), at(PEER)), Verdict::UNCLASSIFIED);
     // Nobody was seen to answer before the question: the subscriber speaks nothing for certain.
     let mut network = Network::new();
-    let mut session = Session { client: of(SUBSCRIBER, 41_002), server: at(TRACKER), next: (0x1000_0000, 0x2000_0000) };
-    session.says(&mut network, &announce("Transmission/3.00"));
-    session.is_answered(&mut network, &answer);
+    let mut connection =
+        ServerConnection { client: of(SUBSCRIBER, 41_002), server: at(TRACKER), next: (0x1000_0000, 0x2000_0000) };
+    connection.says(&mut network, &announce("Transmission/3.00"));
+    connection.is_answered(&mut network, &answer);
     assert_eq!(network.events(KernelEvent::PeerLearned), 0, "not even the peer");
     assert_eq!(network.obfuscated(of(SUBSCRIBER, 40_003), at(PEER)), Verdict::UNCLASSIFIED);
 }
