@@ -82,7 +82,7 @@ pub use self::{
         soulseek::{SOULSEEK_PORT, SoulseekServer},
         tracker::{TRACKER_PORT, Tracker},
     },
-    signature::protocol_of,
+    signature::{SIGNATURES, protocol_of},
     torrent::{Reported, Transfer, make_file, make_torrent},
     truth::{Flow, FlowKey, Kind, Truth},
     wait::{interrupt, wait_for, wait_for_some},

@@ -1,7 +1,7 @@
 //! Names of reference signatures, as lists of true labels (`FLOWS.tsv` of a corpus) spell them.
 
 /// Protocol by the start of a reference signature's name; the longest start that fits decides.
-const SIGNATURES: [(&str, &str); 22] = [
+pub const SIGNATURES: [(&str, &str); 22] = [
     ("applejuice", "applejuice"),
     ("ares.", "ares"),
     ("bt.", "bittorrent"),

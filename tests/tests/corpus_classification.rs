@@ -161,8 +161,8 @@ fn every_synthetic_case_has_its_label() {
                 // The label starts with the protocol's name; Kad and the UDP side of eMule have names of their own there.
                 let name = row[3].split(['/', ' ']).next().unwrap_or_default();
                 let names: &[&str] = match name {
-                    "emule" => &["edonkey"],
-                    "kad" | "kad2" => &["kademlia"],
+                    "emule" => &[Protocol::EDonkey.label()],
+                    "kad" | "kad2" => &[Protocol::Kademlia.label()],
                     _ => &[name],
                 };
                 let right = if row[4] == "1" { names.contains(&flow.protocol) } else { !labelled(flow) };

@@ -43,7 +43,7 @@ const CRATES: &[Rules] = &[
         never: &["aya*", "netlink*", "memmap2", "libc"],
     },
     Rules { folder: "lab", ours: &[], never: &["aya*", "tokio*"] },
-    Rules { folder: "xtask", ours: &["peertally-lab"], never: &["aya*", "tokio*"] },
+    Rules { folder: "xtask", ours: &["monitor-common", "peertally-lab"], never: &["aya*", "tokio*"] },
     Rules {
         folder: "tests",
         ours: &[

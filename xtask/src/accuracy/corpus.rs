@@ -9,6 +9,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
+use monitor_common::abi::protocol::Protocol;
 use peertally_lab::protocol_of;
 
 use super::flow::{Key, Truth};
@@ -61,14 +62,17 @@ impl Capture {
 }
 
 /// Protocols by the client or set of clients that a capture of the lab is named after.
-const CLIENTS: [(&[&str], &[&str]); 7] = [
-    (&["transmission", "aria2", "libtorrent", "qbittorrent", "rtorrent", "ctorrent", "bittorrent"], &["bittorrent"]),
-    (&["amule", "edonkey"], &["edonkey", "kademlia"]),
-    (&["ncdc", "uhub", "eiskaltdcpp", "microdc2", "directconnect", "dc"], &["directconnect"]),
-    (&["soulseek", "nicotine", "aioslsk", "slsk"], &["soulseek"]),
-    (&["gtkgnutella", "gnutella"], &["gnutella", "gnutella2"]),
-    (&["webtorrent"], &["webtorrent", "bittorrent"]),
-    (&["libp2p"], &["libp2p"]),
+const CLIENTS: [(&[&str], &[Protocol]); 7] = [
+    (
+        &["transmission", "aria2", "libtorrent", "qbittorrent", "rtorrent", "ctorrent", "bittorrent"],
+        &[Protocol::BitTorrent],
+    ),
+    (&["amule", "edonkey"], &[Protocol::EDonkey, Protocol::Kademlia]),
+    (&["ncdc", "uhub", "eiskaltdcpp", "microdc2", "directconnect", "dc"], &[Protocol::DirectConnect]),
+    (&["soulseek", "nicotine", "aioslsk", "slsk"], &[Protocol::Soulseek]),
+    (&["gtkgnutella", "gnutella"], &[Protocol::Gnutella, Protocol::Gnutella2]),
+    (&["webtorrent"], &[Protocol::WebTorrent, Protocol::BitTorrent]),
+    (&["libp2p"], &[Protocol::LibP2p]),
 ];
 
 /// The captures of the corpus in `root`, in its manifest's order.
@@ -142,14 +146,17 @@ fn listed(root: &Path, manifest: &[Vec<String>]) -> Result<BTreeMap<String, List
 
 /// The protocol in a label of the manifest, `bittorrent/mse v4+v6`; `None` for a mix.
 fn protocol_of_label(label: &str) -> Option<&'static str> {
-    if label.contains("webtorrent") {
-        return Some("webtorrent");
+    let web_torrent = Protocol::WebTorrent.label();
+    if label.contains(web_torrent) {
+        return Some(web_torrent);
     }
-    let known = ["bittorrent", "edonkey", "gnutella", "directconnect", "soulseek", "libp2p"];
     match label.split('/').next().unwrap_or_default() {
-        "emule" => Some("edonkey"),
-        "kad" => Some("kademlia"),
-        word => known.into_iter().find(|name| *name == word),
+        "emule" => Some(Protocol::EDonkey.label()),
+        "kad" => Some(Protocol::Kademlia.label()),
+        word => {
+            let classified = Protocol::ALL.iter().filter(|protocol| protocol.class().is_some());
+            classified.map(|protocol| protocol.label()).find(|name| *name == word)
+        }
     }
 }
 
@@ -179,7 +186,7 @@ pub(super) fn live(folder: &Path) -> Result<Vec<Capture>> {
         let client = name.split(['-', '.']).next().unwrap_or_default().to_owned();
         let protocols = CLIENTS.iter().find(|(clients, _)| clients.contains(&client.as_str()));
         let (_, protocols) = protocols.with_context(|| format!("{name}: no client is called {client:?}"))?;
-        let flows = Source::Client(protocols.iter().map(|label| (*label).to_owned()).collect());
+        let flows = Source::Client(protocols.iter().map(|protocol| protocol.label().to_owned()).collect());
         Ok(Capture { path, name, set: Set::Live, flows })
     };
     paths.into_iter().map(capture).collect()
@@ -193,6 +200,8 @@ fn table(path: &Path) -> Result<Vec<Vec<String>>> {
 
 #[cfg(test)]
 mod tests {
+    use peertally_lab::SIGNATURES;
+
     use super::*;
 
     #[test]
@@ -201,6 +210,13 @@ mod tests {
         assert_eq!(protocol_of_label("bittorrent/webtorrent ws tracker + WebRTC"), Some("webtorrent"));
         assert_eq!(protocol_of_label("emule/obfuscated tcp,edonkey/server"), Some("edonkey"));
         assert_eq!(protocol_of_label("mix re-framed: vlan"), None);
+    }
+
+    #[test]
+    fn reference_signatures_name_known_protocols() {
+        for (signature, label) in SIGNATURES {
+            assert!(Protocol::ALL.iter().any(|protocol| protocol.label() == label), "{signature}: {label}");
+        }
     }
 
     #[test]

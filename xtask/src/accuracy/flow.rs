@@ -2,6 +2,8 @@
 
 use std::net::IpAddr;
 
+use monitor_common::abi::protocol::{Protocol, ProtocolClass};
+
 /// Transport and ends of a flow, without a direction.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Key {
@@ -106,15 +108,19 @@ pub(super) struct Ndpi {
     pub(super) inspected: bool,
 }
 
-/// Labels that are not file sharing, so they are no error in any capture (`docs/architecture.md#labels`).
-pub(super) const NO_SHARING: [&str; 2] = ["libp2p", "btsync"];
+/// Whether a flow without a peer may have this label: the protocol's class is neither file sharing nor video.
+fn is_no_error(label: &str) -> bool {
+    let protocol = Protocol::ALL.iter().find(|protocol| protocol.label() == label);
+    let class = protocol.and_then(|protocol| protocol.class());
+    class.is_some_and(|class| !matches!(class, ProtocolClass::FileSharing | ProtocolClass::Video))
+}
 
 impl Flow {
     /// Our protocol, unless it is none of P2P.
     fn our_labels(&self) -> Vec<&str> {
         match self.ours.0.as_str() {
             "unclassified" | "fragment" => Vec::new(),
-            label if self.truth == Truth::Other && NO_SHARING.contains(&label) => Vec::new(),
+            label if self.truth == Truth::Other && is_no_error(label) => Vec::new(),
             label => vec![label],
         }
     }
@@ -141,15 +147,15 @@ impl Flow {
 
 /// Our labels that one of nDPI's stands for; empty when it is no P2P protocol's. It prints `Master.Protocol`.
 pub(super) fn peer_labels(name: &str) -> Vec<&'static str> {
-    let known: [(&str, &[&str]); 14] = [
-        ("BitTorrent", &["bittorrent", "webtorrent"]),
-        ("eDonkey", &["edonkey", "kademlia"]),
-        ("Gnutella", &["gnutella", "gnutella2"]),
-        ("FastTrack", &["fasttrack"]),
-        ("DirectConnect", &["directconnect"]),
-        ("Soulseek", &["soulseek"]),
-        ("OpenFT", &["openft"]),
-        ("AppleJuice", &["applejuice"]),
+    const KNOWN: [(&str, &[&str]); 14] = [
+        ("BitTorrent", &[Protocol::BitTorrent.label(), Protocol::WebTorrent.label()]),
+        ("eDonkey", &[Protocol::EDonkey.label(), Protocol::Kademlia.label()]),
+        ("Gnutella", &[Protocol::Gnutella.label(), Protocol::Gnutella2.label()]),
+        ("FastTrack", &[Protocol::FastTrack.label()]),
+        ("DirectConnect", &[Protocol::DirectConnect.label()]),
+        ("Soulseek", &[Protocol::Soulseek.label()]),
+        ("OpenFT", &[Protocol::OpenFt.label()]),
+        ("AppleJuice", &[Protocol::AppleJuice.label()]),
         // P2P protocols that this project does not know: never right, never counted as a miss of ours.
         ("Stealthnet", &["stealthnet"]),
         ("Aimini", &["aimini"]),
@@ -159,7 +165,7 @@ pub(super) fn peer_labels(name: &str) -> Vec<&'static str> {
         ("Kontiki", &["kontiki"]),
     ];
     name.split('.')
-        .filter_map(|word| known.iter().find(|(name, _)| *name == word))
+        .filter_map(|word| KNOWN.iter().find(|(name, _)| *name == word))
         .flat_map(|(_, labels)| labels.iter().copied())
         .collect()
 }
@@ -186,6 +192,13 @@ mod tests {
         assert!(!key("tcp", "100.64.1.2", 40_000, "100.64.3.2", 53).is_household());
         assert!(!key("udp", "100.64.1.2", 6771, "239.192.152.143", 6771).is_household());
         assert!(!key("udp", "100.64.1.2", 51_413, "100.64.3.2", 51_413).is_household());
+    }
+
+    #[test]
+    fn transports_and_synchronisation_are_no_error() {
+        for (label, expected) in [("libp2p", true), ("btsync", true), ("bittorrent", false), ("unheard", false)] {
+            assert_eq!(is_no_error(label), expected, "{label}");
+        }
     }
 
     #[test]

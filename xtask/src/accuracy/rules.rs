@@ -1,6 +1,6 @@
-//! The rules, as the signatures' own files describe them: module documentation, tiers in use, cost in the benchmark.
+//! The rules, as the module docs of `dissect` describe them: documentation, tiers in use, cost in the benchmark.
 //!
-//! Made of the sources, so that the page and the code cannot say different things: a test compares them.
+//! Generated from the sources, so that page and code agree. A test compares them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -8,6 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
+use monitor_common::abi::protocol::Confidence;
 use serde::Deserialize;
 
 use crate::workspace::root;
@@ -32,10 +33,10 @@ const HELPERS: [&str; 13] = [
 ];
 /// Confidence tiers as the sources spell them, with their labels.
 const TIERS: [(&str, &str); 4] = [
-    ("Confidence::Signature", "signature"),
-    ("Confidence::Structural", "structural"),
-    ("Confidence::Association", "association"),
-    ("Confidence::Heuristic", "heuristic"),
+    ("Confidence::Signature", Confidence::Signature.label()),
+    ("Confidence::Structural", Confidence::Structural.label()),
+    ("Confidence::Association", Confidence::Association.label()),
+    ("Confidence::Heuristic", Confidence::Heuristic.label()),
 ];
 
 /// Record of the bench; only the rows' names are used here.

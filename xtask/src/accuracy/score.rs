@@ -2,10 +2,17 @@
 
 use std::collections::BTreeMap;
 
+use monitor_common::abi::protocol::Confidence;
+
 use super::flow::{Flow, Outcome};
 
 /// Confidence labels in the order of the columns.
-pub(super) const TIERS: [&str; 4] = ["signature", "structural", "association", "heuristic"];
+pub(super) const TIERS: [&str; 4] = [
+    Confidence::Signature.label(),
+    Confidence::Structural.label(),
+    Confidence::Association.label(),
+    Confidence::Heuristic.label(),
+];
 
 /// One row: flows of one protocol, capture or encapsulation.
 #[derive(Clone, Debug, Default)]
