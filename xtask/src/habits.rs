@@ -44,7 +44,7 @@ impl Check {
             Self::CommentWidth => "comment lines over 120 columns",
             Self::Dependencies => "dependencies that no source names",
             Self::References => "references to files, sections and anchors that do not exist",
-            Self::CommitSubjects => "commit subjects over 72 columns",
+            Self::CommitSubjects => "commit subjects over 72 columns, or not `area: summary`",
         }
     }
 
