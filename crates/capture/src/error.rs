@@ -8,6 +8,9 @@ pub enum CaptureError {
     /// The file cannot be opened.
     #[error("cannot open the capture: {0}; check the path and its permissions")]
     Open(#[source] io::Error),
+    /// No bytes at all.
+    #[error("the file is empty")]
+    Empty,
     /// Neither pcap nor pcapng, nor either of them in gzip.
     #[error("not a pcap or pcapng capture (first bytes {first:02x?}); convert it with `editcap -F pcap IN OUT`")]
     NotACapture {

@@ -104,6 +104,9 @@ impl Capture {
             ByteSource::new(reader).map_err(|source| CaptureError::Read { packet: 0, offset: 0, source })?;
         let mut magic = [0; 4];
         let got = source.fill(&mut magic).map_err(|source| CaptureError::Read { packet: 0, offset: 0, source })?;
+        if got == 0 {
+            return Err(CaptureError::Empty);
+        }
         let format = if got == magic.len() {
             if magic == pcapng::SECTION_HEADER {
                 Some(Format::Pcapng(pcapng::Reader::default()))

@@ -93,10 +93,14 @@ pub fn main(args: &ReplayArgs) -> ExitCode {
     .into()
 }
 
-/// Replays the captures and prints the result; returns the captures that could not be read to their end.
+/// Replays the captures and prints the result; returns the captures that could not be read to their end. If no capture
+/// could be read at all, no table is printed.
 fn run(args: &ReplayArgs, out: &mut impl Write) -> Result<Vec<(PathBuf, CaptureError)>, ReplayError> {
     let (report, damaged) = collect(args)?;
-    print(&report, args.format, out).map_err(ReplayError::Output)?;
+    let read_nothing = report.packets == 0 && report.skipped.is_empty() && damaged.len() == report.captures;
+    if args.format == Format::Json || !read_nothing {
+        print(&report, args.format, out).map_err(ReplayError::Output)?;
+    }
     Ok(damaged)
 }
 

@@ -75,6 +75,18 @@ fn damage_is_65_after_the_result_of_what_was_readable() {
 }
 
 #[test]
+fn a_replay_that_read_nothing_prints_no_table() {
+    let folder = Folder::new("nothing");
+    let empty = folder.file("empty.pcap", b"");
+    let other = folder.file("other.pcap", b"#!/bin/sh\n");
+    let run_table = run(&["--engine", "host", &empty, &other], b"");
+    assert_eq!((run_table.code, run_table.stdout.as_str()), (65, ""), "{run_table:?}");
+    assert!(run_table.stderr.contains("empty.pcap: the file is empty"), "{}", run_table.stderr);
+    let run_json = run(&["--engine", "host", "--format", "json", &empty], b"");
+    assert_eq!((run_json.code, run_json.json()["packets"].as_u64()), (65, Some(0)), "{run_json:?}");
+}
+
+#[test]
 fn several_captures_standard_input_and_gzip_are_one_stream() {
     let folder = Folder::new("stream");
     let plain = folder.file("plain.pcap", &sample());
