@@ -19,7 +19,7 @@ pub struct ReplayArgs {
     /// Default: `kernel` with the rights to load it, else `host`.
     #[arg(long, value_enum)]
     pub engine: Option<EngineKind>,
-    /// List each flow.
+    /// List each flow. A table shows the first 50 rows; `--format json` has all.
     #[arg(long)]
     pub flows: bool,
     /// Output format.
