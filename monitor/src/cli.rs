@@ -26,10 +26,13 @@ pub struct Cli {
 pub enum Command {
     /// Check a configuration file and print a summary. Attaches nothing.
     CheckConfig {
-        /// The file.
-        file: PathBuf,
+        /// Configuration file. Default: /etc/peertally/peertally.toml if it exists.
+        #[arg(value_name = "FILE", env = "PEERTALLY_CONFIG")]
+        file: Option<PathBuf>,
     },
     /// Print the memory that a configuration will take, table by table. Loads nothing.
+    // These options change no memory.
+    #[command(mut_arg("listen", |option| option.hide(true)), mut_arg("xdp_mode", |option| option.hide(true)))]
     Plan {
         /// The options of `run`.
         #[command(flatten)]

@@ -24,7 +24,7 @@ fn main() -> ExitCode {
         }
     };
     match cli.command {
-        Command::CheckConfig { file } => match check_config::check(&file) {
+        Command::CheckConfig { file } => match check_config::check(file.as_deref()) {
             Ok(summary) => show(&summary.to_string()),
             Err(error) => fail(&error, error.exit()),
         },

@@ -2,6 +2,7 @@
 
 use std::{fs, process::Command};
 
+#[derive(Debug, PartialEq, Eq)]
 struct Said {
     code: Option<i32>,
     out: String,
@@ -9,8 +10,13 @@ struct Said {
 }
 
 fn peertally(arguments: &[&str]) -> Said {
-    let output =
-        Command::new(env!("CARGO_BIN_EXE_peertally")).args(arguments).env_clear().output().expect("the command starts");
+    peertally_with(arguments, &[])
+}
+
+fn peertally_with(arguments: &[&str], environment: &[(&str, &str)]) -> Said {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_peertally"));
+    let environment = environment.iter().copied();
+    let output = command.args(arguments).env_clear().envs(environment).output().expect("the command starts");
     Said {
         code: output.status.code(),
         out: String::from_utf8_lossy(&output.stdout).into_owned(),
@@ -38,6 +44,16 @@ fn a_valid_configuration_says_what_it_would_do() {
         assert!(said.out.contains(part), "no {part} in {}", said.out);
     }
     assert!(!said.out.contains("secret"), "{}", said.out);
+    assert!(said.out.contains("10.0.0.0/8 in blocks of /32, "), "{}", said.out);
+    let by_environment = peertally_with(&["check-config"], &[("PEERTALLY_CONFIG", file.to_str().expect("UTF-8"))]);
+    assert_eq!(by_environment, said);
+}
+
+#[test]
+fn a_wrong_listen_address_shows_a_right_one() {
+    let said = peertally(&["run", "--listen", "foo"]);
+    assert_eq!(said.code, Some(64));
+    assert!(said.err.contains("`foo` is not ADDRESS:PORT; write for example 127.0.0.1:9847"), "{}", said.err);
 }
 
 #[test]
@@ -58,6 +74,9 @@ fn a_plan_names_tables_and_sums() {
         ["FLOWS ", "TALLY_SLOTS ", "tables in the kernel ", "agent, if every tally moves ", "4194304 flows of 64 bytes"]
     {
         assert!(said.out.contains(part), "no {part} in {}", said.out);
+    }
+    for line in said.out.lines().filter(|line| ["WATCH_HITS ", "AYA_LOGS "].iter().any(|name| line.contains(name))) {
+        assert!(line.ends_with("ring buffer"), "{line}");
     }
     let said = peertally(&["plan", "--config", file, "--format", "json"]);
     let plan: serde_json::Value = serde_json::from_str(&said.out).expect("JSON");
@@ -82,7 +101,7 @@ fn mistakes_end_with_64_and_name_the_line() {
     assert_eq!(said.code, Some(64));
     assert!(said.err.contains("/nonexistent/p.toml"), "{}", said.err);
 
-    for arguments in [&["no-such-command"][..], &["check-config"], &[], &["--no-such-flag"]] {
+    for arguments in [&["no-such-command"][..], &[], &["--no-such-flag"]] {
         assert_eq!(peertally(arguments).code, Some(64), "{arguments:?}");
     }
 }

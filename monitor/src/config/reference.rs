@@ -119,7 +119,7 @@ fn reference() -> String {
     flags(&mut out, &keys);
     out.push_str(
         "\n\
-         `peertally check-config FILE` checks a file and attaches nothing. An unknown key is an error. Durations are written `10s`, `5m`, `1h 30m`,\n\
+         `peertally check-config [FILE]` checks that file and attaches nothing. An unknown key is an error. Durations are written `10s`, `5m`, `1h 30m`,\n\
          `7days`; amounts of bytes `500 MB` (10^6) or `10 GiB` (2^30). `monitor/peertally.example.toml` has every key.\n",
     );
     table(&mut out, "Top level", "", &keys);

@@ -24,6 +24,11 @@ where
     PossibleValuesParser::new(listed).try_map(|word| word.parse())
 }
 
+/// Parses the value of `--listen`.
+fn listen_address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| format!("`{text}` is not ADDRESS:PORT; write for example 127.0.0.1:9847"))
+}
+
 /// The flags of `peertally run`.
 #[derive(Args, Clone, Debug)]
 pub struct RunArgs {
@@ -41,7 +46,7 @@ pub struct RunArgs {
     #[arg(long, value_name = "MODE", env = "PEERTALLY_XDP_MODE", value_parser = word::<XdpMode>(XdpMode::WORDS))]
     pub xdp_mode: Option<XdpMode>,
     /// Address and port of metrics and health. Default: 127.0.0.1:9847.
-    #[arg(long, value_name = "ADDR", env = "PEERTALLY_LISTEN")]
+    #[arg(long, value_name = "ADDR", env = "PEERTALLY_LISTEN", value_parser = listen_address)]
     pub listen: Option<SocketAddr>,
 }
 

@@ -2,20 +2,25 @@
 
 use std::{fmt::Write, path::Path};
 
+use peertally_core::pool::Pool;
+
 use crate::config::{self, ConfigError, Overrides, Resolved};
 
-/// Checks `file` and returns a summary to print.
+/// Checks `file`, or the file that `run` would read, and returns a summary to print.
 ///
 /// # Errors
 /// [`ConfigError`] with every problem found.
-pub fn check(file: &Path) -> Result<String, ConfigError> {
-    config::load(Some(file), &Overrides::default()).map(|resolved| summary(file, &resolved))
+pub fn check(file: Option<&Path>) -> Result<String, ConfigError> {
+    config::load(file, &Overrides::default()).map(|resolved| summary(&resolved))
 }
 
 /// Summary of a configuration, for people.
 #[must_use]
-pub fn summary(file: &Path, resolved: &Resolved) -> String {
-    let mut out = format!("{}: valid\n", file.display());
+pub fn summary(resolved: &Resolved) -> String {
+    let mut out = match &resolved.source {
+        Some(file) => format!("{}: valid\n", file.display()),
+        None => format!("no configuration file ({} does not exist): the defaults\n", config::DEFAULT_PATH),
+    };
     let mut line = |name: &str, value: String| {
         let _infallible = writeln!(out, "  {name:<12} {value}");
     };
@@ -23,7 +28,7 @@ pub fn summary(file: &Path, resolved: &Resolved) -> String {
         resolved.interfaces.iter().map(|each| format!("{} ({})", each.name, each.role.label())).collect();
     line("interfaces", or_none(&interfaces, "none here: give --interface to `run`"));
     line("attach", resolved.xdp_mode.label().to_owned());
-    line("subscribers", or_none(&resolved.datapath.pools.iter().map(ToString::to_string).collect::<Vec<_>>(), "none"));
+    line("subscribers", or_none(&resolved.datapath.pools.iter().map(pool).collect::<Vec<_>>(), "none"));
     line("inspection", resolved.inspection.label().to_owned());
     if let Some(file) = &resolved.watchlist_file {
         line("watchlist", format!("{} entries of {}", resolved.datapath.watchlist.entries.len(), file.display()));
@@ -66,6 +71,10 @@ pub fn summary(file: &Path, resolved: &Resolved) -> String {
         );
     }
     out
+}
+
+fn pool(pool: &Pool) -> String {
+    format!("{}/{} in blocks of /{}", pool.address, pool.prefix_len, pool.assign_len)
 }
 
 fn or_none(items: &[String], none: &str) -> String {

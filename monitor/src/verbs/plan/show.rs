@@ -14,7 +14,9 @@ pub fn show(plan: &Plan) -> String {
         let _infallible = writeln!(out, "{}", format!("{name:<30}{:>10.1} MiB  {note}", bytes as f64 / MIB).trim_end());
     };
     for table in plan.tables.iter().filter(|table| table.bytes >= 1 << 16) {
-        line(&format!("  {}", table.name), table.bytes, format!("{} entries", table.entries));
+        // A ring buffer has bytes where other tables have entries, and no key.
+        let note = if table.key_bytes == 0 { "ring buffer".to_owned() } else { format!("{} entries", table.entries) };
+        line(&format!("  {}", table.name), table.bytes, note);
     }
     let small: u64 = plan.tables.iter().filter(|table| table.bytes < 1 << 16).map(|table| table.bytes).sum();
     line("  smaller tables", small, String::new());
