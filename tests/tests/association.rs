@@ -4,6 +4,12 @@
 //! Each conversation is played to the host's data path and, with the rights for it, to the kernel's, which must agree on
 //! every packet.
 
+#[path = "association/announce.rs"]
+mod announce;
+#[path = "association/behaviour.rs"]
+mod behaviour;
+#[path = "association/early_label.rs"]
+mod early_label;
 #[path = "association/kad.rs"]
 mod kad;
 #[path = "association/referred.rs"]
@@ -27,7 +33,6 @@ use peertally_datapath::{
     TableSizes,
     host::{ACCESS, CORE},
     object::{LoadOptions, MonitoredInterface},
-    view::{View, node_index_parts},
 };
 use peertally_tests::{
     both_datapaths::{self, BothDatapaths},
@@ -277,137 +282,6 @@ fn one_datagram_each_way_is_enough_when_both_look_random() {
     assert_eq!(once(own, at("192.0.2.13:7000"), &asks, &[1, 2, 3]), Verdict::UNCLASSIFIED, "too short to tell");
 }
 
-/// Flows and packets of BitTorrent that the node has counted with this confidence, once every flow has ended.
-fn counted(network: &Network, confidence: Confidence) -> (u64, u64) {
-    let sum = |view: View<'_>| {
-        let (wanted, reading) = ((Protocol::BitTorrent as u8, confidence as u8), view.read(0));
-        assert_eq!((reading.pending.packets, reading.internal_errors), (0, 0));
-        let of = |index| (node_index_parts(index).2, node_index_parts(index).3);
-        let node = reading.node.iter().enumerate().filter(|(index, _)| of(*index) == wanted);
-        let node = node.fold((0, 0), |sum, (_, node)| (sum.0 + node.flows, sum.1 + node.packets));
-        let keys = view.keys.iter().zip(&reading.totals);
-        let tallies = keys.filter(|(key, _)| key.read().is_some_and(|key| (key.protocol, key.confidence) == wanted));
-        let tallies = tallies
-            .fold((0, 0), |sum, (_, totals)| (sum.0 + totals.flows, sum.1 + totals.packets_up + totals.packets_down));
-        assert_eq!(node, tallies, "node and subscriber");
-        node
-    };
-    let found = sum(network.host.view());
-    if let Some(kernel) = &network.kernel {
-        assert_eq!(sum(kernel.view()), found);
-    }
-    found
-}
-
-/// A TCP connection in which the sides take turns to say these; the verdict after each.
-fn turns(network: &mut Network, from: SocketAddr, to: SocketAddr, payloads: &[Vec<u8>]) -> Vec<Verdict> {
-    let (mut connection, opening) = Connection::open(from, to);
-    for frame in opening {
-        network.send(&frame);
-    }
-    let says = |(number, payload): (usize, &Vec<u8>)| network.send(&connection.says(number % 2 == 0, payload));
-    payloads.iter().enumerate().map(says).collect()
-}
-
-#[test]
-fn a_short_connection_is_labelled_once_both_sides_look_random() {
-    let mut network = Network::new();
-    network.ping(of(SUBSCRIBER, 6881), at(PEER));
-    let random: Vec<Vec<u8>> = (0..4).map(|number| ciphertext(40 + 60 * number, number as u64)).collect();
-    let found = turns(&mut network, of(SUBSCRIBER, 40_000), at(PEER), &random);
-    assert_eq!(found[0], Verdict::UNCLASSIFIED, "the other side has said nothing");
-    assert_eq!(found[1..], [BITTORRENT; 3]);
-    // One that begins anew on the same ports ends the one before.
-    turns(&mut network, of(SUBSCRIBER, 40_000), at(PEER), &random[..1]);
-    let associated = |network: &Network| counted(network, Confidence::Association);
-    assert_eq!(associated(&network), (1, 6), "what came before the label counts for it");
-    turns(&mut network, of(SUBSCRIBER, 40_001), at(PEER), &random[..2]);
-    assert_eq!(associated(&network), (2, 6 + 4), "a pause, too, ends one as what it was");
-    let mut never = |from: u16, to: &str, payloads: &[Vec<u8>], why: &str| {
-        let found = turns(&mut network, of(SUBSCRIBER, from), at(to), payloads);
-        assert_eq!(found, vec![Verdict::UNCLASSIFIED; payloads.len()], "{why}");
-    };
-    never(40_007, "192.0.2.9:7777", &random, "an unknown endpoint");
-    never(40_002, "192.0.2.7:443", &random, "another port");
-    let tls = [vec![[&b"\x16\x03\x01\x02\x00"[..], &ciphertext(300, 7)].concat()], random.clone()].concat();
-    never(40_003, PEER, &tls, "a face of its own");
-    never(40_004, PEER, &[random[0].clone(), b"220 mail.example.org\r\n".to_vec(), random[2].clone()], "text");
-    never(40_005, PEER, &[random[0].clone(), b"\x01".to_vec(), random[2].clone()], "too short to tell");
-    let found = turns(&mut network, of(NEIGHBOUR, 40_006), at(PEER), &random);
-    assert_eq!(found, vec![Verdict::UNCLASSIFIED; 4], "never spoke it");
-}
-
-#[test]
-fn what_goes_on_is_looked_into_when_nothing_is_known_early() {
-    let mut network = Network::new();
-    let handshake = [b"\x13BitTorrent protocol".as_slice(), &[0; 48]].concat();
-    let opening: Vec<Vec<u8>> = (0..4).map(|number| ciphertext(200, number)).collect();
-    let clear = [opening, vec![handshake]].concat();
-    let found = turns(&mut network, of(SUBSCRIBER, 40_000), at(PEER), &clear);
-    assert_eq!(found[4].confidence, Confidence::Signature, "in clear behind the opening, as MSE allows");
-    // So it is when the endpoint is known: the label from there is for flows that end before.
-    let mut network = Network::new();
-    network.ping(of(SUBSCRIBER, 6881), at(PEER));
-    let found = turns(&mut network, of(SUBSCRIBER, 40_001), at(PEER), &clear);
-    assert_eq!(found[1..4], [BITTORRENT; 3]);
-    assert_eq!(found[4].confidence, Confidence::Signature);
-    assert_eq!(counted(&network, Confidence::Association), (0, 0));
-    assert_eq!(counted(&network, Confidence::Signature), (2, 2 + 2 + 5), "every packet counts for the certain one");
-
-    // Asked with the payload that makes both sides look random, and then when the inspection ends.
-    let (peer, mut network) = (at("192.0.2.8:6881"), Network::new());
-    let (mut connection, opening) = Connection::open(of(SUBSCRIBER, 40_000), peer);
-    for frame in opening {
-        network.send(&frame);
-    }
-    let mut found = Vec::new();
-    for number in 0..16 {
-        found.push(network.send(&connection.says(number % 2 == 0, &ciphertext(200, number))));
-        if number == 1 {
-            network.ping(of(SUBSCRIBER, 6881), peer);
-        }
-    }
-    assert_eq!(found[..14], [Verdict::UNCLASSIFIED; 14]);
-    assert_eq!(found[14..], [BITTORRENT; 2]);
-}
-
-#[test]
-fn announces_name_the_endpoint() {
-    let mut network = Network::new();
-    let tracker = at("192.0.2.80:6969");
-    let announce = b"GET /announce?info_hash=%124Vx%9A&peer_id=-TR3000-abcdefghijkl&port=50555&left=0 HTTP/1.1\r\n\
-          Host: tracker.example\r\nUser-Agent: Transmission/3.00\r\n\r\n";
-    network.send(&tcp(of(SUBSCRIBER, 40_000), tracker, flag::SYN, b""));
-    network.send(&tcp(tracker, of(SUBSCRIBER, 40_000), flag::SYN_ACK, b""));
-    network.send(&tcp(of(SUBSCRIBER, 40_000), tracker, flag::PUSH, announce));
-    assert_eq!(network.obfuscated(at("192.0.2.9:40002"), of(SUBSCRIBER, 50_555)), BITTORRENT);
-
-    let mut network = Network::new();
-    let (from, connect) = (of(SUBSCRIBER, 6881), [0, 0, 4, 0x17, 0x27, 0x10, 0x19, 0x80, 0, 0, 0, 0, 1, 2, 3, 4]);
-    network.send(&udp(from, tracker, &connect));
-    network.send(&udp(tracker, from, &[0, 0, 0, 0, 1, 2, 3, 4, 9, 9, 9, 9, 9, 9, 9, 9]));
-    let mut announce = vec![9; 8];
-    announce.extend([0, 0, 0, 1, 5, 6, 7, 8]);
-    announce.extend([0xab; 64]);
-    announce.extend([0, 0, 0, 2, 0, 0, 0, 0, 1, 1, 1, 1, 0xff, 0xff, 0xff, 0xff]);
-    announce.extend(50_556u16.to_be_bytes());
-    network.send(&udp(from, tracker, &announce));
-    assert_eq!(network.obfuscated(at("192.0.2.9:40003"), of(SUBSCRIBER, 50_556)), BITTORRENT);
-}
-
-#[test]
-fn a_page_that_makes_a_browser_announce_teaches_nothing() {
-    let mut network = Network::new();
-    let tracker = at("192.0.2.80:80");
-    let request =
-        b"GET /announce?info_hash=x&port=51820 HTTP/1.1\r\nHost: a.example\r\nUser-Agent: Mozilla/5.0 (X11)\r\n\r\n";
-    network.send(&tcp(of(SUBSCRIBER, 40_000), tracker, flag::SYN, b""));
-    network.send(&tcp(tracker, of(SUBSCRIBER, 40_000), flag::SYN_ACK, b""));
-    network.send(&tcp(of(SUBSCRIBER, 40_000), tracker, flag::PUSH, request));
-    assert_eq!(network.events(KernelEvent::PeerLearned), 0);
-    assert_eq!(network.datagrams(of(SUBSCRIBER, 51_820), at("192.0.2.9:51820")), Verdict::UNCLASSIFIED);
-}
-
 #[test]
 fn one_non_p2p_payload_does_not_hide_a_flow() {
     let mut network = Network::new();
@@ -484,39 +358,4 @@ fn a_small_table_gives_up_old_knowledge_and_says_so() {
         BITTORRENT,
         "the subscriber's own stay"
     );
-}
-
-const RULE: Heuristic = Heuristic { endpoints: 8, window_s: 60 };
-
-/// Obfuscated connections to `peers` remote endpoints; how many were labelled by behaviour.
-fn openings(network: &mut Network, peers: u8) -> usize {
-    let verdicts = (0..peers).map(|peer| {
-        network.obfuscated(
-            of(SUBSCRIBER, 42_000 + u16::from(peer)),
-            of(&format!("198.51.100.{peer}"), 20_000 + 7 * u16::from(peer)),
-        )
-    });
-    verdicts.filter(|verdict| verdict.confidence == Confidence::Heuristic).count()
-}
-
-#[test]
-fn behaviour_counts_only_with_a_certain_flow_and_when_switched_on() {
-    let clear = |network: &mut Network| network.ping(of(SUBSCRIBER, 6881), at(PEER));
-    let mut network = Network::with(Some(RULE), 1024, false);
-    assert_eq!(openings(&mut network, 40), 0, "no certain flow");
-    assert_eq!(network.events(KernelEvent::MseCandidate), 40);
-    clear(&mut network);
-
-    let mut network = Network::new();
-    clear(&mut network);
-    assert_eq!(openings(&mut network, 40), 0, "switched off");
-
-    let mut network = Network::with(Some(RULE), 1024, false);
-    clear(&mut network);
-    assert_eq!(openings(&mut network, 7), 0, "too few");
-
-    let mut network = Network::with(Some(RULE), 1024, false);
-    clear(&mut network);
-    network.now_s += 61;
-    assert_eq!(openings(&mut network, 40), 0, "the certain flow was too long ago");
 }
