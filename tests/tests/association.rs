@@ -1,8 +1,8 @@
-//! Flows that show no signature, and what makes them count all the same: endpoints and subscribers known from earlier flows,
-//! and (when switched on) behaviour. Above all, what must not: see `monitor-common/src/engine/learn.rs`.
+//! Flows without a signature that are labelled by an endpoint or a subscriber known from earlier flows, or by behaviour
+//! if that is switched on. Most tests play flows that must stay unlabelled (`monitor-common/src/engine/learn.rs`).
 //!
-//! Each conversation is played to the host's data path and, with the rights for it, to the kernel's, which must agree on
-//! every packet.
+//! Each conversation runs on the host data path and, with the necessary rights, on the kernel's. Both must agree on every
+//! packet.
 
 #[path = "association/announce.rs"]
 mod announce;
@@ -134,7 +134,7 @@ fn a_node_that_asks_back_before_it_answers_is_known() {
     network.send(&udp(at(PEER), own, ask));
     network.send(&udp(at(PEER), own, PONG));
     assert_eq!(network.obfuscated(of(SUBSCRIBER, 40_000), at(PEER)), BITTORRENT);
-    // Its question alone proves nothing, but the flow goes on teaching.
+    // The node's question alone proves nothing, but the flow is still learned from.
     let mut network = Network::new();
     network.send(&udp(own, at(PEER), PING));
     network.send(&udp(at(PEER), own, ask));
@@ -144,7 +144,7 @@ fn a_node_that_asks_back_before_it_answers_is_known() {
 }
 
 #[test]
-fn the_same_over_ipv6() {
+fn a_peer_known_from_the_dht_over_ipv6() {
     let mut network = Network::new();
     let (subscriber, peer) = (at("[2001:db8::1]:6881"), at("[2001:db9::7]:51413"));
     network.ping(subscriber, peer);
@@ -158,7 +158,7 @@ fn a_flow_that_ended_unclassified_is_labelled_once_its_endpoint_is_known() {
     assert_eq!(network.obfuscated(from, at(PEER)), Verdict::UNCLASSIFIED);
     network.ping(of(SUBSCRIBER, 6881), at(PEER));
     let packet = tcp(from, at(PEER), flag::PUSH, &ciphertext(1000, 1));
-    assert_eq!(network.send(&packet), Verdict::UNCLASSIFIED, "not asked with every packet");
+    assert_eq!(network.send(&packet), Verdict::UNCLASSIFIED, "the peer cache is not asked with every packet");
     network.now_s += 8;
     assert_eq!(network.send(&packet), BITTORRENT);
     assert_eq!(network.send(&packet), BITTORRENT);
@@ -170,7 +170,7 @@ fn a_flow_that_ended_unclassified_is_labelled_once_its_endpoint_is_known() {
         let key = key.read()?;
         (key.confidence == Confidence::Association as u8).then_some(*totals)
     });
-    assert_eq!(labelled.map(|totals| (totals.flows, totals.packets_up)), Some((1, 1)), "what came after the label");
+    assert_eq!(labelled.map(|totals| (totals.flows, totals.packets_up)), Some((1, 1)), "only packets after the label");
 }
 
 #[test]
@@ -217,7 +217,7 @@ fn a_forged_question_that_a_real_client_answers_names_no_peer() {
 }
 
 #[test]
-fn subscribers_addresses_on_a_core_interface_teach_nothing() {
+fn nothing_is_learned_from_subscriber_addresses_on_a_core_interface() {
     let mut network = Network::with(None, 1024, true);
     network.ping(of(SUBSCRIBER, 6881), at(PEER));
     network.ping(at(PEER), of(SUBSCRIBER, 6882));
@@ -226,7 +226,7 @@ fn subscribers_addresses_on_a_core_interface_teach_nothing() {
 }
 
 #[test]
-fn nobody_is_labelled_for_what_another_subscriber_does() {
+fn no_subscriber_is_labelled_for_a_neighbours_flows() {
     let mut network = Network::new();
     network.ping(of(SUBSCRIBER, 6881), at(PEER));
     assert_eq!(network.obfuscated(of(NEIGHBOUR, 40_000), at(PEER)), Verdict::UNCLASSIFIED, "never spoke it");
@@ -236,7 +236,7 @@ fn nobody_is_labelled_for_what_another_subscriber_does() {
 }
 
 #[test]
-fn what_has_a_face_of_its_own_is_not_labelled() {
+fn a_payload_with_recognisable_structure_is_not_labelled() {
     let mut network = Network::new();
     network.ping(of(SUBSCRIBER, 6881), at(PEER));
     let tls = |number: u64| [&[0x16, 3, 1, 2, 0], &ciphertext(300, number)[..]].concat();
@@ -268,7 +268,7 @@ fn one_datagram_each_way_is_enough_when_both_look_random() {
         assert_eq!(network.send(&udp(own, other, asks)), Verdict::UNCLASSIFIED);
         network.send(&udp(other, own, answers))
     };
-    // As long as what Kad sends obfuscated.
+    // Lengths of obfuscated Kad packets.
     let (asks, answers) = (ciphertext(51, 1), ciphertext(35, 2));
     assert_eq!(once(own, at("192.0.2.9:7000"), &asks, &answers), BITTORRENT);
     assert_eq!(once(own, at("192.0.2.10:53"), &asks, &answers), Verdict::UNCLASSIFIED, "a service's port");
@@ -330,7 +330,7 @@ fn knowledge_expires_and_ports_of_clients_are_not_endpoints() {
 }
 
 #[test]
-fn no_flow_is_waited_for_without_end() {
+fn the_wait_for_the_other_side_ends() {
     let mut network = Network::new();
     let from = of(SUBSCRIBER, 40_000);
     network.send(&tcp(from, at(PEER), flag::SYN, b""));
@@ -347,7 +347,7 @@ fn no_flow_is_waited_for_without_end() {
 }
 
 #[test]
-fn a_small_table_gives_up_old_knowledge_and_says_so() {
+fn a_small_table_evicts_old_peers_and_counts_it() {
     let mut network = Network::with(None, 4, false);
     for peer in 0..40 {
         network.ping(of(SUBSCRIBER, 6881), of(&format!("192.0.2.{peer}"), 6881));

@@ -111,7 +111,7 @@ fn a_peer_of_one_realm_is_unknown_in_another() {
     for (from, to, payload) in [(subscriber, peer, PING), (peer, subscriber, PONG)] {
         node.send(&udp(from, to, payload));
     }
-    assert_eq!(play(&mut node, 50_000), Protocol::BitTorrent, "the DHT told the peer");
+    assert_eq!(play(&mut node, 50_000), Protocol::BitTorrent, "the peer is known from the DHT");
     node.enter(8);
     assert_eq!(play(&mut node, 50_001), Protocol::Unclassified);
 }

@@ -279,7 +279,7 @@ fn a_crowd_overwrites_and_is_counted() {
 }
 
 #[test]
-fn a_flow_that_settles_keeps_nothing() {
+fn a_settled_flow_holds_no_segments() {
     let mut network = Network::new();
     let mut connection = network.open((50_000, 6346));
     network.send(&connection.says(true, PARTS[0]));

@@ -27,7 +27,7 @@ fn announces_name_the_endpoint() {
 }
 
 #[test]
-fn a_page_that_makes_a_browser_announce_teaches_nothing() {
+fn nothing_is_learned_from_a_browsers_announce() {
     let mut network = Network::new();
     let tracker = at("192.0.2.80:80");
     let request =

@@ -1,5 +1,5 @@
-//! A request for contacts of Kad, of two bytes between ports that say nothing, and its answer: who asked is known by it, and nobody
-//! can be made to have asked.
+//! Kad's request for contacts: two bytes, between any ports. The answer shows that the sender speaks Kad. A forged packet
+//! must not make a subscriber look like the sender.
 
 use super::*;
 
@@ -24,7 +24,7 @@ fn obfuscated(network: &mut Network, own: SocketAddr, number: u8) -> Verdict {
 }
 
 #[test]
-fn who_asks_for_contacts_and_is_answered_speaks_kad() {
+fn a_subscriber_that_gets_contacts_speaks_kad() {
     let exchanges: [(&[u8], Vec<u8>); 3] = [
         (REQUEST, contacts()),
         (REQUEST, b"\xe5\x09\x78\x9c\x63\x60\x00\x00".to_vec()),
@@ -45,7 +45,7 @@ fn who_asks_for_contacts_and_is_answered_speaks_kad() {
 }
 
 #[test]
-fn a_request_that_comes_late_is_heard() {
+fn a_late_request_is_seen() {
     let mut network = Network::new();
     let own = of(SUBSCRIBER, OWN_PORT);
     for _ in 0..3 {
@@ -89,7 +89,7 @@ fn nothing_from_outside_makes_a_subscriber_ask() {
         assert_eq!(network.events(KernelEvent::PeerLearned), 0, "{name}");
         assert_eq!(obfuscated(&mut network, of(SUBSCRIBER, OWN_PORT), 1), Verdict::UNCLASSIFIED, "{name}");
         assert_eq!(network.datagrams(of(SUBSCRIBER, OWN_PORT), at("192.0.2.66:4500")), Verdict::UNCLASSIFIED, "{name}");
-        // Even to one who speaks Kad from another port, this names no endpoint.
+        // It names no endpoint either if the subscriber speaks Kad from another port.
         let other = of(SUBSCRIBER, OWN_PORT + 7);
         network.send(&udp(other, at(NODE), REQUEST));
         network.send(&udp(at(NODE), other, &contacts()));

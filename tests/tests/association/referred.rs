@@ -1,4 +1,4 @@
-//! Sources that a server names to a subscriber who asked: see `monitor-common/src/engine/source_requests.rs`.
+//! Peers that a server lists in reply to a subscriber's request (`monitor-common/src/engine/source_requests.rs`).
 
 use std::net::IpAddr;
 
@@ -13,7 +13,7 @@ const EDONKEY: Verdict = Verdict { protocol: Protocol::EDonkey, confidence: Conf
 const HASH: [u8; 16] = [0xab; 16];
 const BUDGET: usize = monitor_common::abi::limits::SERVER_FLOW_PACKETS as usize;
 
-/// A TCP connection of a client with a server, with the numbers that TCP has.
+/// A TCP connection of a client with a server, with correct sequence numbers.
 #[derive(Clone, Copy)]
 struct ServerConnection {
     client: SocketAddr,
@@ -97,7 +97,7 @@ fn peers(key: &str, peers: &[SocketAddr]) -> Vec<u8> {
 }
 
 #[test]
-fn an_edonkey_server_names_sources_to_who_asks() {
+fn an_edonkey_server_names_sources_to_the_subscriber_that_asked() {
     let mut network = Network::new();
     let mut connection = ServerConnection::login(&mut network, SUBSCRIBER);
     connection.says(&mut network, &get_sources());
@@ -105,7 +105,11 @@ fn an_edonkey_server_names_sources_to_who_asks() {
     assert_eq!(network.obfuscated(of(SUBSCRIBER, 40_001), at(SOURCE)), EDONKEY);
     assert_eq!(network.obfuscated(of(SUBSCRIBER, 40_002), at("192.0.2.7:4663")), Verdict::UNCLASSIFIED, "another port");
     let tls = |number: u64| [&[0x16, 3, 1, 2, 0], &ciphertext(300, number)[..]].concat();
-    assert_eq!(network.connection(of(SUBSCRIBER, 40_003), at(SOURCE), tls), Verdict::UNCLASSIFIED, "a face of its own");
+    assert_eq!(
+        network.connection(of(SUBSCRIBER, 40_003), at(SOURCE), tls),
+        Verdict::UNCLASSIFIED,
+        "recognisable structure"
+    );
     assert_eq!(network.obfuscated(at(SOURCE), of(SUBSCRIBER, 40_004)), Verdict::UNCLASSIFIED, "opened from outside");
     assert_eq!(network.datagrams(of(SUBSCRIBER, 40_005), at(SOURCE)), Verdict::UNCLASSIFIED, "a port of TCP");
     ServerConnection::login(&mut network, NEIGHBOUR);
@@ -129,7 +133,7 @@ fn messages_share_a_segment_and_sources_may_have_hashes() {
 }
 
 #[test]
-fn a_question_late_in_a_long_session_is_heard() {
+fn a_request_late_in_a_long_connection_is_seen() {
     let mut network = Network::new();
     let mut connection = ServerConnection::login(&mut network, SUBSCRIBER);
     for number in 0..100 {
@@ -160,7 +164,7 @@ fn a_question_late_in_a_long_session_is_heard() {
 type Attack = fn(&mut Network, ServerConnection);
 
 #[test]
-fn what_does_not_answer_names_nobody() {
+fn a_list_that_answers_no_request_names_no_peer() {
     let attacks: [(&str, Attack); 7] = [
         ("no question", |network, mut connection| {
             connection.is_answered(network, &found_sources(&[at(SOURCE)]));
@@ -206,7 +210,7 @@ fn what_does_not_answer_names_nobody() {
     }
 }
 
-/// One who is a subscriber, too, asks in its own name and answers itself: that names nothing to the one it sends to.
+/// A neighbouring subscriber that answers its own request names no peer to the subscriber it sends to.
 #[test]
 fn a_neighbour_who_answers_its_own_question_names_nothing() {
     let mut network = Network::new();
@@ -277,7 +281,7 @@ fn an_http_tracker_names_peers() {
 }
 
 #[test]
-fn lists_that_nobody_vouches_for_teach_nothing() {
+fn nothing_is_learned_from_lists_without_a_credible_request() {
     let answer = [HEADER, &peers("5:peers", &[at(PEER)])].concat();
     // A page's request, in a subscriber's browser.
     let mut network = Network::new();
@@ -286,12 +290,12 @@ fn lists_that_nobody_vouches_for_teach_nothing() {
     connection.says(&mut network, &announce("Mozilla/5.0 (X11)"));
     connection.is_answered(&mut network, &answer);
     assert_eq!(network.obfuscated(of(SUBSCRIBER, 40_001), at(PEER)), Verdict::UNCLASSIFIED);
-    // A web seed's answer, which is the file itself.
+    // A web seed answers with the file itself.
     let mut connection = ServerConnection::open(&mut network, of(SUBSCRIBER, 41_001), at(TRACKER));
     connection.says(&mut network, b"GET /webseed?info_hash=x&piece=3 HTTP/1.1\r\nUser-Agent: a\r\n\r\n");
     connection.is_answered(&mut network, &answer);
     assert_eq!(network.obfuscated(of(SUBSCRIBER, 40_002), at(PEER)), Verdict::UNCLASSIFIED);
-    // Nobody was seen to answer before the question: the subscriber speaks nothing for certain.
+    // No answer was seen before the request, so the subscriber is not known to speak the protocol.
     let mut network = Network::new();
     let mut connection =
         ServerConnection { client: of(SUBSCRIBER, 41_002), server: at(TRACKER), next: (0x1000_0000, 0x2000_0000) };

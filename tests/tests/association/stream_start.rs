@@ -1,5 +1,5 @@
-//! Over TCP, a peer is learned only if its stream started with the protocol's own bytes: a web page can make a browser send
-//! later ones, after an HTTP request.
+//! Over TCP, a peer is learned only if the stream started with the protocol's first bytes. A web page can make a browser
+//! send them later, after an HTTP request.
 
 use super::*;
 
@@ -21,7 +21,7 @@ const POST: &[u8] =
     b"POST /a HTTP/1.1\r\nHost: a.example:6881\r\nOrigin: http://a.example\r\nContent-Type: text/plain\r\nContent-Length: 68\r\n\r\n";
 
 #[test]
-fn the_body_of_a_post_is_no_handshake_and_teaches_nothing() {
+fn nothing_is_learned_from_a_handshake_in_the_body_of_a_post() {
     // The page's own server plays along, before or after the body.
     for server_first in [false, true] {
         let mut network = Network::new();
@@ -44,7 +44,7 @@ fn the_body_of_a_post_is_no_handshake_and_teaches_nothing() {
 }
 
 #[test]
-fn a_body_behind_a_pause_or_a_stream_seen_midway_teaches_nothing() {
+fn nothing_is_learned_from_a_stream_seen_midway_or_after_a_pause() {
     let mut network = Network::new();
     let mut connection = open(&mut network, of(SUBSCRIBER, 40_000), at(SERVER));
     network.send(&connection.says(true, POST));
@@ -90,7 +90,7 @@ fn a_tunnel_through_a_proxy_makes_no_peer_of_it() {
 }
 
 #[test]
-fn an_announce_with_a_browsers_headers_teaches_nothing() {
+fn nothing_is_learned_from_an_announce_with_a_browsers_headers() {
     for line in
         ["Origin: http://a.example", "Referer: http://a.example/", "Accept-Language: en", "Sec-Fetch-Mode: cors"]
     {
