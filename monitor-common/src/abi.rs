@@ -7,6 +7,7 @@ pub mod limits;
 pub mod outcome;
 pub mod protocol;
 pub mod reason;
+pub mod rule;
 pub mod settings;
 pub mod tally;
 pub mod watch;

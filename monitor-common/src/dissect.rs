@@ -4,8 +4,8 @@
 //! look-alikes, tests. A rule runs in the kernel on every inspected packet. So it rejects on the first few bytes or the
 //! length before anything else, reads through the wrapping accessors of [`Payload`] only, and loops to constants only.
 //!
-//! Each rule takes the payload and the flow's [`RuleState`] and returns how sure it is, or `None`. The first match is final
-//! for the flow, so rules go from unmistakable and cheap to structural.
+//! A rule function takes the payload and the flow's [`RuleState`] and returns the [`Rule`] that matches, or `None`. The first
+//! match is final for the flow, so functions go from unmistakable and cheap to structural.
 //!
 //! With the feature `first-protocols` only the protocols that were there first are tried: the bench measures what all others
 //! cost the packets that show none of them.
@@ -50,7 +50,10 @@ mod lookalikes;
 mod testing;
 
 use crate::{
-    abi::protocol::{Confidence, Protocol, Verdict},
+    abi::{
+        protocol::{Confidence, Protocol, Verdict},
+        rule::Rule,
+    },
     parse::payload::{Payload, Transport},
 };
 use byte_set::ByteSet;
@@ -88,9 +91,10 @@ const DISSECTORS: [Dissector; 18] = [
 macro_rules! first_match {
     ($payload:expr, $state:expr; $($protocol:ident::$rule:ident,)*) => {
         $(if const { tried($protocol::DISSECTOR.protocol) }
-            && let Some(confidence) = $protocol::$rule($payload.barrier_ref(), $state)
+            && let Some(rule) = $protocol::$rule($payload.barrier_ref(), $state)
         {
-            return Some(Verdict { protocol: const { $protocol::DISSECTOR.protocol }, confidence });
+            $payload.set_rule(rule as u32);
+            return Some(Verdict { protocol: const { $protocol::DISSECTOR.protocol }, confidence: rule.confidence() });
         })*
     };
 }
@@ -169,9 +173,11 @@ pub fn is_shallow(transport: Transport, first: u8) -> bool {
 
 /// The verdict of a payload, if a rule matches it. Held bytes of earlier segments are in front of it.
 ///
-/// If none does, a TCP payload may have to be held for the next segment ([`rule_state::rule_flags::HELD`]).
+/// [`Payload::rule`] is then the rule's number. It is no part of the returned value: the verifier walks what follows once for
+/// each value that it knows. If no rule matches, a TCP payload may have to be held for the next segment ([`rule_state::rule_flags::HELD`]).
 #[inline(always)]
 pub fn classify(transport: Transport, payload: &mut Payload, state: &mut RuleState) -> Option<Verdict> {
+    payload.set_rule(0);
     match transport {
         Transport::Tcp => {
             verifier_barrier(payload, state);
@@ -205,8 +211,9 @@ fn tcp(payload: &mut Payload, state: &mut RuleState) -> Option<Verdict> {
             waste::tcp,
             btsync::tcp,
         );
-        if ALL && let Some(verdict) = http::tcp(payload) {
-            return Some(verdict);
+        if ALL && let Some(rule) = http::tcp(payload) {
+            payload.set_rule(rule as u32);
+            return Some(Verdict { protocol: rule.protocol(), confidence: Confidence::Signature });
         }
         first_match!(payload, state;
             winmx::tcp,
@@ -218,6 +225,7 @@ fn tcp(payload: &mut Payload, state: &mut RuleState) -> Option<Verdict> {
         opennap::tcp,
     );
     if edonkey::continued(payload.barrier_ref(), state) {
+        payload.set_rule(Rule::EdonkeySplit as u32);
         return Some(Verdict { protocol: Protocol::EDonkey, confidence: Confidence::Structural });
     }
     verifier_barrier(payload, state);

@@ -67,6 +67,7 @@ impl BothDatapaths {
         if let Some(kernel) = &mut self.kernel {
             let there = kernel.frame(frame, frame.len(), self.now_s).expect("the test runner takes the frame");
             assert_eq!(there, found, "kernel and host");
+            assert_eq!(kernel.rule(), self.host.rule(), "kernel and host");
         }
         found
     }

@@ -21,6 +21,7 @@ pub fn empty() -> Snapshot {
         node: Vec::new(),
         skipped: Vec::new(),
         events: Vec::new(),
+        rules: Vec::new(),
         tables: Vec::new(),
         pending: Counts::default(),
         watchlist: Vec::new(),

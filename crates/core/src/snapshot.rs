@@ -10,6 +10,7 @@ use std::{
 use monitor_common::abi::{
     protocol::Verdict,
     reason::Reason,
+    rule::Rule,
     tally::{Direction, TallyKey, Totals},
     watch::WatchHit,
 };
@@ -37,6 +38,8 @@ pub struct Snapshot {
     pub skipped: Vec<(Reason, u64)>,
     /// Kernel-side events (evictions, refusals, races), by label; every event is listed.
     pub events: Vec<(&'static str, u64)>,
+    /// Flows by the rule that labelled them; rules without flows are left out.
+    pub rules: Vec<(Rule, u64)>,
     /// Fill of each table.
     pub tables: Vec<TableUse>,
     /// IP packets and bytes of flows still under inspection: counted, not yet under a protocol.

@@ -10,6 +10,7 @@ use std::{
 use monitor_common::abi::{
     protocol::{Confidence, Protocol, Verdict},
     reason::Reason,
+    rule::Rule,
     tally::{Direction, TallyKey, Totals},
 };
 
@@ -154,6 +155,7 @@ impl Kernel {
             node: self.node.clone(),
             skipped: Reason::ALL.iter().map(|reason| (*reason, 0)).collect(),
             events: vec![("tally_refused", 0)],
+            rules: vec![(Rule::UtpSyn, 3), (Rule::MseAssociation, 1)],
             tables: vec![TableUse { name: "tallies", entries: self.keys.len() as u64, capacity: 1024 }],
             pending: Counts::default(),
             watchlist: Vec::new(),

@@ -129,12 +129,14 @@ impl Datapath for AttachedDatapath {
                 *count += self.internal_errors;
             }
         }
+        let rules = self.object.rule_verdicts()?;
         let watching = view.settings.inspection.load() == InspectionDepth::Watchlist as u64;
         let watchlist = if watching { self.object.watchlist_tallies()? } else { Vec::new() };
         let context = drain::DrainContext { interfaces: &self.interfaces, pools: self.pools };
         let mut snapshot = self.drain.snapshot(&view, read, begun, &context);
         snapshot.skipped = skipped;
         snapshot.events = events;
+        snapshot.rules = rules;
         snapshot.watchlist = watchlist;
         if watching {
             snapshot.hits = self.object.watchlist_hits();

@@ -12,6 +12,7 @@ use monitor_common::{
         limits::{MAX_INTERFACES, REASSEMBLY_SLOTS},
         outcome::{Outcome, PacketOutcome},
         reason::{REASON_SLOTS, Reason},
+        rule::{RULE_SLOTS, Rule},
         settings::{InspectionDepth, Settings},
         tally::{KeyWords, NODE_ENTRIES_PER_INTERFACE, NodeTally, SlotKey, Tally},
         watch::{ContentHash, WatchHit},
@@ -48,11 +49,12 @@ pub struct HostDataPath {
     pool_table: Box<[u64]>,
     skips: [Cell<u64>; REASON_SLOTS],
     events: [Cell<u64>; EVENT_SLOTS],
+    rules: [Cell<u64>; RULE_SLOTS],
     scratch: RefCell<Scratch>,
     watchlist: HashMap<ContentHash, u32>,
     watch_tallies: RefCell<HashMap<KeyWords, u64>>,
     hits: RefCell<Vec<WatchHit>>,
-    last: Cell<Option<Outcome>>,
+    last: Cell<PacketOutcome>,
     /// Realms of interfaces that have one.
     realms: Vec<(u16, u32)>,
 }
@@ -102,11 +104,12 @@ impl HostDataPath {
             pools,
             skips: [const { Cell::new(0) }; REASON_SLOTS],
             events: [const { Cell::new(0) }; EVENT_SLOTS],
+            rules: [const { Cell::new(0) }; RULE_SLOTS],
             scratch: RefCell::new(Scratch::empty()),
             watchlist: HashMap::new(),
             watch_tallies: RefCell::default(),
             hits: RefCell::default(),
-            last: Cell::new(None),
+            last: Cell::new(PacketOutcome::UNCACHED),
             realms: Vec::new(),
         }
     }
@@ -119,9 +122,22 @@ impl HostDataPath {
     /// Counts a frame that arrived on interface [`ACCESS`] or [`CORE`].
     pub fn frame_on(&mut self, interface: u16, bytes: &[u8], wire_len: usize, now_s: u64) -> Outcome {
         self.settings.clock_s.store(now_s);
-        self.last.set(None);
+        self.last.set(PacketOutcome::UNCACHED);
         process(&Frame::new(bytes, wire_len), self, &self.settings, interface);
-        self.last.get().unwrap_or(Outcome::Uncached)
+        Option::<Outcome>::from(self.last.get()).unwrap_or(Outcome::Uncached)
+    }
+
+    /// The rule that gave a flow its verdict with the latest frame.
+    #[must_use]
+    pub fn rule(&self) -> Option<Rule> {
+        self.last.get().rule()
+    }
+
+    /// Flows by the rule that labelled them; rules without flows are left out.
+    #[must_use]
+    pub fn rule_verdicts(&self) -> Vec<(Rule, u64)> {
+        let counts = Rule::ALL.iter().map(|rule| (*rule, self.rules[*rule as usize].get()));
+        counts.filter(|(_, count)| *count > 0).collect()
     }
 
     /// The tables.
@@ -245,6 +261,11 @@ impl Maps for HostDataPath {
         }
     }
 
+    fn count_rule(&self, rule: u32) {
+        let counter = &self.rules[rule as usize & (RULE_SLOTS - 1)];
+        counter.set(counter.get() + 1);
+    }
+
     fn count_skip(&self, reason: Reason) {
         let counter = &self.skips[reason as usize];
         counter.set(counter.get() + 1);
@@ -277,7 +298,7 @@ impl Maps for HostDataPath {
     }
 
     fn report_outcome(&self, outcome: PacketOutcome) {
-        self.last.set(outcome.into());
+        self.last.set(outcome);
     }
 }
 

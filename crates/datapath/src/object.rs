@@ -16,6 +16,7 @@ use monitor_common::{
         key::Seed,
         limits::{MAX_MONITORED_INTERFACES, WATCH_BUFFER_BYTES},
         reason::Reason,
+        rule::Rule,
         settings::{Heuristic, InspectionDepth, Settings},
         tally::{KeyWords, NodeTally, SlotKey, Tally, TallyKey},
         watch::{ContentHash, WatchHit},
@@ -57,6 +58,7 @@ const PINNED: &[&str] = &[
     "POOL_TABLE",
     "SKIPS",
     "EVENTS",
+    "RULE_VERDICTS",
     "WATCH_TALLIES",
 ];
 
@@ -278,6 +280,21 @@ impl LoadedObject {
     /// When the map cannot be read.
     pub fn events(&self) -> Result<Vec<(KernelEvent, u64)>, ObjectError> {
         KernelEvent::ALL.iter().map(|event| Ok((*event, self.per_cpu_sum("EVENTS", *event as u32)?))).collect()
+    }
+
+    /// Flows by the rule that labelled them, summed over CPUs; rules without flows are left out.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    pub fn rule_verdicts(&self) -> Result<Vec<(Rule, u64)>, ObjectError> {
+        let mut found = Vec::new();
+        for rule in Rule::ALL {
+            let count = self.per_cpu_sum("RULE_VERDICTS", *rule as u32)?;
+            if count > 0 {
+                found.push((*rule, count));
+            }
+        }
+        Ok(found)
     }
 
     fn per_cpu_sum(&self, name: &'static str, index: u32) -> Result<u64, ObjectError> {

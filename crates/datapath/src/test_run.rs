@@ -8,6 +8,7 @@ use monitor_common::{
         event::KernelEvent,
         outcome::{Outcome, PacketOutcome},
         reason::Reason,
+        rule::Rule,
     },
     bpf::shared_u64::SharedU64,
 };
@@ -48,6 +49,7 @@ impl TestRunner {
     pub fn frame(&mut self, bytes: &[u8], wire_len: usize, now_s: u64) -> Result<Outcome, ObjectError> {
         if bytes.len() < SHORTEST_FRAME {
             self.short_frames += 1;
+            self.replay.values()[1].store(PacketOutcome::UNCACHED.0);
             return Ok(Outcome::Skipped(Reason::ShortFrame));
         }
         self.object.view().settings.clock_s.store(now_s);
@@ -94,5 +96,19 @@ impl TestRunner {
     /// When the map cannot be read.
     pub fn events(&self) -> Result<Vec<(KernelEvent, u64)>, ObjectError> {
         self.object.events()
+    }
+
+    /// The rule that gave a flow its verdict with the latest frame.
+    #[must_use]
+    pub fn rule(&self) -> Option<Rule> {
+        PacketOutcome(self.replay.values()[1].load()).rule()
+    }
+
+    /// Flows by the rule that labelled them; rules without flows are left out.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    pub fn rule_verdicts(&self) -> Result<Vec<(Rule, u64)>, ObjectError> {
+        self.object.rule_verdicts()
     }
 }

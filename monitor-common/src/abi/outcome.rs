@@ -3,6 +3,7 @@
 use super::{
     protocol::{Confidence, Protocol, Verdict},
     reason::Reason,
+    rule::Rule,
 };
 
 /// The outcome of one packet, for replay and tests.
@@ -22,7 +23,8 @@ pub enum Outcome {
     Uncached,
 }
 
-/// The wire form of an [`Outcome`]: number, then reason or protocol number, then confidence number, a byte each.
+/// The wire form of an [`Outcome`], a byte each: number; reason or protocol number; confidence number; rule number, if the
+/// packet brought its flow's verdict.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(transparent)]
 pub struct PacketOutcome(pub u64);
@@ -45,6 +47,19 @@ impl PacketOutcome {
     #[must_use]
     pub const fn flow(entry: u32, protocol: u8, confidence: u8) -> Self {
         Self((2 + entry as u64) | ((protocol as u64) << 8) | ((confidence as u64) << 16))
+    }
+
+    /// With the number of the rule that gave the verdict, 0 for none.
+    #[inline(always)]
+    #[must_use]
+    pub const fn by_rule(self, rule: u32) -> Self {
+        Self(self.0 | ((rule as u64) & 0xff) << 24)
+    }
+
+    /// The rule that gave the verdict with this packet.
+    #[must_use]
+    pub const fn rule(self) -> Option<Rule> {
+        Rule::from_number((self.0 >> 24) as u8)
     }
 }
 

@@ -4,7 +4,7 @@
 
 use super::dissector::{Dissector, prefix};
 use crate::{
-    abi::protocol::{Confidence, Protocol},
+    abi::{protocol::Protocol, rule::Rule},
     dissect::rule_state::RuleState,
     parse::payload::Payload,
 };
@@ -15,8 +15,8 @@ pub(super) const DISSECTOR: Dissector =
 
 /// Connections to servers and peers.
 #[inline(always)]
-pub fn tcp(payload: &Payload, _state: &mut RuleState) -> Option<Confidence> {
-    payload.has(0, b"ajprot\r\n").then_some(Confidence::Signature)
+pub fn tcp(payload: &Payload, _state: &mut RuleState) -> Option<Rule> {
+    payload.has(0, b"ajprot\r\n").then_some(Rule::ApplejuiceGreeting)
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@
 
 use super::dissector::Dissector;
 use crate::{
-    abi::protocol::{Confidence, Protocol},
+    abi::{protocol::Protocol, rule::Rule},
     dissect::rule_state::RuleState,
     parse::payload::Payload,
 };
@@ -22,11 +22,11 @@ const GREETING: u32 = u32::from_le_bytes([0x03, 0x00, 0x5a, 0]);
 
 /// Links between nodes.
 #[inline(always)]
-pub fn tcp(payload: &Payload, _state: &mut RuleState) -> Option<Confidence> {
+pub fn tcp(payload: &Payload, _state: &mut RuleState) -> Option<Rule> {
     let head = payload.le32(0) & 0x00ff_ffff;
     let last = payload.byte(5);
     let greeting = payload.len == 6 && head == GREETING && (last == 5 || last == 6);
-    (greeting && payload.high_ports()).then_some(Confidence::Structural)
+    (greeting && payload.high_ports()).then_some(Rule::AresGreeting)
 }
 
 #[cfg(test)]

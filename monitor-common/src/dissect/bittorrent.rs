@@ -12,10 +12,7 @@
 
 use super::dissector::{Dissector, prefix};
 use crate::{
-    abi::{
-        limits::HELD_BYTES,
-        protocol::{Confidence, Protocol},
-    },
+    abi::{limits::HELD_BYTES, protocol::Protocol, rule::Rule},
     bpf::branchless::{bound, nonzero_top_bit},
     dissect::rule_state::RuleState,
     parse::payload::Payload,
@@ -65,23 +62,23 @@ const MAX_BLOCK: u64 = 1 << 17;
 
 /// Peer wire and HTTP trackers.
 #[inline(always)]
-pub fn tcp(payload: &Payload, _state: &mut RuleState) -> Option<Confidence> {
+pub fn tcp(payload: &Payload, _state: &mut RuleState) -> Option<Rule> {
     if payload.has(0, b"\x13BitTorrent protocol") {
-        return Some(Confidence::Signature);
+        return Some(Rule::BtHandshake);
     }
     // The top bit of the first reserved byte is Azureus', the others are unused but for BitComet's "ex"; info hash and more follow.
     if payload.has(0, b"BitTorrent protocol") && payload.captured >= 39 {
         let reserved = payload.byte(19) & 0x7f == 0 || payload.has(19, b"ex\0");
-        return reserved.then_some(Confidence::Signature);
+        return reserved.then_some(Rule::BtHandshakeTail);
     }
-    if http::tracker(payload) {
-        return Some(Confidence::Signature);
+    if let Some(rule) = http::tracker(payload) {
+        return Some(rule);
     }
     let head = payload.be64(0);
     let other =
         (payload.source_port == DELIVERY_OPTIMIZATION_PORT) || (payload.destination_port == DELIVERY_OPTIMIZATION_PORT);
     // All messages are shorter than 16 MiB: a zero byte gates the rest.
-    (head >> 56 == 0 && !other && mid_stream(payload)).then_some(Confidence::Structural)
+    (head >> 56 == 0 && !other && mid_stream(payload)).then_some(Rule::BtMidstream)
 }
 
 /// Whether the segment starts with a message that proves the peer wire, short ones in front of it stepped over.
@@ -162,13 +159,13 @@ fn no_extension(payload: &Payload, at: usize, head: u64) -> u64 {
 
 /// DHT and local service discovery.
 #[inline(always)]
-pub fn udp(payload: &Payload, state: &mut RuleState) -> Option<Confidence> {
-    if dht::message(payload) {
+pub fn udp(payload: &Payload, state: &mut RuleState) -> Option<Rule> {
+    if let Some(rule) = dht::message(payload) {
         dht::transaction(payload, state);
-        return Some(Confidence::Signature);
+        return Some(rule);
     }
     if payload.has(0, b"BT-SEARCH * HTTP/1.1\r\n") {
-        return Some(Confidence::Signature);
+        return Some(Rule::LsdAnnounce);
     }
     None
 }
@@ -176,7 +173,7 @@ pub fn udp(payload: &Payload, state: &mut RuleState) -> Option<Confidence> {
 /// UDP trackers and uTP, which need what earlier datagrams said. Tried after all other rules: each way out leaves another state,
 /// and the verifier walks what follows once for each.
 #[inline(always)]
-pub fn exchanges(payload: &Payload, state: &mut RuleState) -> Option<Confidence> {
+pub fn exchanges(payload: &Payload, state: &mut RuleState) -> Option<Rule> {
     match tracker::udp(payload, state) {
         None => utp::udp(payload, state),
         found => found,

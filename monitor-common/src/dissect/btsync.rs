@@ -7,7 +7,7 @@
 
 use super::dissector::{Dissector, prefix};
 use crate::{
-    abi::protocol::{Confidence, Protocol},
+    abi::{protocol::Protocol, rule::Rule},
     dissect::rule_state::RuleState,
     parse::payload::Payload,
 };
@@ -18,14 +18,14 @@ pub(super) const DISSECTOR: Dissector =
 
 /// Connections between peers.
 #[inline(always)]
-pub fn tcp(payload: &Payload, _state: &mut RuleState) -> Option<Confidence> {
-    payload.has(0, b"BSYNC\0").then_some(Confidence::Signature)
+pub fn tcp(payload: &Payload, _state: &mut RuleState) -> Option<Rule> {
+    payload.has(0, b"BSYNC\0").then_some(Rule::BtsyncTcp)
 }
 
 /// Datagrams between peers and trackers.
 #[inline(always)]
-pub fn udp(payload: &Payload, state: &mut RuleState) -> Option<Confidence> {
-    tcp(payload, state)
+pub fn udp(payload: &Payload, state: &mut RuleState) -> Option<Rule> {
+    tcp(payload, state).map(|_| Rule::BtsyncUdp)
 }
 
 #[cfg(test)]

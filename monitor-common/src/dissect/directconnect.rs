@@ -15,11 +15,7 @@ use super::{
     text,
 };
 use crate::{
-    abi::{
-        limits::HELD_BYTES,
-        protocol::{Confidence, Protocol},
-        watch::ContentHash,
-    },
+    abi::{limits::HELD_BYTES, protocol::Protocol, rule::Rule, watch::ContentHash},
     dissect::rule_state::RuleState,
     parse::payload::Payload,
 };
@@ -55,14 +51,13 @@ const BEHIND_IDENTIFIER: usize = 44;
 
 /// Hub and peer connections.
 #[inline(always)]
-pub fn tcp(payload: &Payload, _state: &mut RuleState) -> Option<Confidence> {
+pub fn tcp(payload: &Payload, _state: &mut RuleState) -> Option<Rule> {
     let first = payload.byte(0);
-    let found = match first {
-        b'$' => nmdc(payload),
-        b'H' | b'I' | b'C' => adc(payload),
-        _ => false,
-    };
-    found.then_some(Confidence::Signature)
+    match first {
+        b'$' => nmdc(payload).then_some(Rule::NmdcCommand),
+        b'H' | b'I' | b'C' => adc(payload).then_some(Rule::AdcMessage),
+        _ => None,
+    }
 }
 
 /// Whether the segment is a command of NMDC.
@@ -136,16 +131,16 @@ fn transfer(payload: &Payload, offset: usize) -> bool {
 
 /// Search results and client information.
 #[inline(always)]
-pub fn udp(payload: &Payload, _state: &mut RuleState) -> Option<Confidence> {
+pub fn udp(payload: &Payload, _state: &mut RuleState) -> Option<Rule> {
     let head = payload.le32(0);
-    let found = if head == u32::from_le_bytes(*b"$SR ") {
-        payload.last() == b'|'
+    if head == u32::from_le_bytes(*b"$SR ") {
+        (payload.last() == b'|').then_some(Rule::NmdcSearchResult)
     } else if head == u32::from_le_bytes(*b"URES") || head == u32::from_le_bytes(*b"UINF") {
-        payload.byte(4) == b' ' && payload.byte(BEHIND_IDENTIFIER) == b' ' && payload.last() == b'\n'
+        (payload.byte(4) == b' ' && payload.byte(BEHIND_IDENTIFIER) == b' ' && payload.last() == b'\n')
+            .then_some(Rule::AdcUdp)
     } else {
-        false
-    };
-    found.then_some(Confidence::Signature)
+        None
+    }
 }
 
 /// The Tiger tree root in a request for a file.

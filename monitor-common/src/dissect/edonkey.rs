@@ -16,7 +16,7 @@ use super::{
     dissector::{Dissector, prefix},
 };
 use crate::{
-    abi::protocol::{Confidence, Protocol},
+    abi::{protocol::Protocol, rule::Rule},
     dissect::rule_state::{RuleState, rule_flags},
     parse::payload::Payload,
 };
@@ -90,12 +90,12 @@ pub(super) fn zlib(payload: &Payload, offset: usize) -> bool {
 
 /// Client-server and client-client messages.
 #[inline(always)]
-pub fn tcp(payload: &Payload, _state: &mut RuleState) -> Option<Confidence> {
+pub fn tcp(payload: &Payload, _state: &mut RuleState) -> Option<Rule> {
     let header = payload.byte(0);
     if (header != EDONKEY) && (header != EMULE) && (header != PACKED) {
         return None;
     }
-    message(payload).then_some(Confidence::Structural)
+    message(payload).then_some(Rule::EdonkeyMessage)
 }
 
 /// Whether this segment ends a message that earlier ones of its direction began, or goes on with another behind it; notes a

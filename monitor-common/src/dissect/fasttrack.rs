@@ -10,10 +10,7 @@
 
 use super::dissector::{Dissector, prefix};
 use crate::{
-    abi::{
-        limits::HELD_BYTES,
-        protocol::{Confidence, Protocol},
-    },
+    abi::{limits::HELD_BYTES, protocol::Protocol, rule::Rule},
     dissect::rule_state::RuleState,
     parse::payload::Payload,
 };
@@ -36,13 +33,16 @@ const LEN: u32 = 12;
 
 /// Links to supernodes and downloads.
 #[inline(always)]
-pub fn tcp(payload: &Payload, _state: &mut RuleState) -> Option<Confidence> {
+pub fn tcp(payload: &Payload, _state: &mut RuleState) -> Option<Rule> {
     let head = payload.be32(0);
     if head == u32::from_be_bytes(*b"GIVE") {
-        return give(payload).then_some(Confidence::Structural);
+        return give(payload).then_some(Rule::FasttrackGive);
     }
     let link = head == LINK && payload.len == LEN;
-    (link || payload.has(0, b"GET /.hash=")).then_some(Confidence::Signature)
+    if link {
+        return Some(Rule::FasttrackLink);
+    }
+    payload.has(0, b"GET /.hash=").then_some(Rule::FasttrackRequest)
 }
 
 /// Whether the segment is a push: a decimal identifier of up to ten digits between a blank and the line's end, at most an empty
@@ -63,11 +63,11 @@ fn give(payload: &Payload) -> bool {
 
 /// Pings and pongs between supernodes and clients.
 #[inline(always)]
-pub fn udp(payload: &Payload, _state: &mut RuleState) -> Option<Confidence> {
+pub fn udp(payload: &Payload, _state: &mut RuleState) -> Option<Rule> {
     let ping = payload.byte(0) == 0x27 && payload.len == LEN && payload.has(6, b"KaZaA\0");
     let name = u64::from_be_bytes(*b"\0\0KaZaA\0");
     let pong = payload.byte(0) == 0x28 && u64::from_be_bytes(payload.tail) & 0xffff_ffff_ffff == name;
-    ((ping || pong) && payload.high_ports()).then_some(Confidence::Signature)
+    ((ping || pong) && payload.high_ports()).then_some(Rule::FasttrackUdp)
 }
 
 #[cfg(test)]

@@ -17,11 +17,7 @@ use super::{
     dissector::{Dissector, prefix},
 };
 use crate::{
-    abi::{
-        limits::HELD_BYTES,
-        protocol::{Confidence, Protocol},
-        watch::ContentHash,
-    },
+    abi::{limits::HELD_BYTES, protocol::Protocol, rule::Rule, watch::ContentHash},
     bpf::branchless::{EACH_BYTE, TOP_BITS},
     dissect::rule_state::RuleState,
     parse::payload::Payload,
@@ -62,26 +58,25 @@ const MAX_HOPS: u8 = 16;
 
 /// Handshake, downloads and pushes.
 #[inline(always)]
-pub fn tcp(payload: &Payload, _state: &mut RuleState) -> Option<Confidence> {
+pub fn tcp(payload: &Payload, _state: &mut RuleState) -> Option<Rule> {
     let head = payload.le32(0);
     let gnutella = head == u32::from_le_bytes(*b"GNUT");
     let get = (head == u32::from_le_bytes(*b"GET ")) || (head == u32::from_le_bytes(*b"HEAD"));
     let push = head == u32::from_le_bytes(*b"GIV ");
     if head == u32::from_le_bytes(*b"PUSH") {
-        return (payload.len == PUSH_LEN && payload.has(4, b" guid:")).then_some(Confidence::Signature);
+        return (payload.len == PUSH_LEN && payload.has(4, b" guid:")).then_some(Rule::GnutellaPush);
     }
     if !(gnutella | get | push) {
         return None;
     }
-    let found = if gnutella {
+    if gnutella {
         let status = payload.has(4, b"ELLA/") && payload.byte(9).is_ascii_digit();
-        status | payload.has(4, b"ELLA CONNECT/") | payload.has(4, b"ELLA OK\n")
+        (status | payload.has(4, b"ELLA CONNECT/") | payload.has(4, b"ELLA OK\n")).then_some(Rule::GnutellaHandshake)
     } else if get {
-        download(payload)
+        download(payload).then_some(Rule::GnutellaRequest)
     } else {
-        giv(payload)
-    };
-    found.then_some(Confidence::Signature)
+        giv(payload).then_some(Rule::GnutellaGiv)
+    }
 }
 
 /// Whether a request is for a path that only servents serve.
@@ -136,12 +131,12 @@ const fn outside_hex(word: u64) -> u64 {
 
 /// Messages over UDP.
 #[inline(always)]
-pub fn udp(payload: &Payload, _state: &mut RuleState) -> Option<Confidence> {
+pub fn udp(payload: &Payload, _state: &mut RuleState) -> Option<Rule> {
     // The length first: it is the strongest and rejects nearly everything.
     if (payload.le32(19) != payload.len.wrapping_sub(HEADER)) || (payload.len < HEADER) || !payload.high_ports() {
         return None;
     }
-    message(payload).then_some(Confidence::Structural)
+    message(payload).then_some(Rule::GnutellaUdp)
 }
 
 /// The part of [`udp`] behind its gate.

@@ -7,7 +7,7 @@
 
 use super::dissector::Dissector;
 use crate::{
-    abi::protocol::{Confidence, Protocol},
+    abi::{protocol::Protocol, rule::Rule},
     dissect::rule_state::RuleState,
     parse::payload::Payload,
 };
@@ -22,7 +22,7 @@ const RESERVED_FLAGS: u8 = 0xec;
 
 /// Reliable UDP packets.
 #[inline(always)]
-pub fn udp(payload: &Payload, _state: &mut RuleState) -> Option<Confidence> {
+pub fn udp(payload: &Payload, _state: &mut RuleState) -> Option<Rule> {
     if (payload.le32(0) & 0x00ff_ffff != u32::from_le_bytes(*b"GND\0")) || (payload.len < HEADER) {
         return None;
     }
@@ -30,7 +30,7 @@ pub fn udp(payload: &Payload, _state: &mut RuleState) -> Option<Confidence> {
     let parts = (part >= 1) && ((count == 0) || (count >= part));
     // An acknowledgement has no count and no content.
     let acknowledgement = (count != 0) || (payload.len == HEADER);
-    ((flags & RESERVED_FLAGS == 0) && parts & acknowledgement & payload.high_ports()).then_some(Confidence::Structural)
+    ((flags & RESERVED_FLAGS == 0) && parts & acknowledgement & payload.high_ports()).then_some(Rule::Gnutella2Udp)
 }
 
 #[cfg(test)]

@@ -19,7 +19,7 @@ use super::{
 use crate::{
     abi::{
         limits::{HELD_BYTES, WINDOW},
-        protocol::{Confidence, Protocol, Verdict},
+        rule::Rule,
     },
     bpf::branchless::{EACH_BYTE, first_byte_index, neg, nonzero_top_bit, zero_bytes},
     parse::payload::Payload,
@@ -34,9 +34,9 @@ const AGENT_VALUE: usize = 12;
 /// Start of the name of every browser.
 const BROWSER: u64 = u64::from_le_bytes(*b"Mozilla/");
 
-/// The verdict of a request or an answer with a header line that names a protocol.
+/// The rule of a request or an answer with a header line that names a protocol.
 #[inline(always)]
-pub(crate) fn tcp(payload: &mut Payload) -> Option<Verdict> {
+pub(crate) fn tcp(payload: &mut Payload) -> Option<Rule> {
     let head = payload.le64(0);
     let answer = head & 0xff_ffff_ffff_ffff == u64::from_le_bytes(*b"HTTP/1.\0");
     let get = head & 0xff_ffff_ffff == u64::from_le_bytes(*b"GET /\0\0\0");
@@ -44,12 +44,12 @@ pub(crate) fn tcp(payload: &mut Payload) -> Option<Verdict> {
     if !(answer || ask) {
         return None;
     }
-    lines(payload).map(|protocol| Verdict { protocol, confidence: Confidence::Signature })
+    lines(payload)
 }
 
 /// Looks at each line of the header behind the first: notes where the values are that say more, then looks at those.
 #[inline(never)]
-fn lines(payload: &mut Payload) -> Option<Protocol> {
+fn lines(payload: &mut Payload) -> Option<Rule> {
     let nothing = payload.verifier_barrier(0);
     let (mut name, mut queue, mut agent, mut accept, mut index) = (nothing, nothing, nothing, nothing, 0);
     while index < WINDOW / 8 {
@@ -78,19 +78,19 @@ fn lines(payload: &mut Payload) -> Option<Protocol> {
         index += 1;
     }
     if name == u64::from_le_bytes(*gnutella::HTTP_HEADER) {
-        return Some(Protocol::Gnutella);
+        return Some(Rule::GnutellaHeader);
     }
     if name == u64::from_le_bytes(*fasttrack::HTTP_HEADER) {
-        return Some(Protocol::FastTrack);
+        return Some(Rule::FasttrackHeader);
     }
     if name == u64::from_le_bytes(*openft::HTTP_HEADER) {
-        return Some(Protocol::OpenFt);
+        return Some(Rule::OpenftHeader);
     }
     if queue != 0 && file(payload) {
-        return Some(Protocol::Gnutella);
+        return Some(Rule::GnutellaHeader);
     }
     if accept != 0 && payload.has(accept as usize + 8, b"application/x-gnutella") {
-        return Some(Protocol::Gnutella);
+        return Some(Rule::GnutellaHeader);
     }
     if agent == 0 {
         return None;
@@ -144,9 +144,9 @@ fn others(word: u64) -> u64 {
 
 /// The protocol whose client has this name, if it asks for what a client asks for.
 #[inline(always)]
-fn client(payload: &Payload, name: u64) -> Option<Protocol> {
+fn client(payload: &Payload, name: u64) -> Option<Rule> {
     if name == u64::from_le_bytes(*fasttrack::AGENT) {
-        return Some(Protocol::FastTrack);
+        return Some(Rule::FasttrackHeader);
     }
     let bearshare = name == u64::from_le_bytes(*b"BearShar") && payload.has(0, b"GET / HTTP/1.");
     let mut known = name & 0xff_ffff_ffff == u64::from_le_bytes(*b"Phex \0\0\0");
@@ -155,7 +155,7 @@ fn client(payload: &Payload, name: u64) -> Option<Protocol> {
         known |= name == u64::from_le_bytes(*gnutella::AGENTS[index]);
         index += 1;
     }
-    (bearshare || known && file(payload)).then_some(Protocol::Gnutella)
+    (bearshare || known && file(payload)).then_some(Rule::GnutellaHeader)
 }
 
 /// Whether this is Gnutella's request for a file by its index.

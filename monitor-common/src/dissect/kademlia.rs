@@ -12,10 +12,7 @@
 
 use super::{byte_set::ByteSet, content::raw, dissector::Dissector, edonkey::zlib, listen_port::valid, text};
 use crate::{
-    abi::{
-        protocol::{Confidence, Protocol},
-        watch::ContentHash,
-    },
+    abi::{protocol::Protocol, rule::Rule, watch::ContentHash},
     dissect::rule_state::{RuleState, rule_flags},
     parse::payload::Payload,
 };
@@ -42,9 +39,26 @@ static OPCODES: ByteSet = ByteSet::of(&[
     0x58, 0x59, 0x5a, 0x60, 0x61, 0x62,
 ]);
 
+/// Rules by opcode.
+static RULES: [Rule; 128] = {
+    let (mut rules, mut opcode) = ([Rule::KadPing; 128], 0);
+    while opcode < 0x60 {
+        rules[opcode] = match opcode {
+            0x00..=0x0f => Rule::KadBootstrap,
+            0x10..=0x1f | 0x22 => Rule::KadHello,
+            0x20..=0x2f => Rule::KadLookup,
+            0x30..=0x3f => Rule::KadSearch,
+            0x40..=0x4f => Rule::KadPublish,
+            _ => Rule::KadFirewall,
+        };
+        opcode += 1;
+    }
+    rules
+};
+
 /// Kad messages.
 #[inline(always)]
-pub fn udp(payload: &Payload, state: &mut RuleState) -> Option<Confidence> {
+pub fn udp(payload: &Payload, state: &mut RuleState) -> Option<Rule> {
     let header = payload.byte(0);
     if ((header != PLAIN) && (header != PACKED)) | !payload.high_ports() | text::reads_as_dns(payload) {
         return None;
@@ -54,13 +68,13 @@ pub fn udp(payload: &Payload, state: &mut RuleState) -> Option<Confidence> {
         let known = OPCODES.contains(opcode);
         let message = known && zlib(payload, 2);
         exchange(payload, state, opcode, message, message);
-        return message.then_some(Confidence::Structural);
+        return message.then_some(Rule::KadPacked);
     }
     let (weak, strong) = message(payload, opcode);
     let port = (payload.source_port == PORT) || (payload.destination_port == PORT);
     let enough = strong || weak && (port || state.confirms(opcode));
     exchange(payload, state, opcode, weak | strong, enough);
-    enough.then_some(Confidence::Structural)
+    enough.then_some(RULES[usize::from(opcode & 0x7f)])
 }
 
 /// Keeps which answer a request is for, and says whether a certain message is the one that the other side asked for.

@@ -14,7 +14,7 @@ use super::{
     websocket,
 };
 use crate::{
-    abi::protocol::{Confidence, Protocol},
+    abi::{protocol::Protocol, rule::Rule},
     dissect::rule_state::RuleState,
     parse::payload::Payload,
 };
@@ -32,11 +32,11 @@ const MDNS_PORT: u16 = 5353;
 
 /// Streams and WebSockets.
 #[inline(always)]
-pub fn tcp(payload: &Payload, _state: &mut RuleState) -> Option<Confidence> {
+pub fn tcp(payload: &Payload, _state: &mut RuleState) -> Option<Rule> {
     if payload.has(0, b"\x13/multistream/1.0.0\n") || payload.has(0, b"/multistream/1.0.0\n") {
-        return Some(Confidence::Signature);
+        return Some(Rule::Libp2pMultistream);
     }
-    (payload.byte(0) == websocket::BINARY && framed(payload)).then_some(Confidence::Signature)
+    (payload.byte(0) == websocket::BINARY && framed(payload)).then_some(Rule::Libp2pWebsocket)
 }
 
 /// Whether a binary frame starts with the greeting.
@@ -66,9 +66,9 @@ pub(super) const fn may_start_frame(content: u16) -> bool {
 
 /// Discovery.
 #[inline(always)]
-pub fn udp(payload: &Payload, _state: &mut RuleState) -> Option<Confidence> {
+pub fn udp(payload: &Payload, _state: &mut RuleState) -> Option<Rule> {
     let mdns = payload.source_port == MDNS_PORT || payload.destination_port == MDNS_PORT;
-    (mdns && payload.has(12, b"\x04_p2p\x04_udp\x05local\0")).then_some(Confidence::Signature)
+    (mdns && payload.has(12, b"\x04_p2p\x04_udp\x05local\0")).then_some(Rule::Libp2pMdns)
 }
 
 #[cfg(test)]

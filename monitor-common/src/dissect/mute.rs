@@ -5,10 +5,7 @@
 
 use super::dissector::{Dissector, prefix};
 use crate::{
-    abi::{
-        limits::HELD_BYTES,
-        protocol::{Confidence, Protocol},
-    },
+    abi::{limits::HELD_BYTES, protocol::Protocol, rule::Rule},
     dissect::rule_state::RuleState,
     parse::payload::Payload,
 };
@@ -19,11 +16,11 @@ pub(super) const DISSECTOR: Dissector =
 
 /// Links between nodes.
 #[inline(always)]
-pub fn tcp(payload: &Payload, _state: &mut RuleState) -> Option<Confidence> {
+pub fn tcp(payload: &Payload, _state: &mut RuleState) -> Option<Rule> {
     if !payload.has(0, b"PublicKey: ") {
         return None;
     }
-    matches!(payload.len, 209 | 345 | 473 | 609 | 1121).then_some(Confidence::Signature)
+    matches!(payload.len, 209 | 345 | 473 | 609 | 1121).then_some(Rule::MuteKey)
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@
 
 use super::dissector::Dissector;
 use crate::{
-    abi::protocol::{Confidence, Protocol},
+    abi::{protocol::Protocol, rule::Rule},
     bpf::branchless::{EACH_BYTE, bytes_equal, printable_bytes},
     dissect::rule_state::RuleState,
     parse::payload::Payload,
@@ -25,14 +25,14 @@ const MAX_TEXT: u32 = 160;
 
 /// Logins at index servers.
 #[inline(always)]
-pub fn tcp(payload: &Payload, _state: &mut RuleState) -> Option<Confidence> {
+pub fn tcp(payload: &Payload, _state: &mut RuleState) -> Option<Rule> {
     let head = payload.le32(0);
     let (length, kind) = (head & 0xffff, head >> 16);
     let known = kind == 2 || kind == 6 || kind == 7;
     if !known || length.wrapping_sub(12) > MAX_TEXT - 12 || payload.len != length + 4 || !payload.high_ports() {
         return None;
     }
-    login(payload, length, if kind == 7 { 1 } else { 3 }).then_some(Confidence::Structural)
+    login(payload, length, if kind == 7 { 1 } else { 3 }).then_some(Rule::OpennapLogin)
 }
 
 /// Whether the text is printable and has one string in quotes with at least `words` words ahead of it.

@@ -13,7 +13,7 @@
 
 use super::dissector::Dissector;
 use crate::{
-    abi::protocol::{Confidence, Protocol},
+    abi::{protocol::Protocol, rule::Rule},
     dissect::rule_state::{RuleState, rule_flags},
     parse::payload::Payload,
 };
@@ -32,13 +32,16 @@ const DIGEST: u32 = 32;
 
 /// Server and peer connections.
 #[inline(always)]
-pub fn tcp(payload: &Payload, state: &mut RuleState) -> Option<Confidence> {
+pub fn tcp(payload: &Payload, state: &mut RuleState) -> Option<Rule> {
     let head = payload.le64(0);
     let length = head as u32;
     // Plain: all messages that are looked for are shorter than 256 bytes, and their codes are 0 and 1.
     let plain = length & 0xffff_ff00 == 0 && (head >> 32) & 0xff <= 1;
-    let found = if plain { message(payload, state.rule_flags) } else { obfuscated(payload, head, state.rule_flags) };
-    found.then_some(Confidence::Structural)
+    if plain {
+        message(payload, state.rule_flags).then_some(Rule::SoulseekMessage)
+    } else {
+        obfuscated(payload, head, state.rule_flags).then_some(Rule::SoulseekObfuscated)
+    }
 }
 
 /// Whether the segment starts with a login, a PeerInit or a PierceFirewall.

@@ -2,7 +2,10 @@
 
 use super::hold_rules;
 use crate::{
-    abi::protocol::{Confidence, Protocol, Verdict},
+    abi::{
+        protocol::{Confidence, Protocol, Verdict},
+        rule::Rule,
+    },
     dissect::{
         classify,
         rule_state::{RuleState, rule_flags},
@@ -68,7 +71,11 @@ impl Flow {
         if tcp && found.is_none() && self.state.rule_flags & rule_flags::of(rule_flags::HELD, from_lower.into()) != 0 {
             *held = bytes[..hold_rules::held_len(&payload) as usize].to_vec();
         }
-        found.map(|Verdict { protocol, confidence }| (protocol, confidence))
+        let rule = Rule::from_number(payload.rule() as u8);
+        let named = rule.map(|rule| (rule.protocol(), rule.confidence()));
+        let label = found.map(|Verdict { protocol, confidence }| (protocol, confidence));
+        assert_eq!(named, label, "the rule is the verdict's: {rule:?}");
+        label
     }
 }
 

@@ -9,7 +9,7 @@
 
 use super::{dissector::Dissector, text, websocket};
 use crate::{
-    abi::protocol::{Confidence, Protocol},
+    abi::{protocol::Protocol, rule::Rule},
     dissect::rule_state::RuleState,
     parse::payload::Payload,
 };
@@ -20,11 +20,11 @@ pub(super) const DISSECTOR: Dissector =
 
 /// Announces and what the tracker answers.
 #[inline(always)]
-pub fn tcp(payload: &Payload, _state: &mut RuleState) -> Option<Confidence> {
+pub fn tcp(payload: &Payload, _state: &mut RuleState) -> Option<Rule> {
     if payload.byte(0) & 0x7f != websocket::TEXT & 0x7f {
         return None;
     }
-    announce(payload).then_some(Confidence::Signature)
+    announce(payload).then_some(Rule::WebtorrentAnnounce)
 }
 
 /// The part of [`tcp`] behind its gate.

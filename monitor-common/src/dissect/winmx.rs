@@ -10,7 +10,7 @@ use super::{
     text,
 };
 use crate::{
-    abi::protocol::{Confidence, Protocol},
+    abi::{protocol::Protocol, rule::Rule},
     dissect::rule_state::{RuleState, rule_flags},
     parse::payload::Payload,
 };
@@ -21,7 +21,7 @@ pub(super) const DISSECTOR: Dissector =
 
 /// Transfers between peers.
 #[inline(always)]
-pub fn tcp(payload: &Payload, state: &mut RuleState) -> Option<Confidence> {
+pub fn tcp(payload: &Payload, state: &mut RuleState) -> Option<Rule> {
     let head = payload.le32(0);
     let lower = payload.from_lower != 0;
     if payload.len == 1 && head == u32::from_le_bytes(*b"1\0\0\0") {
@@ -34,7 +34,7 @@ pub fn tcp(payload: &Payload, state: &mut RuleState) -> Option<Confidence> {
         return None;
     }
     let wanted = if lower { rule_flags::LONE_1_FROM_HIGHER } else { rule_flags::LONE_1_FROM_LOWER };
-    (state.rule_flags & wanted != 0).then_some(Confidence::Structural)
+    (state.rule_flags & wanted != 0).then_some(Rule::WinmxTransfer)
 }
 
 /// Whether a nick follows at `offset`, then a name in quotation marks and a number.

@@ -20,6 +20,7 @@ use crate::{
         event::KernelEvent,
         limits::{MSE_CANDIDATE_BUCKETS, WAYS},
         protocol::{Confidence, Protocol},
+        rule::{self, Rule},
         settings::{Heuristic, Settings},
     },
     tables::{
@@ -64,6 +65,7 @@ pub(super) fn associate<M: Maps>(maps: &M, settings: &Settings, ctx: &mut Packet
         let kad = known == Protocol::EDonkey as u32 && !ctx.is_tcp();
         ctx.flow.protocol = if kad { Protocol::Kademlia as u32 } else { known };
         ctx.flow.confidence = Confidence::Association as u32;
+        ctx.flow.rule = u32::from(rule::ASSOCIATION) + ctx.flow.protocol;
         return true;
     }
     if settings.heuristic.load() == 0 || ctx.inspection.evidence & u32::from(evidence::MSE) != u32::from(evidence::MSE)
@@ -80,6 +82,7 @@ pub(super) fn associate<M: Maps>(maps: &M, settings: &Settings, ctx: &mut Packet
     if count_mse_candidate(maps, settings, ctx, 0) | count_mse_candidate(maps, settings, ctx, 1) {
         ctx.flow.protocol = Protocol::BitTorrent as u32;
         ctx.flow.confidence = Confidence::Heuristic as u32;
+        ctx.flow.rule = Rule::MseHeuristic as u32;
         return true;
     }
     false
@@ -217,5 +220,6 @@ pub(super) fn relabel<M: Maps>(maps: &M, settings: &Settings, ctx: &mut PacketCo
     account::count_flow(maps, slots);
     account::count_node_flow(maps, labelled, verdict);
     maps.count_event(KernelEvent::FlowRelabelled);
+    maps.count_rule(ctx.flow.rule);
     maps.report_outcome(ctx.outcome(verdict.0, verdict.1));
 }

@@ -87,6 +87,7 @@ pub(super) fn inspect<P: Packet, M: Maps>(packet: &P, settings: &Settings, maps:
         }
         if let Some(verdict) = found {
             set_verdict(ctx, verdict);
+            ctx.flow.rule = payload.rule();
             return true;
         }
         if ctx.inspection.exhausted != 0 {
@@ -365,6 +366,9 @@ pub(super) fn commit_verdict<M: Maps>(maps: &M, settings: &Settings, ctx: &mut P
     if protocol != Protocol::Unclassified as u8 {
         if !claim_verdict(word, protocol, confidence) {
             return;
+        }
+        if ctx.flow.rule != 0 {
+            maps.count_rule(ctx.flow.rule);
         }
         // New pools may have been loaded since the flow started; without a subscriber it keeps its tallies.
         if subscribers::find_subscribers(maps, ctx) {

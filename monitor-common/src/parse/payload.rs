@@ -44,8 +44,8 @@ pub struct Payload {
     pub destination_port: u16,
     /// 1 when the packet came from the flow's numerically lower endpoint: the direction, for state across packets.
     pub from_lower: u32,
-    /// Explicit padding.
-    reserved: u32,
+    /// Number of the rule that matched, 0 for none.
+    rule: u32,
     /// Room of [`Self::verifier_barrier`].
     barrier: u64,
 }
@@ -68,7 +68,7 @@ impl Payload {
             source_port: 0,
             destination_port: 0,
             from_lower: 0,
-            reserved: 0,
+            rule: 0,
             barrier: 0,
         }
     }
@@ -143,6 +143,23 @@ impl Payload {
             room.write_volatile(value);
             room.read_volatile()
         }
+    }
+
+    /// Stores the number of the rule that matched.
+    ///
+    /// In memory, whose content the verifier does not track: it walks what follows once, and not once for each rule.
+    #[inline(always)]
+    pub(crate) fn set_rule(&mut self, rule: u32) {
+        // SAFETY: a field of this struct behind an exclusive reference. Volatile, so that the access stays.
+        unsafe { (&raw mut self.rule).write_volatile(rule) };
+    }
+
+    /// The number that [`Self::set_rule`] stored.
+    #[inline(always)]
+    #[must_use]
+    pub fn rule(&self) -> u32 {
+        // SAFETY: as in `set_rule`.
+        unsafe { (&raw const self.rule).read_volatile() }
     }
 
     /// Returns `self` through a register copy that the compiler cannot see through, so that it loads values anew.

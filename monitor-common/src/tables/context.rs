@@ -84,6 +84,8 @@ pub(crate) struct FlowContext {
     pub(crate) protocol: u32,
     /// Confidence number of the verdict.
     pub(crate) confidence: u32,
+    /// Number of the rule that gave the verdict with this packet, 0 for none.
+    pub(crate) rule: u32,
     pub(crate) task: Task,
 }
 
@@ -171,6 +173,7 @@ impl PacketContext {
                 lookup: Lookup::KNOWN,
                 protocol: 0,
                 confidence: 0,
+                rule: 0,
                 task: Task::NONE,
             },
             subscribers: SubscriberContext {
@@ -213,6 +216,7 @@ impl PacketContext {
     pub(crate) fn clear(&mut self) {
         self.inspection.content.clear();
         for field in [
+            &mut self.flow.rule,
             &mut self.inspection.evidence,
             &mut self.inspection.named_port,
             &mut self.inspection.spoke,
@@ -290,7 +294,7 @@ impl PacketContext {
 
     #[inline(always)]
     pub(crate) fn outcome(&self, protocol: u8, confidence: u8) -> PacketOutcome {
-        PacketOutcome::flow(self.flow.lookup.0, protocol, confidence)
+        PacketOutcome::flow(self.flow.lookup.0, protocol, confidence).by_rule(self.flow.rule)
     }
 }
 

@@ -61,6 +61,8 @@ pub trait Maps: CounterMaps {
     fn enter_slot(&self, key: &KeyWords, slot: u32) -> bool;
     /// Writes the key of a slot, where the agent reads it; `None` takes the slot out of use.
     fn write_slot_key(&self, slot: u32, key: Option<&KeyWords>);
+    /// Counts a flow by the number of the rule that labelled it.
+    fn count_rule(&self, rule: u32);
     /// Counts a skipped frame.
     fn count_skip(&self, reason: Reason);
     /// Coarse time in seconds. `tick` is this CPU's tick of the last reading.

@@ -20,6 +20,7 @@ use monitor_common::{
         limits::{self, MAX_INTERFACES, MAX_POOLS, WATCH_BUFFER_BYTES, WATCH_TALLIES_MAX},
         outcome::PacketOutcome,
         reason::{REASON_SLOTS, Reason},
+        rule::RULE_SLOTS,
         settings::Settings,
         tally::{KeyWords, NODE_ENTRIES_PER_INTERFACE, NodeTally, SlotKey, Tally},
         watch::{ContentHash, WatchHit},
@@ -70,6 +71,9 @@ static POOL_TABLE: Array<SharedU64> = Array::with_max_entries(pool_table::WORDS 
 static SKIPS: PerCpuArray<u64> = PerCpuArray::with_max_entries(REASON_SLOTS as u32, 0);
 #[map]
 static EVENTS: PerCpuArray<u64> = PerCpuArray::with_max_entries(EVENT_SLOTS as u32, 0);
+/// Flows by the number of the rule that labelled them.
+#[map]
+static RULE_VERDICTS: PerCpuArray<u64> = PerCpuArray::with_max_entries(RULE_SLOTS as u32, 0);
 #[map]
 static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
 /// Content hashes of the operator's list, with their numbers.
@@ -246,6 +250,14 @@ impl Maps for BpfMaps {
         match TALLY_KEYS.get(slot) {
             Some(cell) => cell.write(key),
             None => self.count_event(KernelEvent::InternalError),
+        }
+    }
+
+    #[inline(always)]
+    fn count_rule(&self, rule: u32) {
+        if let Some(counter) = RULE_VERDICTS.get_ptr_mut(rule) {
+            // SAFETY: as in `count_event`.
+            unsafe { *counter += 1 };
         }
     }
 

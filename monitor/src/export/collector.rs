@@ -177,6 +177,10 @@ fn kernel(published: &DrainResult) -> Vec<Family> {
             *hits.entry(protocol.label()).or_default() += count;
         }
     }
+    let mut rules = Family::new(&definitions::RULE_VERDICTS);
+    for (rule, count) in &snapshot.rules {
+        rules.add(&[rule.protocol().label(), rule.confidence().label(), rule.name()], *count as f64);
+    }
     let catch_all = [("up", published.catch_all.bytes_up), ("down", published.catch_all.bytes_down)];
     vec![
         labelled(&definitions::SKIPPED, &mut snapshot.skipped.iter().map(|(reason, count)| (reason.label(), *count))),
@@ -191,6 +195,7 @@ fn kernel(published: &DrainResult) -> Vec<Family> {
             &mut snapshot.tables.iter().map(|definitions| (definitions.name, definitions.capacity)),
         ),
         attached,
+        rules,
         labelled(&definitions::WATCHLIST_HITS, &mut hits.into_iter()),
         Family::single(&definitions::SNAPSHOT_AGE, snapshot.taken.elapsed().as_secs_f64()),
         Family::single(&definitions::SNAPSHOT_TIME, unix_seconds(snapshot.taken_at)),

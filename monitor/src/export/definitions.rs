@@ -81,6 +81,8 @@ definitions! {
         "Frames that were passed but not counted as IP traffic.";
     KERNEL_EVENTS = "/metrics" Counter "peertally_kernel_events_total" in "" by ["event"]:
         "Rare events of the data path: refused inserts, evictions, races between CPUs.";
+    RULE_VERDICTS = "/metrics" Counter "peertally_rule_verdicts_total" in "" by ["protocol", "confidence", "rule"]:
+        "Flows by the rule that labelled them. A flow first labelled by association and then by its bytes counts under both rules.";
     CATCH_ALL_BYTES = "/metrics" Counter "peertally_catch_all_bytes_total" in "bytes" by ["direction"]:
         "IP bytes counted without a subscriber because the tally table was full.";
     TABLE_ENTRIES = "/metrics" Gauge "peertally_table_entries" in "" by ["table"]:

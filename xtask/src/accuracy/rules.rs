@@ -8,7 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
-use monitor_common::abi::protocol::Confidence;
+use monitor_common::abi::{protocol::Confidence, rule::Rule};
 use serde::Deserialize;
 
 use crate::workspace::root;
@@ -30,13 +30,6 @@ const HELPERS: [&str; 13] = [
     "testing.rs",
     "text.rs",
     "websocket.rs",
-];
-/// Confidence tiers as the sources spell them, with their labels.
-const TIERS: [(&str, &str); 4] = [
-    ("Confidence::Signature", Confidence::Signature.label()),
-    ("Confidence::Structural", Confidence::Structural.label()),
-    ("Confidence::Association", Confidence::Association.label()),
-    ("Confidence::Heuristic", Confidence::Heuristic.label()),
 ];
 
 /// Record of the bench; only the rows' names are used here.
@@ -89,9 +82,22 @@ pub(super) fn rules() -> Result<String> {
         }
         text.push('\n');
     }
-    text.truncate(text.trim_end().len());
-    text.push('\n');
+    text.push_str(&table());
     Ok(text)
+}
+
+/// The table of all rules, as `replay --flows` and `peertally_rule_verdicts_total` name them.
+fn table() -> String {
+    let mut text = String::from(
+        "### Rules\n\n`replay --flows` and the metric `peertally_rule_verdicts_total` name the rule that labelled a flow.\n\n\
+         | rule | protocol | confidence | matches | source |\n|---|---|---|---|---|\n",
+    );
+    for rule in Rule::ALL {
+        let (name, meaning, source) = (rule.name(), rule.meaning(), linked(rule.source()));
+        let (protocol, confidence) = (rule.protocol().label(), rule.confidence().label());
+        let _ = writeln!(text, "| `{name}` | `{protocol}` | {confidence} | {meaning} | {source} |");
+    }
+    text
 }
 
 /// Every file with a signature, a protocol's own file before those of its folder.
@@ -121,12 +127,22 @@ fn documentation(source: &str) -> String {
     lines.join("\n").trim().to_owned()
 }
 
-/// Labels of the tiers that the code, not its tests, gives.
+/// Confidence labels of the rules that the code, not its tests, names.
 fn tiers(source: &str) -> Vec<&'static str> {
     let code = source.split("#[cfg(test)]\nmod tests").next().unwrap_or_default();
     let code: Vec<&str> = code.lines().filter(|line| !line.trim_start().starts_with("//")).collect();
-    let used = |spelled: &str| code.iter().any(|line| line.contains(spelled));
-    TIERS.iter().filter(|(spelled, _)| used(spelled)).map(|(_, label)| *label).collect()
+    let is_name = |letter: char| letter.is_ascii_alphanumeric();
+    let names: BTreeSet<&str> = code
+        .iter()
+        .flat_map(|line| line.split("Rule::").skip(1))
+        .filter_map(|rest| rest.split(|letter| !is_name(letter)).next())
+        .collect();
+    let used: Vec<Confidence> = Rule::ALL
+        .iter()
+        .filter(|rule| names.contains(format!("{rule:?}").as_str()))
+        .map(|rule| rule.confidence())
+        .collect();
+    Confidence::ALL.iter().rev().filter(|tier| used.contains(tier)).map(|tier| tier.label()).collect()
 }
 
 /// The text with its BEPs and RFCs as links, and code links of rustdoc as plain code.
@@ -190,7 +206,8 @@ mod tests {
 
     #[test]
     fn tiers_are_those_of_the_code() {
-        let source = "//! x\n// Confidence::Heuristic\nfn f() { Confidence::Signature }\n#[cfg(test)]\nmod tests { Confidence::Structural }\n";
+        let source =
+            "//! x\n// Rule::MseHeuristic\nfn f() { Rule::BtHandshake }\n#[cfg(test)]\nmod tests { Rule::UtpSyn }\n";
         assert_eq!(tiers(source), ["signature"]);
         assert_eq!(documentation(source), "x");
     }

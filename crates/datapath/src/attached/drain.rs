@@ -70,6 +70,7 @@ impl Drain {
             node: node_rows(&self.node, context.interfaces),
             skipped: Vec::new(),
             events: Vec::new(),
+            rules: Vec::new(),
             tables: vec![
                 TableUse { name: "flows", entries: read.flows, capacity: view.flow_capacity() },
                 TableUse { name: "tallies", entries: view.slots_in_use() as u64, capacity: view.tallies.len() as u64 },

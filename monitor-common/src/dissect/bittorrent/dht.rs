@@ -6,33 +6,49 @@
 //! with a type or a query's name. The guard is the literal itself; bencoded data that is not DHT has none of these.
 
 use crate::{
+    abi::rule::Rule,
     bpf::branchless::nonzero_top_bit,
     dissect::rule_state::{RuleState, rule_flags},
     parse::payload::Payload,
 };
 
-/// Whether this datagram is a DHT message.
+/// The rule of a DHT message.
 #[inline(always)]
-pub(super) fn message(payload: &Payload) -> bool {
+pub(super) fn message(payload: &Payload) -> Option<Rule> {
     let head = payload.le32(0);
     let one_letter = head & 0x00ff_ffff == u32::from_le_bytes(*b"d1:\0");
     let address = head == u32::from_le_bytes(*b"d2:i");
     if !(one_letter | address) {
-        return false;
+        return None;
     }
     if one_letter && (payload.has(4, b"d2:id20:") || payload.has(4, b"d4:BFpe256:")) {
         let kind = (head >> 24) as u8;
-        return (kind == b'a') || (kind == b'r');
+        return ((kind == b'a') || (kind == b'r')).then_some(by_kind(kind));
     }
     if address {
         let ipv4 = payload.has(4, b"p6:") && payload.has(13, b"1:rd2:id20:");
         let ipv6 = payload.has(4, b"p18:") && payload.has(26, b"1:rd2:id20:");
         if ipv4 | ipv6 {
-            return true;
+            return Some(Rule::DhtReply);
         }
     }
     let framed = address & payload.has(4, b"p") | known_key((head >> 24) as u8);
-    framed && (tail(payload) || unsorted(payload))
+    if framed && tail(payload) {
+        return Some(by_kind(payload.tail[6]));
+    }
+    (framed && unsorted(payload)).then_some(Rule::DhtUnsorted)
+}
+
+/// The rule of a message by its type, or by the key of its first dictionary: the lowest three bits tell them apart.
+#[inline(always)]
+fn by_kind(kind: u8) -> Rule {
+    static RULES: [Rule; 8] = {
+        let mut rules = [Rule::DhtQuery; 8];
+        rules[(b'r' & 7) as usize] = Rule::DhtReply;
+        rules[(b'e' & 7) as usize] = Rule::DhtError;
+        rules
+    };
+    RULES[usize::from(kind & 7)]
 }
 
 /// Whether a dictionary whose keys are in no order begins as a message does: with a query's name, with the type, or with a transaction

@@ -9,6 +9,7 @@
 
 use super::super::text;
 use crate::{
+    abi::rule::Rule,
     bpf::branchless::{EACH_BYTE, bytes_below, nonzero_top_bit, zero_bytes},
     parse::payload::Payload,
 };
@@ -16,18 +17,20 @@ use crate::{
 /// Bytes of the request that are looked into: clients put `info_hash` first or behind a passkey.
 const SCANNED: usize = 320;
 
-/// Whether this segment begins a tracker or web seed request.
+/// The rule of a tracker or web seed request.
 #[inline(always)]
-pub(super) fn tracker(payload: &Payload) -> bool {
+pub(super) fn tracker(payload: &Payload) -> Option<Rule> {
     if payload.le32(0) != u32::from_le_bytes(*b"GET ") {
-        return false;
+        return None;
     }
     if payload.has(4, b"/webseed?info_hash=") | (payload.has(4, b"/data?fid=") & payload.has(54, b"&size=")) {
-        return true;
+        return Some(Rule::BtWebSeed);
     }
     // A target in absolute form (RFC 9112 section 3.2.2) is what a proxy is asked.
     let request = payload.byte(4) == b'/' || payload.has(4, b"http://");
-    request && underlined(payload) && text::holds(payload, u64::from_le_bytes(*b"info_has")) && scan(payload)
+    let found =
+        request && underlined(payload) && text::holds(payload, u64::from_le_bytes(*b"info_has")) && scan(payload);
+    found.then_some(Rule::BtHttpTracker)
 }
 
 /// Whether the request target has an underline, as `info_hash` has: a look at some words that spares most requests the search.

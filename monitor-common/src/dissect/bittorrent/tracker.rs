@@ -6,7 +6,7 @@
 //! Guard: an announce or scrape alone is a small number at offset 8, as RX/AFS, SOME/IP and ONC RPC have it; it needs its answer.
 
 use crate::{
-    abi::protocol::Confidence,
+    abi::rule::Rule,
     dissect::rule_state::{RuleState, rule_flags},
     parse::payload::Payload,
 };
@@ -20,14 +20,14 @@ const ERROR: u32 = 3;
 
 /// The verdict of a datagram, with what the flow's last request said.
 #[inline(always)]
-pub(super) fn udp(payload: &Payload, state: &mut RuleState) -> Option<Confidence> {
+pub(super) fn udp(payload: &Payload, state: &mut RuleState) -> Option<Rule> {
     if (payload.be64(0) == MAGIC) && (payload.be32(8) == 0) && (payload.len == 16) {
-        return Some(Confidence::Signature);
+        return Some(Rule::UdpTrackerConnect);
     }
     if state.pending_request(payload, rule_flags::PENDING_TRACKER) {
         let answered = answer(payload, state.rule_value);
         state.set_echoed(answered);
-        return answered.then_some(Confidence::Structural);
+        return answered.then_some(Rule::UdpTrackerReply);
     }
     let action = payload.be32(8);
     let announce = (action == ANNOUNCE) && (payload.len >= 98) && (payload.be32(80) <= 3);

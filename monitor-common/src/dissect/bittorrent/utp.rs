@@ -10,7 +10,7 @@
 //! counts.
 
 use crate::{
-    abi::protocol::Confidence,
+    abi::rule::Rule,
     bpf::branchless::nonzero_top_bit,
     dissect::rule_state::{RuleState, rule_flags},
     parse::payload::Payload,
@@ -32,7 +32,7 @@ const MAX_IN_FLIGHT: u16 = 16;
 
 /// The verdict of a datagram, with what the flow's SYN said.
 #[inline(always)]
-pub(super) fn udp(payload: &Payload, state: &mut RuleState) -> Option<Confidence> {
+pub(super) fn udp(payload: &Payload, state: &mut RuleState) -> Option<Rule> {
     let kind = payload.byte(0);
     if (kind & 0x9f != DATA) || (payload.len < HEADER) || (payload.byte(1) as u32 > MAX_EXTENSION) {
         return None;
@@ -42,7 +42,7 @@ pub(super) fn udp(payload: &Payload, state: &mut RuleState) -> Option<Confidence
 
 /// The part of [`udp`] behind its gate, which few datagrams pass.
 #[inline(never)]
-fn header(payload: &Payload, state: &mut RuleState, kind: u8) -> Option<Confidence> {
+fn header(payload: &Payload, state: &mut RuleState, kind: u8) -> Option<Rule> {
     let mut extension = payload.byte(1) as u32;
     let mut length = HEADER;
     let mut index = 0;
@@ -61,7 +61,7 @@ fn header(payload: &Payload, state: &mut RuleState, kind: u8) -> Option<Confiden
     let (sequence, acknowledged) = (payload.be16(16), payload.be16(18));
     if kind == DATA {
         if payload.has(length as usize, b"\x13BitTorrent protocol") {
-            return Some(Confidence::Signature);
+            return Some(Rule::UtpHandshake);
         }
         if length < payload.len
             && connection != 0
@@ -80,7 +80,7 @@ fn header(payload: &Payload, state: &mut RuleState, kind: u8) -> Option<Confiden
             return None;
         }
         state.remember_request(payload, rule_flags::PENDING_UTP_SYN, connection << 16 | u64::from(sequence));
-        return first(payload).then_some(Confidence::Structural);
+        return first(payload).then_some(Rule::UtpSyn);
     }
     if kind != STATE {
         return None;
@@ -94,7 +94,7 @@ fn header(payload: &Payload, state: &mut RuleState, kind: u8) -> Option<Confiden
         && payload.be32(4) != 0;
     let agreed = opened || continued;
     state.set_echoed(agreed);
-    agreed.then_some(Confidence::Structural)
+    agreed.then_some(if opened { Rule::UtpState } else { Rule::UtpData })
 }
 
 /// Whether a SYN says what the first packet of a connection says: nothing to acknowledge, a clock that runs, a window below 16 MiB.

@@ -5,7 +5,7 @@
 //! the default ports, or when the flow shows two of different opcodes, as a request and its answer are. Ports below 1024 are left out: DNS identifiers may read e3 97.
 
 use super::super::text;
-use crate::{abi::protocol::Confidence, dissect::rule_state::RuleState, parse::payload::Payload};
+use crate::{abi::rule::Rule, dissect::rule_state::RuleState, parse::payload::Payload};
 
 /// Default UDP ports: 4665 of servers (TCP port + 4), 4672 of clients.
 const SERVER_PORT: u16 = 4665;
@@ -35,7 +35,7 @@ impl Evidence {
 
 /// Server and client messages.
 #[inline(always)]
-pub fn udp(payload: &Payload, state: &mut RuleState) -> Option<Confidence> {
+pub fn udp(payload: &Payload, state: &mut RuleState) -> Option<Rule> {
     let header = payload.byte(0);
     if ((header != super::EDONKEY) && (header != super::EMULE)) | !payload.high_ports() | text::reads_as_dns(payload) {
         return None;
@@ -47,7 +47,7 @@ pub fn udp(payload: &Payload, state: &mut RuleState) -> Option<Confidence> {
     // Opcodes behind the two headers are told apart by a bit that none has; Kad's are all below 0x80.
     let kind = if header == super::EMULE { payload.byte(1) | 0x40 } else { payload.byte(1) };
     let enough = evidence == Evidence::Strong || default_port(payload) || state.confirms(kind);
-    enough.then_some(Confidence::Structural)
+    enough.then_some(if header == super::EDONKEY { Rule::EdonkeyServerUdp } else { Rule::EdonkeyClientUdp })
 }
 
 /// Whether either port is a default one.

@@ -58,7 +58,7 @@ impl Driver {
             if let Some(flows) = &mut self.flows
                 && let Ok(headers) = headers(&packet::Frame::new(frame.bytes, frame.wire_len))
             {
-                flows.add(&headers, outcome);
+                flows.add(&headers, outcome, self.engine.rule());
             }
         }
     }

@@ -7,6 +7,7 @@ use monitor_common::abi::{
     limits::{DEFAULT_FLOWS, DEFAULT_PEERS, DEFAULT_TALLIES},
     outcome::Outcome,
     reason::Reason,
+    rule::Rule,
     tally::{TallyKey, Totals},
 };
 use peertally_capture::Frame;
@@ -48,6 +49,9 @@ pub trait ReplayEngine {
     /// # Errors
     /// The kernel refused the frame.
     fn packet(&mut self, frame: &Frame<'_>, now_s: u64) -> Result<Outcome, EngineError>;
+
+    /// The rule that gave a flow its verdict with the latest frame.
+    fn rule(&self) -> Option<Rule>;
 
     /// Settles every flow and hands over the counters.
     ///

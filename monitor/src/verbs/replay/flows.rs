@@ -10,6 +10,7 @@ use monitor_common::{
         key::{Address, FlowKey},
         outcome::Outcome,
         protocol::Verdict,
+        rule::Rule,
     },
     parse::Headers,
 };
@@ -29,6 +30,8 @@ pub(super) struct ReplayFlow {
     pub(super) b_port: u16,
     /// The latest verdict.
     pub(super) verdict: Verdict,
+    /// The rule that gave it.
+    pub(super) rule: Option<Rule>,
     /// IP packets of both directions.
     pub(super) packets: u64,
     /// IP bytes of both directions.
@@ -45,7 +48,7 @@ pub(super) struct Flows {
 
 impl Flows {
     /// Adds a packet.
-    pub(super) fn add(&mut self, headers: &Headers, outcome: Outcome) {
+    pub(super) fn add(&mut self, headers: &Headers, outcome: Outcome, rule: Option<Rule>) {
         let (verdict, in_flow, opens) = match outcome {
             Outcome::Skipped(_) => return,
             Outcome::Hit(verdict) => (verdict, true, false),
@@ -69,12 +72,15 @@ impl Flows {
                 b: headers.destination,
                 b_port: headers.destination_port,
                 verdict,
+                rule: None,
                 packets: 0,
                 bytes: 0,
             });
         }
         let row = &mut self.rows[*index];
         row.verdict = verdict;
+        // Only the packet that brings a verdict names its rule.
+        row.rule = rule.or(row.rule);
         row.packets += 1;
         row.bytes += u64::from(headers.ip_bytes);
     }

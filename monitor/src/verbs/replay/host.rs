@@ -1,6 +1,6 @@
 //! The host engine: the shared data path over plain memory. Needs no rights and no kernel support.
 
-use monitor_common::abi::{outcome::Outcome, reason::Reason, settings::InspectionDepth};
+use monitor_common::abi::{outcome::Outcome, reason::Reason, rule::Rule, settings::InspectionDepth};
 use peertally_capture::Frame;
 use peertally_core::pool::Pool;
 use peertally_datapath::host::HostDataPath;
@@ -24,6 +24,10 @@ impl ReplayEngine for Host {
 
     fn packet(&mut self, frame: &Frame<'_>, now_s: u64) -> Result<Outcome, EngineError> {
         Ok(self.0.frame(frame.bytes, frame.wire_len, now_s))
+    }
+
+    fn rule(&self) -> Option<Rule> {
+        self.0.rule()
     }
 
     fn finish(self: Box<Self>) -> Result<EngineTotals, EngineError> {

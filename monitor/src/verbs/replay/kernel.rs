@@ -1,6 +1,6 @@
 //! The kernel engine: the loaded XDP program, fed by the kernel's test runner and attached to nothing.
 
-use monitor_common::abi::outcome::Outcome;
+use monitor_common::abi::{outcome::Outcome, rule::Rule};
 use peertally_capture::Frame;
 use peertally_core::pool::Pool;
 use peertally_datapath::{
@@ -42,6 +42,10 @@ impl ReplayEngine for Kernel {
 
     fn packet(&mut self, frame: &Frame<'_>, now_s: u64) -> Result<Outcome, EngineError> {
         Ok(self.0.frame(frame.bytes, frame.wire_len, now_s)?)
+    }
+
+    fn rule(&self) -> Option<Rule> {
+        self.0.rule()
     }
 
     fn finish(self: Box<Self>) -> Result<EngineTotals, EngineError> {

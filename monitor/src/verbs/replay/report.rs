@@ -10,6 +10,7 @@ use std::{
 use monitor_common::{
     abi::{
         protocol::{Confidence, Protocol, Verdict},
+        rule::Rule,
         tally::{TallyKey, Totals},
     },
     parse::ip_protocol,
@@ -104,6 +105,8 @@ pub struct FlowRow {
     pub protocol: &'static str,
     /// Label of the confidence.
     pub confidence: &'static str,
+    /// Name of the rule that gave the verdict; empty for a flow without one.
+    pub rule: &'static str,
     /// IP packets of both directions.
     pub packets: u64,
     /// IP bytes of both directions.
@@ -217,6 +220,7 @@ fn flow_rows(mut flows: Vec<ReplayFlow>) -> Vec<FlowRow> {
                 b_port: flow.b_port,
                 protocol,
                 confidence,
+                rule: flow.rule.map_or("", Rule::name),
                 packets: flow.packets,
                 bytes: flow.bytes,
             }
@@ -309,6 +313,7 @@ mod tests {
             b: Address::v4(0x0a00_0002),
             b_port: 6_881,
             verdict,
+            rule: Some(Rule::BtHandshake),
             packets: 60,
             bytes: 60_000,
         };
@@ -321,7 +326,7 @@ mod tests {
                 "confidence": "signature", "flows": 2, "packets_up": 40, "bytes_up": 50_000, "packets_down": 40,
                 "bytes_down": 20_000}],
             "flows": [{"l4": "tcp", "a": "10.0.0.1", "a_port": 51_413, "b": "10.0.0.2", "b_port": 6_881,
-                "protocol": "bittorrent", "confidence": "signature", "packets": 60, "bytes": 60_000}],
+                "protocol": "bittorrent", "confidence": "signature", "rule": "bt-handshake", "packets": 60, "bytes": 60_000}],
         });
         assert_eq!(serde_json::to_value(&report).expect("plain data"), expected);
         let without = Report::new("host", 1, &totals, 2, None);

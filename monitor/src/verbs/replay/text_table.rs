@@ -70,11 +70,12 @@ fn flows(report: &Report, out: &mut impl Write) -> io::Result<()> {
             end(row.b, row.b_port),
             row.protocol.to_owned(),
             row.confidence.to_owned(),
+            if row.rule.is_empty() { "-" } else { row.rule }.to_owned(),
         ];
         names.into_iter().chain([row.packets, row.bytes].map(thousands)).collect()
     });
-    let header = ["L4", "A (FIRST SENDER)", "B", "PROTOCOL", "CONFIDENCE", "PACKETS", "BYTES"];
-    columns(out, &header, 5, cells.collect(), rows.len().saturating_sub(MAX_ROWS))
+    let header = ["L4", "A (FIRST SENDER)", "B", "PROTOCOL", "CONFIDENCE", "RULE", "PACKETS", "BYTES"];
+    columns(out, &header, 6, cells.collect(), rows.len().saturating_sub(MAX_ROWS))
 }
 
 fn endpoint(address: std::net::IpAddr, port: u16) -> String {
@@ -170,6 +171,7 @@ mod tests {
                 b_port: 6_881,
                 protocol: "bittorrent",
                 confidence: "signature",
+                rule: "bt-handshake",
                 packets: 1,
                 bytes: 1_000,
             }]),
@@ -187,8 +189,8 @@ unclassified  none            2        2  3,000  75.0 %
 SUBSCRIBER   PROTOCOL    CONFIDENCE  FLOWS  PKTS UP  BYTES UP  PKTS DOWN  BYTES DOWN
 10.0.0.1/32  bittorrent  signature       1        1     1,000          0           0
 
-L4   A (FIRST SENDER)  B           PROTOCOL    CONFIDENCE  PACKETS  BYTES
-tcp  10.0.0.1:51413    [::1]:6881  bittorrent  signature         1  1,000
+L4   A (FIRST SENDER)  B           PROTOCOL    CONFIDENCE  RULE          PACKETS  BYTES
+tcp  10.0.0.1:51413    [::1]:6881  bittorrent  signature   bt-handshake        1  1,000
 ";
         assert_eq!(String::from_utf8_lossy(&out), expected);
     }
