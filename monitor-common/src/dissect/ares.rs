@@ -1,11 +1,11 @@
 //! Ares Galaxy: the first message of a link between two nodes.
 //!
-//! Source: published reverse engineering of Ares (libprotoident, nDPI traces). Matched: a message of six bytes that is a
-//! little-endian length of 3, type 0x5a, two bytes, and 05 or 06.
+//! Source: published reverse engineering of Ares (libprotoident, nDPI traces). Matched: a message of six bytes that is
+//! a little-endian length of 3, type 0x5a, two bytes, and 05 or 06.
 //!
-//! Guard: the lengths in the message and of the segment agree, which with type and last byte makes 31 bits of evidence in a segment of
-//! six bytes; it does not count on a port below 1024. Its answer, 138 bytes of which three are fixed, never counts: a 16-bit length in
-//! front of a segment of just that length is what many protocols have.
+//! Guard: the lengths of message and segment agree. With type and last byte this makes 31 bits of evidence in a segment
+//! of six bytes. Ports below 1024 are excluded. The answer (138 bytes, three of them fixed) never counts: many
+//! protocols put a 16-bit length before a segment of that length.
 
 use super::dissector::Dissector;
 use crate::{

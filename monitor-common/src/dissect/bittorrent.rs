@@ -1,14 +1,17 @@
-//! BitTorrent: peer wire (BEP 3), extension protocol's plain forms, local service discovery (BEP 14), and in the folder
-//! beside this file uTP (BEP 29), DHT (BEP 5), UDP trackers (BEP 15) and HTTP trackers (BEP 3, BEP 48).
+//! BitTorrent: peer wire (BEP 3), plain forms of the extension protocol, local service discovery (BEP 14). The folder
+//! next to this file has uTP (BEP 29), DHT (BEP 5), UDP trackers (BEP 15) and HTTP trackers (BEP 3, BEP 48).
 //!
 //! Matched here, on any port:
-//! - the handshake, whole or (in `hold_rules.rs`) cut over the first segments: 0x13 "BitTorrent protocol" (BEP 3, also with BEP 52 torrents),
-//!   and without its first byte, which some clients send alone and which may be lost, when reserved bits (BEP 4) follow;
-//! - mid-stream, for flows that began before the program: a `request`, `cancel` or `reject` (BEP 6), which are built alike, that fills
-//!   its segment or is followed by another, the head of a `piece`, and the extension protocol's messages that begin with a key of theirs
-//!   (BEP 9, BEP 10, BEP 11), each also behind up to four short messages. Their lengths, identifiers and block offsets must agree with
-//!   each other, which guards against other length-prefixed protocols. Port 7680 is left out there: Windows Update Delivery Optimization has the same frames;
+//! - the handshake 0x13 "BitTorrent protocol" (BEP 3, also with BEP 52 torrents), whole or split across the first
+//!   segments (`hold_rules.rs`). Also without its first byte, which some clients send alone and which may be lost, if
+//!   reserved bits (BEP 4) follow;
+//! - mid-stream, for flows that started before the program: a `request`, `cancel` or `reject` (BEP 6) that fills its
+//!   segment or is followed by another; the head of a `piece`; messages of the extension protocol that start with a
+//!   known key (BEP 9, BEP 10, BEP 11). Each may follow up to four short messages;
 //! - UDP: "BT-SEARCH * HTTP/1.1".
+//!
+//! Guard for mid-stream messages: lengths, identifiers and block offsets must agree with each other, which excludes
+//! other length-prefixed protocols. Port 7680 is excluded: Windows Delivery Optimization has frames of that form.
 
 use super::dissector::{Dissector, prefix};
 use crate::{
@@ -66,7 +69,8 @@ pub fn tcp(payload: &Payload, _state: &mut RuleState) -> Option<Rule> {
     if payload.has(0, b"\x13BitTorrent protocol") {
         return Some(Rule::BtHandshake);
     }
-    // The top bit of the first reserved byte is Azureus', the others are unused but for BitComet's "ex"; info hash and more follow.
+    // The top bit of the first reserved byte is Azureus', the others are unused but for BitComet's "ex"; info hash and
+    // more follow.
     if payload.has(0, b"BitTorrent protocol") && payload.captured >= 39 {
         let reserved = payload.byte(19) & 0x7f == 0 || payload.has(19, b"ex\0");
         return reserved.then_some(Rule::BtHandshakeTail);
@@ -96,8 +100,9 @@ fn mid_stream(payload: &Payload) -> bool {
     (no_request(payload, at, head) & no_piece(payload, at, head) & no_extension(payload, at, head)) >> 63 == 0
 }
 
-/// Identifiers of the short messages of each length, as bits: keep-alive, which has none (what follows begins with a zero); choke, unchoke,
-/// interested and its opposite, have all, have none; port; have, suggest piece, allowed fast (BEP 3, BEP 5, BEP 6).
+/// Identifiers of the short messages of each length, as bits: keep-alive, which has none (what follows begins with a
+/// zero); choke, unchoke, interested and its opposite, have all, have none; port; have, suggest piece, allowed fast
+/// (BEP 3, BEP 5, BEP 6).
 static SHORT: [u32; 8] = [1, 0xc00f, 0, 1 << 9, 0, 1 << 4 | 1 << 13 | 1 << 17, 0, 0];
 
 /// Bytes of a message that has nothing of its own to show, by its first eight bytes, else 0.
@@ -140,8 +145,8 @@ fn no_piece(payload: &Payload, at: usize, head: u64) -> u64 {
         | u64::from(payload.captured).wrapping_sub(at as u64 + 13)
 }
 
-/// The top bit is clear for a message of the extension protocol (BEP 10) whose dictionary begins as a handshake's, or a message's of peer
-/// exchange (BEP 11) or metadata (BEP 9).
+/// The top bit is clear for a message of the extension protocol (BEP 10) whose dictionary begins as a handshake's, or a
+/// message's of peer exchange (BEP 11) or metadata (BEP 9).
 #[inline(always)]
 fn no_extension(payload: &Payload, at: usize, head: u64) -> u64 {
     let (length, kind, number) = (head >> 32, head >> 24 & 0xff, head >> 16 & 0xff);
@@ -170,8 +175,8 @@ pub fn udp(payload: &Payload, state: &mut RuleState) -> Option<Rule> {
     None
 }
 
-/// UDP trackers and uTP, which need what earlier datagrams said. Tried after all other rules: each way out leaves another state,
-/// and the verifier walks what follows once for each.
+/// UDP trackers and uTP, which need what earlier datagrams said. Tried after all other rules: each way out leaves
+/// another state, and the verifier walks what follows once for each.
 #[inline(always)]
 pub fn exchanges(payload: &Payload, state: &mut RuleState) -> Option<Rule> {
     match tracker::udp(payload, state) {

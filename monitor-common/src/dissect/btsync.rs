@@ -1,9 +1,9 @@
 //! BitTorrent Sync (Resilio Sync): connections and datagrams between its peers.
 //!
 //! Source: Arkime's classifier and captures of the program. Matched: "BSYNC" and a zero byte at the start. The rest is
-//! length-prefixed bencoding, then encrypted. It synchronises folders and is not counted as BitTorrent.
+//! length-prefixed bencoding, then encrypted. The program synchronises folders and is not counted as BitTorrent.
 //!
-//! Guard: six fixed bytes, the last of which no text has.
+//! Guard: six fixed bytes; no text contains the last one.
 
 use super::dissector::{Dissector, prefix};
 use crate::{

@@ -2,12 +2,14 @@
 //!
 //! Source: the NMDC documentation (nmdc.sourceforge.io) and "Advanced Direct Connect" (adc.sourceforge.io/ADC.html).
 //! Matched, on any port:
-//! - NMDC: "$Lock " with " Pk=" in it; "$MyNick " and, for flows that began earlier, other commands with fixed arguments.
-//!   Each is ended by "|", at the segment's end or near its start. Transfers: "$ADCGET " and "$ADCSND " of a file, a list or a hash tree;
-//! - ADC: "SUP AD" to or from a hub or a peer, ended by a line feed likewise; "CGET " and "CSND " as above;
+//! - NMDC: "$Lock " with " Pk=" in it; "$MyNick "; for flows that started earlier, other commands with fixed arguments.
+//!   Each ends with "|", at the segment's end or near its start. Transfers: "$ADCGET " and "$ADCSND " of a file, a list
+//!   or a hash tree;
+//! - ADC: "SUP AD" to or from a hub or a peer, ended by a line feed; "CGET " and "CSND " of a file, a list or a hash
+//!   tree;
 //! - UDP: "$SR " ended by "|"; "URES " and "UINF " with a client identifier of 39 characters, ended by a line feed.
 //!
-//! Guard: the terminators, and that no rule is shorter than seven fixed bytes, but for the two whose inner marks are checked.
+//! Guard: the terminators. No rule has fewer than seven fixed bytes, except for the two with checked inner marks.
 
 use super::{
     content::base32,
@@ -84,13 +86,15 @@ fn nmdc(payload: &Payload) -> bool {
     command && ended(payload, b'|')
 }
 
-/// Whether these first bytes of a stream may be a command that no rule matches: a dollar sign and a letter. Redis has numbers there.
+/// Whether these first bytes of a stream may be a command that no rule matches: a dollar sign and a letter. Redis has
+/// numbers there.
 #[inline(always)]
 pub(super) const fn may_be_command(head: u64) -> bool {
     head as u8 == b'$' && (head >> 8) as u8 & 0xe0 == 0x40
 }
 
-/// Whether a command ends in this segment: at its end, or where the first one does when more of them are cut by the segment size.
+/// Whether a command ends in this segment: at its end, or where the first one does when more of them are cut by the
+/// segment size.
 #[inline(always)]
 fn ended(payload: &Payload, by: u8) -> bool {
     payload.last() == by || text::near(payload, by)

@@ -1,14 +1,16 @@
 //! eDonkey 2000 and eMule: client-server and client-client TCP, server and client UDP.
 //!
 //! Source: "The eMule Protocol Specification" (Kulbak, Bickson, 2005) and the opcode names of eMule's `opcodes.h`.
-//! TCP messages are a header byte (0xe3 eDonkey, 0xc5 eMule extension, 0xd4 zlib-packed), a little-endian length that counts
-//! from the opcode, and an opcode. Matched, on any port:
+//! TCP messages are a header byte (0xe3 eDonkey, 0xc5 eMule extension, 0xd4 zlib-packed), a little-endian length that
+//! counts from the opcode, and an opcode. Matched, on any port:
 //! - a message that ends exactly with its segment and has an opcode of its header byte;
 //! - a message that is followed by a second header of this form;
-//! - the head of a longer message: a file part whose offsets agree with its length, or a packed message with zlib's magic;
-//! - a longer message of another kind when its direction's next segments end it exactly, or go on with a second header.
+//! - the head of a longer message: a file part with offsets that agree with its length, or a packed message with zlib's
+//!   magic;
+//! - a longer message of another kind, if the next segments of its direction end it exactly, or continue with a second
+//!   header.
 //!
-//! UDP messages have no length field, so each opcode's own layout is checked in `edonkey/udp.rs`.
+//! UDP messages have no length field, so `edonkey/udp.rs` checks the layout of each opcode.
 //! Guard: a header byte and a length alone also occur elsewhere; the opcode sets and the agreeing lengths do not.
 
 use super::{
@@ -48,7 +50,8 @@ const EMULE: u8 = 0xc5;
 const PACKED: u8 = 0xd4;
 /// Bytes before the opcode, which the length does not count.
 const HEADER: u32 = 5;
-/// No message is longer: a part request covers at most three blocks of 184,320 bytes and clients send at most 10,240 a message.
+/// No message is longer: a part request covers at most three blocks of 184,320 bytes and clients send at most 10,240 a
+/// message.
 const MAX_MESSAGE: u32 = 200_000;
 
 /// Opcodes behind 0xe3: server messages 01 to 44, client messages 01 and 46 to 61.
@@ -65,7 +68,8 @@ const EDONKEY_OPCODES: ByteSet = ByteSet::of_ranges(&[
     (0x46, 0x52),
     (0x54, 0x61),
 ]);
-/// Opcodes behind 0xc5: information 01 and 02, file messages 40 and 60 to 62, sources, identification and the rest 81 to ac.
+/// Opcodes behind 0xc5: information 01 and 02, file messages 40 and 60 to 62, sources, identification and the rest 81
+/// to ac.
 const EMULE_OPCODES: ByteSet =
     ByteSet::of_ranges(&[(0x01, 0x02), (0x40, 0x40), (0x60, 0x62), (0x81, 0x87), (0x90, 0xac)]);
 
@@ -98,8 +102,8 @@ pub fn tcp(payload: &Payload, _state: &mut RuleState) -> Option<Rule> {
     message(payload).then_some(Rule::EdonkeyMessage)
 }
 
-/// Whether this segment ends a message that earlier ones of its direction began, or goes on with another behind it; notes a
-/// message that it begins.
+/// Whether this segment ends a message that earlier ones of its direction began, or goes on with another behind it;
+/// notes a message that it begins.
 ///
 /// Tried last: what it leaves in the flow's state would have the verifier walk all that follows once more.
 #[inline(never)]

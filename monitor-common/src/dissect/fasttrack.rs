@@ -1,12 +1,13 @@
 //! FastTrack (Kazaa, Grokster, iMesh).
 //!
 //! Source: giFT-FastTrack's reverse engineering (`PROTOCOL`, `crypt/`). Matched, on any port:
-//! - the clear head of a link to a supernode, 12 bytes, of which the first four are fixed; the rest is ciphered;
-//! - downloads: "GET /.hash="; "GIVE " with a decimal identifier and nothing else; and, in `http.rs`, other requests and
-//!   answers with an "X-Kazaa-" header;
+//! - the clear head of a link to a supernode, 12 bytes, the first four of them fixed; the rest is encrypted;
+//! - downloads: "GET /.hash="; "GIVE " with a decimal identifier and nothing else; and, in `http.rs`, other requests
+//!   and answers with an "X-Kazaa-" header;
 //! - UDP: ping (27) and pong (28) with the network's name at its place.
 //!
-//! Guard: exact lengths and literals; for the text "GIVE 100", which a chat may hold too, and for UDP no port below 1024.
+//! Guard: exact lengths and literals. Ports below 1024 are excluded for UDP and for the text "GIVE 100", which a chat
+//! may contain.
 
 use super::dissector::{Dissector, prefix};
 use crate::{
@@ -45,8 +46,8 @@ pub fn tcp(payload: &Payload, _state: &mut RuleState) -> Option<Rule> {
     payload.has(0, b"GET /.hash=").then_some(Rule::FasttrackRequest)
 }
 
-/// Whether the segment is a push: a decimal identifier of up to ten digits between a blank and the line's end, at most an empty
-/// line behind it.
+/// Whether the segment is a push: a decimal identifier of up to ten digits between a blank and the line's end, at most
+/// an empty line behind it.
 #[inline(never)]
 fn give(payload: &Payload) -> bool {
     let mut index = 5;

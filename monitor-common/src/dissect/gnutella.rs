@@ -3,14 +3,16 @@
 //! Source: "RFC Gnutella 0.6" (rfc-gnutella.sourceforge.net), the HUGE proposal for `/uri-res/N2R`, Mojito for the DHT.
 //! Matched, on any port:
 //! - "GNUTELLA CONNECT/", "GNUTELLA/" and a digit (either side), version 0.4's "GNUTELLA OK" and a line feed;
-//! - "GET /uri-res/N2R?urn:sha1:" and the other services and hashes of HUGE and THEX (also HEAD); the paths "/gnutella/push-proxy?",
-//!   "/gnet/push-proxy?", "/gnutella/tigertree/" and those of Shareaza's services; "PUSH guid:"; and, in `http.rs`, requests and
-//!   answers with a header of Gnutella's;
+//! - "GET /uri-res/N2R?urn:sha1:" and the other services and hashes of HUGE and THEX (also HEAD);
+//! - the paths "/gnutella/push-proxy?", "/gnet/push-proxy?", "/gnutella/tigertree/" and those of Shareaza's services;
+//!   "PUSH guid:";
+//! - requests and answers with a header of Gnutella (in `http.rs`);
 //! - "GIV ", a file index, ":", the servent's identifier as 32 hexadecimal digits, "/";
-//! - UDP: the 23-byte message header whose payload length at offset 19 agrees with the datagram, with a known message type and
-//!   at least the bytes that a message of this type has.
+//! - UDP: the 23-byte message header with a payload length at offset 19 that agrees with the datagram, a known message
+//!   type and at least the bytes of a message of this type.
 //!
-//! Guard: literals; for UDP the 32-bit length, type, least length, hop counts that a live message has, no port below 1024.
+//! Guard: literals. For UDP: the 32-bit length, type, least length and plausible hop counts; ports below 1024 are
+//! excluded.
 
 use super::{
     content::base32,
@@ -39,7 +41,8 @@ pub(super) const DISSECTOR: Dissector = Dissector {
     ..Dissector::new(Protocol::Gnutella)
 };
 
-/// The start of the names of headers, the header of a queued download, and clients by the first eight characters of their names.
+/// The start of the names of headers, the header of a queued download, and clients by the first eight characters of
+/// their names.
 pub(super) const HTTP_HEADER: &[u8; 8] = b"X-Gnutel";
 pub(super) const QUEUE: &[u8; 8] = b"X-Queue:";
 pub(super) const AGENTS: [&[u8; 8]; 8] =
@@ -142,8 +145,8 @@ pub fn udp(payload: &Payload, _state: &mut RuleState) -> Option<Rule> {
 /// The part of [`udp`] behind its gate.
 #[inline(never)]
 fn message(payload: &Payload) -> bool {
-    // QUIC's version negotiation (RFC 8999 section 6) repeats what anybody sent, from its seventh byte on: a subscriber's server must
-    // not say by it that the subscriber speaks Gnutella.
+    // QUIC's version negotiation (RFC 8999 section 6) repeats what anybody sent, from its seventh byte on: a
+    // subscriber's server must not say by it that the subscriber speaks Gnutella.
     if payload.byte(0) & 0x80 != 0 && payload.be32(1) == 0 {
         return false;
     }

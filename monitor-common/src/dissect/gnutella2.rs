@@ -1,9 +1,11 @@
 //! Gnutella2 (G2, "MP2") over UDP.
 //!
-//! Source: "The Gnutella2 Developers' Network", reliable UDP transport. Matched: the tag "GND", flags, sequence, part number
-//! and part count that agree with each other. G2 over TCP greets as Gnutella 0.6 does and counts as that.
+//! Source: "The Gnutella2 Developers' Network", reliable UDP transport. Matched: the tag "GND", flags, sequence, part
+//! number and part count that agree with each other. G2 over TCP starts with the handshake of Gnutella 0.6 and counts
+//! as that.
 //!
-//! Guard: no port below 1024; text that starts with GND has no flags below 0x10 behind it and no part number that fits its count.
+//! Guard: ports below 1024 are excluded. Text that starts with GND has no flags below 0x10 next, and no part number
+//! that fits its count.
 
 use super::dissector::Dissector;
 use crate::{

@@ -1,16 +1,17 @@
-//! HTTP header lines that name a P2P program, for requests and answers whose first line proves too little.
+//! HTTP header lines that name a P2P program, for requests and answers with a first line that proves too little.
 //!
-//! One pass over the segment for all protocols: most requests have no such line, and each pass costs every one of them.
-//! Sources: "RFC Gnutella 0.6" and the HUGE proposal (`X-Gnutella-..`, `X-Queue:`), giFT-FastTrack (`X-Kazaa-..`), giFT-OpenFT's
-//! `ft_transfer.c` (`X-OpenftAlias`), nDPI for the names that clients give themselves.
+//! One pass over the segment serves all protocols, because most requests have no such line and every pass costs each of
+//! them. Sources: "RFC Gnutella 0.6" and the HUGE proposal (`X-Gnutella-..`, `X-Queue:`), giFT-FastTrack
+//! (`X-Kazaa-..`), giFT-OpenFT's `ft_transfer.c` (`X-OpenftAlias`), nDPI for the names of clients.
 //!
-//! Matched: requests (`GET /`, `HEAD /`) and answers (`HTTP/1.`) with a line that no other program has. `X-Queue:` and the names of
-//! clients count only for `/get/` and a decimal index, which is how Gnutella asks for a file; BearShare for the bare path too,
-//! where nDPI saw it.
+//! Matched: requests (`GET /`, `HEAD /`) and answers (`HTTP/1.`) with a line that no other program has. `X-Queue:` and
+//! the names of clients count only for `/get/` and a decimal index, Gnutella's form of a file request. BearShare also
+//! counts for the bare path, as nDPI saw it.
 //!
-//! Guard: whole names at the start of a line of the header, as they are spelled. OpenFaaS has `X-Openfaas-..`, others `X-Queue-Id:`.
-//! A request in a browser's name has none of them: a page may make a visitor's browser send any header, but not in another
-//! program's name. In front of the empty line only: behind it, a page may say anything.
+//! Guard: whole names at the start of a header line, with their exact spelling. OpenFaaS has `X-Openfaas-..`, others
+//! `X-Queue-Id:`. A request in the name of a browser never counts: a page may make a visitor's browser send any header,
+//! but not under another program's name. Lines count before the empty line only, because a page may write anything
+//! after it.
 
 use super::{
     dissector::{Prefix, prefix},
@@ -100,8 +101,8 @@ fn lines(payload: &mut Payload) -> Option<Rule> {
 
 /// Line feeds in word number `index` of the window (0 for none), and where the next line starts.
 ///
-/// Only the first line feed of a word counts. A header line is never so short that a word has two, except at the empty line
-/// at the end of the header. Without a line feed, the place is one byte behind the start of the word.
+/// Only the first line feed of a word counts. A header line is never so short that a word has two, except at the empty
+/// line at the end of the header. Without a line feed, the place is one byte behind the start of the word.
 #[inline(always)]
 fn line_start(payload: &Payload, index: usize) -> (u64, usize) {
     let feeds = zero_bytes(payload.counted_word(index) ^ (EACH_BYTE * u64::from(b'\n')));
@@ -110,9 +111,10 @@ fn line_start(payload: &Payload, index: usize) -> (u64, usize) {
 
 /// Whether a request comes from a program that is no browser.
 ///
-/// It has a `User-Agent` line that does not start with "Mozilla/", and no header that browsers send by themselves and P2P
-/// clients do not: where the page is, what its reader speaks, how the request came about (RFC 6454, RFC 9110 sections 10.1.3
-/// and 12.5.4, Fetch Metadata). A web page may make a visitor's browser send any request, but not in another program's name.
+/// It has a `User-Agent` line that does not start with "Mozilla/", and no header that browsers send by themselves and
+/// P2P clients do not: where the page is, what its reader speaks, how the request came about (RFC 6454, RFC 9110
+/// sections 10.1.3 and 12.5.4, Fetch Metadata). A web page may make a visitor's browser send any request, but not in
+/// another program's name.
 ///
 /// Without a branch: the verifier walks each word once.
 #[inline(never)]

@@ -1,14 +1,16 @@
 //! Kad, the Kademlia network of eMule and aMule, over UDP.
 //!
-//! Source: eMule's `kademlia/net/KademliaUDPListener.cpp` and `Opcodes.h` (Kad version 2). Messages are the header byte 0xe4
-//! and an opcode, or 0xe5 and an opcode over zlib data. Neither has a length field, so each opcode's own layout is checked.
+//! Source: eMule's `kademlia/net/KademliaUDPListener.cpp` and `Opcodes.h` (Kad version 2). Messages are the header byte
+//! 0xe4 and an opcode, or 0xe5 and an opcode before zlib data. Neither has a length field, so the layout of each opcode
+//! is checked.
 //!
-//! Guard: lengths are exact and counts agree with them. Messages of up to six bytes, and those that show little but opcode
-//! and length, count on the default port or when the flow shows two of different opcodes. Ports below 1024 are left out (DNS).
-//! Weakest of those that count alone: a lookup, 22 bits in a datagram of 35 bytes, and a packed message, 25 bits. They stay so, since
-//! what most contacts of a client get is one lookup, which they do not answer.
+//! Guard: lengths are exact and counts agree with them. Messages of up to six bytes, and those that show little more
+//! than opcode and length, count on the default port or if the flow shows two different opcodes. Ports below 1024 are
+//! excluded (DNS). The weakest messages that count alone are a lookup, 22 bits in a datagram of 35 bytes, and a packed
+//! message, 25 bits. They count because most contacts of a client get one lookup and do not answer it.
 //!
-//! The answer to such a request makes the request certain, too ([`rule_flags::ANSWERED`]): clients choose their ports at random.
+//! The answer to a request also makes the request certain ([`rule_flags::ANSWERED`]), because clients choose their
+//! ports at random.
 
 use super::{byte_set::ByteSet, content::raw, dissector::Dissector, edonkey::zlib, listen_port::valid, text};
 use crate::{
@@ -89,8 +91,8 @@ fn exchange(payload: &Payload, state: &mut RuleState, opcode: u8, message: bool,
     }
 }
 
-/// Opcodes of the answers to requests that need not be certain by themselves, by the opcode of the request; 0 for other messages. A
-/// table, since the verifier would walk what follows once for each way through a comparison.
+/// Opcodes of the answers to requests that need not be certain by themselves, by the opcode of the request; 0 for other
+/// messages. A table, since the verifier would walk what follows once for each way through a comparison.
 static ANSWERS: [u8; 128] = {
     let mut answers = [0; 128];
     // Bootstrap, keyword search, firewall check, buddy search, ping.

@@ -1,10 +1,11 @@
-//! libp2p, the transport of IPFS, Filecoin, Ethereum and others: a class of its own, not file sharing.
+//! libp2p, the transport of IPFS, Filecoin, Ethereum and others: class `transport`, not file sharing.
 //!
-//! Source: multistream-select 1.0 and the WebSocket transport of the libp2p specifications, RFC 6455 for frames. Matched:
-//! - 0x13 "/multistream/1.0.0\n" at the start of a stream, whole or (in `hold_rules.rs`) cut over segments, or without its first byte,
-//!   which had a segment of its own that was lost;
-//! - the same in a binary WebSocket frame, masked or not, with the length byte or, when that had its own frame, without; that frame
-//!   may be in the same segment;
+//! Source: multistream-select 1.0 and the WebSocket transport of the libp2p specifications, RFC 6455 for frames.
+//! Matched:
+//! - 0x13 "/multistream/1.0.0\n" at the start of a stream, whole or split across segments (`hold_rules.rs`); also
+//!   without its first byte, if a segment of its own with that byte was lost;
+//! - this greeting in a binary WebSocket frame, masked or not, with the length byte, or without it if that had its own
+//!   frame, which may be in the same segment;
 //! - UDP: discovery over multicast DNS, the name "_p2p._udp.local" on port 5353. It stays on the LAN.
 //!
 //! Guard: 19-byte literals.

@@ -1,7 +1,7 @@
 //! MUTE, anonymous file sharing of the 2000s: the key that each side of a link sends first.
 //!
-//! Source: mute-net's `ChannelManager` and libprotoident. Matched: "PublicKey: " in a segment of one of the five lengths that
-//! hexadecimal keys of the sizes in use make. Guard: the literal and the exact length.
+//! Source: mute-net's `ChannelManager` and libprotoident. Matched: "PublicKey: " in a segment of one of five lengths,
+//! those of hexadecimal keys of the sizes in use. Guard: the literal and the exact length.
 
 use super::dissector::{Dissector, prefix};
 use crate::{

@@ -1,7 +1,7 @@
 //! OpenFT (giFT): downloads.
 //!
 //! Source: giFT-OpenFT's `ft_transfer.c`, libprotoident. Matched, in `http.rs`: a GET request with the header
-//! "X-OpenftAlias". Guard: that header; the request line has nothing of its own.
+//! "X-OpenftAlias". Guard: that header; the request line alone proves nothing.
 
 use super::dissector::Dissector;
 use crate::abi::protocol::Protocol;

@@ -1,11 +1,11 @@
 //! OpenNap (Napster): a client's login at an index server.
 //!
-//! Source: "Napster Messages" (opennap.sourceforge.net). Messages are a little-endian length that counts what follows the
-//! four-byte head, a type, and text. Matched, on any port from 1024: login (2), new user login (6) and nick check (7) that fill
-//! their segment with printable text, which holds the client's name: one string in quotes behind a blank.
+//! Source: "Napster Messages" (opennap.sourceforge.net). A message is a four-byte head (little-endian length of the
+//! rest, and a type) and text. Matched, on any port from 1024: login (2), new user login (6) and nick check (7) that
+//! fill their segment with printable text, which has the client's name: one string in quotes after a blank.
 //!
-//! Guard: the length, the type, that no byte of the text is outside ASCII's printable range, that there is one quoted string, and
-//! in a login three words ahead of it (name, password, port). JSON and its like have more quotation marks, or none behind a blank.
+//! Guard: the length, the type, printable ASCII only, exactly one quoted string, and in a login three words before it
+//! (name, password, port). JSON and similar formats have more quotation marks, or none after a blank.
 
 use super::dissector::Dissector;
 use crate::{
@@ -18,7 +18,8 @@ use crate::{
 /// First bytes, and prefixes that may be held.
 pub(super) const DISSECTOR: Dissector = Dissector::new(Protocol::OpenNap);
 
-/// Bits that are clear in the length and type of every message that is matched: such a head, sent in a segment of its own, is held.
+/// Bits that are clear in the length and type of every message that is matched: such a head, sent in a segment of its
+/// own, is held.
 pub(super) const HEAD_CLEAR: u32 = 0xfff8_ff00;
 /// Longest login that is looked into, in bytes; real ones have nick, password, port, client, speed.
 const MAX_TEXT: u32 = 160;
@@ -37,7 +38,8 @@ pub fn tcp(payload: &Payload, _state: &mut RuleState) -> Option<Rule> {
 
 /// Whether the text is printable and has one string in quotes with at least `words` words ahead of it.
 ///
-/// Eight bytes at once: a loop over bytes that counts would have the verifier walk the rest of it for each outcome of each.
+/// Eight bytes at once: a loop over bytes that counts would have the verifier walk the rest of it for each outcome of
+/// each.
 #[inline(never)]
 fn login(payload: &Payload, length: u32, words: u64) -> bool {
     let (mut printables, mut quotes, mut blanks, mut opened) = (0, 0, 0, 0);

@@ -1,15 +1,17 @@
 //! Soulseek: server login, peer connections, and their obfuscated form.
 //!
-//! Source: the protocol documentation of Nicotine+ (`doc/SLSKPROTOCOL.md`) and of aioslsk (obfuscation). Messages are a
-//! little-endian length that does not count itself, a code (32 bits to the server, 8 bits between peers that introduce
+//! Source: the protocol documentation of Nicotine+ (`doc/SLSKPROTOCOL.md`) and of aioslsk (obfuscation). A message is a
+//! little-endian length of the rest, a code (32 bits to the server, 8 bits between peers that introduce
 //! themselves), and strings with 32-bit lengths. Matched, on any port:
-//! - login: code 1, name and password whose lengths chain to the client version and, in later clients, a 32-character digest;
+//! - login: code 1, name and password with lengths that lead to the client version and, in later clients, to a
+//!   32-character digest;
 //! - PeerInit: code 1, a name, a connection type P, F or D in a string of one character, a token;
-//! - PierceFirewall: nine bytes, length 5, code 0, alone in its segment or with a transfer's token or a message behind;
+//! - PierceFirewall: nine bytes, length 5, code 0, alone in its segment or followed by a transfer's token or a message;
 //! - the two peer messages obfuscated: a key of 32 bits, rotated left by one for every word it is applied to.
 //!
-//! Guard: every length must agree with the others and with the segment; the nine bytes of a PierceFirewall are what any protocol
-//! with such lengths may send, so they do not count on a port below 1024, nor when anything else was said before. Names are never kept.
+//! Guard: every length must agree with the others and with the segment. Any protocol with such lengths may send the
+//! nine bytes of a PierceFirewall, so they do not count on a port below 1024, nor after other data. Names are never
+//! stored.
 
 use super::dissector::Dissector;
 use crate::{
@@ -21,7 +23,8 @@ use crate::{
 /// First bytes, and prefixes that may be held.
 pub(super) const DISSECTOR: Dissector = Dissector::new(Protocol::Soulseek);
 
-/// Bits that are clear in the length field of every message that is matched: such a field, sent in a segment of its own, is held.
+/// Bits that are clear in the length field of every message that is matched: such a field, sent in a segment of its
+/// own, is held.
 pub(super) const LENGTH_CLEAR: u32 = 0xffff_ff00;
 /// Longest name the server accepts, in characters.
 const MAX_NAME: u32 = 30;
@@ -62,11 +65,11 @@ fn message(payload: &Payload, seen: u32) -> bool {
     name.wrapping_sub(1) < MAX_NAME && payload.le32(4) == 1 && login(payload, length, name)
 }
 
-/// Whether a PierceFirewall of `len` bytes opens the flow: alone, with a transfer's token behind it, or with a message of peers, which is
-/// whole, at `behind`: a length and a code, both of 32 bits, over which `key` is rotated.
+/// Whether a PierceFirewall of `len` bytes opens the flow: alone, with a transfer's token behind it, or with a message
+/// of peers, which is whole, at `behind`: a length and a code, both of 32 bits, over which `key` is rotated.
 ///
-/// Whoever pierces a firewall speaks first, as nobody has in a flow of which nothing was seen before. The flags come as they are: what
-/// the verifier knows of them would make it walk all that follows twice.
+/// Whoever pierces a firewall speaks first, as nobody has in a flow of which nothing was seen before. The flags come as
+/// they are: what the verifier knows of them would make it walk all that follows twice.
 #[inline(never)]
 fn pierces(payload: &Payload, seen: u32, len: u32, behind: u32, key: u32) -> bool {
     if seen & (rule_flags::BEGUN | rule_flags::of(rule_flags::BEGUN, 0)) != 0 || !payload.high_ports() {
@@ -81,7 +84,8 @@ fn pierces(payload: &Payload, seen: u32, len: u32, behind: u32, key: u32) -> boo
     payload.len > behind + 7 && code.wrapping_sub(1) < 0xff && length.wrapping_sub(4) <= room
 }
 
-/// Whether the rest of a PeerInit behind its lengths fits: the connection type, and a name that starts with a printable.
+/// Whether the rest of a PeerInit behind its lengths fits: the connection type, and a name that starts with a
+/// printable.
 #[inline(always)]
 fn peer_init(payload: &Payload, name: usize) -> bool {
     let kind = payload.byte(13 + name);

@@ -1,11 +1,11 @@
 //! WebTorrent: announces to a tracker over an unencrypted WebSocket.
 //!
-//! Source: the `bittorrent-tracker` and `webtorrent` implementations (there is no BEP), RFC 6455 for frames. Matched: a text
-//! frame whose content starts as a JSON object, `{"`, and has the member `"info_hash"` near its start. The peers' data runs
-//! over WebRTC and cannot be told from other WebRTC.
+//! Source: the `bittorrent-tracker` and `webtorrent` implementations (there is no BEP), RFC 6455 for frames. Matched: a
+//! text frame with a JSON object, `{"`, and the member `"info_hash"` near its start. The peers' data runs over WebRTC
+//! and cannot be distinguished from other WebRTC.
 //!
-//! Guard: `"info_hash"`; an object with an `"action"` is a chat as likely as an announce. What a server says, which is not
-//! masked (RFC 6455 section 5.1), must have both: feeds of clients' user interfaces name info hashes too.
+//! Guard: `"info_hash"`. An object with only an `"action"` may be a chat. A server's message, which is not masked (RFC
+//! 6455 section 5.1), must have both, because feeds of clients' user interfaces also name info hashes.
 
 use super::{dissector::Dissector, text, websocket};
 use crate::{

@@ -1,7 +1,8 @@
 //! WinMX (WPNP): the opening of a transfer.
 //!
-//! Source: published descriptions of the WinMX peer protocol, as Napster's: the side that accepted sends the character "1",
-//! the other answers "GET" or "SEND" in a segment of its own, then what it wants: `nick "name" number`. Both may be in one segment.
+//! Source: published descriptions of the WinMX peer protocol, which follows Napster's. The side that accepted sends the
+//! character "1". The other side answers "GET" or "SEND" in a segment of its own, then the request:
+//! `nick "name" number`. Both may be in one segment. Matched: the verb after the lone "1".
 //!
 //! Guard: the verb alone may open any text protocol, so it counts only after the lone "1" of the other side.
 

@@ -1,9 +1,13 @@
 //! BitTorrent DHT (BEP 5, BEP 32, BEP 33, BEP 42, BEP 43, BEP 51): bencoded dictionaries over UDP.
 //!
-//! Matched: the sorted forms that begin with the sender's id, `d1:ad2:id20:` and `d1:rd2:id20:`, the latter also behind the
-//! `ip` key of BEP 42; answers that begin with the filters of a scrape (BEP 33), `d1:rd4:BFpe256:`; and other dictionaries that
-//! begin with a one-letter key of BEP 5 and end in `1:y1:` and a known message type, or, since not every client sorts its keys, begin
-//! with a type or a query's name. The guard is the literal itself; bencoded data that is not DHT has none of these.
+//! Matched:
+//! - sorted dictionaries that start with the sender's id, `d1:ad2:id20:` and `d1:rd2:id20:`, the latter also after the
+//!   `ip` key of BEP 42;
+//! - answers that start with the filters of a scrape (BEP 33), `d1:rd4:BFpe256:`;
+//! - other dictionaries that start with a one-letter key of BEP 5 and end in `1:y1:` and a known message type. Clients
+//!   that do not sort their keys may start with the type or with the name of a query.
+//!
+//! Guard: the literals; bencoded data that is not DHT has none of these.
 
 use crate::{
     abi::rule::Rule,
@@ -51,8 +55,8 @@ fn by_kind(kind: u8) -> Rule {
     RULES[usize::from(kind & 7)]
 }
 
-/// Whether a dictionary whose keys are in no order begins as a message does: with a query's name, with the type, or with a transaction
-/// id of up to nine bytes and the type.
+/// Whether a dictionary whose keys are in no order begins as a message does: with a query's name, with the type, or
+/// with a transaction id of up to nine bytes and the type.
 ///
 /// Without a branch: the verifier walks what follows once.
 #[inline(never)]
@@ -76,11 +80,12 @@ const fn other_type(word: u64) -> u64 {
         & nonzero_top_bit(word ^ u64::from_le_bytes(*b"1:y1:e1:"))
 }
 
-/// Keeps a query's transaction id, and says whether a response repeats that of the other side's latest query. Both sides' ids
-/// are kept: a node asks back before it answers.
+/// Keeps a query's transaction id, and says whether a response repeats that of the other side's latest query. Both
+/// sides' ids are kept: a node asks back before it answers.
 ///
-/// Ids of one, two and four bytes are read, which clients use, where sorted dictionaries have them: before the type, and before
-/// the version of four bytes if there is one. One byte is guessed too easily: it takes the answers to two queries with different ids.
+/// Ids of one, two and four bytes are read, which clients use, where sorted dictionaries have them: before the type,
+/// and before the version of four bytes if there is one. One byte is guessed too easily: it takes the answers to two
+/// queries with different ids.
 #[inline(never)]
 pub(super) fn transaction(payload: &Payload, state: &mut RuleState) {
     if !tail(payload) {
@@ -136,7 +141,8 @@ fn tail(payload: &Payload) -> bool {
     framed && ((kind == b'q') || (kind == b'r') || (kind == b'e'))
 }
 
-/// Whether a dictionary of BEP 5 may begin with this key: arguments, response, error, query, transaction, version, type.
+/// Whether a dictionary of BEP 5 may begin with this key: arguments, response, error, query, transaction, version,
+/// type.
 #[inline(always)]
 fn known_key(key: u8) -> bool {
     (key == b'a') || (key == b'r') || (key == b'e') || (key == b'q') || (key == b't') || (key == b'v') || (key == b'y')

@@ -1,11 +1,13 @@
-//! HTTP trackers (BEP 3, BEP 7, BEP 23, BEP 48) and web seeds (BEP 17): GET requests whose query names an info hash.
+//! HTTP trackers (BEP 3, BEP 7, BEP 23, BEP 48) and web seeds (BEP 17): GET requests with an info hash in the query.
 //!
-//! Matched: a request target whose path holds "announce" or "scrape", ended by one of `?./;`, and whose query has the parameter
-//! `info_hash`; one that has `info_hash` there and `peer_id`, whatever its path; the fixed "/webseed?info_hash="; and BitComet's
-//! "/data?fid=", 40 hexadecimal digits, "&size=".
+//! Matched:
+//! - a request target with "announce" or "scrape" in its path, ended by one of `?./;`, and the parameter `info_hash` in
+//!   its query;
+//! - a request target with `info_hash` and `peer_id` in its query, whatever its path;
+//! - the fixed "/webseed?info_hash=", and BitComet's "/data?fid=", 40 hexadecimal digits, "&size=".
 //!
-//! Guard: two words, whole and in their places within the request target. A page about announces, or a body or header that
-//! mentions an info hash, has one of them at most.
+//! Guard: two whole words at their places within the request target. A page about announces, or a body or header that
+//! mentions an info hash, has at most one of them.
 
 use super::super::text;
 use crate::{
@@ -33,7 +35,8 @@ pub(super) fn tracker(payload: &Payload) -> Option<Rule> {
     found.then_some(Rule::BtHttpTracker)
 }
 
-/// Whether the request target has an underline, as `info_hash` has: a look at some words that spares most requests the search.
+/// Whether the request target has an underline, as `info_hash` has: a look at some words that spares most requests the
+/// search.
 #[inline(never)]
 fn underlined(payload: &Payload) -> bool {
     // "GET " in front of the target has the blank that would end it.
@@ -50,8 +53,8 @@ fn underlined(payload: &Payload) -> bool {
     seen | zero_bytes(word ^ (EACH_BYTE * u64::from(b'_'))) != 0
 }
 
-/// One pass over the request target, which few requests need, with the 16 bytes ahead in two words. Everything that was seen is
-/// kept in top bits, so that the loop has no branch but its own.
+/// One pass over the request target, which few requests need, with the 16 bytes ahead in two words. Everything that was
+/// seen is kept in top bits, so that the loop has no branch but its own.
 #[inline(never)]
 fn scan(payload: &Payload) -> bool {
     // The top bit of each is clear once its word was seen, the question mark was seen, or a blank ended the target.

@@ -1,9 +1,10 @@
 //! UDP trackers (BEP 15, BEP 41 options).
 //!
-//! Matched: the connect request, 96 fixed bits in exactly 16 bytes; and, for flows that began before the program, an
+//! Matched: the connect request, 96 fixed bits in exactly 16 bytes. For flows that started before the program: an
 //! announce or scrape request together with the answer that repeats its action and transaction id.
 //!
-//! Guard: an announce or scrape alone is a small number at offset 8, as RX/AFS, SOME/IP and ONC RPC have it; it needs its answer.
+//! Guard: an announce or scrape alone is a small number at offset 8, as in RX/AFS, SOME/IP and ONC RPC, so it needs its
+//! answer.
 
 use crate::{
     abi::rule::Rule,
@@ -113,7 +114,8 @@ mod tests {
 
     #[test]
     fn remote_procedure_calls_do_not_match() {
-        // RX (AFS): call number 2 in both directions, the connection's epoch first. ONC RPC: version 2, the call's id first.
+        // RX (AFS): call number 2 in both directions, the connection's epoch first. ONC RPC: version 2, the call's id
+        // first.
         let rx = [hex("e0a1b2c3 10203044 00000002 00000001 00000001 01050000 00000034"), vec![0; 28]].concat();
         let rpc = [hex("5eed1234 00000000 00000002 000186a3 00000003 00000001"), vec![0; 32]].concat();
         for frame in [rx, rpc] {

@@ -1,13 +1,17 @@
 //! uTP, the transport that BitTorrent runs over UDP (BEP 29; libutp).
 //!
-//! Matched: a SYN that acknowledges nothing and has measured nothing yet, which is all that most peers get to say: who they ask is
-//! often gone; on ports below 1024, a SYN and the STATE packet that answers it with the same connection id and acknowledges its sequence number;
-//! for flows that began earlier, a DATA packet and the STATE packet that acknowledges it, whose connection ids are neighbours
-//! as the two sides of one connection have them; and a DATA packet that carries the peer wire handshake. Each side's header must be consistent in itself: known type and
-//! version 1, an extension chain that ends inside the datagram, exact lengths.
+//! Matched:
+//! - a SYN that acknowledges nothing and has measured nothing yet. Most attempts end there, because the peer is gone;
+//! - on ports below 1024: a SYN with the STATE packet that has its connection id and acknowledges its sequence number;
+//! - for flows that started earlier: a DATA packet with the STATE packet that acknowledges it, with the two connection
+//!   ids of one connection, which differ by one;
+//! - a DATA packet with the peer wire handshake.
 //!
-//! Guard: a SYN alone has 72 bits that agree. A DATA header alone is only nine fixed bits, which STUN, DHCPv6 and games share; it never
-//! counts.
+//! Each header must be consistent: known type and version 1, an extension chain that ends inside the datagram, exact
+//! lengths.
+//!
+//! Guard: a SYN alone has 72 bits that agree. A DATA header alone has only nine fixed bits, as STUN, DHCPv6 and games
+//! do; it never counts.
 
 use crate::{
     abi::rule::Rule,
@@ -97,7 +101,8 @@ fn header(payload: &Payload, state: &mut RuleState, kind: u8) -> Option<Rule> {
     agreed.then_some(if opened { Rule::UtpState } else { Rule::UtpData })
 }
 
-/// Whether a SYN says what the first packet of a connection says: nothing to acknowledge, a clock that runs, a window below 16 MiB.
+/// Whether a SYN says what the first packet of a connection says: nothing to acknowledge, a clock that runs, a window
+/// below 16 MiB.
 #[inline(never)]
 fn first(payload: &Payload) -> bool {
     let (clock, window) = (payload.be32(4), payload.be32(12));

@@ -1,8 +1,10 @@
 //! eDonkey server messages (header 0xe3) and eMule client messages (header 0xc5) over UDP.
 //!
-//! Layouts from eMule's `UDPSocket.cpp` and `ClientUDPSocket.cpp`. A message whose fields agree with its length is enough;
-//! one that has only a header byte, an opcode and a fixed length (16 bits of evidence in a datagram of that size) counts on
-//! the default ports, or when the flow shows two of different opcodes, as a request and its answer are. Ports below 1024 are left out: DNS identifiers may read e3 97.
+//! Source: eMule's `UDPSocket.cpp` and `ClientUDPSocket.cpp`. Matched: a message with fields that agree with its
+//! length. A message that has only a header byte, an opcode and a fixed length (16 bits of evidence in a datagram of
+//! that size) counts on the default ports, or if the flow shows two different opcodes, as a request and its answer do.
+//!
+//! Guard: ports below 1024 are excluded: a DNS identifier may be e3 97.
 
 use super::super::text;
 use crate::{abi::rule::Rule, dissect::rule_state::RuleState, parse::payload::Payload};
