@@ -93,7 +93,11 @@ fn search(value: &DeValue<'_>, span: &Range<usize>, is_outer: bool, path: &mut V
     let mut visit = |step: Step, value: &toml::Spanned<DeValue<'_>>, is_key: bool| {
         path.push(step);
         let is_here = is_key || value.span() == *span;
-        if (is_outer && is_here) || search(value.get_ref(), span, is_outer, path) || is_here {
+        // The search adds its steps to the path, so an outer entry must end it before.
+        if is_outer && is_here {
+            return true;
+        }
+        if search(value.get_ref(), span, is_outer, path) || is_here {
             return true;
         }
         path.pop();
