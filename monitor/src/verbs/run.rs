@@ -168,23 +168,8 @@ async fn serve<D: Datapath>(
     let info = AgentInfo { listen: address.to_string(), ..AgentInfo::of(&resolved) };
     let context = HttpContext::new(Arc::clone(&state), pseudonyms.clone(), Arc::clone(&heartbeat), info);
 
+    record_depth(&resolved)?;
     let watching = resolved.inspection == Inspection::Watchlist;
-    let change = DepthChange {
-        inspection: resolved.inspection.label().to_owned(),
-        watchlist_entries: resolved.datapath.watchlist.entries.len(),
-        watchlist_digest: if watching { resolved.datapath.watchlist.digest.clone() } else { String::new() },
-    };
-    match Audit::new(resolved.state_dir.join("audit.jsonl")).record(&change) {
-        Ok(false) => {}
-        Ok(true) => tracing::warn!(
-            depth = change.inspection,
-            entries = change.watchlist_entries,
-            "the inspection depth changed; the audit file records it"
-        ),
-        Err(error) if watching => return Err(error.into()),
-        // Looking less deep needs no record to be safe, and must not fail for the lack of one.
-        Err(error) => tracing::warn!(%error, "cannot record the inspection depth"),
-    }
     let hit_log = if watching { Some(open_hit_log(&resolved)?) } else { None };
 
     let starting = Arc::clone(&resolved);
@@ -238,6 +223,28 @@ async fn serve<D: Datapath>(
     }
     tracing::info!("shut down");
     outcome
+}
+
+/// Records the inspection depth in the audit file. Only the depth `watchlist` needs the record to start.
+fn record_depth(resolved: &Resolved) -> Result<(), RunError> {
+    let watching = resolved.inspection == Inspection::Watchlist;
+    let change = DepthChange {
+        inspection: resolved.inspection.label().to_owned(),
+        watchlist_entries: resolved.datapath.watchlist.entries.len(),
+        watchlist_digest: if watching { resolved.datapath.watchlist.digest.clone() } else { String::new() },
+    };
+    match Audit::new(resolved.state_dir.join("audit.jsonl")).record(&change) {
+        Ok(false) => {}
+        Ok(true) => tracing::warn!(
+            depth = change.inspection,
+            entries = change.watchlist_entries,
+            "the inspection depth changed; the audit file records it"
+        ),
+        Err(error) if watching => return Err(error.into()),
+        // Looking less deep needs no record to be safe, and must not fail for the lack of one.
+        Err(error) => tracing::warn!(%error, "cannot record the inspection depth"),
+    }
+    Ok(())
 }
 
 fn open_hit_log(resolved: &Resolved) -> Result<HitLog, RunError> {
