@@ -162,6 +162,7 @@ fn table(out: &mut String, title: &str, text: &str, keys: &[Key]) {
     for key in keys {
         let default = match &key.default {
             _ if key.required => "required".to_owned(),
+            _ if key.text.contains("Default: ") => String::new(),
             Some(Value::Array(items)) if items.is_empty() => "none".to_owned(),
             Some(Value::Object(_)) | None => String::new(),
             Some(value) => format!("`{}`", toml_of(value)),

@@ -160,6 +160,11 @@ fn mistakes_name_the_line_and_the_next_step() {
         ("drain_interval = 10".to_owned(), vec!["p.toml:1", "a time with its unit"]),
         ("drain_interval = \"1ms\"".to_owned(), vec!["p.toml:1: drain_interval", "100ms to 1h"]),
         ("inspection = \"watchlist\"".to_owned(), vec!["p.toml:1: inspection", "needs a list", "watchlist_file"]),
+        (
+            format!("{policy}window = \"1h\"\ncool_down = \"366 days\""),
+            vec!["366 days is out of range; allowed: 0s to 365 days"],
+        ),
+        (format!("{policy}window = \"32 days 1h\""), vec!["32 days 1h is out of range; allowed: 100ms to 31 days"]),
         ("[capacity]\nflows = 5".to_owned(), vec!["p.toml:2: capacity.flows", "1024 to"]),
         ("state_dir = \"var\"".to_owned(), vec!["state_dir", "absolute"]),
         ("interfaces = [{ name = \"a/b\" }]".to_owned(), vec!["interfaces[0].name", "ip link"]),

@@ -14,6 +14,19 @@ pub const DAY: u64 = 24 * HOUR;
 /// The greatest integer of TOML; the policy engine keeps `u64::MAX` for "no threshold".
 const UNLIMITED: u64 = i64::MAX as u64;
 
+/// A time span for people. Unlike humantime it counts whole days: `31 days`, not `1month 13h 26m 24s`.
+pub(crate) fn show_duration(span: Duration) -> String {
+    const SECONDS_PER_DAY: u64 = DAY / SECOND;
+    let days = span.as_secs() / SECONDS_PER_DAY;
+    let rest = span.saturating_sub(Duration::from_secs(days * SECONDS_PER_DAY));
+    let unit = if days == 1 { "day" } else { "days" };
+    match (days, rest.is_zero()) {
+        (0, _) => humantime::format_duration(rest).to_string(),
+        (_, true) => format!("{days} {unit}"),
+        (_, false) => format!("{days} {unit} {}", humantime::format_duration(rest)),
+    }
+}
+
 /// The range of a value, both ends included.
 #[derive(Clone, Copy, Debug)]
 pub struct Range {
@@ -27,11 +40,7 @@ pub struct Range {
 
 impl Range {
     fn show(self, value: u64) -> String {
-        if self.is_duration {
-            humantime::format_duration(Duration::from_millis(value)).to_string()
-        } else {
-            value.to_string()
-        }
+        if self.is_duration { show_duration(Duration::from_millis(value)) } else { value.to_string() }
     }
 }
 

@@ -4,7 +4,7 @@ use std::{fmt::Write, path::Path};
 
 use peertally_core::pool::Pool;
 
-use crate::config::{self, ConfigError, Overrides, Resolved};
+use crate::config::{self, ConfigError, Overrides, Resolved, values::show_duration};
 
 /// Checks `file`, or the file that `run` would read, and returns a summary to print.
 ///
@@ -38,7 +38,7 @@ pub fn summary(resolved: &Resolved) -> String {
     if let Some(rule) = resolved.datapath.heuristic {
         line("heuristic", format!("from {} endpoints within {} s", rule.endpoints, rule.window_s));
     }
-    line("drain", format!("every {}", humantime::format_duration(resolved.drain_interval)));
+    line("drain", format!("every {}", show_duration(resolved.drain_interval)));
     line("listen", format!("http://{}/metrics", resolved.listen));
     for policy in &resolved.policies {
         let protocols: Vec<&str> = policy.protocols.iter().map(|protocol| protocol.label()).collect();
@@ -53,8 +53,8 @@ pub fn summary(resolved: &Resolved) -> String {
                 policy.metric.label(),
                 protocols.join(" + "),
                 policy.min_confidence.label(),
-                humantime::format_duration(policy.window),
-                humantime::format_duration(policy.cool_down),
+                show_duration(policy.window),
+                show_duration(policy.cool_down),
                 if hooks.is_empty() { "counted and logged only".to_owned() } else { hooks.join(", ") },
             ),
         );

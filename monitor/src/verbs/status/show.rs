@@ -2,7 +2,7 @@
 
 use std::{fmt::Write, time::Duration};
 
-use crate::export::status::Status;
+use crate::{config::values::show_duration, export::status::Status};
 
 /// Writes a status as lines.
 #[must_use]
@@ -12,10 +12,7 @@ pub fn show(status: &Status) -> String {
         let _infallible = writeln!(out, "{name:<12} {value}");
     };
     let uptime = Duration::from_secs(status.uptime_seconds.max(0.0) as u64);
-    line(
-        "agent",
-        format!("{} on {}, pid {}, up {}", status.version, status.node, status.pid, humantime::format_duration(uptime)),
-    );
+    line("agent", format!("{} on {}, pid {}, up {}", status.version, status.node, status.pid, show_duration(uptime)));
     line("ready", status.not_ready.clone().map_or_else(|| "yes".to_owned(), |reason| format!("no: {reason}")));
     if let Some(config) = &status.config {
         line("config", config.display().to_string());
