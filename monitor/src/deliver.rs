@@ -23,7 +23,7 @@ use tokio::{
 pub use stats::{HookReport, HookStats};
 
 use self::{
-    kind::{Kind, Target},
+    kind::{HookKind, HookTarget},
     outbox::Hook,
     stats::Ticket,
 };
@@ -34,9 +34,9 @@ pub struct HookConfig {
     /// Name in policies and metrics.
     pub name: Arc<str>,
     /// Kind.
-    pub kind: &'static Kind,
+    pub kind: &'static HookKind,
     /// Target of the delivery.
-    pub target: Arc<dyn Target>,
+    pub target: Arc<dyn HookTarget>,
     /// How the subscriber is named.
     pub subscriber: SubscriberForm,
     /// Time of one attempt.

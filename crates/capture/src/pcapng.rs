@@ -35,7 +35,7 @@ const MAX_BLOCK_BYTES: u32 = 16 << 20;
 const BYTE_ORDER_MAGIC: u32 = 0x1a2b_3c4d;
 
 #[derive(Clone, Copy, Debug)]
-struct Interface {
+struct CaptureInterface {
     link_type: u32,
     /// Most bytes kept of a packet; 0 is no limit.
     snapshot_len: u32,
@@ -45,7 +45,7 @@ struct Interface {
     offset_seconds: i64,
 }
 
-impl Interface {
+impl CaptureInterface {
     /// Nanoseconds since 1970 of a timestamp, as near as 64 bits allow.
     fn timestamp_ns(&self, high: u32, low: u32) -> u64 {
         const NS: i128 = 1_000_000_000;
@@ -62,7 +62,7 @@ impl Interface {
 #[derive(Default)]
 pub(super) struct Reader {
     big_endian: bool,
-    interfaces: Vec<Interface>,
+    interfaces: Vec<CaptureInterface>,
     /// The first block's type was read to recognise the format.
     started: bool,
 }
@@ -156,7 +156,7 @@ impl Reader {
         if self.interfaces.len() == MAX_INTERFACES {
             return Some(Err(Fault::Damaged(Damage::Interfaces)));
         }
-        let mut interface = Interface {
+        let mut interface = CaptureInterface {
             link_type: u32::from(self.u16(array(fixed, 0))),
             snapshot_len: self.u32(array(fixed, 4)),
             units_per_second: Some(1_000_000),

@@ -3,7 +3,7 @@
 //! Pure: values in, values out. Nothing here reads a clock, does I/O or calls a hook. A policy is about P2P protocol traffic,
 //! not about the content that was transferred.
 
-pub mod engine;
+pub mod evaluate;
 pub mod event;
 mod history;
 mod metric_group;
@@ -17,7 +17,7 @@ use std::{sync::Arc, time::Duration};
 use ipnet::IpNet;
 use monitor_common::abi::protocol::{Confidence, Protocol, ProtocolClass, Verdict};
 
-pub use engine::{Firing, PolicyCounts, PolicyEngine};
+pub use evaluate::{Firing, PolicyCounts, PolicyEngine};
 pub use event::PolicyEvent;
 pub use subscriber_index::SubscriberIndex;
 pub(crate) use subscriber_index::{CHUNK, TallyOwner};

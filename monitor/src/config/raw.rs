@@ -12,7 +12,7 @@ use peertally_core::{
 };
 use serde::Deserialize;
 
-use super::values::{Amount, Count, DAY, DurationText, HOUR, Prefix, SECOND};
+use super::values::{Amount, BoundedCount, DAY, DurationText, HOUR, Prefix, SECOND};
 
 /// A configuration file.
 #[derive(Clone, Debug, Deserialize)]
@@ -126,20 +126,20 @@ pub struct RawPool {
 #[serde(deny_unknown_fields, default)]
 pub struct Capacity {
     /// Flows in the flow table; rounded up to a power of two.
-    pub flows: Count<{ 1 << 10 }, { 1 << 26 }>,
+    pub flows: BoundedCount<{ 1 << 10 }, { 1 << 26 }>,
     /// Tallies, one per subscriber block, protocol and confidence.
-    pub tallies: Count<{ 1 << 10 }, { 1 << 24 }>,
+    pub tallies: BoundedCount<{ 1 << 10 }, { 1 << 24 }>,
     /// Entries of the peer cache: P2P endpoints and subscribers remembered for `association`, rounded up to a power of two.
     /// Entries expire after 40 minutes.
-    pub peers: Count<{ 1 << 10 }, { 1 << 26 }>,
+    pub peers: BoundedCount<{ 1 << 10 }, { 1 << 26 }>,
 }
 
 impl Default for Capacity {
     fn default() -> Self {
         Self {
-            flows: Count(limits::DEFAULT_FLOWS.into()),
-            tallies: Count(limits::DEFAULT_TALLIES.into()),
-            peers: Count(limits::DEFAULT_PEERS.into()),
+            flows: BoundedCount(limits::DEFAULT_FLOWS.into()),
+            tallies: BoundedCount(limits::DEFAULT_TALLIES.into()),
+            peers: BoundedCount(limits::DEFAULT_PEERS.into()),
         }
     }
 }
@@ -153,14 +153,14 @@ pub struct RawHeuristic {
     /// Whether the heuristic tier is on. Behaviour proves little: read `docs/detection.md` first.
     pub enabled: bool,
     /// Distinct remote endpoints required.
-    pub endpoints: Count<1, { limits::MSE_CANDIDATE_BUCKETS as u64 }>,
+    pub endpoints: BoundedCount<1, { limits::MSE_CANDIDATE_BUCKETS as u64 }>,
     /// Time window for these connections and the certain flow.
     pub window: DurationText<SECOND, { 40 * 60 * SECOND }>,
 }
 
 impl Default for RawHeuristic {
     fn default() -> Self {
-        Self { enabled: false, endpoints: Count(8), window: DurationText::from_secs(60) }
+        Self { enabled: false, endpoints: BoundedCount(8), window: DurationText::from_secs(60) }
     }
 }
 
@@ -171,14 +171,14 @@ impl Default for RawHeuristic {
 pub struct Metrics {
     /// Subscribers with most P2P bytes that `/metrics` shows under a pseudonym. A subscriber enters at this rank and
     /// leaves at twice this rank. 0: none.
-    pub top_k: Count<0, 1_000>,
+    pub top_k: BoundedCount<0, 1_000>,
     /// Whether `/metrics/subscribers` exists. It lists every subscriber under a pseudonym.
     pub subscribers: bool,
 }
 
 impl Default for Metrics {
     fn default() -> Self {
-        Self { top_k: Count(50), subscribers: false }
+        Self { top_k: BoundedCount(50), subscribers: false }
     }
 }
 

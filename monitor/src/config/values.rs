@@ -78,9 +78,9 @@ pub trait Ranged {
 /// A whole number from `MIN` to `MAX`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(transparent)]
-pub struct Count<const MIN: u64, const MAX: u64>(pub u64);
+pub struct BoundedCount<const MIN: u64, const MAX: u64>(pub u64);
 
-impl<const MIN: u64, const MAX: u64> Ranged for Count<MIN, MAX> {
+impl<const MIN: u64, const MAX: u64> Ranged for BoundedCount<MIN, MAX> {
     const RANGE: Range = Range { min: MIN, max: MAX, is_duration: false };
     type Value = u64;
 
@@ -282,7 +282,7 @@ mod schema {
 
     use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 
-    use super::{Amount, Count, DurationText, Prefix, Ranged as _};
+    use super::{Amount, BoundedCount, DurationText, Prefix, Ranged as _};
 
     /// A schema with the name of a type for the reference, and the range if there is one.
     macro_rules! named {
@@ -300,7 +300,7 @@ mod schema {
             }
         };
     }
-    named!([<const MIN: u64, const MAX: u64>] Count<MIN, MAX>, "integer", Self::RANGE);
+    named!([<const MIN: u64, const MAX: u64>] BoundedCount<MIN, MAX>, "integer", Self::RANGE);
     named!([<const MIN: u64, const MAX: u64>] DurationText<MIN, MAX>, "duration", Self::RANGE);
     named!([] Amount, "amount", Self::RANGE);
     named!([] Prefix, "prefix");

@@ -1,7 +1,7 @@
 //! The contract of a hook kind: its configuration table, the target that a checked table describes, and delivery.
 //!
-//! A kind is one file in `kinds/` with a `KIND`, a `Settings` that implements [`KindSettings`] and [`ShortForm`], a
-//! [`Target`] and a [`Deliver`]. The list of kinds is in `config/raw/hook.rs`.
+//! A kind is one file in `kinds/` with a `KIND`, a configuration table that implements [`KindTable`] and [`ShortForm`], a
+//! [`HookTarget`] and a [`Deliver`]. The list of kinds is in `config/raw/hook.rs`.
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -12,7 +12,7 @@ use super::failure::{Failure, FailureReason};
 
 /// Facts about a kind.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Kind {
+pub struct HookKind {
     /// Name of the configuration table.
     pub name: &'static str,
     /// Description of a delivery, for the documentation.
@@ -26,12 +26,12 @@ pub struct Kind {
 }
 
 /// Reports a problem of a key, named within the kind's table.
-pub type Report<'a> = dyn FnMut(&str, String) + 'a;
+pub type ReportProblem<'a> = dyn FnMut(&str, String) + 'a;
 
-/// The configuration table of a kind, as typed.
-pub trait KindSettings {
+/// Configuration table of a hook kind, as typed.
+pub trait KindTable {
     /// Checks the table. `None` follows a report that leaves nothing to call.
-    fn check(&self, report: &mut Report<'_>) -> Option<Arc<dyn Target>>;
+    fn check(&self, report: &mut ReportProblem<'_>) -> Option<Arc<dyn HookTarget>>;
 }
 
 /// A table that a single value can stand for, as `exec = ["/bin/true"]` stands for `exec.command = ["/bin/true"]`.
@@ -51,7 +51,7 @@ pub trait ShortForm: Sized {
 }
 
 /// A checked configuration of a kind.
-pub trait Target: fmt::Debug + Send + Sync {
+pub trait HookTarget: fmt::Debug + Send + Sync {
     /// One line for people, without secrets.
     fn describe(&self) -> String;
 

@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{failure::FailureReason, kind::Kind};
+use super::{failure::FailureReason, kind::HookKind};
 
 /// Counts of one hook; they never go down.
 #[derive(Debug)]
@@ -82,7 +82,7 @@ impl HookReport {
 impl HookStats {
     /// Counts of a hook that was never called.
     #[must_use]
-    pub fn new(name: Arc<str>, kind: &Kind) -> Arc<Self> {
+    pub fn new(name: Arc<str>, kind: &HookKind) -> Arc<Self> {
         let failures = |reason: &FailureReason| Failures {
             reason: *reason,
             events: AtomicU64::new(0),

@@ -20,7 +20,7 @@ use axum::{
 };
 use monitor_common::abi::protocol::{Confidence, Protocol, Verdict};
 use peertally_core::{
-    policy::{Policy, PolicyEvent, ProtocolSet, engine::Firing},
+    policy::{Policy, PolicyEvent, ProtocolSet, evaluate::Firing},
     subscriber::{Pseudonyms, Subscriber},
     testing,
     words::{Inspection, Metric, PolicyDirection, SubscriberForm},
@@ -29,7 +29,7 @@ use peertally_core::{
 use super::{
     Dispatcher, HookConfig, HookReport,
     failure::{CONNECT, Failure, FailureReason, IO, REJECTED, SERVER, TIMEOUT},
-    kind::{Kind, Target},
+    kind::{HookKind, HookTarget},
     kinds::{
         exec::{self, EXIT_STATUS, Program, SIGNAL, SPAWN},
         webhook::{self, Endpoint},
@@ -73,7 +73,7 @@ fn event() -> Arc<PolicyEvent> {
     ))
 }
 
-fn hook(kind: &'static Kind, target: impl Target + 'static) -> HookConfig {
+fn hook(kind: &'static HookKind, target: impl HookTarget + 'static) -> HookConfig {
     HookConfig {
         name: "h".into(),
         kind,

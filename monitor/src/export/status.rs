@@ -27,8 +27,8 @@ pub struct Status {
     pub protocols: Vec<ProtocolTotals>,
     pub pending_flows: u64,
     pub tables: Vec<TableRow>,
-    pub skipped: Vec<Count>,
-    pub events: Vec<Count>,
+    pub skipped: Vec<NamedCount>,
+    pub events: Vec<NamedCount>,
     pub policies: Vec<PolicyStatus>,
     pub hooks: Vec<HookStatus>,
 }
@@ -63,7 +63,7 @@ pub struct TableRow {
 
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[expect(missing_docs, reason = "as for Status")]
-pub struct Count {
+pub struct NamedCount {
     pub name: String,
     pub count: u64,
 }
@@ -86,7 +86,7 @@ pub struct HookStatus {
     pub dropped: u64,
     pub in_flight: u64,
     pub queued: u64,
-    pub failures: Vec<Count>,
+    pub failures: Vec<NamedCount>,
 }
 
 impl Status {
@@ -116,7 +116,7 @@ impl Status {
 
     fn fill(&mut self, published: &DrainResult) {
         let snapshot = &published.snapshot;
-        let count = |name: &str, count: u64| Count { name: name.to_owned(), count };
+        let count = |name: &str, count: u64| NamedCount { name: name.to_owned(), count };
         self.snapshot_age_seconds = Some(snapshot.taken.elapsed().as_secs_f64());
         self.drain_duration_seconds = Some(snapshot.drain_duration.as_secs_f64());
         self.pending_flows = snapshot.pending.flows;
@@ -189,7 +189,7 @@ fn hooks(state: &AgentState) -> Vec<HookStatus> {
             in_flight: report.in_flight,
             queued: report.queued,
             failures: failures
-                .map(|count| Count { name: count.reason.label.to_owned(), count: count.events })
+                .map(|count| NamedCount { name: count.reason.label.to_owned(), count: count.events })
                 .collect(),
         }
     };

@@ -26,7 +26,7 @@ use driver::Driver;
 use engine::{EngineError, ReplayEngine};
 use peertally_capture::CaptureError;
 use peertally_core::{exit::Exit, pool::Pool};
-use report::Report;
+use report::ReplayReport;
 
 /// An engine with empty tables that takes `pools` as subscribers.
 ///
@@ -108,7 +108,7 @@ fn run(args: &ReplayArgs, out: &mut impl Write) -> Result<Vec<(PathBuf, CaptureE
 ///
 /// # Errors
 /// When a capture cannot be opened, or the engine fails.
-pub fn collect(args: &ReplayArgs) -> Result<(Report, Vec<(PathBuf, CaptureError)>), ReplayError> {
+pub fn collect(args: &ReplayArgs) -> Result<(ReplayReport, Vec<(PathBuf, CaptureError)>), ReplayError> {
     check_captures(&args.captures)?;
     let mut driver = Driver::new(open_engine(args)?, args.flows);
     let mut damaged = Vec::new();
@@ -156,7 +156,7 @@ pub fn every_address() -> Vec<Pool> {
     ["0.0.0.0/0/32", "::/0/64"].iter().filter_map(|pool| pool.parse().ok()).collect()
 }
 
-fn print(report: &Report, format: Format, out: &mut impl Write) -> io::Result<()> {
+fn print(report: &ReplayReport, format: Format, out: &mut impl Write) -> io::Result<()> {
     match format {
         Format::Table => text_table::write(report, out)?,
         Format::Json => {

@@ -8,7 +8,7 @@ use std::{sync::Arc, time::SystemTime};
 use serde::Serialize;
 use uuid::Uuid;
 
-use super::{Policy, engine::Firing};
+use super::{Policy, evaluate::Firing};
 use crate::{
     subscriber::{Pseudonyms, Subscriber},
     words::{Inspection, SubscriberForm},

@@ -8,7 +8,7 @@ use monitor_common::abi::{
 };
 use proptest::prelude::*;
 
-use super::{Policy, PolicyCounts, PolicyEngine, ProtocolSet, SubscriberIndex, engine::Firing, history::tolerance};
+use super::{Policy, PolicyCounts, PolicyEngine, ProtocolSet, SubscriberIndex, evaluate::Firing, history::tolerance};
 use crate::{
     testing::{Kernel, bytes, key},
     words::{Metric, PolicyDirection},

@@ -9,13 +9,13 @@ use serde::{
 };
 
 use crate::{
-    config::values::{Count, DurationText, HOUR},
-    deliver::kind::{Kind, KindSettings, ShortForm},
+    config::values::{BoundedCount, DurationText, HOUR},
+    deliver::kind::{HookKind, KindTable, ShortForm},
 };
 
 /// Declares [`RawHook`] with one optional table for each kind; `$kind` is a module of `deliver/kinds`.
 macro_rules! hook_kinds {
-    ($($kind:ident,)*) => {
+    ($($kind:ident: $Table:ident,)*) => {
         /// A receiver of events: a name and exactly one of the tables below, which decides its kind.
         #[derive(Clone, Debug, Deserialize)]
         #[cfg_attr(test, derive(serde::Serialize, schemars::JsonSchema))]
@@ -34,26 +34,26 @@ macro_rules! hook_kinds {
             /// Attempts after the first. The default depends on the kind.
             #[serde(default)]
             #[cfg_attr(test, schemars(example = 0))]
-            pub retries: Option<Count<0, 100>>,
+            pub retries: Option<BoundedCount<0, 100>>,
             /// Wait before the second attempt; it doubles with each attempt up to five minutes, with jitter.
             #[serde(default = "one_second")]
             pub retry_delay: DurationText<10, HOUR>,
             /// Events that may wait in the outbox of this hook; further events are dropped and counted.
             #[serde(default = "queue")]
-            pub queue: Count<1, 100_000>,
+            pub queue: BoundedCount<1, 100_000>,
             /// Concurrent deliveries.
             #[serde(default = "concurrency")]
-            pub concurrency: Count<1, 256>,
-            $(#[serde(default)] $kind: Option<ShortOrTable<crate::deliver::kinds::$kind::Settings>>,)*
+            pub concurrency: BoundedCount<1, 256>,
+            $(#[serde(default)] $kind: Option<ShortOrTable<crate::deliver::kinds::$kind::$Table>>,)*
         }
 
         impl RawHook {
             /// Every kind.
-            pub const KINDS: &'static [&'static Kind] = &[$(&crate::deliver::kinds::$kind::KIND,)*];
+            pub const KINDS: &'static [&'static HookKind] = &[$(&crate::deliver::kinds::$kind::KIND,)*];
 
             /// The kinds that this entry has a table of.
-            pub(crate) fn kinds(&self) -> Vec<(&'static Kind, &dyn KindSettings)> {
-                let mut found: Vec<(&'static Kind, &dyn KindSettings)> = Vec::new();
+            pub(crate) fn kinds(&self) -> Vec<(&'static HookKind, &dyn KindTable)> {
+                let mut found: Vec<(&'static HookKind, &dyn KindTable)> = Vec::new();
                 $(if let Some(table) = &self.$kind {
                     found.push((&crate::deliver::kinds::$kind::KIND, &table.0));
                 })*
@@ -64,8 +64,8 @@ macro_rules! hook_kinds {
 }
 
 hook_kinds! {
-    exec,
-    webhook,
+    exec: ExecTable,
+    webhook: WebhookTable,
 }
 
 fn ten_seconds() -> DurationText<100, HOUR> {
@@ -74,11 +74,11 @@ fn ten_seconds() -> DurationText<100, HOUR> {
 fn one_second() -> DurationText<10, HOUR> {
     DurationText::from_secs(1)
 }
-fn queue() -> Count<1, 100_000> {
-    Count(1000)
+fn queue() -> BoundedCount<1, 100_000> {
+    BoundedCount(1000)
 }
-fn concurrency() -> Count<1, 256> {
-    Count(4)
+fn concurrency() -> BoundedCount<1, 256> {
+    BoundedCount(4)
 }
 
 /// The table of a kind, or its short form.

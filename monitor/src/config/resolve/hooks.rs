@@ -7,7 +7,7 @@ use crate::{
     config::raw::{Raw, RawHook},
     deliver::{
         HookConfig,
-        kind::{Kind, Target},
+        kind::{HookKind, HookTarget},
     },
 };
 
@@ -39,7 +39,7 @@ fn one(index: usize, typed: &RawHook, seen: &mut HashSet<String>, check: &mut Ch
 }
 
 /// The one kind of a hook, with its checked table.
-fn target(index: usize, typed: &RawHook, check: &mut Checker<'_>) -> Option<(&'static Kind, Arc<dyn Target>)> {
+fn target(index: usize, typed: &RawHook, check: &mut Checker<'_>) -> Option<(&'static HookKind, Arc<dyn HookTarget>)> {
     let at = |key: &str| format!("hooks[{index}].{key}");
     match typed.kinds().as_slice() {
         [(kind, settings)] => {

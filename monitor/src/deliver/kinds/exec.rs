@@ -23,7 +23,7 @@ use tokio::{
 
 use crate::deliver::{
     failure::{Failure, FailureReason, IO, TIMEOUT},
-    kind::{Deliver, Kind, KindSettings, Message, Report, ShortForm, Target},
+    kind::{Deliver, HookKind, HookTarget, KindTable, Message, ReportProblem, ShortForm},
 };
 
 /// The program could not be started.
@@ -35,7 +35,7 @@ pub const EXIT_STATUS: FailureReason =
 pub const SIGNAL: FailureReason = FailureReason::retried("signal", "a signal ended the program");
 
 /// The kind `exec`. A program on this node handles the node's addresses anyway, so it gets them by default.
-pub static KIND: Kind = Kind {
+pub static KIND: HookKind = HookKind {
     name: "exec",
     delivers: "a program gets the event on standard input",
     subscriber: SubscriberForm::Both,
@@ -50,13 +50,13 @@ pub static KIND: Kind = Kind {
 #[derive(Clone, Debug, serde::Deserialize)]
 #[cfg_attr(test, derive(serde::Serialize, schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
-pub struct Settings {
+pub struct ExecTable {
     /// Absolute path of the program, then its arguments.
     #[cfg_attr(test, schemars(example = ["/usr/local/bin/tell-abuse-desk", "--quiet"]))]
     command: Vec<String>,
 }
 
-impl ShortForm for Settings {
+impl ShortForm for ExecTable {
     const SHORT_FORM: Option<&'static str> = Some("list of string");
 
     fn from_list(command: Vec<String>) -> Option<Self> {
@@ -64,8 +64,8 @@ impl ShortForm for Settings {
     }
 }
 
-impl KindSettings for Settings {
-    fn check(&self, report: &mut Report<'_>) -> Option<Arc<dyn Target>> {
+impl KindTable for ExecTable {
+    fn check(&self, report: &mut ReportProblem<'_>) -> Option<Arc<dyn HookTarget>> {
         let Some((program, arguments)) = self.command.split_first() else {
             report("command", "the command is empty; write [\"/path/to/program\", \"argument\"]".to_owned());
             return None;
@@ -91,7 +91,7 @@ pub struct Program {
     pub arguments: Vec<String>,
 }
 
-impl Target for Program {
+impl HookTarget for Program {
     fn describe(&self) -> String {
         format!("exec {}", self.program.display())
     }

@@ -18,11 +18,11 @@ use reqwest::{
 
 use crate::deliver::{
     failure::{CONNECT, Failure, FailureReason, IO, REJECTED, SERVER, TIMEOUT},
-    kind::{Deliver, Kind, KindSettings, Message, Report, ShortForm, Target},
+    kind::{Deliver, HookKind, HookTarget, KindTable, Message, ReportProblem, ShortForm},
 };
 
 /// The kind `webhook`. No address leaves the node unless the operator says so.
-pub static KIND: Kind = Kind {
+pub static KIND: HookKind = HookKind {
     name: "webhook",
     delivers: "an HTTP POST to a URL",
     subscriber: SubscriberForm::Pseudonym,
@@ -36,7 +36,7 @@ pub static KIND: Kind = Kind {
 #[derive(Clone, Debug, serde::Deserialize)]
 #[cfg_attr(test, derive(serde::Serialize, schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
-pub struct Settings {
+pub struct WebhookTable {
     /// URL that gets the event by HTTP POST.
     #[cfg_attr(test, schemars(example = &"https://abuse.example.net/events"))]
     url: String,
@@ -50,7 +50,7 @@ pub struct Settings {
     ca_file: Option<PathBuf>,
 }
 
-impl ShortForm for Settings {
+impl ShortForm for WebhookTable {
     const SHORT_FORM: Option<&'static str> = Some("string");
 
     fn from_text(url: &str) -> Option<Self> {
@@ -58,8 +58,8 @@ impl ShortForm for Settings {
     }
 }
 
-impl KindSettings for Settings {
-    fn check(&self, report: &mut Report<'_>) -> Option<Arc<dyn Target>> {
+impl KindTable for WebhookTable {
+    fn check(&self, report: &mut ReportProblem<'_>) -> Option<Arc<dyn HookTarget>> {
         match Endpoint::new(&self.url, &self.headers, self.ca_file.as_deref()) {
             Ok(endpoint) => Some(Arc::new(endpoint)),
             Err(problem) => {
@@ -141,7 +141,7 @@ impl Endpoint {
     }
 }
 
-impl Target for Endpoint {
+impl HookTarget for Endpoint {
     fn describe(&self) -> String {
         format!("POST {}", self.shown())
     }

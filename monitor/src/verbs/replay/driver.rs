@@ -9,7 +9,7 @@ use super::{
     capture_clock::CaptureClock,
     engine::{EngineError, ReplayEngine, first_buffer},
     flows::Flows,
-    report::Report,
+    report::ReplayReport,
 };
 
 /// A replay in progress.
@@ -64,9 +64,9 @@ impl Driver {
     }
 
     /// Ends the replay.
-    pub(super) fn finish(self) -> Result<Report, EngineError> {
+    pub(super) fn finish(self) -> Result<ReplayReport, EngineError> {
         let engine = self.engine.kind().label();
         let totals = self.engine.finish()?;
-        Ok(Report::new(engine, self.captures, &totals, self.unsupported, self.flows.map(Flows::into_rows)))
+        Ok(ReplayReport::new(engine, self.captures, &totals, self.unsupported, self.flows.map(Flows::into_rows)))
     }
 }

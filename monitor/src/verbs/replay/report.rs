@@ -21,7 +21,7 @@ use super::{engine::EngineTotals, flows::ReplayFlow};
 
 /// The whole result.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Report {
+pub struct ReplayReport {
     /// `kernel` or `host`.
     pub engine: &'static str,
     /// Captures read.
@@ -118,7 +118,7 @@ pub const CATCH_ALL: &str = "catch-all";
 /// Label of packets whose link type cannot be turned into Ethernet frames.
 pub const UNSUPPORTED_LINK_TYPE: &str = "unsupported_link_type";
 
-impl Report {
+impl ReplayReport {
     /// Sorts the engine's counters and the driver's rows.
     #[must_use]
     pub(super) fn new(
@@ -317,7 +317,7 @@ mod tests {
             packets: 60,
             bytes: 60_000,
         };
-        let report = Report::new("host", 1, &totals, 0, Some(vec![flow]));
+        let report = ReplayReport::new("host", 1, &totals, 0, Some(vec![flow]));
         let expected = serde_json::json!({
             "engine": "host", "captures": 1, "packets": 80, "bytes": 70_000,
             "skipped": [{"reason": "not_ip", "packets": 3}],
@@ -329,7 +329,7 @@ mod tests {
                 "protocol": "bittorrent", "confidence": "signature", "rule": "bt-handshake", "packets": 60, "bytes": 60_000}],
         });
         assert_eq!(serde_json::to_value(&report).expect("plain data"), expected);
-        let without = Report::new("host", 1, &totals, 2, None);
+        let without = ReplayReport::new("host", 1, &totals, 2, None);
         let value = serde_json::to_value(&without).expect("plain data");
         assert!(value.get("flows").is_none());
         assert_eq!(value["skipped"][1]["reason"], UNSUPPORTED_LINK_TYPE);

@@ -7,7 +7,7 @@ use std::{
 
 use monitor_common::abi::protocol::Protocol;
 
-use super::report::Report;
+use super::report::ReplayReport;
 
 /// Rows of one table that are shown; JSON has them all.
 const MAX_ROWS: usize = 50;
@@ -16,7 +16,7 @@ const MAX_ROWS: usize = 50;
 ///
 /// # Errors
 /// The output cannot be written.
-pub(super) fn write(report: &Report, out: &mut impl Write) -> io::Result<()> {
+pub(super) fn write(report: &ReplayReport, out: &mut impl Write) -> io::Result<()> {
     writeln!(
         out,
         "{} IP packets, {} IP bytes in {} capture{} ({} engine)",
@@ -34,7 +34,7 @@ pub(super) fn write(report: &Report, out: &mut impl Write) -> io::Result<()> {
     flows(report, out)
 }
 
-fn protocols(report: &Report, out: &mut impl Write) -> io::Result<()> {
+fn protocols(report: &ReplayReport, out: &mut impl Write) -> io::Result<()> {
     let mut rows: Vec<_> = report.protocols.iter().collect();
     rows.sort_by_key(|row| (is_other(row.protocol), Reverse(row.bytes)));
     let cells = rows.iter().map(|row| {
@@ -46,7 +46,7 @@ fn protocols(report: &Report, out: &mut impl Write) -> io::Result<()> {
     columns(out, &header, 2, cells.collect(), 0)
 }
 
-fn subscribers(report: &Report, out: &mut impl Write) -> io::Result<()> {
+fn subscribers(report: &ReplayReport, out: &mut impl Write) -> io::Result<()> {
     let mut rows: Vec<_> = report.subscribers.iter().collect();
     rows.sort_by_key(|row| (is_other(row.protocol), Reverse(row.bytes_up + row.bytes_down)));
     let cells = rows.iter().take(MAX_ROWS).map(|row| {
@@ -59,7 +59,7 @@ fn subscribers(report: &Report, out: &mut impl Write) -> io::Result<()> {
     columns(out, &header, 3, cells.collect(), rows.len().saturating_sub(MAX_ROWS))
 }
 
-fn flows(report: &Report, out: &mut impl Write) -> io::Result<()> {
+fn flows(report: &ReplayReport, out: &mut impl Write) -> io::Result<()> {
     let mut rows: Vec<_> = report.flows.iter().flatten().collect();
     rows.sort_by_key(|row| (is_other(row.protocol), Reverse(row.bytes)));
     let cells = rows.iter().take(MAX_ROWS).map(|row| {
@@ -142,7 +142,7 @@ mod tests {
     fn tables_line_up_with_named_protocols_first() {
         let protocol =
             |protocol, confidence, flows, packets, bytes| ProtocolRow { protocol, confidence, flows, packets, bytes };
-        let report = Report {
+        let report = ReplayReport {
             engine: "host",
             captures: 1,
             packets: 3,
