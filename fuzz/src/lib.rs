@@ -9,8 +9,8 @@ pub mod engine;
 pub mod parse;
 
 /// A target by its name.
-pub type Target = (&'static str, fn(&[u8]));
+pub type FuzzTarget = (&'static str, fn(&[u8]));
 
 /// Every target.
-pub const TARGETS: [Target; 4] =
+pub const TARGETS: [FuzzTarget; 4] =
     [("capture", capture::run), ("classify", classify::run), ("engine", engine::run), ("parse", parse::run)];

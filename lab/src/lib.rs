@@ -73,7 +73,7 @@ pub use self::{
     process::{Process, output, run, without_package},
     prometheus::{Prometheus, promtool_check},
     require::{STRICT_VARIABLE, require, strict},
-    scenario::{Expected, IpVersion, Outcome, Scenario, Share, Stage, play_all},
+    scenario::{Expected, IpVersion, Scenario, ScenarioOutcome, Share, Stage, play_all},
     scenarios::scenarios,
     servers::{
         announce::AnnounceServer,
@@ -84,7 +84,7 @@ pub use self::{
     },
     signature::{SIGNATURES, protocol_of},
     torrent::{Reported, Transfer, make_file, make_torrent},
-    truth::{Flow, FlowKey, Kind, Truth},
+    truth::{Flow, FlowKey, FlowKind, Truth},
     wait::{interrupt, wait_for, wait_for_some},
     web::{DnsServer, WebServer, fetch},
     xdp::{Xdp, xdp},

@@ -29,7 +29,7 @@ use super::{
     subscriber_v4, subscriber_v6, wait_for,
 };
 
-pub use self::outcome::{Outcome, Share};
+pub use self::outcome::{ScenarioOutcome, Share};
 use self::outcome::{labels, weigh};
 
 /// The agent's configuration; the drain is short because a scenario is.
@@ -179,8 +179,8 @@ impl Scenario {
     /// Plays it with the agent `executable`, and keeps the capture as `captures/name.pcap` if a folder is given.
     ///
     /// # Errors
-    /// The clients do not do their part. What the agent saw is no error here: see [`Outcome::judge`].
-    pub fn run(&self, executable: &Path, captures: Option<&Path>) -> Result<Outcome> {
+    /// The clients do not do their part. What the agent saw is no error here: see [`ScenarioOutcome::judge`].
+    pub fn run(&self, executable: &Path, captures: Option<&Path>) -> Result<ScenarioOutcome> {
         let mut attempt = 1;
         loop {
             match self.attempt(executable, captures)? {
@@ -193,7 +193,7 @@ impl Scenario {
     }
 
     /// The inner error is the clients', and worth another attempt.
-    fn attempt(&self, executable: &Path, captures: Option<&Path>) -> Result<Result<Outcome>> {
+    fn attempt(&self, executable: &Path, captures: Option<&Path>) -> Result<Result<ScenarioOutcome>> {
         let lab = Lab::new(1)?;
         self.ip.alone(lab.subscriber(1))?;
         lab.settle()?;
@@ -238,7 +238,7 @@ pub fn play_all(
     jobs: usize,
     executable: &Path,
     captures: Option<&Path>,
-    done: impl FnMut(&Scenario, Result<Outcome>) + Send,
+    done: impl FnMut(&Scenario, Result<ScenarioOutcome>) + Send,
 ) {
     let next = AtomicUsize::new(0);
     let done = Mutex::new(done);

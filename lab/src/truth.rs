@@ -33,7 +33,7 @@ const UDP: u8 = 17;
 
 /// Ground truth of a flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Kind {
+pub enum FlowKind {
     /// Traffic of the clients or their servers.
     P2p,
     /// A TCP connection that never carried payload: refused, or not answered. No first byte tells what it would be.
@@ -104,41 +104,41 @@ impl Truth {
     }
 
     /// Flows of a kind.
-    pub fn flows(&self, kind: Kind) -> impl Iterator<Item = (&FlowKey, &Flow)> {
+    pub fn flows(&self, kind: FlowKind) -> impl Iterator<Item = (&FlowKey, &Flow)> {
         self.0.iter().filter(move |(key, flow)| key.kind(flow) == kind)
     }
 
     /// IP bytes of a kind from `since` on.
     #[must_use]
-    pub fn bytes_since(&self, kind: Kind, since: Duration) -> u64 {
+    pub fn bytes_since(&self, kind: FlowKind, since: Duration) -> u64 {
         self.flows(kind).map(|(_, flow)| flow.bytes_since(since)).sum()
     }
 
     /// IP bytes of a kind.
     #[must_use]
-    pub fn bytes(&self, kind: Kind) -> u64 {
+    pub fn bytes(&self, kind: FlowKind) -> u64 {
         self.bytes_since(kind, Duration::ZERO)
     }
 }
 
 impl FlowKey {
-    fn kind(&self, flow: &Flow) -> Kind {
+    fn kind(&self, flow: &Flow) -> FlowKind {
         if ![TCP, UDP].contains(&self.transport) {
-            return Kind::Other("ICMP and the like");
+            return FlowKind::Other("ICMP and the like");
         }
         if self.transport == UDP {
             if self.ends.iter().any(|end| end.port() == LSD_PORT) {
-                return Kind::P2p;
+                return FlowKind::P2p;
             }
             let named = |(port, _): &&(u16, &str)| self.ends.iter().any(|end| end.port() == *port);
             if let Some((_, name)) = ORDINARY_UDP.iter().find(named) {
-                return Kind::Other(name);
+                return FlowKind::Other(name);
             }
             if self.ends.iter().any(|end| is_group(end.ip())) {
-                return Kind::Other("multicast");
+                return FlowKind::Other("multicast");
             }
         }
-        if self.transport == TCP && flow.payload == 0 { Kind::Bare } else { Kind::P2p }
+        if self.transport == TCP && flow.payload == 0 { FlowKind::Bare } else { FlowKind::P2p }
     }
 }
 
@@ -213,10 +213,10 @@ mod tests {
     fn tells_p2p_from_the_rest() {
         let file = pcap(&[(TCP, 5000, 51413, 0), (TCP, 5000, 51413, 100), (TCP, 5001, 51414, 0), (UDP, 40000, 53, 30)]);
         let truth = Truth::read(&file).expect("a pcap file");
-        assert_eq!(truth.bytes(Kind::P2p), 40 + 140);
-        assert_eq!(truth.bytes_since(Kind::P2p, Duration::from_secs(1)), 140);
-        assert_eq!(truth.bytes(Kind::Bare), 40);
-        assert_eq!(truth.bytes(Kind::Other("DNS")), 58);
+        assert_eq!(truth.bytes(FlowKind::P2p), 40 + 140);
+        assert_eq!(truth.bytes_since(FlowKind::P2p, Duration::from_secs(1)), 140);
+        assert_eq!(truth.bytes(FlowKind::Bare), 40);
+        assert_eq!(truth.bytes(FlowKind::Other("DNS")), 58);
         assert!(Truth::read(b"no pcap").is_err());
     }
 }

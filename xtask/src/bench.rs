@@ -37,7 +37,7 @@ use gates::{Failure, Gate};
 use host_load::{QUIET, Ticks};
 use processor::Processor;
 use programs::{BASELINE, CONTROL, Programs};
-use report::{NotMeasured, Report};
+use report::{BenchReport, NotMeasured};
 
 /// Arguments of `bench`.
 #[derive(Debug, clap::Args)]
@@ -158,7 +158,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
 }
 
 /// Ends the run, with an error for each missed bound that the host's load does not excuse.
-fn tell(arguments: &Arguments, report: &Report, mut failures: Vec<Failure>, host_load: f64) -> Result<()> {
+fn tell(arguments: &Arguments, report: &BenchReport, mut failures: Vec<Failure>, host_load: f64) -> Result<()> {
     let say = |line: String| match arguments.format {
         Format::Table => println!("{line}"),
         // Standard output is one JSON value.
@@ -196,7 +196,7 @@ fn tell(arguments: &Arguments, report: &Report, mut failures: Vec<Failure>, host
 const PAIRS: &str = "pairs with the baseline program";
 
 /// Why rows that should be in pairs are not, and what to do.
-fn not_in_pairs(programs: &Programs, report: &Report, wanted: bool) -> Option<NotMeasured> {
+fn not_in_pairs(programs: &Programs, report: &BenchReport, wanted: bool) -> Option<NotMeasured> {
     let reason = match (&programs.beside, report.refused()) {
         (None, _) if wanted => format!("{BASELINE} is not there"),
         (Some(beside), Some(refused)) => format!("{} cannot run with this agent: {refused}", beside.display()),
@@ -226,10 +226,10 @@ impl Wanted {
 }
 
 /// Runs the benches and reads their results.
-fn measure(arguments: &Arguments, wanted: &Wanted) -> Result<Report> {
+fn measure(arguments: &Arguments, wanted: &Wanted) -> Result<BenchReport> {
     let path = |path: &Path| path.display().to_string();
     let object = ["--object".to_owned(), path(&build_ebpf::bench_object())];
-    let mut report = Report::default();
+    let mut report = BenchReport::default();
     if wanted.rows.as_ref().is_none_or(|rows| !rows.is_empty()) {
         let mut packet_path = object.to_vec();
         let mut option = |name: &str, value: Option<String>| {

@@ -12,7 +12,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
-use peertally_lab::{self as lab, Outcome, Scenario, Share};
+use peertally_lab::{self as lab, Scenario, ScenarioOutcome, Share};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use crate::{
@@ -116,7 +116,7 @@ fn build() -> Result<PathBuf> {
 }
 
 /// Prints the row of one scenario; whether it kept its promise.
-fn report(scenario: &Scenario, result: Result<Outcome>) -> bool {
+fn report(scenario: &Scenario, result: Result<ScenarioOutcome>) -> bool {
     let head = format!("{:14}{:16}{:6}", scenario.client, scenario.mode, scenario.ip.to_string());
     let outcome = match result {
         Ok(outcome) => outcome,
@@ -143,7 +143,7 @@ fn report(scenario: &Scenario, result: Result<Outcome>) -> bool {
     judged.is_ok()
 }
 
-fn details(outcome: &Outcome) {
+fn details(outcome: &ScenarioOutcome) {
     let labels =
         outcome.labels.iter().map(|((protocol, confidence), bytes)| format!("{protocol}/{confidence} {bytes}"));
     let labels = labels.collect::<Vec<_>>().join(", ");

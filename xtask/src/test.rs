@@ -34,7 +34,7 @@ pub struct Arguments {
 
 /// Result of a lane.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Outcome {
+pub struct LaneOutcome {
     /// Tests that passed; a lane without single tests counts as one.
     pub passed: u64,
     /// Tests that failed.
@@ -45,7 +45,7 @@ pub struct Outcome {
     pub notes: Vec<String>,
 }
 
-impl Outcome {
+impl LaneOutcome {
     /// A lane that is one check.
     pub fn one() -> Self {
         Self { passed: 1, ..Self::default() }
@@ -94,7 +94,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let mut rows = Vec::new();
     for (index, lane) in lanes.iter().enumerate() {
         println!("\n=== {}/{} {}: {} ===", index + 1, lanes.len(), lane.name(), lane.about());
-        let mut outcome = Outcome::default();
+        let mut outcome = LaneOutcome::default();
         let ready = setup.prepare(*lane);
         let start = Instant::now();
         let error = ready.and_then(|()| lane.run(mode, &mut outcome)).err();
@@ -168,8 +168,8 @@ fn minutes(time: Duration) -> f32 {
     time.as_secs_f32() / 60.0
 }
 
-fn summary(rows: &[(Lane, Outcome, Duration)]) -> Result<()> {
-    let mut total = Outcome::default();
+fn summary(rows: &[(Lane, LaneOutcome, Duration)]) -> Result<()> {
+    let mut total = LaneOutcome::default();
     for (lane, outcome, time) in rows {
         let verdict = if outcome.failed == 0 { "ok" } else { "FAILED" };
         println!(
@@ -203,7 +203,7 @@ mod tests {
 
     #[test]
     fn cargo_closing_lines_are_added_up() {
-        let mut outcome = Outcome::default();
+        let mut outcome = LaneOutcome::default();
         outcome.read("test result: ok. 3 passed; 0 failed; 1 ignored; 0 measured; 2 filtered out; finished in 0.01s");
         outcome
             .read("test result: FAILED. 1 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out; finished in 1.00s");

@@ -22,7 +22,7 @@ pub const LINKER_VARIABLE: &str = "PEERTALLY_BPF_LINKER";
 
 /// Where the compiler came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum RustcSource {
     /// Named by [`RUSTC_VARIABLE`].
     Named,
     /// Debian's `rustc-web` with a prebuilt `core`.
@@ -35,7 +35,7 @@ pub enum Kind {
 #[derive(Clone, Debug)]
 pub struct Toolchain {
     /// Where the compiler came from.
-    pub kind: Kind,
+    pub source: RustcSource,
     /// The compiler.
     pub rustc: PathBuf,
     /// `rustc --version`.
@@ -62,7 +62,7 @@ impl Toolchain {
     /// # Errors
     /// When none is found or compiler and linker do not fit; says what to install.
     pub fn find() -> Result<Self> {
-        let (kind, rustc) = find_rustc()?;
+        let (source, rustc) = find_rustc()?;
         let verbose = output(Command::new(&rustc).arg("-vV"))?;
         let field =
             |name: &str| verbose.lines().find_map(|line| line.strip_prefix(name)).map(|value| value.trim().to_owned());
@@ -78,7 +78,18 @@ impl Toolchain {
             .find_map(|line| line.split("LLVM version").nth(1))
             .map_or_else(|| "unknown".to_owned(), |version| version.trim().to_owned());
         let rustc_version = verbose.lines().next().unwrap_or_default().to_owned();
-        Ok(Self { kind, rustc, rustc_version, sysroot, llvm, build_std, linker, linker_version, strip, strip_version })
+        Ok(Self {
+            source,
+            rustc,
+            rustc_version,
+            sysroot,
+            llvm,
+            build_std,
+            linker,
+            linker_version,
+            strip,
+            strip_version,
+        })
     }
 }
 
@@ -91,19 +102,19 @@ fn has_core(sysroot: &Path) -> bool {
     sysroot.join("lib/rustlib").join(TARGET).join("lib").is_dir()
 }
 
-fn find_rustc() -> Result<(Kind, PathBuf)> {
+fn find_rustc() -> Result<(RustcSource, PathBuf)> {
     if let Some(named) = std::env::var_os(RUSTC_VARIABLE) {
-        return Ok((Kind::Named, PathBuf::from(named)));
+        return Ok((RustcSource::Named, PathBuf::from(named)));
     }
     let debian = PathBuf::from("/usr/bin/rustc");
     if debian.is_file() && has_core(Path::new("/usr")) {
-        return Ok((Kind::Debian, debian));
+        return Ok((RustcSource::Debian, debian));
     }
     if let Ok(path) = output(Command::new("rustup").args(["which", "--toolchain", "nightly", "rustc"])) {
         let rustc = PathBuf::from(path.trim());
         let sysroot = rustc.parent().and_then(Path::parent).unwrap_or(Path::new("/"));
         if sysroot.join("lib/rustlib/src/rust/library/core").is_dir() {
-            return Ok((Kind::Nightly, rustc));
+            return Ok((RustcSource::Nightly, rustc));
         }
     }
     bail!(

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 use anyhow::{Context, Result, bail, ensure};
 
 use super::{
-    super::{Kind, SubscriberRow, Truth},
+    super::{FlowKind, SubscriberRow, Truth},
     Expected, Mark, Scenario,
 };
 
@@ -28,7 +28,7 @@ impl Share {
 
 /// Outcome of a scenario.
 #[derive(Clone, Debug)]
-pub struct Outcome {
+pub struct ScenarioOutcome {
     /// IP bytes by protocol and confidence, P2P labels only.
     pub labels: BTreeMap<(String, String), u64>,
     /// From the first packet on.
@@ -53,22 +53,22 @@ pub(super) fn labels(rows: &[SubscriberRow]) -> BTreeMap<(String, String), u64> 
 }
 
 /// Compares the agent's counts with ground truth.
-pub(super) fn weigh(rows: &[SubscriberRow], truth: &Truth, mark: Option<Mark>) -> Outcome {
+pub(super) fn weigh(rows: &[SubscriberRow], truth: &Truth, mark: Option<Mark>) -> ScenarioOutcome {
     let labels = labels(rows);
     let labelled: u64 = labels.values().sum();
     let after_mark =
-        mark.map(|mark| Share { labelled: labelled - mark.labelled, p2p: truth.bytes_since(Kind::P2p, mark.time) });
-    Outcome {
+        mark.map(|mark| Share { labelled: labelled - mark.labelled, p2p: truth.bytes_since(FlowKind::P2p, mark.time) });
+    ScenarioOutcome {
         labels,
-        overall: Share { labelled, p2p: truth.bytes(Kind::P2p) },
+        overall: Share { labelled, p2p: truth.bytes(FlowKind::P2p) },
         after_mark,
-        bare_bytes: truth.bytes(Kind::Bare),
+        bare_bytes: truth.bytes(FlowKind::Bare),
         unlabelled: Vec::new(),
         time: Duration::ZERO,
     }
 }
 
-impl Outcome {
+impl ScenarioOutcome {
     /// Compares the outcome with the promise of `scenario`.
     ///
     /// # Errors
@@ -118,7 +118,7 @@ mod tests {
             expected,
             play: |_| Ok(()),
         };
-        let outcome = Outcome {
+        let outcome = ScenarioOutcome {
             labels: BTreeMap::from([((protocol.to_owned(), "signature".to_owned()), overall.labelled)]),
             overall,
             after_mark,

@@ -11,7 +11,7 @@ use aya::programs::ProgramFd;
 use crate::{
     kernel::Bench,
     layout::{DOWN, Generator, MAX_SPIN, RANDOM, SEQUENTIAL, UP},
-    rows::{Kind, Row},
+    rows::{Row, RowKind},
     subject::Subject,
 };
 
@@ -225,7 +225,7 @@ impl Rounds<'_> {
             pool_bits: self.row.pools.trailing_zeros(),
             order,
             direction,
-            pooled: u32::from(!matches!(self.row.kind, Kind::Transit)),
+            pooled: u32::from(!matches!(self.row.kind, RowKind::Transit)),
             salt,
             remote_port: u32::from(self.row.remote_port),
             spin: self.spin,
@@ -235,9 +235,9 @@ impl Rounds<'_> {
     /// Puts into a program's tables what the row begins with.
     fn prepare(&mut self, program: &ProgramFd) -> Result<()> {
         match self.row.kind {
-            Kind::Settled => self.settle(program),
-            Kind::New | Kind::Inspected { .. } => self.fill(program),
-            Kind::Transit => Ok(()),
+            RowKind::Settled => self.settle(program),
+            RowKind::New | RowKind::Inspected { .. } => self.fill(program),
+            RowKind::Transit => Ok(()),
         }
     }
 
@@ -298,19 +298,19 @@ impl Rounds<'_> {
         let prologue = row.framing.prologue();
         let mask = u64::from(row.flows - 1);
         match &row.kind {
-            Kind::Settled | Kind::Transit => {
+            RowKind::Settled | RowKind::Transit => {
                 let generator = self.generator(RANDOM, row.direction, mask, 0);
                 self.bench.generate(generator)?;
                 self.bench.run_on(row.cpus, prologue, &row.frame, WARM_PACKETS)?;
                 self.bench.run_on(row.cpus, prologue, &row.frame, RUN_PACKETS)
             }
-            Kind::New => {
+            RowKind::New => {
                 let generator = self.generator(RANDOM, row.direction, (1 << 40) - 1, 1 << 41);
                 self.bench.generate(generator)?;
                 self.bench.run(prologue, &row.frame, NEW_PACKETS / 8)?;
                 self.bench.run(prologue, &row.frame, NEW_PACKETS)
             }
-            Kind::Inspected { opening, passes } => {
+            RowKind::Inspected { opening, passes } => {
                 // Few flows are too short a run alone; more of them at once would not be in the caches.
                 let batches = (INSPECTED_PACKETS / (row.flows * passes)).max(1);
                 let mut sum_ns = 0.0;

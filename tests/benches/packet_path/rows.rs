@@ -29,7 +29,7 @@ const ROUNDS_OF_FEW_INSPECTED: u32 = 101;
 const QUICK_ROUNDS: u32 = 9;
 
 /// Kind of a row.
-pub(crate) enum Kind {
+pub(crate) enum RowKind {
     /// Packets of flows whose inspection is over, in random order.
     Settled,
     /// First packets of flows.
@@ -71,7 +71,7 @@ pub(crate) struct Row {
     /// The measured packets' template.
     pub(crate) frame: Vec<u8>,
     /// Measured quantity.
-    pub(crate) kind: Kind,
+    pub(crate) kind: RowKind,
     /// The verdict that the measured packets give their flows.
     pub(crate) shows: Option<Protocol>,
     /// Whether the program that knows the first protocols only is measured, too.
@@ -88,7 +88,7 @@ impl Row {
 
     /// Rounds when there is little time.
     pub(crate) fn quick_rounds(&self) -> u32 {
-        let long = matches!(self.kind, Kind::Settled | Kind::Transit) && self.flows > FEW;
+        let long = matches!(self.kind, RowKind::Settled | RowKind::Transit) && self.flows > FEW;
         if long { self.rounds.min(QUICK_ROUNDS) } else { self.rounds }
     }
 
@@ -97,9 +97,9 @@ impl Row {
     /// There, each round's flows evict earlier ones while they are opened, not while they are timed.
     pub(crate) fn table_flows(&self) -> u32 {
         match self.kind {
-            Kind::Settled | Kind::Transit => self.flows,
-            Kind::Inspected { .. } if self.flows == FEW => FEW * 8,
-            Kind::New | Kind::Inspected { .. } => 1 << 19,
+            RowKind::Settled | RowKind::Transit => self.flows,
+            RowKind::Inspected { .. } if self.flows == FEW => FEW * 8,
+            RowKind::New | RowKind::Inspected { .. } => 1 << 19,
         }
     }
 }
@@ -117,7 +117,7 @@ pub(crate) fn inspected(path: impl Into<String>, transport: Transport, payload: 
         realm: 0,
         framing: Framing::Ipv4,
         frame: frame(Framing::Ipv4, transport, payload),
-        kind: Kind::Inspected { opening, passes: 1 },
+        kind: RowKind::Inspected { opening, passes: 1 },
         shows: None,
         beside_first: false,
         rounds: ROUNDS,
@@ -142,7 +142,7 @@ pub(crate) fn rows(quick: bool) -> Vec<Row> {
         realm: 0,
         framing,
         frame: frame(framing, Tcp, &tls_client_hello()),
-        kind: Kind::Settled,
+        kind: RowKind::Settled,
         shows: None,
         beside_first: false,
         rounds: ROUNDS,
@@ -158,7 +158,7 @@ pub(crate) fn rows(quick: bool) -> Vec<Row> {
         realm: 0,
         framing,
         frame: frame(framing, Tcp, &tls_client_hello()),
-        kind: Kind::New,
+        kind: RowKind::New,
         shows: None,
         beside_first: false,
         rounds: ROUNDS,
@@ -174,7 +174,7 @@ pub(crate) fn rows(quick: bool) -> Vec<Row> {
         realm: 0,
         framing: Framing::Ipv4,
         frame: frame(Framing::Ipv4, Tcp, &tls_client_hello()),
-        kind: Kind::Transit,
+        kind: RowKind::Transit,
         shows: None,
         beside_first: false,
         rounds: ROUNDS,
@@ -201,12 +201,12 @@ pub(crate) fn rows(quick: bool) -> Vec<Row> {
         Row { beside_first: true, ..inspected("inspect-http", Tcp, HTTP_REQUEST, vec![up(Tcp, b"")]) },
         Row { beside_first: true, ..inspected("inspect-quic", Udp, &quic_initial(), vec![up(Udp, b"")]) },
         Row {
-            kind: Kind::Inspected { opening: vec![up(Tcp, &ciphertext())], passes: 6 },
+            kind: RowKind::Inspected { opening: vec![up(Tcp, &ciphertext())], passes: 6 },
             beside_first: true,
             ..inspected("inspect-ciphertext", Tcp, &ciphertext(), Vec::new())
         },
         Row {
-            kind: Kind::Inspected { opening: vec![up(Udp, &ciphertext())], passes: 6 },
+            kind: RowKind::Inspected { opening: vec![up(Udp, &ciphertext())], passes: 6 },
             beside_first: true,
             ..inspected("inspect-ciphertext-udp", Udp, &ciphertext(), Vec::new())
         },
@@ -223,7 +223,7 @@ pub(crate) fn rows(quick: bool) -> Vec<Row> {
     ] {
         rows.push(Row {
             flows: FEW,
-            kind: Kind::Inspected { opening: vec![up(transport, &opening)], passes: 6 },
+            kind: RowKind::Inspected { opening: vec![up(transport, &opening)], passes: 6 },
             shows: (path == "inspect-bittorrent").then_some(Protocol::BitTorrent),
             ..inspected(path, transport, &payload, Vec::new())
         });
@@ -251,7 +251,7 @@ pub(crate) fn rows(quick: bool) -> Vec<Row> {
         rows.extend(protocols::rows());
     }
     for row in rows.iter_mut().filter(|row| row.flows == FEW) {
-        let inspected = matches!(row.kind, Kind::Inspected { .. });
+        let inspected = matches!(row.kind, RowKind::Inspected { .. });
         row.rounds = if inspected { ROUNDS_OF_FEW_INSPECTED } else { ROUNDS_OF_FEW };
     }
     rows.sort_by(|left, right| (&left.path, left.flows).cmp(&(&right.path, right.flows)));

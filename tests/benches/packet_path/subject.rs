@@ -15,7 +15,7 @@ use peertally_datapath::{
 
 use crate::{
     old_maps,
-    rows::{Kind, Row},
+    rows::{Row, RowKind},
 };
 
 /// The loaded program.
@@ -63,14 +63,14 @@ impl Subject {
     pub(crate) fn check(&self, row: &Row) -> Result<()> {
         let events = self.0.events()?;
         let of = |wanted: KernelEvent| events.iter().find(|(event, _)| *event == wanted).map_or(0, |(_, count)| *count);
-        let transit = matches!(row.kind, Kind::Transit);
+        let transit = matches!(row.kind, RowKind::Transit);
         anyhow::ensure!((of(KernelEvent::Transit) > 0) == transit, "{}: transit packets: {events:?}", row.path);
         anyhow::ensure!(of(KernelEvent::InternalError) == 0, "{}: packets were lost: {events:?}", row.path);
         if let Some(protocol) = row.shows {
             let (flows, wanted) = (self.flows_of(protocol), u64::from(row.flows));
             anyhow::ensure!(flows >= wanted, "{}: {flows} flows of {}: {events:?}", row.path, protocol.label());
         }
-        if matches!(row.kind, Kind::Settled) {
+        if matches!(row.kind, RowKind::Settled) {
             // A cache that is half full refuses some flows in a thousand: both their sets are full.
             let flows = u64::from(row.flows);
             anyhow::ensure!(

@@ -6,7 +6,7 @@
 use anyhow::{Context as _, Result};
 use serde::Deserialize;
 
-use super::flow::{Flow, Outcome};
+use super::flow::{Flow, LabelOutcome};
 
 /// One explanation, for the flows that fit all its conditions.
 #[derive(Clone, Debug, Deserialize)]
@@ -52,7 +52,7 @@ pub(super) fn all() -> Result<Vec<Explanation>> {
 
 /// Whether both programs say what is true.
 pub(super) fn agreed(flow: &Flow) -> bool {
-    flow.our_outcome() == Outcome::Right && flow.ndpi_outcome() == Outcome::Right
+    flow.our_outcome() == LabelOutcome::Right && flow.ndpi_outcome() == LabelOutcome::Right
 }
 
 impl Explanation {

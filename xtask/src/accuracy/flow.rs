@@ -50,7 +50,7 @@ pub(super) enum Truth {
 
 /// How a program's label compares with the truth.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Outcome {
+pub(super) enum LabelOutcome {
     /// The right protocol, or none where there is none.
     Right,
     /// None, where there is one.
@@ -59,7 +59,7 @@ pub(super) enum Outcome {
     Wrong,
 }
 
-impl Outcome {
+impl LabelOutcome {
     /// The word of the tables and of the explanations.
     pub(super) fn word(self) -> &'static str {
         match self {
@@ -126,14 +126,14 @@ impl Flow {
     }
 
     /// Our answer against the truth.
-    pub(super) fn our_outcome(&self) -> Outcome {
-        Outcome::of(&self.truth, &self.our_labels())
+    pub(super) fn our_outcome(&self) -> LabelOutcome {
+        LabelOutcome::of(&self.truth, &self.our_labels())
     }
 
     /// nDPI's answer against the truth.
-    pub(super) fn ndpi_outcome(&self) -> Outcome {
+    pub(super) fn ndpi_outcome(&self) -> LabelOutcome {
         let labels = self.ndpi.as_ref().map(|ndpi| peer_labels(&ndpi.name)).unwrap_or_default();
-        Outcome::of(&self.truth, &labels)
+        LabelOutcome::of(&self.truth, &labels)
     }
 
     /// The protocol whose row counts this flow; `None` for traffic that is no P2P.
@@ -204,10 +204,10 @@ mod tests {
     #[test]
     fn labels_are_compared_with_the_truth() {
         let kad = Truth::Peer(vec!["kademlia".to_owned()]);
-        assert_eq!(Outcome::of(&kad, &peer_labels("eDonkey")), Outcome::Right);
-        assert_eq!(Outcome::of(&kad, &peer_labels("BitTorrent")), Outcome::Wrong);
-        assert_eq!(Outcome::of(&kad, &peer_labels("HTTP")), Outcome::Missed);
-        assert_eq!(Outcome::of(&Truth::Other, &peer_labels("HTTP.BitTorrent")), Outcome::Wrong);
-        assert_eq!(Outcome::of(&Truth::Other, &[]), Outcome::Right);
+        assert_eq!(LabelOutcome::of(&kad, &peer_labels("eDonkey")), LabelOutcome::Right);
+        assert_eq!(LabelOutcome::of(&kad, &peer_labels("BitTorrent")), LabelOutcome::Wrong);
+        assert_eq!(LabelOutcome::of(&kad, &peer_labels("HTTP")), LabelOutcome::Missed);
+        assert_eq!(LabelOutcome::of(&Truth::Other, &peer_labels("HTTP.BitTorrent")), LabelOutcome::Wrong);
+        assert_eq!(LabelOutcome::of(&Truth::Other, &[]), LabelOutcome::Right);
     }
 }

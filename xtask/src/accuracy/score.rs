@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use monitor_common::abi::protocol::Confidence;
 
-use super::flow::{Flow, Outcome};
+use super::flow::{Flow, LabelOutcome};
 
 /// Confidence labels in the order of the columns.
 pub(super) const TIERS: [&str; 4] = [
@@ -44,7 +44,7 @@ impl Score {
         self.bytes.0 += flow.bytes;
         self.visible += u64::from(flow.visible);
         match flow.our_outcome() {
-            Outcome::Right => {
+            LabelOutcome::Right => {
                 if let Some(tier) = TIERS.iter().position(|tier| *tier == flow.ours.1) {
                     self.found[tier] += 1;
                 }
@@ -52,16 +52,16 @@ impl Score {
                 self.packets.1 += flow.packets;
                 self.bytes.1 += flow.bytes;
             }
-            Outcome::Missed => {}
-            Outcome::Wrong => self.wrong += 1,
+            LabelOutcome::Missed => {}
+            LabelOutcome::Wrong => self.wrong += 1,
         }
         match flow.ndpi_outcome() {
-            Outcome::Right => {
+            LabelOutcome::Right => {
                 self.ndpi_found += 1;
                 self.ndpi_inspected += u64::from(flow.ndpi.as_ref().is_some_and(|ndpi| ndpi.inspected));
             }
-            Outcome::Missed => {}
-            Outcome::Wrong => self.ndpi_wrong += 1,
+            LabelOutcome::Missed => {}
+            LabelOutcome::Wrong => self.ndpi_wrong += 1,
         }
     }
 

@@ -12,7 +12,7 @@ use super::{
     programs::CONTROL,
     ratios,
     record::TOLERANCE,
-    report::{Beside, Report},
+    report::{BenchReport, Beside},
 };
 
 /// Attempts before a missed bound counts as missed: another program, or a neighbour of a virtual machine, may have
@@ -38,9 +38,9 @@ pub(super) struct Again<'a> {
 
 /// Repeats what missed a bound, up to [`ATTEMPTS`] times in all; returns what is still missed.
 pub(super) fn attempts(
-    report: &mut Report,
+    report: &mut BenchReport,
     gate: &Gate,
-    mut again: impl FnMut(&Again<'_>) -> Result<Report>,
+    mut again: impl FnMut(&Again<'_>) -> Result<BenchReport>,
 ) -> Result<Vec<Failure>> {
     let mut pairs: HashMap<String, Vec<Beside>> = HashMap::new();
     remember(&mut pairs, report);
@@ -65,14 +65,14 @@ pub(super) fn attempts(
     Ok(Vec::new())
 }
 
-fn remember(pairs: &mut HashMap<String, Vec<Beside>>, report: &Report) {
+fn remember(pairs: &mut HashMap<String, Vec<Beside>>, report: &BenchReport) {
     for row in &report.rows {
         pairs.entry(row.name()).or_default().extend(row.beside.clone());
     }
 }
 
 /// Measures the blessed program paired with a slowed-down copy; returns the rows in which the gate misses that.
-pub(super) fn control(mut slowed: impl FnMut(&Again<'_>) -> Result<Report>) -> Result<Vec<Failure>> {
+pub(super) fn control(mut slowed: impl FnMut(&Again<'_>) -> Result<BenchReport>) -> Result<Vec<Failure>> {
     let mut rows = CONTROL.map(str::to_owned).to_vec();
     let mut failures = Vec::new();
     for attempt in 1..=ATTEMPTS {
@@ -87,7 +87,7 @@ pub(super) fn control(mut slowed: impl FnMut(&Again<'_>) -> Result<Report>) -> R
     Ok(failures)
 }
 
-fn unseen(report: &Report, name: &str) -> Option<Failure> {
+fn unseen(report: &BenchReport, name: &str) -> Option<Failure> {
     let fail = |message| Failure { row: Some(name.to_owned()), message, recorded: false };
     let Some(beside) = report.rows.iter().find(|row| row.name() == name).and_then(|row| row.beside.as_ref()) else {
         return Some(fail(format!("{name}: the control was not measured in pairs: is there a row of that name?")));
@@ -104,11 +104,11 @@ fn unseen(report: &Report, name: &str) -> Option<Failure> {
 mod tests {
     use super::{super::report::Row, *};
 
-    fn report(multiple: f64) -> Report {
-        Report { rows: vec![Row::for_tests("transit", 0.5).with_beside(multiple)], ..Report::default() }
+    fn report(multiple: f64) -> BenchReport {
+        BenchReport { rows: vec![Row::for_tests("transit", 0.5).with_beside(multiple)], ..BenchReport::default() }
     }
 
-    fn missed(first: &mut Report, again: impl FnMut(&Again<'_>) -> Result<Report>) -> Vec<Failure> {
+    fn missed(first: &mut BenchReport, again: impl FnMut(&Again<'_>) -> Result<BenchReport>) -> Vec<Failure> {
         attempts(first, &Gate::default(), again).expect("measured")
     }
 
@@ -156,7 +156,7 @@ mod tests {
                 let row = Row::for_tests(path, 0.5).with_beside(multiple);
                 Row { flows: flows.parse().expect("a number"), ..row }
             });
-            Report { rows: rows.collect(), ..Report::default() }
+            BenchReport { rows: rows.collect(), ..BenchReport::default() }
         };
         assert_eq!(control(|_| Ok(of([1.4, 1.35, 1.45]))).expect("measured"), []);
         let mut asked = Vec::new();
@@ -166,7 +166,7 @@ mod tests {
         });
         assert_eq!(failures.expect("measured").len(), 1);
         assert_eq!(asked, [3, 1, 1]);
-        let unmeasured = control(|_| Ok(Report::default())).expect("measured");
+        let unmeasured = control(|_| Ok(BenchReport::default())).expect("measured");
         assert_eq!(unmeasured.len(), CONTROL.len(), "what was not measured was not seen");
     }
 

@@ -10,12 +10,12 @@ use super::{
     programs::{self, BASELINE},
     ratios,
     record::{self, Record, TOLERANCE},
-    report::Report,
+    report::BenchReport,
 };
 
 /// Records the median numbers of several runs, and the committed object unless only some rows were measured. With `keep`,
 /// numbers that the runs lack stay.
-pub(super) fn bless(runs: &[Report], keep: bool, program: bool) -> Result<()> {
+pub(super) fn bless(runs: &[BenchReport], keep: bool, program: bool) -> Result<()> {
     let (mut record, processor) = (record::read()?, Processor::read()?.kind());
     eprint!("{}", changes(runs, &record, &processor));
     record.take(runs, &processor, keep);
@@ -32,7 +32,7 @@ pub(super) fn bless(runs: &[Report], keep: bool, program: bool) -> Result<()> {
 }
 
 /// A line for each number: the program compared with the one it replaces, and its ratio to the reference then and now.
-fn changes(runs: &[Report], before: &Record, processor: &str) -> String {
+fn changes(runs: &[BenchReport], before: &Record, processor: &str) -> String {
     let (mut now, mut pairs) = (BTreeMap::<String, Vec<f64>>::new(), BTreeMap::<String, Vec<f64>>::new());
     for ratio in runs.iter().flat_map(ratios::of) {
         now.entry(ratio.name).or_default().push(ratio.value);
@@ -71,9 +71,9 @@ mod tests {
 
     #[test]
     fn each_number_is_told_beside_the_one_it_replaces() {
-        let run = |ratio, multiple| Report {
+        let run = |ratio, multiple| BenchReport {
             rows: vec![Row::for_tests("transit", ratio).with_beside(multiple), Row::for_tests("other", ratio)],
-            ..Report::default()
+            ..BenchReport::default()
         };
         let runs = [run(0.5, 1.0), run(0.55, 1.3), run(0.7, 1.4)];
         let text = changes(&runs, &Record::for_tests("here", "transit/1024", 0.5), "here");

@@ -6,7 +6,7 @@
 
 use super::{
     record::{Record, TOLERANCE},
-    report::{MEMORY_MIB, Report, Row},
+    report::{BenchReport, MEMORY_MIB, Row},
 };
 
 /// Allowed cost of all protocols for a packet that shows none of them, as a multiple of the cost of the first ones.
@@ -34,7 +34,7 @@ pub(super) struct Gate {
 
 impl Gate {
     /// Bounds that this run missed; numbers that were not measured are ignored.
-    pub(super) fn missed(&self, report: &Report) -> Vec<Failure> {
+    pub(super) fn missed(&self, report: &BenchReport) -> Vec<Failure> {
         let mut failures: Vec<Failure> =
             report.rows.iter().flat_map(|row| pair(row).into_iter().chain(rise(row))).collect();
         failures.extend(self.recorded(report));
@@ -46,7 +46,7 @@ impl Gate {
     }
 
     /// Numbers without a pair whose ratio has grown too much, or that no record has.
-    fn recorded(&self, report: &Report) -> Vec<Failure> {
+    fn recorded(&self, report: &BenchReport) -> Vec<Failure> {
         let mut failures = Vec::new();
         for ratio in super::ratios::of(report).into_iter().filter(|ratio| !ratio.in_pairs) {
             let (message, recorded) = match self.record.known(&ratio.name, &self.processor) {
@@ -94,8 +94,8 @@ mod tests {
         *,
     };
 
-    fn report(row: Row) -> Report {
-        Report { rows: vec![row], ..Report::default() }
+    fn report(row: Row) -> BenchReport {
+        BenchReport { rows: vec![row], ..BenchReport::default() }
     }
 
     #[test]
@@ -141,7 +141,8 @@ mod tests {
     fn a_waiting_agents_memory_has_a_bound() {
         let gate =
             Gate { record: Record::for_tests("here", "agent: without traffic", 9.0), processor: "here".to_owned() };
-        let report = |memory_mib| Report { idle: Some(Idle::for_tests(0.4, memory_mib)), ..Report::default() };
+        let report =
+            |memory_mib| BenchReport { idle: Some(Idle::for_tests(0.4, memory_mib)), ..BenchReport::default() };
         assert_eq!(gate.missed(&report(280.0)), []);
         assert_eq!(gate.missed(&report(300.0)).len(), 1);
     }

@@ -4,7 +4,7 @@
 //! some ratios worse and others better. A bound therefore counts as missed only if the best of several attempts misses it, and
 //! the record is the median of several runs.
 
-use super::report::{Drain, Idle, Policies, Report, Row, Scrape};
+use super::report::{BenchReport, Drain, Idle, Policies, Row, Scrape};
 
 /// A number with a reference.
 pub(super) trait Compared {
@@ -77,7 +77,7 @@ pub(super) struct Ratio {
 }
 
 /// Every ratio of a run.
-pub(super) fn of(report: &Report) -> Vec<Ratio> {
+pub(super) fn of(report: &BenchReport) -> Vec<Ratio> {
     fn each<'a, T: Compared + 'a>(all: &'a [T]) -> impl Iterator<Item = Ratio> + 'a {
         all.iter().map(|one| Ratio { name: one.name(), value: one.ratio(), is_row: false, in_pairs: false })
     }
@@ -91,7 +91,7 @@ pub(super) fn of(report: &Report) -> Vec<Ratio> {
 }
 
 /// Replaces numbers by those of a later run if their ratio is lower. Pairs stay, because all their attempts count.
-pub(super) fn keep_better(report: &mut Report, later: Report) {
+pub(super) fn keep_better(report: &mut BenchReport, later: BenchReport) {
     fn each<T: Compared>(all: &mut [T], later: impl IntoIterator<Item = T>) {
         for one in later {
             if let Some(here) = all.iter_mut().find(|here| here.name() == one.name())
@@ -122,7 +122,7 @@ pub(super) fn keep_better(report: &mut Report, later: Report) {
 }
 
 /// Takes each number from the run in which its ratio is the median of this and the other runs.
-pub(super) fn take_median(report: &mut Report, others: &[Report]) {
+pub(super) fn take_median(report: &mut BenchReport, others: &[BenchReport]) {
     fn each<'a, T: Compared + Clone + 'a>(all: &mut [T], others: impl Iterator<Item = &'a [T]> + Clone) {
         for one in all {
             let same = others.clone().flatten().filter(|other| other.name() == one.name());
@@ -142,11 +142,11 @@ pub(super) fn take_median(report: &mut Report, others: &[Report]) {
 mod tests {
     use super::{super::report::FirstProtocols, *};
 
-    fn run(one: f64, other: f64) -> Report {
-        Report { rows: vec![Row::for_tests("one", one), Row::for_tests("other", other)], ..Report::default() }
+    fn run(one: f64, other: f64) -> BenchReport {
+        BenchReport { rows: vec![Row::for_tests("one", one), Row::for_tests("other", other)], ..BenchReport::default() }
     }
 
-    fn values(report: &Report) -> Vec<f64> {
+    fn values(report: &BenchReport) -> Vec<f64> {
         of(report).into_iter().map(|ratio| ratio.value).collect()
     }
 
@@ -163,7 +163,7 @@ mod tests {
             let first = FirstProtocols { ns_above_empty: 100.0, spread_ns: 0.0, rise, rise_spread: 0.0 };
             let row =
                 Row { first_protocols: Some(first), ..Row::for_tests("inspect-http", ratio).with_beside(2.0 - rise) };
-            Report { rows: vec![row], ..Report::default() }
+            BenchReport { rows: vec![row], ..BenchReport::default() }
         };
         let mut report = row(0.9, 1.2);
         keep_better(&mut report, row(0.8, 1.4));
@@ -176,7 +176,10 @@ mod tests {
 
     #[test]
     fn the_agents_numbers_are_compared_like_rows() {
-        let run = |ms| Report { drain: Some(Drain { tallies: 1_000_000, ms, batch_ms: 400.0 }), ..Report::default() };
+        let run = |ms| BenchReport {
+            drain: Some(Drain { tallies: 1_000_000, ms, batch_ms: 400.0 }),
+            ..BenchReport::default()
+        };
         let mut report = run(40.0);
         keep_better(&mut report, run(30.0));
         keep_better(&mut report, run(50.0));

@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, fs, path::PathBuf};
 use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
 
-use super::{ratios, report::Report};
+use super::{ratios, report::BenchReport};
 use crate::workspace::root;
 
 /// Allowed cost of a program as a multiple of its pair.
@@ -89,7 +89,7 @@ impl Record {
 
     /// Records median, lowest and highest of each ratio of several runs, in thousandths, for this processor. With `keep`, numbers
     /// that the runs lack stay; other processors' numbers always stay.
-    pub(super) fn take(&mut self, runs: &[Report], processor: &str, keep: bool) {
+    pub(super) fn take(&mut self, runs: &[BenchReport], processor: &str, keep: bool) {
         let numbers = self.processors.entry(processor.to_owned()).or_default();
         if !keep {
             *numbers = Numbers::default();
@@ -119,8 +119,8 @@ impl Record {
 mod tests {
     use super::{super::report::Row, *};
 
-    fn report(ratio: f64) -> Report {
-        Report { rows: vec![Row::for_tests("settled-ipv4", ratio)], ..Report::default() }
+    fn report(ratio: f64) -> BenchReport {
+        BenchReport { rows: vec![Row::for_tests("settled-ipv4", ratio)], ..BenchReport::default() }
     }
 
     #[test]

@@ -7,7 +7,7 @@ pub(super) const MEMORY_MIB: f64 = 300.0;
 
 /// One run.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub(super) struct Report {
+pub(super) struct BenchReport {
     /// The packet path, by row.
     #[serde(default)]
     pub(super) rows: Vec<Row>,
@@ -25,7 +25,7 @@ pub(super) struct Report {
     pub(super) idle: Option<Idle>,
     /// Targets and what this run reached.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub(super) targets: Vec<Target>,
+    pub(super) targets: Vec<BenchTarget>,
     /// Rows that ought to be here, and why they are not.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(super) not_measured: Vec<NotMeasured>,
@@ -241,9 +241,9 @@ impl Idle {
     }
 }
 
-impl Report {
+impl BenchReport {
     /// Adds what another bench found.
-    pub(super) fn add(&mut self, other: Report) {
+    pub(super) fn add(&mut self, other: BenchReport) {
         self.rows.extend(other.rows);
         self.drain = other.drain.or(self.drain.take());
         self.scrape.extend(other.scrape);
@@ -264,7 +264,7 @@ impl Report {
 
 /// One target and what this run reached.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub(super) struct Target {
+pub(super) struct BenchTarget {
     /// Measured quantity.
     pub(super) target: String,
     /// Largest value that meets the target.
@@ -275,7 +275,7 @@ pub(super) struct Target {
     pub(super) unit: String,
 }
 
-impl Target {
+impl BenchTarget {
     pub(super) fn new(target: impl Into<String>, measured: f64, at_most: f64, unit: &str) -> Self {
         Self { target: target.into(), at_most, measured, unit: unit.to_owned() }
     }
@@ -286,7 +286,7 @@ impl Target {
     }
 }
 
-impl std::fmt::Display for Target {
+impl std::fmt::Display for BenchTarget {
     fn fmt(&self, text: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self { target, at_most, measured, unit } = self;
         let verdict = if self.holds() { "met   " } else { "MISSED" };

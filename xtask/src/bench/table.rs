@@ -4,10 +4,10 @@ use std::fmt::Write as _;
 
 use super::{
     ratios::Compared,
-    report::{NotMeasured, Policies, Report},
+    report::{BenchReport, NotMeasured, Policies},
 };
 
-impl Report {
+impl BenchReport {
     /// For people.
     pub(super) fn table(&self) -> String {
         let mut text = String::new();
@@ -113,7 +113,7 @@ mod tests {
 
     #[test]
     fn pairs_have_columns_of_their_own() {
-        let table = |row| Report { rows: vec![row], ..Report::default() }.table();
+        let table = |row| BenchReport { rows: vec![row], ..BenchReport::default() }.table();
         let (alone, pair) =
             (table(Row::for_tests("transit", 0.5)), table(Row::for_tests("transit", 0.5).with_beside(1.25)));
         assert!(!alone.contains("new/old"));

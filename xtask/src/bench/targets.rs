@@ -1,7 +1,7 @@
 //! Target times, and parts of the reference's cost. A busy or slow machine misses such a target without a change of the
 //! program. So each run prints them, and only a run with `--targets` fails.
 
-use super::report::{MEMORY_MIB, Report, Row, Target};
+use super::report::{BenchReport, BenchTarget, MEMORY_MIB, Row};
 
 /// Flows of the row with a target relative to the reference.
 const MANY: u32 = 1 << 19;
@@ -30,7 +30,7 @@ const POLICIES_MS: f64 = 100.0;
 const IDLE_PERCENT: f64 = 1.0;
 
 /// Every target that this run measured.
-pub(super) fn targets(report: &Report) -> Vec<Target> {
+pub(super) fn targets(report: &BenchReport) -> Vec<BenchTarget> {
     let mut targets = Vec::new();
     packet_path(report, &mut targets);
     inspected_at_once(report, &mut targets);
@@ -38,15 +38,20 @@ pub(super) fn targets(report: &Report) -> Vec<Target> {
     targets
 }
 
-fn packet_path(report: &Report, targets: &mut Vec<Target>) {
+fn packet_path(report: &BenchReport, targets: &mut Vec<BenchTarget>) {
     if let Some(row) = report.row("settled-ipv4", MANY) {
-        targets.push(Target::new("settled IPv4 at 2^19 flows, of the reference", row.ratio * 100.0, MANY_PERCENT, "%"));
+        targets.push(BenchTarget::new(
+            "settled IPv4 at 2^19 flows, of the reference",
+            row.ratio * 100.0,
+            MANY_PERCENT,
+            "%",
+        ));
     }
     if let Some(ipv4) = report.row("settled-ipv4", FEW) {
-        targets.push(Target::new("settled IPv4 at 2^10 flows", ipv4.ns_above_empty, SETTLED_NS, "ns"));
+        targets.push(BenchTarget::new("settled IPv4 at 2^10 flows", ipv4.ns_above_empty, SETTLED_NS, "ns"));
         if let Some(ipv6) = report.row("settled-ipv6", FEW) {
             let more = ipv6.ns_above_empty - ipv4.ns_above_empty;
-            targets.push(Target::new("settled IPv6 above IPv4 at 2^10 flows", more, IPV6_NS, "ns"));
+            targets.push(BenchTarget::new("settled IPv6 above IPv4 at 2^10 flows", more, IPV6_NS, "ns"));
         }
     }
     for (what, prefix, bound) in [("new flow", "new-flow", NEW_NS), ("inspected packet", "inspect-", INSPECTED_NS)] {
@@ -57,38 +62,48 @@ fn packet_path(report: &Report, targets: &mut Vec<Target>) {
             ("dearest", rows.max_by(|one, other| cost(one).total_cmp(&cost(other)))),
         ] {
             if let Some(row) = row {
-                targets.push(Target::new(format!("{what}, {which} ({})", row.path), row.ns_above_empty, bound, "ns"));
+                targets.push(BenchTarget::new(
+                    format!("{what}, {which} ({})", row.path),
+                    row.ns_above_empty,
+                    bound,
+                    "ns",
+                ));
             }
         }
     }
 }
 
 /// Packets that are inspected while their flow is in the caches.
-fn inspected_at_once(report: &Report, targets: &mut Vec<Target>) {
+fn inspected_at_once(report: &BenchReport, targets: &mut Vec<BenchTarget>) {
     for row in report.rows.iter().filter(|row| row.path.starts_with("inspect-") && row.flows == FEW) {
         let what = format!("inspected packet of a flow in the caches ({})", row.path);
-        targets.push(Target::new(what, row.ns_above_empty, INSPECTED_NS, "ns"));
+        targets.push(BenchTarget::new(what, row.ns_above_empty, INSPECTED_NS, "ns"));
     }
 }
 
-fn agent(report: &Report, targets: &mut Vec<Target>) {
+fn agent(report: &BenchReport, targets: &mut Vec<BenchTarget>) {
     if let Some(drain) = &report.drain {
-        targets.push(Target::new(format!("drain of {} tallies", drain.tallies), drain.ms, DRAIN_MS, "ms"));
+        targets.push(BenchTarget::new(format!("drain of {} tallies", drain.tallies), drain.ms, DRAIN_MS, "ms"));
         let percent = drain.ms / drain.batch_ms * 100.0;
-        targets.push(Target::new("drain, of batch calls", percent, DRAIN_PERCENT, "%"));
+        targets.push(BenchTarget::new("drain, of batch calls", percent, DRAIN_PERCENT, "%"));
     }
     for scrape in &report.scrape {
         for (_, bound) in SCRAPE_MS.iter().filter(|(endpoint, _)| *endpoint == scrape.endpoint) {
-            targets.push(Target::new(scrape.what(), scrape.ms, *bound, "ms"));
+            targets.push(BenchTarget::new(scrape.what(), scrape.ms, *bound, "ms"));
         }
     }
     for policies in &report.policies {
         let what = format!("{} policies of {} windows", policies.policies, policies.windows);
-        targets.push(Target::new(what, policies.ms, POLICIES_MS, "ms"));
+        targets.push(BenchTarget::new(what, policies.ms, POLICIES_MS, "ms"));
     }
     if let Some(idle) = &report.idle {
-        targets.push(Target::new("agent without traffic, of a core", idle.core_percent, IDLE_PERCENT, "%"));
-        targets.push(Target::new("agent without traffic, memory besides the maps", idle.memory_mib, MEMORY_MIB, "MiB"));
+        targets.push(BenchTarget::new("agent without traffic, of a core", idle.core_percent, IDLE_PERCENT, "%"));
+        targets.push(BenchTarget::new(
+            "agent without traffic, memory besides the maps",
+            idle.memory_mib,
+            MEMORY_MIB,
+            "MiB",
+        ));
     }
 }
 
@@ -101,13 +116,13 @@ mod tests {
 
     #[test]
     fn only_measured_rows_have_targets() {
-        assert_eq!(targets(&Report::default()), []);
-        let report = Report {
+        assert_eq!(targets(&BenchReport::default()), []);
+        let report = BenchReport {
             rows: vec![Row::for_tests("settled-ipv4", 0.2)],
             idle: Some(Idle::for_tests(1.1, 280.0)),
-            ..Report::default()
+            ..BenchReport::default()
         };
-        let kept: Vec<bool> = targets(&report).iter().map(Target::holds).collect();
+        let kept: Vec<bool> = targets(&report).iter().map(BenchTarget::holds).collect();
         assert_eq!(kept, [false, false, true], "20 ns, 1.1 % of a core, 280 MiB");
     }
 }

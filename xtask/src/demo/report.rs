@@ -11,7 +11,7 @@ use super::participants::{Account, ROLES, Role};
 const METRIC_LINES: usize = 8;
 
 /// Everything that the verdict rests on.
-pub(super) struct Outcome {
+pub(super) struct DemoOutcome {
     /// Tallies of every subscriber.
     pub(super) rows: Vec<SubscriberRow>,
     /// The agent's counts of all interfaces.
@@ -34,7 +34,7 @@ pub(super) fn gather(
     account: Account,
     event_file: &Path,
     webhook: &HttpServer,
-) -> Result<Outcome> {
+) -> Result<DemoOutcome> {
     lab.settle()?;
     let received = |counters: &BTreeMap<String, Counters>| -> u64 {
         counters.iter().filter(|(name, _)| *name != "lo").map(|(_, counters)| counters.rx_packets).sum()
@@ -58,7 +58,7 @@ pub(super) fn gather(
             row.protocol.clone(),
         )
     });
-    Ok(Outcome {
+    Ok(DemoOutcome {
         rows,
         counted,
         frames,
@@ -69,7 +69,7 @@ pub(super) fn gather(
 }
 
 /// Prints totals and event.
-pub(super) fn print(outcome: &Outcome) {
+pub(super) fn print(outcome: &DemoOutcome) {
     println!("\nResult\n  Tallies of the agent, in IP bytes:");
     println!(
         "  {:<18}{:<14}{:<12}{:>6}{:>12}{:>10}{:>14}{:>12}",

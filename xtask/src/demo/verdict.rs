@@ -5,7 +5,7 @@ use anyhow::{Result, bail};
 use super::{
     live::split,
     participants::{ROLES, Role},
-    report::{Outcome, human},
+    report::{DemoOutcome, human},
 };
 
 /// Share of headers and protocol messages that IP bytes may hold beyond the payload that a client reports.
@@ -18,7 +18,7 @@ pub(super) struct Finding {
 }
 
 /// Everything that the demonstration promises.
-pub(super) fn findings(outcome: &Outcome) -> Vec<Finding> {
+pub(super) fn findings(outcome: &DemoOutcome) -> Vec<Finding> {
     let mut findings = Vec::new();
     let mut add = |holds: bool, text: String| findings.push(Finding { holds, text });
     for (index, Role { name, torrent, web }) in ROLES.iter().enumerate() {

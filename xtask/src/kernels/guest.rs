@@ -38,7 +38,7 @@ echo PROBE ENDED $?
 
 /// Report of a guest.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Report {
+pub(super) struct GuestReport {
     /// The success line.
     pub(super) line: String,
     /// Verified instructions by program.
@@ -46,7 +46,7 @@ pub(super) struct Report {
 }
 
 /// Boots the image with the probe and returns its report.
-pub(super) fn boot(series: &str, image: &Image, probe: &Path) -> Result<Report> {
+pub(super) fn boot(series: &str, image: &Image, probe: &Path) -> Result<GuestReport> {
     println!("kernels: booting {} under emulation, at most {} s", image.release, LIMIT.as_secs());
     let archive = pack(image, probe)?;
     let console = image.folder.join("console.log");
@@ -98,8 +98,8 @@ pub(super) fn boot(series: &str, image: &Image, probe: &Path) -> Result<Report> 
 }
 
 /// Reads the console; anything but a whole, successful report is an error.
-fn read(series: &str, console: &str) -> Result<Report> {
-    let mut report = Report::default();
+fn read(series: &str, console: &str) -> Result<GuestReport> {
+    let mut report = GuestReport::default();
     let mut status = None;
     for line in console.lines().map(str::trim) {
         let words: Vec<&str> = line.split_whitespace().collect();

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 use peertally_lab::without_package;
 
-use super::{Mode, Outcome};
+use super::{LaneOutcome, Mode};
 use crate::command::{shown, stream, stream_some};
 use crate::setup::Need;
 use crate::workspace::{members, root};
@@ -130,12 +130,12 @@ impl Lane {
         }
     }
 
-    pub(super) fn run(self, mode: Mode, outcome: &mut Outcome) -> Result<()> {
+    pub(super) fn run(self, mode: Mode, outcome: &mut LaneOutcome) -> Result<()> {
         match self {
             Self::Format => check(outcome, cargo(&["fmt", "--all", "--check"]), COMPILING),
             Self::Habits => {
                 habits::run(&habits::Arguments::default())?;
-                *outcome = Outcome::one();
+                *outcome = LaneOutcome::one();
                 Ok(())
             }
             Self::Lints => {
@@ -150,7 +150,7 @@ impl Lane {
             Self::Deny => deny(outcome),
             Self::Object => {
                 build_ebpf::run(&build_ebpf::Arguments { check: true, force: false, ..Default::default() })?;
-                *outcome = Outcome::one();
+                *outcome = LaneOutcome::one();
                 Ok(())
             }
             Self::Demo => check(outcome, cargo(&["xtask", "demo"]), TESTING),
@@ -174,12 +174,12 @@ impl Lane {
             }
             Self::Accuracy => {
                 accuracy::run(&accuracy::Arguments { check: true, ..Default::default() })?;
-                *outcome = Outcome::one();
+                *outcome = LaneOutcome::one();
                 Ok(())
             }
             Self::Kernels => {
                 kernels::run(&kernels::Arguments::default())?;
-                *outcome = Outcome::one();
+                *outcome = LaneOutcome::one();
                 Ok(())
             }
         }
@@ -194,14 +194,14 @@ fn cargo(arguments: &[&str]) -> Command {
     command
 }
 
-fn check(outcome: &mut Outcome, mut command: Command, limit: Duration) -> Result<()> {
+fn check(outcome: &mut LaneOutcome, mut command: Command, limit: Duration) -> Result<()> {
     stream(&mut command, limit, |_| {})?;
-    *outcome = Outcome::one();
+    *outcome = LaneOutcome::one();
     Ok(())
 }
 
 /// The advisory database is a repository of its own, which not every machine can reach: then that part is left out.
-fn deny(outcome: &mut Outcome) -> Result<()> {
+fn deny(outcome: &mut LaneOutcome) -> Result<()> {
     check(outcome, cargo(&["deny", "--locked", "check", "bans", "licenses", "sources"]), COMPILING)?;
     let mut advisories = cargo(&["deny", "--locked", "check", "advisories"]);
     println!("  $ {}", shown(&advisories));
@@ -221,7 +221,7 @@ fn deny(outcome: &mut Outcome) -> Result<()> {
 }
 
 /// Runs the given targets of the workspace; `named` are integration tests.
-fn tests(mode: Mode, outcome: &mut Outcome, targets: &[&str], named: &[String], arguments: &[&str]) -> Result<()> {
+fn tests(mode: Mode, outcome: &mut LaneOutcome, targets: &[&str], named: &[String], arguments: &[&str]) -> Result<()> {
     let mut command = cargo(&["test", "--workspace", "--locked", "--no-fail-fast"]);
     command.args(targets);
     for name in named {
