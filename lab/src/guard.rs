@@ -53,7 +53,7 @@ impl Guard {
             .stderr(Stdio::null())
             .process_group(0)
             .spawn()
-            .context("start the laboratory's guard")?;
+            .context("start the lab's guard")?;
         Ok(Self(child))
     }
 
@@ -127,29 +127,29 @@ pub(super) fn sweep(prefix: &str) {
     let mut dead: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for namespace in names(Path::new(RUN)) {
         let mut parts = namespace.rsplitn(2, '-');
-        if let (Some(_role), Some(laboratory)) = (parts.next(), parts.next())
-            && is_dead(laboratory, prefix)
+        if let (Some(_role), Some(lab)) = (parts.next(), parts.next())
+            && is_dead(lab, prefix)
         {
-            dead.entry(laboratory.to_owned()).or_default().push(namespace.clone());
+            dead.entry(lab.to_owned()).or_default().push(namespace.clone());
         }
     }
     for folder in names(&env::temp_dir()) {
-        if let Some(laboratory) = folder.strip_prefix(DIRECTORY_PREFIX)
-            && is_dead(laboratory, prefix)
+        if let Some(lab) = folder.strip_prefix(DIRECTORY_PREFIX)
+            && is_dead(lab, prefix)
         {
-            dead.entry(laboratory.to_owned()).or_default();
+            dead.entry(lab.to_owned()).or_default();
         }
     }
-    for (laboratory, namespaces) in dead {
-        if let Err(error) = remove(&directory(&laboratory), namespaces.iter().map(String::as_str)) {
-            eprintln!("laboratory {laboratory} of a dead process: {error:#}");
+    for (lab, namespaces) in dead {
+        if let Err(error) = remove(&directory(&lab), namespaces.iter().map(String::as_str)) {
+            eprintln!("lab {lab} of a dead process: {error:#}");
         }
     }
 }
 
-/// Whether `laboratory` is the name of one (`<prefix>-<pid>-<number>`) whose owner no longer lives.
-fn is_dead(laboratory: &str, prefix: &str) -> bool {
-    let parts: Vec<_> = laboratory.split('-').collect();
+/// Whether `lab` is the name of one (`<prefix>-<pid>-<number>`) whose owner no longer lives.
+fn is_dead(lab: &str, prefix: &str) -> bool {
+    let parts: Vec<_> = lab.split('-').collect();
     let [head, pid, number] = parts[..] else { return false };
     head == prefix
         && number.parse::<u32>().is_ok()

@@ -102,7 +102,7 @@ pub const INTERNET_V4: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 2);
 /// Address of the internet host.
 pub const INTERNET_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0xffff, 0, 0, 0, 0, 2);
 
-/// Laboratories of this process so far: tests run in threads, and each has its own.
+/// Number of labs that this process has made. Tests run in threads, and each has its own lab.
 static COUNT: AtomicU32 = AtomicU32::new(0);
 
 /// A lab; dropping it removes everything it made.
@@ -123,7 +123,7 @@ impl Lab {
     /// # Errors
     /// Missing rights or tools; whatever was made so far is removed.
     pub fn new(subscribers: u8) -> Result<Self> {
-        ensure!(subscribers <= 200, "a laboratory has at most 200 subscribers");
+        ensure!(subscribers <= 200, "a lab has at most 200 subscribers");
         guard::sweep(PREFIX);
         let name = format!("{PREFIX}-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         let directory = guard::directory(&name);
@@ -205,7 +205,7 @@ impl Lab {
     /// Never: a lab without mounts is not given out.
     #[must_use]
     pub fn router_command(&self, program: &str) -> Command {
-        self.mounts.as_ref().expect("a built laboratory has mounts").command(&self.router, program)
+        self.mounts.as_ref().expect("a built lab has mounts").command(&self.router, program)
     }
 
     /// Makes a folder in the scratch folder.
@@ -267,7 +267,7 @@ impl Lab {
 impl Drop for Lab {
     fn drop(&mut self) {
         if let Err(error) = self.remove() {
-            eprintln!("laboratory {} was not removed entirely: {error:#}", self.name);
+            eprintln!("lab {} was not removed entirely: {error:#}", self.name);
         }
     }
 }

@@ -20,8 +20,8 @@ pub fn strict() -> bool {
 /// Something is missing in strict mode.
 #[must_use]
 pub fn require(name: &str, programs: &[&str]) -> bool {
-    let laboratory = ["ip", "nsenter", "ethtool", "mount"];
-    let missing: Vec<_> = laboratory
+    let basics = ["ip", "nsenter", "ethtool", "mount"];
+    let missing: Vec<_> = basics
         .iter()
         .chain(programs)
         .filter(|program| !on_path(program))

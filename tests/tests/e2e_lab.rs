@@ -33,7 +33,7 @@ fn removes_itself() -> Result<()> {
 /// Set for the process that [`guard_removes_what_a_killed_owner_left`] kills.
 const OWNER_VARIABLE: &str = "PEERTALLY_TEST_OWNER";
 
-fn hold_a_laboratory() -> Result<()> {
+fn hold_a_lab() -> Result<()> {
     let lab = Lab::new(1)?;
     let _sleeper = Process::spawn("sleeper", lab.directory(), lab.subscriber(1).command("sleep").arg("600"))?;
     println!("\n{}", lab.name());
@@ -47,7 +47,7 @@ fn guard_removes_what_a_killed_owner_left() -> Result<()> {
         return Ok(());
     }
     if env::var_os(OWNER_VARIABLE).is_some() {
-        return hold_a_laboratory();
+        return hold_a_lab();
     }
     let mut owner = Command::new(env::current_exe()?)
         .args(["--exact", "--nocapture", "guard_removes_what_a_killed_owner_left"])
@@ -57,7 +57,7 @@ fn guard_removes_what_a_killed_owner_left() -> Result<()> {
         .spawn()?;
     let lines = BufReader::new(owner.stdout.take().context("a pipe")?).lines();
     let prefix = format!("pt-{}-", owner.id());
-    let name = lines.map_while(Result::ok).find(|line| line.starts_with(&prefix)).context("a laboratory's name")?;
+    let name = lines.map_while(Result::ok).find(|line| line.starts_with(&prefix)).context("a lab's name")?;
     let namespaces = || -> Result<usize> {
         let all = fs::read_dir("/run/netns")?.flatten();
         Ok(all.filter(|entry| entry.file_name().to_string_lossy().starts_with(&name)).count())
@@ -65,7 +65,7 @@ fn guard_removes_what_a_killed_owner_left() -> Result<()> {
     ensure!(namespaces()? == 3, "{name} has {} namespaces", namespaces()?);
     owner.kill()?;
     owner.wait()?;
-    lab::wait_for("end of the laboratory", Duration::from_secs(20), Duration::from_millis(50), || {
+    lab::wait_for("end of the lab", Duration::from_secs(20), Duration::from_millis(50), || {
         Ok(namespaces()? == 0 && !env::temp_dir().join(format!("peertally-lab-{name}")).exists())
     })
 }

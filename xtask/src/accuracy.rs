@@ -70,7 +70,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     }
     let Some(folder) = shared().map(|shared| shared.join("corpus")).filter(|folder| folder.join("FLOWS.tsv").is_file())
     else {
-        println!("SKIPPED: accuracy on the corpus: no shared/corpus beside the repository");
+        println!("SKIPPED: accuracy on the corpus: no shared/corpus next to the repository");
         if arguments.check && page::rules_of(&old) != Some(&rules) {
             bail!("{PAGE} is not current: `cargo xtask accuracy --rules` rewrites the part about rules");
         }

@@ -179,8 +179,8 @@ fn tell(arguments: &Arguments, report: &BenchReport, mut failures: Vec<Failure>,
         let lines: Vec<String> = failures.into_iter().map(|failure| failure.message).collect();
         bail!(
             "bench: {} bound(s) missed in {ATTEMPTS} attempts:\n  {}\nWhat to do: for a row `cargo xtask bench --only PATH --beside \
-             {BASELINE}` measures it again beside the baseline program, `--shipped OBJECT` another build of yours; what the commit may \
-             cost becomes the baseline with `cargo xtask bench --quick --bless`, whose lines belong into the commit's message",
+             {BASELINE}` measures it again, compared with the baseline program; `--shipped OBJECT` measures another build. To \
+             accept the cost, make it the baseline with `cargo xtask bench --quick --bless`, and put the printed lines into the commit message",
             lines.len(),
             lines.join("\n  ")
         );

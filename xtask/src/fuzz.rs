@@ -3,9 +3,9 @@
 //! The lane of `cargo xtask test` runs a fixed number of inputs from a fixed start instead, so that equal sources give
 //! equal results. Random findings come from `cargo xtask fuzz` and become cases.
 //!
-//! Works on the machine's own toolchain: cargo-fuzz asks for unstable flags only with a sanitizer, and this code has no
-//! unsafe memory to watch outside of the header parser's host form, which Rust bounds. What libFuzzer learns stays in
-//! the target folder and is its start next time. A crash fails, and says how it becomes a named case.
+//! Works on stable Rust: cargo-fuzz needs unstable flags only with a sanitizer. Without one nothing is lost, because Rust
+//! bounds all memory access of the host build. libFuzzer's corpus stays in the target folder, and the next run starts
+//! from it. A crash fails the command, which prints how to make the input a named case.
 
 use std::fs;
 use std::path::PathBuf;
@@ -37,7 +37,7 @@ pub struct Arguments {
     /// Targets; all when not given
     #[arg(value_parser = clap::builder::PossibleValuesParser::new(TARGETS))]
     pub targets: Vec<String>,
-    /// Seconds for each target
+    /// Run each target for this many seconds, starting from the saved corpus
     #[arg(long, default_value_t = 20)]
     pub seconds: u32,
 }
@@ -45,9 +45,9 @@ pub struct Arguments {
 /// How long a target is fuzzed.
 #[derive(Clone, Copy)]
 enum Bound {
-    /// For so many seconds, from what earlier runs learned.
+    /// Run for this many seconds, starting from the saved corpus.
     Seconds(u32),
-    /// For [`LANE_RUNS`] inputs, from the named ones alone.
+    /// Run [`LANE_RUNS`] inputs, starting from the named seeds and findings only.
     Lane,
 }
 

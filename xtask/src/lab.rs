@@ -27,13 +27,13 @@ pub struct Arguments {
     /// Only these clients, or scenarios (CLIENT-MODE-IPVERSION); all when none is given
     #[arg(value_name = "CLIENT")]
     pub clients: Vec<String>,
-    /// List the scenarios and end
+    /// List the scenarios and exit
     #[arg(long)]
     pub list: bool,
-    /// Keep what crossed the router, as SCENARIO.pcap in this folder
+    /// Save the router's traffic as SCENARIO.pcap here
     #[arg(long, value_name = "DIR")]
     pub capture: Option<PathBuf>,
-    /// Scenarios that run at a time
+    /// Number of scenarios to run in parallel
     #[arg(long, value_name = "NUMBER", default_value_t = 3)]
     pub jobs: usize,
     /// Use this `peertally` instead of building one
@@ -55,7 +55,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     }
     ensure!(
         rustix::process::geteuid().is_root(),
-        "the laboratory makes network namespaces and loads an XDP program, and needs root: run `sudo -E cargo xtask lab`"
+        "the lab makes network namespaces and loads an XDP program, and needs root: run `sudo -E cargo xtask lab`"
     );
     setup::ensure(&[Need::Lab])?;
     let binary = match &arguments.binary {

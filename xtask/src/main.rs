@@ -1,5 +1,5 @@
-//! `cargo xtask VERB`: reads the command line and hands over to the verb's own file.
-//! Does nothing itself; exit code 0 means that everything the verb promised has happened.
+//! `cargo xtask VERB`: reads the command line and calls the verb's module.
+//! Exit code 0 means that the verb has done all its work.
 
 use std::process::ExitCode;
 
@@ -16,25 +16,25 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
-    /// Compare the labels with the truth and with nDPI's, and write docs/detection.md
+    /// Compare labels with ground truth and with nDPI, and write docs/detection.md
     Accuracy(accuracy::Arguments),
     /// Measure the packet path and the agent, compared with a conventional design
     Bench(bench::Arguments),
-    /// Build the eBPF object and its provenance; the only builder there is
+    /// Build the eBPF object and its provenance; nothing else builds them
     BuildEbpf(build_ebpf::Arguments),
-    /// Watch real clients between namespaces: the main job, end to end, in two minutes
+    /// Run the demonstration (two minutes)
     Demo(demo::Arguments),
     /// Fuzz each target for a bounded time
     Fuzz(fuzz::Arguments),
-    /// Check what no compiler does: comment width, unused dependencies, dead references, commit subjects
+    /// Check repository rules: comment width, unused dependencies, dead references, commit subjects
     Habits(habits::Arguments),
-    /// Boot the kernels that are supported and try the object in each
+    /// Boot the supported kernels and load the object in each
     Kernels(kernels::Arguments),
-    /// Run real clients between namespaces and compare verdicts with what is known to be true
+    /// Run real clients between namespaces and compare verdicts with ground truth
     Lab(lab::Arguments),
-    /// Install what the other verbs need
+    /// Install missing packages and tools for the other commands
     Setup(setup::Arguments),
-    /// Run every test there is
+    /// Run every test lane
     Test(test::Arguments),
 }
 

@@ -29,7 +29,7 @@ pub struct Arguments {
     /// Commands to install for; all by default
     #[arg(long = "with", value_name = "WHAT", value_delimiter = ',')]
     pub with: Vec<Need>,
-    /// Say what is missing, install nothing; the exit code is 1 when something is
+    /// List missing packages and install nothing; exit code 1 if any is missing
     #[arg(long)]
     pub dry_run: bool,
 }

@@ -25,12 +25,12 @@ const NEW_PACKETS: u32 = 1 << 13;
 const INSPECTED_PACKETS: u32 = 1 << 14;
 /// Packets per flow and direction that end every inspection.
 const SETTLING_PASSES: u32 = 10;
-/// Flows that are in the tables before rows of new flows begin: every subscriber has tallies, and no row of a table lies
-/// beside the one made before it. Without them the reference's first rounds cost a third of its later ones.
+/// Flows in the tables before a row of new flows begins. Every subscriber then has tallies, and consecutive new flows get
+/// table rows far apart. Without them the reference's first rounds cost a third of its later ones.
 const FILLED_FLOWS: u32 = 1 << 18;
 /// Rounds by which a handicap is found.
 const CALIBRATING_ROUNDS: u32 = 9;
-/// Keeps those flows apart from all measured ones.
+/// Salt that keeps [`FILLED_FLOWS`] apart from all measured flows.
 const FILLED_SALT: u64 = 1 << 45;
 
 /// A median and half the range between the quartiles.
@@ -46,9 +46,9 @@ pub(crate) struct Measured {
 pub(crate) struct Costs {
     /// Program under test, above empty, and as a part of the reference.
     pub(crate) subject: Option<(Measured, Measured)>,
-    /// The other build beside it, above empty, and the program under test as a multiple of it; or why it did not do the row's work.
+    /// Cost of the other build above empty, and the ratio; or why it failed the row.
     pub(crate) beside: Option<Result<(Measured, Measured), String>>,
-    /// The program that knows the first protocols only, above empty, and the program under test as a multiple of it.
+    /// Cost of the program with the first protocols only above empty, and the ratio.
     pub(crate) first: Option<(Measured, Measured)>,
     /// Reference, above empty.
     pub(crate) reference: Measured,

@@ -186,7 +186,7 @@ fn two_cpus_two_interfaces_and_a_drain_lose_nothing() {
     }
     let _alone = crate::both_cpus();
     let seconds = std::env::var(SECONDS_VARIABLE).map_or(SECONDS, |text| text.parse().expect("whole seconds"));
-    let lab = Lab::new(1).expect("a laboratory");
+    let lab = Lab::new(1).expect("a lab");
     let interfaces = [access(1), CORE.to_owned()].map(|name| index_of(&lab, &name).expect("an interface"));
     let options = LoadOptions {
         seed: None,

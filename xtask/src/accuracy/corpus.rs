@@ -55,7 +55,7 @@ impl Capture {
         match &self.flows {
             Source::Listed(flows) => flows.get(key).cloned().unwrap_or((Truth::Other, false)),
             Source::Negative => (Truth::Other, false),
-            Source::Client(_) if key.is_household() => (Truth::Other, false),
+            Source::Client(_) if key.is_background() => (Truth::Other, false),
             Source::Client(protocols) => (Truth::Peer(protocols.clone()), false),
         }
     }

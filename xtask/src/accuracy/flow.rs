@@ -23,10 +23,10 @@ impl Key {
         format!("{} {}/{}", self.l4, self.ends[0].1, self.ends[1].1)
     }
 
-    /// Whether this is what a subscriber's machine sends without any client: name resolution, addresses, discovery on its link.
+    /// Whether a subscriber's machine sends this flow without any client: name resolution, addresses, discovery on its link.
     ///
     /// Ports from the registry of service names; BitTorrent's local discovery (BEP 14) is multicast, and is P2P.
-    pub(super) fn is_household(&self) -> bool {
+    pub(super) fn is_background(&self) -> bool {
         const SERVICES: [u16; 10] = [53, 67, 68, 123, 546, 547, 1900, 5350, 5351, 5355];
         const MULTICAST_DNS: u16 = 5353;
         const LOCAL_DISCOVERY: u16 = 6771;
@@ -186,12 +186,12 @@ mod tests {
 
     #[test]
     fn naming_and_discovery_are_no_peers_but_bittorrents_is() {
-        assert!(key("udp", "100.64.1.2", 40_000, "10.255.255.53", 53).is_household());
-        assert!(key("udp", "100.64.1.2", 5350, "224.0.0.1", 5350).is_household());
-        assert!(key("udp", "100.64.1.2", 40_000, "239.255.255.250", 1900).is_household());
-        assert!(!key("tcp", "100.64.1.2", 40_000, "100.64.3.2", 53).is_household());
-        assert!(!key("udp", "100.64.1.2", 6771, "239.192.152.143", 6771).is_household());
-        assert!(!key("udp", "100.64.1.2", 51_413, "100.64.3.2", 51_413).is_household());
+        assert!(key("udp", "100.64.1.2", 40_000, "10.255.255.53", 53).is_background());
+        assert!(key("udp", "100.64.1.2", 5350, "224.0.0.1", 5350).is_background());
+        assert!(key("udp", "100.64.1.2", 40_000, "239.255.255.250", 1900).is_background());
+        assert!(!key("tcp", "100.64.1.2", 40_000, "100.64.3.2", 53).is_background());
+        assert!(!key("udp", "100.64.1.2", 6771, "239.192.152.143", 6771).is_background());
+        assert!(!key("udp", "100.64.1.2", 51_413, "100.64.3.2", 51_413).is_background());
     }
 
     #[test]

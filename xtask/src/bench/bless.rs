@@ -43,7 +43,7 @@ fn changes(runs: &[BenchReport], before: &Record, processor: &str) -> String {
         }
     }
     let mut text = format!(
-        "bench: what is blessed, on {processor}: new/old is the program beside the one it replaces in the same rounds, the rest the cost \
+        "bench: new baseline on {processor}: new/old is the program compared with the one it replaces, in shared rounds, the rest the cost \
          in percent of the reference's\n"
     );
     for (name, values) in now {
@@ -70,7 +70,7 @@ mod tests {
     use super::{super::report::Row, *};
 
     #[test]
-    fn each_number_is_told_beside_the_one_it_replaces() {
+    fn each_number_is_printed_with_the_one_it_replaces() {
         let run = |ratio, multiple| BenchReport {
             rows: vec![Row::for_tests("transit", ratio).with_beside(multiple), Row::for_tests("other", ratio)],
             ..BenchReport::default()

@@ -39,7 +39,7 @@ impl Gate {
             report.rows.iter().flat_map(|row| pair(row).into_iter().chain(rise(row))).collect();
         failures.extend(self.recorded(report));
         if let Some(idle) = report.idle.as_ref().filter(|idle| idle.memory_mib >= MEMORY_MIB) {
-            let message = format!("agent: {:.0} MiB beside the maps, target below {MEMORY_MIB:.0}", idle.memory_mib);
+            let message = format!("agent: {:.0} MiB without the maps, target below {MEMORY_MIB:.0}", idle.memory_mib);
             failures.push(Failure { row: None, message, recorded: false });
         }
         failures

@@ -51,10 +51,12 @@ impl BenchReport {
             ));
         }
         if self.rows.iter().any(|row| row.first_protocols.is_some()) {
-            line(format_args!("rise: all protocols beside the first ones (BitTorrent, eDonkey), in the same rounds"));
+            line(format_args!(
+                "rise: all protocols compared with the first ones (BitTorrent, eDonkey), in shared rounds"
+            ));
         }
         if pairs {
-            line(format_args!("new/old: peertally beside the other build, median of the rounds' ratios"));
+            line(format_args!("new/old: peertally compared with the other build, median of the rounds' ratios"));
         }
         if let Some(drain) = &self.drain {
             line(format_args!(
@@ -84,7 +86,7 @@ impl BenchReport {
         }
         if let Some(idle) = &self.idle {
             line(format_args!(
-                "agent with {} tallies and no traffic: {:.1} ms a drain, {:.2} % of a core; {:.0} MiB beside the maps ({:.0} without \
+                "agent with {} tallies and no traffic: {:.1} ms a drain, {:.2} % of a core; {:.0} MiB without the maps ({:.0} without \
                  tallies, {:.0} bytes a tally)",
                 idle.tallies,
                 idle.cpu_ms_per_drain,

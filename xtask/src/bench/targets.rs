@@ -99,7 +99,7 @@ fn agent(report: &BenchReport, targets: &mut Vec<BenchTarget>) {
     if let Some(idle) = &report.idle {
         targets.push(BenchTarget::new("agent without traffic, of a core", idle.core_percent, IDLE_PERCENT, "%"));
         targets.push(BenchTarget::new(
-            "agent without traffic, memory besides the maps",
+            "agent without traffic, memory without the maps",
             idle.memory_mib,
             MEMORY_MIB,
             "MiB",

@@ -97,7 +97,7 @@ const TESTS: &[Package] = &[
     package("xdp-tools", "xdp-filter", "an XDP program that is not ours"),
 ];
 
-const COMPARE: &[Package] = &[NDPI, package("iperf3", "iperf3", "connections through the laboratory")];
+const COMPARE: &[Package] = &[NDPI, package("iperf3", "iperf3", "connections through the lab")];
 
 impl Need {
     /// Every need.
