@@ -87,7 +87,7 @@ pub fn tcp(payload: &Payload, _state: &mut RuleState) -> Option<Rule> {
 
 /// Whether the segment starts with a message that proves the peer wire, short ones in front of it stepped over.
 ///
-/// All without a branch, what a message is not in top bits: the verifier walks it once.
+/// No branch: top bits mark what the message is not, so the verifier walks this once.
 #[inline(never)]
 fn mid_stream(payload: &Payload) -> bool {
     let (mut at, mut step) = (0, 0);
@@ -100,7 +100,7 @@ fn mid_stream(payload: &Payload) -> bool {
     (no_request(payload, at, head) & no_piece(payload, at, head) & no_extension(payload, at, head)) >> 63 == 0
 }
 
-/// Identifiers of the short messages of each length, as bits: keep-alive, which has none (what follows begins with a
+/// Identifiers of the short messages of each length, as bits: keep-alive, which has none (the next byte is a
 /// zero); choke, unchoke, interested and its opposite, have all, have none; port; have, suggest piece, allowed fast
 /// (BEP 3, BEP 5, BEP 6).
 static SHORT: [u32; 8] = [1, 0xc00f, 0, 1 << 9, 0, 1 << 4 | 1 << 13 | 1 << 17, 0, 0];
@@ -145,8 +145,8 @@ fn no_piece(payload: &Payload, at: usize, head: u64) -> u64 {
         | u64::from(payload.captured).wrapping_sub(at as u64 + 13)
 }
 
-/// The top bit is clear for a message of the extension protocol (BEP 10) whose dictionary begins as a handshake's, or a
-/// message's of peer exchange (BEP 11) or metadata (BEP 9).
+/// The top bit is clear for a message of the extension protocol (BEP 10) with a dictionary that starts like that of a
+/// handshake, or of a message of peer exchange (BEP 11) or metadata (BEP 9).
 #[inline(always)]
 fn no_extension(payload: &Payload, at: usize, head: u64) -> u64 {
     let (length, kind, number) = (head >> 32, head >> 24 & 0xff, head >> 16 & 0xff);
@@ -175,8 +175,8 @@ pub fn udp(payload: &Payload, state: &mut RuleState) -> Option<Rule> {
     None
 }
 
-/// UDP trackers and uTP, which need what earlier datagrams said. Tried after all other rules: each way out leaves
-/// another state, and the verifier walks what follows once for each.
+/// UDP trackers and uTP, which need data of earlier datagrams. Tried after all other rules: each exit leaves another
+/// state, and the verifier walks the rest once for each.
 #[inline(always)]
 pub fn exchanges(payload: &Payload, state: &mut RuleState) -> Option<Rule> {
     match tracker::udp(payload, state) {

@@ -1,7 +1,7 @@
 //! Content hashes in payloads, compared with the operator's watchlist (inspection depth `watchlist`).
 //!
-//! A hash that is not on the list is compared and cleared: it is never stored, counted or exported. In the inspection depths
-//! `headers` and `framing` nothing here runs.
+//! A hash that is not on the list is compared and cleared: it is never stored, counted or exported. In the inspection
+//! depths `headers` and `framing` nothing here runs.
 //!
 //! The first 20 bytes of a hash are read. Each protocol's folder knows where its messages name one.
 
@@ -38,7 +38,7 @@ pub(super) fn raw(payload: &Payload, offset: usize, len: usize, found: &mut Cont
     }
 }
 
-/// What a character stands for: its value in base 16 in bits 0..4, and in base 32 in bits 8..13; [`INVALID`] where it is none
+/// Value of a character: its value in base 16 in bits 0..4, and in base 32 in bits 8..13; [`INVALID`] where it is none
 /// of base 32. A table, since each branch in a loop would double what the verifier walks.
 static CHARACTERS: [u16; 256] = characters();
 
@@ -64,7 +64,7 @@ const fn characters() -> [u16; 256] {
     table
 }
 
-/// What the byte at `offset` stands for.
+/// Value of the character at `offset`.
 #[inline(always)]
 pub(super) fn character(payload: &Payload, offset: usize) -> u64 {
     u64::from(CHARACTERS[payload.byte(offset) as usize])

@@ -48,7 +48,7 @@ pub(super) const DISSECTOR: Dissector = Dissector {
 pub(super) const MY_NICK: &[u8; 8] = b"$MyNick ";
 /// Bytes of a lock that are searched for its key: the lock itself has at most about 130.
 const SCANNED: usize = 192;
-/// Offset of what follows the client identifier in an ADC message over UDP: 5 type and blank, 39 base32 characters.
+/// Offset of the byte after the client identifier in an ADC message over UDP: 5 type and blank, 39 base32 characters.
 const BEHIND_IDENTIFIER: usize = 44;
 
 /// Hub and peer connections.

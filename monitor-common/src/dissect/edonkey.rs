@@ -54,7 +54,7 @@ const HEADER: u32 = 5;
 /// message.
 const MAX_MESSAGE: u32 = 200_000;
 
-/// Opcodes behind 0xe3: server messages 01 to 44, client messages 01 and 46 to 61.
+/// Opcodes after 0xe3: server messages 01 to 44, client messages 01 and 46 to 61.
 const EDONKEY_OPCODES: ByteSet = ByteSet::of_ranges(&[
     (0x01, 0x01),
     (0x05, 0x05),
@@ -68,14 +68,14 @@ const EDONKEY_OPCODES: ByteSet = ByteSet::of_ranges(&[
     (0x46, 0x52),
     (0x54, 0x61),
 ]);
-/// Opcodes behind 0xc5: information 01 and 02, file messages 40 and 60 to 62, sources, identification and the rest 81
+/// Opcodes after 0xc5: information 01 and 02, file messages 40 and 60 to 62, sources, identification and the rest 81
 /// to ac.
 const EMULE_OPCODES: ByteSet =
     ByteSet::of_ranges(&[(0x01, 0x02), (0x40, 0x40), (0x60, 0x62), (0x81, 0x87), (0x90, 0xac)]);
 
 /// Header bytes by their bits 4 and 5, which differ in all three.
 static HEADERS: [u8; 4] = [EMULE, PACKED, EDONKEY, 0];
-/// Opcodes by the same bits.
+/// Opcodes by these bits.
 static OPCODES: [ByteSet; 4] = [EMULE_OPCODES, EDONKEY_OPCODES.union(EMULE_OPCODES), EDONKEY_OPCODES, ByteSet::EMPTY];
 
 /// Whether these are a header byte and an opcode that belong together. Tables in place of branches: one path to verify.
@@ -102,10 +102,10 @@ pub fn tcp(payload: &Payload, _state: &mut RuleState) -> Option<Rule> {
     message(payload).then_some(Rule::EdonkeyMessage)
 }
 
-/// Whether this segment ends a message that earlier ones of its direction began, or goes on with another behind it;
-/// notes a message that it begins.
+/// Whether this segment ends a message that earlier segments of its direction started, or continues with another
+/// message. Records a message that it starts.
 ///
-/// Tried last: what it leaves in the flow's state would have the verifier walk all that follows once more.
+/// Tried last: its change of the flow's state would make the verifier walk the rest once more.
 #[inline(never)]
 pub(crate) fn continued(payload: &Payload, state: &mut RuleState) -> bool {
     let mine = (state.rule_flags & rule_flags::OWED_FROM_LOWER != 0) == (payload.from_lower != 0);
@@ -128,7 +128,7 @@ pub(crate) fn continued(payload: &Payload, state: &mut RuleState) -> bool {
     false
 }
 
-/// Whether the segment starts with a message: the part of [`tcp`] behind its gate.
+/// Whether the segment starts with a message: the part of [`tcp`] after its gate.
 #[inline(never)]
 fn message(payload: &Payload) -> bool {
     let (header, number) = (payload.byte(0), payload.byte(5));
@@ -150,7 +150,7 @@ fn message(payload: &Payload) -> bool {
         (PACKED, _) => true,
         (EDONKEY, opcode::SENDING_PART) => part(payload, length),
         (EMULE, 0xa2) => part_64(payload, length),
-        // A compressed part says the packed size of the whole block, of which this message is a piece.
+        // A compressed part has the packed size of the whole block; this message is a piece of it.
         (EMULE, 0x40) => piece(payload.le32(26), length.wrapping_sub(25)),
         (EMULE, 0xa1) => piece(payload.le32(30), length.wrapping_sub(29)),
         _ => false,
@@ -171,13 +171,13 @@ fn followed(payload: &Payload, next: u32) -> bool {
         && known(payload.byte(next as usize), payload.byte((next + HEADER) as usize))
 }
 
-/// Whether a file part's offsets, behind the file's hash, agree with its length.
+/// Whether a file part's offsets, after the file's hash, agree with its length.
 #[inline(always)]
 fn part(payload: &Payload, length: u32) -> bool {
     payload.captured >= 30 && payload.le32(26).wrapping_sub(payload.le32(22)) == length.wrapping_sub(25)
 }
 
-/// The same with offsets of 64 bits.
+/// Whether a file part's 64-bit offsets agree with its length.
 #[inline(always)]
 fn part_64(payload: &Payload, length: u32) -> bool {
     payload.captured >= 38 && payload.le64(30).wrapping_sub(payload.le64(22)) == u64::from(length.wrapping_sub(33))

@@ -1,10 +1,10 @@
 //! Entropy check: payloads that look like random bytes, which is all that an obfuscated protocol shows.
 //!
-//! Source: the "fully encrypted traffic" rules as published (Wu et al., "How the Great Firewall of China Detects and Blocks
-//! Fully Encrypted Traffic", USENIX Security 2023, section 4): set bits per byte, a printable start, the printable share,
-//! and the TLS and HTTP exemptions. Two bounds are wider than published, since a flow is judged by one payload:
-//! eight printable bytes at the start (published: six) and three fifths printable (published: a half). The check only
-//! narrows candidates down: a high-entropy payload proves nothing alone.
+//! Source: the "fully encrypted traffic" rules as published (Wu et al., "How the Great Firewall of China Detects and
+//! Blocks Fully Encrypted Traffic", USENIX Security 2023, section 4): set bits per byte, a printable start, the
+//! printable share, and the TLS and HTTP exemptions. Two bounds are wider than published, since a flow is judged by one
+//! payload: eight printable bytes at the start (published: six) and three fifths printable (published: a half). The
+//! check only narrows candidates down: a high-entropy payload proves nothing alone.
 
 use crate::{
     bpf::branchless::{EACH_BYTE, TOP_BITS, printable_bytes},
@@ -13,10 +13,10 @@ use crate::{
 
 /// Bytes of a payload that are read. An MSE handshake has at least as many (the Diffie-Hellman key).
 pub const SAMPLE: usize = 96;
-/// Shorter payloads say too little: the fewer bytes, the wider random ones scatter.
+/// Shorter payloads prove too little: the fewer bytes, the wider random ones scatter.
 const SHORTEST: u32 = 16;
-/// From here on, random bytes fail by chance in at most two of a thousand payloads (tested below); a shorter payload that fails
-/// says nothing.
+/// From here on, random bytes fail by chance in at most two of a thousand payloads (tested below); a shorter payload
+/// that fails says nothing.
 const SURE: u32 = 64;
 /// Bounds of set bits per byte, in fifths: random bytes have 4.0, and more than 3.4 and less than 4.6.
 const FEWEST_FIFTHS: u32 = 17;
@@ -50,7 +50,7 @@ pub fn measure(payload: &Payload) -> Entropy {
     }
     let (mut ones, mut text) = (0, 0);
     let mut index = 0;
-    // What the payload does not hold is zero: neither set bits nor printable.
+    // Bytes beyond the payload are zero: neither set bits nor printable.
     while index < SAMPLE / 8 {
         let counts = counts(payload.word(index));
         ones += counts as u32;
@@ -66,7 +66,8 @@ pub fn measure(payload: &Payload) -> Entropy {
     }
 }
 
-/// Set bits of a word, and in the upper half its printable bytes. A call, since inlined twelve times it would fill the stack.
+/// Set bits of a word, and in the upper half its printable bytes. A call, since inlined twelve times it would fill the
+/// stack.
 #[inline(never)]
 const fn counts(word: u64) -> u64 {
     word.count_ones() as u64 | (top_bits(printable_bytes(word)) as u64) << 32

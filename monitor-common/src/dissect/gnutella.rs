@@ -142,11 +142,11 @@ pub fn udp(payload: &Payload, _state: &mut RuleState) -> Option<Rule> {
     message(payload).then_some(Rule::GnutellaUdp)
 }
 
-/// The part of [`udp`] behind its gate.
+/// The part of [`udp`] after its gate.
 #[inline(never)]
 fn message(payload: &Payload) -> bool {
-    // QUIC's version negotiation (RFC 8999 section 6) repeats what anybody sent, from its seventh byte on: a
-    // subscriber's server must not say by it that the subscriber speaks Gnutella.
+    // QUIC's version negotiation (RFC 8999 section 6) repeats the sender's bytes from its seventh byte on: a
+    // subscriber's server must not appear to speak Gnutella by it.
     if payload.byte(0) & 0x80 != 0 && payload.be32(1) == 0 {
         return false;
     }

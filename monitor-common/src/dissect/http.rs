@@ -26,7 +26,7 @@ use crate::{
     parse::payload::Payload,
 };
 
-/// Answers whose header lines are matched may be split across segments.
+/// Answers with matched header lines may be split across segments.
 pub(super) const PREFIXES: &[Prefix] = &[prefix(b"HTTP/1.", HELD_BYTES)];
 /// Start of the header line that names the program.
 const USER_AGENT: u64 = u64::from_le_bytes(*b"User-Age");
@@ -48,7 +48,7 @@ pub(crate) fn tcp(payload: &mut Payload) -> Option<Rule> {
     lines(payload)
 }
 
-/// Looks at each line of the header behind the first: notes where the values are that say more, then looks at those.
+/// Scans each header line after the first: records the places of telling values, then checks those.
 #[inline(never)]
 fn lines(payload: &mut Payload) -> Option<Rule> {
     let nothing = payload.verifier_barrier(0);
@@ -102,7 +102,7 @@ fn lines(payload: &mut Payload) -> Option<Rule> {
 /// Line feeds in word number `index` of the window (0 for none), and where the next line starts.
 ///
 /// Only the first line feed of a word counts. A header line is never so short that a word has two, except at the empty
-/// line at the end of the header. Without a line feed, the place is one byte behind the start of the word.
+/// line at the end of the header. Without a line feed, the place is one byte after the start of the word.
 #[inline(always)]
 fn line_start(payload: &Payload, index: usize) -> (u64, usize) {
     let feeds = zero_bytes(payload.counted_word(index) ^ (EACH_BYTE * u64::from(b'\n')));
@@ -111,10 +111,10 @@ fn line_start(payload: &Payload, index: usize) -> (u64, usize) {
 
 /// Whether a request comes from a program that is no browser.
 ///
-/// It has a `User-Agent` line that does not start with "Mozilla/", and no header that browsers send by themselves and
-/// P2P clients do not: where the page is, what its reader speaks, how the request came about (RFC 6454, RFC 9110
-/// sections 10.1.3 and 12.5.4, Fetch Metadata). A web page may make a visitor's browser send any request, but not in
-/// another program's name.
+/// Such a request has a `User-Agent` line that does not start with "Mozilla/", and none of the headers that only
+/// browsers send: place of the page, language of its reader, origin of the request (RFC 6454, RFC 9110 sections 10.1.3
+/// and 12.5.4, Fetch Metadata). A web page may make a visitor's browser send any request, but not in another program's
+/// name.
 ///
 /// Without a branch: the verifier walks each word once.
 #[inline(never)]
@@ -144,7 +144,7 @@ fn others(word: u64) -> u64 {
         & nonzero_top_bit(word ^ u64::from_le_bytes(*openft::HTTP_HEADER))
 }
 
-/// The protocol whose client has this name, if it asks for what a client asks for.
+/// The protocol of the client with this name, if the request is one that a client sends.
 #[inline(always)]
 fn client(payload: &Payload, name: u64) -> Option<Rule> {
     if name == u64::from_le_bytes(*fasttrack::AGENT) {

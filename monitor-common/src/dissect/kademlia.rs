@@ -79,7 +79,8 @@ pub fn udp(payload: &Payload, state: &mut RuleState) -> Option<Rule> {
     enough.then_some(RULES[usize::from(opcode & 0x7f)])
 }
 
-/// Keeps which answer a request is for, and says whether a certain message is the one that the other side asked for.
+/// Stores the expected answer of a request; returns whether a certain message is the answer that the other side
+/// expects.
 #[inline(always)]
 fn exchange(payload: &Payload, state: &mut RuleState, opcode: u8, message: bool, certain: bool) {
     let answer = ANSWERS[usize::from(opcode & 0x7f)];
@@ -92,7 +93,7 @@ fn exchange(payload: &Payload, state: &mut RuleState, opcode: u8, message: bool,
 }
 
 /// Opcodes of the answers to requests that need not be certain by themselves, by the opcode of the request; 0 for other
-/// messages. A table, since the verifier would walk what follows once for each way through a comparison.
+/// messages. A table, because the verifier would walk the rest once for each path through a comparison.
 static ANSWERS: [u8; 128] = {
     let mut answers = [0; 128];
     // Bootstrap, keyword search, firewall check, buddy search, ping.
@@ -137,7 +138,7 @@ fn message(payload: &Payload, opcode: u8) -> (bool, bool) {
             let fits = len == 19 + 25 * payload.byte(18) as u32;
             (fits, fits && len >= 19 + 2 * 25 && version(payload, 43) && version(payload, 68))
         }
-        // Search for a keyword: target, start position 0; its top bit says that an expression of kind 0 to 3 follows.
+        // Search for a keyword: target, start position 0; its top bit announces an expression of kind 0 to 3.
         0x33 => (
             len >= 20,
             (len == 20 && payload.le16(18) == 0) || (len > 20 && payload.le16(18) == 0x8000 && payload.byte(20) <= 3),
@@ -298,7 +299,7 @@ mod tests {
         assert!(!answered(&hex("e460"), &contacts, false), "another request's");
         assert!(!answered(&hex("e401"), &contacts[..47], false), "cut short");
         assert!(!answered(&hex("e401"), &hex("e509 779c 63600000"), false), "not packed");
-        // What was said of one payload is not said of the next.
+        // The flag of one payload does not apply to the next.
         let mut state = RuleState::default();
         for (bytes, from_lower, expected) in
             [(hex("e401"), true, false), (contacts.clone(), false, true), (hex("e460"), false, false)]

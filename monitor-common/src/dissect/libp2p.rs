@@ -44,7 +44,7 @@ pub fn tcp(payload: &Payload, _state: &mut RuleState) -> Option<Rule> {
 #[inline(never)]
 fn framed(payload: &Payload) -> bool {
     let Some((mut start, mut key)) = websocket::content(payload, 0) else { return false };
-    // A frame of the length byte alone, and the next one behind it.
+    // A frame of the length byte alone, followed by the next one.
     if payload.byte(1) & 0x7f == 1 && payload.byte(start) ^ key as u8 == 0x13 {
         (start, key) = match websocket::content(payload, start + 1) {
             Some(next) if payload.byte(start + 1) == websocket::BINARY => next,

@@ -21,7 +21,7 @@ pub(super) const DISSECTOR: Dissector = Dissector::new(Protocol::OpenNap);
 /// Bits that are clear in the length and type of every message that is matched: such a head, sent in a segment of its
 /// own, is held.
 pub(super) const HEAD_CLEAR: u32 = 0xfff8_ff00;
-/// Longest login that is looked into, in bytes; real ones have nick, password, port, client, speed.
+/// Longest login that is inspected, in bytes; real ones have nick, password, port, client, speed.
 const MAX_TEXT: u32 = 160;
 
 /// Logins at index servers.
@@ -45,7 +45,7 @@ fn login(payload: &Payload, length: u32, words: u64) -> bool {
     let (mut printables, mut quotes, mut blanks, mut opened) = (0, 0, 0, 0);
     let (mut before, mut carry, mut index) = (u64::MAX, 0, 0);
     while index < (4 + MAX_TEXT as usize).div_ceil(8) {
-        // The head is no text; what is behind the text is zero.
+        // The head is no text; bytes after the text are zero.
         let word = payload.counted_word(index) & if index == 0 { u64::MAX << 32 } else { u64::MAX };
         let (quote, blank) = (bytes_equal(word, b'"'), bytes_equal(word, b' '));
         printables += count(printable_bytes(word));

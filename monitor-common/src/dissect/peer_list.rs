@@ -1,6 +1,7 @@
 //! Peer lists: addresses and ports of peers, which a server sends to a client that requests sources of some content.
 //!
-//! Each protocol's folder knows its requests and where its answers have the list. The requested content is skipped, not read.
+//! Each protocol's folder knows its requests and where its answers have the list. The requested content is skipped, not
+//! read.
 //!
 //! Which servers are trusted is decided elsewhere: see `engine/source_requests.rs`.
 #![expect(unsafe_code, reason = "volatile stores: the BPF target must not call memset")]
@@ -41,7 +42,7 @@ pub struct Context {
     pub protocol: u8,
     /// IP version of the wanted addresses: the flow's, since a subscriber's block differs between IP versions.
     pub ipv6: bool,
-    /// Whether the payload names its sender's port (`listen_port.rs`): such a tracker request asks for peers.
+    /// Whether the payload names its sender's port (`listen_port.rs`): such a tracker request requests peers.
     pub announces: bool,
     /// Whether sources were requested in the flow: otherwise no list is searched.
     pub requested: bool,
@@ -81,7 +82,8 @@ impl PeerListReader {
     #[inline(always)]
     fn clear(&mut self) {
         for field in [&mut self.port, &mut self.requests, &mut self.at, &mut self.left, &mut self.layout] {
-            // SAFETY: an exclusive reference. Volatile keeps LLVM from making a `memset` of it, a loop over bytes on the BPF target.
+            // SAFETY: an exclusive reference. Volatile keeps LLVM from making a `memset` of it, a loop over bytes on
+            // the BPF target.
             unsafe { core::ptr::from_mut(field).write_volatile(0) };
         }
     }
@@ -102,7 +104,7 @@ pub fn begin(context: &Context, payload: &Payload, reader: &mut PeerListReader) 
     if tcp & (context.protocol == Protocol::EDonkey as u8) {
         reader.layout = layout::EDONKEY;
     } else if context.protocol == Protocol::BitTorrent as u8 {
-        // Not `announce_peer` of the DHT, which asks for nothing.
+        // Not `announce_peer` of the DHT, which requests nothing.
         if context.announces & (payload.byte(0) != b'd') {
             reader.requests = requests::SERVER | requests::SOURCES;
         } else if context.requested {
@@ -135,7 +137,7 @@ fn entry(payload: &Payload, reader: &mut PeerListReader) {
     let ipv6 = neg(layout >> 1 & 1 & !layout);
     let edonkey = neg(layout >> 2);
     let obfuscated = edonkey & neg(layout & 1);
-    // A byte of options says whether the user hash follows.
+    // A byte of options announces the user hash.
     let options = u64::from(payload.byte(at + 6) >> 7) << 4 | 1;
     let size = 6 + (ipv6 & 12) + (obfuscated & options);
     reader.at += size as u32;
@@ -164,7 +166,7 @@ pub(super) mod testing {
         Context { transport, protocol: protocol as u8, ipv6, announces: false, requested: true }
     }
 
-    /// Sources of a payload, and what it asks.
+    /// Peers in a payload, and its source request.
     pub(in crate::dissect) fn read(context: &Context, bytes: &[u8]) -> (Vec<(Address, u32)>, u32) {
         let payload = Payload::from_bytes(bytes, 6969, 41_000, true);
         let (mut reader, mut sources) = (PeerListReader::NONE, Vec::new());

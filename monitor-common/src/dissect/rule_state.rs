@@ -42,7 +42,8 @@ impl RuleState {
         self.rule_flags = (self.rule_flags & !rule_flags::PENDING) | kind;
     }
 
-    /// The pending request of one side that [`Self::remember_request_per_side`] stored; 0 for none. `from_lower` is 1 or 0.
+    /// The pending request of one side that [`Self::remember_request_per_side`] stored; 0 for none. `from_lower` is 1
+    /// or 0.
     #[inline(always)]
     #[must_use]
     pub fn pending_request_per_side(&self, from_lower: u32, kind: u32) -> u32 {
@@ -101,12 +102,12 @@ pub mod rule_flags {
     pub const OWED: u32 = 1 << 3;
     /// TCP: the lower endpoint sent the peer-source request that `rule_value` refers to (`engine/source_requests.rs`).
     pub const REQUEST_FROM_LOWER: u32 = 1 << 7;
-    /// TCP: first bytes of the lower endpoint's stream are held (`signatures/hold_rules.rs`). For this and the next five, the
-    /// next higher bit is the higher endpoint's ([`of`]).
+    /// TCP: first bytes of the lower endpoint's stream are held (`dissect/hold_rules.rs`). For this and the next five,
+    /// the next higher bit is the higher endpoint's ([`of`]).
     pub const HELD: u32 = 1 << 8;
     /// TCP: the lower endpoint's stream is past its start.
     pub const BEGUN: u32 = 1 << 10;
-    /// TCP: the stream started with text of no P2P protocol, so later segments are skipped (`signatures/hold_rules.rs`).
+    /// TCP: the stream started with text of no P2P protocol, so later segments are skipped (`dissect/hold_rules.rs`).
     pub const OTHER: u32 = 1 << 12;
     /// TCP: the stream may go on with WebSocket frames, which are not skipped.
     pub const FRAMES: u32 = 1 << 14;
@@ -130,22 +131,24 @@ pub mod rule_flags {
     pub const PENDING_TRACKER: u32 = 1 << 2;
     /// UDP: the pending request is a uTP DATA packet's connection id and sequence number.
     pub const PENDING_UTP_DATA: u32 = 1 << 7;
-    /// UDP: the pending requests are transaction ids of DHT queries (BEP 5): the higher endpoint's latest in the low half, the
-    /// lower one's in the high half.
+    /// UDP: the pending requests are transaction ids of DHT queries (BEP 5): the higher endpoint's latest in the low
+    /// half, the lower one's in the high half.
     pub const PENDING_DHT: u32 = 1 << 8;
     /// UDP: the pending request is a Kad request, stored as the opcode of its answer.
     pub const PENDING_KAD: u32 = 1 << 9;
     /// UDP: every bit that describes the pending request.
     pub const PENDING: u32 =
         PENDING_FROM_LOWER | PENDING_UTP_SYN | PENDING_TRACKER | PENDING_UTP_DATA | PENDING_DHT | PENDING_KAD;
-    /// UDP: lowest bit of the opcode of the latest Kad, eDonkey or eMule message whose bytes alone prove too little.
+    /// UDP: lowest bit of the opcode of the latest Kad, eDonkey or eMule message with bytes that alone prove too
+    /// little.
     pub const WEAK_SHIFT: u32 = 16;
     /// UDP: the bits of that opcode.
     pub const WEAK: u32 = 0xff << WEAK_SHIFT;
-    /// UDP: this payload answers a request of the other side that was too short to be certain. It repeats no value that the
-    /// other side chose, so it proves the sender of the request, and not its own.
+    /// UDP: this payload answers a request of the other side that was too short to be certain. It repeats no value that
+    /// the other side chose, so it proves the sender of the request, and not its own.
     pub const ANSWERED: u32 = 1 << 30;
-    /// UDP: this payload repeats a value that the other side chose in an earlier one, so its sender's address is not forged.
+    /// UDP: this payload repeats a value that the other side chose in an earlier one, so its sender's address is not
+    /// forged.
     pub const ECHOED: u32 = 1 << 31;
     /// UDP: flags of one payload, which are cleared before the next.
     pub const OF_PAYLOAD: u32 = ANSWERED | ECHOED;

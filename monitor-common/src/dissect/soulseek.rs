@@ -38,7 +38,7 @@ const DIGEST: u32 = 32;
 pub fn tcp(payload: &Payload, state: &mut RuleState) -> Option<Rule> {
     let head = payload.le64(0);
     let length = head as u32;
-    // Plain: all messages that are looked for are shorter than 256 bytes, and their codes are 0 and 1.
+    // Plain: all matched messages are shorter than 256 bytes, and their codes are 0 and 1.
     let plain = length & 0xffff_ff00 == 0 && (head >> 32) & 0xff <= 1;
     if plain {
         message(payload, state.rule_flags).then_some(Rule::SoulseekMessage)
@@ -65,11 +65,11 @@ fn message(payload: &Payload, seen: u32) -> bool {
     name.wrapping_sub(1) < MAX_NAME && payload.le32(4) == 1 && login(payload, length, name)
 }
 
-/// Whether a PierceFirewall of `len` bytes opens the flow: alone, with a transfer's token behind it, or with a message
-/// of peers, which is whole, at `behind`: a length and a code, both of 32 bits, over which `key` is rotated.
+/// Whether a PierceFirewall of `len` bytes opens the flow: alone, followed by a transfer's token, or followed by a
+/// whole message of peers at `behind`: a length and a code, both of 32 bits, over which `key` is rotated.
 ///
 /// Whoever pierces a firewall speaks first, as nobody has in a flow of which nothing was seen before. The flags come as
-/// they are: what the verifier knows of them would make it walk all that follows twice.
+/// they are: with more knowledge of them, the verifier would walk the rest twice.
 #[inline(never)]
 fn pierces(payload: &Payload, seen: u32, len: u32, behind: u32, key: u32) -> bool {
     if seen & (rule_flags::BEGUN | rule_flags::of(rule_flags::BEGUN, 0)) != 0 || !payload.high_ports() {
@@ -84,7 +84,7 @@ fn pierces(payload: &Payload, seen: u32, len: u32, behind: u32, key: u32) -> boo
     payload.len > behind + 7 && code.wrapping_sub(1) < 0xff && length.wrapping_sub(4) <= room
 }
 
-/// Whether the rest of a PeerInit behind its lengths fits: the connection type, and a name that starts with a
+/// Whether the rest of a PeerInit after its lengths fits: the connection type, and a name that starts with a
 /// printable.
 #[inline(always)]
 fn peer_init(payload: &Payload, name: usize) -> bool {
@@ -102,7 +102,7 @@ fn login(payload: &Payload, length: u32, name: u32) -> bool {
     let behind = 16 + name + password;
     let version = payload.le32(behind as usize);
     let short = length == behind;
-    // The minor version behind the digest is not sent by all clients.
+    // Not all clients send the minor version after the digest.
     let digest = length >= behind + 4 + DIGEST && payload.le32(behind as usize + 4) == DIGEST;
     (short || digest) && version.wrapping_sub(100) < 1900
 }

@@ -21,7 +21,7 @@ pub(super) struct Flow {
     transport: Transport,
     ports: (u16, u16),
     state: RuleState,
-    /// What is kept of each direction, the lower endpoint's first.
+    /// Held bytes of each direction, the lower endpoint's first.
     held: [Vec<u8>; 2],
 }
 
@@ -41,7 +41,7 @@ impl Flow {
         Self { transport: Transport::Udp, ..Self::tcp() }
     }
 
-    /// The same between these ports.
+    /// This flow between these ports.
     pub(super) fn ports(mut self, lower: u16, higher: u16) -> Self {
         self.ports = (lower, higher);
         self
@@ -79,12 +79,12 @@ impl Flow {
     }
 }
 
-/// The verdict of a TCP flow whose only payload is `bytes`.
+/// The verdict of a TCP flow with `bytes` as its only payload.
 pub(super) fn tcp(bytes: impl AsRef<[u8]>) -> Label {
     Flow::tcp().ask(bytes)
 }
 
-/// The verdict of a UDP flow whose only payload is `bytes`.
+/// The verdict of a UDP flow with `bytes` as its only payload.
 pub(super) fn udp(bytes: impl AsRef<[u8]>) -> Label {
     Flow::udp().ask(bytes)
 }

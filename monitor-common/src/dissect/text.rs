@@ -1,7 +1,7 @@
 //! Bounded search in text, for signatures whose request line alone proves too little.
 //!
-//! The verifier walks every iteration of a loop and the CPU every iteration that a packet asks for, so the search looks at
-//! aligned words: eight bytes at any place fill one of them with four, which is then one of four values.
+//! The verifier walks every iteration of a loop and the CPU every iteration that a packet asks for, so the search looks
+//! at aligned words: eight bytes at any place fill one of them with four, which is then one of four values.
 
 use crate::{
     abi::limits::WINDOW,
@@ -9,7 +9,8 @@ use crate::{
     parse::payload::Payload,
 };
 
-/// Words of four bytes at the segment's start that are looked into: clients put `info_hash` and their own headers in front.
+/// Words of four bytes at the segment's start that are inspected: clients put `info_hash` and their own headers in
+/// front.
 const SCANNED: usize = 80;
 
 /// Whether these eight bytes occur within the first bytes of the segment, from the second on.
@@ -18,7 +19,7 @@ pub(super) fn holds(payload: &Payload, text: u64) -> bool {
     holds_masked(payload, text, 0)
 }
 
-/// The same in text of which each aligned word was masked with `key` (RFC 6455 section 5.3).
+/// Whether these eight bytes occur in text with each aligned word masked with `key` (RFC 6455 section 5.3).
 #[inline(never)]
 pub(super) fn holds_masked(payload: &Payload, text: u64, key: u32) -> bool {
     let words = payload.words32();
@@ -50,7 +51,7 @@ fn around(words: &[u32; WINDOW / 4], index: usize, key: u32, text: u64) -> bool 
     starts >> 63 == 0
 }
 
-/// Bytes of a segment in which the end of its first command or line is looked for.
+/// Bytes of a segment that are searched for the end of its first command or line.
 const NEAR: usize = 192;
 
 /// Whether `byte`, which is not 0, is among the segment's first [`NEAR`]. Eight at once, and without a branch.
@@ -65,8 +66,8 @@ pub(super) fn near(payload: &Payload, byte: u8) -> bool {
     found != 0
 }
 
-/// Whether a datagram reads as a DNS message, on whatever port (mDNS, LLMNR, resolvers): one question and few records (RFC 1035
-/// section 4.1.1). Its identifier may be any header and opcode.
+/// Whether a datagram reads as a DNS message, on whatever port (mDNS, LLMNR, resolvers): one question and few records
+/// (RFC 1035 section 4.1.1). Its identifier may be any header and opcode.
 #[inline(always)]
 pub(super) fn reads_as_dns(payload: &Payload) -> bool {
     (payload.len >= 12) & (payload.be64(4) & 0xffff_ffe0_ffe0_fffc == 0x0001_0000_0000_0000)

@@ -18,7 +18,7 @@ use crate::{
 pub(super) const DISSECTOR: Dissector =
     Dissector { frames: &[websocket::TEXT & 0x7f, websocket::TEXT], ..Dissector::new(Protocol::WebTorrent) };
 
-/// Announces and what the tracker answers.
+/// Announces and the tracker's answers.
 #[inline(always)]
 pub fn tcp(payload: &Payload, _state: &mut RuleState) -> Option<Rule> {
     if payload.byte(0) & 0x7f != websocket::TEXT & 0x7f {
@@ -27,7 +27,7 @@ pub fn tcp(payload: &Payload, _state: &mut RuleState) -> Option<Rule> {
     announce(payload).then_some(Rule::WebtorrentAnnounce)
 }
 
-/// The part of [`tcp`] behind its gate.
+/// The part of [`tcp`] after its gate.
 #[inline(never)]
 fn announce(payload: &Payload) -> bool {
     let Some((start, key)) = websocket::content(payload, 0) else { return false };

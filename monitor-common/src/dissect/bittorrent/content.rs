@@ -1,10 +1,10 @@
-//! Info hashes (v1, or the start of v2): in handshakes, also over uTP, in announces and scrapes of HTTP and UDP trackers, and
-//! in the DHT's `get_peers` and `announce_peer`.
+//! Info hashes (v1, or the start of v2): in handshakes, also over uTP, in announces and scrapes of HTTP and UDP
+//! trackers, and in the DHT's `get_peers` and `announce_peer`.
 
 use super::super::content::{character, raw, set};
 use crate::{abi::watch::ContentHash, bpf::branchless::neg, parse::payload::Payload};
 
-/// End of the name of a parameter that holds a hash (`info_hash=`): no more bytes of a stream are held behind it.
+/// End of the name of a parameter that holds a hash (`info_hash=`): no more bytes of a stream are held after it.
 pub(in crate::dissect) const HASH_PARAMETER: &[u8; 4] = b"ash=";
 /// End of the name of a JSON member that holds a hash.
 pub(in crate::dissect) const HASH_MEMBER: &[u8; 4] = b"ash\"";
@@ -49,7 +49,7 @@ pub(in crate::dissect) fn udp(payload: &Payload, found: &mut ContentHash) {
 #[inline(never)]
 fn http(payload: &Payload, found: &mut ContentHash) {
     find_parameter(payload, found);
-    // Through memory: the verifier forgets the place, and walks what follows once for all places.
+    // Through memory: the verifier forgets the place, and walks the rest once for all places.
     let start = found.0[0];
     found.0 = [0; 3];
     if start != 0 {
@@ -57,7 +57,7 @@ fn http(payload: &Payload, found: &mut ContentHash) {
     }
 }
 
-/// The place behind `info_hash=`, into the first word of `found`.
+/// The place after `info_hash=`, into the first word of `found`.
 #[inline(never)]
 fn find_parameter(payload: &Payload, found: &mut ContentHash) {
     let (mut recent, mut older) = (0u64, 0u64);

@@ -55,10 +55,10 @@ fn by_kind(kind: u8) -> Rule {
     RULES[usize::from(kind & 7)]
 }
 
-/// Whether a dictionary whose keys are in no order begins as a message does: with a query's name, with the type, or
+/// Whether a dictionary with unsorted keys starts like a message: with a query's name, with the type, or
 /// with a transaction id of up to nine bytes and the type.
 ///
-/// Without a branch: the verifier walks what follows once.
+/// Without a branch: the verifier walks the rest once.
 #[inline(never)]
 fn unsorted(payload: &Payload) -> bool {
     let word = payload.le64(3);
@@ -80,8 +80,8 @@ const fn other_type(word: u64) -> u64 {
         & nonzero_top_bit(word ^ u64::from_le_bytes(*b"1:y1:e1:"))
 }
 
-/// Keeps a query's transaction id, and says whether a response repeats that of the other side's latest query. Both
-/// sides' ids are kept: a node asks back before it answers.
+/// Stores a query's transaction id; returns whether a response repeats that of the other side's latest query. Both
+/// sides' ids are stored, because a node sends a query of its own before it answers.
 ///
 /// Ids of one, two and four bytes are read, which clients use, where sorted dictionaries have them: before the type,
 /// and before the version of four bytes if there is one. One byte is guessed too easily: it takes the answers to two
@@ -126,9 +126,9 @@ pub(super) fn transaction(payload: &Payload, state: &mut RuleState) {
     state.set_echoed(repeats & another);
 }
 
-/// Bits of what is kept of a query with an id of one byte: its id is the lowest byte.
+/// Bits stored for a query with an id of one byte: the id is the lowest byte.
 const ONE_BYTE: u32 = 1 << 17;
-/// An earlier one of the same side was answered, whose id is in the topmost byte.
+/// An earlier query of that side was answered; its id is in the topmost byte.
 const ONCE: u32 = 1 << 18;
 const ANSWERED: u32 = ONCE | 0xff << 24;
 

@@ -16,7 +16,7 @@ use crate::{
     parse::payload::Payload,
 };
 
-/// Bytes of the request that are looked into: clients put `info_hash` first or behind a passkey.
+/// Inspected bytes of the request: clients put `info_hash` first or after a passkey.
 const SCANNED: usize = 320;
 
 /// The rule of a tracker or web seed request.
@@ -28,7 +28,7 @@ pub(super) fn tracker(payload: &Payload) -> Option<Rule> {
     if payload.has(4, b"/webseed?info_hash=") | (payload.has(4, b"/data?fid=") & payload.has(54, b"&size=")) {
         return Some(Rule::BtWebSeed);
     }
-    // A target in absolute form (RFC 9112 section 3.2.2) is what a proxy is asked.
+    // A target in absolute form (RFC 9112 section 3.2.2) is a request to a proxy.
     let request = payload.byte(4) == b'/' || payload.has(4, b"http://");
     let found =
         request && underlined(payload) && text::holds(payload, u64::from_le_bytes(*b"info_has")) && scan(payload);

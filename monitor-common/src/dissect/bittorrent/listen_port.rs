@@ -1,5 +1,5 @@
-//! Listen ports of BitTorrent: HTTP tracker announces (BEP 3: `port=`), UDP tracker announces (BEP 15: offset 96), and the
-//! DHT's `announce_peer` (BEP 5: `4:porti..e` after the info hash).
+//! Listen ports of BitTorrent: HTTP tracker announces (BEP 3: `port=`), UDP tracker announces (BEP 15: offset 96), and
+//! the DHT's `announce_peer` (BEP 5: `4:porti..e` after the info hash).
 
 use super::super::{
     http,
@@ -20,13 +20,13 @@ pub(in crate::dissect) fn http(payload: &Payload, port: &mut u32) {
         }
         *port = 0;
         find_parameter(payload, port);
-        // Through memory: the verifier forgets the place, and walks what follows once for all places.
+        // Through memory: the verifier forgets the place, and walks the rest once for all places.
         let start = *port as usize;
         *port = if start == 0 { 0 } else { digits(payload, start) };
     }
 }
 
-/// The place behind `port=`, into `place`.
+/// The place after `port=`, into `place`.
 #[inline(never)]
 fn find_parameter(payload: &Payload, place: &mut u32) {
     let mut recent = 0u64;
@@ -54,7 +54,7 @@ pub(in crate::dissect) fn udp_tracker(payload: &Payload) -> u32 {
     if announce { valid(u32::from(payload.be16(96))) } else { 0 }
 }
 
-/// `announce_peer` without `implied_port`, whose keys come in order: id, info_hash, port.
+/// `announce_peer` without `implied_port` has its keys in order: id, info_hash, port.
 #[inline(always)]
 pub(in crate::dissect) fn dht(payload: &Payload) -> u32 {
     if !(payload.has(0, b"d1:ad2:id20:") & payload.has(32, b"9:info_hash20:") & payload.has(66, b"4:porti")) {

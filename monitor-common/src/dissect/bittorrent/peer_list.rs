@@ -35,11 +35,12 @@ pub(in crate::dissect) fn http(payload: &Payload, reader: &mut PeerListReader) {
     }
 }
 
-/// Keys of the lists of HTTP trackers by form, and their bits: tables, so that the verifier walks the search for them once.
+/// Keys of the lists of HTTP trackers by form, and their bits: tables, so that the verifier walks the search for them
+/// once.
 static KEYS: [u64; 4] = [0, u64::from_be_bytes(*b"\x005:peers"), u64::from_be_bytes(*b"6:peers6"), 0];
 static KEY_MASKS: [u64; 4] = [0, u64::MAX >> 8, u64::MAX, 0];
 
-/// The place behind the list's key, into `reader.at`; 0 when it is not seen.
+/// The place after the list's key, into `reader.at`; 0 when it is not seen.
 #[inline(never)]
 fn find_list(payload: &Payload, reader: &mut PeerListReader) {
     let layout = reader.layout as usize & 3;
@@ -56,7 +57,8 @@ fn find_list(payload: &Payload, reader: &mut PeerListReader) {
     }
 }
 
-/// Length and place of the bencoded string at `start` (BEP 3), into `reader.left` and `reader.at`; of length 0 if there is none.
+/// Length and place of the bencoded string at `start` (BEP 3), into `reader.left` and `reader.at`; of length 0 if there
+/// is none.
 #[inline(never)]
 fn string(payload: &Payload, start: usize, reader: &mut PeerListReader) {
     let (mut number, mut end) = (0, 0);

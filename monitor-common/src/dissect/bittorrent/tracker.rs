@@ -19,7 +19,7 @@ const ANNOUNCE: u32 = 1;
 const SCRAPE: u32 = 2;
 const ERROR: u32 = 3;
 
-/// The verdict of a datagram, with what the flow's last request said.
+/// The verdict of a datagram, given the flow's last request.
 #[inline(always)]
 pub(super) fn udp(payload: &Payload, state: &mut RuleState) -> Option<Rule> {
     if (payload.be64(0) == MAGIC) && (payload.be32(8) == 0) && (payload.len == 16) {
@@ -39,7 +39,7 @@ pub(super) fn udp(payload: &Payload, state: &mut RuleState) -> Option<Rule> {
     None
 }
 
-/// Whether this datagram answers the request whose action and transaction id are in `rule_value`.
+/// Whether this datagram answers the request with the action and transaction id in `rule_value`.
 #[inline(always)]
 fn answer(payload: &Payload, rule_value: u64) -> bool {
     let (action, asked) = (payload.be32(0), (rule_value >> 32) as u32);

@@ -34,7 +34,7 @@ const MAX_EXTENSION: u32 = 3;
 /// Packets that may be in progress when an acknowledgement of one of them comes.
 const MAX_IN_FLIGHT: u16 = 16;
 
-/// The verdict of a datagram, with what the flow's SYN said.
+/// The verdict of a datagram, given the flow's SYN.
 #[inline(always)]
 pub(super) fn udp(payload: &Payload, state: &mut RuleState) -> Option<Rule> {
     let kind = payload.byte(0);
@@ -44,7 +44,7 @@ pub(super) fn udp(payload: &Payload, state: &mut RuleState) -> Option<Rule> {
     header(payload, state, kind)
 }
 
-/// The part of [`udp`] behind its gate, which few datagrams pass.
+/// The part of [`udp`] after its gate, which few datagrams pass.
 #[inline(never)]
 fn header(payload: &Payload, state: &mut RuleState, kind: u8) -> Option<Rule> {
     let mut extension = payload.byte(1) as u32;
@@ -101,8 +101,8 @@ fn header(payload: &Payload, state: &mut RuleState, kind: u8) -> Option<Rule> {
     agreed.then_some(if opened { Rule::UtpState } else { Rule::UtpData })
 }
 
-/// Whether a SYN says what the first packet of a connection says: nothing to acknowledge, a clock that runs, a window
-/// below 16 MiB.
+/// Whether a SYN is consistent with the first packet of a connection: nothing to acknowledge, a clock that runs, a
+/// window below 16 MiB.
 #[inline(never)]
 fn first(payload: &Payload) -> bool {
     let (clock, window) = (payload.be32(4), payload.be32(12));

@@ -3,7 +3,7 @@
 use super::opcode;
 use crate::{abi::watch::ContentHash, dissect::content::raw, parse::payload::Payload};
 
-/// Start of a link that names a file; no bytes of a stream are held behind it.
+/// Start of a link that names a file; no bytes of a stream are held after it.
 pub(in crate::dissect) const LINK: &[u8; 4] = b"ed2k";
 
 /// The hash in a TCP message about one file.

@@ -12,7 +12,7 @@ use crate::{
 /// Bytes before a message's body: header byte, length, opcode.
 const OPCODE_END: u32 = HEADER + 1;
 
-/// Looks at the eDonkey message that is next; other lists have none. Without branches but one, for the same reason.
+/// Reads the next eDonkey message; other lists have none. Only one branch, so that the verifier walks the rest once.
 #[inline(always)]
 pub(in crate::dissect) fn message(payload: &Payload, reader: &mut PeerListReader) {
     let at = reader.at as usize;
@@ -29,25 +29,25 @@ pub(in crate::dissect) fn message(payload: &Payload, reader: &mut PeerListReader
     }
     reader.requests |= (kind & (kinds::SERVER | kinds::ASKS)) as u32;
     reader.layout = layout::EDONKEY | (kind & kinds::OBFUSCATED) as u32 >> kinds::OBFUSCATED.trailing_zeros();
-    // A list lies behind the file's hash and its own length.
+    // A list lies after the file's hash and the list's length.
     let list = neg((kind & kinds::LIST) >> kinds::LIST.trailing_zeros());
     reader.left = u32::from(payload.byte(at + 22)) & list as u32;
     reader.at += (u64::from(OPCODE_END + 17) & list | (u64::from(HEADER) + length) & !list) as u32;
 }
 
-/// What an eDonkey opcode means here.
+/// Meanings of an eDonkey opcode for peer lists.
 mod kinds {
-    /// Clients and servers use it: [`super::requests::SERVER`].
+    /// Used between clients and servers: [`super::requests::SERVER`].
     pub(super) const SERVER: u64 = super::requests::SERVER as u64;
-    /// It asks for sources: [`super::requests::SOURCES`].
+    /// Requests sources: [`super::requests::SOURCES`].
     pub(super) const ASKS: u64 = super::requests::SOURCES as u64;
-    /// It lists sources.
+    /// Lists sources.
     pub(super) const LIST: u64 = 4;
-    /// It does so with options and user hashes.
+    /// Lists sources with options and user hashes.
     pub(super) const OBFUSCATED: u64 = 8;
 }
 
-/// Opcodes by number; what only clients say to each other is 0.
+/// Opcodes by number; messages between clients only are 0.
 static KINDS: [u8; 256] = {
     let mut table = [0; 256];
     let mut number = opcode::HELLO;

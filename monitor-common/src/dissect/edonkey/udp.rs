@@ -46,7 +46,7 @@ pub fn udp(payload: &Payload, state: &mut RuleState) -> Option<Rule> {
     if evidence == Evidence::None {
         return None;
     }
-    // Opcodes behind the two headers are told apart by a bit that none has; Kad's are all below 0x80.
+    // A bit that no opcode has distinguishes the opcodes after the two headers; Kad's are all below 0x80.
     let kind = if header == super::EMULE { payload.byte(1) | 0x40 } else { payload.byte(1) };
     let enough = evidence == Evidence::Strong || default_port(payload) || state.confirms(kind);
     enough.then_some(if header == super::EDONKEY { Rule::EdonkeyServerUdp } else { Rule::EdonkeyClientUdp })
@@ -72,7 +72,7 @@ fn server(payload: &Payload) -> Evidence {
             (len >= 14) && body.is_multiple_of(4),
             (14..=64).contains(&len) && (payload.le16(4) == 0x55aa),
         ),
-        // Description request: alone, or with a challenge whose low half is 0xf0ff.
+        // Description request: alone, or with a challenge that has the low half 0xf0ff.
         0xa2 => Evidence::new(len == 6, (len == 6) && (payload.le16(2) == 0xf0ff)),
         // Description: the challenge again and tags, or two counted strings.
         0xa3 => {
@@ -94,7 +94,7 @@ fn server(payload: &Payload) -> Evidence {
             let follows = (payload.byte(next as usize) == super::EDONKEY) && (payload.byte(next as usize + 1) == 0x9b);
             Evidence::new((len >= 25) && (next == len), (len >= 25) && (next < len) && (next < 500) && follows)
         }
-        // Search requests: an expression, whose first byte is an operator 00 or a value kind up to 03.
+        // Search requests: an expression that starts with an operator 00 or a value kind up to 03.
         0x92 | 0x98 | 0x90 => Evidence::new((len >= 5) && (payload.byte(2) <= 3), false),
         // Search answer: hash, address, port, a small number of tags.
         0x99 => Evidence::new(false, (len >= 30) && (payload.le32(24).wrapping_sub(1) < 64)),
@@ -121,7 +121,7 @@ fn client(payload: &Payload) -> Evidence {
     }
 }
 
-/// Whether a part bitmap at `offset`, a count and that many bits, and two bytes behind it fill the datagram.
+/// Whether a part bitmap at `offset`, a count and that many bits, and two bytes after it fill the datagram.
 #[inline(always)]
 fn bitmap(payload: &Payload, offset: u32) -> bool {
     let parts = payload.le16(offset as usize) as u32;
