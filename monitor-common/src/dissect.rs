@@ -15,6 +15,7 @@ pub mod applejuice;
 pub mod ares;
 pub mod bittorrent;
 pub mod btsync;
+pub mod delivery_optimization;
 pub mod directconnect;
 pub mod edonkey;
 pub mod fasttrack;
@@ -63,11 +64,12 @@ use rule_state::RuleState;
 pub use hold_rules::{held_len, skip_segment};
 
 /// Every protocol that has rules. Its first bytes and prefixes are taken from here.
-const DISSECTORS: [Dissector; 18] = [
+const DISSECTORS: [Dissector; 19] = [
     applejuice::DISSECTOR,
     ares::DISSECTOR,
     bittorrent::DISSECTOR,
     btsync::DISSECTOR,
+    delivery_optimization::DISSECTOR,
     directconnect::DISSECTOR,
     edonkey::DISSECTOR,
     fasttrack::DISSECTOR,
@@ -210,6 +212,7 @@ fn tcp(payload: &mut Payload, state: &mut RuleState) -> Option<Verdict> {
             mute::tcp,
             waste::tcp,
             btsync::tcp,
+            delivery_optimization::tcp,
         );
         if ALL && let Some(rule) = http::tcp(payload) {
             payload.set_rule(rule as u32);

@@ -141,6 +141,8 @@ protocols! {
     Waste = 18, "waste", FileSharing;
     /// BitTorrent Sync and Resilio Sync.
     BtSync = 19, "btsync", Sync;
+    /// Windows Delivery Optimization.
+    DeliveryOptimization = 20, "delivery-optimization", Updates;
 }
 
 impl Protocol {

@@ -13,7 +13,10 @@
 //! Guard for mid-stream messages: lengths, identifiers and block offsets must agree with each other, which excludes
 //! other length-prefixed protocols. Port 7680 is excluded: Windows Delivery Optimization has frames of that form.
 
-use super::dissector::{Dissector, prefix};
+use super::{
+    delivery_optimization,
+    dissector::{Dissector, prefix},
+};
 use crate::{
     abi::{limits::HELD_BYTES, protocol::Protocol, rule::Rule},
     bpf::branchless::{bound, nonzero_top_bit},
@@ -42,8 +45,6 @@ pub(super) const DISSECTOR: Dissector = Dissector {
     ..Dissector::new(Protocol::BitTorrent)
 };
 
-/// Windows Update Delivery Optimization (MS-DO) listens here and frames blocks as BEP 3 does.
-const DELIVERY_OPTIMIZATION_PORT: u16 = 7680;
 /// Length and identifier of a `request` message (BEP 3: `<len=0013><id=6><index><begin><length>`).
 const REQUEST: u64 = 0x0000_000d_0600_0000;
 /// Identifiers of the messages that have the layout of a `request`: `cancel` (BEP 3), `reject` (BEP 6).
@@ -79,8 +80,8 @@ pub fn tcp(payload: &Payload, _state: &mut RuleState) -> Option<Rule> {
         return Some(rule);
     }
     let head = payload.be64(0);
-    let other =
-        (payload.source_port == DELIVERY_OPTIMIZATION_PORT) || (payload.destination_port == DELIVERY_OPTIMIZATION_PORT);
+    // Delivery Optimization frames blocks as BEP 3 does.
+    let other = delivery_optimization::has_port(payload);
     // All messages are shorter than 16 MiB: a zero byte gates the rest.
     (head >> 56 == 0 && !other && mid_stream(payload)).then_some(Rule::BtMidstream)
 }

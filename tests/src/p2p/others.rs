@@ -1,8 +1,8 @@
 //! The other networks. The files in `dissect` name the sources.
 
 use monitor_common::abi::protocol::Protocol::{
-    AppleJuice, Ares, BtSync, DirectConnect, EDonkey, FastTrack, Gnutella, Gnutella2, Kademlia, LibP2p, Mute, OpenFt,
-    OpenNap, Soulseek, Waste, WinMx,
+    AppleJuice, Ares, BtSync, DeliveryOptimization, DirectConnect, EDonkey, FastTrack, Gnutella, Gnutella2, Kademlia,
+    LibP2p, Mute, OpenFt, OpenNap, Soulseek, Waste, WinMx,
 };
 
 use super::{Exchange, framed, hex};
@@ -164,6 +164,23 @@ fn transports() -> Vec<Exchange> {
     ]
 }
 
+fn delivery_optimization() -> Vec<Exchange> {
+    let handshake = [b"\x0eSwarm protocol".as_slice(), &[0; 8], &[0xab; 32], b"peer-identifier-0123"].concat();
+    let request = hex("0000000d 06 00000003 00000000 00004000");
+    let piece = [&hex("00004009 07 00000003 00000000")[..], &[0x5a; 1400]].concat();
+    let tcp = |name, port| Exchange::tcp(name, DeliveryOptimization, (50_000, port));
+    vec![
+        tcp("delivery-optimization", 7680)
+            .ask(handshake.clone())
+            .answer(handshake.clone())
+            .ask(request.clone())
+            .answer(piece.clone()),
+        tcp("delivery-optimization-mapped-port", 40_321).ask(handshake.clone()).ask(request).answer(piece.clone()),
+        tcp("delivery-optimization-answer", 40_321).answer(handshake.clone()).answer(piece),
+        tcp("delivery-optimization-1-74", 7680).ask(&handshake[..1]).ask(&handshake[1..]),
+    ]
+}
+
 pub(super) fn exchanges() -> Vec<Exchange> {
-    [edonkey(), gnutella(), direct_connect(), soulseek(), older(), transports()].concat()
+    [edonkey(), gnutella(), direct_connect(), soulseek(), older(), transports(), delivery_optimization()].concat()
 }

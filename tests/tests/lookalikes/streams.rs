@@ -347,11 +347,12 @@ fn delivery_optimization(bits: &mut Bits) -> Conversation {
     let piece = bits.bytes(4);
     let begin = (0x4000 * bits.within(0, 60) as u32).to_be_bytes();
     let request = join(&[&[0, 0, 0, 13, 6, 0], &piece[1..], &begin, &[0, 0, 0x40, 0]]);
-    Conversation::tcp(client, 7680)
-        .ask(join(&[b"\x0eSwarm protocol", &bits.bytes(60)]))
-        .answer(join(&[b"\x0eSwarm protocol", &bits.bytes(60)]))
-        .ask(request)
-        .answer(join(&[&[0, 0, 0x40, 9, 7, 0], &piece[1..], &begin, &bits.bytes(1400)]))
+    Conversation::tcp(client, 7680).ask(request).answer(join(&[
+        &[0, 0, 0x40, 9, 7, 0],
+        &piece[1..],
+        &begin,
+        &bits.bytes(1400),
+    ]))
 }
 
 /// A length of two bytes in front of OpenVPN's packets.
