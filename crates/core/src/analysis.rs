@@ -8,6 +8,7 @@ use std::{sync::Arc, time::Duration};
 
 use monitor_common::abi::{
     protocol::Protocol,
+    settings::InspectionDepth,
     tally::{TallyKey, Totals},
 };
 use uuid::Uuid;
@@ -20,7 +21,6 @@ use crate::{
     policy::{CHUNK, Policy, PolicyCounts, PolicyEngine, PolicyEvent, SubscriberIndex, TallyOwner},
     snapshot::Snapshot,
     subscriber::Pseudonyms,
-    words::Inspection,
 };
 
 /// Result of one drain, for metrics and the control socket.
@@ -52,7 +52,7 @@ pub struct AnalysisOptions {
     /// Name of the node, for events.
     pub node: Arc<str>,
     /// Inspection depth in force, for events.
-    pub inspection: Inspection,
+    pub inspection: InspectionDepth,
 }
 
 /// State kept from drain to drain.
@@ -67,7 +67,7 @@ pub struct Analysis {
     owners: Vec<TallyOwner>,
     pseudonyms: Pseudonyms,
     node_name: Arc<str>,
-    inspection: Inspection,
+    inspection: InspectionDepth,
 }
 
 impl Analysis {

@@ -5,7 +5,6 @@
 
 use std::{error::Error, fmt, str::FromStr};
 
-use monitor_common::abi::settings::InspectionDepth;
 use serde::{Deserialize, Serialize};
 
 /// Text that is none of the words of a setting.
@@ -78,28 +77,6 @@ words! {
         Generic = "generic",
         /// Native where the driver can, else generic; the mode in use is a metric.
         Auto = "auto",
-    }
-}
-
-words! {
-    /// Inspection depth.
-    Inspection {
-        /// Addresses, ports and sizes only.
-        Headers = "headers",
-        /// Also protocol framing in the first payload bytes of a flow.
-        Framing = "framing",
-        /// Also matches of content hashes with a list of notices received.
-        Watchlist = "watchlist",
-    }
-}
-
-impl From<Inspection> for InspectionDepth {
-    fn from(word: Inspection) -> Self {
-        match word {
-            Inspection::Headers => Self::Headers,
-            Inspection::Framing => Self::Framing,
-            Inspection::Watchlist => Self::Watchlist,
-        }
     }
 }
 

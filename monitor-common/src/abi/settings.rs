@@ -68,3 +68,18 @@ pub enum InspectionDepth {
     /// Also whether a payload names content that is on the operator's list.
     Watchlist = 2,
 }
+
+impl InspectionDepth {
+    /// Every depth, in number order.
+    pub const ALL: &'static [Self] = &[Self::Headers, Self::Framing, Self::Watchlist];
+
+    /// The word of the configuration, metrics and events.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Headers => "headers",
+            Self::Framing => "framing",
+            Self::Watchlist => "watchlist",
+        }
+    }
+}

@@ -26,7 +26,7 @@ impl AgentInfo {
         Self {
             node: Arc::clone(&resolved.node),
             config: resolved.source.clone(),
-            inspection: resolved.inspection.label(),
+            inspection: resolved.datapath.inspection.label(),
             listen: resolved.listen.to_string(),
             subscriber_metrics: resolved.subscriber_metrics,
         }

@@ -9,7 +9,8 @@ use std::{
     time::SystemTime,
 };
 
-use peertally_core::{analysis::DrainResult, words::Inspection};
+use monitor_common::abi::settings::InspectionDepth;
+use peertally_core::analysis::DrainResult;
 use prometheus::Histogram;
 
 use crate::deliver::HookStats;
@@ -22,7 +23,7 @@ pub struct AgentState {
     drain_failures: AtomicU64,
     /// The last drain error, for `/readyz` and `status`; empty after a good drain.
     last_error: Mutex<Option<String>>,
-    inspection: Inspection,
+    inspection: InspectionDepth,
     start: SystemTime,
 }
 
@@ -35,7 +36,7 @@ impl fmt::Debug for AgentState {
 impl AgentState {
     /// State of an agent that has drained nothing yet.
     #[must_use]
-    pub fn new(inspection: Inspection, hooks: Vec<Arc<HookStats>>, drain_duration: Histogram) -> Arc<Self> {
+    pub fn new(inspection: InspectionDepth, hooks: Vec<Arc<HookStats>>, drain_duration: Histogram) -> Arc<Self> {
         Arc::new(Self {
             published: RwLock::default(),
             hooks,
@@ -86,7 +87,7 @@ impl AgentState {
 
     /// Inspection depth in force.
     #[must_use]
-    pub const fn inspection(&self) -> Inspection {
+    pub const fn inspection(&self) -> InspectionDepth {
         self.inspection
     }
 

@@ -14,7 +14,7 @@ impl Resolved {
             policies: self.policies.clone(),
             top_k: self.top_k,
             node: Arc::clone(&self.node),
-            inspection: self.inspection,
+            inspection: self.datapath.inspection,
         }
     }
 }

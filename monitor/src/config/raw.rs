@@ -5,14 +5,14 @@ mod hook;
 use std::{net::SocketAddr, path::PathBuf};
 
 pub use hook::RawHook;
-use monitor_common::abi::limits;
+use monitor_common::abi::{limits, settings::InspectionDepth};
 use peertally_core::{
     interface::Interface,
-    words::{Inspection, KernelLog, LogFormat, LogLevel, Metric, OnExit, PolicyDirection, XdpMode},
+    words::{KernelLog, LogFormat, LogLevel, Metric, OnExit, PolicyDirection, XdpMode},
 };
 use serde::Deserialize;
 
-use super::values::{Amount, BoundedCount, DAY, DurationText, HOUR, Prefix, SECOND};
+use super::values::{Amount, BoundedCount, DAY, DepthText, DurationText, HOUR, Prefix, SECOND};
 
 /// A configuration file.
 #[derive(Clone, Debug, Deserialize)]
@@ -30,7 +30,7 @@ pub struct Raw {
     pub listen: SocketAddr,
     /// How deep payloads are inspected. `headers` finds no P2P protocol. `watchlist` also reports which subscribers name content
     /// of `watchlist_file`. Each change to or from `watchlist` is recorded in `audit.jsonl` in `state_dir`.
-    pub inspection: Inspection,
+    pub inspection: DepthText,
     /// File with the content hashes of notices received, one per line: 40 hexadecimal digits (BitTorrent info hash, SHA-1), 32
     /// (eDonkey), or 32 or 39 characters of base 32 (Gnutella, Direct Connect). Read at the start.
     #[cfg_attr(test, schemars(example = &"/etc/peertally/watchlist"))]
@@ -77,7 +77,7 @@ impl Default for Raw {
             subscribers: Subscribers::default(),
             xdp_mode: XdpMode::Native,
             listen: SocketAddr::from(([127, 0, 0, 1], 9847)),
-            inspection: Inspection::Framing,
+            inspection: DepthText(InspectionDepth::Framing),
             watchlist_file: None,
             heuristic: RawHeuristic::default(),
             capacity: Capacity::default(),

@@ -8,12 +8,15 @@ use std::{
     time::Duration,
 };
 
-use monitor_common::abi::{limits::MAX_MONITORED_INTERFACES, settings::Heuristic};
+use monitor_common::abi::{
+    limits::MAX_MONITORED_INTERFACES,
+    settings::{Heuristic, InspectionDepth},
+};
 use peertally_core::{
     interface::{Interface, valid_name},
     policy::Policy,
     pool::{DEFAULT_ASSIGN_IPV4, DEFAULT_ASSIGN_IPV6, Pool},
-    words::{Inspection, KernelLog, OnExit, XdpMode},
+    words::{KernelLog, OnExit, XdpMode},
 };
 use peertally_datapath::{TableSizes, object::LoadOptions};
 
@@ -41,9 +44,7 @@ pub struct Resolved {
     pub xdp_mode: XdpMode,
     /// Address of metrics and health.
     pub listen: SocketAddr,
-    /// Inspection depth as a word, for metrics and events; [`Resolved::datapath`] has the program's number.
-    pub inspection: Inspection,
-    /// File of the watchlist; there exactly when `inspection` is `watchlist`.
+    /// File of the watchlist; there exactly when the inspection depth is `watchlist`.
     pub watchlist_file: Option<PathBuf>,
     /// Settings of the program and its tables. The attachment adds interfaces and the place of the pins.
     pub datapath: LoadOptions,
@@ -148,7 +149,7 @@ pub(super) fn resolve(raw: &Raw, overrides: &Overrides, locator: &Locator<'_>) -
     let mut check = Checker { locator, problems: Vec::new() };
     let interfaces = interfaces(raw, overrides, &mut check);
     let pools = pools(raw, overrides, &mut check);
-    let watching = raw.inspection == Inspection::Watchlist;
+    let watching = raw.inspection.0 == InspectionDepth::Watchlist;
     let watchlist_file = raw.watchlist_file.as_deref().map(|file| check.absolute("watchlist_file", file));
     if watching && watchlist_file.is_none() {
         check.problem("inspection", "`watchlist` needs a list; name its file in `watchlist_file`, or use `framing`");
@@ -183,7 +184,6 @@ pub(super) fn resolve(raw: &Raw, overrides: &Overrides, locator: &Locator<'_>) -
         interfaces,
         xdp_mode: overrides.xdp_mode.unwrap_or(raw.xdp_mode),
         listen: overrides.listen.unwrap_or(raw.listen),
-        inspection: raw.inspection,
         watchlist_file: watchlist_file.filter(|_| watching),
         datapath: LoadOptions {
             sizes: TableSizes {
@@ -192,7 +192,7 @@ pub(super) fn resolve(raw: &Raw, overrides: &Overrides, locator: &Locator<'_>) -
                 peers: (peers as u32).next_power_of_two(),
             },
             pools,
-            inspection: raw.inspection.into(),
+            inspection: raw.inspection.0,
             heuristic: raw.heuristic.enabled.then_some(heuristic),
             log_level: log_level(raw.log.kernel_log),
             ..LoadOptions::default()

@@ -3,6 +3,7 @@
 use std::{fmt, str::FromStr, time::Duration};
 
 use ipnet::IpNet;
+use monitor_common::abi::settings::InspectionDepth;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 /// Milliseconds of a second.
@@ -254,6 +255,28 @@ impl Serialize for Prefix {
     }
 }
 
+/// An inspection depth, written as its label.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DepthText(pub InspectionDepth);
+
+impl<'de> Deserialize<'de> for DepthText {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = Text::deserialize(deserializer, "an inspection depth such as \"framing\"")?;
+        let found = InspectionDepth::ALL.iter().find(|depth| depth.label() == text);
+        found.copied().map(Self).ok_or_else(|| {
+            let labels: Vec<String> = InspectionDepth::ALL.iter().map(|depth| format!("`{}`", depth.label())).collect();
+            // The form of serde, which the messages of the configuration extend with a suggestion.
+            de::Error::custom(format!("unknown variant `{text}`, expected one of {}", labels.join(", ")))
+        })
+    }
+}
+
+impl Serialize for DepthText {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.0.label())
+    }
+}
+
 /// Reads a string; the error for another type names the expected form.
 struct Text;
 
@@ -282,7 +305,7 @@ mod schema {
 
     use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 
-    use super::{Amount, BoundedCount, DurationText, Prefix, Ranged as _};
+    use super::{Amount, BoundedCount, DepthText, DurationText, InspectionDepth, Prefix, Ranged as _};
 
     /// A schema with the name of a type for the reference, and the range if there is one.
     macro_rules! named {
@@ -304,4 +327,18 @@ mod schema {
     named!([<const MIN: u64, const MAX: u64>] DurationText<MIN, MAX>, "duration", Self::RANGE);
     named!([] Amount, "amount", Self::RANGE);
     named!([] Prefix, "prefix");
+
+    impl JsonSchema for DepthText {
+        fn inline_schema() -> bool {
+            true
+        }
+        fn schema_name() -> Cow<'static, str> {
+            "depth".into()
+        }
+        fn json_schema(_: &mut SchemaGenerator) -> Schema {
+            let labels: Vec<_> =
+                InspectionDepth::ALL.iter().map(|depth| json_schema!({ "const": depth.label() })).collect();
+            json_schema!({ "oneOf": labels })
+        }
+    }
 }

@@ -18,12 +18,15 @@ use axum::{
     response::IntoResponse,
     routing::post,
 };
-use monitor_common::abi::protocol::{Confidence, Protocol, Verdict};
+use monitor_common::abi::{
+    protocol::{Confidence, Protocol, Verdict},
+    settings::InspectionDepth,
+};
 use peertally_core::{
     policy::{Policy, PolicyEvent, ProtocolSet, evaluate::Firing},
     subscriber::{Pseudonyms, Subscriber},
     testing,
-    words::{Inspection, Metric, PolicyDirection, SubscriberForm},
+    words::{Metric, PolicyDirection, SubscriberForm},
 };
 
 use super::{
@@ -69,7 +72,7 @@ fn event() -> Arc<PolicyEvent> {
         subscriber,
         &pseudonyms,
         &"edge-1".into(),
-        Inspection::Framing,
+        InspectionDepth::Framing,
     ))
 }
 

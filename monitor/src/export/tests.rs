@@ -4,13 +4,13 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use monitor_common::abi::{
     protocol::{Confidence, Protocol, Verdict},
+    settings::InspectionDepth,
     tally::{Direction, TallyKey, Totals},
 };
 use peertally_core::{
     analysis::{Analysis, node::MAX_ROWS},
     subscriber::Pseudonyms,
     testing::{Kernel, bytes, key},
-    words::Inspection,
 };
 
 use super::{
@@ -40,8 +40,11 @@ struct Bench {
 
 impl Bench {
     fn new(text: &str) -> Self {
-        let state =
-            AgentState::new(Inspection::Framing, vec![HookStats::new("tell".into(), &exec::KIND)], drain_histogram());
+        let state = AgentState::new(
+            InspectionDepth::Framing,
+            vec![HookStats::new("tell".into(), &exec::KIND)],
+            drain_histogram(),
+        );
         let analysis = Analysis::new(resolved(text).analysis_options(), Pseudonyms::with_key([3; 32]));
         let exposition = Exposition::new(Arc::clone(&state));
         Self { kernel: Kernel::new(), analysis, state, exposition, at: Duration::ZERO }

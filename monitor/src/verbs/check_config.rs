@@ -29,7 +29,7 @@ pub fn summary(resolved: &Resolved) -> String {
     line("interfaces", or_none(&interfaces, "none here: give --interface to `run`"));
     line("attach", resolved.xdp_mode.label().to_owned());
     line("subscribers", or_none(&resolved.datapath.pools.iter().map(pool).collect::<Vec<_>>(), "none"));
-    line("inspection", resolved.inspection.label().to_owned());
+    line("inspection", resolved.datapath.inspection.label().to_owned());
     if let Some(file) = &resolved.watchlist_file {
         line("watchlist", format!("{} entries of {}", resolved.datapath.watchlist.entries.len(), file.display()));
     }

@@ -14,10 +14,10 @@ use std::{
     time::Duration,
 };
 
+use monitor_common::abi::settings::InspectionDepth;
 use peertally_core::{
     analysis::Analysis,
     exit::{Exit, ExitCause},
-    words::Inspection,
 };
 use peertally_datapath::Datapath;
 use tokio::sync::{oneshot, watch};
@@ -163,13 +163,13 @@ async fn serve<D: Datapath>(
     let mut control = ControlSocket::bind(&resolved.control_socket)?;
     let pseudonyms = pseudonym_key::open(&resolved.pseudonym_key_file)?;
     let dispatcher = Arc::new(Dispatcher::start(&resolved.hooks)?);
-    let state = AgentState::new(resolved.inspection, dispatcher.stats().to_vec(), drain_histogram());
+    let state = AgentState::new(resolved.datapath.inspection, dispatcher.stats().to_vec(), drain_histogram());
     let heartbeat = Arc::new(Heartbeat::new((resolved.drain_interval * 10).max(Duration::from_secs(60))));
     let info = AgentInfo { listen: address.to_string(), ..AgentInfo::of(&resolved) };
     let context = HttpContext::new(Arc::clone(&state), pseudonyms.clone(), Arc::clone(&heartbeat), info);
 
     record_depth(&resolved)?;
-    let watching = resolved.inspection == Inspection::Watchlist;
+    let watching = resolved.datapath.inspection == InspectionDepth::Watchlist;
     let hit_log = if watching { Some(open_hit_log(&resolved)?) } else { None };
 
     let starting = Arc::clone(&resolved);
@@ -227,9 +227,9 @@ async fn serve<D: Datapath>(
 
 /// Records the inspection depth in the audit file. Only the depth `watchlist` needs the record to start.
 fn record_depth(resolved: &Resolved) -> Result<(), RunError> {
-    let watching = resolved.inspection == Inspection::Watchlist;
+    let watching = resolved.datapath.inspection == InspectionDepth::Watchlist;
     let change = DepthChange {
-        inspection: resolved.inspection.label().to_owned(),
+        inspection: resolved.datapath.inspection.label().to_owned(),
         watchlist_entries: resolved.datapath.watchlist.entries.len(),
         watchlist_digest: if watching { resolved.datapath.watchlist.digest.clone() } else { String::new() },
     };

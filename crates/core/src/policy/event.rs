@@ -5,13 +5,14 @@
 
 use std::{sync::Arc, time::SystemTime};
 
+use monitor_common::abi::settings::InspectionDepth;
 use serde::Serialize;
 use uuid::Uuid;
 
 use super::{Policy, evaluate::Firing};
 use crate::{
     subscriber::{Pseudonyms, Subscriber},
-    words::{Inspection, SubscriberForm},
+    words::SubscriberForm,
 };
 
 /// Version of the JSON form. Keys may be added without a new number.
@@ -27,7 +28,7 @@ pub struct PolicyEvent {
     /// Name of the node.
     pub node: Arc<str>,
     /// Inspection depth in force.
-    pub inspection: Inspection,
+    pub inspection: InspectionDepth,
     /// The policy.
     pub policy: Arc<Policy>,
     /// The subscriber block.
@@ -48,7 +49,7 @@ impl PolicyEvent {
         subscriber: Subscriber,
         pseudonyms: &Pseudonyms,
         node: &Arc<str>,
-        inspection: Inspection,
+        inspection: InspectionDepth,
     ) -> Self {
         Self {
             id,

@@ -2,12 +2,14 @@
 
 use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
-use monitor_common::abi::protocol::{Confidence, Protocol};
+use monitor_common::abi::{
+    protocol::{Confidence, Protocol},
+    settings::InspectionDepth,
+};
 use peertally_core::{
     analysis::Analysis,
     subscriber::Pseudonyms,
     testing::{Kernel, bytes, key},
-    words::Inspection,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -30,7 +32,7 @@ pub(crate) async fn get(address: SocketAddr, path: &str) -> (u16, String) {
 
 async fn serve(text: &str, drained: bool, heartbeat: Duration) -> SocketAddr {
     let resolved = Arc::new(crate::config::parse(Path::new("p.toml"), text, &Overrides::default()).expect("valid"));
-    let state = AgentState::new(Inspection::Framing, Vec::new(), drain_histogram());
+    let state = AgentState::new(InspectionDepth::Framing, Vec::new(), drain_histogram());
     let pseudonyms = Pseudonyms::with_key([1; 32]);
     if drained {
         let mut kernel = Kernel::new();
