@@ -1,7 +1,7 @@
 //! Removes a lab even if its owner is killed.
 //!
-//! The guard is a shell that waits for the end of its standard input: the kernel closes that when the owner ends, by
-//! SIGKILL too. It then does what [`remove`] does. What even the guard could not remove, [`sweep`] does later.
+//! The guard is a shell that waits for the end of its standard input. The kernel closes this when the owner ends, even by
+//! SIGKILL. The guard then removes the lab as [`remove`] does. A later [`sweep`] removes the rest.
 
 use std::{
     collections::BTreeMap,
@@ -72,10 +72,10 @@ pub(super) fn directory(name: &str) -> PathBuf {
     env::temp_dir().join(format!("{DIRECTORY_PREFIX}{name}"))
 }
 
-/// Kills what runs in the namespaces, deletes them, and the scratch folder.
+/// Kills all processes in the namespaces, then deletes the namespaces and the scratch folder.
 ///
 /// # Errors
-/// Names what is left.
+/// Something could not be removed; the error names it.
 pub(super) fn remove<'a>(directory: &Path, namespaces: impl Iterator<Item = &'a str>) -> Result<()> {
     let mut left = Vec::new();
     for namespace in namespaces.filter(|namespace| Path::new(RUN).join(namespace).exists()) {
@@ -147,7 +147,7 @@ pub(super) fn sweep(prefix: &str) {
     }
 }
 
-/// Whether `lab` is the name of one (`<prefix>-<pid>-<number>`) whose owner no longer lives.
+/// Whether `lab` is a lab's name (`<prefix>-<pid>-<number>`) and the owner with this pid has ended.
 fn is_dead(lab: &str, prefix: &str) -> bool {
     let parts: Vec<_> = lab.split('-').collect();
     let [head, pid, number] = parts[..] else { return false };

@@ -37,7 +37,7 @@ pub struct Arguments {
     /// Folders with captures of the lab, named CLIENT-MODE-IPVERSION.pcap, to examine in addition to the corpus
     #[arg(long, value_name = "DIR", conflicts_with_all = ["check", "rules"])]
     pub captures: Vec<PathBuf>,
-    /// Write nothing; fail when the page is not what the corpus and the sources give
+    /// Write nothing; fail if the page differs from the result for corpus and sources
     #[arg(long)]
     pub check: bool,
     /// Rewrite only the part that describes the rules: needs neither captures nor nDPI
@@ -126,10 +126,10 @@ fn examine(programs: &Programs, captures: &[Capture]) -> Result<Examined> {
     Ok(Examined { captures: captures.len(), ndpi_version: programs.ndpi_version()?, flows, explanations })
 }
 
-/// The flows of TCP and UDP of one capture; two connections between the same ports are one, and a label of either counts.
+/// TCP and UDP flows of one capture. Two connections between equal ports are one flow, and a label of either counts.
 fn flows_of(programs: &Programs, capture: &Capture) -> Result<Vec<Flow>> {
     let ndpi = programs.ndpi(&capture.path)?;
-    // What an endpoint teaches depends on which end is the subscriber; in the corpus nothing says which is.
+    // Labels by endpoint depend on which end is the subscriber. The corpus does not say which end is.
     let pools: &[&str] = if capture.set == Set::Live { &POOLS } else { &[] };
     let mut flows: std::collections::BTreeMap<flow::Key, Flow> = std::collections::BTreeMap::new();
     for row in programs.ours(&capture.path, pools)? {

@@ -59,7 +59,7 @@ pub struct Arguments {
     /// Prints the differences. On a quiet machine only
     #[arg(long, conflicts_with_all = ["check", "targets"])]
     pub bless: bool,
-    /// Only packet-path rows whose path contains this, of all rows
+    /// Only rows of the packet path with this text in their path
     #[arg(long)]
     pub only: Option<String>,
     /// Measure this object file in place of the committed one; the agent is left out
@@ -195,14 +195,14 @@ fn tell(arguments: &Arguments, report: &BenchReport, mut failures: Vec<Failure>,
 /// Name in [`not_in_pairs`].
 const PAIRS: &str = "pairs with the baseline program";
 
-/// Why rows that should be in pairs are not, and what to do.
+/// Reason why rows are not measured in pairs, and the remedy.
 fn not_in_pairs(programs: &Programs, report: &BenchReport, wanted: bool) -> Option<NotMeasured> {
     let reason = match (&programs.beside, report.refused()) {
         (None, _) if wanted => format!("{BASELINE} is not there"),
         (Some(beside), Some(refused)) => format!("{} cannot run with this agent: {refused}", beside.display()),
         _ => return None,
     };
-    let next = "rows are held against recorded ratios, which says less; `cargo xtask bench --quick --bless` makes the committed program \
+    let next = "rows are compared with recorded ratios, which is less reliable; `cargo xtask bench --quick --bless` makes the committed program \
                 the baseline";
     Some(NotMeasured { path: PAIRS.to_owned(), reason: format!("{reason}; {next}") })
 }

@@ -1,6 +1,6 @@
 //! `cargo xtask build-ebpf`: the only builder of the BPF object. Writes the object and its provenance, or compares.
 //!
-//! Two builds in different folders give the same bytes: paths are replaced by names, and debug sections are removed (BTF
+//! Two builds in different folders give equal bytes: paths are replaced by names, and debug sections are removed (BTF
 //! stays). Nothing of the caller's Rust environment reaches the build.
 
 use std::fs;
@@ -133,7 +133,7 @@ fn check() -> Result<()> {
     Ok(())
 }
 
-/// Copies what cargo needs to build the BPF crate: manifests of all members, sources of all but heavy folders.
+/// Copies the sources that cargo needs to build the BPF crate.
 fn copy_workspace(to: &Path) -> Result<()> {
     fs::create_dir_all(to).with_context(|| format!("cannot create {}", to.display()))?;
     for file in ["Cargo.toml", "Cargo.lock"] {
@@ -147,7 +147,7 @@ fn copy_workspace(to: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Builds one object to be shipped, with the record of what it was built from.
+/// Builds one object to be shipped, with its provenance.
 fn build(
     toolchain: &Toolchain,
     object: &Object,
@@ -271,7 +271,7 @@ const KEPT: [&str; 6] =
 /// Variables without a common prefix that change a build.
 const RUST: [&str; 3] = ["RUSTC", "RUSTFLAGS", "RUSTDOCFLAGS"];
 
-/// Removes what an outer cargo or the caller's shell set and what would change the build.
+/// Removes variables of an outer cargo or the caller's shell that would change the build.
 fn clean_environment(command: &mut Command) {
     for (name, _) in std::env::vars_os() {
         let Some(name) = name.to_str() else { continue };

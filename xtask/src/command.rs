@@ -37,7 +37,7 @@ pub fn run(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
-/// Runs a command quietly and returns what it wrote to standard output.
+/// Runs a command quietly and returns its standard output.
 ///
 /// # Errors
 /// When it cannot be started or does not end with status 0; the message then has its standard error.

@@ -48,7 +48,7 @@ pub struct Arguments {
 /// Runs the demonstration.
 ///
 /// # Errors
-/// Whatever keeps it from its promise; the message says what that is.
+/// A step failed; the message names it.
 pub fn run(arguments: &Arguments) -> Result<()> {
     ensure!(
         rustix::process::geteuid().is_root(),
@@ -64,7 +64,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     // From here on there is something to remove. Before, a signal ends the demonstration as it ends any program.
     let interrupted = lab::interrupt();
     for signal in [SIGINT, SIGTERM, SIGHUP] {
-        // The second signal does not wait for the orderly way: the lab's guard removes what is left.
+        // A second signal ends the program at once. The lab's guard then removes the lab.
         signal_hook::flag::register_conditional_shutdown(signal, 130, interrupted.clone())?;
         signal_hook::flag::register(signal, interrupted.clone())?;
     }

@@ -18,7 +18,7 @@ use crate::command::stream;
 use crate::setup::{self, Need};
 use crate::workspace::{root, target};
 
-/// The targets; `fuzz/README.md` says what each reads.
+/// Names of the targets (`fuzz/README.md`).
 pub const TARGETS: [&str; 4] = ["capture", "classify", "engine", "parse"];
 /// Inputs that the lane tries on each: some ten seconds. An engine is made for each of its inputs.
 const LANE_RUNS: [u32; 4] = [1_000_000, 200_000, 10_000, 2_000_000];

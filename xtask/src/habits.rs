@@ -1,4 +1,4 @@
-//! `cargo xtask habits`: rules of this repository that no compiler holds. Reads files and the history, builds nothing.
+//! `cargo xtask habits`: rules of this repository that the compiler does not check. Reads files and history, builds nothing.
 //!
 //! Each check is a function from the tree to findings, so that unit tests can run it on made-up files. The lane `habits`
 //! of `cargo xtask test` runs them all.
@@ -16,7 +16,7 @@ use anyhow::{Result, bail};
 pub use references::of as references;
 pub use tree::Tree;
 
-/// What `habits` takes.
+/// Arguments of `habits`.
 #[derive(Debug, Default, clap::Args)]
 pub struct Arguments {
     /// Also list long files and functions; these are reported, and not enforced
@@ -36,7 +36,7 @@ enum Check {
 impl Check {
     const ALL: &[Self] = &[Self::CommentWidth, Self::Dependencies, Self::References, Self::CommitSubjects];
 
-    /// Checks whose findings are counted and do not fail, because the tree does not pass yet.
+    /// Checks that only count their findings, because the tree does not pass yet.
     const PENDING: &[Self] = &[Self::CommentWidth, Self::References];
 
     fn about(self) -> &'static str {

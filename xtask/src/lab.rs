@@ -64,7 +64,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     };
     let interrupted = lab::interrupt();
     for signal in [SIGINT, SIGTERM, SIGHUP] {
-        // The second signal does not wait for the orderly way: the lab's guard removes what is left.
+        // A second signal ends the program at once. The lab's guard then removes the lab.
         signal_hook::flag::register_conditional_shutdown(signal, 130, interrupted.clone())?;
         signal_hook::flag::register(signal, interrupted.clone())?;
     }

@@ -55,7 +55,7 @@ pub struct Provenance {
     pub sha256: String,
     /// Size of the object in bytes.
     pub bytes: u64,
-    /// [`source_hash`] of what it was built from.
+    /// [`source_hash`] of its sources.
     pub source_sha256: String,
     /// `rustc --version` of the compiler.
     pub compiler: String,
@@ -107,7 +107,7 @@ pub fn sha256(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Hash over everything that decides what the objects contain, but for the tools.
+/// Hash over all inputs of the objects except the tools.
 ///
 /// # Errors
 /// When a source or a manifest cannot be read.

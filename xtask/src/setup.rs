@@ -1,6 +1,6 @@
-//! `cargo xtask setup`: the one place that installs anything. Every verb calls [`ensure`] with what it needs.
+//! `cargo xtask setup`: installs packages and tools. Nothing else installs anything; every verb calls [`ensure`].
 //!
-//! Installs only what is missing, from Debian's archive, crates.io and the package indexes of Python and Node.js, and
+//! Installs missing packages only, from Debian's archive, crates.io and the package indexes of Python and Node.js, and
 //! shows its progress on the terminal. Without root, it installs no Debian package and prints the command that would.
 //! Setup never removes an installed package, starts no service, and leaves no service enabled for the next boot.
 
@@ -52,7 +52,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     missing.install(needs)
 }
 
-/// Installs what the given verbs need and is missing; silent when nothing is.
+/// Installs missing packages and tools of the given verbs. Prints nothing if none is missing.
 ///
 /// # Errors
 /// When something cannot be installed; the message has the command that would.

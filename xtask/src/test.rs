@@ -121,20 +121,20 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     result
 }
 
-/// How strictly lanes judge what this machine lacks.
+/// What to do about missing packages and rights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
-    /// Nothing is installed; a test skips what this machine cannot do.
+    /// Install nothing. A test that cannot run here is skipped.
     Quick,
-    /// What is missing is installed; a skipped test is a failure.
+    /// Install missing packages. A skipped test is a failure.
     Strict,
 }
 
-/// Installs what lanes need as late as possible: nothing for the first lanes, cargo's tools last.
+/// Installs packages as late as possible: nothing for the first lanes, cargo tools last.
 #[derive(Debug)]
 struct Setup {
     mode: Mode,
-    /// The needs of all lanes, until their packages are installed: in one go, with one look at the archive.
+    /// Needs of all lanes, until their packages are installed, all at once.
     pending: Vec<Need>,
     elapsed: Duration,
 }
@@ -145,7 +145,7 @@ impl Setup {
         Self { mode, pending, elapsed: Duration::ZERO }
     }
 
-    /// Installs what `lane` needs.
+    /// Installs packages and tools for `lane`.
     fn prepare(&mut self, lane: Lane) -> Result<()> {
         if self.mode == Mode::Quick || lane.needs().is_empty() {
             return Ok(());
@@ -155,7 +155,7 @@ impl Setup {
         if !pending.is_empty()
             && let Err(error) = setup::ensure_packages(&pending)
         {
-            // Each lane that needs what is missing fails with its own message.
+            // A lane with a missing package fails later, with its own message.
             println!("test: not all packages could be installed: {error:#}");
         }
         let ready = setup::ensure(lane.needs());

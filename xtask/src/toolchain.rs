@@ -60,7 +60,7 @@ impl Toolchain {
     /// Looks for a toolchain.
     ///
     /// # Errors
-    /// When none is found or compiler and linker do not fit; says what to install.
+    /// No toolchain is found, or compiler and linker do not fit. The error names the packages to install.
     pub fn find() -> Result<Self> {
         let (source, rustc) = find_rustc()?;
         let verbose = output(Command::new(&rustc).arg("-vV"))?;

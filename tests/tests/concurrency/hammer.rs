@@ -1,7 +1,7 @@
-//! Two CPUs, two interfaces, both directions, connections that begin again and again, and a drain that never stops.
+//! Two CPUs, two interfaces, both directions, connections that restart all the time, and a constant drain.
 //!
-//! Ten seconds, or as many as `PEERTALLY_HAMMER_SECONDS` says. The frames go through the kernel's test runner with the
-//! interface they claim to arrive on, so that what was sent is known to the byte.
+//! Runs for ten seconds, or for `PEERTALLY_HAMMER_SECONDS`. Frames go through the kernel's test runner with the number of
+//! their interface, so the number of sent bytes is known exactly.
 
 use std::{
     collections::HashMap,
@@ -31,7 +31,7 @@ use crate::CPUS;
 /// Names the length of the test in seconds.
 const SECONDS_VARIABLE: &str = "PEERTALLY_HAMMER_SECONDS";
 const SECONDS: u64 = 10;
-/// Flows, four times what the table holds.
+/// Number of flows: four times the room of the table.
 const FLOWS: usize = 64;
 const CACHE: u32 = 16;
 /// One flow of so many speaks BitTorrent: together they fill half the table, where they stay for a minute of the clock.
@@ -106,7 +106,7 @@ fn node_packets(reading: &TableRead) -> u64 {
     reading.node.iter().enumerate().filter(|(index, _)| of_subscribers(*index)).map(|(_, node)| node.packets).sum()
 }
 
-/// One CPU: sends until `stop`, and says what it sent of each flow.
+/// Sends on one CPU until `stop`. Returns the sent packets of each flow.
 fn send(
     cpu: usize,
     program: &Xdp,
@@ -172,7 +172,7 @@ fn is_p2p(protocol: u8) -> bool {
     protocol != Protocol::Unclassified as u8 && protocol != Protocol::Fragment as u8
 }
 
-/// Index of a router's interface, from what iproute2 prints: `7: acc1@if2: <..`.
+/// Index of a router's interface, from the output of iproute2: `7: acc1@if2: <..`.
 fn index_of(lab: &Lab, interface: &str) -> Result<u32> {
     let shown = output(lab.router().command("ip").args(["-o", "link", "show", "dev", interface]))?;
     let text = String::from_utf8(shown.stdout)?;

@@ -1,5 +1,5 @@
-//! Two CPUs and the reassembly slots: flows that share one slot overwrite each other all the time, and each
-//! is labelled by what its own stream shows, or not at all.
+//! Two CPUs and the reassembly slots: flows that share one slot overwrite each other all the time. Each flow must be
+//! labelled by its own stream, or not at all.
 
 use std::{collections::HashMap, thread};
 
@@ -73,12 +73,12 @@ fn port(flow: usize) -> u16 {
     (1024..=u16::MAX).find(shares).expect("one in 2,048 does")
 }
 
-/// The segments of a flow, by kind. All streams have the same numbers: nothing but the flow tells them apart.
+/// The segments of a flow, by kind. All streams have equal sequence numbers: only the flow distinguishes them.
 fn segments(flow: usize) -> [Vec<u8>; KINDS] {
     let client = (std::net::Ipv4Addr::from_bits(subscriber(flow)), port(flow)).into();
     let server = (std::net::Ipv4Addr::from_bits(SERVER), SERVER_PORT).into();
     let (begins, ends) = (CUT[halves(flow).0].1, CUT[halves(flow).1].2);
-    // So long that what follows is the same number for all.
+    // All second segments start at 1,000.
     let start = 1_000 - begins.len() as u32;
     [
         tcp_at(client, server, flag::SYN, (start - 1, 0), b""),
@@ -107,7 +107,7 @@ fn two_cpus_on_one_reassembly_slot_label_no_flow_by_another() {
         return;
     }
     let _alone = both_cpus();
-    // Room for every flow: what they fight over is what is kept.
+    // Room for every flow: flows compete for the reassembly slot only.
     let sizes = TableSizes { flows: 2 * FLOWS as u32, tallies: 1024, peers: 64 };
     let mut object = LoadedObject::load(&both_datapaths::options(sizes)).expect("loads");
     let tables = Tables::new(&object).expect("mapped");

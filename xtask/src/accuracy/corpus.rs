@@ -1,4 +1,4 @@
-//! The captures that are examined, and what is known to be true of their flows.
+//! The examined captures, and the ground truth of their flows.
 //!
 //! The corpus lies next to the repository, in `shared/corpus`: `MANIFEST.tsv` lists captures, `FLOWS.tsv` the flows of its P2P
 //! set with reference signatures. Captures of the lab are named `CLIENT-MODE-IPVERSION.pcap`; in their namespaces nothing

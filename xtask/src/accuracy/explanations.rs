@@ -1,7 +1,7 @@
 //! Why a program's label differs from the truth: a small table that people write, `explanations.toml` next to this file.
 //!
 //! Each disagreement takes the first entry that fits. One that none fits is an error, and so is an entry that fits none:
-//! the table says what is, not what was.
+//! the table describes the present state only.
 
 use anyhow::{Context as _, Result};
 use serde::Deserialize;
@@ -25,7 +25,7 @@ pub(super) struct Explanation {
     /// nDPI's label, when the explanation is about one; `none` when it lists no such flow.
     #[serde(default)]
     ndpi_label: Option<String>,
-    /// Whether it is about flows whose bytes show their protocol; any when left out.
+    /// Restricts the entry to flows with (or without) a reference signature; any if left out.
     #[serde(default)]
     visible: Option<bool>,
     /// Whether captures of the corpus need not show it: it is about the lab's own.
@@ -50,7 +50,7 @@ pub(super) fn all() -> Result<Vec<Explanation>> {
     Ok(table.explanation)
 }
 
-/// Whether both programs say what is true.
+/// Whether both labels are right.
 pub(super) fn agreed(flow: &Flow) -> bool {
     flow.our_outcome() == LabelOutcome::Right && flow.ndpi_outcome() == LabelOutcome::Right
 }

@@ -1,4 +1,4 @@
-//! Flows as both programs name them, and what each says about one.
+//! Flows, their ground truth, and the labels of both programs.
 
 use std::net::IpAddr;
 
@@ -104,7 +104,7 @@ pub(super) struct Flow {
 pub(super) struct Ndpi {
     /// As it prints it.
     pub(super) name: String,
-    /// Whether it gives the same label without guessing by ports and addresses.
+    /// Whether nDPI gives this label without guessing by ports and addresses.
     pub(super) inspected: bool,
 }
 
@@ -136,7 +136,7 @@ impl Flow {
         LabelOutcome::of(&self.truth, &labels)
     }
 
-    /// The protocol whose row counts this flow; `None` for traffic that is no P2P.
+    /// The protocol that counts this flow in its row; `None` for traffic that is not P2P.
     pub(super) fn protocol(&self) -> Option<&str> {
         match &self.truth {
             Truth::Peer(protocols) => protocols.first().map(String::as_str),

@@ -1,7 +1,7 @@
 //! Writes `docs/detection.md`: fixed texts, the rules of the signatures, and the tables.
 //!
-//! What depends on the lab's own captures stands between two marks and is kept as it is when a run has none, so that the
-//! rest can be compared byte for byte.
+//! The part about the lab's own captures is between two marks. A run without such captures keeps it, so that the rest can
+//! be compared byte for byte.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -12,9 +12,9 @@ use super::explanations::{Explanation, agreed};
 use super::flow::{Flow, Truth};
 use super::score::{Score, TIERS, by, total};
 
-/// Around what depends on the lab's captures.
+/// Marks around the part about the lab's captures.
 const LIVE: [&str; 2] = ["<!-- lab: begin -->\n", "<!-- lab: end -->\n"];
-/// Around what is made of the sources alone.
+/// Marks around the part that is made from the sources alone.
 const RULES: [&str; 2] = ["<!-- rules: begin -->\n", "<!-- rules: end -->\n"];
 /// In front of the date of a page.
 const DATED: &str = "Last change of these tables: ";
@@ -183,7 +183,7 @@ fn disagreements(examined: &Examined) -> String {
         let _ = writeln!(text, "{why} {flows} flow{}:\n", if flows == 1 { "" } else { "s" });
         text.push_str("| capture | truth | our label | nDPI's label | flows | which |\n|---|---|---|---|---:|---|\n");
         for ([capture, truth, ours, ndpi], flows) in captures {
-            // Different ones: the same flow may be in many captures.
+            // A set, because a flow may be in many captures.
             let which: BTreeSet<String> = flows.iter().map(|flow| flow.key.ports()).collect();
             let shown: Vec<&str> = which.iter().take(3).map(String::as_str).collect();
             let more = if which.len() > shown.len() { ", .." } else { "" };

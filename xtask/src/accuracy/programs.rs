@@ -1,4 +1,4 @@
-//! Runs both programs over a capture and reads what they say of each flow: `peertally replay` and nDPI's `ndpiReader`.
+//! Runs `peertally replay` and nDPI's `ndpiReader` over a capture and reads their labels of each flow.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -20,7 +20,7 @@ const NDPI_NO_GUESS: &str = "-d";
 /// Columns of its table that are read, with their names in its first line.
 const NDPI_COLUMNS: [(usize, &str); 6] =
     [(1, "protocol"), (5, "src_ip"), (6, "src_port"), (7, "dst_ip"), (8, "dst_port"), (10, "ndpi_proto")];
-/// Exit code of a replay that reported what it could read of a damaged capture (`docs/architecture.md#command-line`).
+/// Exit code of a replay that reported the readable part of a damaged capture (`docs/architecture.md#command-line`).
 const DAMAGED: i32 = 65;
 
 /// Both programs, ready to run.

@@ -25,12 +25,12 @@ pub(super) struct Score {
     pub(super) visible_found: u64,
     /// Found by us, by confidence in the order of [`TIERS`].
     pub(super) found: [u64; 4],
-    /// Labelled by us as what they are not.
+    /// Labelled wrongly by us.
     pub(super) wrong: u64,
     /// Found by nDPI; without guessing.
     pub(super) ndpi_found: u64,
     pub(super) ndpi_inspected: u64,
-    /// Labelled by nDPI as what they are not.
+    /// Labelled wrongly by nDPI.
     pub(super) ndpi_wrong: u64,
     /// IP packets and bytes of all flows, and of those found by us.
     packets: (u64, u64),

@@ -36,7 +36,7 @@ pub(super) struct Again<'a> {
     pub(super) loads: u32,
 }
 
-/// Repeats what missed a bound, up to [`ATTEMPTS`] times in all; returns what is still missed.
+/// Measures rows with a missed bound again, up to [`ATTEMPTS`] times in all. Returns the bounds that are still missed.
 pub(super) fn attempts(
     report: &mut BenchReport,
     gate: &Gate,

@@ -45,7 +45,7 @@ impl Gate {
         failures
     }
 
-    /// Numbers without a pair whose ratio has grown too much, or that no record has.
+    /// Numbers without a pair that grew too much or are in no record.
     fn recorded(&self, report: &BenchReport) -> Vec<Failure> {
         let mut failures = Vec::new();
         for ratio in super::ratios::of(report).into_iter().filter(|ratio| !ratio.in_pairs) {

@@ -24,7 +24,7 @@ impl Processor {
         self.0.lines().filter(|line| line.starts_with("processor")).count()
     }
 
-    /// Name, family and model: what costs have to do with.
+    /// Name, family and model.
     pub(super) fn kind(&self) -> String {
         format!("{}, family {} model {}", self.field("model name"), self.field("cpu family"), self.field("model"))
     }

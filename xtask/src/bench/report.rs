@@ -1,17 +1,17 @@
-//! The result of a run, in the form of `docs/performance.md#json-output`.
+//! Result of a run, in the form of `docs/performance.md#json-output`.
 
 use serde::{Deserialize, Serialize};
 
-/// Memory that an idle agent may take besides the maps, in MiB. A busy machine does not change it, as it does a time.
+/// Largest memory of an idle agent, without the maps, in MiB. Unlike a time, it does not depend on the load of the machine.
 pub(super) const MEMORY_MIB: f64 = 300.0;
 
 /// One run.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(super) struct BenchReport {
-    /// The packet path, by row.
+    /// Rows of the packet path.
     #[serde(default)]
     pub(super) rows: Vec<Row>,
-    /// Reading every tally.
+    /// Drain of every tally.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) drain: Option<Drain>,
     /// Answers of the metrics endpoints.
@@ -23,24 +23,24 @@ pub(super) struct BenchReport {
     /// The agent without traffic.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) idle: Option<Idle>,
-    /// Targets and what this run reached.
+    /// Targets, with the measured values.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(super) targets: Vec<BenchTarget>,
-    /// Rows that ought to be here, and why they are not.
+    /// Missing rows, with the reasons.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(super) not_measured: Vec<NotMeasured>,
 }
 
-/// Number that a run lacks.
+/// A number that this run could not measure.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct NotMeasured {
-    /// A row's path, or what else.
+    /// Path of the row, or name of another number.
     pub(super) path: String,
-    /// Why.
+    /// Reason.
     pub(super) reason: String,
 }
 
-/// One row of the packet path: ns of CPU time per packet above an empty program in the same run.
+/// One row of the packet path: ns of CPU time per packet, less the cost of an empty program in this run.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Row {
     /// Name.
@@ -63,55 +63,55 @@ pub(super) struct Row {
     pub(super) reference_spread_ns: f64,
     /// The empty program with the generator in front.
     pub(super) empty_ns: f64,
-    /// The shipped program's cost relative to the reference's: the median of the rounds' ratios.
+    /// Cost of the shipped program divided by that of the reference: median of the rounds' ratios.
     pub(super) ratio: f64,
     /// Half the distance between the quartiles of the rounds' ratios.
     pub(super) ratio_spread: f64,
-    /// Another build of the program, mostly the one that was blessed.
+    /// Another build of the program, usually the baseline.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) beside: Option<Beside>,
-    /// Why that build could not do the row's work.
+    /// Why that build could not run the row.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) beside_refused: Option<String>,
-    /// The program that knows the first protocols only, in rows whose packets show no other.
+    /// The program with the first protocols only, in rows without packets of other protocols.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) first_protocols: Option<FirstProtocols>,
 }
 
-/// Another build of the program, in the same rounds.
+/// Cost of another build, measured in the rounds of the shipped program.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Beside {
     /// Cost of this program.
     pub(super) ns_above_empty: f64,
     /// Half the distance between the quartiles of its rounds.
     pub(super) spread_ns: f64,
-    /// The measured program's cost as a multiple of that: the median of the rounds' ratios.
+    /// Cost of the measured program divided by that of this one: median of the rounds' ratios.
     pub(super) multiple: f64,
     /// Half the distance between the quartiles of the rounds' ratios.
     pub(super) multiple_spread: f64,
 }
 
 impl Beside {
-    /// The multiple for the gate. A cost of zero or less, from disturbed rounds, counts as infinite.
+    /// Multiple for the gate. Disturbed rounds can give zero or less, which counts as infinite.
     pub(super) fn cost(&self) -> f64 {
         if self.multiple > 0.0 { self.multiple } else { f64::INFINITY }
     }
 
-    /// Of several attempts the median one; of two the worse, so that a third decides.
+    /// Median of several attempts. Of two, the worse one, so that a third attempt decides.
     pub(super) fn median(mut attempts: Vec<Self>) -> Option<Self> {
         attempts.sort_by(|one, other| one.cost().total_cmp(&other.cost()));
         (!attempts.is_empty()).then(|| attempts.swap_remove(attempts.len() / 2))
     }
 }
 
-/// The shipped program with the signatures of the first protocols only, in the same rounds.
+/// Cost of the shipped program with the first protocols only, measured in the rounds of the whole program.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct FirstProtocols {
     /// Cost of this program.
     pub(super) ns_above_empty: f64,
     /// Half the distance between the quartiles of its rounds.
     pub(super) spread_ns: f64,
-    /// The shipped program's cost as a multiple of that: the median of the rounds' ratios.
+    /// Cost of the shipped program divided by that of this one: median of the rounds' ratios.
     pub(super) rise: f64,
     /// Half the distance between the quartiles of the rounds' ratios.
     pub(super) rise_spread: f64,
@@ -123,7 +123,7 @@ impl Row {
         format!("{}/{}", self.path, self.flows)
     }
 
-    /// A row of 1,024 flows whose reference costs 100 ns.
+    /// A row of 1,024 flows with a reference of 100 ns.
     #[cfg(test)]
     pub(super) fn for_tests(path: &str, ratio: f64) -> Self {
         Self {
@@ -145,7 +145,7 @@ impl Row {
         }
     }
 
-    /// This row with a pair of that multiple.
+    /// This row with a pair that has this multiple.
     #[cfg(test)]
     pub(super) fn with_beside(self, multiple: f64) -> Self {
         let beside =
@@ -154,30 +154,30 @@ impl Row {
     }
 }
 
-/// Reading every tally.
+/// Drain of every tally.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Drain {
     /// Tallies.
     pub(super) tallies: u64,
-    /// By mapped memory, in ms.
+    /// Time by mapped memory, in ms.
     pub(super) ms: f64,
-    /// By batch map calls over a hash of the same number of entries, in ms.
+    /// Time by batch calls over a hash map with as many entries, in ms.
     pub(super) batch_ms: f64,
 }
 
-/// One answer of an endpoint.
+/// One response of an endpoint.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Scrape {
     /// Path.
     pub(super) endpoint: String,
     /// Subscribers with a tally.
     pub(super) subscribers: u64,
-    /// Content coding, when there is one.
+    /// Content coding, if any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) encoding: Option<String>,
     /// Time to the last byte, in ms.
     pub(super) ms: f64,
-    /// Time to write as much text, before any encoding, that nothing had to be looked up for, in ms.
+    /// Time to write a constant text of equal length, before any encoding, in ms.
     pub(super) reference_ms: f64,
     /// Bytes of the body.
     pub(super) bytes: u64,
@@ -191,18 +191,18 @@ impl Scrape {
     }
 }
 
-/// Evaluation of many policies after a drain in which every tally moved.
+/// Evaluation of many policies after a drain that changed every tally.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Policies {
     /// Policies.
     pub(super) policies: u64,
-    /// Different windows between them.
+    /// Number of different windows.
     pub(super) windows: u64,
-    /// Tallies that moved.
+    /// Tallies that changed.
     pub(super) tallies: u64,
     /// CPU time of the whole evaluation, in ms.
     pub(super) ms: f64,
-    /// CPU time of a plain pass over the same data, in ms.
+    /// CPU time of a plain pass over this data, in ms.
     pub(super) reference_ms: f64,
 }
 
@@ -211,17 +211,17 @@ pub(super) struct Policies {
 pub(super) struct Idle {
     /// Tallies.
     pub(super) tallies: u64,
-    /// CPU time of one drain and all that follows it, in ms.
+    /// CPU time of one drain and its evaluation, in ms.
     pub(super) cpu_ms_per_drain: f64,
-    /// CPU time of a plain reading of these maps in the same run, in ms.
+    /// CPU time of a plain read of these maps in this run, in ms.
     pub(super) reference_ms: f64,
-    /// Share of one core at the default pace of ten seconds.
+    /// Share of one core with the default interval of ten seconds.
     pub(super) core_percent: f64,
-    /// The most anonymous memory it had, in MiB: without the maps, which are mapped into it.
+    /// Peak anonymous memory, in MiB. Maps are mapped files and do not count.
     pub(super) memory_mib: f64,
-    /// Memory before there were tallies, in MiB.
+    /// Memory without tallies, in MiB.
     pub(super) memory_empty_mib: f64,
-    /// The difference for each tally.
+    /// Difference per tally, in bytes.
     pub(super) bytes_per_tally: f64,
 }
 
@@ -242,7 +242,7 @@ impl Idle {
 }
 
 impl BenchReport {
-    /// Adds what another bench found.
+    /// Adds the results of another bench.
     pub(super) fn add(&mut self, other: BenchReport) {
         self.rows.extend(other.rows);
         self.drain = other.drain.or(self.drain.take());
@@ -251,7 +251,7 @@ impl BenchReport {
         self.idle = other.idle.or(self.idle.take());
     }
 
-    /// Why the other build could not take part, in the first row where it could not.
+    /// Reason why the other build could not run, from the first row that it could not run.
     pub(super) fn refused(&self) -> Option<&str> {
         self.rows.iter().find_map(|row| row.beside_refused.as_deref())
     }
@@ -262,7 +262,7 @@ impl BenchReport {
     }
 }
 
-/// One target and what this run reached.
+/// One target, with the measured value.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct BenchTarget {
     /// Measured quantity.
@@ -271,7 +271,7 @@ pub(super) struct BenchTarget {
     pub(super) at_most: f64,
     /// The measured value.
     pub(super) measured: f64,
-    /// Unit of both.
+    /// Unit of both values.
     pub(super) unit: String,
 }
 

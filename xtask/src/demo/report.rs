@@ -10,7 +10,7 @@ use super::participants::{Account, ROLES, Role};
 /// Lines of `/metrics` that are shown.
 const METRIC_LINES: usize = 8;
 
-/// Everything that the verdict rests on.
+/// Everything that the verdict depends on.
 pub(super) struct DemoOutcome {
     /// Tallies of every subscriber.
     pub(super) rows: Vec<SubscriberRow>,
@@ -109,7 +109,7 @@ pub(super) fn print(outcome: &DemoOutcome) {
     }
 }
 
-/// Prints the start of what `/metrics` says.
+/// Prints the first lines of `/metrics`.
 pub(super) fn print_metrics(agent: &Agent<'_>) -> Result<()> {
     let (_status, body) = agent.get("/metrics")?;
     let lines = body.lines().filter(|line| line.starts_with("peertally_traffic_bytes_total"));

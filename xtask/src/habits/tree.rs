@@ -23,7 +23,7 @@ pub struct Tree {
 }
 
 impl Tree {
-    /// Reads what git knows, and new files that it does not ignore.
+    /// Reads tracked files, and new files that git does not ignore.
     ///
     /// # Errors
     /// When git does not answer or a file cannot be read.
@@ -68,7 +68,7 @@ impl Tree {
         self.paths.contains(path.trim_end_matches('/'))
     }
 
-    /// Files whose path is `tail` or ends with it.
+    /// Files with a path that is `tail` or ends with it.
     pub(super) fn ending(&self, tail: &str) -> impl Iterator<Item = &str> {
         self.paths.iter().map(String::as_str).filter(move |path| {
             path.strip_suffix(tail).is_some_and(|before| before.is_empty() || before.ends_with('/'))

@@ -1,4 +1,4 @@
-//! The lanes of `cargo xtask test`: what each runs, needs and may take. Adding one is an entry here.
+//! The lanes of `cargo xtask test`, with commands, packages and time limits. A new lane is an entry here.
 
 use std::fs;
 use std::process::{Command, Stdio};
@@ -155,7 +155,7 @@ impl Lane {
             }
             Self::Demo => check(outcome, cargo(&["xtask", "demo"]), TESTING),
             Self::Bench => {
-                // Its lines tell what a busy machine could not, and that a baseline program cannot run.
+                // The output names checks that a busy machine skipped, and a baseline program that cannot run.
                 stream(&mut cargo(&["xtask", "bench", "--quick", "--check"]), TESTING, |line| outcome.read(line))?;
                 outcome.passed = 1;
                 Ok(())
@@ -166,7 +166,7 @@ impl Lane {
                 tests(mode, outcome, &[], &plain, &[])?;
                 stream(&mut cargo(&["test", "--workspace", "--locked", "--doc"]), TESTING, |line| outcome.read(line))
             }
-            // Clients that share two cores with other clients send again what was only late: then counts differ.
+            // Clients that share two cores with others retransmit late packets, and counts would differ.
             Self::E2e => tests(mode, outcome, &[], &integration_tests()?.1, &["--test-threads=1"]),
             Self::Fuzz => {
                 outcome.passed = fuzz::lane()?;
@@ -200,7 +200,7 @@ fn check(outcome: &mut LaneOutcome, mut command: Command, limit: Duration) -> Re
     Ok(())
 }
 
-/// The advisory database is a repository of its own, which not every machine can reach: then that part is left out.
+/// Runs cargo-deny. Known vulnerabilities are left out if the advisory database cannot be reached.
 fn deny(outcome: &mut LaneOutcome) -> Result<()> {
     check(outcome, cargo(&["deny", "--locked", "check", "bans", "licenses", "sources"]), COMPILING)?;
     let mut advisories = cargo(&["deny", "--locked", "check", "advisories"]);
@@ -227,7 +227,7 @@ fn tests(mode: Mode, outcome: &mut LaneOutcome, targets: &[&str], named: &[Strin
     for name in named {
         command.args(["--test", name]);
     }
-    // What passing tests printed is shown, too, for their `SKIPPED:` lines.
+    // Also show the output of passed tests, for their `SKIPPED:` lines.
     command.args(["--", "--show-output"]).args(arguments);
     match mode {
         Mode::Strict => command.env("PEERTALLY_STRICT", "1"),
@@ -247,7 +247,7 @@ fn tests(mode: Mode, outcome: &mut LaneOutcome, targets: &[&str], named: &[Strin
     result
 }
 
-/// Chooses the lines of a test run that a person who is working wants to see: results, failures and what was skipped.
+/// Selects the lines of a test run to print: results, failures and skipped tests.
 #[derive(Debug, Default)]
 struct Shown {
     /// In the part with the output of passed tests.
