@@ -19,7 +19,7 @@ pub struct Capture {
 }
 
 impl Capture {
-    /// Starts to write what crosses `interface` of `namespace` to `file`, with `options` of tcpdump(8).
+    /// Starts to capture `interface` of `namespace` to `file`, with `options` of tcpdump(8).
     ///
     /// # Errors
     /// tcpdump does not start.

@@ -63,7 +63,7 @@ pub(super) fn tcp_resent() -> Result<u64> {
 pub struct IpReference(Capture);
 
 impl IpReference {
-    /// Starts to count what `host` sends on `eth0`.
+    /// Starts to count the packets that `host` sends on `eth0`.
     ///
     /// # Errors
     /// tcpdump does not start.

@@ -49,7 +49,7 @@ pub(super) fn ask(mut stream: impl Read + Write, path: &str) -> Result<(u16, Str
     Ok((status, body.to_owned()))
 }
 
-/// A server that keeps what it is sent. It runs until its namespace and process end.
+/// A server that stores its requests. It runs until its namespace and process end.
 #[derive(Debug)]
 pub struct HttpServer {
     address: SocketAddr,

@@ -249,7 +249,7 @@ impl Lab {
     /// Removes the lab and says whether anything is left.
     ///
     /// # Errors
-    /// Names what could not be removed.
+    /// Something could not be removed; the error names it.
     pub fn close(mut self) -> Result<()> {
         self.remove()
     }

@@ -14,7 +14,7 @@ use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
 use super::wait::wait_for_some;
 
-/// A running program. Dropping it kills it and what it started.
+/// A running program. A drop kills it and its children.
 #[derive(Debug)]
 pub struct Process {
     name: String,

@@ -27,7 +27,7 @@ pub struct Transfer {
     pub bytes: u64,
 }
 
-/// Makes a file `name.iso` of random bytes and a torrent whose tracker is `announce` (a URL).
+/// Makes a file `name.iso` of random bytes and a torrent with the tracker `announce` (a URL).
 ///
 /// # Errors
 /// `transmission-create`'s.

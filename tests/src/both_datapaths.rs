@@ -31,7 +31,7 @@ pub fn options(sizes: TableSizes) -> LoadOptions {
 pub struct BothDatapaths {
     /// On the host.
     pub host: HostDataPath,
-    /// In the kernel. A test that sends what the test runner cannot may take it away.
+    /// The kernel data path. A test removes it if the test runner cannot send its frames.
     pub kernel: Option<TestRunner>,
     /// The second in which frames come in.
     pub now_s: u64,
@@ -58,7 +58,7 @@ impl BothDatapaths {
         Self { host, kernel, now_s: 1_000, interface: if core { CORE } else { ACCESS } }
     }
 
-    /// Counts a frame; what became of it.
+    /// Counts a frame and returns the outcome.
     ///
     /// # Panics
     /// When the two disagree.

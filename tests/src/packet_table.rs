@@ -25,7 +25,7 @@ use peertally_datapath::{
 
 use drive::{Engine, Observed, observe};
 
-/// One frame and what must become of it.
+/// One frame and the expected result.
 #[derive(Clone, Debug)]
 pub struct Case {
     /// Description of the frame.
@@ -47,7 +47,7 @@ pub enum Expected {
     Transit(u64),
 }
 
-/// A flow, and what one frame adds to it.
+/// A flow, and the counts that one frame adds to it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Flow {
     /// Sender and its port.
@@ -112,7 +112,7 @@ pub fn run(engine: &mut impl Engine) -> Result<usize> {
 }
 
 impl Expected {
-    /// Compares with what an engine did.
+    /// Compares with the result of an engine.
     ///
     /// # Errors
     /// When they differ.

@@ -78,7 +78,7 @@ impl Connection {
     }
 }
 
-/// Bytes that look as ciphertext does; the same for the same `seed`.
+/// Bytes that look like ciphertext; equal seeds give equal bytes.
 #[must_use]
 pub fn ciphertext(len: usize, seed: u64) -> Vec<u8> {
     let mut state = seed ^ 0x9e37_79b9_7f4a_7c15;

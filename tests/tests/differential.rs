@@ -1,6 +1,6 @@
 //! The kernel's program against the host engine: packet by packet over every capture of the corpus, and over mutated frames.
 //!
-//! Both run the same source over the same tables with the same seed, so every outcome and every counter must be equal.
+//! Both run one source over equal tables with one seed, so every outcome and every counter must be equal.
 
 use std::{
     fs,

@@ -1,4 +1,4 @@
-//! Transfers of real clients across the router: seen as what they are, and counted as the clients and the kernel count.
+//! Transfers of real clients across the router. Labels must be right, and counts must agree with clients and kernel.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -12,7 +12,7 @@ use peertally_tests::executable;
 const MEGABYTE: usize = 1 << 20;
 const KEYS: &str = "drain_interval = \"500ms\"\non_exit = \"detach\"\n[metrics]\nsubscribers = true\n";
 const PATIENCE: Duration = Duration::from_secs(120);
-/// How far totals may be from what a client reports.
+/// Largest difference of totals from a client's report.
 const TOLERANCE: f64 = 0.01;
 /// Headers of IPv4 (20) and TCP with the time stamp option that Linux always asks for (20 + 12, RFC 7323).
 const TCP_HEADERS: u64 = 52;

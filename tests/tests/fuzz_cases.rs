@@ -1,8 +1,8 @@
-//! The fuzz targets over their named seeds and over what fuzzing once found, on stable Rust and without libFuzzer.
+//! Runs the fuzz targets over their named seeds and findings, on stable Rust and without libFuzzer.
 //!
 //! Seeds are small and made here, from the packet table and from the conversations of `peertally_tests::p2p`; the files in
 //! `fuzz/seeds` are their copies for libFuzzer. `PEERTALLY_BLESS=1` rewrites them. A finding is a file in
-//! `fuzz/findings/TARGET`, named after what was wrong.
+//! `fuzz/findings/TARGET`, named after the fault.
 
 #[expect(unreachable_pub, reason = "the files are a library of their own, too")]
 #[path = "../../fuzz/src/lib.rs"]
@@ -106,7 +106,7 @@ fn every_seed_and_finding_holds() {
                 eprintln!("{target}/{name}");
                 std::panic::resume_unwind(panic);
             }
-            // A cut input is another input: what libFuzzer tries first.
+            // libFuzzer also starts with cut inputs.
             for len in [input.len() / 2, input.len().saturating_sub(1)] {
                 run(&input[..len]);
             }

@@ -1,4 +1,4 @@
-//! `peertally plan` against the kernel: what it says of each table is what the kernel says of the loaded one.
+//! `peertally plan` must give the sizes that the kernel reports for the loaded tables.
 
 use std::{collections::BTreeMap, fs};
 

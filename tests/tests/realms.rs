@@ -1,4 +1,4 @@
-//! Equal addresses in two realms: two subscribers, whose flows and peers have nothing in common.
+//! Equal addresses in two realms are two subscribers, with separate flows and peers.
 
 use std::{collections::BTreeMap, net::SocketAddr};
 
@@ -36,7 +36,7 @@ fn options(realm: u32) -> LoadOptions {
 }
 
 wrap_both_datapaths!(
-    /// Both data paths, whose frames come in in one realm after the other.
+    /// Both data paths, with frames from one realm after the other.
     Node
 );
 

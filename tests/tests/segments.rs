@@ -58,7 +58,7 @@ impl Network {
     }
 }
 
-/// Conversations whose deciding message is not found at every cut, and why.
+/// Conversations with a deciding message that is not found at every cut, and the reason.
 const NOT_CUT: [(&str, &str); 12] = [
     ("bittorrent-midstream", "a message of a stream that began earlier"),
     ("bittorrent-midstream-pipelined", "a message of a stream that began earlier"),

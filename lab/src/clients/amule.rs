@@ -22,7 +22,7 @@ use super::super::{
 };
 
 const CLIENT_PORT: u16 = 4662;
-/// Port of Kad and of what clients ask each other.
+/// UDP port: Kad, and requests between clients.
 const UDP_PORT: u16 = 4672;
 const PAUSE: Duration = Duration::from_millis(250);
 const CONTROL_PORT: u16 = 4712;
@@ -171,7 +171,7 @@ impl<'a> Amule<'a> {
         self.command(&format!("search kad {word}")).map(drop)
     }
 
-    /// Starts to download what `link` names.
+    /// Starts to download the file of `link`.
     ///
     /// # Errors
     /// aMule refuses it.
@@ -185,7 +185,7 @@ impl<'a> Amule<'a> {
         self.directory.join("Incoming").join(FILE)
     }
 
-    /// Waits until it has downloaded what `other` shares.
+    /// Waits for the download of the file that `other` shares.
     ///
     /// # Errors
     /// The client takes longer than `timeout`.

@@ -68,7 +68,7 @@ impl<'a> Transmission<'a> {
         self.remote(&["-a", torrent]).map(drop)
     }
 
-    /// Adds a torrent whose file is in the folder of [`Transfer`] already.
+    /// Adds a torrent. The file is in the folder of [`Transfer`] already.
     ///
     /// # Errors
     /// Transmission refuses it.

@@ -46,7 +46,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     scenario("kad-obfuscated", Expected::AfterMark(0.9), |stage| kad(stage, true)),
 ];
 
-/// The subscriber downloads what a client on the internet shares.
+/// The subscriber downloads a file from a client on the internet.
 fn download(stage: &Stage<'_>, obfuscated: bool) -> Result<()> {
     let server = EdonkeyServer::start(stage.lab.internet())?;
     let setup = AmuleSetup { server: Some(INTERNET_V4), obfuscated, ..AmuleSetup::default() };

@@ -1,4 +1,4 @@
-//! Template frames: what the prologue programs rewrite the addresses and ports of.
+//! Template frames. The prologue programs rewrite their addresses and ports.
 //!
 //! Payloads are the smallest that each protocol's first packets may have: BEP 3, RFC 8446, RFC 9000.
 

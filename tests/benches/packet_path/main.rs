@@ -33,7 +33,7 @@ struct Arguments {
     /// The rows that gates look at, fewer rounds where a round takes long.
     #[arg(long)]
     quick: bool,
-    /// Only rows whose path contains this.
+    /// Only rows with this text in their path.
     #[arg(long)]
     only: Option<String>,
     /// Only this row, by path and flows: `settled-ipv4/1024`. Repeatable.

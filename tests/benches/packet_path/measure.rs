@@ -17,7 +17,7 @@ use crate::{
 
 /// Packets of one timed run of settled flows: about ten milliseconds, short compared with disturbances.
 const RUN_PACKETS: u32 = 1 << 18;
-/// Packets sent before each timed run, so that caches hold what the program itself uses.
+/// Packets sent before each timed run, to load the program's data into the caches.
 const WARM_PACKETS: u32 = 1 << 17;
 /// Packets of one timed run of new flows: few against the flows in the table.
 const NEW_PACKETS: u32 = 1 << 13;
@@ -63,7 +63,7 @@ pub(crate) struct Subjects<'a> {
     pub(crate) under_test: bool,
     /// The object of the program under test, in place of the shipped one.
     pub(crate) shipped: Option<&'a Path>,
-    /// The object of another build, whose rounds make pairs with those of the program under test.
+    /// The object of another build, measured in pairs with the program under test.
     pub(crate) beside: Option<&'a Path>,
     /// The object of the program that knows the first protocols only, for the rows that ask for it.
     pub(crate) first: Option<&'a Path>,
@@ -232,7 +232,7 @@ impl Rounds<'_> {
         }
     }
 
-    /// Puts into a program's tables what the row begins with.
+    /// Fills a program's tables with the row's initial flows.
     fn prepare(&mut self, program: &ProgramFd) -> Result<()> {
         match self.row.kind {
             RowKind::Settled => self.settle(program),

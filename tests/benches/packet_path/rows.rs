@@ -13,7 +13,7 @@ use crate::{
 
 /// Subscribers of every row, unless the row has its own number (`docs/performance.md#how-it-is-measured`).
 const SUBSCRIBERS: u32 = 1 << 16;
-/// Flows of the rows whose tables fit into the caches.
+/// Number of flows in rows with tables that fit into the caches.
 const FEW: u32 = 1 << 10;
 /// Port of the far end in rows that do not need another one.
 const HTTPS: u16 = 443;

@@ -140,7 +140,7 @@ impl Counters {
     }
 }
 
-/// Runs a frame and says what it changed.
+/// Runs a frame and returns the changed counters.
 ///
 /// # Errors
 /// When the engine fails, or the frame changed anything but exactly one counter by one packet.

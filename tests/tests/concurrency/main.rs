@@ -35,13 +35,13 @@ fn pin(cpu: usize) {
     }
 }
 
-/// Flows, 16 times what the one set of the table holds.
+/// Number of flows: 16 times the room of the table's single set.
 const FLOWS: u8 = 64;
 /// Packets each CPU sends.
 const PACKETS: u32 = 320_000;
 /// Packets of the first CPU per second of the program's clock.
 const PACKETS_PER_SECOND: u32 = 20_000;
-/// Flows that are active in one second: twice what the set holds. Older ones go idle and are replaced.
+/// Flows that are active in one second: twice the room of the set. Older flows go idle and are replaced.
 const ACTIVE: u32 = 8;
 
 /// A TCP segment of one flow: a subscriber of its own to one server. Every fourth flow speaks BitTorrent.

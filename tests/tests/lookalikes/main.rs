@@ -107,7 +107,7 @@ fn words_of_p2p_protocols_cut_out_of_other_text() {
     }
 }
 
-/// The suite proves something only if the same network labels P2P.
+/// The suite proves something only if this network labels P2P.
 #[test]
 fn the_network_labels_p2p() {
     let mut network = Network::new();

@@ -14,7 +14,7 @@ const CACHE: u32 = 1024;
 const TALLIES: u32 = 4096;
 /// Peer-to-peer flows that are settled before, in 10.1.0.0/16, which no packet of the flood touches.
 const SETTLED: u8 = 64;
-/// Length of the flood, in seconds: shorter than what makes a flow idle.
+/// Length of the flood, in seconds: shorter than the idle time of flows.
 const SECONDS: u64 = 50;
 /// Packets of the flood per second: twice the table.
 const PER_SECOND: u64 = 2 * CACHE as u64;

@@ -1,4 +1,4 @@
-//! The two engines under one face, with a clock that the test moves, and what they counted.
+//! Both engines behind one interface, with a clock that the test moves, and their counts.
 
 use std::collections::HashMap;
 
@@ -178,7 +178,7 @@ impl Counted {
         self.rows.get(&(address, protocol as u8)).copied().unwrap_or_default()
     }
 
-    /// Fails unless tallies and node level hold exactly what was sent, each packet having one subscriber.
+    /// Fails unless tallies and node counters equal the sent packets. Each packet has one subscriber.
     pub(crate) fn expect_exactly(&self, sent: &Row) {
         assert_eq!((self.node.packets, self.node.bytes), (sent.packets, sent.bytes), "node level");
         assert_eq!((self.all.packets, self.all.bytes), (sent.packets, sent.bytes), "tallies");
