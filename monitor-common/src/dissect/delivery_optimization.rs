@@ -4,7 +4,7 @@
 //! (in `hold_rules.rs`) split across segments. 8 reserved bytes, a swarm hash of 32 bytes and a peer id of 20 follow.
 //!
 //! The frames after the handshake are laid out like those of BEP 3. So BitTorrent's rules for streams seen midway leave out
-//! the port of this protocol ([`has_port`]); behind a port mapping, only the handshake tells the two apart.
+//! the port of this protocol (`has_port`); behind a port mapping, only the handshake tells the two apart.
 //!
 //! Guard: 15 fixed bytes.
 

@@ -154,7 +154,7 @@ impl Payload {
         unsafe { (&raw mut self.rule).write_volatile(rule) };
     }
 
-    /// The number that [`Self::set_rule`] stored.
+    /// The number that `set_rule` stored.
     #[inline(always)]
     #[must_use]
     pub fn rule(&self) -> u32 {
