@@ -1,7 +1,7 @@
 //! Removes a lab even if its owner is killed.
 //!
-//! The guard is a shell that waits for the end of its standard input. The kernel closes this when the owner ends, even by
-//! SIGKILL. The guard then removes the lab as [`remove`] does. A later [`sweep`] removes the rest.
+//! The guard is a shell that waits for the end of its standard input. The kernel closes this when the owner ends, even
+//! by SIGKILL. The guard then removes the lab as [`remove`] does. A later [`sweep`] removes the rest.
 
 use std::{
     collections::BTreeMap,

@@ -1,7 +1,8 @@
 //! The router's mounts: `/sys` shows its interfaces, `/sys/fs/bpf` and `/run` are empty and its own.
 //!
 //! An agent inside sees what it would on a real router, and neither meets nor disturbs an agent of this machine. The
-//! mounts exist as long as the process that holds them: when it ends, pins vanish and with them what they kept attached.
+//! mounts exist as long as the process that holds them: when it ends, pins vanish and with them what they kept
+//! attached.
 
 use std::{
     io::{BufRead, BufReader},

@@ -15,8 +15,8 @@ use anyhow::{Context, Result};
 
 use super::netns::Namespace;
 
-/// Has `serve` answer each client of `address` inside `namespace`, on a thread of its own and with what all of them share, until
-/// the namespace and this process end.
+/// Has `serve` answer each client of `address` inside `namespace`, on a thread of its own and with what all of them
+/// share, until the namespace and this process end.
 ///
 /// # Errors
 /// The port is in use.

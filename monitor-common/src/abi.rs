@@ -1,4 +1,5 @@
-//! Types and numbers that kernel and agent share: keys, tallies, settings, events, labels, limits. No logic beyond packing.
+//! Types and numbers that kernel and agent share: keys, tallies, settings, events, labels, limits. No logic beyond
+//! packing.
 
 pub mod event;
 pub mod interface;

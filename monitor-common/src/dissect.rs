@@ -1,14 +1,15 @@
 //! Rules that recognise P2P protocols in payloads, and the order in which they are tried.
 //!
-//! One protocol has one file, or a file beside its folder, of one shape: what is matched with its source, the guard against
-//! look-alikes, tests. A rule runs in the kernel on every inspected packet. So it rejects on the first few bytes or the
-//! length before anything else, reads through the wrapping accessors of [`Payload`] only, and loops to constants only.
+//! One protocol has one file, or a file beside its folder, of one shape: what is matched with its source, the guard
+//! against look-alikes, tests. A rule runs in the kernel on every inspected packet. So it rejects on the first few
+//! bytes or the length before anything else, reads through the wrapping accessors of [`Payload`] only, and loops to
+//! constants only.
 //!
-//! A rule function takes the payload and the flow's [`RuleState`] and returns the [`Rule`] that matches, or `None`. The first
-//! match is final for the flow, so functions go from unmistakable and cheap to structural.
+//! A rule function takes the payload and the flow's [`RuleState`] and returns the [`Rule`] that matches, or `None`. The
+//! first match is final for the flow, so functions go from unmistakable and cheap to structural.
 //!
-//! With the feature `first-protocols` only the protocols that were there first are tried: the bench measures what all others
-//! cost the packets that show none of them.
+//! With the feature `first-protocols` only the protocols that were there first are tried: the bench measures what all
+//! others cost the packets that show none of them.
 
 // Protocols.
 pub mod applejuice;
@@ -88,8 +89,8 @@ const DISSECTORS: [Dissector; 19] = [
 
 /// Tries each rule in turn; expands to straight-line code, since the verifier and LLVM like no function tables.
 ///
-/// Rows share no loaded value: what one row's comparisons taught the verifier about a value would make it walk all later
-/// rows once more for each outcome, so that the cost is the product of the rows and not their sum.
+/// Rows share no loaded value: what one row's comparisons taught the verifier about a value would make it walk all
+/// later rows once more for each outcome, so that the cost is the product of the rows and not their sum.
 macro_rules! first_match {
     ($payload:expr, $state:expr; $($protocol:ident::$rule:ident,)*) => {
         $(if const { tried($protocol::DISSECTOR.protocol) }
@@ -175,8 +176,9 @@ pub fn is_shallow(transport: Transport, first: u8) -> bool {
 
 /// The verdict of a payload, if a rule matches it. Held bytes of earlier segments are in front of it.
 ///
-/// [`Payload::rule`] is then the rule's number. It is no part of the returned value: the verifier walks what follows once for
-/// each value that it knows. If no rule matches, a TCP payload may have to be held for the next segment ([`rule_state::rule_flags::HELD`]).
+/// [`Payload::rule`] is then the rule's number. It is no part of the returned value: the verifier walks what follows
+/// once for each value that it knows. If no rule matches, a TCP payload may have to be held for the next segment
+/// ([`rule_state::rule_flags::HELD`]).
 #[inline(always)]
 pub fn classify(transport: Transport, payload: &mut Payload, state: &mut RuleState) -> Option<Verdict> {
     payload.set_rule(0);

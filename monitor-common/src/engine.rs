@@ -67,8 +67,8 @@ pub fn process<P: Packet, M: Maps>(packet: &P, maps: &M, settings: &Settings, in
     }
 }
 
-/// Parses any frame in full and counts it as [`count_settled`] does; `true` if it is counted or skipped. Leaves the headers
-/// in the context.
+/// Parses any frame in full and counts it as [`count_settled`] does; `true` if it is counted or skipped. Leaves the
+/// headers in the context.
 #[inline(never)]
 fn parse_and_count<P: Packet, M: Maps>(packet: &P, maps: &M, settings: &Settings, interface: u16) -> bool {
     let counted = maps.with_scratch(|scratch| {
@@ -184,7 +184,8 @@ fn slow_path<P: Packet, M: Maps>(packet: &P, maps: &M, settings: &Settings, inte
     }
 }
 
-/// Runs the steps; `false` if the frame has no headers, which is an internal error: the fast path has parsed them before.
+/// Runs the steps; `false` if the frame has no headers, which is an internal error: the fast path has parsed them
+/// before.
 #[inline(always)]
 fn slow_steps<P: Packet, M: Maps>(
     packet: &P,

@@ -1,8 +1,8 @@
 //! Header parsing: from an Ethernet frame to addresses, ports and the offset of the payload. Keeps no flow state.
 //!
-//! No length is trusted: the frame's wire length bounds every IP length, and the IP packet bounds every transport length.
-//! A frame without an IP packet ends as a numbered [`Reason`]. An IP packet is always counted, even if its transport header
-//! cannot be read; it then counts as a flow without ports.
+//! No length is trusted: the frame's wire length bounds every IP length, and the IP packet bounds every transport
+//! length. A frame without an IP packet ends as a numbered [`Reason`]. An IP packet is always counted, even if its
+//! transport header cannot be read; it then counts as a flow without ports.
 
 use crate::{
     abi::{
@@ -136,8 +136,8 @@ impl Headers {
 
     /// The flow's key, and 1 if this packet comes from its lower endpoint, else 0.
     ///
-    /// Which end is the lower one is random, so it is computed without a branch. A branch would be mispredicted half of the time,
-    /// and the verifier would walk all that follows twice.
+    /// Which end is the lower one is random, so it is computed without a branch. A branch would be mispredicted half of
+    /// the time, and the verifier would walk all that follows twice.
     #[inline(always)]
     #[must_use]
     pub fn flow_key(&self) -> (FlowKey, u64) {

@@ -1,10 +1,10 @@
 //! The configuration: a TOML file, overlaid by environment and flags, and checked.
 //!
-//! `raw` holds the typed keys, `typed` reads them, `resolve` turns them into settings. This room reads the configuration file and its
-//! watchlist; it opens no socket, uses no kernel interface and writes no file.
+//! `raw` holds the typed keys, `typed` reads them, `resolve` turns them into settings. This room reads the
+//! configuration file and its watchlist; it opens no socket, uses no kernel interface and writes no file.
 //!
-//! A check goes through three stages: syntax, then keys and types, then values. A syntax error ends the check. Each later
-//! stage reports all its mistakes at once, each with file, line, key and next step.
+//! A check goes through three stages: syntax, then keys and types, then values. A syntax error ends the check. Each
+//! later stage reports all its mistakes at once, each with file, line, key and next step.
 
 pub mod locate;
 mod messages;
@@ -108,8 +108,8 @@ fn read_hint(source: &io::Error) -> &'static str {
     }
 }
 
-/// Reads `file` (or the default path if it exists, or nothing), overlays `overrides` and checks the result. Reads the file of
-/// the watchlist and the name of the host, too.
+/// Reads `file` (or the default path if it exists, or nothing), overlays `overrides` and checks the result. Reads the
+/// file of the watchlist and the name of the host, too.
 ///
 /// # Errors
 /// [`ConfigError`] with every problem found.

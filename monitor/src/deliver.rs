@@ -1,7 +1,8 @@
 //! Hooks: receivers of policy events.
 //!
-//! Each hook has an outbox (a bounded queue) and its own workers, so a hook that hangs or fails delays no other hook, no
-//! drain and no packet. Every event handed in ends in exactly one count: delivered, failed by reason, or dropped by reason.
+//! Each hook has an outbox (a bounded queue) and its own workers, so a hook that hangs or fails delays no other hook,
+//! no drain and no packet. Every event handed in ends in exactly one count: delivered, failed by reason, or dropped by
+//! reason.
 
 mod backoff;
 pub mod failure;
@@ -114,7 +115,8 @@ impl Dispatcher {
         &self.stats
     }
 
-    /// Lets waiting deliveries run for at most `grace`, then ends them. Events that were not delivered count as dropped.
+    /// Lets waiting deliveries run for at most `grace`, then ends them. Events that were not delivered count as
+    /// dropped.
     pub async fn finish(self, grace: Duration) {
         drop(self.outboxes);
         let mut workers = self.workers;

@@ -18,7 +18,8 @@ fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
-            // Help and version are errors to clap, but not to the caller. Nothing is left to do if the terminal is gone.
+            // Help and version are errors to clap, but not to the caller. Nothing is left to do if the terminal is
+            // gone.
             let exit = if error.use_stderr() { Exit::Usage } else { Exit::Ok };
             return error.print().map_or(Exit::Usage, |()| exit).into();
         }

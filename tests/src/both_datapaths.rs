@@ -1,5 +1,5 @@
-//! The host's and the kernel's data path together: each gets every frame, and their results must agree. Without the rights
-//! to load a program, only the host's runs.
+//! The host's and the kernel's data path together: each gets every frame, and their results must agree. Without the
+//! rights to load a program, only the host's runs.
 
 use monitor_common::abi::{
     event::KernelEvent,
@@ -97,7 +97,8 @@ impl BothDatapaths {
     }
 }
 
-/// Declares a test's own wrapper of [`BothDatapaths`], which dereferences to it. The test adds its methods in an `impl`.
+/// Declares a test's own wrapper of [`BothDatapaths`], which dereferences to it. The test adds its methods in an
+/// `impl`.
 #[macro_export]
 macro_rules! wrap_both_datapaths {
     ($(#[$about:meta])* $name:ident) => {

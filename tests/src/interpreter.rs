@@ -1,8 +1,9 @@
 //! Runs the XDP program of an object instruction by instruction, to count what one packet executes.
 //!
-//! Supports the instructions on the path of a settled flow: ALU, jumps, loads and stores, atomics, calls within the object, lookups in array
-//! maps. Anything else, such as another kernel function, ends the run with an error: it is not on that path. Every access is
-//! checked against the memory that exists, so nothing here needs rights or unsafe code. Instruction set: RFC 9669.
+//! Supports the instructions on the path of a settled flow: ALU, jumps, loads and stores, atomics, calls within the
+//! object, lookups in array maps. Anything else, such as another kernel function, ends the run with an error: it is not
+//! on that path. Every access is checked against the memory that exists, so nothing here needs rights or unsafe code.
+//! Instruction set: RFC 9669.
 
 use std::collections::{HashMap, HashSet};
 

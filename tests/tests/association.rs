@@ -1,8 +1,8 @@
 //! Flows without a signature that are labelled by an endpoint or a subscriber known from earlier flows, or by behaviour
 //! if that is switched on. Most tests play flows that must stay unlabelled (`monitor-common/src/engine/learn.rs`).
 //!
-//! Each conversation runs on the host data path and, with the necessary rights, on the kernel's. Both must agree on every
-//! packet.
+//! Each conversation runs on the host data path and, with the necessary rights, on the kernel's. Both must agree on
+//! every packet.
 
 #[path = "association/announce.rs"]
 mod announce;

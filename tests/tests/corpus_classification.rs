@@ -158,7 +158,8 @@ fn every_synthetic_case_has_its_label() {
                 let flow =
                     found.iter().find(|flow| flow.l4 == row[0] && BTreeSet::from([flow.a_port, flow.b_port]) == ports);
                 let flow = flow.unwrap_or_else(|| panic!("{row:?} is not in {}", capture.display()));
-                // The label starts with the protocol's name; Kad and the UDP side of eMule have names of their own there.
+                // The label starts with the protocol's name; Kad and the UDP side of eMule have names of their own
+                // there.
                 let name = row[3].split(['/', ' ']).next().unwrap_or_default();
                 let names: &[&str] = match name {
                     "emule" => &[Protocol::EDonkey.label()],

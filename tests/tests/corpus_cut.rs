@@ -1,5 +1,5 @@
-//! Captures of real programs, with the first payloads of each TCP flow sent in more segments than they were: the label must be
-//! the same wherever they are cut.
+//! Captures of real programs, with the first payloads of each TCP flow sent in more segments than they were: the label
+//! must be the same wherever they are cut.
 //!
 //! Runs on the host engine, so it needs no rights. Without the captures it says so and checks nothing.
 

@@ -1,4 +1,5 @@
-//! The kernel's program against the host engine: packet by packet over every capture of the corpus, and over mutated frames.
+//! The kernel's program against the host engine: packet by packet over every capture of the corpus, and over mutated
+//! frames.
 //!
 //! Both run one source over equal tables with one seed, so every outcome and every counter must be equal.
 

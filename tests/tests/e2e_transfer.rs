@@ -41,8 +41,8 @@ fn sum(rows: &[SubscriberRow], number: u8, which: impl Fn(&SubscriberRow) -> boo
     })
 }
 
-/// Payload that `row`'s subscriber received for the first time: packets have headers of `headers` bytes, and the other side
-/// sent `resent` packets again, which a client does not report.
+/// Payload that `row`'s subscriber received for the first time: packets have headers of `headers` bytes, and the other
+/// side sent `resent` packets again, which a client does not report.
 fn payload_down(row: &SubscriberRow, headers: u64, resent: u64) -> u64 {
     let payload = row.bytes_down - headers * row.packets_down;
     payload - resent * (payload / row.packets_down.max(1))

@@ -1,5 +1,5 @@
-//! Content hashes and the whole agent: in `framing` none comes out of it anywhere; with `watchlist`, a listed one is a hit with
-//! its endpoints in a file of its owner, the change is audited, and the hash itself still comes out nowhere.
+//! Content hashes and the whole agent: in `framing` none comes out of it anywhere; with `watchlist`, a listed one is a
+//! hit with its endpoints in a file of its owner, the change is audited, and the hash itself still comes out nowhere.
 
 use std::{fs, os::unix::fs::PermissionsExt as _, path::Path, time::Duration};
 

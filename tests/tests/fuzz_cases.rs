@@ -1,7 +1,7 @@
 //! Runs the fuzz targets over their named seeds and findings, on stable Rust and without libFuzzer.
 //!
-//! Seeds are small and made here, from the packet table and from the conversations of `peertally_tests::p2p`; the files in
-//! `fuzz/seeds` are their copies for libFuzzer. `PEERTALLY_BLESS=1` rewrites them. A finding is a file in
+//! Seeds are small and made here, from the packet table and from the conversations of `peertally_tests::p2p`; the files
+//! in `fuzz/seeds` are their copies for libFuzzer. `PEERTALLY_BLESS=1` rewrites them. A finding is a file in
 //! `fuzz/findings/TARGET`, named after the fault.
 
 #[expect(unreachable_pub, reason = "the files are a library of their own, too")]

@@ -1,5 +1,5 @@
-//! The heuristic tier over the captures next to the repository: how often ordinary traffic opens as MSE does, and that it labels
-//! nothing. The figures are in `docs/detection.md`.
+//! The heuristic tier over the captures next to the repository: how often ordinary traffic opens as MSE does, and that
+//! it labels nothing. The figures are in `docs/detection.md`.
 
 use std::{fs, path::Path};
 
@@ -16,7 +16,8 @@ use peertally_datapath::{TableSizes, host::HostDataPath};
 /// The default of the configuration.
 const RULE: Heuristic = Heuristic { endpoints: 8, window_s: 60 };
 
-/// What the tier did with the captures of a folder: TCP flows that opened as MSE does, flows in all, tallies it labelled.
+/// What the tier did with the captures of a folder: TCP flows that opened as MSE does, flows in all, tallies it
+/// labelled.
 fn behaviour(folder: &Path) -> (u64, u64, usize) {
     let (mut openings, mut flows, mut labelled) = (0, 0, 0);
     for entry in fs::read_dir(folder).expect("a folder").flatten() {

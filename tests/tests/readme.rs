@@ -1,9 +1,9 @@
 //! Every command block of README.md is run, as it stands, in a sandbox; or is named as run elsewhere.
 //!
 //! A block's fence says how: all blocks with `sh sandbox` run here one after the other, as a reader would type them, in
-//! mount, process and network namespaces with empty folders where commands install to, with interfaces `eth0` (access) and
-//! `eth1` (core), and with `/tmp/capture.pcap`; `sh elsewhere=FILE` is run by that file, which must contain every command of the block. A `sh` fence
-//! without either fails, so that no command goes untested.
+//! mount, process and network namespaces with empty folders where commands install to, with interfaces `eth0` (access)
+//! and `eth1` (core), and with `/tmp/capture.pcap`; `sh elsewhere=FILE` is run by that file, which must contain every
+//! command of the block. A `sh` fence without either fails, so that no command goes untested.
 
 use std::fs;
 use std::path::{Path, PathBuf};

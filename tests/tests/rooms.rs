@@ -227,7 +227,8 @@ fn code(path: &Path) -> String {
     code[..end.unwrap_or(code.len())].join("\n")
 }
 
-/// Names right below `root` (`crate` or `super`) in the paths of a file: `a` and `b` of `root::a::c` and `root::{a::c, b}`.
+/// Names right below `root` (`crate` or `super`) in the paths of a file: `a` and `b` of `root::a::c` and
+/// `root::{a::c, b}`.
 fn names_below(root: &str, code: &str) -> BTreeSet<String> {
     let start =
         |text: &str| text.split(|letter: char| !letter.is_alphanumeric() && letter != '_').next().map(str::to_owned);

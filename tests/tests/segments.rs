@@ -1,5 +1,5 @@
-//! Signatures that the sender cut over the first segments of a TCP stream: each is found wherever it was cut, and nothing that
-//! is held meanwhile is taken for something else. See `monitor-common/src/dissect/hold_rules.rs`.
+//! Signatures that the sender cut over the first segments of a TCP stream: each is found wherever it was cut, and
+//! nothing that is held meanwhile is taken for something else. See `monitor-common/src/dissect/hold_rules.rs`.
 //!
 //! Every frame goes to the host's data path and, with the rights for it, to the kernel's, which must agree.
 

@@ -1,8 +1,8 @@
 //! A packet of a settled flow executes no more BPF instructions than `MOST` allows.
 //!
-//! Times on a shared machine hide a few instructions; a count does not. The committed object runs in the interpreter on one
-//! frame, with a settled flow for it in the table. The packet must end in the counter of that flow, and the program may call
-//! nothing but lookups in arrays. Needs no rights and no kernel.
+//! Times on a shared machine hide a few instructions; a count does not. The committed object runs in the interpreter on
+//! one frame, with a settled flow for it in the table. The packet must end in the counter of that flow, and the program
+//! may call nothing but lookups in arrays. Needs no rights and no kernel.
 
 use std::mem::offset_of;
 use std::net::SocketAddr;

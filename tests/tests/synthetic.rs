@@ -1,5 +1,6 @@
-//! Conversations built from the specifications, as captures in every framing: what the corpus tests compare on a machine
-//! without the corpus. Each must get its protocol, over IPv4 and IPv6, either end being the opener, from both engines alike.
+//! Conversations built from the specifications, as captures in every framing: what the corpus tests compare on a
+//! machine without the corpus. Each must get its protocol, over IPv4 and IPv6, either end being the opener, from both
+//! engines alike.
 
 use std::{collections::BTreeMap, fs, net::IpAddr, path::PathBuf};
 

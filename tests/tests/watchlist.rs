@@ -1,5 +1,6 @@
-//! Content on the operator's list is found, reported and counted; content that is not on it is nowhere, and in the depth `framing`
-//! no content is anywhere. Played to the host's data path and to the kernel's, whose every map is searched byte by byte.
+//! Content on the operator's list is found, reported and counted; content that is not on it is nowhere, and in the
+//! depth `framing` no content is anywhere. Played to the host's data path and to the kernel's, whose every map is
+//! searched byte by byte.
 #![expect(unsafe_code, reason = "maps are read with bpf(2) whatever their type")]
 
 use std::{

@@ -1,8 +1,9 @@
 //! `cargo xtask accuracy`: our labels and nDPI's over captures with known ground truth, written to `docs/detection.md`.
 //!
 //! Runs the host engine (the kernel program's source) and Debian's `ndpiReader` over the corpus next to the
-//! repository and over folders of the lab's captures. A disagreement that `accuracy/explanations.toml` does not explain is
-//! an error, and so is an explanation that explains nothing. Nothing in the page belongs to the machine that wrote it.
+//! repository and over folders of the lab's captures. A disagreement that `accuracy/explanations.toml` does not explain
+//! is an error, and so is an explanation that explains nothing. Nothing in the page belongs to the machine that wrote
+//! it.
 
 use std::fs;
 use std::path::PathBuf;

@@ -171,8 +171,8 @@ fn build(
     Ok((bytes, provenance))
 }
 
-/// Builds one binary target from the workspace at `workspace` with `target` as cargo's target folder: the stripped object, which
-/// also stays in that folder under the feature's or the binary's name, and the flags to record.
+/// Builds one binary target from the workspace at `workspace` with `target` as cargo's target folder: the stripped
+/// object, which also stays in that folder under the feature's or the binary's name, and the flags to record.
 fn link(
     toolchain: &Toolchain,
     bin: &str,
@@ -208,7 +208,8 @@ fn link(
     Ok((bytes, recorded))
 }
 
-/// A panic has nowhere to go in the kernel, and the verifier refuses its endless loop without saying where it came from.
+/// A panic has nowhere to go in the kernel, and the verifier refuses its endless loop without saying where it came
+/// from.
 fn refuse_panics(object: &[u8], linked: &Path) -> Result<()> {
     let text = String::from_utf8_lossy(object);
     let symbols: Vec<&str> =
@@ -230,7 +231,8 @@ fn flags(toolchain: &Toolchain, workspace: &Path, target: &Path) -> Result<(Vec<
         "-Cdebuginfo=2",
         // Atomics with a result, 32-bit jumps: Linux 5.12, older than the oldest supported kernel.
         "-Ctarget-cpu=v3",
-        // The kernel allows unaligned loads where the processor does (x86-64, arm64); byte-wise loads cost the hot path.
+        // The kernel allows unaligned loads where the processor does (x86-64, arm64); byte-wise loads cost the hot
+        // path.
         "-Ctarget-feature=+allows-misaligned-mem-access",
         "-Clink-arg=--btf",
         // Merged stores may straddle an eight-byte boundary of the stack, which the verifier refuses.

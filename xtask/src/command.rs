@@ -120,8 +120,8 @@ pub fn stream_some(command: &mut Command, limit: Duration, mut line: impl FnMut(
 /// Lines of a failed command that its error shows.
 const KEPT_LINES: usize = 30;
 
-/// Runs a command without showing its output. Calls `event` with each line of its standard error, and with the time since
-/// the start about every `interval`.
+/// Runs a command without showing its output. Calls `event` with each line of its standard error, and with the time
+/// since the start about every `interval`.
 ///
 /// # Errors
 /// When it cannot be started or does not end with status 0; the message then has the last lines of its standard error.
@@ -176,7 +176,8 @@ fn lines_of(pipe: impl Read + Send + 'static) -> mpsc::Receiver<String> {
     lines
 }
 
-/// Kills a process that this program started, with all its descendants. Reads the parents from `/proc/PID/stat` (proc(5)).
+/// Kills a process that this program started, with all its descendants. Reads the parents from `/proc/PID/stat`
+/// (proc(5)).
 fn kill_tree(root: u32) {
     let mut parents = Vec::new();
     for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {

@@ -3,9 +3,9 @@
 //! The lane of `cargo xtask test` runs a fixed number of inputs from a fixed start instead, so that equal sources give
 //! equal results. Random findings come from `cargo xtask fuzz` and become cases.
 //!
-//! Works on stable Rust: cargo-fuzz needs unstable flags only with a sanitizer. Without one nothing is lost, because Rust
-//! bounds all memory access of the host build. libFuzzer's corpus stays in the target folder, and the next run starts
-//! from it. A crash fails the command, which prints how to make the input a named case.
+//! Works on stable Rust: cargo-fuzz needs unstable flags only with a sanitizer. Without one nothing is lost, because
+//! Rust bounds all memory access of the host build. libFuzzer's corpus stays in the target folder, and the next run
+//! starts from it. A crash fails the command, which prints how to make the input a named case.
 
 use std::fs;
 use std::path::PathBuf;

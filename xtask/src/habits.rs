@@ -1,7 +1,8 @@
-//! `cargo xtask habits`: rules of this repository that the compiler does not check. Reads files and history, builds nothing.
+//! `cargo xtask habits`: rules of this repository that the compiler does not check. Reads files and history, builds
+//! nothing.
 //!
-//! Each check is a function from the tree to findings, so that unit tests can run it on made-up files. The lane `habits`
-//! of `cargo xtask test` runs them all.
+//! Each check is a function from the tree to findings, so that unit tests can run it on made-up files. The lane
+//! `habits` of `cargo xtask test` runs them all.
 
 mod comments;
 mod commits;

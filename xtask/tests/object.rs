@@ -1,5 +1,5 @@
-//! The committed BPF objects are what their provenance says and what the sources give. Host only: needs no BPF toolchain.
-//! `cargo xtask build-ebpf --check` does the byte-for-byte comparison.
+//! The committed BPF objects are what their provenance says and what the sources give. Host only: needs no BPF
+//! toolchain. `cargo xtask build-ebpf --check` does the byte-for-byte comparison.
 
 use xtask::provenance::{OBJECTS, stale};
 

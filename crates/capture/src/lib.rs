@@ -1,14 +1,17 @@
-//! Reads captures as a stream of Ethernet frames: pcap and pcapng, also compressed with gzip, from a file or standard input.
+//! Reads captures as a stream of Ethernet frames: pcap and pcapng, also compressed with gzip, from a file or standard
+//! input.
 //!
-//! Memory is bounded by one packet, whatever the capture's length and whatever its length fields claim. A damaged capture
-//! yields every packet before the damage, then an error that names the packet; nothing in a capture can make this panic.
+//! Memory is bounded by one packet, whatever the capture's length and whatever its length fields claim. A damaged
+//! capture yields every packet before the damage, then an error that names the packet; nothing in a capture can make
+//! this panic.
 //!
-//! Why not an existing crate: `pcap-parser` 0.17 and `pcap-file` 2.0 lack what captures of routers need: obsolete packet
-//! blocks, byte-swapped "modified" pcap, power-of-two `if_tsresol`, simple packets cut by the interface's snapshot length,
-//! I/O errors kept apart from damage, and skipping a block without holding it in memory. The formats are small and frozen,
-//! and a test compares every capture of the corpus with what `pcap-parser` reads.
+//! Why not an existing crate: `pcap-parser` 0.17 and `pcap-file` 2.0 lack what captures of routers need: obsolete
+//! packet blocks, byte-swapped "modified" pcap, power-of-two `if_tsresol`, simple packets cut by the interface's
+//! snapshot length, I/O errors kept apart from damage, and skipping a block without holding it in memory. The formats
+//! are small and frozen, and a test compares every capture of the corpus with what `pcap-parser` reads.
 //!
-//! Facts: `draft-ietf-opsawg-pcap`, `draft-ietf-opsawg-pcapng`, libpcap `sf-pcap.c`, <https://www.tcpdump.org/linktypes.html>.
+//! Facts: `draft-ietf-opsawg-pcap`, `draft-ietf-opsawg-pcapng`, libpcap `sf-pcap.c`,
+//! <https://www.tcpdump.org/linktypes.html>.
 
 #![forbid(unsafe_code)]
 
@@ -158,7 +161,8 @@ impl Capture {
         let Some(framed) = link::reframe(record.link_type, &mut self.buffer, record.captured.clone()) else {
             return Item::UnsupportedLinkType(record.link_type);
         };
-        // A claim beyond any real frame is a lie. A frame shorter than its own link-layer header has no length of its own.
+        // A claim beyond any real frame is a lie. A frame shorter than its own link-layer header has no length of its
+        // own.
         let claimed = record.original_len.min(MAX_PACKET_BYTES);
         let wire_len = match framed.len() {
             0 => 0,

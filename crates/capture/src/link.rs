@@ -1,9 +1,9 @@
 //! Turns packets of other link types into Ethernet frames, so that both engines see one kind of frame.
 //!
-//! The link-layer header is replaced by an Ethernet header with zero addresses. Payloads without an EtherType (PPP control, other
-//! address families) get EtherType 0, which the header parser counts as `not_ip`. A packet shorter than its own link-layer
-//! header becomes an empty frame, which counts as `short_frame`.
-//! Source: <https://www.tcpdump.org/linktypes.html>.
+//! The link-layer header is replaced by an Ethernet header with zero addresses. Payloads without an EtherType (PPP
+//! control, other address families) get EtherType 0, which the header parser counts as `not_ip`. A packet shorter than
+//! its own link-layer header becomes an empty frame, which counts as `short_frame`. Source:
+//! <https://www.tcpdump.org/linktypes.html>.
 
 use std::ops::Range;
 
@@ -39,7 +39,8 @@ mod ethertype {
     pub(super) const PPPOE_SESSION: u16 = 0x8864;
 }
 
-/// Makes an Ethernet frame of the packet at `packet` of `buffer` and tells where it lies; `None` for an unknown link type.
+/// Makes an Ethernet frame of the packet at `packet` of `buffer` and tells where it lies; `None` for an unknown link
+/// type.
 ///
 /// At least [`ETHERNET_LEN`] bytes of `buffer` lie before the packet; they are overwritten.
 pub(super) fn reframe(link_type: u32, buffer: &mut [u8], packet: Range<usize>) -> Option<Range<usize>> {

@@ -1,4 +1,5 @@
-//! The pcap format, as libpcap writes and reads it: a 24-byte header, then a record header and the bytes of each packet.
+//! The pcap format, as libpcap writes and reads it: a 24-byte header, then a record header and the bytes of each
+//! packet.
 
 use super::{
     HEADROOM, MAX_PACKET_BYTES, Record, array,

@@ -1,7 +1,7 @@
 //! The pcapng format: sections of blocks, each block framed by its length on both sides.
 //!
-//! Section headers, interface descriptions and the three kinds of packet blocks are read; every other block is stepped over
-//! without holding it in memory.
+//! Section headers, interface descriptions and the three kinds of packet blocks are read; every other block is stepped
+//! over without holding it in memory.
 
 use super::{
     HEADROOM, MAX_INTERFACES, MAX_PACKET_BYTES, Record, array,
@@ -187,8 +187,8 @@ impl Reader {
         Some(Ok(()))
     }
 
-    /// An enhanced packet (section 4.3) or an obsolete packet block (appendix A), which differ in the interface field only.
-    /// `None` when the block is too short for what it says.
+    /// An enhanced packet (section 4.3) or an obsolete packet block (appendix A), which differ in the interface field
+    /// only. `None` when the block is too short for what it says.
     fn packet(&self, block_type: u32, body: &[u8]) -> Option<Result<Record, Fault>> {
         let fixed = body.first_chunk::<20>()?;
         let field = |index: usize| self.u32(array(fixed, index * 4));

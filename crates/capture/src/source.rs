@@ -1,4 +1,5 @@
-//! Where a capture's bytes come from: buffered, unpacked if they are gzip (RFC 1952, any number of members), and counted.
+//! Where a capture's bytes come from: buffered, unpacked if they are gzip (RFC 1952, any number of members), and
+//! counted.
 
 use std::io::{self, BufReader, Read};
 

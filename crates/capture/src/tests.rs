@@ -7,7 +7,8 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// Everything read from a capture: frames as (timestamp, bytes, wire length), unsupported link types, and the error at its end.
+/// Everything read from a capture: frames as (timestamp, bytes, wire length), unsupported link types, and the error at
+/// its end.
 #[derive(Debug, Default)]
 struct Outcomes {
     frames: Vec<(u64, Vec<u8>, usize)>,

@@ -87,8 +87,8 @@ impl Analysis {
         }
     }
 
-    /// Analyses a drain; returns the result to publish, and an event for each policy that fired. `new_id` makes the events'
-    /// identifiers.
+    /// Analyses a drain; returns the result to publish, and an event for each policy that fired. `new_id` makes the
+    /// events' identifiers.
     pub fn take(
         &mut self,
         mut snapshot: Snapshot,

@@ -47,8 +47,8 @@ pub enum WatchlistError {
 }
 
 impl Watchlist {
-    /// Reads a list from text: a hash a line; `#` starts a comment, empty lines are left out. A hash that occurs twice counts
-    /// once. `path` is where the text came from, for messages.
+    /// Reads a list from text: a hash a line; `#` starts a comment, empty lines are left out. A hash that occurs twice
+    /// counts once. `path` is where the text came from, for messages.
     ///
     /// # Errors
     /// [`WatchlistError`].

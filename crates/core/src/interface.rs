@@ -14,12 +14,12 @@ pub struct Interface {
     /// Name, as `ip link` shows it.
     #[cfg_attr(feature = "schema", schemars(example = &"eth0"))]
     pub name: String,
-    /// Which side it faces. Direction comes from the addresses. A packet that arrives on a `core` interface with a subscriber's
-    /// source address may be forged: no peer is learned from it.
+    /// Which side it faces. Direction comes from the addresses. A packet that arrives on a `core` interface with a
+    /// subscriber's source address may be forged: no peer is learned from it.
     #[serde(default = "access")]
     pub role: Role,
-    /// Number of its realm, for example one per VRF. Equal addresses of two realms are two subscribers. All interfaces that carry
-    /// one subscriber's packets, access and core, need one realm.
+    /// Number of its realm, for example one per VRF. Equal addresses of two realms are two subscribers. All interfaces
+    /// that carry one subscriber's packets, access and core, need one realm.
     #[serde(default)]
     pub realm: u32,
 }
@@ -44,7 +44,8 @@ impl FromStr for Interface {
     }
 }
 
-/// Checks that Linux accepts an interface name (`dev_valid_name` of `net/core/dev.c`: below `IFNAMSIZ`, no `/`, `:` or space).
+/// Checks that Linux accepts an interface name (`dev_valid_name` of `net/core/dev.c`: below `IFNAMSIZ`, no `/`, `:` or
+/// space).
 ///
 /// # Errors
 /// A message with the name and where to look.

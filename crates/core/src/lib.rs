@@ -5,8 +5,8 @@
 //! * [`policy`]: thresholds within windows; [`analysis`]: rows for metrics, and policies that fired;
 //! * [`content_list`]: hashes of notices already received; [`exit`]: exit codes.
 //!
-//! Pure: no clock, no file, no network, no environment (`clippy.toml` of this crate lists the calls). The caller hands in
-//! times, identifiers and text, and acts on the result.
+//! Pure: no clock, no file, no network, no environment (`clippy.toml` of this crate lists the calls). The caller hands
+//! in times, identifiers and text, and acts on the result.
 
 #![forbid(unsafe_code)]
 

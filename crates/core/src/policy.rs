@@ -1,7 +1,7 @@
 //! Policies: thresholds on one subscriber's traffic within a sliding window.
 //!
-//! Pure: values in, values out. Nothing here reads a clock, does I/O or calls a hook. A policy is about P2P protocol traffic,
-//! not about the content that was transferred.
+//! Pure: values in, values out. Nothing here reads a clock, does I/O or calls a hook. A policy is about P2P protocol
+//! traffic, not about the content that was transferred.
 
 pub mod evaluate;
 pub mod event;

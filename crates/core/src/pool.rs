@@ -90,7 +90,8 @@ impl FromStr for Pool {
 }
 
 impl Pool {
-    /// The prefix as the data path keys it: address with IPv4 mapped into IPv6, prefix length and block length out of 128.
+    /// The prefix as the data path keys it: address with IPv4 mapped into IPv6, prefix length and block length out
+    /// of 128.
     #[must_use]
     pub fn mapped(&self) -> (Address, u8, u8) {
         match self.address {
@@ -100,7 +101,8 @@ impl Pool {
     }
 }
 
-/// The table in front of the pools ([`monitor_common::tables::pool_table`]) as words, for pools as [`Pool::mapped`] gives them.
+/// The table in front of the pools ([`monitor_common::tables::pool_table`]) as words, for pools as [`Pool::mapped`]
+/// gives them.
 #[must_use]
 pub fn pool_words(pools: &[(Address, u8, u8)]) -> Vec<u64> {
     let mut cells = vec![0; pool_table::CELLS];

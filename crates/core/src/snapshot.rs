@@ -30,7 +30,8 @@ pub struct Snapshot {
     pub keys: Arc<Vec<TallyKey>>,
     /// Cumulative counters of each tally, by slot; same length as `keys`. They never go down, restarts included.
     pub totals: Arc<Vec<Totals>>,
-    /// Tallies that moved since the drain before, by slot, in slot order. Nothing once the drain was evaluated: it would only be kept.
+    /// Tallies that moved since the drain before, by slot, in slot order. Nothing once the drain was evaluated: it
+    /// would only be kept.
     pub changes: Vec<TallyChange>,
     /// Node-level counters that are not zero.
     pub node: Vec<NodeRow>,

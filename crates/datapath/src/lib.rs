@@ -1,4 +1,5 @@
-//! The data path as the agent sees it: its tables, whether they are BPF maps or plain memory, and the ways to fill them.
+//! The data path as the agent sees it: its tables, whether they are BPF maps or plain memory, and the ways to fill
+//! them.
 //!
 //! * [`view`]: the tables as slices, and the reads of a drain;
 //! * [`host`]: the shared engine over plain memory, for `replay --engine host` and tests;

@@ -24,8 +24,8 @@ mod sealed {
     pub trait MappedValue {}
 }
 
-/// Types that consist of [`SharedU64`]s (or of integers written before the program runs), so that a shared reference to kernel
-/// memory of that type is sound whatever another CPU writes.
+/// Types that consist of [`SharedU64`]s (or of integers written before the program runs), so that a shared reference to
+/// kernel memory of that type is sound whatever another CPU writes.
 pub trait MappedValue: sealed::MappedValue {}
 
 macro_rules! shared {
@@ -65,8 +65,9 @@ impl<T: MappedValue> MappedArray<T> {
     /// The values.
     #[must_use]
     pub fn values(&self) -> &[T] {
-        // SAFETY: the mapping holds `length` values of `T` (checked in `new`), is page-aligned (array maps start at a page
-        // when mapped: kernel/bpf/arraymap.c array_map_mmap) and lives as long as `self`; `T: MappedValue` allows other writers.
+        // SAFETY: the mapping holds `length` values of `T` (checked in `new`), is page-aligned (array maps start at a
+        // page when mapped: kernel/bpf/arraymap.c array_map_mmap) and lives as long as `self`; `T: MappedValue` allows
+        // other writers.
         unsafe { std::slice::from_raw_parts(self.mapping.as_ptr().cast::<T>(), self.length) }
     }
 

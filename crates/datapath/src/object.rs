@@ -404,7 +404,8 @@ impl LoadedObject {
         self.interfaces = known;
     }
 
-    /// Sets role and realm of the interfaces. Interfaces that are no longer configured may still be attached: their entries stay.
+    /// Sets role and realm of the interfaces. Interfaces that are no longer configured may still be attached: their
+    /// entries stay.
     fn write_interfaces(&self, interfaces: &[MonitoredInterface]) {
         let entries = self.interface_table.values();
         for interface in interfaces {

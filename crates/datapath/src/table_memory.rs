@@ -1,8 +1,8 @@
 //! Memory of each table in the kernel, before anything is loaded.
 //!
-//! The tables come from the built-in object with the capacities that [`TableSizes`] gives them, so a new table is included by
-//! itself. The layouts are those of kernel/bpf/{arraymap,hashtab,lpm_trie}.c, `map_mem_usage` of each; a test compares the
-//! results with the kernel's own numbers.
+//! The tables come from the built-in object with the capacities that [`TableSizes`] gives them, so a new table is
+//! included by itself. The layouts are those of kernel/bpf/{arraymap,hashtab,lpm_trie}.c, `map_mem_usage` of each; a
+//! test compares the results with the kernel's own numbers.
 
 use aya::util::nr_cpus;
 use aya_obj::Object;

@@ -1,4 +1,5 @@
-//! aioslsk, a Soulseek client in Python, clear and obfuscated. `cargo xtask setup` puts it into [`PYTHON`]'s environment.
+//! aioslsk, a Soulseek client in Python, clear and obfuscated. `cargo xtask setup` puts it into [`PYTHON`]'s
+//! environment.
 
 use std::{
     net::Ipv4Addr,

@@ -62,8 +62,8 @@ pub struct KadSetup<'a> {
 }
 
 impl<'a> Amule<'a> {
-    /// Starts one without obfuscation and Kad that shares a file of `shared` random bytes, if not 0, and connects to the
-    /// server at `server`.
+    /// Starts one without obfuscation and Kad that shares a file of `shared` random bytes, if not 0, and connects to
+    /// the server at `server`.
     ///
     /// # Errors
     /// The client does not start.
@@ -219,8 +219,8 @@ fn kad_preferences(own: Ipv4Addr) -> Vec<u8> {
     [&[0; 6][..], &kad_identifier(own), &[0]].concat()
 }
 
-/// A `nodes.dat`: version 2, and of each contact its identifier, address (host order), ports, Kad version 8, no key, and
-/// whether it is verified (CRoutingZone::ReadFile of aMule).
+/// A `nodes.dat`: version 2, and of each contact its identifier, address (host order), ports, Kad version 8, no key,
+/// and whether it is verified (CRoutingZone::ReadFile of aMule).
 fn kad_contacts(contacts: &[Ipv4Addr]) -> Vec<u8> {
     let mut file = [0, 2, contacts.len() as u32].map(u32::to_le_bytes).concat();
     for contact in contacts {

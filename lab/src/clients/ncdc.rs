@@ -28,8 +28,8 @@ pub struct Ncdc<'a> {
 }
 
 impl<'a> Ncdc<'a> {
-    /// Starts one called `nick`, reachable at `address`, with `policy` for TLS between peers (`disabled`, `prefer`), that
-    /// shares what is in `shared`.
+    /// Starts one called `nick`, reachable at `address`, with `policy` for TLS between peers (`disabled`, `prefer`),
+    /// that shares what is in `shared`.
     ///
     /// # Errors
     /// The client does not start.

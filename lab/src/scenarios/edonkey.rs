@@ -1,5 +1,5 @@
-//! eDonkey and Kad: aMule clients, with a stand-in server or with each other as contacts. IPv4 alone: the protocol has four
-//! bytes for an address.
+//! eDonkey and Kad: aMule clients, with a stand-in server or with each other as contacts. IPv4 alone: the protocol has
+//! four bytes for an address.
 
 use std::{
     net::Ipv4Addr,
@@ -22,8 +22,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const KAD_NODES: [Ipv4Addr; 2] = [Ipv4Addr::new(203, 0, 113, 2), Ipv4Addr::new(203, 0, 113, 3)];
 /// Searches of the subscriber, for more than a minute.
 const KAD_WORDS: [&str; 4] = ["debian", "image", "music", "lecture"];
-/// Time from one search to the next: somebody reads what was found. In life, too, a node is asked now and then, not all the
-/// time: a lookup asks each node once, and nodes drop more than ten such questions a minute of one address.
+/// Time from one search to the next: somebody reads what was found. In life, too, a node is asked now and then, not all
+/// the time: a lookup asks each node once, and nodes drop more than ten such questions a minute of one address.
 const KAD_PAUSE: Duration = Duration::from_secs(20);
 
 const fn scenario(mode: &'static str, expected: Expected, play: fn(&Stage<'_>) -> Result<()>) -> Scenario {
@@ -59,8 +59,9 @@ fn download(stage: &Stage<'_>, obfuscated: bool) -> Result<()> {
     subscriber.wait_complete(&other, PATIENCE)
 }
 
-/// The subscriber asks a node of Kad for contacts and searches with all of them. It knows nothing but that node's address, so
-/// this question and its answer are in clear in every mode; further contacts come with their identifiers, which are keys.
+/// The subscriber asks a node of Kad for contacts and searches with all of them. It knows nothing but that node's
+/// address, so this question and its answer are in clear in every mode; further contacts come with their identifiers,
+/// which are keys.
 fn kad(stage: &Stage<'_>, obfuscated: bool) -> Result<()> {
     let (lab, internet) = (stage.lab, stage.lab.internet());
     let setup =

@@ -29,7 +29,8 @@ events! {
     EvictedIdle = 2, "evicted_idle";
     /// A flow without a P2P verdict was evicted after a pause of some seconds, because its set was full.
     EvictedUnclassified = 3, "evicted_unclassified";
-    /// A new flow found its set full of P2P flows or of flows with packets in the last seconds; its packets count as unclassified.
+    /// A new flow found its set full of P2P flows or of flows with packets in the last seconds; its packets count as
+    /// unclassified.
     FlowRefused = 4, "flow_refused";
     /// A packet met a way that another CPU was changing; it counts as unclassified.
     FlowBusy = 5, "flow_busy";
@@ -43,21 +44,25 @@ events! {
     InternalError = 9, "internal_error";
     /// A packet between two addresses that are no subscribers.
     Transit = 10, "transit";
-    /// The tally table was nearly full: traffic without a P2P verdict counts under the catch-all tally, so that verdicts find room.
+    /// The tally table was nearly full: traffic without a P2P verdict counts under the catch-all tally, so that
+    /// verdicts find room.
     TallyReserved = 11, "tally_reserved";
     /// A P2P peer (an endpoint or subscriber) was learned.
     PeerLearned = 12, "peer_learned";
     /// A peer that had not expired was evicted: the peer cache is too small for the traffic.
     PeerEvicted = 13, "peer_evicted";
-    /// A packet with a subscriber's address arrived on a core interface: no peer was learned from it, since it may be spoofed.
+    /// A packet with a subscriber's address arrived on a core interface: no peer was learned from it, since it may be
+    /// spoofed.
     PeerSpoofed = 14, "peer_spoofed";
-    /// Traffic of a flow that had ended as unclassified counts under a protocol from now on, as its endpoint became known.
+    /// Traffic of a flow that had ended as unclassified counts under a protocol from now on, as its endpoint became
+    /// known.
     FlowRelabelled = 15, "flow_relabelled";
     /// A TCP flow opened like an MSE connection (heuristic tier only).
     MseCandidate = 16, "mse_candidate";
     /// A payload named content that is on the watchlist.
     WatchlistHit = 17, "watchlist_hit";
-    /// The message buffer was full, so the agent does not get the time and addresses of a hit; the hit is still counted.
+    /// The message buffer was full, so the agent does not get the time and addresses of a hit; the hit is still
+    /// counted.
     WatchlistEventLost = 18, "watchlist_event_lost";
     /// The table of hits was full: a hit is counted at node level only.
     WatchlistTallyRefused = 19, "watchlist_tally_refused";

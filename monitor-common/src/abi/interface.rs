@@ -2,8 +2,8 @@
 
 use super::limits::MAX_INTERFACES;
 
-/// One entry of the map `INTERFACES`, which has an entry for every 16-bit interface index: number, core flag and realm. The
-/// number is stored inverted, so that an empty entry means the last number, which all unknown interfaces share.
+/// One entry of the map `INTERFACES`, which has an entry for every 16-bit interface index: number, core flag and realm.
+/// The number is stored inverted, so that an empty entry means the last number, which all unknown interfaces share.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct InterfaceEntry(pub u64);
 

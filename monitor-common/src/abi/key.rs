@@ -98,8 +98,8 @@ impl Seed {
 }
 
 impl Seed {
-    /// Difference between the seed of a realm and this one; 0 for realm 0. It is as secret as the seed: nobody outside can choose
-    /// addresses of one realm that collide with those of another.
+    /// Difference between the seed of a realm and this one; 0 for realm 0. It is as secret as the seed: nobody outside
+    /// can choose addresses of one realm that collide with those of another.
     #[inline(always)]
     #[must_use]
     pub const fn realm_mask(&self, realm: u32) -> u64 {
@@ -129,27 +129,28 @@ pub(crate) const fn both_ipv4(a: Address, b: Address) -> bool {
 
 /// Two steps for one word, so that the effect of a difference in it on the hash depends on the seed.
 ///
-/// One step would not be enough. With any odd multiplier, a difference in the top bit alone stays in the top bit alone. Whoever
-/// also chooses the next word could cancel it and make two flows share a tag under every seed. For two
-/// IPv4 addresses one step is enough (see [`tag_ipv4`]).
+/// One step would not be enough. With any odd multiplier, a difference in the top bit alone stays in the top bit alone.
+/// Whoever also chooses the next word could cancel it and make two flows share a tag under every seed. For two IPv4
+/// addresses one step is enough (see [`tag_ipv4`]).
 #[inline(always)]
 pub(crate) const fn absorb(hash: u64, word: u64, seed: &Seed) -> u64 {
     mix(mix(hash, word, seed.multiplier_a), 0, seed.multiplier_b)
 }
 
-/// The last step: a tag of 62 bits of hash. Its top bit is 0, by which a set is searched without a branch for each way, and its
-/// lowest 1, so that it is never 0.
+/// The last step: a tag of 62 bits of hash. Its top bit is 0, by which a set is searched without a branch for each way,
+/// and its lowest 1, so that it is never 0.
 #[inline(always)]
 const fn finish(hash: u64, seed: &Seed) -> u64 {
     mix(hash, seed.multiplier_a, seed.multiplier_b) >> 1 | 1
 }
 
-/// [`FlowKey::tag`] of an IPv4 flow outside tunnels: its addresses in one word, the lower endpoint's in the upper half; in another
-/// its ports (bits 0..16 the higher endpoint's, 16..32 the lower's), protocol (32..40) and fragment bit (40).
+/// [`FlowKey::tag`] of an IPv4 flow outside tunnels: its addresses in one word, the lower endpoint's in the upper half;
+/// in another its ports (bits 0..16 the higher endpoint's, 16..32 the lower's), protocol (32..40) and fragment bit
+/// (40).
 ///
-/// The two products are independent of each other. A difference in the top bits of the addresses, which no multiplier spreads,
-/// cannot be cancelled by the ports, because their word has no such bits: two flows with ports share a tag under one seed in some 2^31 at most
-/// (two without ports, which carry no verdict, under one in 2^23).
+/// The two products are independent of each other. A difference in the top bits of the addresses, which no multiplier
+/// spreads, cannot be cancelled by the ports, because their word has no such bits: two flows with ports share a tag
+/// under one seed in some 2^31 at most (two without ports, which carry no verdict, under one in 2^23).
 #[inline(always)]
 #[must_use]
 pub(crate) const fn tag_ipv4(addresses: u64, ports: u64, seed: &Seed) -> u64 {
@@ -158,8 +159,8 @@ pub(crate) const fn tag_ipv4(addresses: u64, ports: u64, seed: &Seed) -> u64 {
 
 /// Keyed hash of the addresses of a flow that is not one of IPv4 alone, the lower endpoint's first.
 ///
-/// The two chains are independent of each other. Each takes the multipliers in another order. In one order, equal differences of
-/// both addresses would cancel each other under one seed of some thousand.
+/// The two chains are independent of each other. Each takes the multipliers in another order. In one order, equal
+/// differences of both addresses would cancel each other under one seed of some thousand.
 #[inline(always)]
 #[must_use]
 pub(crate) const fn addresses_hash(lower: Address, higher: Address, seed: &Seed) -> u64 {
@@ -197,7 +198,8 @@ impl FlowKey {
             hash = addresses_hash(self.lower, self.higher, seed);
         }
         if self.tunnel != 0 {
-            // The digest has no key, so it could be chosen to cancel a difference of the IPv4 word: a step lies in between.
+            // The digest has no key, so it could be chosen to cancel a difference of the IPv4 word: a step lies in
+            // between.
             hash = absorb(mix(hash, 0, seed.multiplier_b), self.tunnel, seed);
         }
         finish(mix(hash, ports, seed.multiplier_b), seed)
@@ -278,7 +280,8 @@ mod tests {
         assert_ne!(key(7 | 1 << 40).tag(&seed), key(7).tag(&seed));
     }
 
-    /// Ways of sets that would hold more flows than they have ways, in per mille of the flows, with half as many flows as ways.
+    /// Ways of sets that would hold more flows than they have ways, in per mille of the flows, with half as many flows
+    /// as ways.
     fn crowded(seed: &Seed, flows: impl Iterator<Item = FlowKey>) -> usize {
         let mut sets = [0_usize; 1 << 11];
         let mut count = 0;

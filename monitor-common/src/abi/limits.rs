@@ -3,8 +3,9 @@
 //! A bound here is a promise to the kernel's verifier and to the operator: loops, tables and inspected bytes are all
 //! limited by a constant of this file.
 
-/// Layout version of all pinned and mapped data; part of the pin path. Bump it with any change of a shared type, of a map's name
-/// or of the meaning of a bit: a program of an older version counts into its pinned maps as long as an interface keeps it.
+/// Layout version of all pinned and mapped data; part of the pin path. Bump it with any change of a shared type, of a
+/// map's name or of the meaning of a bit: a program of an older version counts into its pinned maps as long as an
+/// interface keeps it.
 pub const SCHEMA_VERSION: u32 = 6;
 
 /// VLAN tags that are parsed (IEEE 802.1ad: one service tag and one customer tag).
@@ -18,13 +19,14 @@ pub const MAX_HEADER_OFFSET: usize = 1023;
 
 /// No single read of a header may start beyond this offset, in bytes: header start plus the longest header.
 pub const MAX_READ_OFFSET: usize = MAX_HEADER_OFFSET + 64;
-/// No offset that the parser computes reaches this: the longest step, an IPv6 extension header of 2,056 bytes, starts at most at
-/// [`MAX_HEADER_OFFSET`]. Power of two, so that a mask states the bound.
+/// No offset that the parser computes reaches this: the longest step, an IPv6 extension header of 2,056 bytes, starts
+/// at most at [`MAX_HEADER_OFFSET`]. Power of two, so that a mask states the bound.
 pub const OFFSET_BOUND: usize = 4096;
 
 const _: () = assert!(MAX_HEADER_OFFSET + 257 * 8 < OFFSET_BOUND);
 
-/// Bytes of a payload that may be inspected (an HTTP tracker announce shows `info_hash=` within about 300). Power of two.
+/// Bytes of a payload that may be inspected (an HTTP tracker announce shows `info_hash=` within about 300). Power of
+/// two.
 pub const WINDOW: usize = 512;
 /// Bytes inspected of a payload whose first byte starts no rule: enough for the rules for any first byte. The longest
 /// is OpenNap's, 164 bytes.
@@ -34,13 +36,13 @@ pub const TAIL: usize = 8;
 /// Payload packets inspected per direction of a flow; 99.6 % of P2P flows are recognisable within 4.
 pub const INSPECTED_PER_DIRECTION: u8 = 8;
 
-/// Bytes held of a stream's first segments until the next segment of that direction. The rule with the furthest last byte is
-/// WebTorrent's: 106 bytes into the frame of a real client.
+/// Bytes held of a stream's first segments until the next segment of that direction. The rule with the furthest last
+/// byte is WebTorrent's: 106 bytes into the frame of a real client.
 pub const HELD_BYTES: usize = 112;
 /// Held bytes expire after this time, in seconds: a sender may wait for an acknowledgement, including retransmissions.
 pub const HOLD_SECONDS: u16 = 5;
-/// Reassembly slots of 128 bytes, one for a TCP direction; a power of two. A slot is in use for one round trip, and few streams start
-/// with a short segment that may be part of a signature.
+/// Reassembly slots of 128 bytes, one for a TCP direction; a power of two. A slot is in use for one round trip, and few
+/// streams start with a short segment that may be part of a signature.
 pub const REASSEMBLY_SLOTS: u32 = 1 << 12;
 
 /// Packets of one direction without any payload after which the inspection of a flow ends.
@@ -52,8 +54,8 @@ pub const PENDING_IDLE_SECONDS: u16 = 15;
 pub const WAYS: usize = 4;
 /// A flow without packets for this long, in seconds, may be evicted whatever its verdict.
 pub const IDLE_SECONDS: u16 = 60;
-/// A flow with packets in the last seconds is never evicted: a CPU may be about to add to its counter, and that packet must
-/// not count for another flow. New flows of a set that is full of such flows are refused.
+/// A flow with packets in the last seconds is never evicted: a CPU may be about to add to its counter, and that packet
+/// must not count for another flow. New flows of a set that is full of such flows are refused.
 pub const FRESH_SECONDS: u16 = 2;
 /// Largest difference between the clocks of two CPUs, in seconds: a time so little ahead is no great age.
 pub const CLOCK_SKEW_SECONDS: u16 = 16;
@@ -65,8 +67,8 @@ pub const FLUSH_PACKETS: u64 = 1 << 23;
 pub const DEFAULT_FLOWS: u32 = 1 << 19;
 /// Default number of tallies, one per subscriber block, protocol and confidence.
 pub const DEFAULT_TALLIES: u32 = 1 << 18;
-/// Share of the tallies, in quarters, that traffic without a P2P verdict may take. A scan of every address of a pool makes a
-/// tally for each; the rest is kept for verdicts.
+/// Share of the tallies, in quarters, that traffic without a P2P verdict may take. A scan of every address of a pool
+/// makes a tally for each; the rest is kept for verdicts.
 pub const UNCLASSIFIED_QUARTERS: u64 = 3;
 /// Address pools that can be configured.
 pub const MAX_POOLS: u32 = 1024;
@@ -80,12 +82,12 @@ pub const DEFAULT_PEERS: u32 = 1 << 18;
 /// A learned peer expires after this long without a certain flow, in seconds: trackers ask for
 /// an announce every 30 minutes (opentracker's default interval), and one may be late.
 pub const PEER_SECONDS: u16 = 2_400;
-/// A flow that ended as unclassified is compared with the peer cache again in every period of this many seconds in which
-/// it has packets. Power of two.
+/// A flow that ended as unclassified is compared with the peer cache again in every period of this many seconds in
+/// which it has packets. Power of two.
 pub const ASSOCIATION_SECONDS: u64 = 8;
 
-/// Packets of a direction of a server flow that are inspected in each such period: requests and answers come in bursts of
-/// about ten segments.
+/// Packets of a direction of a server flow that are inspected in each such period: requests and answers come in bursts
+/// of about ten segments.
 pub const SERVER_FLOW_PACKETS: u8 = 32;
 /// Peers that are learned from one packet, including skipped messages. Each costs the verifier up to 3,000 instructions
 /// (Linux 6.1). Later answers of a tracker add more peers.
@@ -93,12 +95,14 @@ pub const PEERS_PER_PACKET: u32 = 16;
 
 /// Remote endpoints that the heuristic tier can distinguish: they are hashed into the bits of half a word.
 pub const MSE_CANDIDATE_BUCKETS: u32 = 32;
-/// Shortest and longest first payload of either side of an MSE connection, in bytes: 96 bytes of key and up to 512 of padding.
+/// Shortest and longest first payload of either side of an MSE connection, in bytes: 96 bytes of key and up to 512 of
+/// padding.
 pub const MSE_OPENING: core::ops::RangeInclusive<u32> = 96..=608;
 /// Peers listen on ports from here on; below are the system ports (RFC 6335 section 6), which belong to services.
 pub const FIRST_PEER_PORT: u16 = 1024;
 
 /// Maximum number of tallies of watchlist hits, by subscriber block, protocol and confidence.
 pub const WATCH_TALLIES_MAX: u32 = 1 << 16;
-/// Room for watchlist hits between two drains, in bytes: 16,384 hits of 56 bytes and the buffer's own 8 each. Power of two.
+/// Room for watchlist hits between two drains, in bytes: 16,384 hits of 56 bytes and the buffer's own 8 each. Power of
+/// two.
 pub const WATCH_BUFFER_BYTES: u32 = 1 << 20;

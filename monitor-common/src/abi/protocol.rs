@@ -146,7 +146,8 @@ protocols! {
 }
 
 impl Protocol {
-    /// Whether many programs share a protocol. Then a subscriber's use of it says nothing about another flow of that subscriber.
+    /// Whether many programs share a protocol. Then a subscriber's use of it says nothing about another flow of that
+    /// subscriber.
     #[inline(always)]
     #[must_use]
     pub const fn is_shared_by_programs(number: u32) -> bool {

@@ -1,6 +1,7 @@
 //! Rules: what a verdict rests on. One table gives each rule its name, protocol, confidence, meaning and source.
 //!
-//! A rule's number is stored in BPF maps and its name is printed by `replay` and on `/metrics`: append only, never renumber.
+//! A rule's number is stored in BPF maps and its name is printed by `replay` and on `/metrics`: append only, never
+//! renumber.
 
 use crate::abi::protocol::{Confidence, Protocol};
 

@@ -31,8 +31,8 @@ pub struct Settings {
 
 const _: () = assert!(core::mem::size_of::<Settings>() == 128);
 
-/// Rule of the heuristic tier: MSE-like connections of a subscriber count as BitTorrent if they go to at least `endpoints`
-/// remote endpoints within `window_s` seconds.
+/// Rule of the heuristic tier: MSE-like connections of a subscriber count as BitTorrent if they go to at least
+/// `endpoints` remote endpoints within `window_s` seconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Heuristic {
     /// Distinct remote endpoints, at most [`crate::abi::limits::MSE_CANDIDATE_BUCKETS`].

@@ -3,7 +3,8 @@
 
 use crate::abi::key::Address;
 
-/// A content hash as the kernel's map holds it: 20 bytes in memory order, shorter ones filled up with zeros, then 4 zeros.
+/// A content hash as the kernel's map holds it: 20 bytes in memory order, shorter ones filled up with zeros, then 4
+/// zeros.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[repr(C)]
 pub struct ContentHash(pub [u64; 3]);
@@ -13,7 +14,8 @@ impl ContentHash {
     #[inline(always)]
     pub(crate) fn clear(&mut self) {
         for word in &mut self.0 {
-            // SAFETY: a valid, aligned word behind an exclusive reference. Volatile keeps LLVM from making it a `memset` again.
+            // SAFETY: a valid, aligned word behind an exclusive reference. Volatile keeps LLVM from making it a
+            // `memset` again.
             unsafe { core::ptr::from_mut(word).write_volatile(0) };
         }
     }

@@ -40,8 +40,8 @@ pub(crate) const fn statically_known(value: usize) -> bool {
 
 /// Hides from the optimizer what it knows about an index that is not a constant, so that the mask stays in the program.
 ///
-/// LLVM drops a mask when an earlier comparison implies it; the verifier does not follow that comparison and would refuse
-/// the access.
+/// LLVM drops a mask when an earlier comparison implies it; the verifier does not follow that comparison and would
+/// refuse the access.
 #[inline(always)]
 pub(crate) fn hide_from_optimizer(index: usize) -> usize {
     #[cfg(target_arch = "bpf")]

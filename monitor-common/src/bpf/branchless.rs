@@ -95,7 +95,8 @@ pub const fn zero_bytes(word: u64) -> u64 {
     bytes_below(word, 1)
 }
 
-/// A word whose lowest set bit is the top bit of the lowest byte below `bound` (at most 0x80); 0 if no byte is below it.
+/// A word whose lowest set bit is the top bit of the lowest byte below `bound` (at most 0x80); 0 if no byte is below
+/// it.
 #[inline(always)]
 #[must_use]
 pub const fn bytes_below(word: u64, bound: u8) -> u64 {

@@ -1,7 +1,7 @@
 //! A 64-bit counter or word that several CPUs, and the agent through a memory mapping, may access at once.
 //!
-//! On the host this is an [`core::sync::atomic::AtomicU64`]. The BPF target has no read-modify-write methods on that type,
-//! so the operations use compiler intrinsics, which become the kernel's `BPF_ATOMIC` instructions (cpu v3).
+//! On the host this is an [`core::sync::atomic::AtomicU64`]. The BPF target has no read-modify-write methods on that
+//! type, so the operations use compiler intrinsics, which become the kernel's `BPF_ATOMIC` instructions (cpu v3).
 #![cfg_attr(target_arch = "bpf", expect(unsafe_code, reason = "memory that the kernel and other CPUs share"))]
 
 #[cfg(not(target_arch = "bpf"))]

@@ -1,10 +1,11 @@
 //! Windows Delivery Optimization (MS-DO): update downloads between Windows machines.
 //!
-//! Source: public dissectors of the protocol. Matched: the handshake, 0x0e "Swarm protocol", at the start of a stream, whole or
-//! (in `hold_rules.rs`) split across segments. 8 reserved bytes, a swarm hash of 32 bytes and a peer id of 20 follow.
+//! Source: public dissectors of the protocol. Matched: the handshake, 0x0e "Swarm protocol", at the start of a stream,
+//! whole or (in `hold_rules.rs`) split across segments. 8 reserved bytes, a swarm hash of 32 bytes and a peer id of 20
+//! follow.
 //!
-//! The frames after the handshake are laid out like those of BEP 3. So BitTorrent's rules for streams seen midway leave out
-//! the port of this protocol (`has_port`); behind a port mapping, only the handshake tells the two apart.
+//! The frames after the handshake are laid out like those of BEP 3. So BitTorrent's rules for streams seen midway leave
+//! out the port of this protocol (`has_port`); behind a port mapping, only the handshake tells the two apart.
 //!
 //! Guard: 15 fixed bytes.
 

@@ -1,7 +1,7 @@
 //! Facts of one protocol that the gate and the hold rules are made of: first bytes, and prefixes that may be held.
 //!
-//! Each protocol's module has one [`Dissector`]. `dissect.rs` lists them, and concatenates their bytes into tables at compile
-//! time: no first byte is written twice.
+//! Each protocol's module has one [`Dissector`]. `dissect.rs` lists them, and concatenates their bytes into tables at
+//! compile time: no first byte is written twice.
 
 use super::byte_set::ByteSet;
 use crate::abi::protocol::Protocol;

@@ -39,8 +39,8 @@ fn tls_hello(head: [u8; HEAD]) -> bool {
         & (length == 0)
 }
 
-/// An Initial packet of QUIC version 1 or 2 (RFC 9000 section 17.2.2, RFC 9369 section 3.2): its type, and the length of the
-/// destination's connection id.
+/// An Initial packet of QUIC version 1 or 2 (RFC 9000 section 17.2.2, RFC 9369 section 3.2): its type, and the length
+/// of the destination's connection id.
 #[inline(always)]
 fn quic_initial(head: [u8; HEAD]) -> bool {
     let version = u32::from_be_bytes([head[1], head[2], head[3], head[4]]);

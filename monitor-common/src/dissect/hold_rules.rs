@@ -1,25 +1,27 @@
 //! Rules for TCP segments that wait for the rest of a message, and for segments that are not inspected.
 //!
-//! **Held**: the first bytes of a stream that may be the start of a message which some rule matches (`Prefix`, [`frame`],
-//! [`length`]). A segment is held only if it is short and has no verdict. The engine puts the held bytes in front of the
-//! next segment of that direction (`reassembly.rs`), and the rules see both as one payload. If that is still too short, it is
-//! held again. Real clients send a length byte, a command word or a header line in a segment of its own.
+//! **Held**: the first bytes of a stream that may be the start of a message which some rule matches (`Prefix`,
+//! [`frame`], [`length`]). A segment is held only if it is short and has no verdict. The engine puts the held bytes in
+//! front of the next segment of that direction (`reassembly.rs`), and the rules see both as one payload. If that is
+//! still too short, it is held again. Real clients send a length byte, a command word or a header line in a segment of
+//! its own.
 //!
-//! These messages are not found when they are split across segments: BitTorrent messages in the middle of a stream, NMDC
-//! commands other than `$Lock` and `$MyNick` once their argument has started, messages that start with any byte (Ares, and
-//! Soulseek except after its length field), a MUTE key beyond [`HELD_BYTES`], and a BitComet `/data?fid=` cut inside the hash.
+//! These messages are not found when they are split across segments: BitTorrent messages in the middle of a stream,
+//! NMDC commands other than `$Lock` and `$MyNick` once their argument has started, messages that start with any byte
+//! (Ares, and Soulseek except after its length field), a MUTE key beyond [`HELD_BYTES`], and a BitComet `/data?fid=`
+//! cut inside the hash.
 //!
-//! Held bytes never name content. A request is held only if its path is one that a rule knows, so no file name, search word
-//! or web page is held. Such a request, cut within its first [`HELD_BYTES`], is not found by its later lines or its query.
-//! Nothing is held once an info hash, a `urn:`, a `fid=` or an eDonkey link has started ([`hold_is_over`]). Of Direct Connect
-//! no nick is held, of eDonkey five bytes, and of HTTP nothing after the end of the header.
+//! Held bytes never name content. A request is held only if its path is one that a rule knows, so no file name, search
+//! word or web page is held. Such a request, cut within its first [`HELD_BYTES`], is not found by its later lines or
+//! its query. Nothing is held once an info hash, a `urn:`, a `fid=` or an eDonkey link has started ([`hold_is_over`]).
+//! Of Direct Connect no nick is held, of eDonkey five bytes, and of HTTP nothing after the end of the header.
 //!
-//! **Skipped**: if a direction started with text that no P2P protocol sends, later segments belong to that text. So a mail,
-//! a chat or the body of a POST is not mistaken for a handshake because one segment starts like one, although a web page
-//! chooses every byte of such a body. Other streams stay under inspection: SOCKS and obfuscation are binary, CONNECT
-//! (RFC 9110 section 9.3.6) opens a tunnel, NMDC has commands that no rule matches, and HTTP may be upgraded to WebSocket,
-//! whose frames a web page cannot write into a GET. Text after a few binary bytes (such as a length) is skipped too, unless
-//! those bytes are a SOCKS greeting. Binary messages after them are not skipped.
+//! **Skipped**: if a direction started with text that no P2P protocol sends, later segments belong to that text. So a
+//! mail, a chat or the body of a POST is not mistaken for a handshake because one segment starts like one, although a
+//! web page chooses every byte of such a body. Other streams stay under inspection: SOCKS and obfuscation are binary,
+//! CONNECT (RFC 9110 section 9.3.6) opens a tunnel, NMDC has commands that no rule matches, and HTTP may be upgraded to
+//! WebSocket, whose frames a web page cannot write into a GET. Text after a few binary bytes (such as a length) is
+//! skipped too, unless those bytes are a SOCKS greeting. Binary messages after them are not skipped.
 //!
 //! Tried last: each way out leaves another state, and the verifier walks what follows once for each.
 
@@ -34,7 +36,8 @@ use crate::{
 /// Shorter text may be ciphertext that is printable by chance (one in 47 at this length): the next payload decides.
 const SHORTEST_TEXT: u32 = 4;
 
-/// A high-entropy first payload has at least as many bytes ([`crate::dissect::entropy`]). Fewer are a greeting or a length field.
+/// A high-entropy first payload has at least as many bytes ([`crate::dissect::entropy`]). Fewer are a greeting or a
+/// length field.
 const SHORTEST_OPENING: u32 = 16;
 
 /// Decides, for a payload without a verdict, whether its bytes are held; if not, records how its direction started.
@@ -126,8 +129,8 @@ fn length(payload: &Payload) -> bool {
     payload.len == 4 && payload.le32(0) & CLEAR == 0
 }
 
-/// Whether a payload of at most [`HELD_BYTES`] must not be held (any more): its HTTP header has ended, or a content hash
-/// has started.
+/// Whether a payload of at most [`HELD_BYTES`] must not be held (any more): its HTTP header has ended, or a content
+/// hash has started.
 #[inline(never)]
 fn hold_is_over(payload: &Payload) -> bool {
     // Whether each of the latest bytes ended a "urn:", the latest one lowest.
@@ -158,9 +161,9 @@ const fn word(text: &[u8; 4]) -> u64 {
     u32::from_be_bytes(*text) as u64
 }
 
-/// Flags of a direction that starts with this payload: [`rule_flags::BEGUN`]; [`rule_flags::OTHER`] for text that no rule
-/// matches and that opens no tunnel; [`rule_flags::FRAMING`] for a few binary bytes that are no SOCKS greeting (RFC 1928
-/// section 3: first byte 5; SOCKS 4: first byte 4). `text`: a short text preceded it.
+/// Flags of a direction that starts with this payload: [`rule_flags::BEGUN`]; [`rule_flags::OTHER`] for text that no
+/// rule matches and that opens no tunnel; [`rule_flags::FRAMING`] for a few binary bytes that are no SOCKS greeting
+/// (RFC 1928 section 3: first byte 5; SOCKS 4: first byte 4). `text`: a short text preceded it.
 #[inline(never)]
 fn stream_flags(payload: &Payload, text: bool) -> u32 {
     let (head, captured) = (payload.word(0), captured_mask(payload));

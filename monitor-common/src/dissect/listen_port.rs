@@ -1,7 +1,7 @@
 //! Listen ports: the port on which a peer says that it accepts connections.
 //!
-//! Called for payloads of flows with a certain verdict only; the port belongs to the sender of the payload. Each protocol's
-//! folder knows where its messages name the port.
+//! Called for payloads of flows with a certain verdict only; the port belongs to the sender of the payload. Each
+//! protocol's folder knows where its messages name the port.
 
 use super::{bittorrent, edonkey, kademlia};
 use crate::{

@@ -1,7 +1,7 @@
 //! Protocols that share bytes with P2P protocols, and must never be named as one: whole exchanges, both directions.
 //!
-//! Facts from the RFCs named at each builder. Identifiers that a peer chooses at random are tried in every value or in many
-//! thousands, since that is where such bytes come from.
+//! Facts from the RFCs named at each builder. Identifiers that a peer chooses at random are tried in every value or in
+//! many thousands, since that is where such bytes come from.
 
 use super::testing::{Flow, Label, hex};
 
@@ -107,7 +107,8 @@ fn quic_dtls_wireguard_and_rtp() {
 fn ntp_snmp_sip_ssdp_and_capwap() {
     let mut bits = Bits(3);
     for round in 0..2_000usize {
-        // NTP (RFC 5905): an unsynchronised version 4 client starts with e3; mode 6 and 7 queries of ntpq too have e3 near.
+        // NTP (RFC 5905): an unsynchronised version 4 client starts with e3; mode 6 and 7 queries of ntpq too have e3
+        // near.
         for first in [0x1b, 0x23, 0xe3, 0xdb] {
             let question = [vec![first, round as u8 % 17, 6, 0xec], bits.bytes(44)].concat();
             silent(Flow::udp().ports(123, 123), &question, &[vec![0x24, 2, 6, 0xec], bits.bytes(44)].concat());

@@ -1,6 +1,7 @@
 //! WASTE, a friend-to-friend network of the 2000s: unencrypted downloads.
 //!
-//! Source: libprotoident. Matched: a stream that starts with "GET.sha1:". Guard: nine fixed bytes that no HTTP request has.
+//! Source: libprotoident. Matched: a stream that starts with "GET.sha1:". Guard: nine fixed bytes that no HTTP request
+//! has.
 
 use super::dissector::{Dissector, prefix};
 use crate::{

@@ -7,7 +7,8 @@ pub(super) const TEXT: u8 = 0x81;
 /// First byte of a binary frame that is the last of its message.
 pub(super) const BINARY: u8 = 0x82;
 
-/// Where the content of the frame at `frame` starts, and its masking key in memory order; an unmasked frame has the key 0.
+/// Where the content of the frame at `frame` starts, and its masking key in memory order; an unmasked frame has the
+/// key 0.
 #[inline(always)]
 pub(super) fn content(payload: &Payload, frame: usize) -> Option<(usize, u32)> {
     let second = payload.byte(frame + 1);

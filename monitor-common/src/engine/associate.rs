@@ -7,12 +7,12 @@
 //!   subscriber that opened the flow to the remote endpoint (`source_requests.rs`);
 //! * each of its subscribers is known to speak the protocol, by a certain flow of its own.
 //!
-//! The flow is compared as soon as both sides look random, when its inspection ends, and again every few seconds while it
-//! has packets, since its peer may be learned later. Earlier packets keep their label: nothing is subtracted.
+//! The flow is compared as soon as both sides look random, when its inspection ends, and again every few seconds while
+//! it has packets, since its peer may be learned later. Earlier packets keep their label: nothing is subtracted.
 //!
 //! The **heuristic** tier counts, for each subscriber, the remote endpoints to which it opened MSE-like connections. If
-//! there are enough within the window, and the subscriber has a certain BitTorrent flow within it, these connections count
-//! as BitTorrent.
+//! there are enough within the window, and the subscriber has a certain BitTorrent flow within it, these connections
+//! count as BitTorrent.
 
 use super::{account, peer_keys, subscribers};
 use crate::{
@@ -32,8 +32,8 @@ use crate::{
     },
 };
 
-/// Associates the flow of the packet, which showed no signature, with a protocol; returns whether it has a verdict now, which is
-/// then in the context.
+/// Associates the flow of the packet, which showed no signature, with a protocol; returns whether it has a verdict now,
+/// which is then in the context.
 #[inline(never)]
 pub(super) fn associate<M: Maps>(maps: &M, settings: &Settings, ctx: &mut PacketContext) -> bool {
     if ctx.flow.task == Task::INSPECT && ctx.flow.protocol != Protocol::Unclassified as u32 {
@@ -90,8 +90,9 @@ pub(super) fn associate<M: Maps>(maps: &M, settings: &Settings, ctx: &mut Packet
 
 /// Whether a flow is associated before its inspection ends, which needs both sides to look random.
 ///
-/// A whole conversation may be a datagram or two each way (Kad), a connection one request and one answer. Over TCP it happens
-/// once, with the payload that made both sides look random. Peers learned until the inspection ends are found then.
+/// A whole conversation may be a datagram or two each way (Kad), a connection one request and one answer. Over TCP it
+/// happens once, with the payload that made both sides look random. Peers learned until the inspection ends are found
+/// then.
 ///
 /// The verdict is provisional: MSE allows a clear handshake after such an opening.
 #[inline(never)]
@@ -162,8 +163,8 @@ fn find_peer<M: Maps>(maps: &M, settings: &Settings, tag: u64, now_s: u64) -> Pe
     }
 }
 
-/// Adds the flow's other end to the MSE candidates of one end's subscriber, if the flow is new; returns whether the subscriber has
-/// enough of them.
+/// Adds the flow's other end to the MSE candidates of one end's subscriber, if the flow is new; returns whether the
+/// subscriber has enough of them.
 #[inline(never)]
 fn count_mse_candidate<M: Maps>(maps: &M, settings: &Settings, ctx: &PacketContext, end: usize) -> bool {
     let rule = Heuristic::from_bits(settings.heuristic.load());

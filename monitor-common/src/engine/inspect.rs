@@ -26,7 +26,8 @@ use crate::{
     },
 };
 
-/// Inspects the packet; returns whether it brings the flow's final verdict, which is then in the context, or something to learn.
+/// Inspects the packet; returns whether it brings the flow's final verdict, which is then in the context, or something
+/// to learn.
 #[inline(never)]
 pub(super) fn inspect<P: Packet, M: Maps>(packet: &P, settings: &Settings, maps: &M, scratch: &mut Scratch) -> bool {
     let ctx = &mut scratch.ctx;
@@ -205,7 +206,8 @@ fn record_non_p2p<M: Maps>(maps: &M, ctx: &mut PacketContext) -> bool {
 
 /// Chooses the bytes to copy: few if the first byte starts no rule, as in most ciphertext.
 ///
-/// The whole window is copied if the flow has a verdict, a message goes on in this payload, or content is compared with the watchlist.
+/// The whole window is copied if the flow has a verdict, a message goes on in this payload, or content is compared with
+/// the watchlist.
 #[inline(never)]
 fn choose_depth<P: Packet, M: Maps>(packet: &P, maps: &M, settings: &Settings, scratch: &mut Scratch) {
     let (ctx, payload) = (&scratch.ctx, &mut scratch.payload);
@@ -231,8 +233,8 @@ fn classify_payload<P: Packet, M: Maps>(packet: &P, maps: &M, scratch: &mut Scra
     let cold = maps.cold_set(ctx.flow.set_index)?;
     let cold = cold.flow(ctx.flow.way);
     let mut progress = Progress::from_bits(cold.progress.load());
-    // In a TCP server flow the rule value holds the request, and values that rules store there are dropped. Without a branch:
-    // the verifier would walk all rules twice.
+    // In a TCP server flow the rule value holds the request, and values that rules store there are dropped. Without a
+    // branch: the verifier would walk all rules twice.
     let state = FlowState(ctx.flow.state);
     let has_request = neg(state.server_flow_bit() & ctx.tcp_bit());
     let owed = rule_flags::OWED & has_request as u32;
@@ -284,8 +286,8 @@ fn classify_payload<P: Packet, M: Maps>(packet: &P, maps: &M, scratch: &mut Scra
 
 /// 1 when a certain payload may be the start of its sender's stream; `before` has the rule flags from before it.
 ///
-/// That is the first payload of a stream seen from its start, or one after an opening that looks random, as MSE allows. Any
-/// payload may start a UDP flow.
+/// That is the first payload of a stream seen from its start, or one after an opening that looks random, as MSE allows.
+/// Any payload may start a UDP flow.
 #[inline(always)]
 fn begins(ctx: &PacketContext, before: u32) -> u32 {
     let obfuscated =
@@ -295,7 +297,8 @@ fn begins(ctx: &PacketContext, before: u32) -> u32 {
     u32::from(!ctx.is_tcp() | (opened & (first | obfuscated)))
 }
 
-/// Records the entropy of a direction's first payload, which no rule matched, and whether it may start an MSE handshake.
+/// Records the entropy of a direction's first payload, which no rule matched, and whether it may start an MSE
+/// handshake.
 #[inline(always)]
 fn record_entropy(ctx: &mut PacketContext, payload: &Payload) {
     match entropy::measure(payload) {
@@ -312,8 +315,8 @@ fn record_entropy(ctx: &mut PacketContext, payload: &Payload) {
 
 /// Records that the payload's sender spoke the flow's protocol, unless its address may be spoofed.
 ///
-/// An announce to a UDP tracker alone proves nothing, but in a tracker's flow it names a port. No other payload names a port without
-/// being certain.
+/// An announce to a UDP tracker alone proves nothing, but in a tracker's flow it names a port. No other payload names a
+/// port without being certain.
 #[inline(always)]
 fn record_speaker<M: Maps>(maps: &M, ctx: &mut PacketContext, protocol: u8) {
     let listen_port = !ctx.is_tcp() && protocol == Protocol::BitTorrent as u8;
@@ -391,7 +394,8 @@ pub(super) fn commit_verdict<M: Maps>(maps: &M, settings: &Settings, ctx: &mut P
 #[inline(always)]
 fn mark_provisional(word: &SharedU64) {
     let mut attempt = 0;
-    // Other CPUs only refresh the last-seen second meanwhile. If this still fails, the claim becomes the verdict (`settle_idle`).
+    // Other CPUs only refresh the last-seen second meanwhile. If this still fails, the claim becomes the verdict
+    // (`settle_idle`).
     while attempt < 4 {
         let state = FlowState(word.load());
         if !state.is_claimed() || word.replace(state.0, state.provisional().0) {

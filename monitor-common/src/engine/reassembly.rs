@@ -17,8 +17,8 @@ use crate::{
     },
 };
 
-/// Whether the packet's payload is skipped: its direction started as something else, or it does not continue the held bytes.
-/// A skipped payload counts as inspected. Otherwise the bytes that it continues are in the payload's window.
+/// Whether the packet's payload is skipped: its direction started as something else, or it does not continue the held
+/// bytes. A skipped payload counts as inspected. Otherwise the bytes that it continues are in the payload's window.
 #[inline(never)]
 pub(super) fn skip_segment<P: Packet, M: Maps>(packet: &P, maps: &M, scratch: &mut Scratch, inspecting: bool) -> bool {
     let (ctx, payload) = (&mut scratch.ctx, &mut scratch.payload);

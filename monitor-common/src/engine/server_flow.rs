@@ -1,4 +1,5 @@
-//! Flows between a client and a server: the budget of packets that are inspected, and the request that an answer must match.
+//! Flows between a client and a server: the budget of packets that are inspected, and the request that an answer must
+//! match.
 
 use crate::{
     abi::limits::SERVER_FLOW_PACKETS,
@@ -28,8 +29,8 @@ pub(super) fn renew_budget<M: Maps>(maps: &M, ctx: &PacketContext) {
     }
 }
 
-/// Stores the request of the packet's sender, a subscriber: the flow is a server flow from now on, and an answer must match the
-/// request. Over UDP the rules have stored the transaction id already.
+/// Stores the request of the packet's sender, a subscriber: the flow is a server flow from now on, and an answer must
+/// match the request. Over UDP the rules have stored the transaction id already.
 #[inline(never)]
 pub(super) fn store_request<M: Maps>(maps: &M, ctx: &PacketContext, word: &SharedU64) {
     let Some(cold) = maps.cold_set(ctx.flow.set_index) else { return };

@@ -1,8 +1,8 @@
 //! Headers for the fast path: the tag, direction and length by which a packet of a settled flow is counted.
 //!
-//! Nearly every packet on a line is TCP or UDP over plain IPv4 or IPv6 and belongs to a settled flow. For such a frame the tag
-//! is computed from a few word loads, without building [`Headers`]. Every other frame gives `None` and is parsed in full.
-//! Where both parsers have an answer, they must agree; the tests below try that.
+//! Nearly every packet on a line is TCP or UDP over plain IPv4 or IPv6 and belongs to a settled flow. For such a frame
+//! the tag is computed from a few word loads, without building [`Headers`]. Every other frame gives `None` and is
+//! parsed in full. Where both parsers have an answer, they must agree; the tests below try that.
 
 use super::{
     Headers, ip_protocol, link,
@@ -22,8 +22,8 @@ use crate::{
 pub struct FastHeaders {
     /// The flow's tag ([`crate::abi::key::FlowKey::tag`]).
     pub tag: u64,
-    /// 0 if the packet comes from the flow's lower endpoint, else 16: the shift to the field of that direction in the flow's state
-    /// ([`crate::tables::flow_table::FlowState::unsettled_bits`]).
+    /// 0 if the packet comes from the flow's lower endpoint, else 16: the shift to the field of that direction in the
+    /// flow's state ([`crate::tables::flow_table::FlowState::unsettled_bits`]).
     pub direction_shift: u64,
     /// IP bytes of the outermost packet.
     pub ip_bytes: u32,

@@ -43,8 +43,8 @@ impl Network {
 
 /// The end of an IP packet that claims `length` bytes from `offset`.
 ///
-/// `limit` is the end of the enclosing packet, or of the readable bytes for the outermost packet. The wire length is read only
-/// if the claim exceeds it, because that costs a helper call in the kernel.
+/// `limit` is the end of the enclosing packet, or of the readable bytes for the outermost packet. The wire length is
+/// read only if the claim exceeds it, because that costs a helper call in the kernel.
 #[inline(always)]
 fn end_of<P: Packet>(packet: &P, offset: usize, length: usize, limit: usize, outermost: bool) -> usize {
     let claimed = offset + length;
@@ -98,7 +98,8 @@ pub(super) fn ipv6<P: Packet>(packet: &P, offset: usize, limit: usize, outermost
     let source = Address::v6(packet.read::<16>(offset + 8).ok_or(Reason::ShortIp)?);
     let destination = Address::v6(packet.read::<16>(offset + 24).ok_or(Reason::ShortIp)?);
     let payload_len = usize::from(u16::from_be_bytes([high, low]));
-    // A payload length of 0 is real for "no next header"; otherwise it is a jumbogram (RFC 2675) or segmentation offload.
+    // A payload length of 0 is real for "no next header"; otherwise it is a jumbogram (RFC 2675) or segmentation
+    // offload.
     let length = if payload_len == 0 && next != ip_protocol::NO_NEXT { 0 } else { IPV6_LEN + payload_len };
     let end = end_of(packet, offset, length, limit, outermost);
     if end < offset + IPV6_LEN {
@@ -121,8 +122,8 @@ const fn is_extension(next: u8) -> bool {
     )
 }
 
-/// Steps over at most [`MAX_IPV6_EXTENSIONS`] extension headers. If the chain is longer, or the frame ends in it, the packet
-/// counts as a flow without ports.
+/// Steps over at most [`MAX_IPV6_EXTENSIONS`] extension headers. If the chain is longer, or the frame ends in it, the
+/// packet counts as a flow without ports.
 #[inline(always)]
 pub(super) fn extensions<P: Packet>(packet: &P, network: &mut Network) {
     if network.version != 6 {

@@ -1,7 +1,8 @@
 //! The only access to packet bytes: a length, bounded fixed-size reads, and one copy of the payload's first bytes.
 //!
-//! The XDP program implements [`Packet`] over `data`/`data_end` of the kernel's `struct xdp_md`; replay, tests and fuzzers use
-//! [`Frame`] over a slice. Every read is bounds-tested by the implementation; nothing hands out slices of packet memory.
+//! The XDP program implements [`Packet`] over `data`/`data_end` of the kernel's `struct xdp_md`; replay, tests and
+//! fuzzers use [`Frame`] over a slice. Every read is bounds-tested by the implementation; nothing hands out slices of
+//! packet memory.
 
 use crate::{
     abi::limits::{MAX_READ_OFFSET, OFFSET_BOUND, TAIL, WINDOW},
@@ -19,21 +20,24 @@ pub trait Packet {
     /// The `N` bytes at `offset`, or `None` when they are not all readable or `offset` is beyond [`MAX_READ_OFFSET`].
     fn read<const N: usize>(&self, offset: usize) -> Option<[u8; N]>;
 
-    /// Returns `value`, but makes the kernel's verifier forget all it knew of it except that it is below [`OFFSET_BOUND`].
+    /// Returns `value`, but makes the kernel's verifier forget all it knew of it except that it is below
+    /// [`OFFSET_BOUND`].
     ///
-    /// The code that follows is then verified once for all values, not once for each path. The caller tests closer bounds again.
+    /// The code that follows is then verified once for all values, not once for each path. The caller tests closer
+    /// bounds again.
     #[inline(always)]
     fn verifier_barrier(&self, value: usize) -> usize {
         debug_assert!(value < OFFSET_BOUND, "no offset of the parser is that large");
         value
     }
 
-    /// Copies the bytes at `offset` into the payload's window, after the `payload.captured` bytes in it, and into the tail.
+    /// Copies the bytes at `offset` into the payload's window, after the `payload.captured` bytes in it, and into the
+    /// tail.
     ///
-    /// The copy is bounded by `payload.len` (those bytes and the length that the headers claim), by `payload.depth` and by the
-    /// frame. Sets `payload.captured`. The rest of the window and the tail must be zero before (see [`Payload::wipe`]) and stay
-    /// so where the frame has no bytes. The tail also stays zero if the payload is longer than a depth below [`WINDOW`]. At most
-    /// [`crate::abi::limits::HELD_BYTES`] are in the window before.
+    /// The copy is bounded by `payload.len` (those bytes and the length that the headers claim), by `payload.depth` and
+    /// by the frame. Sets `payload.captured`. The rest of the window and the tail must be zero before (see
+    /// [`Payload::wipe`]) and stay so where the frame has no bytes. The tail also stays zero if the payload is longer
+    /// than a depth below [`WINDOW`]. At most [`crate::abi::limits::HELD_BYTES`] are in the window before.
     fn copy_payload(&self, offset: usize, payload: &mut Payload);
 }
 

@@ -1,7 +1,8 @@
 //! The bounded view of a transport payload for the rules.
 //!
 //! The window is a copy: rules never touch packet memory. Bytes beyond the end of the frame are zero, so a fixed-offset
-//! comparison needs no bounds test. A rule that must not accept padding checks [`Payload::captured`] or [`Payload::len`].
+//! comparison needs no bounds test. A rule that must not accept padding checks [`Payload::captured`] or
+//! [`Payload::len`].
 #![expect(unsafe_code, reason = "reads within a bound that the compiler cannot see, and verifier barriers")]
 
 use crate::{
@@ -21,10 +22,11 @@ pub enum Transport {
     Udp,
 }
 
-/// The first bytes of one packet's transport payload, with facts from its headers. If earlier segments of the stream were held
-/// (`reassembly.rs`), their bytes come first and are part of it.
+/// The first bytes of one packet's transport payload, with facts from its headers. If earlier segments of the stream
+/// were held (`reassembly.rs`), their bytes come first and are part of it.
 ///
-/// Aligned to 8 bytes, so that the window can be read as words: the BPF target splits unaligned loads into single bytes.
+/// Aligned to 8 bytes, so that the window can be read as words: the BPF target splits unaligned loads into single
+/// bytes.
 #[derive(Clone, Debug)]
 #[repr(C, align(8))]
 pub struct Payload {
@@ -90,10 +92,11 @@ impl Payload {
         payload
     }
 
-    /// Clears the packet's bytes, word by word: the BPF target's `memset` is a loop over bytes, which costs ten times as much.
+    /// Clears the packet's bytes, word by word: the BPF target's `memset` is a loop over bytes, which costs ten times
+    /// as much.
     ///
-    /// Called after each inspection, not before the next one, so that no payload stays in a map. The window is therefore
-    /// zero whenever a packet is copied into it.
+    /// Called after each inspection, not before the next one, so that no payload stays in a map. The window is
+    /// therefore zero whenever a packet is copied into it.
     #[inline(always)]
     pub fn wipe(&mut self) {
         let words = (&raw mut *self).cast::<u64>();
@@ -104,8 +107,8 @@ impl Payload {
             }
             let mut word = 0;
             while word < 8 {
-                // SAFETY: window and tail are the first fields and adjoin (asserted above), so the word lies in this struct,
-                // aligned; the reference is exclusive. Volatile keeps LLVM from making it a `memset` again.
+                // SAFETY: window and tail are the first fields and adjoin (asserted above), so the word lies in this
+                // struct, aligned; the reference is exclusive. Volatile keeps LLVM from making it a `memset` again.
                 unsafe { words.add(index + word).write_volatile(0) };
                 word += 1;
             }
@@ -117,24 +120,25 @@ impl Payload {
         self.barrier = 0;
     }
 
-    /// Puts held bytes of earlier segments at the window's start; the packet's bytes follow. The window is zero before, and the
-    /// words after the held bytes are zero.
+    /// Puts held bytes of earlier segments at the window's start; the packet's bytes follow. The window is zero before,
+    /// and the words after the held bytes are zero.
     #[inline(always)]
     pub(crate) fn begin(&mut self, kept: &[SharedU64; HELD_BYTES / 8]) {
         let words = (&raw mut *self).cast::<u64>();
         let mut index = 0;
         while index < HELD_BYTES / 8 {
-            // SAFETY: the window is the first field, aligned to 8 bytes and longer (asserted above), so the word lies in it; the
-            // reference is exclusive. Volatile keeps LLVM from making the loop a `memcpy`.
+            // SAFETY: the window is the first field, aligned to 8 bytes and longer (asserted above), so the word lies
+            // in it; the reference is exclusive. Volatile keeps LLVM from making the loop a `memcpy`.
             unsafe { words.add(index).write_volatile(kept[index].load()) };
             index += 1;
         }
     }
 
-    /// Returns `value`, but makes the verifier forget what it knew of it: it passes through memory that the verifier does not
-    /// track.
+    /// Returns `value`, but makes the verifier forget what it knew of it: it passes through memory that the verifier
+    /// does not track.
     ///
-    /// Where paths with different values meet, the verifier would otherwise walk the rest of the program once per value.
+    /// Where paths with different values meet, the verifier would otherwise walk the rest of the program once per
+    /// value.
     #[inline(always)]
     pub fn verifier_barrier(&mut self, value: u64) -> u64 {
         let room = &raw mut self.barrier;
@@ -217,7 +221,8 @@ impl Payload {
         unsafe { &*(&raw const self.window).cast::<[u32; WINDOW / 4]>() }
     }
 
-    /// Little-endian 64-bit integer at `offset`, which wraps like that of [`Self::byte`]; near the window's end the tail adjoins.
+    /// Little-endian 64-bit integer at `offset`, which wraps like that of [`Self::byte`]; near the window's end the
+    /// tail adjoins.
     #[inline(always)]
     #[must_use]
     pub fn le64(&self, offset: usize) -> u64 {
@@ -225,8 +230,8 @@ impl Payload {
             return self.word(offset / 8);
         }
         let start = (&raw const *self).cast::<u8>();
-        // SAFETY: window and tail are the first fields and adjoin (asserted above), so from each place in the window on there are
-        // eight bytes of this struct.
+        // SAFETY: window and tail are the first fields and adjoin (asserted above), so from each place in the window on
+        // there are eight bytes of this struct.
         let word = unsafe { load_unaligned(start.add(hide_from_optimizer(offset) & (WINDOW - 1))) };
         u64::from_le(word)
     }

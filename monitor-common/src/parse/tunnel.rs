@@ -1,7 +1,8 @@
-//! One level of tunnel: 6in4 and IPIP (RFC 2003, RFC 4213), DS-Lite (RFC 6333), GRE (RFC 2784, RFC 2890), GTP-U (3GPP TS 29.281).
+//! One level of tunnel: 6in4 and IPIP (RFC 2003, RFC 4213), DS-Lite (RFC 6333), GRE (RFC 2784, RFC 2890), GTP-U (3GPP
+//! TS 29.281).
 //!
-//! The inner packet gives the flow's 5-tuple and payload; bytes stay those of the outer packet. If the inside is not an IP
-//! packet, the outer packet is counted as an ordinary flow.
+//! The inner packet gives the flow's 5-tuple and payload; bytes stay those of the outer packet. If the inside is not an
+//! IP packet, the outer packet is counted as an ordinary flow.
 
 use super::{Headers, ip_protocol, network, transport};
 use crate::{

@@ -135,8 +135,8 @@ pub(crate) struct InspectionContext {
 
 /// Context of one packet on the slow path.
 ///
-/// Flags are numbers of 32 bits, 0 or 1: a `bool` in memory makes the compiler mask and branch on every load, and the verifier
-/// follows each branch.
+/// Flags are numbers of 32 bits, 0 or 1: a `bool` in memory makes the compiler mask and branch on every load, and the
+/// verifier follows each branch.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct PacketContext {
@@ -281,7 +281,8 @@ impl PacketContext {
         self.frame.numbers = packet.read::<8>(header as usize + 4).map_or(0, u64::from_be_bytes);
     }
 
-    /// Whether the packet's settled flow without a verdict is due for association again, `state` being that of its latest packet.
+    /// Whether the packet's settled flow without a verdict is due for association again, `state` being that of its
+    /// latest packet.
     #[inline(always)]
     pub(crate) fn is_due(&self, state: FlowState) -> bool {
         self.has_peer_ports() && state.is_due(self.frame.now_s)

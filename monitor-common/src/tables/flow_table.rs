@@ -1,14 +1,16 @@
 //! The flow table: a set-associative table whose sets fill two adjacent cache lines.
 //!
-//! The first line of a [`FlowSet`] holds four tags and four states, which is all a lookup reads; the second holds the counters
-//! of these flows. One packet of a settled flow therefore touches one set and no tally: its counters are flushed into
-//! the subscriber's tally when the flow is evicted, restarted or near overflow, and the agent adds what is still in the table
-//! when it drains. Data that only a flow's first packets need is in a [`ColdSet`] with the same index.
+//! The first line of a [`FlowSet`] holds four tags and four states, which is all a lookup reads; the second holds the
+//! counters of these flows. One packet of a settled flow therefore touches one set and no tally: its counters are
+//! flushed into the subscriber's tally when the flow is evicted, restarted or near overflow, and the agent adds what is
+//! still in the table when it drains. Data that only a flow's first packets need is in a [`ColdSet`] with the same
+//! index.
 //!
 //! Who may write what:
 //! * a way is claimed, settled, restarted or released by compare-and-swap on its state, so one CPU wins;
 //! * counters are only added to, or swapped for zero by the CPU that flushes them: nothing is lost or counted twice;
-//! * the cold entry is written by the claimer before the state leaves [`Stage::Locked`]; later only the inspection's progress changes.
+//! * the cold entry is written by the claimer before the state leaves [`Stage::Locked`]; later only the inspection's
+//!   progress changes.
 
 use super::age_s;
 use crate::{
@@ -28,15 +30,16 @@ pub struct FlowSet {
     pub tags: [SharedU64; WAYS],
     /// [`FlowState`] of each flow.
     pub states: [SharedU64; WAYS],
-    /// Packed counters ([`pack`]) of each flow: `2 * way` for lower to higher endpoint, `2 * way + 1` for the other direction.
+    /// Packed counters ([`pack`]) of each flow: `2 * way` for lower to higher endpoint, `2 * way + 1` for the other
+    /// direction.
     pub counters: [SharedU64; 2 * WAYS],
 }
 
 const _: () = assert!(core::mem::size_of::<FlowSet>() == 128);
 
 impl FlowSet {
-    /// A value whose top bit is set if a way has this tag. Without a branch, which the processor might mispredict: no tag has a
-    /// top bit, so only 0 - 1 has it.
+    /// A value whose top bit is set if a way has this tag. Without a branch, which the processor might mispredict: no
+    /// tag has a top bit, so only 0 - 1 has it.
     #[inline(always)]
     fn has_tag(&self, way: usize, tag: u64) -> u64 {
         (self.tags[way].load() ^ tag).wrapping_sub(1)
@@ -105,8 +108,9 @@ pub enum Stage {
     Settled = 3,
 }
 
-/// The packed state of the flow in a way: bits 0..16 last-seen second, 16..18 stage, 18..24 protocol, 24..27 confidence, 27 first packet's
-/// direction, 28..30 direction class, 30 learning (provisional while under inspection), 31 server flow, 32..48 interface of lower-to-higher packets, 48..64 interface of the others.
+/// The packed state of the flow in a way: bits 0..16 last-seen second, 16..18 stage, 18..24 protocol, 24..27
+/// confidence, 27 first packet's direction, 28..30 direction class, 30 learning (provisional while under inspection),
+/// 31 server flow, 32..48 interface of lower-to-higher packets, 48..64 interface of the others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FlowState(pub u64);
 
@@ -240,7 +244,8 @@ impl FlowState {
         )
     }
 
-    /// The claimed state with a provisional verdict: inspection goes on, and the flow ends with this verdict unless a certain one is found.
+    /// The claimed state with a provisional verdict: inspection goes on, and the flow ends with this verdict unless a
+    /// certain one is found.
     #[inline(always)]
     #[must_use]
     pub const fn provisional(self) -> Self {
@@ -271,8 +276,8 @@ impl FlowState {
         Self(kept | second as u64 | ((interface as u64) << shift))
     }
 
-    /// 0 for a settled flow without the learning bit if the latest packet of this direction arrived on this interface. `direction_shift` is 0
-    /// for packets from the lower endpoint, 16 for the others.
+    /// 0 for a settled flow without the learning bit if the latest packet of this direction arrived on this interface.
+    /// `direction_shift` is 0 for packets from the lower endpoint, 16 for the others.
     #[inline(always)]
     #[must_use]
     pub const fn unsettled_bits(self, direction_shift: u64, interface: u16) -> u64 {

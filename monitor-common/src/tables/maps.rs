@@ -45,7 +45,8 @@ pub trait Maps: CounterMaps {
     fn reassembly_slot(&self, index: u32) -> Option<&ReassemblySlot>;
     /// Whether an interface is a core interface, on which no subscriber's packet arrives.
     fn is_core(&self, interface: u16) -> bool;
-    /// The realm of an interface's packets, 0 on a node without realms: equal addresses of two realms are two subscribers.
+    /// The realm of an interface's packets, 0 on a node without realms: equal addresses of two realms are two
+    /// subscribers.
     fn realm(&self, interface: u16) -> u32;
     /// A word of the pool table ([`crate::tables::pool_table`]).
     fn pool_word(&self, index: u32) -> Option<u64>;

@@ -8,8 +8,8 @@
 //! `engine/learn.rs` decides who may teach what, `engine/associate.rs` what follows.
 //!
 //! An entry expires [`PEER_SECONDS`] after it was last learned. A full set evicts expired entries first, then referred
-//! endpoints, then remote ones, then subscribers' own, the oldest first. Nothing here is a counter, so an eviction loses no
-//! count.
+//! endpoints, then remote ones, then subscribers' own, the oldest first. Nothing here is a counter, so an eviction
+//! loses no count.
 
 use super::age_21_s;
 use crate::{
@@ -35,8 +35,9 @@ pub struct PeerSet {
 
 const _: () = assert!(core::mem::size_of::<PeerSet>() == 64);
 
-/// One entry. Bits 0..16 and 27..32: second in which it was last learned; 16..24: protocol; 24: a subscriber's own; 25: in use; 26:
-/// being written; 32..64: a subscriber's bitmap of remote endpoints; bit 32 of other entries: only referred.
+/// One entry. Bits 0..16 and 27..32: second in which it was last learned; 16..24: protocol; 24: a subscriber's own; 25:
+/// in use; 26: being written; 32..64: a subscriber's bitmap of remote endpoints; bit 32 of other entries: only
+/// referred.
 ///
 /// The 21-bit seconds wrap after 24 days; the drain clears expired entries long before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -120,7 +121,8 @@ impl PeerEntry {
     }
 }
 
-/// Base priority for eviction, by bits 24 to 26 of the entry, then expired, then only referred. The age of 21 bits is added.
+/// Base priority for eviction, by bits 24 to 26 of the entry, then expired, then only referred. The age of 21 bits is
+/// added.
 static EVICTION_PRIORITY: [u32; 32] = {
     let (own, used, expired, referred) = (1, 2, 8, 16);
     let mut table = [0; 32];
@@ -154,7 +156,8 @@ pub enum Key {
     Subscriber = 2 << 40,
     /// A subscriber's block and its length.
     MseCandidate = 3 << 40,
-    /// A subscriber's block and its length, for requests; the tag takes the place of the tunnel in those of [`Self::Referred`].
+    /// A subscriber's block and its length, for requests; the tag takes the place of the tunnel in those of
+    /// [`Self::Referred`].
     Requester = 4 << 40,
     /// An address and a port to which a server referred one subscriber.
     Referred = 5 << 40,
@@ -199,8 +202,8 @@ impl PeerSet {
 
     /// Inserts the entry of a tag, or refreshes it.
     ///
-    /// The ways are compared without branches: otherwise the verifier would walk all that follows once for each way and each
-    /// reason to choose it.
+    /// The ways are compared without branches: otherwise the verifier would walk all that follows once for each way and
+    /// each reason to choose it.
     #[inline(always)]
     pub fn insert(&self, tag: u64, known: PeerEntry, now_s: u64) -> Inserted {
         // Each priority has the way in its low bits, counted from the last one: of two equal ones, the first wins.

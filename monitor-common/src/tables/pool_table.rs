@@ -1,8 +1,9 @@
 //! Pool table: answers most look-ups of an address's pool at once, in front of the prefix trie.
 //!
-//! A look-up in the kernel's trie walks a chain of nodes. A new flow needs two look-ups, and one of its ends is usually no subscriber.
-//! The table has a byte for each IPv4 /16, and one for each of 65,536 groups of IPv6 /32s, grouped by a hash. A byte says that
-//! no pool has an address there, that one IPv4 pool has all of them, or that the trie must be looked up.
+//! A look-up in the kernel's trie walks a chain of nodes. A new flow needs two look-ups, and one of its ends is usually
+//! no subscriber. The table has a byte for each IPv4 /16, and one for each of 65,536 groups of IPv6 /32s, grouped by a
+//! hash. A byte says that no pool has an address there, that one IPv4 pool has all of them, or that the trie must be
+//! looked up.
 
 use crate::{abi::key::Address, tables::maps::Maps};
 

@@ -79,11 +79,12 @@ pub mod evidence {
     pub const PROVED_LOWER: u16 = 1 << 6;
     /// The higher endpoint did.
     pub const PROVED_HIGHER: u16 = 1 << 7;
-    /// The lower endpoint's stream started with the flow's protocol, so its payloads count (`engine/learn.rs`). Over UDP, where a
-    /// payload is no part of a stream, any certain one sets the bit.
+    /// The lower endpoint's stream started with the flow's protocol, so its payloads count (`engine/learn.rs`). Over
+    /// UDP, where a payload is no part of a stream, any certain one sets the bit.
     pub const BEGAN_LOWER: u16 = 1 << 14;
     /// The higher endpoint's did.
     pub const BEGAN_HIGHER: u16 = 1 << 15;
-    /// A packet of the flow had a subscriber's address and arrived on a core interface: the opener of the flow is unknown.
+    /// A packet of the flow had a subscriber's address and arrived on a core interface: the opener of the flow is
+    /// unknown.
     pub const SPOOFED: u16 = 1 << 13;
 }

@@ -1,12 +1,12 @@
 //! Reassembly buffers: the first bytes of a TCP direction, held until its next segment.
 //!
-//! A signature may be split over the first segments of a stream. Few flows need a buffer, and each only for a moment, so the
-//! table is small. The two directions of a flow use adjacent slots at an index from the flow's tag. Another flow with that
-//! index overwrites them, which is counted (`reassembly_evicted`).
+//! A signature may be split over the first segments of a stream. Few flows need a buffer, and each only for a moment,
+//! so the table is small. The two directions of a flow use adjacent slots at an index from the flow's tag. Another flow
+//! with that index overwrites them, which is counted (`reassembly_evicted`).
 //!
-//! A slot is used only by the flow direction that wrote it, for the segment with the next expected sequence number, within
-//! [`HOLD_SECONDS`]. It is zeroed as soon as it is used or its flow settles, and otherwise by the agent's next drain.
-//! `dissect/hold_rules.rs` decides which bytes may be held.
+//! A slot is used only by the flow direction that wrote it, for the segment with the next expected sequence number,
+//! within [`HOLD_SECONDS`]. It is zeroed as soon as it is used or its flow settles, and otherwise by the agent's next
+//! drain. `dissect/hold_rules.rs` decides which bytes may be held.
 
 use super::age_s;
 use crate::{
@@ -24,8 +24,8 @@ const WORDS: usize = HELD_BYTES / 8;
 pub struct ReassemblySlot {
     /// [`tag`] of the direction; meaningless while `word` is 0.
     tag: SharedU64,
-    /// 0 while unused. Bits 0..16: second in which it was written; 16..23: bytes held; 23: being written; 24..31: bytes of the
-    /// stream that they stand for; 32..64: next expected sequence number.
+    /// 0 while unused. Bits 0..16: second in which it was written; 16..23: bytes held; 23: being written; 24..31: bytes
+    /// of the stream that they stand for; 32..64: next expected sequence number.
     word: SharedU64,
     /// The bytes in memory order, then zeros.
     bytes: [SharedU64; WORDS],
@@ -65,7 +65,8 @@ pub enum Continuation {
 }
 
 impl ReassemblySlot {
-    /// Relates the segment of `len` bytes at `sequence` to the held bytes, and zeroes them unless they may still be needed.
+    /// Relates the segment of `len` bytes at `sequence` to the held bytes, and zeroes them unless they may still be
+    /// needed.
     #[inline(always)]
     pub fn resume(&self, tag: u64, sequence: u32, len: u32, now_s: u64, payload: &mut Payload) -> Continuation {
         let word = self.word.load();
@@ -97,8 +98,8 @@ impl ReassemblySlot {
         }
     }
 
-    /// Holds the first `count` bytes of a payload, 8 or all of them; the stream goes on at `next`. Returns whether another
-    /// direction's bytes were evicted.
+    /// Holds the first `count` bytes of a payload, 8 or all of them; the stream goes on at `next`. Returns whether
+    /// another direction's bytes were evicted.
     #[inline(always)]
     pub fn hold(&self, tag: u64, next: u32, count: u32, now_s: u64, payload: &Payload) -> bool {
         let word = self.word.load();

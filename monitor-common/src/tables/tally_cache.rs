@@ -1,12 +1,12 @@
 //! Tally cache: slot numbers of a subscriber's tallies, in front of the hash that holds all slots.
 //!
-//! A look-up in the kernel's hash reads a bucket and an element, at two places in memory. The tallies of a subscriber block share
-//! one line of this cache. The line is known as soon as the block is, so it can be prefetched. A line has eight entries, shared by
-//! the blocks that hash to it; a slot that is not cached is found in the hash.
+//! A look-up in the kernel's hash reads a bucket and an element, at two places in memory. The tallies of a subscriber
+//! block share one line of this cache. The line is known as soon as the block is, so it can be prefetched. A line has
+//! eight entries, shared by the blocks that hash to it; a slot that is not cached is found in the hash.
 //!
 //! A slot never changes its key, so an entry never goes out of date. Code that reuses slots must clear the cache first.
-//! An entry is identified by its line (a keyed hash of the block) and 40 bits of a keyed hash of the whole key. Of a million
-//! tallies in 2^18 lines, two are confused with a probability of 2 in 10^6 (2^39 pairs in 2^58 places).
+//! An entry is identified by its line (a keyed hash of the block) and 40 bits of a keyed hash of the whole key. Of a
+//! million tallies in 2^18 lines, two are confused with a probability of 2 in 10^6 (2^39 pairs in 2^58 places).
 
 use crate::{
     abi::{

@@ -28,11 +28,12 @@ pub struct Raw {
     pub xdp_mode: XdpMode,
     /// Address and port of metrics and health.
     pub listen: SocketAddr,
-    /// How deep payloads are inspected. `headers` finds no P2P protocol. `watchlist` also reports which subscribers name content
-    /// of `watchlist_file`. Each change to or from `watchlist` is recorded in `audit.jsonl` in `state_dir`.
+    /// How deep payloads are inspected. `headers` finds no P2P protocol. `watchlist` also reports which subscribers
+    /// name content of `watchlist_file`. Each change to or from `watchlist` is recorded in `audit.jsonl` in
+    /// `state_dir`.
     pub inspection: DepthText,
-    /// File with the content hashes of notices received, one per line: 40 hexadecimal digits (BitTorrent info hash, SHA-1), 32
-    /// (eDonkey), or 32 or 39 characters of base 32 (Gnutella, Direct Connect). Read at the start.
+    /// File with the content hashes of notices received, one per line: 40 hexadecimal digits (BitTorrent info hash,
+    /// SHA-1), 32 (eDonkey), or 32 or 39 characters of base 32 (Gnutella, Direct Connect). Read at the start.
     #[cfg_attr(test, schemars(example = &"/etc/peertally/watchlist"))]
     pub watchlist_file: Option<PathBuf>,
     /// Verdicts by behaviour only.
@@ -40,7 +41,8 @@ pub struct Raw {
     /// Sizes of the kernel's tables.
     pub capacity: Capacity,
     /// Time between two drains of the kernel's tables. Policies and metrics change at this pace.
-    // Below 100 ms a drain of a million tallies takes a large part of a core. Above an hour policy windows are too coarse.
+    // Below 100 ms a drain of a million tallies takes a large part of a core. Above an hour policy windows are too
+    // coarse.
     pub drain_interval: DurationText<100, HOUR>,
     /// Exported metrics.
     pub metrics: Metrics,
@@ -129,8 +131,8 @@ pub struct Capacity {
     pub flows: BoundedCount<{ 1 << 10 }, { 1 << 26 }>,
     /// Tallies, one per subscriber block, protocol and confidence.
     pub tallies: BoundedCount<{ 1 << 10 }, { 1 << 24 }>,
-    /// Entries of the peer cache: P2P endpoints and subscribers remembered for `association`, rounded up to a power of two.
-    /// Entries expire after 40 minutes.
+    /// Entries of the peer cache: P2P endpoints and subscribers remembered for `association`, rounded up to a power of
+    /// two. Entries expire after 40 minutes.
     pub peers: BoundedCount<{ 1 << 10 }, { 1 << 26 }>,
 }
 
@@ -144,8 +146,8 @@ impl Default for Capacity {
     }
 }
 
-/// The `heuristic` confidence tier: encrypted connections that open as BitTorrent's MSE does count as BitTorrent, if one
-/// subscriber opens them to many remote endpoints and has a certain BitTorrent flow in that time.
+/// The `heuristic` confidence tier: encrypted connections that open as BitTorrent's MSE does count as BitTorrent, if
+/// one subscriber opens them to many remote endpoints and has a certain BitTorrent flow in that time.
 #[derive(Clone, Debug, Deserialize)]
 #[cfg_attr(test, derive(serde::Serialize, schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
@@ -209,8 +211,8 @@ pub struct RawPolicy {
     /// Name in events and metrics; letters, digits, `-`, `_` and `.`.
     #[cfg_attr(test, schemars(example = &"heavy-p2p"))]
     pub name: String,
-    /// Classes of protocols that count together: `filesharing`, `video`, `storage`, `sync`, `transport`, `updates`. Default:
-    /// `["filesharing", "video"]`, unless `protocols` names protocols.
+    /// Classes of protocols that count together: `filesharing`, `video`, `storage`, `sync`, `transport`, `updates`.
+    /// Default: `["filesharing", "video"]`, unless `protocols` names protocols.
     #[serde(default)]
     #[cfg_attr(test, schemars(example = ["filesharing", "video"]))]
     pub classes: Option<Vec<String>>,

@@ -1,4 +1,5 @@
-//! Reads the text of a configuration file into typed keys, and reports every unknown key and every value of a wrong type.
+//! Reads the text of a configuration file into typed keys, and reports every unknown key and every value of a wrong
+//! type.
 //!
 //! serde stops at its first error. So each faulty entry is removed after its report, and the rest is read again.
 

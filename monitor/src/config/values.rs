@@ -54,8 +54,8 @@ impl fmt::Display for Range {
     }
 }
 
-/// A value with a range. The range is checked when a configuration is resolved, so that all mistakes of a file are reported
-/// at once. The reference prints it.
+/// A value with a range. The range is checked when a configuration is resolved, so that all mistakes of a file are
+/// reported at once. The reference prints it.
 pub trait Ranged {
     /// The range.
     const RANGE: Range;

@@ -1,7 +1,7 @@
 //! The contract of a hook kind: its configuration table, the target that a checked table describes, and delivery.
 //!
-//! A kind is one file in `kinds/` with a `KIND`, a configuration table that implements [`KindTable`] and [`ShortForm`], a
-//! [`HookTarget`] and a [`Deliver`]. The list of kinds is in `config/raw/hook.rs`.
+//! A kind is one file in `kinds/` with a `KIND`, a configuration table that implements [`KindTable`] and [`ShortForm`],
+//! a [`HookTarget`] and a [`Deliver`]. The list of kinds is in `config/raw/hook.rs`.
 
 use std::{fmt, sync::Arc, time::Duration};
 

@@ -78,8 +78,8 @@ impl Hook {
     }
 }
 
-/// Delivers until the outbox is closed and empty, or until `abandon` changes. Then it drops the events that wait or are in
-/// progress, and returns after their deliveries have ended.
+/// Delivers until the outbox is closed and empty, or until `abandon` changes. Then it drops the events that wait or are
+/// in progress, and returns after their deliveries have ended.
 pub(super) async fn work(hook: Arc<Hook>, mut outbox: mpsc::Receiver<Job>, mut abandon: watch::Receiver<bool>) {
     let mut in_progress = JoinSet::new();
     tokio::select! {

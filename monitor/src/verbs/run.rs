@@ -1,7 +1,7 @@
 //! `peertally run`: attach, drain at a steady pace, publish, call hooks, and end in order.
 //!
-//! Everything that can be refused is refused before anything is attached. The kernel side is a [`Datapath`]; it is used by
-//! one thread of its own, so that no map is read on the reactor. Whatever happens to the agent, traffic passes.
+//! Everything that can be refused is refused before anything is attached. The kernel side is a [`Datapath`]; it is used
+//! by one thread of its own, so that no map is read on the reactor. Whatever happens to the agent, traffic passes.
 
 #[cfg(test)]
 mod tests;

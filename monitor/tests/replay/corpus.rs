@@ -68,7 +68,8 @@ fn independent_count(path: &Path) -> Option<(u64, u64)> {
     }
 }
 
-/// IP bytes of a frame, 0 for another EtherType; `None` for what this count leaves out: tags, tunnels below IP, short frames.
+/// IP bytes of a frame, 0 for another EtherType; `None` for what this count leaves out: tags, tunnels below IP, short
+/// frames.
 fn ip_bytes(frame: &[u8], wire_len: u64) -> Option<u64> {
     let on_wire = wire_len.checked_sub(14)?;
     let length = match (u16::from_be_bytes([*frame.get(12)?, *frame.get(13)?]), frame.get(14..54)) {

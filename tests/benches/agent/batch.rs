@@ -1,4 +1,5 @@
-//! Batch map calls (`BPF_MAP_LOOKUP_BATCH`, Linux 5.6) over a hash map: the cost of a drain without mapped memory. aya has no batch calls.
+//! Batch map calls (`BPF_MAP_LOOKUP_BATCH`, Linux 5.6) over a hash map: the cost of a drain without mapped memory. aya
+//! has no batch calls.
 #![expect(unsafe_code, reason = "bpf(2) has no safe wrapper for batch calls")]
 
 use std::{
@@ -103,8 +104,9 @@ impl Hash {
             map_fd: self.descriptor,
             ..Attributes::default()
         };
-        // SAFETY: `attributes` is the kernel's structure of that size; keys and values have room for `count` <= BATCH entries
-        // of the map's sizes, and a hash map's position is the 32-bit number that `in_batch` and `out_batch` point to.
+        // SAFETY: `attributes` is the kernel's structure of that size; keys and values have room for `count` <= BATCH
+        // entries of the map's sizes, and a hash map's position is the 32-bit number that `in_batch` and `out_batch`
+        // point to.
         let status = unsafe { libc::syscall(libc::SYS_bpf, command, &raw mut attributes, size_of::<Attributes>()) };
         let result = if status == 0 { Ok(()) } else { Err(io::Error::last_os_error()) };
         (attributes.count as usize, result)

@@ -1,10 +1,10 @@
-//! Cost of the agent at scale: draining a million tallies, answering scrapes, evaluating policies, and waiting. `cargo xtask bench`
-//! runs this.
+//! Cost of the agent at scale: draining a million tallies, answering scrapes, evaluating policies, and waiting.
+//! `cargo xtask bench` runs this.
 //!
-//! The drain reads the mapped tables of a loaded object with a flow table of the default size. Its reference is batch map calls
-//! over a hash of as many entries. Each other number also has a reference that takes turns with it: a plain pass over the same
-//! data, or a plain text of equal length. Runs are compared by the ratios to the references. All times are
-//! CPU time of the working thread, medians of several runs. Writes one JSON object to standard output.
+//! The drain reads the mapped tables of a loaded object with a flow table of the default size. Its reference is batch
+//! map calls over a hash of as many entries. Each other number also has a reference that takes turns with it: a plain
+//! pass over the same data, or a plain text of equal length. Runs are compared by the ratios to the references. All
+//! times are CPU time of the working thread, medians of several runs. Writes one JSON object to standard output.
 
 mod batch;
 #[path = "../shared/clock.rs"]

@@ -1,8 +1,8 @@
 //! Runs captures through `ndpiReader` and through both engines.
 //!
-//! All captures are read into memory first, and written once more as one file, in the same order, for `ndpiReader`. Its time is
-//! its process's CPU time without what it takes for a capture of one packet: reading the file is in it, its start is not. Ours
-//! is CPU time of the engine alone.
+//! All captures are read into memory first, and written once more as one file, in the same order, for `ndpiReader`. Its
+//! time is its process's CPU time without what it takes for a capture of one packet: reading the file is in it, its
+//! start is not. Ours is CPU time of the engine alone.
 
 use std::{
     fs,
@@ -147,7 +147,8 @@ fn ndpi_reader(capture: &Path) -> Result<Duration> {
     Ok((children_cpu_time()? - before) / RUNS as u32)
 }
 
-/// CPU time of the processes that this one has waited for: fields 16 and 17 of `/proc/self/stat`, in ticks of 10 ms (proc(5)).
+/// CPU time of the processes that this one has waited for: fields 16 and 17 of `/proc/self/stat`, in ticks of 10 ms
+/// (proc(5)).
 fn children_cpu_time() -> Result<Duration> {
     let stat = fs::read_to_string("/proc/self/stat").context("read /proc/self/stat")?;
     let (_, fields) = stat.rsplit_once(')').context("a process status")?;

@@ -62,9 +62,10 @@ impl Bench {
             program.load().with_context(|| format!("loading {name}"))?;
         }
         let prologue: &mut Xdp = object.program_mut(row.framing.prologue()).context("prologue")?.try_into()?;
-        // An attached program is in the kernel's dispatcher already. For any other one the test runner patches the dispatcher before and after
-        // each run, and waits for the other CPUs each time (`bpf_prog_change_xdp` in net/bpf/test_run.c): half a millisecond of CPU time and 35 ms
-        // of waiting, in which the caches cool, around runs of a millisecond.
+        // An attached program is in the kernel's dispatcher already. For any other one the test runner patches the
+        // dispatcher before and after each run, and waits for the other CPUs each time (`bpf_prog_change_xdp` in
+        // net/bpf/test_run.c): half a millisecond of CPU time and 35 ms of waiting, in which the caches cool, around
+        // runs of a millisecond.
         prologue.attach_to_if_index(LOOPBACK, XdpMode::Skb).context("attaching the prologue to the loopback device")?;
         let mut trie: LpmTrie<_, u32, u32> = LpmTrie::try_from(object.take_map("POOLS_V4").context("POOLS_V4")?)?;
         if pools == 1 {
@@ -121,7 +122,8 @@ impl Bench {
         Ok(times.into_iter().sum::<Result<f64>>()? / cpus as f64)
     }
 
-    /// Sends `packets` packets; the CPU time per packet of this thread, in ns. Time lost to other processes does not count.
+    /// Sends `packets` packets; the CPU time per packet of this thread, in ns. Time lost to other processes does not
+    /// count.
     pub(crate) fn run(&self, prologue: &str, frame: &[u8], packets: u32) -> Result<f64> {
         let program: &Xdp = self.object.program(prologue).context("prologue")?.try_into()?;
         let start = cpu_time();

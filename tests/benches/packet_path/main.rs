@@ -1,6 +1,8 @@
-//! Cost of the packet path in the kernel, compared with a conventional design: `cargo xtask bench` runs this and prints the table.
+//! Cost of the packet path in the kernel, compared with a conventional design: `cargo xtask bench` runs this and prints
+//! the table.
 //!
-//! Everything is ns of CPU time per packet above an empty XDP program in the same run. Writes one JSON object to standard output.
+//! Everything is ns of CPU time per packet above an empty XDP program in the same run. Writes one JSON object to
+//! standard output.
 
 #[path = "../shared/clock.rs"]
 mod clock;

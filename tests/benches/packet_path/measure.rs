@@ -1,7 +1,9 @@
-//! One row: tables filled, flows settled, then rounds of short runs that take turns, and the median of their differences.
+//! One row: tables filled, flows settled, then rounds of short runs that take turns, and the median of their
+//! differences.
 //!
-//! Ratios are medians of the rounds' ratios, not ratios of medians: a disturbance slows both parts of a round. Every other
-//! round runs backwards, so that no program always runs after one other program. Pairs of builds are compared likewise.
+//! Ratios are medians of the rounds' ratios, not ratios of medians: a disturbance slows both parts of a round. Every
+//! other round runs backwards, so that no program always runs after one other program. Pairs of builds are compared
+//! likewise.
 
 use std::{collections::HashMap, path::Path};
 
@@ -25,8 +27,8 @@ const NEW_PACKETS: u32 = 1 << 13;
 const INSPECTED_PACKETS: u32 = 1 << 14;
 /// Packets per flow and direction that end every inspection.
 const SETTLING_PASSES: u32 = 10;
-/// Flows in the tables before a row of new flows begins. Every subscriber then has tallies, and consecutive new flows get
-/// table rows far apart. Without them the reference's first rounds cost a third of its later ones.
+/// Flows in the tables before a row of new flows begins. Every subscriber then has tallies, and consecutive new flows
+/// get table rows far apart. Without them the reference's first rounds cost a third of its later ones.
 const FILLED_FLOWS: u32 = 1 << 18;
 /// Rounds by which a handicap is found.
 const CALIBRATING_ROUNDS: u32 = 9;
@@ -152,7 +154,8 @@ pub(crate) fn measure(row: &Row, object: &Path, subjects: &Subjects<'_>, rounds:
     })
 }
 
-/// The steps that make the program under test slower by so many percent. In tables of their own, since new flows fill them.
+/// The steps that make the program under test slower by so many percent. In tables of their own, since new flows fill
+/// them.
 fn calibrate(row: &Row, object: &Path, subjects: &Subjects<'_>, percent: u32) -> Result<u32> {
     let bench = Bench::load(object, row)?;
     let mut subject = Subject::load(row, subjects.shipped)?;
@@ -268,8 +271,8 @@ impl Rounds<'_> {
         Ok(())
     }
 
-    /// The number of steps that make a program slower by this part of its cost, in percent: by ratios within a round, since a
-    /// virtual processor is now faster, now slower.
+    /// The number of steps that make a program slower by this part of its cost, in percent: by ratios within a round,
+    /// since a virtual processor is now faster, now slower.
     fn steps(&mut self, program: &ProgramFd, empty: &ProgramFd, percent: u32) -> Result<u32> {
         // The first verdicts of a subscriber cost more or less than later ones.
         self.time(program, 0)?;

@@ -22,8 +22,8 @@ mod elf {
 
 /// Returns the object with today's map names.
 ///
-/// Renamed symbols get a new string at the end of a copy of the string table. Type information (BTF) still has the old names and
-/// would not match, so it loses its section names. The verifier needs none of it for this program.
+/// Renamed symbols get a new string at the end of a copy of the string table. Type information (BTF) still has the old
+/// names and would not match, so it loses its section names. The verifier needs none of it for this program.
 ///
 /// # Errors
 /// The bytes are no ELF64 object with a symbol table.

@@ -1,8 +1,8 @@
-//! A row for each message that gives a flow its verdict, of every protocol: the conversations of `peertally_tests::p2p`, which the
-//! tests compare with the rules.
+//! A row for each message that gives a flow its verdict, of every protocol: the conversations of
+//! `peertally_tests::p2p`, which the tests compare with the rules.
 //!
-//! Each row measures the packet that decides the verdict. Earlier packets open the flow; where nothing did, a packet without
-//! payload does.
+//! Each row measures the packet that decides the verdict. Earlier packets open the flow; where nothing did, a packet
+//! without payload does.
 
 use monitor_common::{
     abi::{key::Seed, outcome::Outcome, settings::InspectionDepth},

@@ -20,8 +20,8 @@ const HTTPS: u16 = 443;
 
 /// Rounds of every row but those that say otherwise.
 const ROUNDS: u32 = 15;
-/// Rounds of rows of few flows: with as many, loading is still the longer part. Rows that open many flows in each round have no more
-/// than their tables hold.
+/// Rounds of rows of few flows: with as many, loading is still the longer part. Rows that open many flows in each round
+/// have no more than their tables hold.
 const ROUNDS_OF_FEW: u32 = 31;
 /// Rounds of rows of few inspected flows: each round takes a few milliseconds.
 const ROUNDS_OF_FEW_INSPECTED: u32 = 101;
@@ -92,9 +92,10 @@ impl Row {
         if long { self.rounds.min(QUICK_ROUNDS) } else { self.rounds }
     }
 
-    /// Flows that the tables are sized for. Rows that open new flows in each round have room for the flows of every round. Rows of
-    /// cached flows do not: in so large a table each flow would lie on a page of its own, and the row would measure page tables.
-    /// There, each round's flows evict earlier ones while they are opened, not while they are timed.
+    /// Flows that the tables are sized for. Rows that open new flows in each round have room for the flows of every
+    /// round. Rows of cached flows do not: in so large a table each flow would lie on a page of its own, and the row
+    /// would measure page tables. There, each round's flows evict earlier ones while they are opened, not while they
+    /// are timed.
     pub(crate) fn table_flows(&self) -> u32 {
         match self.kind {
             RowKind::Settled | RowKind::Transit => self.flows,
@@ -213,8 +214,8 @@ pub(crate) fn rows(quick: bool) -> Vec<Row> {
         // Few flows: among many, the reference alone costs 80 or 115 ns from one load to the next.
         transit("transit", 1 << 10, 1),
     ];
-    // Each packet that is inspected while its flow is in the caches, as a flow's first packets are when they come at once: the
-    // verdict and the packets after it that teach, or packets without one.
+    // Each packet that is inspected while its flow is in the caches, as a flow's first packets are when they come at
+    // once: the verdict and the packets after it that teach, or packets without one.
     for (path, transport, payload, opening) in [
         ("inspect-bittorrent", Tcp, bittorrent_handshake(), Vec::new()),
         ("inspect-tls", Tcp, tls_client_hello(), Vec::new()),

@@ -22,8 +22,8 @@ use crate::{
 pub(crate) struct Subject(LoadedObject);
 
 impl Subject {
-    /// Loads the shipped object, or another build, with tables for a row: room for twice as many flows as there are, as the
-    /// reference has.
+    /// Loads the shipped object, or another build, with tables for a row: room for twice as many flows as there are, as
+    /// the reference has.
     pub(crate) fn load(row: &Row, build: Option<&Path>) -> Result<Self> {
         let mut pools = vec!["2001:db8::/32/56".parse()?];
         if row.pools == 1 {

@@ -1,4 +1,5 @@
-//! BitTorrent: BEP 3 (peers, trackers), BEP 5 (DHT), BEP 14 (local discovery), BEP 15 (UDP trackers), BEP 29 (uTP); WebTorrent.
+//! BitTorrent: BEP 3 (peers, trackers), BEP 5 (DHT), BEP 14 (local discovery), BEP 15 (UDP trackers), BEP 29 (uTP);
+//! WebTorrent.
 
 use monitor_common::abi::protocol::Protocol::{BitTorrent, WebTorrent};
 

@@ -1,4 +1,5 @@
-//! Frames as captures: formats and link types that the reader knows, and the encapsulations that the header parser enters.
+//! Frames as captures: formats and link types that the reader knows, and the encapsulations that the header parser
+//! enters.
 
 /// Bytes of two Ethernet addresses, and of the header that they begin.
 const ADDRESSES: usize = 12;

@@ -1,5 +1,5 @@
-//! Kad's request for contacts: two bytes, between any ports. The answer shows that the sender speaks Kad. A forged packet
-//! must not make a subscriber look like the sender.
+//! Kad's request for contacts: two bytes, between any ports. The answer shows that the sender speaks Kad. A forged
+//! packet must not make a subscriber look like the sender.
 
 use super::*;
 

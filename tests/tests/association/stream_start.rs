@@ -1,5 +1,5 @@
-//! Over TCP, a peer is learned only if the stream started with the protocol's first bytes. A web page can make a browser
-//! send them later, after an HTTP request.
+//! Over TCP, a peer is learned only if the stream started with the protocol's first bytes. A web page can make a
+//! browser send them later, after an HTTP request.
 
 use super::*;
 

@@ -1,7 +1,7 @@
 //! Two CPUs, two interfaces, both directions, connections that restart all the time, and a constant drain.
 //!
-//! Runs for ten seconds, or for `PEERTALLY_HAMMER_SECONDS`. Frames go through the kernel's test runner with the number of
-//! their interface, so the number of sent bytes is known exactly.
+//! Runs for ten seconds, or for `PEERTALLY_HAMMER_SECONDS`. Frames go through the kernel's test runner with the number
+//! of their interface, so the number of sent bytes is known exactly.
 
 use std::{
     collections::HashMap,
@@ -38,7 +38,8 @@ const CACHE: u32 = 16;
 const P2P_EVERY: usize = 8;
 /// Flows that are active at a time.
 const ACTIVE: u64 = 12;
-/// Seconds of the program's clock that they are: then others come, and may take their place once they are not fresh any more.
+/// Seconds of the program's clock that they are: then others come, and may take their place once they are not fresh any
+/// more.
 const ACTIVE_S: u64 = 4;
 /// Packets of the first CPU in one second of the program's clock.
 const PACKETS_PER_SECOND: u64 = 1_000;
@@ -48,8 +49,8 @@ const IDLE_S: u16 = 3;
 /// The kinds of frames of a flow: up and down, opening and data.
 const KINDS: usize = 4;
 
-/// A frame of a flow between a subscriber and a server of its own. The first kind opens, the others carry data; the last two
-/// come from the server.
+/// A frame of a flow between a subscriber and a server of its own. The first kind opens, the others carry data; the
+/// last two come from the server.
 fn frame(flow: usize, kind: usize) -> Vec<u8> {
     let (up, opens) = (kind < 2, kind == 0);
     let payload: &[u8] = match (opens, flow.is_multiple_of(P2P_EVERY)) {

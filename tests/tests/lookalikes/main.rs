@@ -1,5 +1,5 @@
-//! Protocols that share bytes, lengths or words with P2P protocols, played as whole flows through the data path: none may be
-//! labelled `signature`, `structural` or `association`.
+//! Protocols that share bytes, lengths or words with P2P protocols, played as whole flows through the data path: none
+//! may be labelled `signature`, `structural` or `association`.
 //!
 //! Each generator builds one conversation from random bits, in the layout of the document that it names: identifiers,
 //! names and lengths take every value that their fields allow, since that is where a look-alike's bytes come from. A
@@ -92,7 +92,8 @@ fn play_cut(network: &mut Network, name: &str, conversation: &Conversation) {
     }
 }
 
-/// A literal in other bytes is none when the segment that holds it begins with it: the stream began with something else.
+/// A literal in other bytes is none when the segment that holds it begins with it: the stream began with something
+/// else.
 #[test]
 fn words_of_p2p_protocols_cut_out_of_other_text() {
     let mut network = Network::new();

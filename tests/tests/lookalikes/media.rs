@@ -178,7 +178,8 @@ fn quake(bits: &mut Bits) -> Conversation {
     conversation
 }
 
-/// RakNet, of Minecraft and others: pings of 33 bytes, connection requests of 1464 zeros, frames 84..8d, acknowledgements c0 and a0.
+/// RakNet, of Minecraft and others: pings of 33 bytes, connection requests of 1464 zeros, frames 84..8d,
+/// acknowledgements c0 and a0.
 fn raknet(bits: &mut Bits) -> Conversation {
     const MAGIC: [u8; 16] = [0, 255, 255, 0, 254, 254, 254, 254, 253, 253, 253, 253, 0x12, 0x34, 0x56, 0x78];
     let client = bits.port();

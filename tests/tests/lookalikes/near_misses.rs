@@ -61,8 +61,8 @@ pub(super) fn around(bits: &mut Bits, literal: &[u8]) -> Vec<(&'static str, Conv
     conversations
 }
 
-/// What stays unlabelled only while a segment holds both: a stream that begins with bytes of no text may be one behind SOCKS or
-/// obfuscation, so what a later segment of it begins with counts.
+/// What stays unlabelled only while a segment holds both: a stream that begins with bytes of no text may be one behind
+/// SOCKS or obfuscation, so what a later segment of it begins with counts.
 pub(super) const NOT_CUT: &str = "behind other bytes";
 
 /// Conversations that some rule labelled when it was wider than its specification.

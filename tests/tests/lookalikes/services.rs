@@ -197,7 +197,8 @@ fn onc_rpc(bits: &mut Bits) -> Conversation {
     conversation
 }
 
-/// RX, of AFS: epoch, connection, call number 1 or 2 at offset 8, sequence, serial, type, flags; the answer repeats the first three.
+/// RX, of AFS: epoch, connection, call number 1 or 2 at offset 8, sequence, serial, type, flags; the answer repeats the
+/// first three.
 fn rx(bits: &mut Bits) -> Conversation {
     let mut conversation = Conversation::udp(7001, bits.of(&[7000, 7002, 7003, 7005]));
     let connection = bits.id(8);

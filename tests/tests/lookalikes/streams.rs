@@ -366,7 +366,8 @@ fn openvpn(bits: &mut Bits) -> Conversation {
     Conversation::tcp(client, bits.of(&[443, 1194])).ask(reset).answer(answer).ask(data.clone()).answer(data)
 }
 
-/// Home-made framing, of games and of remote calls: a little-endian length, a kind, content. Kinds and lengths are small.
+/// Home-made framing, of games and of remote calls: a little-endian length, a kind, content. Kinds and lengths are
+/// small.
 fn le32_frames(bits: &mut Bits) -> Conversation {
     let (client, server) = (bits.port(), bits.of(&[7000, 9000, 30_000]));
     let mut conversation = Conversation::tcp(client, server);

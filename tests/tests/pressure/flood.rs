@@ -36,8 +36,8 @@ fn data(number: u8, up: bool, payload: &[u8]) -> Vec<u8> {
     tcp(source, destination, PSH_ACK, payload)
 }
 
-/// The flood's packet of this number: every second one from a spoofed address outside to a subscriber that may not exist,
-/// the others from a spoofed subscriber. No two are of one flow.
+/// The flood's packet of this number: every second one from a spoofed address outside to a subscriber that may not
+/// exist, the others from a spoofed subscriber. No two are of one flow.
 fn flood_packet(number: u64, random: &mut Random, make: impl Fn(End, End) -> Vec<u8>) -> Vec<u8> {
     let noise = random.next().to_be_bytes();
     let inside: End = ([10, 2 | noise[0], noise[1], noise[2]], u16::from_be_bytes([noise[3], noise[4]]));

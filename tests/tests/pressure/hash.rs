@@ -109,8 +109,8 @@ fn differences(bits: &[(usize, u32)]) -> Vec<[u64; 5]> {
     found
 }
 
-/// How many of the differences make a flow that shares another one's set more often than chance would have it, over seeds that
-/// the attacker does not know. With 2^16 sets and 32 seeds, one shared set is chance, three are none.
+/// How many of the differences make a flow that shares another one's set more often than chance would have it, over
+/// seeds that the attacker does not know. With 2^16 sets and 32 seeds, one shared set is chance, three are none.
 fn lasting_collisions(base: [u64; 5], differences: &[[u64; 5]]) -> usize {
     const SEEDS: usize = 32;
     const MASK: u64 = (1 << 16) - 1;
@@ -145,8 +145,8 @@ fn no_difference_of_two_bits_collides_under_most_seeds_in_ipv6() {
     let bits: Vec<_> = (0..4).flat_map(|word| (0..64).map(move |bit| (word, bit))).collect();
     let base = [0x2001_0db8_0001_0000, 2, 0x2600_1234_5678_9abc, 0xdef0_1234_5678_9abc, 0x9c40_1ae1];
     let mut differences = differences(&bits);
-    // A top bit survives a multiplication by any odd number, and the shift copies it to bit 31: in a hash that only multiplies
-    // between two words, the second word can take such a difference back.
+    // A top bit survives a multiplication by any odd number, and the shift copies it to bit 31: in a hash that only
+    // multiplies between two words, the second word can take such a difference back.
     for word in 0..3 {
         for next in word + 1..4 {
             let mut difference = [0; 5];

@@ -1,8 +1,8 @@
 //! The examined captures, and the ground truth of their flows.
 //!
-//! The corpus lies next to the repository, in `shared/corpus`: `MANIFEST.tsv` lists captures, `FLOWS.tsv` the flows of its P2P
-//! set with reference signatures. Captures of the lab are named `CLIENT-MODE-IPVERSION.pcap`; in their namespaces nothing
-//! runs but that client, so every flow that is no naming or discovery is P2P of its protocol.
+//! The corpus lies next to the repository, in `shared/corpus`: `MANIFEST.tsv` lists captures, `FLOWS.tsv` the flows of
+//! its P2P set with reference signatures. Captures of the lab are named `CLIENT-MODE-IPVERSION.pcap`; in their
+//! namespaces nothing runs but that client, so every flow that is no naming or discovery is P2P of its protocol.
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -1,7 +1,8 @@
-//! Why a program's label differs from the truth: a small table that people write, `explanations.toml` next to this file.
+//! Why a program's label differs from the truth: a small table that people write, `explanations.toml` next to this
+//! file.
 //!
-//! Each disagreement takes the first entry that fits. One that none fits is an error, and so is an entry that fits none:
-//! the table describes the present state only.
+//! Each disagreement takes the first entry that fits. One that none fits is an error, and so is an entry that fits
+//! none: the table describes the present state only.
 
 use anyhow::{Context as _, Result};
 use serde::Deserialize;

@@ -23,7 +23,8 @@ impl Key {
         format!("{} {}/{}", self.l4, self.ends[0].1, self.ends[1].1)
     }
 
-    /// Whether a subscriber's machine sends this flow without any client: name resolution, addresses, discovery on its link.
+    /// Whether a subscriber's machine sends this flow without any client: name resolution, addresses, discovery on its
+    /// link.
     ///
     /// Ports from the registry of service names; BitTorrent's local discovery (BEP 14) is multicast, and is P2P.
     pub(super) fn is_background(&self) -> bool {

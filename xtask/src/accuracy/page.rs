@@ -1,7 +1,7 @@
 //! Writes `docs/detection.md`: fixed texts, the rules of the signatures, and the tables.
 //!
-//! The part about the lab's own captures is between two marks. A run without such captures keeps it, so that the rest can
-//! be compared byte for byte.
+//! The part about the lab's own captures is between two marks. A run without such captures keeps it, so that the rest
+//! can be compared byte for byte.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;

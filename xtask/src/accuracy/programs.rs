@@ -77,7 +77,8 @@ impl Programs {
         version.map(|version| version.trim().to_owned()).context("ndpiReader -h names no version")
     }
 
-    /// Every flow of the capture, as the host engine labels it with these pools; without any, every address is a subscriber.
+    /// Every flow of the capture, as the host engine labels it with these pools; without any, every address is a
+    /// subscriber.
     pub(super) fn ours(&self, capture: &Path, pools: &[&str]) -> Result<Vec<OurFlow>> {
         let mut command = Command::new(&self.peertally);
         command.args(["replay", "--engine", "host", "--flows", "--format", "json"]);

@@ -69,8 +69,8 @@ pub(super) fn rules() -> Result<String> {
         if !tiers.is_empty() {
             let _ = writeln!(text, "\nConfidence: {}.", tiers.join(", "));
         }
-        // The row's name only: figures belong to one machine and have one page. A file inside a protocol's folder may have the name
-        // of something else.
+        // The row's name only: figures belong to one machine and have one page. A file inside a protocol's folder may
+        // have the name of something else.
         let own = path.parent() == Some(&root().join(SIGNATURES));
         let rows: Vec<String> = measured
             .iter()

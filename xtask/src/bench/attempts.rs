@@ -1,7 +1,7 @@
 //! Repeats rows and numbers that missed a bound: a slower program is slow in most attempts, a disturbance is not.
 //!
-//! Errors of a pair are small and equally often in either direction, so two of three attempts decide. Ratios to a reference have
-//! large errors on a busy machine, so all attempts must miss the bound.
+//! Errors of a pair are small and equally often in either direction, so two of three attempts decide. Ratios to a
+//! reference have large errors on a busy machine, so all attempts must miss the bound.
 
 use std::collections::HashMap;
 

@@ -1,5 +1,5 @@
-//! `--bless`: a new program and new numbers to compare with. The difference is printed row by row: many small steps, each
-//! within the tolerance of the gate, would otherwise stay unseen.
+//! `--bless`: a new program and new numbers to compare with. The difference is printed row by row: many small steps,
+//! each within the tolerance of the gate, would otherwise stay unseen.
 
 use std::{collections::BTreeMap, fmt::Write as _};
 
@@ -13,8 +13,8 @@ use super::{
     report::BenchReport,
 };
 
-/// Records the median numbers of several runs, and the committed object unless only some rows were measured. With `keep`,
-/// numbers that the runs lack stay.
+/// Records the median numbers of several runs, and the committed object unless only some rows were measured. With
+/// `keep`, numbers that the runs lack stay.
 pub(super) fn bless(runs: &[BenchReport], keep: bool, program: bool) -> Result<()> {
     let (mut record, processor) = (record::read()?, Processor::read()?.kind());
     eprint!("{}", changes(runs, &record, &processor));

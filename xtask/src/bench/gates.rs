@@ -1,8 +1,8 @@
 //! The bounds of `--check`, and those that a run missed. Times belong to `targets.rs`.
 //!
-//! Rows of the packet path are compared with the blessed program in the same rounds. This works on every processor and with
-//! busy neighbours, because a disturbance slows both programs of a pair. Numbers without a pair are compared with recorded
-//! ones, which is unreliable on a busy machine.
+//! Rows of the packet path are compared with the blessed program in the same rounds. This works on every processor and
+//! with busy neighbours, because a disturbance slows both programs of a pair. Numbers without a pair are compared with
+//! recorded ones, which is unreliable on a busy machine.
 
 use super::{
     record::{Record, TOLERANCE},

@@ -7,8 +7,8 @@ use anyhow::{Context as _, Result};
 /// Part of one processor that other programs may use. Above it, a timing is unreliable.
 pub(super) const QUIET: f64 = 0.15;
 
-/// Processor time since boot, in ticks (proc_stat(5)), with the part of this program and of the children that it waited for
-/// (proc_pid_stat(5)).
+/// Processor time since boot, in ticks (proc_stat(5)), with the part of this program and of the children that it waited
+/// for (proc_pid_stat(5)).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Ticks {
     all: u64,

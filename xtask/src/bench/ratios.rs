@@ -1,8 +1,8 @@
 //! Ratios by which runs are compared: each number relative to a reference that took turns with it in that run.
 //!
-//! A ratio carries over between hours of one machine and, within limits, between machines; a time does not. A disturbance makes
-//! some ratios worse and others better. A bound therefore counts as missed only if the best of several attempts misses it, and
-//! the record is the median of several runs.
+//! A ratio carries over between hours of one machine and, within limits, between machines; a time does not. A
+//! disturbance makes some ratios worse and others better. A bound therefore counts as missed only if the best of
+//! several attempts misses it, and the record is the median of several runs.
 
 use super::report::{BenchReport, Drain, Idle, Policies, Row, Scrape};
 

@@ -1,7 +1,8 @@
 //! The blessed numbers: costs relative to their references, by processor model.
 //!
-//! The cost of memory relative to instructions differs between processors, and so do the ratios of one program. Rows of the packet path
-//! are therefore compared with the blessed program (`programs.rs`), and with these numbers only when that one cannot run.
+//! The cost of memory relative to instructions differs between processors, and so do the ratios of one program. Rows of
+//! the packet path are therefore compared with the blessed program (`programs.rs`), and with these numbers only when
+//! that one cannot run.
 
 use std::{collections::BTreeMap, fs, path::PathBuf};
 
@@ -68,8 +69,8 @@ impl Record {
             .with_context(|| format!("cannot write {}", path.display()))
     }
 
-    /// Reference of a number: this processor's highest blessed ratio, which an unchanged program may reach again, or the highest
-    /// of other processors.
+    /// Reference of a number: this processor's highest blessed ratio, which an unchanged program may reach again, or
+    /// the highest of other processors.
     pub(super) fn known(&self, name: &str, processor: &str) -> Option<Known> {
         if let Some(ratio) = self.on(name, processor) {
             let range = self.processors.get(processor).and_then(|numbers| numbers.range.get(name));
@@ -87,8 +88,8 @@ impl Record {
         self.processors.get(processor)?.ratios.get(name).copied()
     }
 
-    /// Records median, lowest and highest of each ratio of several runs, in thousandths, for this processor. With `keep`, numbers
-    /// that the runs lack stay; other processors' numbers always stay.
+    /// Records median, lowest and highest of each ratio of several runs, in thousandths, for this processor. With
+    /// `keep`, numbers that the runs lack stay; other processors' numbers always stay.
     pub(super) fn take(&mut self, runs: &[BenchReport], processor: &str, keep: bool) {
         let numbers = self.processors.entry(processor.to_owned()).or_default();
         if !keep {

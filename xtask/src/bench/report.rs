@@ -2,7 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-/// Largest memory of an idle agent, without the maps, in MiB. Unlike a time, it does not depend on the load of the machine.
+/// Largest memory of an idle agent, without the maps, in MiB. Unlike a time, it does not depend on the load of the
+/// machine.
 pub(super) const MEMORY_MIB: f64 = 300.0;
 
 /// One run.

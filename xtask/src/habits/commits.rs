@@ -1,4 +1,5 @@
-//! Commit subjects: `area: summary` in at most 72 columns, so that `git log --oneline` fits a terminal and sorts by area.
+//! Commit subjects: `area: summary` in at most 72 columns, so that `git log --oneline` fits a terminal and sorts by
+//! area.
 
 use std::path::Path;
 use std::process::Command;

@@ -1,9 +1,9 @@
 //! Dependencies that a manifest names and no source does.
 //!
 //! rustc's lint `unused_crate_dependencies` looks at one target at a time, so that every dependency of one test is
-//! reported in all others. This check takes a package's targets together. Its limits: it searches for names and resolves
-//! nothing, so a local module with the name of a dependency hides an unused one, and a dependency that is there only to
-//! switch a feature on needs a line in [`WITHOUT_NAME`].
+//! reported in all others. This check takes a package's targets together. Its limits: it searches for names and
+//! resolves nothing, so a local module with the name of a dependency hides an unused one, and a dependency that is
+//! there only to switch a feature on needs a line in [`WITHOUT_NAME`].
 
 use anyhow::{Context as _, Result};
 use toml::{Table, Value};

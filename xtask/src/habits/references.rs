@@ -4,10 +4,11 @@
 //! - a path that starts with a folder of the repository's root: `docs/..`, `monitor/..`;
 //! - a name that ends in `.rs` or `.md`: some file must have that name, or that end of a path;
 //! - the target of a Markdown link, with its anchor;
-//! - a number with a dot, or `section` and a number, after the name of a page: a heading of the page must start with it.
+//! - a number with a dot, or `section` and a number, after the name of a page: a heading of the page must start with
+//!   it.
 //!
-//! Absolute paths are not looked at. A path with a placeholder (`<protocol>`, `*`, `{a,b}`, `NAME`) counts up to the folder
-//! before it.
+//! Absolute paths are not looked at. A path with a placeholder (`<protocol>`, `*`, `{a,b}`, `NAME`) counts up to the
+//! folder before it.
 
 use super::source::Source;
 use super::tree::Tree;

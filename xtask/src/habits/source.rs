@@ -1,5 +1,5 @@
-//! A Rust source split into code and comments: enough of the lexer that a `//` in a string is no comment, and a brace in
-//! a string or character is no brace.
+//! A Rust source split into code and comments: enough of the lexer that a `//` in a string is no comment, and a brace
+//! in a string or character is no brace.
 
 /// One source file.
 #[derive(Debug)]

@@ -1,8 +1,8 @@
 //! Services of installed packages: not started now, and not at the next boot.
 //!
 //! Debian's packages start and enable their services. `/usr/sbin/policy-rc.d` that ends with 101 forbids the start
-//! (Debian policy 9.3.3.1). Nothing forbids the links that enable a service: systemd's under `/etc/systemd`, and those of
-//! System V init in `/etc/rc?.d`. They are listed before and after, and the new ones are removed. What was enabled
+//! (Debian policy 9.3.3.1). Nothing forbids the links that enable a service: systemd's under `/etc/systemd`, and those
+//! of System V init in `/etc/rc?.d`. They are listed before and after, and the new ones are removed. What was enabled
 //! before stays. Later upgrades of a package respect a removed link.
 
 use std::collections::BTreeSet;

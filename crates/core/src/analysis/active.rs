@@ -1,11 +1,12 @@
-//! Number of subscribers with traffic in a drain, by protocol. Each counts once, whatever the confidence of its tallies.
+//! Number of subscribers with traffic in a drain, by protocol. Each counts once, whatever the confidence of its
+//! tallies.
 
 use monitor_common::abi::protocol::Protocol;
 
 use crate::policy::{SubscriberIndex, TallyOwner};
 
-/// Low bits of a word hold a bit for each protocol; the others hold the drain's number. One word for both halves the memory
-/// for each subscriber.
+/// Low bits of a word hold a bit for each protocol; the others hold the drain's number. One word for both halves the
+/// memory for each subscriber.
 const PROTOCOL_BITS: u32 = 40;
 const PROTOCOLS: u64 = (1 << PROTOCOL_BITS) - 1;
 

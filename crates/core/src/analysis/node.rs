@@ -1,7 +1,7 @@
 //! Node-level rows with a bound on their number.
 //!
-//! The interface name is the only label here that is not from a short list. Rows beyond [`MAX_ROWS`] are aggregated under
-//! the interface `other`. A row that was once shown stays shown, so that no counter goes down.
+//! The interface name is the only label here that is not from a short list. Rows beyond [`MAX_ROWS`] are aggregated
+//! under the interface `other`. A row that was once shown stays shown, so that no counter goes down.
 
 use std::{
     collections::{BTreeMap, HashSet},

@@ -1,8 +1,9 @@
 //! The top K subscribers by recent P2P traffic, with hysteresis.
 //!
-//! The score of a subscriber is its P2P bytes, halved every ten minutes. A subscriber enters with a score among the first
-//! `K`. It leaves when its score falls beyond `2 K`, but not within ten minutes of entering while there is room. Without this
-//! hysteresis, changing ranks would create most of the series that a server stores. Only the `2 K` highest scores are sorted.
+//! The score of a subscriber is its P2P bytes, halved every ten minutes. A subscriber enters with a score among the
+//! first `K`. It leaves when its score falls beyond `2 K`, but not within ten minutes of entering while there is room.
+//! Without this hysteresis, changing ranks would create most of the series that a server stores. Only the `2 K` highest
+//! scores are sorted.
 
 use std::{
     cmp::Ordering,
@@ -130,8 +131,8 @@ impl Top {
     /// The `2 K` subscribers with the highest scores, highest first.
     fn leaders(&mut self) -> Vec<u32> {
         let room = self.rank * 2;
-        // Collect candidates until there are many times `2 K`, then drop most of them at once. A heap is slow if scores rise with
-        // the subscribers' numbers.
+        // Collect candidates until there are many times `2 K`, then drop most of them at once. A heap is slow if scores
+        // rise with the subscribers' numbers.
         let most = room * 4 + 1024;
         self.leading.clear();
         let mut least = 0.0;

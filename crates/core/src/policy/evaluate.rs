@@ -1,8 +1,8 @@
 //! Evaluates every policy on what moved in a drain.
 //!
-//! Policies with one metric and direction form a `MetricGroup` and share a history. The cost of a changed tally therefore depends on
-//! the number of groups that cover it, not on the number of policies or windows. A subscriber's policies are evaluated only after
-//! its counters moved by at least the distance to the nearest threshold.
+//! Policies with one metric and direction form a `MetricGroup` and share a history. The cost of a changed tally
+//! therefore depends on the number of groups that cover it, not on the number of policies or windows. A subscriber's
+//! policies are evaluated only after its counters moved by at least the distance to the nearest threshold.
 
 use std::{
     collections::HashMap,
@@ -91,7 +91,8 @@ impl PolicyEngine {
         &self.counts
     }
 
-    /// Evaluates a drain and returns the policies that fired. `subscribers` was updated with the snapshot; `reused` is the result of that.
+    /// Evaluates a drain and returns the policies that fired. `subscribers` was updated with the snapshot; `reused` is
+    /// the result of that.
     ///
     /// The first drain after a start is the baseline, because the age of its traffic is unknown.
     pub fn evaluate(&mut self, snapshot: &Snapshot, subscribers: &SubscriberIndex, reused: &[u32]) -> Vec<Firing> {

@@ -1,7 +1,7 @@
 //! The event that hooks get: policy, subscriber and measured values.
 //!
-//! An event never holds content identifiers (info hashes, names, search words): the agent has none. It says "P2P protocol
-//! traffic" and nothing about what was transferred.
+//! An event never holds content identifiers (info hashes, names, search words): the agent has none. It says "P2P
+//! protocol traffic" and nothing about what was transferred.
 
 use std::{sync::Arc, time::SystemTime};
 

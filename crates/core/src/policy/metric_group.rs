@@ -1,7 +1,8 @@
 //! Policies that measure one metric in one direction, and the history of the tallies that they cover.
 //!
-//! All windows of a group share one history and one test per change: did the subscriber count enough since its last evaluation for
-//! a policy that covers the change to fire? The cost of a change therefore does not grow with the number of policies or windows.
+//! All windows of a group share one history and one test per change: did the subscriber count enough since its last
+//! evaluation for a policy that covers the change to fire? The cost of a change therefore does not grow with the number
+//! of policies or windows.
 
 use std::time::{Duration, Instant};
 
@@ -35,7 +36,8 @@ pub(super) struct MetricGroup {
     history: History,
     /// Place of each slot in the history: only tallies that a policy covers have one.
     places: Vec<u32>,
-    /// By place: what [`MetricGroup::added`] of its subscriber must reach before a policy that covers the tally can fire.
+    /// By place: what [`MetricGroup::added`] of its subscriber must reach before a policy that covers the tally can
+    /// fire.
     limits: Vec<u64>,
     /// Total of each subscriber's covered tallies since it was first seen. At least the amount in any window.
     added: Vec<u64>,
@@ -159,7 +161,8 @@ impl MetricGroup {
         }
     }
 
-    /// Subscribers that may reach a threshold, sorted, with the verdicts that moved. [`MetricGroup::end`] takes the memory back.
+    /// Subscribers that may reach a threshold, sorted, with the verdicts that moved. [`MetricGroup::end`] takes the
+    /// memory back.
     pub(super) fn candidates(&mut self) -> Vec<(u32, VerdictIndex)> {
         let mut candidates = std::mem::take(&mut self.candidates);
         candidates.sort_unstable();
@@ -172,7 +175,8 @@ impl MetricGroup {
         self.candidates = candidates;
     }
 
-    /// Evaluates one subscriber's policies; `moved` holds its number and a verdict per entry, and only policies that cover one count.
+    /// Evaluates one subscriber's policies; `moved` holds its number and a verdict per entry, and only policies that
+    /// cover one count.
     pub(super) fn evaluate_policies(
         &mut self,
         moved: &[(u32, VerdictIndex)],

@@ -314,7 +314,8 @@ proptest! {
     }
 }
 
-/// 1,000 policies over 1,000,000 tallies that all moved. Run in release: `cargo test --release -p monitor -- --ignored million`.
+/// 1,000 policies over 1,000,000 tallies that all moved. Run in release:
+/// `cargo test --release -p monitor -- --ignored million`.
 #[test]
 #[ignore = "a measurement, meaningful in release builds only"]
 fn a_thousand_policies_over_a_million_tallies() {

@@ -110,8 +110,8 @@ impl Drain {
         }
     }
 
-    /// Keeps the higher of each known and read total, and returns the changes. The first drain moves nothing: counts from pinned
-    /// tables of an earlier run do not belong to this interval.
+    /// Keeps the higher of each known and read total, and returns the changes. The first drain moves nothing: counts
+    /// from pinned tables of an earlier run do not belong to this interval.
     fn advance(&mut self, mut read: Vec<Totals>, baseline: bool) -> Vec<TallyChange> {
         let mut changes = Vec::new();
         if read.len() < self.totals.len() {

@@ -1,8 +1,8 @@
 //! The prologue: makes one packet of a pseudo-random flow out of the frame, then tail-calls the program under test.
 //!
 //! Addresses are written with one 64-bit store and ports with one 32-bit store, so that the reader's narrower loads are
-//! forwarded from the store buffer and do not stall on it, as they would not after a network card's DMA. Checksums are left
-//! wrong: no program here reads them.
+//! forwarded from the store buffer and do not stall on it, as they would not after a network card's DMA. Checksums are
+//! left wrong: no program here reads them.
 #![expect(unsafe_code, reason = "pointers into packet memory and map values")]
 
 use aya_ebpf::{
@@ -137,7 +137,8 @@ fn rewrite<const IP: usize, const V6: bool>(context: &XdpContext) -> u32 {
     }
     // SAFETY: as above.
     unsafe { *((data + IP + header) as *mut u32) = ports };
-    // SAFETY: the map holds XDP programs only, checked by the kernel when they are put in. Returns only when slot 0 is empty.
+    // SAFETY: the map holds XDP programs only, checked by the kernel when they are put in. Returns only when slot 0 is
+    // empty.
     unsafe { PROGRAMS.tail_call(context, 0) };
     xdp_action::XDP_ABORTED
 }

@@ -1,9 +1,10 @@
 //! The conventional design that every ratio is taken against, written as well as its kind allows.
 //!
-//! An LRU hash of full 5-tuples holds the flows, a per-CPU hash by (subscriber, protocol) holds the counts. It looks pools up
-//! only on a flow's first packet (LPM trie), reads the coarse clock only, keeps IPv4 keys short in tables of their own (16 and
-//! 8 bytes), never copies payload, and looks at the first bytes of a flow's first packets for the BitTorrent handshake alone:
-//! far less than what it is compared with. Counts of packets before the verdict stay under `unclassified`.
+//! An LRU hash of full 5-tuples holds the flows, a per-CPU hash by (subscriber, protocol) holds the counts. It looks
+//! pools up only on a flow's first packet (LPM trie), reads the coarse clock only, keeps IPv4 keys short in tables of
+//! their own (16 and 8 bytes), never copies payload, and looks at the first bytes of a flow's first packets for the
+//! BitTorrent handshake alone: far less than what it is compared with. Counts of packets before the verdict stay under
+//! `unclassified`.
 #![expect(unsafe_code, reason = "pointers into packet memory and map values")]
 
 use aya_ebpf::{
@@ -190,8 +191,8 @@ fn ipv6(context: &XdpContext, offset: usize) -> Option<()> {
     let headers = Headers { source, destination, source_port, destination_port, protocol, ip_bytes, payload };
     let lower_first = (source[0], source[1], source_port) <= (destination[0], destination[1], destination_port);
     count(context, &headers, lower_first, &FLOWS_V6, &TALLIES_V6, |address| {
-        // Prefix length in the upper half of the first word, so that the stores on the stack are aligned, as the verifier
-        // wants them.
+        // Prefix length in the upper half of the first word, so that the stores on the stack are aligned, as the
+        // verifier wants them.
         let words = [128 << 32, address[0], address[1]];
         // SAFETY: the key is packed, 20 bytes, and the words hold 20 bytes from byte 4 on.
         let key = unsafe { &*words.as_ptr().cast::<u8>().add(4).cast::<lpm_trie::Key<[u64; 2]>>() };
@@ -237,7 +238,8 @@ fn count<A: Copy, B: Copy + Default + From<u8>>(
             flows.get_ptr_mut(key)?
         }
     };
-    // SAFETY: the kernel keeps the element readable until the program ends; racing writers at worst repeat an inspection.
+    // SAFETY: the kernel keeps the element readable until the program ends; racing writers at worst repeat an
+    // inspection.
     let flow = unsafe { &mut *flow };
     if flow.inspected < SETTLED {
         inspect(context, headers.payload, flow);
@@ -315,6 +317,7 @@ fn add<B: Copy + From<u8>>(
     tally.last_seen_ns = now_ns;
 }
 
-/// Tallies as a conventional agent drains them: in a hash, as many as the shipped program has in an array. No program uses it.
+/// Tallies as a conventional agent drains them: in a hash, as many as the shipped program has in an array. No program
+/// uses it.
 #[map]
 static DRAINED: HashMap<[u64; 3], [u64; 6]> = HashMap::with_max_entries(1, 0);
