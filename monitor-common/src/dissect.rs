@@ -65,7 +65,7 @@ use rule_state::RuleState;
 pub use hold_rules::{held_len, skip_segment};
 
 /// Every protocol that has rules. Its first bytes and prefixes are taken from here.
-const DISSECTORS: [Dissector; 19] = [
+const DISSECTORS: &[Dissector] = &[
     applejuice::DISSECTOR,
     ares::DISSECTOR,
     bittorrent::DISSECTOR,
