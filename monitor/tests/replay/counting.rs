@@ -29,7 +29,7 @@ fn packets_before_the_verdict_count_for_the_verdict() {
         "subscribers": [{"realm": "", "subscriber": "10.0.0.1/32", "protocol": "bittorrent", "confidence": "signature",
             "flows": 1, "packets_up": 2, "bytes_up": 148, "packets_down": 1, "bytes_down": 40}],
         "flows": [{"l4": "tcp", "a": "10.0.0.1", "a_port": 50_000, "b": "192.0.2.1", "b_port": 6881,
-            "protocol": "bittorrent", "confidence": "signature", "packets": 3, "bytes": 188}],
+            "protocol": "bittorrent", "confidence": "signature", "rule": "bt-handshake", "packets": 3, "bytes": 188}],
     });
     assert_eq!(result, expected);
 }
