@@ -1,5 +1,5 @@
-//! BitTorrent: peer wire (BEP 3), plain forms of the extension protocol, local service discovery (BEP 14). The folder
-//! next to this file has uTP (BEP 29), DHT (BEP 5), UDP trackers (BEP 15) and HTTP trackers (BEP 3, BEP 48).
+//! BitTorrent: peer wire (BEP 3), plain forms of the extension protocol, local service discovery (BEP 14). Further
+//! files have uTP (BEP 29), DHT (BEP 5), UDP trackers (BEP 15) and HTTP trackers (BEP 3, BEP 48).
 //!
 //! Matched here, on any port:
 //! - the handshake 0x13 "BitTorrent protocol" (BEP 3, also with BEP 52 torrents), whole or split across the first

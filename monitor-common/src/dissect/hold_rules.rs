@@ -22,8 +22,8 @@
 //! CONNECT (RFC 9110 section 9.3.6) opens a tunnel, NMDC has commands that no rule matches, and HTTP may be upgraded to
 //! WebSocket, whose frames a web page cannot write into a GET. Text after a few binary bytes (such as a length) is
 //! skipped too, unless those bytes are a SOCKS greeting. Binary messages after them are not skipped.
-//!
-//! Tried last: each way out leaves another state, and the verifier walks what follows once for each.
+
+// These rules run last: each of their results leaves another state, and the verifier checks later code once per state.
 
 use super::{PREFIXES, bittorrent, directconnect, edonkey, gnutella, libp2p, opennap, soulseek, websocket, webtorrent};
 use crate::{

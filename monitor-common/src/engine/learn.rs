@@ -66,8 +66,8 @@ pub(super) fn learn<M: Maps>(maps: &M, settings: &Settings, ctx: &mut PacketCont
     }
 }
 
-/// Whether a located flow has shown all that it can: both sides spoke, and over UDP the remote one has proved its
-/// address.
+/// Whether a flow with known subscriber ends has shown all that it can: both sides spoke, and over UDP the remote one
+/// has proved its address.
 #[inline(always)]
 fn is_complete(ctx: &PacketContext) -> bool {
     let proved = |end: usize| {

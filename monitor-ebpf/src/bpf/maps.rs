@@ -64,7 +64,7 @@ static NODE: Array<NodeTally> =
 static INTERFACES: Array<SharedU64> = Array::with_max_entries(INTERFACE_ENTRIES, BPF_F_MMAPABLE);
 #[map]
 static POOLS: LpmTrie<[u8; 16], u32> = LpmTrie::with_max_entries(MAX_POOLS, 0);
-/// Answers most look-ups in `POOLS`.
+/// Answers most lookups in front of `POOLS`.
 #[map]
 static POOL_TABLE: Array<SharedU64> = Array::with_max_entries(pool_table::WORDS as u32, BPF_F_MMAPABLE);
 #[map]
@@ -79,25 +79,25 @@ static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
 /// Content hashes of the operator's list, with their numbers.
 #[map]
 static WATCHLIST: HashMap<ContentHash, u32> = HashMap::with_max_entries(1, 0);
-/// Hits by subscriber block, protocol and confidence.
+/// Watchlist hits by subscriber block, protocol and confidence.
 #[map]
 static WATCH_TALLIES: HashMap<KeyWords, u64> = HashMap::with_max_entries(WATCH_TALLIES_MAX, 0);
-/// Hits, for the agent.
+/// Watchlist hits, as messages to the agent.
 #[map]
 static WATCH_HITS: RingBuf = RingBuf::with_byte_size(WATCH_BUFFER_BYTES, 0);
-/// Entry 0: wire length of the frame being replayed; entry 1: what became of it.
+/// Entry 0: wire length of the frame being replayed; entry 1: the packet's outcome.
 #[map]
 static REPLAY: Array<SharedU64> = Array::with_max_entries(2, BPF_F_MMAPABLE);
 
-/// 1 in a program that replays captures through the test runner; the verifier removes the code behind a 0.
+/// 1 in a program that replays captures through the test runner; else 0, and the verifier removes the replay code.
 #[unsafe(no_mangle)]
 static REPLAYING: Global<u8> = Global::new(0);
 
-/// 1 in a program of a node with realms; others look no interface up for each packet.
+/// 1 on a node with realms. Else 0, and the program skips the lookup of each packet's interface.
 #[unsafe(no_mangle)]
 static REALMS: Global<u8> = Global::new(0);
 
-/// The settings, which are there as soon as the maps are.
+/// The settings. The entry exists as soon as the map does.
 #[inline(always)]
 pub(super) fn settings() -> Option<&'static Settings> {
     SETTINGS.get(0)
@@ -117,7 +117,7 @@ fn interface_entry(interface: u16) -> InterfaceEntry {
     InterfaceEntry(INTERFACES.get(u32::from(interface)).map_or(0, SharedU64::load))
 }
 
-/// A trie key whose address is aligned, as the verifier wants all 64-bit stores to the stack to be.
+/// A trie key with an aligned address: the verifier demands aligned 64-bit stores to the stack.
 #[repr(C)]
 struct PaddedKey {
     padding: u32,
@@ -275,7 +275,7 @@ impl Maps for BpfMaps {
         if REPLAYING.load() != 0 {
             return clock;
         }
-        // The coarse time moves with the kernel's ticks only, and to read their count takes no call.
+        // The coarse time moves with the kernel's ticks only, and reading the tick count takes no call.
         // SAFETY: a helper without arguments.
         let now_ticks = unsafe { bpf_jiffies64() };
         if now_ticks == *tick {
@@ -318,7 +318,7 @@ impl Maps for BpfMaps {
                 }
             }
         };
-        // SAFETY: a map value of eight bytes, aligned, that is only touched as a cell here and read by the agent.
+        // SAFETY: a map value of eight bytes, aligned, that the program accesses atomically and the agent only reads.
         unsafe { &*counter.cast::<SharedU64>() }.add(1);
         true
     }

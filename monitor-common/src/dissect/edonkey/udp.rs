@@ -110,7 +110,7 @@ fn client(payload: &Payload) -> Evidence {
         // File status request: hash, then in later versions the part bitmap and the number of complete sources.
         // A file without parts has a count of 0 and nothing else.
         0x90 => Evidence::new(len == 18 || len == 20, bitmap(payload, 18) || (len == 20 && payload.le16(18) == 0)),
-        // Its answer: the part bitmap in later versions, and the rank in the queue.
+        // The answer: the part bitmap in later versions, and the rank in the queue.
         0x91 => Evidence::new(len == 4, bitmap(payload, 2)),
         // File not found, queue full.
         0x92 | 0x93 => Evidence::new(len == 2, false),
