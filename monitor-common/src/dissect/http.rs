@@ -71,7 +71,7 @@ fn lines(payload: &mut Payload) -> Option<Rule> {
                 // Without a branch: each one more has the verifier walk the loop once more.
                 let queued = nonzero_top_bit(word ^ u64::from_le_bytes(*gnutella::QUEUE));
                 queue |= !queued >> 63;
-                name ^= (name ^ word) & neg(!others(word) >> 63);
+                name ^= (name ^ word) & neg(!not_named(word) >> 63);
             } else if word as u8 == b'\r' {
                 break;
             }
@@ -125,7 +125,9 @@ pub(super) fn is_of_program(payload: &Payload) -> bool {
         let (feeds, start) = line_start(payload, index);
         let name = payload.le64(start);
         let named = nonzero_top_bit(name ^ USER_AGENT);
-        agent &= named | !nonzero_top_bit(feeds);
+        // A line that runs past the window proves nothing: its value may be a browser's.
+        let fits = ((WINDOW - 8 - AGENT_VALUE) as u64).wrapping_sub(start as u64);
+        agent &= named | !nonzero_top_bit(feeds) | fits;
         browser &= (named | nonzero_top_bit(payload.le64(start + AGENT_VALUE) ^ BROWSER))
             & nonzero_top_bit(name ^ u64::from_le_bytes(*b"Origin: "))
             & nonzero_top_bit(name ^ u64::from_le_bytes(*b"Referer:"))
@@ -138,7 +140,7 @@ pub(super) fn is_of_program(payload: &Payload) -> bool {
 
 /// The top bit is clear when a header starts as one of those that name a protocol.
 #[inline(always)]
-fn others(word: u64) -> u64 {
+fn not_named(word: u64) -> u64 {
     nonzero_top_bit(word ^ u64::from_le_bytes(*gnutella::HTTP_HEADER))
         & nonzero_top_bit(word ^ u64::from_le_bytes(*fasttrack::HTTP_HEADER))
         & nonzero_top_bit(word ^ u64::from_le_bytes(*openft::HTTP_HEADER))
@@ -169,7 +171,13 @@ fn file(payload: &Payload) -> bool {
 #[cfg(test)]
 mod tests {
     use super::super::testing::{Label, tcp};
-    use crate::abi::protocol::{Confidence, Protocol};
+    use crate::{
+        abi::{
+            limits::WINDOW,
+            protocol::{Confidence, Protocol},
+        },
+        parse::payload::Payload,
+    };
 
     fn named(protocol: Protocol) -> Label {
         Some((protocol, Confidence::Signature))
@@ -196,6 +204,23 @@ mod tests {
             "Accept: application/x-gnutella-packets\r\nUser-Agent: Mozilla/5.0 (X11)",
         ] {
             assert_eq!(ask(browser), None, "{browser}");
+        }
+    }
+
+    #[test]
+    fn a_browser_is_no_program_wherever_its_line_is() {
+        let (start, end) = ("GET /announce?info_hash=a&port=1&x=", " HTTP/1.1\r\nHost: a\r");
+        for feed in 100..WINDOW + 16 {
+            let pad = "a".repeat(feed - start.len() - end.len());
+            let is_of_program = |name: &str, rest: usize| {
+                let request = format!("{start}{pad}{end}\nUser-Agent: {name}{}\r\n\r\n", "a".repeat(rest));
+                super::is_of_program(&Payload::from_bytes(request.as_bytes(), 50_000, 80, true))
+            };
+            for rest in 0..40 {
+                assert!(!is_of_program("Mozilla/5.0 (X11)", rest), "{feed}, {rest}");
+            }
+            // Up to here, the first eight bytes of the name are in the window.
+            assert_eq!(is_of_program("Transmission/3.00", 0), feed + 1 + 12 + 8 <= WINDOW, "{feed}");
         }
     }
 
