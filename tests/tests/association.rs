@@ -14,6 +14,8 @@ mod early_label;
 mod kad;
 #[path = "association/referred.rs"]
 mod referred;
+#[path = "association/shared_frames.rs"]
+mod shared_frames;
 #[path = "association/stream_start.rs"]
 mod stream_start;
 

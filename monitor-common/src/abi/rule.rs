@@ -123,6 +123,7 @@ rules! {
     BtsyncTcp = 59, "btsync-tcp", BtSync, Signature, "Resilio Sync connection", "Arkime";
     BtsyncUdp = 60, "btsync-udp", BtSync, Signature, "Resilio Sync datagram", "Arkime";
     DoHandshake = 61, "do-handshake", DeliveryOptimization, Signature, "Delivery Optimization handshake", "MS-DO";
+    DoHandshakeTail = 62, "do-handshake-tail", DeliveryOptimization, Signature, "Delivery Optimization handshake without its first byte", "MS-DO";
     MseAssociation = 130, "mse-association", BitTorrent, Association, "Encrypted flow with a known BitTorrent peer", "MSE specification";
     EdonkeyAssociation = 131, "edonkey-association", EDonkey, Association, "Obfuscated flow with a known eDonkey peer", "eMule";
     KadAssociation = 132, "kad-association", Kademlia, Association, "Obfuscated datagrams with a known Kad peer", "eMule";
@@ -141,7 +142,7 @@ rules! {
     OpenftAssociation = 145, "openft-association", OpenFt, Association, "Encrypted flow with a known OpenFT peer", "";
     WasteAssociation = 146, "waste-association", Waste, Association, "Encrypted flow with a known WASTE peer", "";
     BtsyncAssociation = 147, "btsync-association", BtSync, Association, "Encrypted flow with a known Resilio Sync peer", "";
-    DoAssociation = 148, "do-association", DeliveryOptimization, Association, "Encrypted flow with a known Delivery Optimization peer", "";
+    DoAssociation = 148, "do-association", DeliveryOptimization, Association, "Random-looking flow with a known Delivery Optimization peer", "";
 }
 
 #[cfg(test)]

@@ -20,7 +20,7 @@ use super::{
 use crate::{
     abi::{limits::HELD_BYTES, protocol::Protocol, rule::Rule},
     bpf::branchless::{bound, nonzero_top_bit},
-    dissect::rule_state::RuleState,
+    dissect::rule_state::{RuleState, rule_flags},
     parse::payload::Payload,
 };
 pub(super) mod content;
@@ -66,7 +66,7 @@ const MAX_BLOCK: u64 = 1 << 17;
 
 /// Peer wire and HTTP trackers.
 #[inline(always)]
-pub fn tcp(payload: &Payload, _state: &mut RuleState) -> Option<Rule> {
+pub fn tcp(payload: &Payload, state: &mut RuleState) -> Option<Rule> {
     if payload.has(0, b"\x13BitTorrent protocol") {
         return Some(Rule::BtHandshake);
     }
@@ -81,7 +81,7 @@ pub fn tcp(payload: &Payload, _state: &mut RuleState) -> Option<Rule> {
     }
     let head = payload.be64(0);
     // Delivery Optimization frames blocks as BEP 3 does.
-    let other = delivery_optimization::has_port(payload);
+    let other = delivery_optimization::has_port(payload) | (state.rule_flags & rule_flags::SWARM != 0);
     // All messages are shorter than 16 MiB: a zero byte gates the rest.
     (head >> 56 == 0 && !other && mid_stream(payload)).then_some(Rule::BtMidstream)
 }

@@ -1,13 +1,14 @@
 //! Windows Delivery Optimization (MS-DO): update downloads between Windows machines.
 //!
 //! Source: public dissectors of the protocol. Matched: the handshake, 0x0e "Swarm protocol", at the start of a stream,
-//! whole or (in `hold_rules.rs`) split across segments. 8 reserved bytes, a swarm hash of 32 bytes and a peer id of 20
-//! follow.
+//! whole or (in `hold_rules.rs`) split across segments; also without its first byte. 8 reserved bytes, a swarm hash of
+//! 32 bytes and a peer id of 20 follow.
 //!
-//! The frames after the handshake are laid out like those of BEP 3. So BitTorrent's rules for streams seen midway leave
-//! out the port of this protocol (`has_port`); behind a port mapping, only the handshake tells the two apart.
+//! The frames after the handshake are laid out like those of BEP 3. So BitTorrent's rule for streams joined midway skips
+//! port 7680, flows that began with a part of the handshake, and flows to an endpoint that is known for this protocol.
+//! On another port, a stream joined midway to an unknown endpoint cannot be told from BitTorrent.
 //!
-//! Guard: 15 fixed bytes.
+//! Guard: 15 fixed bytes, or 14 and the length.
 
 use super::dissector::{Dissector, prefix};
 use crate::{
@@ -19,18 +20,28 @@ use crate::{
 /// First bytes, and prefixes that may be held.
 pub(super) const DISSECTOR: Dissector = Dissector {
     prefixes: &[prefix(b"\x0eSwarm p", HANDSHAKE.len())],
+    unsplit: b"S",
     ..Dissector::new(Protocol::DeliveryOptimization)
 };
 
 /// Start of the handshake: a length byte and the protocol's name.
 const HANDSHAKE: &[u8; 15] = b"\x0eSwarm protocol";
+/// First byte of the handshake: the length of the name.
+pub(super) const FIRST_BYTE: u8 = HANDSHAKE[0];
+/// The name without its length, of a handshake with a lost first segment of one byte.
+const NAME: &[u8; 14] = b"Swarm protocol";
+/// Bytes of a handshake.
+const HANDSHAKE_LEN: u32 = 75;
 /// Port on which Windows listens.
 const PORT: u16 = 7680;
 
 /// Handshakes between peers.
 #[inline(always)]
 pub fn tcp(payload: &Payload, _state: &mut RuleState) -> Option<Rule> {
-    payload.has(0, HANDSHAKE).then_some(Rule::DoHandshake)
+    if payload.has(0, HANDSHAKE) {
+        return Some(Rule::DoHandshake);
+    }
+    (payload.has(0, NAME) && payload.captured >= HANDSHAKE_LEN - 1).then_some(Rule::DoHandshakeTail)
 }
 
 /// Whether either port is the protocol's own.
@@ -42,7 +53,7 @@ pub(super) fn has_port(payload: &Payload) -> bool {
 #[cfg(test)]
 mod tests {
     use super::super::testing::{Flow, Label, every_bit_counts, every_byte_counts, tcp};
-    use super::HANDSHAKE;
+    use super::{HANDSHAKE, NAME};
     use crate::abi::protocol::{Confidence, Protocol};
 
     const SIGNATURE: Label = Some((Protocol::DeliveryOptimization, Confidence::Signature));
@@ -79,6 +90,29 @@ mod tests {
             assert_eq!(flow.ask(&handshake()[..first]), None, "{first}");
             assert_eq!(flow.answer(handshake()), SIGNATURE, "the other side's, {first}");
         }
+    }
+
+    #[test]
+    fn frames_around_a_cut_handshake_are_not_bittorrents() {
+        for port in [7680, 40_000, 443] {
+            for first in 1..HANDSHAKE.len() {
+                let mut flow = Flow::tcp().ports(50_000, port);
+                assert_eq!(flow.ask(&handshake()[..first]), None, "{port}, {first}");
+                assert_eq!(flow.answer(piece()), None, "the other side's, {port}, {first}");
+                assert_eq!(flow.ask(&handshake()[first..]), SIGNATURE, "{port}, {first}");
+                let mut flow = Flow::tcp().ports(50_000, port);
+                assert_eq!(flow.ask(&handshake()[..first]), None, "{port}, {first}");
+                assert_eq!(flow.ask(piece()), None, "in place of the rest, {port}, {first}");
+                assert_eq!(flow.ask(piece()), None, "after that, {port}, {first}");
+            }
+        }
+    }
+
+    #[test]
+    fn handshakes_without_the_first_byte_match() {
+        assert_eq!(tcp(&handshake()[1..]), SIGNATURE);
+        every_bit_counts(&handshake()[1..], 0..NAME.len(), |bytes| tcp(bytes));
+        assert_eq!(tcp(&handshake()[1..74]), None, "shorter than a handshake");
     }
 
     #[test]

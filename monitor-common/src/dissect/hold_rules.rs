@@ -25,7 +25,10 @@
 
 // These rules run last: each of their results leaves another state, and the verifier checks later code once per state.
 
-use super::{PREFIXES, bittorrent, directconnect, edonkey, gnutella, libp2p, opennap, soulseek, websocket, webtorrent};
+use super::{
+    PREFIXES, bittorrent, delivery_optimization, directconnect, edonkey, gnutella, libp2p, opennap, soulseek,
+    websocket, webtorrent,
+};
 use crate::{
     abi::limits::HELD_BYTES,
     bpf::branchless::{bytes_equal, nonzero_top_bit, printable_bytes},
@@ -58,7 +61,8 @@ pub(crate) fn decide_hold(payload: &Payload, state: &mut RuleState, starts: bool
         && ((starts && (matches_prefix(payload) || frame(payload))) || length(payload))
         && !hold_is_over(payload)
     {
-        state.rule_flags |= of(rule_flags::HELD);
+        let swarm = u32::from(payload.byte(0) == delivery_optimization::FIRST_BYTE) * rule_flags::SWARM;
+        state.rule_flags |= of(rule_flags::HELD) | swarm;
         return;
     }
     if state.rule_flags & of(rule_flags::BEGUN) == 0 {

@@ -101,6 +101,13 @@ pub(super) fn is_early(ctx: &PacketContext) -> bool {
     both & (!ctx.is_tcp() | (ctx.inspection.first != 0))
 }
 
+/// Whether an endpoint of a TCP flow is known to speak a protocol.
+#[inline(never)]
+pub(super) fn has_peer_of<M: Maps>(maps: &M, settings: &Settings, ctx: &PacketContext, protocol: Protocol) -> bool {
+    let at = |end| protocol_at(maps, settings, ctx, end) == protocol as u32;
+    at(0) || at(1)
+}
+
 /// Protocol number known for one end's endpoint; 0 for none.
 #[inline(never)]
 fn protocol_at<M: Maps>(maps: &M, settings: &Settings, ctx: &PacketContext, end: usize) -> u32 {

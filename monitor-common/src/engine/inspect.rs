@@ -1,11 +1,11 @@
 //! Inspection: classifies the first payloads of a flow, and commits its verdict.
 
-use super::{account, reassembly, server_flow, source_requests, subscribers};
+use super::{account, associate, reassembly, server_flow, source_requests, subscribers};
 use crate::{
     abi::{
         event::KernelEvent,
         limits::{INSPECTED_PER_DIRECTION, MSE_OPENING, PENDING_PACKETS, SERVER_FLOW_PACKETS, SHALLOW, WAYS, WINDOW},
-        protocol::{Protocol, Verdict},
+        protocol::{Confidence, Protocol, Verdict},
         settings::{InspectionDepth, Settings},
     },
     bpf::{branchless::neg, shared_u64::SharedU64},
@@ -87,6 +87,9 @@ pub(super) fn inspect<P: Packet, M: Maps>(packet: &P, settings: &Settings, maps:
             return true;
         }
         if let Some(verdict) = found {
+            if is_of_delivery_optimization(maps, settings, ctx, verdict) {
+                return is_over(maps, ctx);
+            }
             set_verdict(ctx, verdict);
             ctx.flow.rule = payload.rule();
             return true;
@@ -99,6 +102,16 @@ pub(super) fn inspect<P: Packet, M: Maps>(packet: &P, settings: &Settings, maps:
         report_pending(maps, &scratch.ctx);
     }
     false
+}
+
+/// Whether a stream joined midway, with frames that BitTorrent and Delivery Optimization share, is of the latter: one
+/// end is known to speak it.
+#[inline(always)]
+fn is_of_delivery_optimization<M: Maps>(maps: &M, settings: &Settings, ctx: &PacketContext, verdict: Verdict) -> bool {
+    ctx.is_tcp()
+        && verdict.protocol == Protocol::BitTorrent
+        && verdict.confidence == Confidence::Structural
+        && associate::has_peer_of(maps, settings, ctx, Protocol::DeliveryOptimization)
 }
 
 /// Whether a skipped payload was the last one to be inspected.
