@@ -89,8 +89,8 @@ const DISSECTORS: &[Dissector] = &[
 
 /// Tries each rule in turn; expands to straight-line code, since the verifier and LLVM like no function tables.
 ///
-/// Rows share no loaded value: what one row's comparisons taught the verifier about a value would make it walk all
-/// later rows once more for each outcome, so that the cost is the product of the rows and not their sum.
+/// Rows share no loaded value. Otherwise the verifier checks all later rows once per outcome of each earlier row, and
+/// the cost is the product of the rows, not their sum.
 macro_rules! first_match {
     ($payload:expr, $state:expr; $($protocol:ident::$rule:ident,)*) => {
         $(if const { tried($protocol::DISSECTOR.protocol) }

@@ -275,7 +275,7 @@ fn record_lookup(ctx: &mut PacketContext, fast: &FastHeaders, place: Place, sett
     ctx.flow.way = place.way();
 }
 
-/// Resets the context for a packet of the slow path, its headers aside.
+/// Resets the context for a packet of the slow path, except for its headers.
 #[inline(never)]
 fn reset_context<M: Maps>(ctx: &mut PacketContext, maps: &M, settings: &Settings, interface: u16) {
     ctx.frame.interface = u32::from(interface);

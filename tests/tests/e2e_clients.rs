@@ -34,7 +34,7 @@ fn play(test: &str, clients: &[&str]) -> Result<()> {
     if !lab::require(test, &programs) {
         return Ok(());
     }
-    let trouble = Mutex::new(Vec::new());
+    let problems = Mutex::new(Vec::new());
     // What fell short is kept, to be replayed.
     let captures = Path::new(env!("CARGO_TARGET_TMPDIR")).join("lab");
     lab::play_all(&scenarios, JOBS, &executable()?, Some(&captures), |scenario, result| {
@@ -55,14 +55,14 @@ fn play(test: &str, clients: &[&str]) -> Result<()> {
         }
         if let Err(error) = judged {
             let error = error.context(format!("capture: {}", capture.display()));
-            trouble
+            problems
                 .lock()
                 .unwrap_or_else(|poisoned| poisoned.into_inner())
                 .push(format!("{}: {error:#}", scenario.name()));
         }
     });
-    let trouble = trouble.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner());
-    ensure!(trouble.is_empty(), "{} of {} fell short:\n{}", trouble.len(), scenarios.len(), trouble.join("\n"));
+    let problems = problems.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner());
+    ensure!(problems.is_empty(), "{} of {} fell short:\n{}", problems.len(), scenarios.len(), problems.join("\n"));
     Ok(())
 }
 

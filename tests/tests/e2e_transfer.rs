@@ -182,7 +182,7 @@ fn amule() -> Result<()> {
     for attempt in 1..=AMULE_ATTEMPTS {
         match amule_transfer()? {
             None => return Ok(()),
-            Some(trouble) => println!("attempt {attempt}: the clients did not meet: {trouble:#}"),
+            Some(problem) => println!("attempt {attempt}: the clients did not meet: {trouble:#}"),
         }
     }
     bail!("the clients did not meet in {AMULE_ATTEMPTS} attempts")
@@ -193,10 +193,10 @@ fn amule_transfer() -> Result<Option<anyhow::Error>> {
     let lab = Lab::new(1)?;
     let server = EdonkeyServer::start(lab.internet())?;
     let seeder = Amule::start(&lab, lab.internet(), INTERNET_V4, 150_000)?;
-    if let Err(trouble) = server.wait_offered() {
+    if let Err(problem) = server.wait_offered() {
         drop(seeder);
         lab.close()?;
-        return Ok(Some(trouble));
+        return Ok(Some(problem));
     }
     lab.settle()?;
     let before = lab.router().counters()?;
@@ -205,10 +205,10 @@ fn amule_transfer() -> Result<Option<anyhow::Error>> {
     leecher.download(&seeder.link(INTERNET_V4)?)?;
     let met = leecher.wait_complete(&seeder, AMULE_PATIENCE);
     drop((leecher, seeder));
-    if let Err(trouble) = met {
+    if let Err(problem) = met {
         drop(agent);
         lab.close()?;
-        return Ok(Some(trouble));
+        return Ok(Some(problem));
     }
     let rows = settle(&lab, &agent, &before)?;
     let donkey = sum(&rows, 1, |row| row.protocol == "edonkey");

@@ -34,7 +34,7 @@ mod utp;
 /// First bytes, and prefixes that may be held.
 pub(super) const DISSECTOR: Dissector = Dissector {
     prefixes: &[
-        prefix(b"\x13BitTorr", 19),
+        prefix(HANDSHAKE, HANDSHAKE.len() - 1),
         prefix(b"GET /ann", HELD_BYTES),
         prefix(b"GET /scr", HELD_BYTES),
         prefix(b"GET /web", HELD_BYTES),
@@ -45,6 +45,8 @@ pub(super) const DISSECTOR: Dissector = Dissector {
     ..Dissector::new(Protocol::BitTorrent)
 };
 
+/// Start of the peer wire handshake: a length byte and the protocol's name (BEP 3).
+const HANDSHAKE: &[u8; 20] = b"\x13BitTorrent protocol";
 /// Length and identifier of a `request` message (BEP 3: `<len=0013><id=6><index><begin><length>`).
 const REQUEST: u64 = 0x0000_000d_0600_0000;
 /// Identifiers of the messages that have the layout of a `request`: `cancel` (BEP 3), `reject` (BEP 6).
@@ -67,7 +69,7 @@ const MAX_BLOCK: u64 = 1 << 17;
 /// Peer wire and HTTP trackers.
 #[inline(always)]
 pub fn tcp(payload: &Payload, state: &mut RuleState) -> Option<Rule> {
-    if payload.has(0, b"\x13BitTorrent protocol") {
+    if payload.has(0, HANDSHAKE) {
         return Some(Rule::BtHandshake);
     }
     // The top bit of the first reserved byte is Azureus', the others are unused but for BitComet's "ex"; info hash and

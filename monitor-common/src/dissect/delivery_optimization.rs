@@ -4,9 +4,9 @@
 //! whole or (in `hold_rules.rs`) split across segments; also without its first byte. 8 reserved bytes, a swarm hash of
 //! 32 bytes and a peer id of 20 follow.
 //!
-//! The frames after the handshake are laid out like those of BEP 3. So BitTorrent's rule for streams joined midway skips
-//! port 7680, flows that began with a part of the handshake, and flows to an endpoint that is known for this protocol.
-//! On another port, a stream joined midway to an unknown endpoint cannot be told from BitTorrent.
+//! The frames after the handshake are laid out like those of BEP 3. So BitTorrent's rule for streams joined midway
+//! skips port 7680, flows that began with a part of the handshake, and flows to an endpoint that is known for this
+//! protocol. On another port, a stream joined midway to an unknown endpoint cannot be told from BitTorrent.
 //!
 //! Guard: 15 fixed bytes, or 14 and the length.
 
@@ -19,7 +19,7 @@ use crate::{
 
 /// First bytes, and prefixes that may be held.
 pub(super) const DISSECTOR: Dissector = Dissector {
-    prefixes: &[prefix(b"\x0eSwarm p", HANDSHAKE.len())],
+    prefixes: &[prefix(HANDSHAKE, HANDSHAKE.len())],
     unsplit: b"S",
     ..Dissector::new(Protocol::DeliveryOptimization)
 };

@@ -1,7 +1,8 @@
 //! Facts of one protocol that the gate and the hold rules are made of: first bytes, and prefixes that may be held.
 //!
 //! Each protocol's module has one [`Dissector`]. `dissect.rs` lists them, and concatenates their bytes into tables at
-//! compile time: no first byte is written twice.
+//! compile time. A rule with a constant for its message gives that constant to [`prefix`], so its bytes are written
+//! once.
 
 use super::byte_set::ByteSet;
 use crate::abi::protocol::Protocol;
@@ -19,12 +20,12 @@ pub(super) struct Prefix {
     pub(super) most: u32,
 }
 
-/// A prefix and the most bytes that are held of a stream that starts with it.
-pub(super) const fn prefix(text: &[u8], most: usize) -> Prefix {
-    assert!(!text.is_empty() && text.len() <= 8, "at most eight bytes are compared");
+/// The first eight bytes, at most, of a message, and the most bytes that are held of a stream that starts with them.
+pub(super) const fn prefix(message: &[u8], most: usize) -> Prefix {
+    assert!(!message.is_empty(), "a prefix has a byte");
     let (mut head, mut mask, mut index) = (0, 0, 0);
-    while index < text.len() {
-        head |= (text[index] as u64) << (8 * index);
+    while index < message.len() && index < 8 {
+        head |= (message[index] as u64) << (8 * index);
         mask |= 0xff << (8 * index);
         index += 1;
     }

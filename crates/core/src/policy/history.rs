@@ -15,7 +15,7 @@ use std::{
 };
 
 /// Starts of a window, except for that of the current bucket.
-const BEGINNINGS: u32 = 15;
+const WINDOW_STARTS: u32 = 15;
 
 /// Excess of a window's span over its configured length: drains do not run at exact times.
 pub(super) fn tolerance(window: Duration) -> Duration {
@@ -57,7 +57,7 @@ impl History {
     /// Adds a window and gives it the next number.
     pub(super) fn include(&mut self, window: Duration) {
         let longest = window + tolerance(window);
-        self.windows.push(LookBack { longest, step: longest / BEGINNINGS, begins: VecDeque::new(), first: 0 });
+        self.windows.push(LookBack { longest, step: longest / WINDOW_STARTS, begins: VecDeque::new(), first: 0 });
     }
 
     /// Begins a drain that covers the time from `from` to `to`, and drops buckets older than all windows.
