@@ -71,6 +71,7 @@ fn one(index: usize, typed: &RawPolicy, raw: &Raw, seen: &mut HashSet<String>, c
 /// Protocols of the classes, and protocols that are named.
 fn protocols(index: usize, typed: &RawPolicy, check: &mut Checker<'_>) -> ProtocolSet {
     let mut set = ProtocolSet::EMPTY;
+    let reported = check.problems.len();
     for (position, name) in typed.classes.iter().flatten().enumerate() {
         match ProtocolClass::ALL.iter().copied().find(|class| class.label() == name) {
             Some(class) => set.insert_class(class),
@@ -104,6 +105,19 @@ fn protocols(index: usize, typed: &RawPolicy, check: &mut Checker<'_>) -> Protoc
             check.problem(
                 &format!("policies[{index}].classes"),
                 "the policy covers no protocol; name a class or a protocol",
+            );
+            set
+        }
+        // A name with a problem adds nothing to the set: its own report is enough.
+        Some(classes) if set.iter().next().is_none() && check.problems.len() == reported => {
+            let names: Vec<String> = classes.iter().map(|name| format!("`{name}`")).collect();
+            let word = if names.len() == 1 { "class" } else { "classes" };
+            check.problem(
+                &format!("policies[{index}].classes"),
+                format!(
+                    "no protocol of this version has {word} {}; the policy would never fire: add another class or a protocol",
+                    names.join(", ")
+                ),
             );
             set
         }
