@@ -42,6 +42,33 @@ pub(super) fn plain(message: &str, value: &str) -> String {
     }
 }
 
+/// As [`plain`], but a wrong value is named by its type only. For places that can hold a secret.
+pub(super) fn plain_without_value(message: &str) -> String {
+    let Some((kind, rest)) = message.strip_prefix("invalid ").and_then(|rest| rest.split_once(": ")) else {
+        // The remaining messages name keys, not values.
+        return plain(message, "this value");
+    };
+    // The value may hold the separator, too: the expected type is after the last one.
+    match (kind, rest.rsplit_once(", expected ")) {
+        ("type" | "value", Some((found, expected))) => {
+            format!("{} is not {}", found_type(found), expected_in_words(expected))
+        }
+        _ => "this value cannot be used here".to_owned(),
+    }
+}
+
+/// The type of the value that serde describes.
+fn found_type(found: &str) -> &'static str {
+    match found.split_once(' ').map_or(found, |(kind, _)| kind) {
+        "sequence" => "a list",
+        "map" => "a table",
+        "string" => "text",
+        "integer" | "floating" => "a number",
+        "boolean" => "a boolean",
+        _ => "this value",
+    }
+}
+
 /// The message for a key or word that does not exist, with the closest name that does.
 fn unknown(message: &str) -> String {
     let message =

@@ -229,6 +229,28 @@ fn mistakes_name_the_line_and_the_next_step() {
 }
 
 #[test]
+fn values_of_hook_kinds_stay_out_of_messages() {
+    let hook = "[[hooks]]\nname = \"h\"\n";
+    for (text, part) in [
+        (
+            "[hooks.webhook]\nurl = \"https://x/\"\nheaders = { Authorization = 12345678 }",
+            "a number is not text in quotes",
+        ),
+        ("[hooks.webhook]\nurl = \"https://x/\"\nheaders = \"12345678\"", "text is not a table"),
+        ("[hooks.webhook]\nurl = 12345678", "p.toml:4: hooks[0].webhook.url: a number is not text in quotes"),
+        ("webhook = 12345678", "p.toml:3: hooks[0].webhook: a number is not a table or a string"),
+        ("webhook = \"12345678\"", "not a URL"),
+        ("exec = \"https://h/?token=12345678\"", "text is not a table or a list of"),
+        ("exec = [\"/bin/true\", 12345678]", "hooks[0].exec[1]: a number is not text in quotes"),
+        ("exec = [\"https://h/?token=12345678\"]", "not an absolute path"),
+    ] {
+        let shown = message(&format!("{hook}{text}"));
+        assert!(shown.contains(part), "{text}\nsays: {shown}\nwithout: {part}");
+        assert!(!shown.contains("12345678"), "a secret is shown: {shown}");
+    }
+}
+
+#[test]
 fn all_mistakes_are_reported_at_once() {
     let shown = message("state_dir = \"a\"\ncontrol_socket = \"b\"\n[capacity]\nflows = 1\n");
     assert_eq!(shown.lines().count(), 3, "{shown}");

@@ -8,7 +8,12 @@ use std::{fmt::Write as _, ops::Range};
 use serde::Deserialize as _;
 use toml::de::{DeArray, DeTable, DeValue, Deserializer, Error};
 
-use super::{Problem, locate::Locator, messages, raw::Raw};
+use super::{
+    Problem,
+    locate::Locator,
+    messages,
+    raw::{Raw, RawHook},
+};
 
 /// One step into a document.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,7 +43,9 @@ pub(super) fn read(text: &str, locator: &Locator<'_>) -> Result<Raw, Vec<Problem
             Err(error) => error,
         };
         let Some(steps) = find(&original, &error) else {
-            problems.push(locator.problem_at(error.span(), "", error.message().trim()));
+            // The place is unknown, so the value may be a secret.
+            let plain = messages::plain_without_value(error.message().trim());
+            problems.push(locator.problem_at(error.span(), "", &plain));
             return Err(problems);
         };
         if !is_consequence(&error, &steps, &removed) {
@@ -64,8 +71,19 @@ fn problem_of(error: &Error, steps: &[Step], text: &str, locator: &Locator<'_>) 
     // The message names an unknown key itself.
     let named =
         if messages::is_unknown_key(message) { steps.split_last().map_or(steps, |(_, table)| table) } else { steps };
-    let value = error.span().and_then(|span| text.get(span)).unwrap_or_default();
-    locator.problem_at(error.span(), &path(named), &messages::plain(message, value))
+    let plain = if may_hold_secret(steps) {
+        messages::plain_without_value(message)
+    } else {
+        let value = error.span().and_then(|span| text.get(span)).unwrap_or_default();
+        messages::plain(message, value)
+    };
+    locator.problem_at(error.span(), &path(named), &plain)
+}
+
+/// Whether an entry belongs to the table of a hook kind, where URLs, headers and arguments can hold secrets.
+fn may_hold_secret(steps: &[Step]) -> bool {
+    let [Step::Key(hooks), Step::Index(_), Step::Key(kind), ..] = steps else { return false };
+    hooks == "hooks" && RawHook::KINDS.iter().any(|each| each.name == kind)
 }
 
 /// Path of a key, such as `policies[0].window`.
