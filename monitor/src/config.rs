@@ -7,7 +7,7 @@
 //! later stage reports all its mistakes at once, each with file, line, key and next step.
 
 pub mod locate;
-mod messages;
+pub(crate) mod messages;
 mod options;
 pub mod raw;
 #[cfg(test)]
@@ -78,9 +78,9 @@ impl fmt::Display for Problem {
             None => {}
         }
         if !self.key.is_empty() {
-            write!(f, "{}: ", self.key)?;
+            write!(f, "{}: ", messages::escape_invisible(&self.key))?;
         }
-        f.write_str(&self.message)
+        f.write_str(&messages::escape_invisible(&self.message))
     }
 }
 

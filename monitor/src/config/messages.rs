@@ -1,4 +1,17 @@
 //! Rewrites the messages of serde for people who write configuration files, and suggests the name that was meant.
+//! Escapes the texts of a file for a terminal.
+
+/// A text of a configuration for a terminal: control and other invisible characters are escaped.
+pub(crate) fn escape_invisible(text: &str) -> String {
+    text.chars().fold(String::with_capacity(text.len()), |mut shown, c| {
+        match c {
+            // These only need an escape inside quotes.
+            '"' | '\'' | '\\' => shown.push(c),
+            _ => shown.extend(c.escape_debug()),
+        }
+        shown
+    })
+}
 
 /// The key that a message reports as missing.
 pub(super) fn missing_key(message: &str) -> Option<&str> {

@@ -251,6 +251,30 @@ fn values_of_hook_kinds_stay_out_of_messages() {
 }
 
 #[test]
+fn control_characters_of_a_file_do_not_reach_the_terminal() {
+    let policy = "threshold = 1\nwindow = \"1m\"\n";
+    for text in [
+        "[[hooks]]\nname = \"a\\u001b[2Jb\"\nexec = [\"/bin/true\"]".to_owned(),
+        format!("[[policies]]\nname = \"a\\u001b[2Jb\"\n{policy}"),
+        format!("[[policies]]\nname = \"p\"\n{policy}hooks = [\"a\\u001b[2Jb\"]"),
+        format!("[[policies]]\nname = \"p\"\n{policy}classes = [\"a\\u001b[2Jb\"]"),
+        "\"a\\u001b[2Jb\" = 1".to_owned(),
+        "[[hooks]]\nname = \"h\"\n[hooks.webhook]\nurl = \"https://x/\"\nheaders = { \"a\\u001b[2Jb\" = \"c\" }"
+            .to_owned(),
+        "drain_interval = \"a\\u001b[2Jb\"".to_owned(),
+    ] {
+        let shown = message(&text);
+        assert!(!shown.contains('\u{1b}'), "{text}\nsays: {shown:?}");
+        assert!(shown.contains("a\\u{1b}[2Jb"), "{text}\nsays: {shown:?}");
+    }
+    let forged = message("[[hooks]]\nname = \"a\\nb: valid\"\nexec = [\"/bin/true\"]");
+    assert_eq!(forged.lines().count(), 1, "{forged}");
+    let program = read("[[hooks]]\nname = \"h\"\nexec = [\"/bin/a\\u001b[2Jb\"]").expect("valid");
+    let shown = crate::verbs::check_config::summary(&program);
+    assert!(shown.contains("/bin/a\\u{1b}[2Jb"), "{shown:?}");
+}
+
+#[test]
 fn all_mistakes_are_reported_at_once() {
     let shown = message("state_dir = \"a\"\ncontrol_socket = \"b\"\n[capacity]\nflows = 1\n");
     assert_eq!(shown.lines().count(), 3, "{shown}");

@@ -4,7 +4,7 @@ use std::{fmt::Write, path::Path};
 
 use peertally_core::pool::Pool;
 
-use crate::config::{self, ConfigError, Overrides, Resolved, values::show_duration};
+use crate::config::{self, ConfigError, Overrides, Resolved, messages::escape_invisible, values::show_duration};
 
 /// Checks `file`, or the file that `run` would read, and returns a summary to print.
 ///
@@ -22,7 +22,7 @@ pub fn summary(resolved: &Resolved) -> String {
         None => format!("no configuration file ({} does not exist): the defaults\n", config::DEFAULT_PATH),
     };
     let mut line = |name: &str, value: String| {
-        let _infallible = writeln!(out, "  {name:<12} {value}");
+        let _infallible = writeln!(out, "  {name:<12} {}", escape_invisible(&value));
     };
     let interfaces: Vec<String> =
         resolved.interfaces.iter().map(|each| format!("{} ({})", each.name, each.role.label())).collect();
