@@ -80,7 +80,11 @@ fn kind(property: &Map<String, Value>) -> String {
     };
     match (name, property.get("items").and_then(Value::as_object)) {
         ("array", Some(items)) if items.contains_key("properties") => "tables".to_owned(),
-        ("array", Some(items)) => format!("list of {}", kind(items)),
+        ("array", Some(items)) => match kind(items).as_str() {
+            "string" => "list of strings".to_owned(),
+            "prefix" => "list of prefixes".to_owned(),
+            kind => panic!("a list without a plural: {kind}"),
+        },
         ("object", _) if property.contains_key("properties") => "table".to_owned(),
         ("object", _) => "table of strings".to_owned(),
         (name, _) => name.to_owned(),

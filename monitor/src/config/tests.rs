@@ -200,7 +200,7 @@ fn mistakes_name_the_line_and_the_next_step() {
         ("[[policies]]\nname = \"p\"\nthreshold = \"1 furlong\"".to_owned(), vec!["p.toml:3", "GiB"]),
         ("[[policies]]\nname = \"p\"\nwindow = \"1m\"".to_owned(), vec!["p.toml:1", "threshold"]),
         (format!("{policy}window = \"1m\"\n{policy}window = \"1m\""), vec!["p.toml:6: policies[1].name", "used twice"]),
-        (hook.to_owned(), vec!["p.toml:2: hooks[0].name", "[hooks.exec], [hooks.webhook]"]),
+        (hook.to_owned(), vec!["p.toml:1: hooks[0]: a hook needs a kind", "[hooks.exec], [hooks.webhook]"]),
         (format!("{hook}exec = [\"true\"]"), vec!["p.toml:3", "absolute"]),
         (format!("{hook}exec = []"), vec!["empty"]),
         (format!("{hook}exec = [\"/bin/true\"]\nwebhook = \"http://x\""), vec!["p.toml:4", "two hooks"]),
@@ -213,7 +213,7 @@ fn mistakes_name_the_line_and_the_next_step() {
         (format!("{hook}[hooks.webhook]\nurl = \"ftp://x\""), vec!["p.toml:4: hooks[0].webhook.url", "https://"]),
         (format!("{hook}[hooks.exec]\ncomand = [\"/bin/true\"]"), vec!["p.toml:4", "did you mean `command`"]),
         (format!("{hook}[hooks.exec]"), vec!["p.toml:3: hooks[0].exec: the key `command` is missing"]),
-        (format!("{hook}exec = \"/bin/true\""), vec!["p.toml:3", "a table or a list of string"]),
+        (format!("{hook}exec = \"/bin/true\""), vec!["p.toml:3", "a table or a list of strings"]),
         (format!("{hook}webhook = [\"https://x/\"]"), vec!["p.toml:3", "a table or a string"]),
         (format!("{hook}[hooks.webhok]\nurl = \"https://x/\""), vec!["p.toml:3", "did you mean `webhook`"]),
         (
@@ -240,7 +240,7 @@ fn values_of_hook_kinds_stay_out_of_messages() {
         ("[hooks.webhook]\nurl = 12345678", "p.toml:4: hooks[0].webhook.url: a number is not text in quotes"),
         ("webhook = 12345678", "p.toml:3: hooks[0].webhook: a number is not a table or a string"),
         ("webhook = \"12345678\"", "not a URL"),
-        ("exec = \"https://h/?token=12345678\"", "text is not a table or a list of"),
+        ("exec = \"https://h/?token=12345678\"", "text is not a table or a list of strings"),
         ("exec = [\"/bin/true\", 12345678]", "hooks[0].exec[1]: a number is not text in quotes"),
         ("exec = [\"https://h/?token=12345678\"]", "not an absolute path"),
     ] {

@@ -48,7 +48,10 @@ fn target(index: usize, typed: &RawHook, check: &mut Checker<'_>) -> Option<(&'s
         }
         [] => {
             let tables: Vec<String> = RawHook::KINDS.iter().map(|kind| format!("[hooks.{}]", kind.name)).collect();
-            check.problem(&at("name"), format!("a hook needs a kind: one of the tables {}", tables.join(", ")));
+            check.problem(
+                &format!("hooks[{index}]"),
+                format!("a hook needs a kind: one of the tables {}", tables.join(", ")),
+            );
             None
         }
         [(first, _), (second, _), ..] => {

@@ -57,7 +57,7 @@ pub struct ExecTable {
 }
 
 impl ShortForm for ExecTable {
-    const SHORT_FORM: Option<&'static str> = Some("list of string");
+    const SHORT_FORM: Option<&'static str> = Some("list of strings");
 
     fn from_list(command: Vec<String>) -> Option<Self> {
         Some(Self { command })
