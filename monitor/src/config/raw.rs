@@ -12,7 +12,7 @@ use peertally_core::{
 };
 use serde::Deserialize;
 
-use super::values::{Amount, BoundedCount, DAY, DepthText, DurationText, HOUR, Prefix, SECOND};
+use super::values::{Amount, BoundedCount, DAY, DepthText, DurationText, HOUR, Prefix, SECOND, table, tables};
 
 /// A configuration file.
 #[derive(Clone, Debug, Deserialize)]
@@ -21,8 +21,10 @@ use super::values::{Amount, BoundedCount, DAY, DepthText, DurationText, HOUR, Pr
 pub struct Raw {
     /// Interfaces to attach to: every one that carries subscribers' traffic, on the access and on the core side.
     /// Attach to the parent of VLAN subinterfaces.
+    #[serde(deserialize_with = "tables")]
     pub interfaces: Vec<Interface>,
     /// Which addresses are subscribers.
+    #[serde(deserialize_with = "table")]
     pub subscribers: Subscribers,
     /// How the XDP program is attached.
     pub xdp_mode: XdpMode,
@@ -37,14 +39,17 @@ pub struct Raw {
     #[cfg_attr(test, schemars(example = &"/etc/peertally/watchlist"))]
     pub watchlist_file: Option<PathBuf>,
     /// Verdicts by behaviour only.
+    #[serde(deserialize_with = "table")]
     pub heuristic: RawHeuristic,
     /// Sizes of the kernel's tables.
+    #[serde(deserialize_with = "table")]
     pub capacity: Capacity,
     /// Time between two drains of the kernel's tables. Policies and metrics change at this pace.
     // Below 100 ms a drain of a million tallies takes a large part of a core. Above an hour policy windows are too
     // coarse.
     pub drain_interval: DurationText<100, HOUR>,
     /// Exported metrics.
+    #[serde(deserialize_with = "table")]
     pub metrics: Metrics,
     /// Name of this node in events. Default: the host name.
     #[cfg_attr(test, schemars(example = &"edge-1"))]
@@ -62,13 +67,16 @@ pub struct Raw {
     /// Time that deliveries in progress get when the agent ends.
     pub shutdown_grace: DurationText<0, HOUR>,
     /// Log of the agent.
+    #[serde(deserialize_with = "table")]
     pub log: Log,
     /// Addresses for which no policy ever fires.
     #[cfg_attr(test, schemars(example = ["192.0.2.10", "2001:db8:1::/48"]))]
     pub allow: Vec<Prefix>,
     /// Thresholds.
+    #[serde(deserialize_with = "tables")]
     pub policies: Vec<RawPolicy>,
     /// Receivers of events.
+    #[serde(deserialize_with = "tables")]
     pub hooks: Vec<RawHook>,
 }
 
@@ -105,6 +113,7 @@ impl Default for Raw {
 #[serde(deny_unknown_fields, default)]
 pub struct Subscribers {
     /// Address pools. Default: the private ranges of RFC 1918, the shared range of RFC 6598 and `fd00::/8` (RFC 4193).
+    #[serde(deserialize_with = "tables")]
     pub pools: Vec<RawPool>,
 }
 

@@ -201,6 +201,22 @@ fn mistakes_name_the_line_and_the_next_step() {
         ("[[policies]]\nname = \"p\"\nwindow = \"1m\"".to_owned(), vec!["p.toml:1", "threshold"]),
         (format!("{policy}window = \"1m\"\n{policy}window = \"1m\""), vec!["p.toml:6: policies[1].name", "used twice"]),
         (hook.to_owned(), vec!["p.toml:1: hooks[0]: a hook needs a kind", "[hooks.exec], [hooks.webhook]"]),
+        (
+            format!("{hook}exec = 1979-05-27"),
+            vec!["p.toml:3: hooks[0].exec: a date is not a table or a list of strings"],
+        ),
+        (format!("{hook}webhook = 1979-05-27"), vec!["p.toml:3: hooks[0].webhook: a date is not a table or a string"]),
+        (
+            format!("{hook}[hooks.webhook]\nurl = 1979-05-27"),
+            vec!["p.toml:4: hooks[0].webhook.url: a date is not text in quotes"],
+        ),
+        (
+            format!("{hook}[hooks.webhook]\nurl = \"https://x/\"\nheaders = 1979-05-27"),
+            vec!["p.toml:5: hooks[0].webhook.headers: a date is not a table"],
+        ),
+        ("node = 1979-05-27".to_owned(), vec!["p.toml:1: node: a date is not text in quotes"]),
+        ("log = 1979-05-27".to_owned(), vec!["p.toml:1: log: a date is not a table"]),
+        ("drain_interval = 07:32:00".to_owned(), vec!["p.toml:1: drain_interval: a date is not a time with its unit"]),
         (format!("{hook}exec = [\"true\"]"), vec!["p.toml:3", "absolute"]),
         (format!("{hook}exec = []"), vec!["empty"]),
         (format!("{hook}exec = [\"/bin/true\"]\nwebhook = \"http://x\""), vec!["p.toml:4", "two hooks"]),
@@ -272,6 +288,40 @@ fn control_characters_of_a_file_do_not_reach_the_terminal() {
     let program = read("[[hooks]]\nname = \"h\"\nexec = [\"/bin/a\\u001b[2Jb\"]").expect("valid");
     let shown = crate::verbs::check_config::summary(&program);
     assert!(shown.contains("/bin/a\\u{1b}[2Jb"), "{shown:?}");
+}
+
+#[test]
+fn a_list_in_the_place_of_a_table_is_refused() {
+    let hook = "[[hooks]]\nname = \"h\"\n";
+    for (text, expected) in [
+        (
+            "[[subscribers]]\npools = []".to_owned(),
+            "p.toml:1: subscribers: a list is not a table; subscribers is one table: write [subscribers]",
+        ),
+        (
+            "[[log]]\n[[log]]\nlevel = \"info\"".to_owned(),
+            "p.toml:1: log: a list is not a table; log is one table: write [log]",
+        ),
+        ("log = [\"text\"]".to_owned(), "p.toml:1: log: a list is not a table"),
+        ("capacity = []".to_owned(), "p.toml:1: capacity: a list is not a table"),
+        ("heuristic = [true]".to_owned(), "p.toml:1: heuristic: a list is not a table"),
+        ("metrics = [5, true]".to_owned(), "p.toml:1: metrics: a list is not a table"),
+        ("interfaces = [[\"eth0\"]]".to_owned(), "p.toml:1: interfaces[0]: a list is not a table"),
+        ("interfaces = [\"eth0\"]".to_owned(), "p.toml:1: interfaces[0]: \"eth0\" is not a table"),
+        ("policies = [[\"p\"]]".to_owned(), "p.toml:1: policies[0]: a list is not a table"),
+        ("hooks = [[\"h\"]]".to_owned(), "p.toml:1: hooks[0]: a list is not a table"),
+        ("subscribers.pools = [[\"10.0.0.0/8\"]]".to_owned(), "p.toml:1: subscribers.pools[0]: a list is not a table"),
+        (
+            format!("{hook}[[hooks.exec]]\ncommand = [\"/bin/true\"]\n[[hooks.exec]]"),
+            "p.toml:3: hooks[0].exec: a list is not a table or a list of strings; exec is one table: write [hooks.exec]",
+        ),
+        (
+            format!("{hook}[[hooks.webhook]]\nurl = \"https://x/\""),
+            "p.toml:3: hooks[0].webhook: a list is not a table or a string; webhook is one table: write [hooks.webhook]",
+        ),
+    ] {
+        assert_eq!(message(&text), expected, "{text}");
+    }
 }
 
 #[test]

@@ -22,6 +22,15 @@ enum Step {
     Index(usize),
 }
 
+impl Step {
+    fn key(&self) -> Option<&str> {
+        match self {
+            Self::Key(key) => Some(key),
+            Self::Index(_) => None,
+        }
+    }
+}
+
 /// The typed keys of `text`.
 ///
 /// # Errors
@@ -49,7 +58,7 @@ pub(super) fn read(text: &str, locator: &Locator<'_>) -> Result<Raw, Vec<Problem
             return Err(problems);
         };
         if !is_consequence(&error, &steps, &removed) {
-            problems.push(problem_of(&error, &steps, text, locator));
+            problems.push(problem_of(&error, &steps, &original, text, locator));
         }
         // Without the entry the next pass finds the next mistake.
         if find(&rest, &error).and_then(|steps| remove(&mut rest, &steps)).is_none() {
@@ -66,18 +75,40 @@ fn is_consequence(error: &Error, table: &[Step], removed: &[Vec<Step>]) -> bool 
     removed.iter().any(|steps| steps.split_last() == Some((&missing, table)))
 }
 
-fn problem_of(error: &Error, steps: &[Step], text: &str, locator: &Locator<'_>) -> Problem {
+fn problem_of(error: &Error, steps: &[Step], document: &DeValue<'_>, text: &str, locator: &Locator<'_>) -> Problem {
     let message = error.message().trim();
     // The message names an unknown key itself.
     let named =
         if messages::is_unknown_key(message) { steps.split_last().map_or(steps, |(_, table)| table) } else { steps };
-    let plain = if may_hold_secret(steps) {
+    let entry = entry(document, steps);
+    let mut plain = if may_hold_secret(steps) {
         messages::plain_without_value(message)
     } else {
         let value = error.span().and_then(|span| text.get(span)).unwrap_or_default();
         messages::plain(message, value)
     };
+    // serde describes a date as a table.
+    if let (Some(DeValue::Datetime(_)), Some(rest)) = (entry, plain.strip_prefix("a table is not ")) {
+        plain = format!("a date is not {rest}");
+    }
+    if let (Some(DeValue::Array(items)), Some(Step::Key(key))) = (entry, steps.last())
+        && plain.starts_with("a list is not a table")
+        && items.iter().all(|item| item.get_ref().is_table())
+        && !items.is_empty()
+    {
+        let keys: Vec<&str> = steps.iter().filter_map(Step::key).collect();
+        let _infallible = write!(plain, "; {key} is one table: write [{}]", keys.join("."));
+    }
     locator.problem_at(error.span(), &path(named), &plain)
+}
+
+/// The entry at `steps`; `None` if there is none.
+fn entry<'a, 'text>(document: &'a DeValue<'text>, steps: &[Step]) -> Option<&'a DeValue<'text>> {
+    steps.iter().try_fold(document, |value, step| match (value, step) {
+        (DeValue::Table(table), Step::Key(key)) => table.get(key.as_str()).map(toml::Spanned::get_ref),
+        (DeValue::Array(items), Step::Index(index)) => items.get(*index).map(toml::Spanned::get_ref),
+        _ => None,
+    })
 }
 
 /// Whether an entry belongs to the table of a hook kind, where URLs, headers and arguments can hold secrets.

@@ -1,6 +1,6 @@
 //! Values with a unit or a notation of their own. Each reads itself, so that TOML errors name the line.
 
-use std::{fmt, str::FromStr, time::Duration};
+use std::{fmt, marker::PhantomData, str::FromStr, time::Duration};
 
 use ipnet::IpNet;
 use monitor_common::abi::settings::InspectionDepth;
@@ -295,6 +295,48 @@ impl Text {
             }
         }
         deserializer.deserialize_str(Visitor(expected))
+    }
+}
+
+/// Reads a table, and refuses a list. A derived type would accept the values of its keys by position.
+pub(super) fn table<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<T, D::Error> {
+    Table::deserialize(deserializer).map(|table| table.0)
+}
+
+/// As [`table`], for each item of a list.
+pub(super) fn tables<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Vec<T>, D::Error> {
+    Vec::deserialize(deserializer).map(|tables: Vec<Table<T>>| tables.into_iter().map(|table| table.0).collect())
+}
+
+/// A table, unless it stands for a date: the TOML parser makes a table with one key of a private name of it.
+pub(super) fn from_map<'de, A, T>(table: A, expected: &dyn de::Expected) -> Result<T, A::Error>
+where
+    A: de::MapAccess<'de>,
+    T: Deserialize<'de>,
+{
+    T::deserialize(de::value::MapAccessDeserializer::new(table)).map_err(|error| {
+        let is_date = error.to_string().contains("`$__toml_private_datetime`");
+        if is_date { de::Error::invalid_type(de::Unexpected::Map, expected) } else { error }
+    })
+}
+
+struct Table<T>(T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Table<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor<T>(PhantomData<T>);
+        impl<'de, T: Deserialize<'de>> de::Visitor<'de> for Visitor<T> {
+            type Value = T;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a table")
+            }
+
+            fn visit_map<A: de::MapAccess<'de>>(self, table: A) -> Result<T, A::Error> {
+                from_map(table, &self)
+            }
+        }
+        deserializer.deserialize_map(Visitor(PhantomData)).map(Self)
     }
 }
 

@@ -5,11 +5,11 @@ use std::{fmt, marker::PhantomData};
 use peertally_core::words::SubscriberForm;
 use serde::{
     Deserialize, Deserializer,
-    de::{self, value::MapAccessDeserializer, value::SeqAccessDeserializer},
+    de::{self, value::SeqAccessDeserializer},
 };
 
 use crate::{
-    config::values::{BoundedCount, DurationText, HOUR},
+    config::values::{BoundedCount, DurationText, HOUR, from_map},
     deliver::kind::{HookKind, KindTable, ShortForm},
 };
 
@@ -103,12 +103,16 @@ impl<'de, T: Deserialize<'de> + ShortForm> Deserialize<'de> for ShortOrTable<T> 
             }
 
             fn visit_seq<A: de::SeqAccess<'de>>(self, list: A) -> Result<T, A::Error> {
-                let list = Vec::deserialize(SeqAccessDeserializer::new(list))?;
+                // A list of tables, from a header such as `[[hooks.exec]]`, fails at its first item. The list is wrong.
+                let list = Vec::deserialize(SeqAccessDeserializer::new(list)).map_err(|error: A::Error| {
+                    let is_table = error.to_string().starts_with("invalid type: map");
+                    if is_table { de::Error::invalid_type(de::Unexpected::Seq, &self) } else { error }
+                })?;
                 T::from_list(list).ok_or_else(|| de::Error::invalid_type(de::Unexpected::Seq, &self))
             }
 
             fn visit_map<A: de::MapAccess<'de>>(self, table: A) -> Result<T, A::Error> {
-                T::deserialize(MapAccessDeserializer::new(table))
+                from_map(table, &self)
             }
         }
         deserializer.deserialize_any(Visitor(PhantomData)).map(Self)

@@ -15,6 +15,7 @@ use reqwest::{
     header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER},
     redirect,
 };
+use serde::{Deserialize, Deserializer, de};
 
 use crate::deliver::{
     failure::{CONNECT, Failure, FailureReason, IO, REJECTED, SERVER, TIMEOUT},
@@ -33,7 +34,7 @@ pub static KIND: HookKind = HookKind {
 /// Posts each event as JSON to a URL.
 ///
 /// At `timeout` the request is aborted. Short form: the URL.
-#[derive(Clone, Debug, serde::Deserialize)]
+#[derive(Clone, Debug, Deserialize)]
 #[cfg_attr(test, derive(serde::Serialize, schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct WebhookTable {
@@ -41,13 +42,22 @@ pub struct WebhookTable {
     #[cfg_attr(test, schemars(example = &"https://abuse.example.net/events"))]
     url: String,
     /// Headers added to the request, such as `Authorization`.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "headers")]
     #[cfg_attr(test, schemars(example = BTreeMap::from([("Authorization", "Bearer secret")])))]
     headers: BTreeMap<String, String>,
     /// PEM file with further certificate authorities to trust.
     #[serde(default)]
     #[cfg_attr(test, schemars(example = &"/etc/peertally/ca.pem"))]
     ca_file: Option<PathBuf>,
+}
+
+/// Headers by name. A date is refused: the TOML parser makes a table with one key of a private name of it.
+fn headers<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<String, String>, D::Error> {
+    let headers: BTreeMap<String, String> = Deserialize::deserialize(deserializer)?;
+    if headers.contains_key("$__toml_private_datetime") {
+        return Err(de::Error::invalid_type(de::Unexpected::Map, &"a map"));
+    }
+    Ok(headers)
 }
 
 impl ShortForm for WebhookTable {
