@@ -226,6 +226,10 @@ fn mistakes_name_the_line_and_the_next_step() {
             format!("{hook}[hooks.webhook]\nurl = \"https://x/\"\nheaders = {{ \"a b\" = \"c\" }}"),
             vec!["p.toml:5: hooks[0].webhook.headers.a b", "header name"],
         ),
+        (
+            format!("{hook}[hooks.webhook]\nurl = \"https://x/\"\nheaders = {{ x-a = \"1\", X-A = \"2\" }}"),
+            vec!["p.toml:5: hooks[0].webhook.headers.x-a", "given twice", "in names of headers"],
+        ),
         (format!("{hook}[hooks.webhook]\nurl = \"ftp://x\""), vec!["p.toml:4: hooks[0].webhook.url", "https://"]),
         (format!("{hook}[hooks.exec]\ncomand = [\"/bin/true\"]"), vec!["p.toml:4", "did you mean `command`"]),
         (format!("{hook}[hooks.exec]"), vec!["p.toml:3: hooks[0].exec: the key `command` is missing"]),

@@ -136,7 +136,9 @@ impl Endpoint {
             let mut value =
                 HeaderValue::try_from(value.as_str()).map_err(|_| problem("this value cannot be sent in a header"))?;
             value.set_sensitive(true);
-            map.insert(header, value);
+            if map.insert(header, value).is_some() {
+                return Err(problem("this header is given twice: case does not count in names of headers; keep one"));
+            }
         }
         Ok(Self { url: parsed, headers: map, ca_file: ca_file.map(Path::to_owned) })
     }
