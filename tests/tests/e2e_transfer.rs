@@ -182,7 +182,7 @@ fn amule() -> Result<()> {
     for attempt in 1..=AMULE_ATTEMPTS {
         match amule_transfer()? {
             None => return Ok(()),
-            Some(problem) => println!("attempt {attempt}: the clients did not meet: {trouble:#}"),
+            Some(problem) => println!("attempt {attempt}: the clients did not meet: {problem:#}"),
         }
     }
     bail!("the clients did not meet in {AMULE_ATTEMPTS} attempts")
