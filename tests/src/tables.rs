@@ -1,32 +1,13 @@
 //! The agent's mappings of a loaded object's tables, apart from the object: its program runs while they are read.
 
 use anyhow::Result;
-use monitor_common::{
-    abi::{
-        settings::Settings,
-        tally::{NodeTally, SlotKey, Tally},
-    },
-    bpf::shared_u64::SharedU64,
-    tables::{
-        flow_table::{ColdSet, FlowSet},
-        peer_cache::PeerSet,
-        reassembly::ReassemblySlot,
-    },
-};
-use peertally_datapath::{mapped::MappedArray, object::LoadedObject, view::View};
+use monitor_common::bpf::shared_u64::SharedU64;
+use peertally_datapath::{mapped::MappedArray, mapped_tables::MappedTables, object::LoadedObject, view::View};
 
 /// See the module.
 pub struct Tables {
-    settings: MappedArray<Settings>,
-    flows: MappedArray<FlowSet>,
-    cold: MappedArray<ColdSet>,
-    peers: MappedArray<PeerSet>,
-    reassembly: MappedArray<ReassemblySlot>,
-    tallies: MappedArray<Tally>,
-    keys: MappedArray<SlotKey>,
-    node: MappedArray<NodeTally>,
+    tables: MappedTables,
     replay: MappedArray<SharedU64>,
-    interfaces: Vec<(u16, u32)>,
 }
 
 impl Tables {
@@ -35,34 +16,13 @@ impl Tables {
     /// # Errors
     /// When the kernel refuses a mapping.
     pub fn new(object: &LoadedObject) -> Result<Self> {
-        Ok(Self {
-            settings: object.map_settings()?,
-            flows: MappedArray::new("FLOWS", object.map("FLOWS")?)?,
-            cold: MappedArray::new("COLD_FLOWS", object.map("COLD_FLOWS")?)?,
-            peers: MappedArray::new("PEERS", object.map("PEERS")?)?,
-            reassembly: MappedArray::new("REASSEMBLY", object.map("REASSEMBLY")?)?,
-            tallies: MappedArray::new("TALLIES", object.map("TALLIES")?)?,
-            keys: MappedArray::new("TALLY_KEYS", object.map("TALLY_KEYS")?)?,
-            node: MappedArray::new("NODE", object.map("NODE")?)?,
-            replay: MappedArray::new("REPLAY", object.map("REPLAY")?)?,
-            interfaces: object.view().interfaces.to_vec(),
-        })
+        Ok(Self { tables: object.map_tables()?, replay: MappedArray::new("REPLAY", object.map("REPLAY")?)? })
     }
 
-    /// As what an object shows itself.
+    /// The tables as slices.
     #[must_use]
     pub fn view(&self) -> View<'_> {
-        View {
-            settings: &self.settings.values()[0],
-            flows: self.flows.values(),
-            cold: self.cold.values(),
-            peers: self.peers.values(),
-            reassembly: self.reassembly.values(),
-            tallies: self.tallies.values(),
-            keys: self.keys.values(),
-            node: self.node.values(),
-            interfaces: &self.interfaces,
-        }
+        self.tables.view()
     }
 
     /// The clock of an object that is loaded for replaying.

@@ -197,7 +197,18 @@ const ROOMS: [(&str, &[&str]); 4] = [
     ),
     (
         "crates/datapath/src",
-        &["error", "table_sizes", "mapped", "view", "object", "table_memory", "host", "test_run", "attached"],
+        &[
+            "error",
+            "table_sizes",
+            "mapped",
+            "view",
+            "mapped_tables",
+            "object",
+            "table_memory",
+            "host",
+            "test_run",
+            "attached",
+        ],
     ),
     ("monitor/src", &["generated", "deliver", "config", "agent", "export", "listen", "verbs", "cli"]),
 ];

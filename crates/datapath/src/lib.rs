@@ -4,7 +4,7 @@
 //! * [`view`]: the tables as slices, and the reads of a drain;
 //! * [`host`]: the shared engine over plain memory, for `replay --engine host` and tests;
 //! * [`object`]: the BPF object, loaded and configured;
-//! * [`mapped`]: memory mappings of its array maps;
+//! * [`mapped`]: memory mappings of its array maps; [`mapped_tables`]: those that a drain reads;
 //! * [`attached`]: the object attached to interfaces, for `run`;
 //! * [`table_sizes`]: capacities of the tables; [`table_memory`]: memory that they take;
 //! * [`error`]: errors of the object and its maps;
@@ -16,6 +16,7 @@ pub mod attached;
 pub mod error;
 pub mod host;
 pub mod mapped;
+pub mod mapped_tables;
 pub mod object;
 pub mod table_memory;
 pub mod table_sizes;

@@ -3,7 +3,10 @@
 
 use std::{marker::PhantomData, os::fd::AsRawFd as _};
 
-use aya::maps::{Map, MapData};
+use aya::{
+    Ebpf,
+    maps::{Map, MapData},
+};
 use memmap2::{MmapOptions, MmapRaw};
 use monitor_common::{
     abi::{
@@ -32,6 +35,14 @@ macro_rules! shared {
     ($($type:ty),*) => { $(impl sealed::MappedValue for $type {} impl MappedValue for $type {})* };
 }
 shared!(Settings, FlowSet, ColdSet, PeerSet, ReassemblySlot, Tally, SlotKey, NodeTally, SharedU64);
+
+/// Maps an array map of an object into memory.
+///
+/// # Errors
+/// When the object does not hold it, or the kernel refuses the mapping.
+pub(super) fn map_array<T: MappedValue>(ebpf: &Ebpf, name: &'static str) -> Result<MappedArray<T>, ObjectError> {
+    MappedArray::new(name, ebpf.map(name).ok_or(ObjectError::MapMissing { name })?)
+}
 
 /// An array map as a slice.
 #[derive(Debug)]

@@ -18,15 +18,10 @@ use monitor_common::{
         reason::Reason,
         rule::Rule,
         settings::{Heuristic, InspectionDepth, Settings},
-        tally::{KeyWords, NodeTally, SlotKey, Tally, TallyKey},
+        tally::{KeyWords, TallyKey},
         watch::{ContentHash, WatchHit},
     },
     bpf::shared_u64::SharedU64,
-    tables::{
-        flow_table::{ColdSet, FlowSet},
-        peer_cache::PeerSet,
-        reassembly::ReassemblySlot,
-    },
 };
 use peertally_core::{
     content_list::Watchlist,
@@ -34,7 +29,13 @@ use peertally_core::{
     words::Role,
 };
 
-use super::{error::ObjectError, mapped::MappedArray, table_sizes::TableSizes, view::View};
+use super::{
+    error::ObjectError,
+    mapped::{MappedArray, map_array},
+    mapped_tables::MappedTables,
+    table_sizes::TableSizes,
+    view::View,
+};
 
 /// The object's bytes.
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!("../ebpf/peertally.bpf.o");
@@ -130,17 +131,9 @@ impl MonitoredInterface {
 /// The loaded object.
 pub struct LoadedObject {
     ebpf: Ebpf,
-    settings: MappedArray<Settings>,
-    flows: MappedArray<FlowSet>,
-    cold: MappedArray<ColdSet>,
-    peers: MappedArray<PeerSet>,
-    reassembly: MappedArray<ReassemblySlot>,
-    tallies: MappedArray<Tally>,
-    keys: MappedArray<SlotKey>,
-    node: MappedArray<NodeTally>,
+    tables: MappedTables,
     pool_table: MappedArray<SharedU64>,
     interface_table: MappedArray<SharedU64>,
-    interfaces: Vec<(u16, u32)>,
     hits: RingBuf<MapData>,
 }
 
@@ -175,29 +168,15 @@ impl LoadedObject {
             }
         }
         let mut ebpf = loader.load(object).map_err(|source| ObjectError::Load { source })?;
-        let mut settings: MappedArray<Settings> = mapped(&ebpf, "SETTINGS")?;
-        let fresh;
-        let mut object = {
-            let keys: MappedArray<SlotKey> = mapped(&ebpf, "TALLY_KEYS")?;
-            fresh = initialise(&mut settings, &keys, options)?;
-            Self {
-                flows: mapped(&ebpf, "FLOWS")?,
-                cold: mapped(&ebpf, "COLD_FLOWS")?,
-                peers: mapped(&ebpf, "PEERS")?,
-                reassembly: mapped(&ebpf, "REASSEMBLY")?,
-                tallies: mapped(&ebpf, "TALLIES")?,
-                node: mapped(&ebpf, "NODE")?,
-                pool_table: mapped(&ebpf, "POOL_TABLE")?,
-                interface_table: mapped(&ebpf, "INTERFACES")?,
-                settings,
-                keys,
-                interfaces: Vec::new(),
-                hits: ring(&mut ebpf, "WATCH_HITS")?,
-                ebpf: {
-                    xdp(&mut ebpf)?.load().map_err(|source| ObjectError::Verifier { source: Box::new(source) })?;
-                    ebpf
-                },
-            }
+        let mut tables = MappedTables::new(&ebpf)?;
+        let fresh = initialise(&mut tables, options)?;
+        xdp(&mut ebpf)?.load().map_err(|source| ObjectError::Verifier { source: Box::new(source) })?;
+        let mut object = Self {
+            tables,
+            pool_table: map_array(&ebpf, "POOL_TABLE")?,
+            interface_table: map_array(&ebpf, "INTERFACES")?,
+            hits: ring(&mut ebpf, "WATCH_HITS")?,
+            ebpf,
         };
         object.check_sizes(&options.sizes)?;
         object.number_interfaces(&options.interfaces);
@@ -214,7 +193,7 @@ impl LoadedObject {
     /// # Errors
     /// When a map cannot be written.
     pub fn configure(&mut self, options: &LoadOptions) -> Result<(), ObjectError> {
-        let settings = &self.settings.values()[0];
+        let settings = self.view().settings;
         settings.inspection.store(options.inspection as u64);
         settings.heuristic.store(options.heuristic.map_or(0, Heuristic::to_bits));
         self.write_interfaces(&options.interfaces);
@@ -239,7 +218,7 @@ impl LoadedObject {
     /// # Errors
     /// When the kernel refuses the mapping.
     pub fn map_settings(&self) -> Result<MappedArray<Settings>, ObjectError> {
-        mapped(&self.ebpf, "SETTINGS")
+        map_array(&self.ebpf, "SETTINGS")
     }
 
     /// A map of the object.
@@ -250,20 +229,18 @@ impl LoadedObject {
         self.ebpf.map(name).ok_or(ObjectError::MapMissing { name })
     }
 
+    /// Another mapping of the tables, for a thread that reads them while the object's program runs.
+    ///
+    /// # Errors
+    /// When the kernel refuses a mapping.
+    pub fn map_tables(&self) -> Result<MappedTables, ObjectError> {
+        Ok(MappedTables { interfaces: self.tables.interfaces.clone(), ..MappedTables::new(&self.ebpf)? })
+    }
+
     /// The tables.
     #[must_use]
     pub fn view(&self) -> View<'_> {
-        View {
-            settings: &self.settings.values()[0],
-            flows: self.flows.values(),
-            cold: self.cold.values(),
-            peers: self.peers.values(),
-            reassembly: self.reassembly.values(),
-            tallies: self.tallies.values(),
-            keys: self.keys.values(),
-            node: self.node.values(),
-            interfaces: &self.interfaces,
-        }
+        self.tables.view()
     }
 
     /// Frames skipped, by reason, summed over CPUs.
@@ -305,13 +282,13 @@ impl LoadedObject {
 
     /// Refuses pinned maps of another capacity: the loader reuses a pin without checking its shape.
     fn check_sizes(&self, sizes: &TableSizes) -> Result<(), ObjectError> {
-        let (sets, tallies) = (sizes.sets() as usize, sizes.tallies as usize);
+        let (view, sets, tallies) = (self.view(), sizes.sets() as usize, sizes.tallies as usize);
         for (name, found, wanted) in [
-            ("FLOWS", self.flows.values().len(), sets),
-            ("COLD_FLOWS", self.cold.values().len(), sets),
-            ("PEERS", self.peers.values().len(), sizes.peer_sets() as usize),
-            ("TALLIES", self.tallies.values().len(), tallies),
-            ("TALLY_KEYS", self.keys.values().len(), tallies),
+            ("FLOWS", view.flows.len(), sets),
+            ("COLD_FLOWS", view.cold.len(), sets),
+            ("PEERS", view.peers.len(), sizes.peer_sets() as usize),
+            ("TALLIES", view.tallies.len(), tallies),
+            ("TALLY_KEYS", view.keys.len(), tallies),
         ] {
             if found != wanted {
                 return Err(ObjectError::MapShape { name, found: format!("{found} entries instead of {wanted}") });
@@ -401,7 +378,7 @@ impl LoadedObject {
             known.push((low, number));
         }
         known.sort_by_key(|(_, number)| *number);
-        self.interfaces = known;
+        self.tables.interfaces = known;
     }
 
     /// Sets role and realm of the interfaces. Interfaces that are no longer configured may still be attached: their
@@ -430,21 +407,13 @@ fn xdp(ebpf: &mut Ebpf) -> Result<&mut Xdp, ObjectError> {
     program.try_into().map_err(|_| ObjectError::ProgramMissing { name: PROGRAM })
 }
 
-fn mapped<T: super::mapped::MappedValue>(ebpf: &Ebpf, name: &'static str) -> Result<MappedArray<T>, ObjectError> {
-    MappedArray::new(name, ebpf.map(name).ok_or(ObjectError::MapMissing { name })?)
-}
-
 /// Fills the settings of fresh maps; `false` when they were filled before, by an earlier run whose program may be
 /// counting.
-fn initialise(
-    settings: &mut MappedArray<Settings>,
-    keys: &MappedArray<SlotKey>,
-    options: &LoadOptions,
-) -> Result<bool, ObjectError> {
-    if settings.values()[0].slots != 0 {
+fn initialise(tables: &mut MappedTables, options: &LoadOptions) -> Result<bool, ObjectError> {
+    if tables.view().settings.slots != 0 {
         return Ok(false);
     }
-    let settings = &mut settings.values_mut()[0];
+    let settings = &mut tables.settings.values_mut()[0];
     settings.seed = match options.seed {
         Some(seed) => seed,
         None => {
@@ -457,6 +426,6 @@ fn initialise(
     settings.peer_mask = u64::from(options.sizes.peer_sets()) - 1;
     settings.tally_mask = u64::from(options.sizes.tally_lines()) - 1;
     settings.next_slot.store(1);
-    keys.values()[0].write(Some(&KeyWords::CATCH_ALL));
+    tables.keys.values()[0].write(Some(&KeyWords::CATCH_ALL));
     Ok(true)
 }
