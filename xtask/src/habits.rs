@@ -14,8 +14,7 @@ mod tree;
 
 use anyhow::{Result, bail};
 
-pub use references::of as references;
-pub use tree::Tree;
+use tree::Tree;
 
 /// Arguments of `habits`.
 #[derive(Debug, Default, clap::Args)]

@@ -1,6 +1,5 @@
 //! Comment width: rustfmt leaves comments as they are, so nothing else checks them.
 
-use super::source::Source;
 use super::tree::Tree;
 
 /// Columns of a line with a comment, as of a line of code (`rustfmt.toml`).
@@ -9,11 +8,11 @@ const WIDEST: usize = 120;
 /// Lines that are too wide because of a comment.
 pub(super) fn of(tree: &Tree) -> Vec<String> {
     let mut findings = Vec::new();
-    for (path, text) in tree.files("rs") {
-        let lines: Vec<&str> = text.lines().collect();
-        for (number, comment) in Source::parse(text).comments {
+    for (path, source) in tree.sources() {
+        let lines: Vec<&str> = tree.text(path).into_iter().flat_map(str::lines).collect();
+        for (number, comment) in &source.comments {
             let columns = lines.get(number - 1).map_or(0, |line| line.chars().count());
-            if columns > WIDEST && can_be_wrapped(&comment) {
+            if columns > WIDEST && can_be_wrapped(comment) {
                 findings.push(format!("{path}:{number}: {columns} columns"));
             }
         }

@@ -8,7 +8,6 @@
 use anyhow::{Context as _, Result};
 use toml::{Table, Value};
 
-use super::source::Source;
 use super::tree::Tree;
 
 /// Dependencies that no source names, with the reason for them.
@@ -25,7 +24,8 @@ pub(super) fn of(tree: &Tree) -> Result<Vec<String>> {
     for (path, manifest) in &manifests {
         let folder = path.trim_end_matches("Cargo.toml");
         let targets = [
-            ("dependencies", vec!["src/", "fuzz_targets/", "benches/", "tests/", "build.rs"]),
+            // What only tests and benches name belongs into `dev-dependencies`.
+            ("dependencies", vec!["src/", "fuzz_targets/"]),
             ("dev-dependencies", vec!["src/", "benches/", "tests/", "examples/"]),
             ("build-dependencies", vec!["build.rs"]),
         ];
@@ -36,8 +36,8 @@ pub(super) fn of(tree: &Tree) -> Result<Vec<String>> {
                     inherited.push(name.clone());
                 }
                 let excused = WITHOUT_NAME.iter().any(|(excused, _)| excused == name);
-                if !excused && !code.iter().any(|code| names(code, &crate_name(tree, &manifests, folder, name, value)))
-                {
+                let crate_name = crate_name(tree, &manifests, folder, name, value);
+                if !excused && !code.iter().any(|code| names(code, &crate_name)) {
                     findings.push(format!("{path}: {kind}: {name}"));
                 }
             }
@@ -66,12 +66,12 @@ fn tables<'a>(manifest: &'a Table, kind: &'a str) -> impl Iterator<Item = (&'a S
 }
 
 /// Code of the package in `folder`, in some of its folders.
-fn code(tree: &Tree, folder: &str, folders: &[&str]) -> Vec<String> {
-    tree.files("rs")
+fn code<'a>(tree: &'a Tree, folder: &str, folders: &[&str]) -> Vec<&'a str> {
+    tree.sources()
         .filter(|(path, _)| {
             path.strip_prefix(folder).is_some_and(|path| folders.iter().any(|folder| path.starts_with(folder)))
         })
-        .map(|(_, text)| Source::parse(text).code)
+        .map(|(_, source)| source.code.as_str())
         .collect()
 }
 
@@ -112,21 +112,25 @@ mod tests {
         let tree = Tree::of(&[
             (
                 "Cargo.toml",
-                "[workspace.dependencies]\nagent = { path = \"agent\" }\nanyhow = \"1\"\nlog = \"0.4\"\nserde = \"1\"\nuuid = \"1\"\n",
+                "[workspace.dependencies]\nagent = { path = \"agent\" }\nanyhow = \"1\"\nlog = \"0.4\"\nserde = \"1\"\ntoml = \"0.9\"\nuuid = \"1\"\n",
             ),
             ("agent/Cargo.toml", "[lib]\nname = \"the_agent\"\n"),
             (
                 "a/Cargo.toml",
                 "[dependencies]\nagent.workspace = true\nanyhow.workspace = true\nserde = { workspace = true }\n\
-                 [dev-dependencies]\nlog.workspace = true\n",
+                 uuid.workspace = true\n[dev-dependencies]\nlog.workspace = true\n",
             ),
             ("a/src/lib.rs", "use anyhow as _;\n// serde::Serialize\nfn f() { the_agent::run(\"serde::de\") }\n"),
-            ("a/tests/b.rs", "fn f() { catalog::x(); log::info!(\"\") }\n"),
+            ("a/tests/b.rs", "fn f() { catalog::x(); log::info!(\"\"); uuid::f() }\n"),
         ]);
         let findings = of(&tree).expect("manifests parse");
         assert_eq!(
             findings,
-            ["a/Cargo.toml: dependencies: serde", "Cargo.toml: workspace.dependencies: no member uses uuid"]
+            [
+                "a/Cargo.toml: dependencies: serde",
+                "a/Cargo.toml: dependencies: uuid",
+                "Cargo.toml: workspace.dependencies: no member uses toml"
+            ]
         );
     }
 }

@@ -5,20 +5,21 @@
 //! - a name that ends in `.rs` or `.md`: some file must have that name, or that end of a path;
 //! - the target of a Markdown link, with its anchor;
 //! - a number with a dot, or `section` and a number, after the name of a page: a heading of the page must start with
-//!   it.
+//!   it. Before `section`, the name may stand without `.md`, in small letters.
 //!
 //! Absolute paths are not looked at. A path with a placeholder (`<protocol>`, `*`, `{a,b}`, `NAME`) counts up to the
 //! folder before it.
 
-use super::source::Source;
 use super::tree::Tree;
 
 /// Names of files that this repository does not have: Rust's old name of a module, and a page of Nicotine+.
 const ELSEWHERE: &[&str] = &["mod.rs", "doc/SLSKPROTOCOL.md"];
 
+/// Words in front of `section 3` that name no page: grammar, and the name of a file format.
+const NO_PAGES: &[&str] = &["and", "in", "of", "or", "see", "to"];
+
 /// Dead references of every document and source.
-#[must_use]
-pub fn of(tree: &Tree) -> Vec<String> {
+pub(super) fn of(tree: &Tree) -> Vec<String> {
     let mut findings = Vec::new();
     for (path, text) in tree.files("md") {
         for (index, line) in text.lines().enumerate() {
@@ -26,10 +27,9 @@ pub fn of(tree: &Tree) -> Vec<String> {
             findings.extend(dead.map(|dead| format!("{path}:{}: {dead}", index + 1)));
         }
     }
-    for (path, text) in tree.files("rs") {
-        for (number, comment) in Source::parse(text).comments {
-            findings
-                .extend(dead_words(tree, path, &comment).into_iter().map(|dead| format!("{path}:{number}: {dead}")));
+    for (path, source) in tree.sources() {
+        for (number, comment) in &source.comments {
+            findings.extend(dead_words(tree, path, comment).into_iter().map(|dead| format!("{path}:{number}: {dead}")));
         }
     }
     findings.dedup();
@@ -39,9 +39,6 @@ pub fn of(tree: &Tree) -> Vec<String> {
 /// Paths, names of files and sections in a line.
 fn dead_words(tree: &Tree, path: &str, line: &str) -> Vec<String> {
     let mut dead = Vec::new();
-    if line.to_lowercase().contains("design section") && tree.ending("design.md").next().is_none() {
-        dead.push("design section".to_owned());
-    }
     let inside = |next: char| next.is_ascii_alphanumeric() || "_-./".contains(next);
     let mut at = 0;
     while let Some(start) = line[at..].find(inside).map(|start| at + start) {
@@ -71,6 +68,11 @@ fn is_link_target(path: &str, line: &str, start: usize) -> bool {
 }
 
 fn problem(tree: &Tree, path: &str, word: &str, after: &str) -> Option<String> {
+    let is_page =
+        !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_lowercase()) && after.starts_with(" section ");
+    if is_page && !NO_PAGES.contains(&word) && section(after).is_some() {
+        return problem(tree, path, &format!("{word}.md"), after);
+    }
     let file = word.ends_with(".rs") || word.ends_with(".md");
     let rooted = word.split_once('/').is_some_and(|(folder, _)| tree.has(folder) && !folder.contains('.'));
     if word.starts_with('.') || ELSEWHERE.contains(&word) || !(file || rooted) {
@@ -181,7 +183,7 @@ mod tests {
 
     #[test]
     fn existing_files_and_sections_are_found() {
-        let text = "// `docs/page.md` 3.4, page.md section 3, src/run.rs, monitor/src/, `monitor/src/{run,x}.rs`, /docs/x.md,\n\
+        let text = "// `docs/page.md` 3.4, page.md section 3, page section 3.4, src/run.rs, monitor/src/, `monitor/src/{run,x}.rs`, /docs/x.md,\n\
                     // tests/src/<name>.rs, https://a.example/docs/x.md, 3.4 of and/or, $HOME/tests/x.rs, tests/src/NAME, target/x.rs..\n\
                     const A: &str = \"docs/none.md\"; // run.rs:12.";
         assert_eq!(dead("monitor/src/a.rs", text), ["target/x.rs"]);
@@ -191,14 +193,8 @@ mod tests {
     fn dead_files_sections_and_links_are_named() {
         let text = "See `docs/gone.md`, page.md 3.5 and (design section 2). `gone.rs` [a](page.md#34-peers-utp) [b](page.md#gone)\n\
                     [c](../monitor/src/gone.rs) [d](#here) [e](https://a.example/x)\n## Here\n";
-        let expected = [
-            "design section",
-            "docs/gone.md",
-            "page.md section 3.5",
-            "gone.rs",
-            "page.md#gone",
-            "../monitor/src/gone.rs",
-        ];
+        let expected =
+            ["docs/gone.md", "page.md section 3.5", "design.md", "gone.rs", "page.md#gone", "../monitor/src/gone.rs"];
         assert_eq!(dead("docs/other.md", text), expected);
     }
 

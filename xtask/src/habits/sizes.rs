@@ -1,6 +1,5 @@
 //! Long files and functions, as a report; nothing fails.
 
-use super::source::Source;
 use super::tree::Tree;
 
 /// Lines of a file above which it is listed.
@@ -10,11 +9,10 @@ const FUNCTION: usize = 100;
 
 /// Prints the lists, longest first.
 pub(super) fn print(tree: &Tree) {
-    let sources: Vec<_> = tree.files("rs").collect();
-    let mut files: Vec<(usize, &str)> = sources.iter().map(|(path, text)| (text.lines().count(), *path)).collect();
+    let mut files: Vec<(usize, &str)> = tree.files("rs").map(|(path, text)| (text.lines().count(), path)).collect();
     let mut functions: Vec<(usize, String)> = Vec::new();
-    for (path, text) in &sources {
-        let found = of_functions(&Source::parse(text).code);
+    for (path, source) in tree.sources() {
+        let found = of_functions(&source.code);
         functions.extend(found.into_iter().map(|(name, line, length)| (length, format!("{path}:{line} {name}"))));
     }
     files.sort_unstable_by(|one, other| other.cmp(one));
@@ -50,7 +48,7 @@ fn of_functions(code: &str) -> Vec<(String, usize, usize)> {
             continue;
         }
         // The body is the first brace outside of brackets; a `;` there ends a declaration without one.
-        let (mut brackets, mut braces, mut angle_end) = (0_i32, 0_i32, None);
+        let (mut brackets, mut braces, mut body_end) = (0_i32, 0_i32, None);
         for (at, next) in after.char_indices() {
             match next {
                 '(' | '[' => brackets += 1,
@@ -60,14 +58,14 @@ fn of_functions(code: &str) -> Vec<(String, usize, usize)> {
                 '}' if brackets == 0 => {
                     braces -= 1;
                     if braces == 0 {
-                        angle_end = Some(at);
+                        body_end = Some(at);
                         break;
                     }
                 }
                 _ => {}
             }
         }
-        if let Some(at) = angle_end {
+        if let Some(at) = body_end {
             let line = code[..start].matches('\n').count() + 1;
             functions.push((after[..end].to_owned(), line, after[..at].matches('\n').count() + 1));
         }

@@ -7,6 +7,7 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result};
 
+use super::source::Source;
 use crate::command::output;
 
 /// Kinds of files with text that a check reads.
@@ -14,12 +15,14 @@ const TEXT: [&str; 3] = ["md", "rs", "toml"];
 
 /// The repository's files by their paths from its root.
 #[derive(Debug, Default)]
-pub struct Tree {
+pub(super) struct Tree {
     root: PathBuf,
     /// Every file and every folder.
     paths: BTreeSet<String>,
     /// Text by path.
     texts: BTreeMap<String, String>,
+    /// Code and comments of Rust sources by path.
+    sources: BTreeMap<String, Source>,
 }
 
 impl Tree {
@@ -27,7 +30,7 @@ impl Tree {
     ///
     /// # Errors
     /// When git does not answer or a file cannot be read.
-    pub fn read(root: &Path) -> Result<Self> {
+    pub(super) fn read(root: &Path) -> Result<Self> {
         let list = ["ls-files", "-z", "--cached", "--others", "--exclude-standard"];
         let listed = output(Command::new("git").current_dir(root).args(list)).context("cannot list the repository")?;
         let mut tree = Self { root: root.to_owned(), ..Self::default() };
@@ -45,6 +48,9 @@ impl Tree {
             self.paths.insert(path[..end].to_owned());
         }
         self.paths.insert(path.to_owned());
+        if let Some(text) = text.as_ref().filter(|_| path.ends_with(".rs")) {
+            self.sources.insert(path.to_owned(), Source::parse(text));
+        }
         self.texts.extend(text.map(|text| (path.to_owned(), text)));
     }
 
@@ -78,6 +84,11 @@ impl Tree {
     /// The text of a file.
     pub(super) fn text(&self, path: &str) -> Option<&str> {
         self.texts.get(path).map(String::as_str)
+    }
+
+    /// Rust sources by path.
+    pub(super) fn sources(&self) -> impl Iterator<Item = (&str, &Source)> {
+        self.sources.iter().map(|(path, source)| (path.as_str(), source))
     }
 
     /// Paths and texts of the files of one kind.

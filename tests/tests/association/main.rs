@@ -4,19 +4,12 @@
 //! Each conversation runs on the host data path and, with the necessary rights, on the kernel's. Both must agree on
 //! every packet.
 
-#[path = "association/announce.rs"]
 mod announce;
-#[path = "association/behaviour.rs"]
 mod behaviour;
-#[path = "association/early_label.rs"]
 mod early_label;
-#[path = "association/kad.rs"]
 mod kad;
-#[path = "association/referred.rs"]
 mod referred;
-#[path = "association/shared_frames.rs"]
 mod shared_frames;
-#[path = "association/stream_start.rs"]
 mod stream_start;
 
 use std::net::SocketAddr;
