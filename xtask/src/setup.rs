@@ -1,4 +1,4 @@
-//! `cargo xtask setup`: installs packages and tools. Nothing else installs anything; every verb calls [`ensure`].
+//! `cargo xtask setup`: installs packages and tools. Nothing else installs anything; a verb with needs calls [`ensure`].
 //!
 //! Installs missing packages only, from Debian's archive, crates.io and the package indexes of Python and Node.js, and
 //! shows its progress on the terminal. Without root, it installs no Debian package and prints the command that would.
@@ -14,8 +14,9 @@ mod tools;
 use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
+use clap::ValueEnum as _;
 
-use crate::command::{find, output};
+use crate::command::find;
 use crate::toolchain;
 pub use needs::Need;
 use needs::Package;
@@ -39,7 +40,7 @@ pub struct Arguments {
 /// # Errors
 /// When something cannot be installed, or with `--dry-run` is missing.
 pub fn run(arguments: &Arguments) -> Result<()> {
-    let needs = if arguments.with.is_empty() { Need::ALL } else { &arguments.with };
+    let needs = if arguments.with.is_empty() { Need::value_variants() } else { &arguments.with };
     let missing = Missing::of(needs)?;
     if missing.is_empty() {
         println!("setup: nothing is missing for {}", names(needs));
@@ -52,7 +53,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     missing.install(needs)
 }
 
-/// Installs missing packages and tools of the given verbs. Prints nothing if none is missing.
+/// Installs missing packages and tools of the given needs. Prints nothing if none is missing.
 ///
 /// # Errors
 /// When something cannot be installed; the message has the command that would.
@@ -60,7 +61,7 @@ pub fn ensure(needs: &[Need]) -> Result<()> {
     ensure_all(needs, true)
 }
 
-/// Installs the packages that the given verbs need, and compiles no cargo tool: that takes minutes.
+/// Installs the packages of the given needs, and compiles no cargo tool, which takes minutes.
 ///
 /// # Errors
 /// When a package cannot be installed; the message has the command that would.
@@ -81,7 +82,7 @@ fn ensure_all(needs: &[Need], tools: bool) -> Result<()> {
 }
 
 fn names(needs: &[Need]) -> String {
-    needs.iter().map(|need| need.name()).collect::<Vec<_>>().join(",")
+    needs.iter().map(|need| need.word()).collect::<Vec<_>>().join(",")
 }
 
 /// Missing packages and tools.
@@ -200,7 +201,7 @@ impl Missing {
 
 /// Whether this process has root's rights.
 pub fn is_root() -> bool {
-    output(Command::new("id").arg("-u")).is_ok_and(|id| id.trim() == "0")
+    rustix::process::geteuid().is_root()
 }
 
 fn not_installed(packages: &[Package]) -> Result<Vec<Package>> {

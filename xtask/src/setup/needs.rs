@@ -1,5 +1,7 @@
 //! Requirements of each verb. Names are Debian 12's.
 
+use clap::ValueEnum as _;
+
 use super::tools::{BPF_LINKER, CARGO_DENY, CARGO_FUZZ, CargoTool};
 
 /// Group of requirements of a command.
@@ -100,23 +102,9 @@ const TESTS: &[Package] = &[
 const COMPARE: &[Package] = &[NDPI, package("iperf3", "iperf3", "connections through the lab")];
 
 impl Need {
-    /// Every need.
-    pub const ALL: &[Self] =
-        &[Self::Ebpf, Self::Kernels, Self::Tests, Self::Demo, Self::Lab, Self::Deny, Self::Compare, Self::Accuracy];
-
     /// The word of `--with`.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Ebpf => "ebpf",
-            Self::Kernels => "kernels",
-            Self::Tests => "tests",
-            Self::Demo => "demo",
-            Self::Lab => "lab",
-            Self::Deny => "deny",
-            Self::Compare => "compare",
-            Self::Accuracy => "accuracy",
-            Self::Fuzz => "fuzz",
-        }
+    pub fn word(self) -> String {
+        self.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
     }
 
     /// The tables of what it needs.

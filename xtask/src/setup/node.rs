@@ -3,19 +3,17 @@
 use std::{fs, path::Path, process::Command};
 
 use anyhow::{Context as _, Result};
-use peertally_lab::tools::{NODE_ENVIRONMENT, NODE_SOURCES};
+use peertally_lab::tools::{NODE_ENVIRONMENT, NODE_INSTALLED, NODE_SOURCES};
 
 use crate::command::run;
 
-/// Wanted files, the lock last: its copy marks a complete installation.
+/// Wanted files, the lock last: [`NODE_INSTALLED`] is a copy of it, written after a complete installation.
 const FILES: [&str; 2] = ["package.json", "package-lock.json"];
-/// The copy of the lock that is written when everything was installed.
-const MARKER: &str = "installed.json";
 
 /// Whether exactly the locked versions were installed.
 pub(super) fn is_installed() -> bool {
     let wanted = fs::read(Path::new(NODE_SOURCES).join(FILES[1]));
-    wanted.is_ok_and(|wanted| fs::read(Path::new(NODE_ENVIRONMENT).join(MARKER)).is_ok_and(|have| have == wanted))
+    wanted.is_ok_and(|wanted| fs::read(NODE_INSTALLED).is_ok_and(|have| have == wanted))
 }
 
 /// Installs anew what the lock names.
@@ -35,7 +33,6 @@ pub(super) fn install() -> Result<()> {
         "--loglevel=error",
     ]);
     run(&mut command).context("cannot install the lab's packages for Node.js")?;
-    fs::copy(Path::new(NODE_SOURCES).join(FILES[1]), Path::new(NODE_ENVIRONMENT).join(MARKER))
-        .context("cannot note what was installed")?;
+    fs::copy(Path::new(NODE_SOURCES).join(FILES[1]), NODE_INSTALLED).context("cannot note what was installed")?;
     Ok(())
 }
