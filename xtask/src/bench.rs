@@ -14,10 +14,12 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 use clap::ValueEnum;
-use peertally_lab::without_package;
 use serde::de::DeserializeOwned;
 
-use crate::{build_ebpf, command::shown, workspace::root};
+use crate::{
+    build_ebpf,
+    command::{cargo, shown},
+};
 
 mod attempts;
 mod bless;
@@ -27,7 +29,7 @@ mod host_load;
 mod processor;
 mod programs;
 mod ratios;
-mod record;
+pub(crate) mod record;
 mod report;
 mod table;
 mod targets;
@@ -257,18 +259,12 @@ fn measure(arguments: &Arguments, wanted: &Wanted) -> Result<BenchReport> {
 
 /// One bench of the `tests` crate.
 fn cargo_bench<T: DeserializeOwned>(name: &str, arguments: &[String]) -> Result<T> {
-    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo
-        .current_dir(root())
-        .args(["bench", "--quiet", "--locked", "--package", "peertally-tests", "--bench", name, "--"])
-        .args(arguments)
-        .stdin(Stdio::null())
-        .stderr(Stdio::inherit());
-    without_package(&mut cargo);
-    eprintln!("  $ {}", shown(&cargo));
-    let output = cargo.output().with_context(|| format!("cannot start `{}`", shown(&cargo)))?;
+    let mut command = cargo(&["bench", "--quiet", "--locked", "--package", "peertally-tests", "--bench", name, "--"]);
+    command.args(arguments).stdin(Stdio::null()).stderr(Stdio::inherit());
+    eprintln!("  $ {}", shown(&command));
+    let output = command.output().with_context(|| format!("cannot start `{}`", shown(&command)))?;
     if !output.status.success() {
-        bail!("`{}` failed: {}", shown(&cargo), output.status);
+        bail!("`{}` failed: {}", shown(&command), output.status);
     }
     serde_json::from_slice(&output.stdout).with_context(|| format!("the bench {name} wrote no result"))
 }

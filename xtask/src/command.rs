@@ -9,6 +9,9 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
+use peertally_lab::without_package;
+
+use crate::workspace::root;
 
 /// The command as a person would type it, without its environment.
 pub fn shown(command: &Command) -> String {
@@ -22,6 +25,15 @@ pub fn shown(command: &Command) -> String {
         }
     }));
     words.join(" ")
+}
+
+/// The cargo that runs this program, in the repository. This package's variables are removed, so that nothing is built
+/// twice (see [`without_package`]).
+pub fn cargo(arguments: &[&str]) -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.current_dir(root()).args(arguments);
+    without_package(&mut command);
+    command
 }
 
 /// Runs a command with its output on the terminal.

@@ -14,19 +14,16 @@ mod verdict;
 use std::{
     io::Write as _,
     path::PathBuf,
-    process::Command,
     sync::atomic::Ordering,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
 use peertally_lab::{self as lab, Agent, HttpServer, LISTEN, Lab};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use crate::{
-    command::run as run_command,
-    setup::{self, Need},
-    workspace,
+    live_run::{agent_to_run, end_on_signals},
+    setup::{self, Need, is_root},
 };
 use participants::Participants;
 
@@ -51,23 +48,15 @@ pub struct Arguments {
 /// A step failed; the message names it.
 pub fn run(arguments: &Arguments) -> Result<()> {
     ensure!(
-        rustix::process::geteuid().is_root(),
+        is_root(),
         "the demonstration makes network namespaces and loads an XDP program, and needs root: run `sudo -E cargo xtask demo`"
     );
     step(1, "Install what is missing");
     setup::ensure(&[Need::Demo])?;
     step(2, "Build peertally (release)");
-    let binary = match &arguments.binary {
-        Some(binary) => binary.canonicalize().with_context(|| format!("find {}", binary.display()))?,
-        None => build()?,
-    };
+    let binary = agent_to_run(arguments.binary.as_deref())?;
     // From here on there is something to remove. Before, a signal ends the demonstration as it ends any program.
-    let interrupted = lab::interrupt();
-    for signal in [SIGINT, SIGTERM, SIGHUP] {
-        // A second signal ends the program at once. The lab's guard then removes the lab.
-        signal_hook::flag::register_conditional_shutdown(signal, 130, interrupted.clone())?;
-        signal_hook::flag::register(signal, interrupted.clone())?;
-    }
+    let interrupted = end_on_signals()?;
     step(3, "Make the network: three subscribers, a router, an internet");
     let lab = Lab::new(3)?;
     println!("  namespaces {0}-s1, {0}-s2, {0}-s3, {0}-rtr, {0}-net; nothing outside them is touched", lab.name());
@@ -86,13 +75,6 @@ pub fn run(arguments: &Arguments) -> Result<()> {
 
 fn step(number: u8, text: &str) {
     println!("\n[{number}/6] {text}");
-}
-
-fn build() -> Result<PathBuf> {
-    let mut command = Command::new("cargo");
-    command.current_dir(workspace::root()).args(["build", "--release", "--package", "monitor", "--bin", "peertally"]);
-    run_command(&mut command)?;
-    Ok(workspace::target().join("release/peertally"))
 }
 
 /// The demonstration proper, in a network that the caller removes.

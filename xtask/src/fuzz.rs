@@ -9,19 +9,22 @@
 
 use std::fs;
 use std::path::PathBuf;
-use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::command::stream;
+use crate::command::{cargo, stream};
 use crate::setup::{self, Need};
 use crate::workspace::{root, target};
 
-/// Names of the targets (`fuzz/README.md`).
-pub const TARGETS: [&str; 4] = ["capture", "classify", "engine", "parse"];
-/// Inputs that the lane tries on each: some ten seconds. An engine is made for each of its inputs.
-const LANE_RUNS: [u32; 4] = [1_000_000, 200_000, 10_000, 2_000_000];
+/// Names of the targets (`fuzz/README.md`), and the number of inputs that the lane tries on each: about ten seconds.
+const TARGETS: [(&str, u32); 4] = [
+    ("capture", 1_000_000),
+    ("classify", 200_000),
+    // Each input makes an engine.
+    ("engine", 10_000),
+    ("parse", 2_000_000),
+];
 /// Longest input, in bytes: a jumbo frame and a few packets.
 const MAX_LEN: u32 = 16_384;
 /// No input may take longer, in seconds.
@@ -35,7 +38,7 @@ const LANE_SEED: u32 = 1;
 #[derive(Clone, Debug, clap::Args)]
 pub struct Arguments {
     /// Targets; all when not given
-    #[arg(value_parser = clap::builder::PossibleValuesParser::new(TARGETS))]
+    #[arg(value_parser = clap::builder::PossibleValuesParser::new(TARGETS.map(|(name, _)| name)))]
     pub targets: Vec<String>,
     /// Run each target for this many seconds, starting from the saved corpus
     #[arg(long, default_value_t = 20)]
@@ -47,7 +50,7 @@ pub struct Arguments {
 enum Bound {
     /// Run for this many seconds, starting from the saved corpus.
     Seconds(u32),
-    /// Run [`LANE_RUNS`] inputs, starting from the named seeds and findings only.
+    /// Run the inputs of [`TARGETS`], starting from the named seeds and findings only.
     Lane,
 }
 
@@ -80,7 +83,7 @@ fn fuzz_all(targets: &[String], bound: Bound) -> Result<u64> {
     setup::ensure(&[Need::Fuzz])?;
     let chosen = |name: &&str| targets.is_empty() || targets.iter().any(|target| target == name);
     let (mut held, mut broken) = (0, Vec::new());
-    for (name, lane_runs) in TARGETS.into_iter().zip(LANE_RUNS).filter(|(name, _)| chosen(name)) {
+    for (name, lane_runs) in TARGETS.into_iter().filter(|(name, _)| chosen(name)) {
         match fuzz(name, bound, lane_runs) {
             Ok(()) => held += 1,
             Err(error) => broken.push(format!("{name}: {error:#}")),
@@ -108,12 +111,10 @@ fn fuzz(name: &str, bound: Bound, lane_runs: u32) -> Result<()> {
     fs::create_dir_all(&learned).with_context(|| format!("cannot create {}", learned.display()))?;
     let named = ["seeds", "findings"].map(|kind| root().join("fuzz").join(kind).join(name));
     let folders: Vec<PathBuf> = [vec![learned], named.into()].concat();
-    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    let mut command = cargo(&["fuzz", "run", "--sanitizer", "none", name]);
     command
-        .current_dir(root())
         // A folder of its own: other flags, other artefacts.
         .env("CARGO_TARGET_DIR", target().join("fuzz"))
-        .args(["fuzz", "run", "--sanitizer", "none", name])
         .args(folders.iter().filter(|folder| folder.is_dir()))
         .arg("--")
         .args([format!("-max_len={MAX_LEN}"), format!("-timeout={INPUT_TIMEOUT}")])
@@ -143,8 +144,8 @@ mod tests {
             .filter_map(|entry| Some(entry.ok()?.path().file_stem()?.to_string_lossy().into_owned()))
             .collect();
         found.sort();
-        assert_eq!(found, TARGETS);
-        for name in TARGETS {
+        assert_eq!(found, TARGETS.map(|(name, _)| name));
+        for (name, _) in TARGETS {
             let seeds = fs::read_dir(root().join("fuzz/seeds").join(name)).expect("seeds");
             assert!(seeds.count() > 4, "{name}");
         }

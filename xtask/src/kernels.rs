@@ -10,13 +10,11 @@ mod baseline;
 mod guest;
 mod image;
 
-use std::process::Command;
-
 use anyhow::{Context as _, Result, bail};
 
 use crate::command;
 use crate::setup::{self, Need};
-use crate::workspace::{root, target};
+use crate::workspace::target;
 use baseline::Baseline;
 
 /// A series of kernels that is supported.
@@ -102,14 +100,7 @@ impl Names for &[Series] {
 /// Builds the program that runs inside each kernel; returns its path.
 fn build_probe() -> Result<std::path::PathBuf> {
     println!("kernels: building the probe");
-    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo.current_dir(root()).env("CARGO_TARGET_DIR", target()).args([
-        "build",
-        "--package",
-        "peertally-tests",
-        "--bin",
-        "kernel_probe",
-    ]);
-    command::run(&mut cargo).context("cannot build the probe")?;
+    let mut build = command::cargo(&["build", "--locked", "--package", "peertally-tests", "--bin", "kernel_probe"]);
+    command::run(build.env("CARGO_TARGET_DIR", target())).context("cannot build the probe")?;
     Ok(target().join("debug/kernel_probe"))
 }

@@ -6,19 +6,16 @@
 
 use std::{
     path::PathBuf,
-    process::Command,
     sync::atomic::Ordering,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
 use peertally_lab::{self as lab, Scenario, ScenarioOutcome, Share};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use crate::{
-    command::run as run_command,
-    setup::{self, Need},
-    workspace,
+    live_run::{agent_to_run, end_on_signals},
+    setup::{self, Need, is_root},
 };
 
 /// Arguments of `lab`.
@@ -54,20 +51,12 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         return Ok(());
     }
     ensure!(
-        rustix::process::geteuid().is_root(),
+        is_root(),
         "the lab makes network namespaces and loads an XDP program, and needs root: run `sudo -E cargo xtask lab`"
     );
     setup::ensure(&[Need::Lab])?;
-    let binary = match &arguments.binary {
-        Some(binary) => binary.canonicalize().with_context(|| format!("find {}", binary.display()))?,
-        None => build()?,
-    };
-    let interrupted = lab::interrupt();
-    for signal in [SIGINT, SIGTERM, SIGHUP] {
-        // A second signal ends the program at once. The lab's guard then removes the lab.
-        signal_hook::flag::register_conditional_shutdown(signal, 130, interrupted.clone())?;
-        signal_hook::flag::register(signal, interrupted.clone())?;
-    }
+    let binary = agent_to_run(arguments.binary.as_deref())?;
+    let interrupted = end_on_signals()?;
     println!(
         "\n{:14}{:16}{:6}{:>10}{:>9}{:>9}{:>12}  {:14}{:>5}  verdict",
         "client", "mode", "ip", "P2P bytes", "labelled", "then", "no payload", "expected", "s"
@@ -106,13 +95,6 @@ fn chosen(scenarios: Vec<Scenario>, names: &[String]) -> Result<Vec<Scenario>> {
         .into_iter()
         .filter(|scenario| names.is_empty() || names.iter().any(|name| is(scenario, name)))
         .collect())
-}
-
-fn build() -> Result<PathBuf> {
-    let mut command = Command::new("cargo");
-    command.current_dir(workspace::root()).args(["build", "--release", "--package", "monitor", "--bin", "peertally"]);
-    run_command(&mut command)?;
-    Ok(workspace::target().join("release/peertally"))
 }
 
 /// Prints the row of one scenario; whether it kept its promise.

@@ -1,7 +1,7 @@
 //! Shared code of the developer commands, as a library so that tests can use it.
 //!
-//! One verb per file. A verb starts with [`setup::ensure`], prints what it does and what it skips, and returns an error
-//! when anything it promised did not happen.
+//! One verb per file. A verb that needs packages or tools installs them with [`setup::ensure`]. A verb prints each step
+//! and each check that it skips, and returns an error when a step or a check fails.
 
 pub mod accuracy;
 pub mod bench;
@@ -12,6 +12,7 @@ pub mod fuzz;
 pub mod habits;
 pub mod kernels;
 pub mod lab;
+mod live_run;
 pub mod provenance;
 pub mod setup;
 pub mod test;

@@ -104,7 +104,7 @@ pub fn stale(object: &Object) -> Result<Option<String>> {
 
 /// SHA-256 in hexadecimal.
 pub fn sha256(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+    hexadecimal(&Sha256::digest(bytes))
 }
 
 /// Hash over all inputs of the objects except the tools.
@@ -125,7 +125,11 @@ pub fn source_hash() -> Result<String> {
     for (name, text) in workspace_settings()? {
         add(&name, text.as_bytes());
     }
-    Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(hexadecimal(&hash.finalize()))
+}
+
+fn hexadecimal(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Source files by their name from the root.

@@ -87,19 +87,19 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         .collect();
     let mode = if arguments.quick { Mode::Quick } else { Mode::Strict };
     for lane in Lane::ALL.iter().filter(|lane| !lanes.contains(lane)) {
-        println!("test: lane {} is left out: not asked for", lane.name());
+        println!("test: lane {} is left out: not asked for", lane.word());
     }
     let started = Instant::now();
     let mut setup = Setup::new(mode, &lanes);
     let mut rows = Vec::new();
     for (index, lane) in lanes.iter().enumerate() {
-        println!("\n=== {}/{} {}: {} ===", index + 1, lanes.len(), lane.name(), lane.about());
+        println!("\n=== {}/{} {}: {} ===", index + 1, lanes.len(), lane.word(), lane.about());
         let mut outcome = LaneOutcome::default();
         let ready = setup.prepare(*lane);
         let start = Instant::now();
         let error = ready.and_then(|()| lane.run(mode, &mut outcome)).err();
         if let Some(error) = &error {
-            println!("lane {} FAILED: {error:#}", lane.name());
+            println!("lane {} FAILED: {error:#}", lane.word());
             outcome.failed = outcome.failed.max(1);
         }
         rows.push((*lane, outcome, start.elapsed()));
@@ -174,7 +174,7 @@ fn summary(rows: &[(Lane, LaneOutcome, Duration)]) -> Result<()> {
         let verdict = if outcome.failed == 0 { "ok" } else { "FAILED" };
         println!(
             "{:12} {verdict:6} {:5} passed {:4} failed {:4} skipped {:17.1} min",
-            lane.name(),
+            lane.word(),
             outcome.passed,
             outcome.failed,
             outcome.skipped,

@@ -10,8 +10,8 @@ use anyhow::{Context as _, Result, bail};
 use serde::Deserialize;
 
 use super::flow::{Key, Ndpi, peer_labels};
-use crate::command::{find, output, shown};
-use crate::workspace::{root, target};
+use crate::command::{cargo, find, output, run, shown};
+use crate::workspace::target;
 
 /// Options of `ndpiReader`: quiet, but listing flows without a label, too, and looking into GTP tunnels.
 pub(super) const NDPI_OPTIONS: [&str; 4] = ["-q", "-v", "2", "-t"];
@@ -59,9 +59,7 @@ struct Replay {
 impl Programs {
     /// Builds ours and finds the other.
     pub(super) fn new() -> Result<Self> {
-        let mut build = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-        build.current_dir(root()).args(["build", "--quiet", "--locked", "--package", "monitor", "--bin", "peertally"]);
-        crate::command::run(&mut build)?;
+        run(&mut cargo(&["build", "--quiet", "--locked", "--package", "monitor", "--bin", "peertally"]))?;
         Ok(Self {
             peertally: target().join("debug/peertally"),
             ndpi_reader: find("ndpiReader")

@@ -2,19 +2,19 @@
 //!
 //! Generated from the sources, so that page and code agree. A test compares them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use monitor_common::abi::{protocol::Confidence, rule::Rule};
-use serde::Deserialize;
 
+use crate::bench::record;
 use crate::workspace::root;
 
-/// Where the signatures are.
-const SIGNATURES: &str = "monitor-common/src/dissect";
+/// The folder with the rules.
+const DISSECTORS: &str = "monitor-common/src/dissect";
 /// Files there that hold no protocol of their own: helpers and tests.
 const HELPERS: [&str; 13] = [
     "byte_set.rs",
@@ -32,28 +32,14 @@ const HELPERS: [&str; 13] = [
     "websocket.rs",
 ];
 
-/// Record of the bench; only the rows' names are used here.
-#[derive(Deserialize)]
-struct Recorded {
-    processors: BTreeMap<String, Numbers>,
-}
-
-#[derive(Deserialize)]
-struct Numbers {
-    ratios: BTreeMap<String, serde::de::IgnoredAny>,
-}
-
 /// The section about rules: one part a file.
 ///
 /// # Errors
 /// When a source file or the benchmark's baseline cannot be read, or a file has no documentation.
 pub(super) fn rules() -> Result<String> {
-    let baseline =
-        fs::read_to_string(root().join("tests/baselines/bench.json")).context("cannot read the bench baseline")?;
-    let recorded: Recorded = serde_json::from_str(&baseline).context("tests/baselines/bench.json")?;
-    let measured: BTreeSet<&String> = recorded.processors.values().flat_map(|numbers| numbers.ratios.keys()).collect();
+    let measured = record::names()?;
     let mut text = String::new();
-    for path in files(&root().join(SIGNATURES))? {
+    for path in files(&root().join(DISSECTORS))? {
         let source = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
         let name = path.strip_prefix(root()).unwrap_or(&path).display().to_string();
         let documentation = documentation(&source);
@@ -62,7 +48,7 @@ pub(super) fn rules() -> Result<String> {
         let _ = write!(
             text,
             "### [`{}`](../{name})\n\n{}\n",
-            name.trim_start_matches(SIGNATURES).trim_start_matches('/'),
+            name.trim_start_matches(DISSECTORS).trim_start_matches('/'),
             linked(&documentation)
         );
         let tiers = tiers(&source);
@@ -71,7 +57,7 @@ pub(super) fn rules() -> Result<String> {
         }
         // The row's name only: figures belong to one machine and have one page. A file inside a protocol's folder may
         // have the name of something else.
-        let own = path.parent() == Some(&root().join(SIGNATURES));
+        let own = path.parent() == Some(&root().join(DISSECTORS));
         let rows: Vec<String> = measured
             .iter()
             .filter(|row| own && row.split('/').next() == Some(&format!("inspect-{stem}")))

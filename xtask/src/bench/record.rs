@@ -4,7 +4,11 @@
 //! the packet path are therefore compared with the blessed program (`programs.rs`), and with these numbers only when
 //! that one cannot run.
 
-use std::{collections::BTreeMap, fs, path::PathBuf};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::PathBuf,
+};
 
 use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
@@ -59,6 +63,14 @@ pub(super) fn read() -> Result<Record> {
     let text = fs::read_to_string(&path)
         .with_context(|| format!("cannot read {}: run `cargo xtask bench --bless`", path.display()))?;
     serde_json::from_str(&text).with_context(|| format!("{} is no baseline", path.display()))
+}
+
+/// Names of all recorded numbers.
+///
+/// # Errors
+/// When the file cannot be read.
+pub(crate) fn names() -> Result<BTreeSet<String>> {
+    Ok(read()?.processors.into_values().flat_map(|numbers| numbers.ratios.into_keys()).collect())
 }
 
 impl Record {

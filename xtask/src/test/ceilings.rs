@@ -32,7 +32,7 @@ pub(super) fn exceeded(times: &[(Lane, Duration)]) -> Vec<String> {
     for Ceiling { lanes, minutes } in CEILINGS {
         let taken: Duration = times.iter().filter(|(lane, _)| lanes.contains(lane)).map(|(_, time)| *time).sum();
         if taken > Duration::from_secs(minutes * 60) {
-            let names = lanes.iter().map(|lane| lane.name()).collect::<Vec<_>>().join(", ");
+            let names = lanes.iter().map(|lane| lane.word()).collect::<Vec<_>>().join(", ");
             lines.push(format!("{names}: {:.1} minutes, ceiling {minutes}", super::minutes(taken)));
         }
     }
@@ -46,7 +46,7 @@ mod tests {
     #[test]
     fn every_lane_has_one_ceiling() {
         for lane in Lane::ALL {
-            assert_eq!(CEILINGS.iter().filter(|row| row.lanes.contains(lane)).count(), 1, "{}", lane.name());
+            assert_eq!(CEILINGS.iter().filter(|row| row.lanes.contains(lane)).count(), 1, "{}", lane.word());
         }
     }
 

@@ -5,10 +5,11 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
-use peertally_lab::without_package;
+use clap::ValueEnum as _;
+use peertally_lab::STRICT_VARIABLE;
 
 use super::{LaneOutcome, Mode};
-use crate::command::{shown, stream, stream_some};
+use crate::command::{cargo, shown, stream, stream_some};
 use crate::setup::Need;
 use crate::workspace::{members, root};
 use crate::{accuracy, build_ebpf, fuzz, habits, kernels};
@@ -75,23 +76,8 @@ impl Lane {
     pub const QUICK: &[Self] = &[Self::Format, Self::Habits, Self::Lints, Self::Docs, Self::Unit];
 
     /// The word of `--lane`.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Format => "format",
-            Self::Habits => "habits",
-            Self::Lints => "lints",
-            Self::Docs => "docs",
-            Self::Deny => "deny",
-            Self::Object => "object",
-            Self::Demo => "demo",
-            Self::Unit => "unit",
-            Self::Tests => "tests",
-            Self::E2e => "e2e",
-            Self::Accuracy => "accuracy",
-            Self::Fuzz => "fuzz",
-            Self::Kernels => "kernels",
-            Self::Bench => "bench",
-        }
+    pub fn word(self) -> String {
+        self.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
     }
 
     pub(super) fn about(self) -> &'static str {
@@ -186,14 +172,6 @@ impl Lane {
     }
 }
 
-/// The cargo that runs this program, in the repository.
-fn cargo(arguments: &[&str]) -> Command {
-    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    command.current_dir(root()).args(arguments);
-    without_package(&mut command);
-    command
-}
-
 fn check(outcome: &mut LaneOutcome, mut command: Command, limit: Duration) -> Result<()> {
     stream(&mut command, limit, |_| {})?;
     *outcome = LaneOutcome::one();
@@ -230,8 +208,8 @@ fn tests(mode: Mode, outcome: &mut LaneOutcome, targets: &[&str], named: &[Strin
     // Also show the output of passed tests, for their `SKIPPED:` lines.
     command.args(["--", "--show-output"]).args(arguments);
     match mode {
-        Mode::Strict => command.env("PEERTALLY_STRICT", "1"),
-        Mode::Quick => command.env_remove("PEERTALLY_STRICT"),
+        Mode::Strict => command.env(STRICT_VARIABLE, "1"),
+        Mode::Quick => command.env_remove(STRICT_VARIABLE),
     };
     let mut shown = Shown::default();
     let result = stream_some(&mut command, TESTING, |line| {
