@@ -84,7 +84,7 @@ pub use self::{
     },
     signature::{SIGNATURES, protocol_of},
     torrent::{Reported, Transfer, make_file, make_torrent},
-    truth::{Flow, FlowKey, FlowKind, Truth},
+    truth::{Flow, FlowKey, FlowKind, Truth, background},
     wait::{interrupt, wait_for, wait_for_some},
     web::{DnsServer, WebServer, fetch},
     xdp::{Xdp, xdp},

@@ -14,16 +14,19 @@ use anyhow::Result;
 
 use super::capture::frames;
 
-/// Services other than P2P that clients use on their own, by UDP port.
-const ORDINARY_UDP: [(u16, &str); 8] = [
+/// Services that a machine uses without any P2P client, by UDP port: names, addresses, time, discovery on its link.
+const BACKGROUND: [(u16, &str); 11] = [
     (53, "DNS"),
     (67, "DHCP"),
     (68, "DHCP"),
     (123, "NTP"),
+    (546, "DHCPv6"),
+    (547, "DHCPv6"),
     (1900, "SSDP"),
     (5350, "NAT-PMP"),
     (5351, "NAT-PMP"),
     (5353, "mDNS"),
+    (5355, "LLMNR"),
 ];
 /// Local service discovery of BitTorrent (BEP 14) is P2P although it is multicast.
 const LSD_PORT: u16 = 6771;
@@ -126,20 +129,24 @@ impl FlowKey {
         if ![TCP, UDP].contains(&self.transport) {
             return FlowKind::Other("ICMP and the like");
         }
-        if self.transport == UDP {
-            if self.ends.iter().any(|end| end.port() == LSD_PORT) {
-                return FlowKind::P2p;
-            }
-            let named = |(port, _): &&(u16, &str)| self.ends.iter().any(|end| end.port() == *port);
-            if let Some((_, name)) = ORDINARY_UDP.iter().find(named) {
-                return FlowKind::Other(name);
-            }
-            if self.ends.iter().any(|end| is_group(end.ip())) {
-                return FlowKind::Other("multicast");
-            }
+        if self.transport == UDP
+            && let Some(name) = background(&self.ends)
+        {
+            return FlowKind::Other(name);
         }
         if self.transport == TCP && flow.payload == 0 { FlowKind::Bare } else { FlowKind::P2p }
     }
+}
+
+/// Name of the service if a UDP flow between these ends needs no P2P client.
+#[must_use]
+pub fn background(ends: &[SocketAddr; 2]) -> Option<&'static str> {
+    let has = |port: u16| ends.iter().any(|end| end.port() == port);
+    if has(LSD_PORT) {
+        return None;
+    }
+    let service = BACKGROUND.iter().find(|(port, _)| has(*port)).map(|(_, name)| *name);
+    service.or_else(|| ends.iter().any(|end| is_group(end.ip())).then_some("multicast"))
 }
 
 fn is_group(address: IpAddr) -> bool {
@@ -218,5 +225,15 @@ mod tests {
         assert_eq!(truth.bytes(FlowKind::Bare), 40);
         assert_eq!(truth.bytes(FlowKind::Other("DNS")), 58);
         assert!(Truth::read(b"no pcap").is_err());
+    }
+
+    #[test]
+    fn background_services_are_named_on_unicast_too() {
+        let between = |a: &str, b: &str| background(&[a, b].map(|end| end.parse().expect("an address and a port")));
+        assert_eq!(between("[2001:db8::1]:546", "[2001:db8::2]:547"), Some("DHCPv6"));
+        assert_eq!(between("192.0.2.1:40000", "192.0.2.2:5355"), Some("LLMNR"));
+        assert_eq!(between("192.0.2.1:40000", "239.0.0.1:40000"), Some("multicast"));
+        assert_eq!(between("192.0.2.1:6771", "239.192.152.143:6771"), None, "local service discovery of BitTorrent");
+        assert_eq!(between("192.0.2.1:51413", "192.0.2.2:51413"), None);
     }
 }

@@ -1,8 +1,9 @@
 //! Flows, their ground truth, and the labels of both programs.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use monitor_common::abi::protocol::{Protocol, ProtocolClass};
+use peertally_lab::background;
 
 /// Transport and ends of a flow, without a direction.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -23,20 +24,9 @@ impl Key {
         format!("{} {}/{}", self.l4, self.ends[0].1, self.ends[1].1)
     }
 
-    /// Whether a subscriber's machine sends this flow without any client: name resolution, addresses, discovery on its
-    /// link.
-    ///
-    /// Ports from the registry of service names; BitTorrent's local discovery (BEP 14) is multicast, and is P2P.
+    /// Whether a subscriber's machine sends this flow without any P2P client.
     pub(super) fn is_background(&self) -> bool {
-        const SERVICES: [u16; 10] = [53, 67, 68, 123, 546, 547, 1900, 5350, 5351, 5355];
-        const MULTICAST_DNS: u16 = 5353;
-        const LOCAL_DISCOVERY: u16 = 6771;
-        let port = |wanted: u16| self.ends.iter().any(|end| end.1 == wanted);
-        let multicast = self.ends.iter().any(|(address, _)| {
-            address.is_multicast() || matches!(address, IpAddr::V4(address) if address.is_broadcast())
-        });
-        let named = self.l4 == "udp" && (SERVICES.into_iter().any(port) || port(MULTICAST_DNS));
-        named || multicast && !port(LOCAL_DISCOVERY)
+        self.l4 == "udp" && background(&self.ends.map(SocketAddr::from)).is_some()
     }
 }
 
