@@ -5,6 +5,9 @@
 //! on that path. Every access is checked against the memory that exists, so nothing here needs rights or unsafe code.
 //! Instruction set: RFC 9669.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::{HashMap, HashSet};
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -13,6 +16,9 @@ use aya_obj::{Map, Object, generated::bpf_insn};
 /// `XDP_PASS` of `enum xdp_action` (include/uapi/linux/bpf.h).
 pub const XDP_PASS: u64 = 2;
 
+/// Modes of loads and stores: of memory as it is, and atomic (RFC 9669 section 5).
+const MEM: u8 = 3;
+const ATOMIC: u8 = 6;
 /// `BPF_MAP_TYPE_ARRAY` and `BPF_MAP_TYPE_PERCPU_ARRAY` (include/uapi/linux/bpf.h).
 const ARRAYS: [u32; 2] = [2, 6];
 /// The kernel function `bpf_map_lookup_elem` (include/uapi/linux/bpf.h, `enum bpf_func_id`).
@@ -193,45 +199,50 @@ impl Interpreter {
     }
 
     fn load(&mut self, run: &mut Run, instruction: bpf_insn) -> Result<()> {
+        ensure!(instruction.code >> 5 == MEM, "unknown load {:#x}", instruction.code);
         let address = run.source(instruction)?.wrapping_add_signed(i64::from(instruction.off));
-        let value = match address.wrapping_sub(run.context.address) {
-            0 => run.context.start,
-            4 => run.context.end,
-            12 => u64::from(run.context.interface),
-            _ => self.memory.load(address, width(instruction)?)?,
+        let width = width(instruction);
+        let value = match (address.wrapping_sub(run.context.address), width) {
+            (0, 4) => run.context.start,
+            (4, 4) => run.context.end,
+            (12, 4) => u64::from(run.context.interface),
+            (0..24, _) => bail!("{width} bytes of the context at {address:#x} are not known"),
+            _ => self.memory.load(address, width)?,
         };
         *run.destination(instruction)? = value;
         Ok(())
     }
 
     fn store(&mut self, run: &mut Run, instruction: bpf_insn) -> Result<()> {
-        let address = run.registers[usize::from(instruction.dst_reg())].wrapping_add_signed(i64::from(instruction.off));
-        let width = width(instruction)?;
+        let address = run.destination(instruction)?.wrapping_add_signed(i64::from(instruction.off));
+        let width = width(instruction);
         match (instruction.code & 7, instruction.code >> 5) {
-            (2, 3) => self.memory.store(address, width, i64::from(instruction.imm) as u64),
-            (3, 3) => self.memory.store(address, width, run.source(instruction)?),
-            (3, 6) => self.atomic(run, instruction, address, width),
+            (2, MEM) => self.memory.store(address, width, i64::from(instruction.imm) as u64),
+            (3, MEM) => self.memory.store(address, width, run.source(instruction)?),
+            (3, ATOMIC) if width >= 4 => self.atomic(run, instruction, address, width),
             _ => bail!("unknown store {:#x}", instruction.code),
         }
     }
 
-    /// RFC 9669 section 5.3.
+    /// RFC 9669 section 5.3. An operation on 4 bytes compares 4 bytes, and returns the old ones zero-extended.
     fn atomic(&mut self, run: &mut Run, instruction: bpf_insn, address: u64, width: usize) -> Result<()> {
         let (old, operand) = (self.memory.load(address, width)?, run.source(instruction)?);
-        let new = match instruction.imm & !1 {
-            0x00 => old.wrapping_add(operand),
-            0x40 => old | operand,
-            0x50 => old & operand,
-            0xa0 => old ^ operand,
-            0xe0 => operand,
-            0xf0 if old == run.registers[0] => operand,
-            0xf0 => old,
+        let expected = if width == 4 { u64::from(run.registers[0] as u32) } else { run.registers[0] };
+        let new = match instruction.imm {
+            0x00 | 0x01 => old.wrapping_add(operand),
+            0x40 | 0x41 => old | operand,
+            0x50 | 0x51 => old & operand,
+            0xa0 | 0xa1 => old ^ operand,
+            // Exchange, and compare and exchange: both always return the old value.
+            0xe1 => operand,
+            0xf1 if old == expected => operand,
+            0xf1 => old,
             other => bail!("unknown atomic operation {other:#x}"),
         };
         self.memory.store(address, width, new)?;
         match instruction.imm {
             0xf1 => run.registers[0] = old,
-            imm if imm & 1 != 0 => run.registers[usize::from(instruction.src_reg())] = old,
+            imm if imm & 1 != 0 => *run.register(instruction.src_reg())? = old,
             _ => {}
         }
         Ok(())
@@ -246,6 +257,7 @@ impl Interpreter {
             run.registers[10] = self.memory.add(vec![0; STACK_BYTES]) + STACK_BYTES as u64;
             return Ok(());
         }
+        ensure!(instruction.src_reg() == 0, "unknown kind of call {}", instruction.src_reg());
         ensure!(instruction.imm == MAP_LOOKUP, "kernel function {} is not on a settled path", instruction.imm);
         let array = self.arrays.get(&(run.registers[1] as i32)).context("a lookup in a map that is no array")?;
         let index = self.memory.load(run.registers[2], 4)?;
@@ -256,12 +268,12 @@ impl Interpreter {
 }
 
 /// Bytes that a load or store moves.
-fn width(instruction: bpf_insn) -> Result<usize> {
+fn width(instruction: bpf_insn) -> usize {
     match instruction.code & 0x18 {
-        0x00 => Ok(4),
-        0x08 => Ok(2),
-        0x10 => Ok(1),
-        _ => Ok(8),
+        0x00 => 4,
+        0x08 => 2,
+        0x10 => 1,
+        _ => 8,
     }
 }
 
@@ -284,7 +296,11 @@ struct Run {
 
 impl Run {
     fn destination(&mut self, instruction: bpf_insn) -> Result<&mut u64> {
-        self.registers.get_mut(usize::from(instruction.dst_reg())).context("no such register")
+        self.register(instruction.dst_reg())
+    }
+
+    fn register(&mut self, number: u8) -> Result<&mut u64> {
+        self.registers.get_mut(usize::from(number)).context("no such register")
     }
 
     fn source(&self, instruction: bpf_insn) -> Result<u64> {
@@ -340,7 +356,7 @@ impl Run {
     /// RFC 9669 section 4.3.
     fn jump(&mut self, instruction: bpf_insn) -> Result<()> {
         let wide = instruction.code & 7 == 5;
-        let (a, b) = (self.registers[usize::from(instruction.dst_reg())], self.operand(instruction)?);
+        let (a, b) = (*self.destination(instruction)?, self.operand(instruction)?);
         let (a, b) = if wide { (a, b) } else { (a as u32 as u64, b as u32 as u64) };
         let signed = |value: u64| if wide { value as i64 } else { i64::from(value as i32) };
         let taken = match instruction.code >> 4 {
@@ -365,7 +381,7 @@ impl Run {
     }
 }
 
-/// Byte swaps, which depend on the host only for `bswap` of the v4 instruction set (RFC 9669 section 4.2).
+/// Byte swaps of a little-endian program (RFC 9669 section 4.2): to little-endian they only cut the value off.
 fn swapped(value: u64, instruction: bpf_insn) -> Result<u64> {
     let to_big = instruction.code & 8 != 0 || instruction.code & 7 == 7;
     Ok(match (instruction.imm, to_big) {
