@@ -36,10 +36,10 @@ const FLOW_TAG: u64 = 0x1234_5678_9abc_def0;
 /// One direction of the TCP flow.
 #[derive(Default)]
 struct Stream {
-    entry: ReassemblySlot,
+    slot: ReassemblySlot,
     /// Sequence number of the next byte.
     next: u32,
-    /// Content of the entry.
+    /// Content of the slot.
     held: Vec<u8>,
 }
 
@@ -80,7 +80,7 @@ pub fn run(data: &[u8]) {
 impl Flow {
     fn datagram(&mut self, bytes: &[u8], header: u8) {
         self.load(bytes, header);
-        read_sources(Transport::Udp, &self.payload);
+        read_peer_lists(Transport::Udp, &self.payload);
         check(classify(Transport::Udp, &mut self.payload, &mut self.udp));
         self.payload.wipe();
     }
@@ -93,21 +93,21 @@ impl Flow {
         stream.next = stream.next.wrapping_add(u32::from(header & header::GAP != 0));
         let sequence = stream.next;
         stream.next = sequence.wrapping_add(bytes.len() as u32);
-        self.look(bytes, header, sequence);
+        self.inspect(bytes, header, sequence);
         if header & header::TWICE != 0 {
-            self.look(bytes, header, sequence);
+            self.inspect(bytes, header, sequence);
         }
     }
 
-    /// One segment, as the engine looks at it.
-    fn look(&mut self, bytes: &[u8], header: u8, sequence: u32) {
+    /// One segment, as the engine inspects it.
+    fn inspect(&mut self, bytes: &[u8], header: u8, sequence: u32) {
         let Some(first) = bytes.first() else { return };
         let from_lower = u32::from(header & header::FROM_LOWER);
         let (tag, of) = (reassembly::tag(FLOW_TAG, from_lower), |flag| rule_flags::of(flag, from_lower));
         let stream = &mut self.streams[usize::from(from_lower == 0)];
         let mut before = Vec::new();
         if self.tcp.rule_flags & of(rule_flags::HELD) != 0 {
-            match stream.entry.resume(tag, sequence, bytes.len() as u32, self.now_s, &mut self.payload) {
+            match stream.slot.resume(tag, sequence, bytes.len() as u32, self.now_s, &mut self.payload) {
                 Continuation::Continues => before = std::mem::take(&mut stream.held),
                 Continuation::Replaces => {}
                 Continuation::OutOfOrder => return,
@@ -124,17 +124,17 @@ impl Flow {
         self.load(bytes, header);
         let joined = [&before[..], bytes].concat();
         let captured = joined.len().min(WINDOW);
-        assert_eq!(self.payload.window[..captured], joined[..captured], "what was kept, and the segment behind it");
+        assert_eq!(self.payload.window[..captured], joined[..captured], "the held bytes, and the segment after them");
         assert!(self.payload.window[captured..].iter().all(|byte| *byte == 0), "and nothing else");
         assert_eq!((self.payload.captured, self.payload.len), (captured as u32, joined.len() as u32));
-        read_sources(Transport::Tcp, &self.payload);
+        read_peer_lists(Transport::Tcp, &self.payload);
         let found = classify(Transport::Tcp, &mut self.payload, &mut self.tcp);
         check(found);
         if found.is_none() && self.tcp.rule_flags & of(rule_flags::HELD) != 0 {
             let (count, stream) = (held_len(&self.payload), &mut self.streams[usize::from(from_lower == 0)]);
-            assert!(count > 0 && count as usize <= HELD_BYTES && count <= self.payload.captured, "{count} bytes kept");
+            assert!(count > 0 && count as usize <= HELD_BYTES && count <= self.payload.captured, "{count} bytes held");
             let next = sequence.wrapping_add(bytes.len() as u32);
-            assert!(!stream.entry.hold(tag, next, count, self.now_s, &self.payload), "the entry was free");
+            assert!(!stream.slot.hold(tag, next, count, self.now_s, &self.payload), "the slot was free");
             stream.held = joined[..count as usize].to_vec();
         }
         self.payload.wipe();
@@ -157,8 +157,8 @@ fn check(found: Option<monitor_common::abi::protocol::Verdict>) {
     }
 }
 
-/// Reads the sources that a payload names, of whatever it may be.
-fn read_sources(transport: Transport, payload: &Payload) {
+/// Reads a payload as each kind of peer list.
+fn read_peer_lists(transport: Transport, payload: &Payload) {
     for (protocol, ipv6) in [(Protocol::BitTorrent, false), (Protocol::BitTorrent, true), (Protocol::EDonkey, false)] {
         let context = Context { transport, protocol: protocol as u8, ipv6, announces: false, requested: true };
         let mut reader = PeerListReader::NONE;

@@ -72,7 +72,7 @@ impl fmt::Display for IpVersion {
     }
 }
 
-/// Promise of a scenario.
+/// Expectation of a scenario.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Expected {
     /// Every byte of every P2P flow that carries payload.
@@ -109,7 +109,7 @@ pub struct Scenario {
     pub programs: &'static [&'static str],
     /// Protocols that it speaks: another label is wrong.
     pub protocols: &'static [&'static str],
-    /// Promise of the scenario.
+    /// Expectation of the scenario.
     pub expected: Expected,
     /// Plays it, from the start of the clients to the end of the transfer.
     pub play: fn(&Stage<'_>) -> Result<()>,

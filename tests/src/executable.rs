@@ -6,10 +6,10 @@ use anyhow::{Context, Result, anyhow, ensure};
 use peertally_lab::{output, without_package};
 
 /// Names the agent's executable; without it, tests build the one of their own profile.
-pub const AGENT_VARIABLE: &str = "PEERTALLY_BIN";
+const AGENT_VARIABLE: &str = "PEERTALLY_BIN";
 
-/// The agent's executable: the one that [`AGENT_VARIABLE`] names, else one built now in the profile and target folder
-/// of the calling test.
+/// The agent's executable: the one that the variable `PEERTALLY_BIN` names, else one built now in the profile and
+/// target folder of the calling test.
 ///
 /// # Errors
 /// The executable cannot be built.

@@ -3,10 +3,12 @@
 pub mod both_datapaths;
 mod executable;
 pub mod interpreter;
+pub mod kernel;
 pub mod p2p;
 pub mod packet_table;
+pub mod random;
 pub mod snapshots;
 pub mod tables;
 pub mod wire;
 
-pub use executable::{AGENT_VARIABLE, executable};
+pub use executable::executable;

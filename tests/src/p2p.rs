@@ -47,7 +47,7 @@ impl Exchange {
         self.transport == Transport::Tcp
     }
 
-    fn ask(mut self, payload: impl Into<Vec<u8>>) -> Self {
+    fn request(mut self, payload: impl Into<Vec<u8>>) -> Self {
         self.messages.push((true, payload.into()));
         self
     }

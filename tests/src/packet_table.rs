@@ -10,17 +10,12 @@ mod frames;
 
 use std::net::IpAddr;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Result, bail};
 use monitor_common::abi::{
     key::{Address, FlowKey, Seed, tunnel_digest},
     protocol::Protocol,
     reason::Reason,
     tally::Direction,
-};
-use peertally_core::pool::Pool;
-use peertally_datapath::{
-    TableSizes,
-    object::{LoadOptions, MonitoredInterface},
 };
 
 use drive::{Engine, Observed, observe};
@@ -76,21 +71,6 @@ pub fn cases() -> Vec<Case> {
 
 /// Secret of the flow hash in these tests; fixed, so that tags identify flows.
 pub const SEED: Seed = Seed::from_random([0x1234_5678_9abc_def0, 0x0fed_cba9_8765_4321, 0x5555_aaaa_3333_cccc]);
-
-/// How an engine is set up for the table: small tables, `10.0.0.0/8/32` and `2001:db8::/32/56` as subscribers.
-///
-/// # Panics
-/// Never: the pools are constants.
-#[must_use]
-pub fn load_options() -> LoadOptions {
-    LoadOptions {
-        sizes: TableSizes { flows: 1024, tallies: 1024, peers: 1024 },
-        pools: ["10.0.0.0/8/32", "2001:db8::/32/56"].map(|pool| pool.parse::<Pool>().expect("a valid pool")).into(),
-        seed: Some(SEED),
-        interfaces: vec![MonitoredInterface::access(1)],
-        ..LoadOptions::default()
-    }
-}
 
 /// Runs the whole table through an engine and returns the number of frames.
 ///
@@ -156,23 +136,4 @@ fn address_of(address: IpAddr) -> Address {
         IpAddr::V4(address) => Address::v4(address.to_bits()),
         IpAddr::V6(address) => Address::v6(address.octets()),
     }
-}
-
-/// Whether the kernel can be asked at all: a test that needs it skips loudly without rights, and fails in strict mode.
-///
-/// # Errors
-/// In strict mode (`PEERTALLY_STRICT=1`) without rights.
-pub fn may_use_kernel(test: &str) -> Result<bool> {
-    let id = std::fs::read_to_string("/proc/self/status").context("cannot read /proc/self/status")?;
-    // CapEff, bit 39: CAP_BPF (capabilities(7)).
-    let effective = id.lines().find_map(|line| line.strip_prefix("CapEff:")).map(str::trim).unwrap_or("0");
-    let has = u64::from_str_radix(effective, 16).is_ok_and(|bits| bits >> 39 & 1 == 1);
-    if has {
-        return Ok(true);
-    }
-    if std::env::var_os("PEERTALLY_STRICT").is_some_and(|value| value == "1") {
-        bail!("{test} needs CAP_BPF: run as root");
-    }
-    println!("SKIPPED: {test}: needs CAP_BPF, run as root");
-    Ok(false)
 }

@@ -14,6 +14,15 @@ pub mod flag {
     pub const ACK: u8 = 0x10;
 }
 
+/// An address and a port, as text.
+///
+/// # Panics
+/// When the text is something else.
+#[must_use]
+pub fn at(text: &str) -> SocketAddr {
+    text.parse().expect("an address and a port")
+}
+
 /// An Ethernet frame with a UDP datagram.
 #[must_use]
 pub fn udp(from: SocketAddr, to: SocketAddr, payload: &[u8]) -> Vec<u8> {

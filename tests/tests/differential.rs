@@ -16,7 +16,9 @@ use peertally::verbs::replay::{
 };
 use peertally_capture::{Capture, Frame, Item};
 use peertally_datapath::{host::HostDataPath, object::LoadOptions, test_run::TestRunner};
-use peertally_tests::packet_table::{SEED, cases, load_options, may_use_kernel};
+use peertally_tests::kernel::{load_options, may_use_kernel};
+use peertally_tests::packet_table::{SEED, cases};
+use peertally_tests::random::Random;
 
 /// Mutated frames that are compared.
 const MUTATIONS: usize = 100_000;
@@ -129,20 +131,4 @@ fn mutate(seed: &[u8], random: &mut Random) -> (Vec<u8>, usize) {
     let extra = if random.below(4) == 0 { random.below(1500) } else { 0 };
     let wire_len = frame.len() + extra;
     (frame, wire_len)
-}
-
-/// A small generator (xorshift64*), so that a failing round can be run again.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 32
-    }
-
-    fn below(&mut self, bound: usize) -> usize {
-        self.next() as usize % bound
-    }
 }

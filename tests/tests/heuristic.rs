@@ -5,13 +5,13 @@ use std::{fs, path::Path};
 
 use monitor_common::abi::{
     event::KernelEvent,
-    key::Seed,
     protocol::Confidence,
     settings::{Heuristic, InspectionDepth},
 };
 use peertally::verbs::replay::{engine::first_buffer, every_address};
 use peertally_capture::{Capture, Item};
 use peertally_datapath::{TableSizes, host::HostDataPath};
+use peertally_tests::both_datapaths::SEED;
 
 /// The default of the configuration.
 const RULE: Heuristic = Heuristic { endpoints: 8, window_s: 60 };
@@ -23,8 +23,7 @@ fn behaviour(folder: &Path) -> (u64, u64, usize) {
     for entry in fs::read_dir(folder).expect("a folder").flatten() {
         let Ok(mut capture) = Capture::open(&entry.path()) else { continue };
         let sizes = TableSizes { flows: 1 << 14, tallies: 1 << 14, peers: 1 << 12 };
-        let seed = Seed::from_random([0x243f_6a88_85a3_08d3, 0x1319_8a2e_0370_7344, 0xa409_3822_299f_31d0]);
-        let mut host = HostDataPath::new(&sizes, &every_address(), seed, InspectionDepth::Framing);
+        let mut host = HostDataPath::new(&sizes, &every_address(), SEED, InspectionDepth::Framing);
         host.view().settings.heuristic.store(RULE.to_bits());
         let mut clock_s = 0;
         while let Ok(Some(item)) = capture.next_item() {

@@ -8,7 +8,7 @@ use peertally_datapath::{
     TableSizes,
     object::{LoadOptions, LoadedObject},
 };
-use peertally_tests::packet_table::{load_options, may_use_kernel};
+use peertally_tests::kernel::{load_options, may_use_kernel};
 
 static HEARD: Mutex<Vec<String>> = Mutex::new(Vec::new());
 

@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use peertally_tests::packet_table::may_use_kernel;
+use peertally_tests::kernel::may_use_kernel;
 
 /// Half of the verifier's bound (`BPF_COMPLEXITY_LIMIT_INSNS`, 1,000,000): twice the head room.
 const LIMIT: u64 = 500_000;

@@ -6,7 +6,8 @@ use peertally_datapath::{
     object::{LoadOptions, LoadedObject},
     test_run::TestRunner,
 };
-use peertally_tests::packet_table::{SEED, load_options, may_use_kernel, run};
+use peertally_tests::kernel::{load_options, may_use_kernel};
+use peertally_tests::packet_table::{SEED, run};
 
 #[test]
 fn host() {

@@ -7,7 +7,7 @@ use peertally_datapath::{
     object::{LoadOptions, LoadedObject},
     table_memory::tables,
 };
-use peertally_tests::packet_table::{load_options, may_use_kernel};
+use peertally_tests::kernel::{load_options, may_use_kernel};
 
 /// Type, key size, value size and entries, which identify a table.
 type Shape = [u64; 4];

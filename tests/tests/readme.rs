@@ -100,7 +100,7 @@ fn every_command_block_runs() {
 
 /// Runs commands in the sandbox, in the repository's folder. Everything that they start ends with them.
 fn run(commands: &str) {
-    if !peertally_tests::packet_table::may_use_kernel("README.md").expect("rights") {
+    if !peertally_tests::kernel::may_use_kernel("README.md").expect("rights") {
         return;
     }
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("readme-{}", std::process::id()));

@@ -15,7 +15,7 @@ use peertally_datapath::{
 };
 use peertally_tests::{
     both_datapaths::{self, BothDatapaths},
-    wire::{ciphertext, flag, tcp, udp},
+    wire::{at, ciphertext, flag, tcp, udp},
     wrap_both_datapaths,
 };
 
@@ -24,10 +24,6 @@ const HANDSHAKE: &[u8] = b"\x13BitTorrent protocol\0\0\0\0\0\0\0\0";
 /// BEP 5: a ping and its answer.
 const PING: &[u8] = b"d1:ad2:id20:abcdefghij0123456789e1:q4:ping1:t2:aa1:y1:qe";
 const PONG: &[u8] = b"d1:rd2:id20:mnopqrstuvwxyz123456e1:t2:aa1:y1:re";
-
-fn at(text: &str) -> SocketAddr {
-    text.parse().expect("an address and a port")
-}
 
 fn options(realm: u32) -> LoadOptions {
     let sizes = TableSizes { flows: 1024, tallies: 64, peers: 64 };

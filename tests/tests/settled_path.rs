@@ -92,7 +92,7 @@ fn a_settled_packet_executes_no_more_instructions() -> Result<()> {
             }
         }
     }
-    assert!(failures.is_empty(), "longer than before: {failures:#?}");
+    assert!(failures.is_empty(), "more instructions than MOST allows: {failures:#?}");
     Ok(())
 }
 

@@ -11,8 +11,8 @@ use peertally::verbs::replay::{
     report::FlowRow,
 };
 use peertally_tests::{
+    kernel::may_use_kernel,
     p2p::{captures, exchanges, framings, pcap},
-    packet_table::may_use_kernel,
 };
 
 /// Addresses of an opener and of another, a pair for every conversation; which is numerically lower alternates.

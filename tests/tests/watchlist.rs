@@ -25,17 +25,13 @@ use peertally_datapath::{
 };
 use peertally_tests::{
     both_datapaths::{BothDatapaths, options},
-    wire::{Connection, flag, tcp, udp},
+    wire::{Connection, at, flag, tcp, udp},
     wrap_both_datapaths,
 };
 
 /// Content of two torrents; bytes that occur nowhere by chance.
 const LISTED: [u8; 20] = *b"\xf1\xe2\xd3\xc4\xb5\xa6\x97\x88\x79\x6alisted-one";
 const OTHER: [u8; 20] = *b"\x1f\x2e\x3d\x4c\x5b\x6a\x79\x88\x97\xa6unwanted-x";
-
-fn at(text: &str) -> SocketAddr {
-    text.parse().expect("an address and a port")
-}
 
 /// Flows of one subscriber that name `content` in each way that is read.
 fn frames(subscriber: &str, content: &[u8; 20]) -> Vec<Vec<u8>> {
@@ -133,8 +129,7 @@ fn what_a_full_buffer_loses_is_counted() {
         kernel.frame(&frame, frame.len(), 1_000 + number / 200).expect("counts");
     }
     let reported = kernel.object().watchlist_hits().len() as u64;
-    let events = kernel.events().expect("reads");
-    let count = |wanted: KernelEvent| events.iter().find(|(event, _)| *event == wanted).map_or(0, |(_, count)| *count);
+    let count = |event| kernel.event(event).expect("reads");
     assert_eq!(count(KernelEvent::WatchlistHit), sent);
     assert!(count(KernelEvent::WatchlistEventLost) > 0);
     assert_eq!(reported + count(KernelEvent::WatchlistEventLost), sent);

@@ -2,7 +2,7 @@
 //!
 //! Each scenario has a lab of its own: a subscriber with the client, a router with the agent, an internet with
 //! its counterparts. Touches nothing of the machine's own network and removes what it made, also on Ctrl-C. Fails if a
-//! scenario misses its promise or cannot run.
+//! scenario misses its expectation or cannot run.
 
 use std::{
     path::PathBuf,
@@ -97,7 +97,7 @@ fn chosen(scenarios: Vec<Scenario>, names: &[String]) -> Result<Vec<Scenario>> {
         .collect())
 }
 
-/// Prints the row of one scenario; whether it kept its promise.
+/// Prints the row of one scenario; whether it met its expectation.
 fn report(scenario: &Scenario, result: Result<ScenarioOutcome>) -> bool {
     let head = format!("{:14}{:16}{:6}", scenario.client, scenario.mode, scenario.ip.to_string());
     let outcome = match result {

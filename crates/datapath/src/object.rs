@@ -256,7 +256,15 @@ impl LoadedObject {
     /// # Errors
     /// When the map cannot be read.
     pub fn events(&self) -> Result<Vec<(KernelEvent, u64)>, ObjectError> {
-        KernelEvent::ALL.iter().map(|event| Ok((*event, self.per_cpu_sum("EVENTS", *event as u32)?))).collect()
+        KernelEvent::ALL.iter().map(|event| Ok((*event, self.event(*event)?))).collect()
+    }
+
+    /// How often an event happened, summed over CPUs.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    pub fn event(&self, event: KernelEvent) -> Result<u64, ObjectError> {
+        self.per_cpu_sum("EVENTS", event as u32)
     }
 
     /// Flows by the rule that labelled them, summed over CPUs; rules without flows are left out.

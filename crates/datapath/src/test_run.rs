@@ -98,6 +98,14 @@ impl TestRunner {
         self.object.events()
     }
 
+    /// How often an event happened.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    pub fn event(&self, event: KernelEvent) -> Result<u64, ObjectError> {
+        self.object.event(event)
+    }
+
     /// The rule that gave a flow its verdict with the latest frame.
     #[must_use]
     pub fn rule(&self) -> Option<Rule> {

@@ -1,4 +1,4 @@
-//! The outcome of a scenario: the agent's counts compared with ground truth, and whether they keep the promise.
+//! The outcome of a scenario: the agent's counts compared with ground truth, and with the expectation of the scenario.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -69,7 +69,7 @@ pub(super) fn weigh(rows: &[SubscriberRow], truth: &Truth, mark: Option<Mark>) -
 }
 
 impl ScenarioOutcome {
-    /// Compares the outcome with the promise of `scenario`.
+    /// Compares the outcome with the expectation of `scenario`.
     ///
     /// # Errors
     /// The outcome falls short; the message says how.
@@ -96,7 +96,7 @@ impl ScenarioOutcome {
             Expected::Measured(_) => {}
             Expected::Signalling(why) => {
                 if labelled >= p2p {
-                    bail!("all is labelled, so say so in the scenario's promise; it says: {why}");
+                    bail!("all is labelled, so the scenario can expect all; it says: {why}");
                 }
             }
         }
@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn a_promise_is_kept_or_not() {
+    fn an_expectation_is_met_or_not() {
         let share = |labelled, p2p| Share { labelled, p2p };
         assert!(judged(Expected::All, "bittorrent", share(100, 100), None));
         assert!(!judged(Expected::All, "bittorrent", share(99, 100), None));

@@ -14,23 +14,19 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use aya::{TestRun as _, TestRunOptions};
-use monitor_common::{
-    abi::{
-        key::Seed,
-        limits::{DEFAULT_FLOWS, DEFAULT_PEERS, DEFAULT_TALLIES},
-        settings::InspectionDepth,
-    },
-    bpf::shared_u64::SharedU64,
+use monitor_common::abi::{
+    key::Seed,
+    limits::{DEFAULT_FLOWS, DEFAULT_PEERS, DEFAULT_TALLIES},
+    settings::InspectionDepth,
 };
 use peertally_capture::{Capture, Item};
 use peertally_core::pool::Pool;
 use peertally_datapath::{
     TableSizes,
     host::HostDataPath,
-    mapped::MappedArray,
     object::{LoadOptions, LoadedObject},
 };
-use peertally_tests::packet_table::load_options;
+use peertally_tests::{kernel::load_options, tables::Tables};
 use serde_json::{Value, json};
 
 use crate::{
@@ -187,12 +183,11 @@ fn host(packets: &[Packet]) -> Result<f64> {
 fn kernel(packets: &[Packet]) -> Result<f64> {
     let options = LoadOptions { sizes: SIZES, pools: pools()?, seed: None, replaying: true, ..load_options() };
     let mut object = LoadedObject::load(&options)?;
-    let replay: MappedArray<SharedU64> = MappedArray::new("REPLAY", object.map("REPLAY")?)?;
-    let settings = object.map_settings()?;
+    let tables = Tables::new(&object)?;
     let program = &*object.program()?;
     for packet in packets.iter().filter(|packet| packet.bytes.len() >= SHORTEST_FRAME) {
-        settings.values()[0].clock_s.store(packet.second);
-        replay.values()[0].store(packet.wire_len as u64);
+        tables.clock().store(packet.second);
+        tables.replay_wire_len(packet.wire_len as u64);
         let run = TestRunOptions { data_in: Some(&packet.bytes), ..TestRunOptions::new() };
         program.test_run(run).context("BPF_PROG_TEST_RUN")?;
     }

@@ -65,7 +65,7 @@ struct Arguments {
 }
 
 impl Arguments {
-    fn asks_for(&self, row: &Row) -> bool {
+    fn selects(&self, row: &Row) -> bool {
         self.only.as_ref().is_none_or(|only| row.path.contains(only.as_str()))
             && (self.row.is_empty() || self.row.contains(&row.name()))
     }
@@ -82,7 +82,7 @@ fn main() -> Result<()> {
     };
     kernel::leave_network()?;
     let mut rows = Vec::new();
-    for row in rows::rows(arguments.quick).iter().filter(|row| arguments.asks_for(row)) {
+    for row in rows::rows(arguments.quick).iter().filter(|row| arguments.selects(row)) {
         if row.cpus > std::thread::available_parallelism()?.get() {
             eprintln!("{}: left out, this machine has fewer than {} CPUs", row.name(), row.cpus);
             continue;

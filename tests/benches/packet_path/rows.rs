@@ -215,7 +215,7 @@ pub(crate) fn rows(quick: bool) -> Vec<Row> {
         transit("transit", 1 << 10, 1),
     ];
     // Each packet that is inspected while its flow is in the caches, as a flow's first packets are when they come at
-    // once: the verdict and the packets after it that teach, or packets without one.
+    // once: the verdict and the packets after it, from which peers are learned, or packets without one.
     for (path, transport, payload, opening) in [
         ("inspect-bittorrent", Tcp, bittorrent_handshake(), Vec::new()),
         ("inspect-tls", Tcp, tls_client_hello(), Vec::new()),

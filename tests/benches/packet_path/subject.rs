@@ -50,7 +50,7 @@ impl Subject {
             return LoadedObject::load(&options).map(Self).context("loading the shipped object");
         };
         let bytes = fs::read(path).with_context(|| format!("reading {}", path.display()))?;
-        let bytes = old_maps::with_todays_names(bytes).with_context(|| format!("reading {}", path.display()))?;
+        let bytes = old_maps::with_current_map_names(bytes).with_context(|| format!("reading {}", path.display()))?;
         LoadedObject::load_build(&bytes, &options).map(Self).with_context(|| format!("loading {}", path.display()))
     }
 
@@ -62,10 +62,13 @@ impl Subject {
     /// Fails when the row did not measure what it says: packets were refused, lost, or belonged to no subscriber.
     pub(crate) fn check(&self, row: &Row) -> Result<()> {
         let events = self.0.events()?;
-        let of = |wanted: KernelEvent| events.iter().find(|(event, _)| *event == wanted).map_or(0, |(_, count)| *count);
         let transit = matches!(row.kind, RowKind::Transit);
-        anyhow::ensure!((of(KernelEvent::Transit) > 0) == transit, "{}: transit packets: {events:?}", row.path);
-        anyhow::ensure!(of(KernelEvent::InternalError) == 0, "{}: packets were lost: {events:?}", row.path);
+        anyhow::ensure!(
+            (self.0.event(KernelEvent::Transit)? > 0) == transit,
+            "{}: transit packets: {events:?}",
+            row.path
+        );
+        anyhow::ensure!(self.0.event(KernelEvent::InternalError)? == 0, "{}: packets were lost: {events:?}", row.path);
         if let Some(protocol) = row.shows {
             let (flows, wanted) = (self.flows_of(protocol), u64::from(row.flows));
             anyhow::ensure!(flows >= wanted, "{}: {flows} flows of {}: {events:?}", row.path, protocol.label());
@@ -74,7 +77,8 @@ impl Subject {
             // A cache that is half full refuses some flows in a thousand: both their sets are full.
             let flows = u64::from(row.flows);
             anyhow::ensure!(
-                of(KernelEvent::FlowNew) >= flows - flows / 50 && of(KernelEvent::EvictedUnclassified) <= flows / 50,
+                self.0.event(KernelEvent::FlowNew)? >= flows - flows / 50
+                    && self.0.event(KernelEvent::EvictedUnclassified)? <= flows / 50,
                 "{}: the cache was too full for a settled state: {events:?}",
                 row.path
             );

@@ -15,7 +15,7 @@ use peertally_datapath::{
     object::{LoadOptions, LoadedObject, PROGRAM},
     test_run::TestRunner,
 };
-use peertally_tests::packet_table::{load_options, run};
+use peertally_tests::{kernel::load_options, packet_table::run};
 
 /// Arguments of the probe.
 #[derive(Debug, Parser)]
@@ -55,7 +55,8 @@ fn main() -> Result<()> {
 
 fn instructions(object: &mut LoadedObject) -> Result<u32> {
     let info = object.program()?.info().context("no information about the program")?;
-    info.verified_instruction_count().context("the kernel does not tell verified instructions (Linux 5.16)")
+    info.verified_instruction_count()
+        .context("the kernel does not report the verified instruction count (before Linux 5.16)")
 }
 
 /// Broadcasts a datagram and waits until the other end's program has counted it.

@@ -24,12 +24,12 @@ fn peers() -> Vec<Exchange> {
     let tcp = |name| Exchange::tcp(name, BitTorrent, (51_413, 6881));
     let whole = handshake();
     vec![
-        tcp("bittorrent-handshake").ask(whole.clone()).answer(whole.clone()),
-        tcp("bittorrent-handshake-1-67").ask(&whole[..1]).ask(&whole[1..]),
-        tcp("bittorrent-handshake-20-48").ask(&whole[..20]).ask(&whole[20..]),
-        tcp("bittorrent-handshake-7-7-54").ask(&whole[..7]).ask(&whole[7..14]).ask(&whole[14..]),
-        tcp("bittorrent-midstream").ask(request(7, 0x8000)).answer(piece(7, 0x8000)),
-        tcp("bittorrent-midstream-pipelined").ask([request(7, 0), request(7, 0x4000)].concat()),
+        tcp("bittorrent-handshake").request(whole.clone()).answer(whole.clone()),
+        tcp("bittorrent-handshake-1-67").request(&whole[..1]).request(&whole[1..]),
+        tcp("bittorrent-handshake-20-48").request(&whole[..20]).request(&whole[20..]),
+        tcp("bittorrent-handshake-7-7-54").request(&whole[..7]).request(&whole[7..14]).request(&whole[14..]),
+        tcp("bittorrent-midstream").request(request(7, 0x8000)).answer(piece(7, 0x8000)),
+        tcp("bittorrent-midstream-pipelined").request([request(7, 0), request(7, 0x4000)].concat()),
     ]
 }
 
@@ -48,23 +48,23 @@ fn trackers() -> Vec<Exchange> {
     let announced = hex("00000001 5eed1235 00000708 00000001 00000001 c0000201 1ae1");
     vec![
         Exchange::tcp("bittorrent-http-announce", BitTorrent, (50_000, 80))
-            .ask(announce)
+            .request(announce)
             .answer("HTTP/1.1 200 OK\r\n\r\nd8:intervali1800ee"),
         Exchange::tcp("bittorrent-http-peers", BitTorrent, (50_000, 6969))
-            .ask(announce.replace("Host: a", "Host: a\r\nUser-Agent: Transmission/4.00"))
+            .request(announce.replace("Host: a", "Host: a\r\nUser-Agent: Transmission/4.00"))
             .answer("HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\n\r\n")
             .answer(
                 [b"d8:intervali1800e5:peers12:".as_slice(), &hex("c0000207 1ae1 c0000208 1ae2"), b"6:peers60:e"]
                     .concat(),
             ),
-        Exchange::tcp("bittorrent-http-scrape", BitTorrent, (50_000, 6969)).ask(scrape),
+        Exchange::tcp("bittorrent-http-scrape", BitTorrent, (50_000, 6969)).request(scrape),
         Exchange::udp("bittorrent-udp-tracker", BitTorrent, (51_413, 6969))
-            .ask(connect)
+            .request(connect)
             .answer(connected)
-            .ask(udp_announce.clone())
+            .request(udp_announce.clone())
             .answer(announced.clone()),
         Exchange::udp("bittorrent-udp-tracker-midstream", BitTorrent, (51_413, 6969))
-            .ask(udp_announce)
+            .request(udp_announce)
             .answer(announced),
     ]
 }
@@ -77,15 +77,15 @@ fn datagrams() -> Vec<Exchange> {
     let acknowledged = "2100 6d0a 1c9e4f2b 00001f40 00100000 1234 9f32";
     vec![
         udp("bittorrent-dht")
-            .ask("d1:ad2:id20:abcdefghij01234567899:info_hash20:mnopqrstuvwxyz123456e1:q9:get_peers1:t2:aa1:y1:qe")
+            .request("d1:ad2:id20:abcdefghij01234567899:info_hash20:mnopqrstuvwxyz123456e1:q9:get_peers1:t2:aa1:y1:qe")
             .answer("d1:rd2:id20:mnopqrstuvwxyz1234565:token8:aoeusnth6:valuesl6:axje.uee1:t2:aa1:y1:re"),
         udp("bittorrent-dht-bep42").answer(b"d2:ip6:\x01\x02\x03\x04\x1a\xe11:rd2:id20:mnopqrstuvwxyz123456e1:t2:aa1:y1:re".as_slice()),
         udp("bittorrent-dht-error").answer("d1:eli201e23:A Generic Error Ocurrede1:t2:aa1:y1:ee"),
-        udp("bittorrent-utp").ask(hex(syn)).answer(hex(state)).ask([hex(data), handshake()].concat()),
-        udp("bittorrent-utp-midstream").ask([hex(data), vec![0x5a; 900]].concat()).answer(hex(acknowledged)),
-        udp("bittorrent-utp-handshake").ask([hex(data), handshake()].concat()),
+        udp("bittorrent-utp").request(hex(syn)).answer(hex(state)).request([hex(data), handshake()].concat()),
+        udp("bittorrent-utp-midstream").request([hex(data), vec![0x5a; 900]].concat()).answer(hex(acknowledged)),
+        udp("bittorrent-utp-handshake").request([hex(data), handshake()].concat()),
         Exchange::udp("bittorrent-local-discovery", BitTorrent, (6771, 6771))
-            .ask("BT-SEARCH * HTTP/1.1\r\nHost: 239.192.152.143:6771\r\nPort: 51413\r\nInfohash: 0123456789abcdef0123456789abcdef01234567\r\n\r\n\r\n"),
+            .request("BT-SEARCH * HTTP/1.1\r\nHost: 239.192.152.143:6771\r\nPort: 51413\r\nInfohash: 0123456789abcdef0123456789abcdef01234567\r\n\r\n\r\n"),
     ]
 }
 
@@ -96,9 +96,9 @@ fn webtorrent() -> Exchange {
     let masked: Vec<u8> = text.iter().zip(key.iter().cycle()).map(|(byte, key)| byte ^ key).collect();
     let head = [&[0x81, 0x80 | 126][..], &(text.len() as u16).to_be_bytes(), &key].concat();
     Exchange::tcp("webtorrent-announce", WebTorrent, (50_000, 8000))
-        .ask("GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n")
+        .request("GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n")
         .answer("HTTP/1.1 101 Switching Protocols\r\n\r\n")
-        .ask([head, masked].concat())
+        .request([head, masked].concat())
 }
 
 pub(super) fn exchanges() -> Vec<Exchange> {

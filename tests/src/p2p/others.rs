@@ -28,28 +28,28 @@ fn edonkey() -> Vec<Exchange> {
     let udp = |name, port| Exchange::udp(name, EDonkey, (4672, port));
     let kad = |name| Exchange::udp(name, Kademlia, (50_000, 4672));
     vec![
-        tcp("edonkey-hello").ask(message(0xe3, 0x01, &hello)).answer(message(0xe3, 0x4c, &hello)),
-        tcp("edonkey-requests").ask([message(0xe3, 0x58, &hash), message(0xe3, 0x4f, &hash)].concat()),
+        tcp("edonkey-hello").request(message(0xe3, 0x01, &hello)).answer(message(0xe3, 0x4c, &hello)),
+        tcp("edonkey-requests").request([message(0xe3, 0x58, &hash), message(0xe3, 0x4f, &hash)].concat()),
         tcp("edonkey-part-midstream").answer(part),
         Exchange::tcp("edonkey-sources", EDonkey, (50_000, 4661))
-            .ask(message(0xe3, 0x01, &[&hash[..], &hex("00000000 3612 00000000")].concat()))
+            .request(message(0xe3, 0x01, &[&hash[..], &hex("00000000 3612 00000000")].concat()))
             .answer([message(0xe3, 0x38, b"\x05\0hello"), message(0xe3, 0x40, &[0; 8])].concat())
-            .ask(message(0xe3, 0x19, &hash))
+            .request(message(0xe3, 0x19, &hash))
             .answer(message(0xe3, 0x42, &[&hash[..], &hex("02 c0000207 3612 01020300 3612")].concat()))
-            .ask([message(0xe3, 0x23, &hash), message(0xe3, 0x23, &hash)].concat())
+            .request([message(0xe3, 0x23, &hash), message(0xe3, 0x23, &hash)].concat())
             .answer(message(0xe3, 0x44, &[&hash[..], &hex("01 c0000208 3612 83"), &hash].concat())),
-        tcp("edonkey-packed").ask(message(0xd4, 0x15, &hex("789c 0102030405"))),
-        udp("edonkey-server", 4665).ask(hex("e396 1234aa55")).answer(hex("e397 1234aa55 00000100 00002000")),
+        tcp("edonkey-packed").request(message(0xd4, 0x15, &hex("789c 0102030405"))),
+        udp("edonkey-server", 4665).request(hex("e396 1234aa55")).answer(hex("e397 1234aa55 00000100 00002000")),
         udp("emule-reask", 17_366)
-            .ask([&hex("c590")[..], &hash, &hex("0a00 ff03 0200")].concat())
+            .request([&hex("c590")[..], &hash, &hex("0a00 ff03 0200")].concat())
             .answer(hex("c591 0a00 ff03 0500")),
         kad("kad-hello")
-            .ask([&hex("e411")[..], &hash, &hex("3612 08 00")].concat())
+            .request([&hex("e411")[..], &hash, &hex("3612 08 00")].concat())
             .answer([&hex("e419")[..], &hash, &hex("3612 08 00")].concat()),
         kad("kad-lookup")
-            .ask([&hex("e421 0b")[..], &hash, &hash].concat())
+            .request([&hex("e421 0b")[..], &hash, &hash].concat())
             .answer([&hex("e429")[..], &hash, &hex("01"), &[9; 25]].concat()),
-        kad("kad-ping").ask(hex("e460")).answer(hex("e461 3612")),
+        kad("kad-ping").request(hex("e460")).answer(hex("e461 3612")),
         kad("kad-packed").answer(hex("e529 789c 636064 0400")),
     ]
 }
@@ -60,15 +60,15 @@ fn gnutella() -> Vec<Exchange> {
     let tcp = |name| Exchange::tcp(name, Gnutella, (50_000, 6346));
     vec![
         tcp("gnutella-connect")
-            .ask("GNUTELLA CONNECT/0.6\r\nUser-Agent: a\r\n\r\n")
+            .request("GNUTELLA CONNECT/0.6\r\nUser-Agent: a\r\n\r\n")
             .answer("GNUTELLA/0.6 200 OK\r\n\r\n"),
         tcp("gnutella-download")
-            .ask("GET /uri-res/N2R?urn:sha1:PLSTHIPQGSSZTS5FJUPAKUZWUGYQYPFB HTTP/1.1\r\nHost: a\r\n\r\n"),
-        tcp("gnutella-push").ask("GIV 36:809BC12168A1852CFF5D7A785833F600/a.mp3\n\n"),
-        Exchange::udp("gnutella-ping", Gnutella, (6346, 6346)).ask(header(0, &[])).answer(header(1, &[5; 14])),
-        Exchange::udp("gnutella-query", Gnutella, (6346, 6346)).ask(header(0x80, b"\0\0some words\0")),
+            .request("GET /uri-res/N2R?urn:sha1:PLSTHIPQGSSZTS5FJUPAKUZWUGYQYPFB HTTP/1.1\r\nHost: a\r\n\r\n"),
+        tcp("gnutella-push").request("GIV 36:809BC12168A1852CFF5D7A785833F600/a.mp3\n\n"),
+        Exchange::udp("gnutella-ping", Gnutella, (6346, 6346)).request(header(0, &[])).answer(header(1, &[5; 14])),
+        Exchange::udp("gnutella-query", Gnutella, (6346, 6346)).request(header(0x80, b"\0\0some words\0")),
         Exchange::udp("gnutella2-packet", Gnutella2, (6346, 6346))
-            .ask([&hex("474e44 03 1234 01 01")[..], &[7; 60]].concat())
+            .request([&hex("474e44 03 1234 01 01")[..], &[7; 60]].concat())
             .answer(hex("474e44 00 1234 01 00")),
     ]
 }
@@ -78,16 +78,16 @@ fn direct_connect() -> Vec<Exchange> {
     vec![
         tcp("nmdc-hub", 411)
             .answer("$Lock EXTENDEDPROTOCOLABCABCABCABC Pk=hub|")
-            .ask("$Supports NoHello|$Key x|$ValidateNick a|"),
-        tcp("nmdc-peer", 412).ask("$MyNick someone|$Lock EXTENDEDPROTOCOLABC Pk=a|"),
-        tcp("nmdc-transfer", 412).ask(format!("$ADCGET file TTH/{TTH} 0 -1|")),
-        tcp("adc-hub", 1511).ask("HSUP ADBASE ADTIGR\n").answer("ISUP ADBASE ADTIGR\nISID AAAB\n"),
+            .request("$Supports NoHello|$Key x|$ValidateNick a|"),
+        tcp("nmdc-peer", 412).request("$MyNick someone|$Lock EXTENDEDPROTOCOLABC Pk=a|"),
+        tcp("nmdc-transfer", 412).request(format!("$ADCGET file TTH/{TTH} 0 -1|")),
+        tcp("adc-hub", 1511).request("HSUP ADBASE ADTIGR\n").answer("ISUP ADBASE ADTIGR\nISID AAAB\n"),
         tcp("adc-transfer", 5000)
-            .ask(format!("CGET file TTH/{TTH} 0 -1\n"))
+            .request(format!("CGET file TTH/{TTH} 0 -1\n"))
             .answer(format!("CSND file TTH/{TTH} 0 9\n")),
         Exchange::udp("nmdc-result", DirectConnect, (50_000, 412))
-            .ask(format!("$SR nick a\\b\x05123 1/2\x05TTH:{TTH} (192.0.2.1:411)|")),
-        Exchange::udp("adc-result", DirectConnect, (50_000, 5001)).ask(format!("URES {TTH} TO1 SL10 SI4 FN/a\n")),
+            .request(format!("$SR nick a\\b\x05123 1/2\x05TTH:{TTH} (192.0.2.1:411)|")),
+        Exchange::udp("adc-result", DirectConnect, (50_000, 5001)).request(format!("URES {TTH} TO1 SL10 SI4 FN/a\n")),
     ]
 }
 
@@ -111,11 +111,11 @@ fn soulseek() -> Vec<Exchange> {
     let pierce = hex("05000000 00 12345678");
     let tcp = |name, port| Exchange::tcp(name, Soulseek, (50_000, port));
     vec![
-        tcp("soulseek-login", 2242).ask(login),
-        tcp("soulseek-peer", 2234).ask(init.clone()),
-        tcp("soulseek-pierce", 2234).ask(pierce.clone()),
-        tcp("soulseek-obfuscated-peer", 2235).ask(obfuscated(&init, 0x1234_5678)),
-        tcp("soulseek-obfuscated-pierce", 2235).ask(obfuscated(&pierce, 0x89ab_cdef)),
+        tcp("soulseek-login", 2242).request(login),
+        tcp("soulseek-peer", 2234).request(init.clone()),
+        tcp("soulseek-pierce", 2234).request(pierce.clone()),
+        tcp("soulseek-obfuscated-peer", 2235).request(obfuscated(&init, 0x1234_5678)),
+        tcp("soulseek-obfuscated-pierce", 2235).request(obfuscated(&pierce, 0x89ab_cdef)),
     ]
 }
 
@@ -124,26 +124,26 @@ fn older() -> Vec<Exchange> {
     let key = [b"PublicKey: ".as_slice(), &[b'A'; 198]].concat();
     vec![
         Exchange::tcp("fasttrack-link", FastTrack, (50_000, 1214))
-            .ask(hex("fa00b62b 07716acf c991489b"))
+            .request(hex("fa00b62b 07716acf c991489b"))
             .answer(hex("81fc5b398c399a9e")),
         Exchange::tcp("fasttrack-download", FastTrack, (50_000, 1214))
-            .ask("GET /.hash=ea97adc32b795a9ab45937c5e151dfda397a5d0f HTTP/1.1\r\n\r\n"),
+            .request("GET /.hash=ea97adc32b795a9ab45937c5e151dfda397a5d0f HTTP/1.1\r\n\r\n"),
         Exchange::udp("fasttrack-ping", FastTrack, (1214, 1214))
-            .ask(hex("27 00000029 80 4b615a614100"))
+            .request(hex("27 00000029 80 4b615a614100"))
             .answer(hex("28 00000029 00 0000000010 4b615a614100")),
         Exchange::tcp("ares-link", Ares, (50_000, 37_619))
-            .ask(hex("03005a 0606 05"))
+            .request(hex("03005a 0606 05"))
             .answer([hex("87003c"), vec![0x5a; 135]].concat()),
-        Exchange::tcp("winmx-get", WinMx, (50_000, 6699)).answer("1").ask("GET").ask("nick \"a.mp3\" 0"),
-        Exchange::tcp("winmx-send", WinMx, (50_000, 6699)).answer("1").ask("SEND"),
+        Exchange::tcp("winmx-get", WinMx, (50_000, 6699)).answer("1").request("GET").request("nick \"a.mp3\" 0"),
+        Exchange::tcp("winmx-send", WinMx, (50_000, 6699)).answer("1").request("SEND"),
         Exchange::tcp("opennap-login", OpenNap, (50_000, 8888))
-            .ask([&(login.len() as u16).to_le_bytes(), &[2, 0], login.as_bytes()].concat()),
+            .request([&(login.len() as u16).to_le_bytes(), &[2, 0], login.as_bytes()].concat()),
         Exchange::tcp("openft-download", OpenFt, (50_000, 1216))
-            .ask("GET /a.mp3 HTTP/1.1\r\nX-OpenftAlias: someone\r\n\r\n"),
-        Exchange::tcp("applejuice-greeting", AppleJuice, (50_000, 9850)).ask("ajprot\r\n"),
-        Exchange::tcp("mute-key", Mute, (50_000, 4900)).ask(key),
+            .request("GET /a.mp3 HTTP/1.1\r\nX-OpenftAlias: someone\r\n\r\n"),
+        Exchange::tcp("applejuice-greeting", AppleJuice, (50_000, 9850)).request("ajprot\r\n"),
+        Exchange::tcp("mute-key", Mute, (50_000, 4900)).request(key),
         Exchange::tcp("waste-download", Waste, (50_000, 1337))
-            .ask("GET.sha1:0123456789abcdef0123456789abcdef01234567\r\n"),
+            .request("GET.sha1:0123456789abcdef0123456789abcdef01234567\r\n"),
     ]
 }
 
@@ -153,14 +153,14 @@ fn transports() -> Vec<Exchange> {
     let masked: Vec<u8> = greeting.iter().zip(key.iter().cycle()).map(|(byte, key)| byte ^ key).collect();
     vec![
         Exchange::tcp("libp2p-greeting", LibP2p, (50_000, 4001))
-            .ask([greeting.as_slice(), b"\x07/noise\n"].concat())
+            .request([greeting.as_slice(), b"\x07/noise\n"].concat())
             .answer(greeting.as_slice()),
-        Exchange::tcp("libp2p-greeting-1-19", LibP2p, (50_000, 4001)).ask(&greeting[..1]).ask(&greeting[1..]),
-        Exchange::tcp("libp2p-websocket", LibP2p, (50_000, 4002)).ask([&[0x82, 0x94][..], &key, &masked].concat()),
+        Exchange::tcp("libp2p-greeting-1-19", LibP2p, (50_000, 4001)).request(&greeting[..1]).request(&greeting[1..]),
+        Exchange::tcp("libp2p-websocket", LibP2p, (50_000, 4002)).request([&[0x82, 0x94][..], &key, &masked].concat()),
         Exchange::udp("libp2p-discovery", LibP2p, (5353, 5353))
-            .ask([&hex("0000 0000 0001 0000 0000 0000")[..], b"\x04_p2p\x04_udp\x05local\0\0\x0c\0\x01"].concat()),
-        Exchange::tcp("btsync-greeting", BtSync, (50_000, 15_365)).ask(b"BSYNC\0\0\0\0d5:nonce16:".as_slice()),
-        Exchange::udp("btsync-ping", BtSync, (50_000, 15_365)).ask(b"BSYNC\0d1:m4:ping4:peer20:".as_slice()),
+            .request([&hex("0000 0000 0001 0000 0000 0000")[..], b"\x04_p2p\x04_udp\x05local\0\0\x0c\0\x01"].concat()),
+        Exchange::tcp("btsync-greeting", BtSync, (50_000, 15_365)).request(b"BSYNC\0\0\0\0d5:nonce16:".as_slice()),
+        Exchange::udp("btsync-ping", BtSync, (50_000, 15_365)).request(b"BSYNC\0d1:m4:ping4:peer20:".as_slice()),
     ]
 }
 
@@ -171,13 +171,16 @@ fn delivery_optimization() -> Vec<Exchange> {
     let tcp = |name, port| Exchange::tcp(name, DeliveryOptimization, (50_000, port));
     vec![
         tcp("delivery-optimization", 7680)
-            .ask(handshake.clone())
+            .request(handshake.clone())
             .answer(handshake.clone())
-            .ask(request.clone())
+            .request(request.clone())
             .answer(piece.clone()),
-        tcp("delivery-optimization-mapped-port", 40_321).ask(handshake.clone()).ask(request).answer(piece.clone()),
+        tcp("delivery-optimization-mapped-port", 40_321)
+            .request(handshake.clone())
+            .request(request)
+            .answer(piece.clone()),
         tcp("delivery-optimization-answer", 40_321).answer(handshake.clone()).answer(piece),
-        tcp("delivery-optimization-1-74", 7680).ask(&handshake[..1]).ask(&handshake[1..]),
+        tcp("delivery-optimization-1-74", 7680).request(&handshake[..1]).request(&handshake[1..]),
     ]
 }
 

@@ -82,7 +82,7 @@ fn inspection_goes_on_after_an_early_label_or_without_one() {
     assert_eq!(counted(&network, Confidence::Association), (0, 0));
     assert_eq!(counted(&network, Confidence::Signature), (2, 2 + 2 + 5), "every packet counts for the certain one");
 
-    // The peer cache is asked when both sides look random, and when the inspection ends.
+    // The peer cache is looked up when both sides look random, and when the inspection ends.
     let (peer, mut network) = (at("192.0.2.8:6881"), Network::new());
     let (mut connection, opening) = Connection::open(of(SUBSCRIBER, 40_000), peer);
     for frame in opening {

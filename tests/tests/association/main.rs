@@ -31,7 +31,7 @@ use peertally_datapath::{
 };
 use peertally_tests::{
     both_datapaths::{self, BothDatapaths},
-    wire::{Connection, ciphertext, flag, tcp, udp},
+    wire::{Connection, at, ciphertext, flag, tcp, udp},
     wrap_both_datapaths,
 };
 
@@ -41,10 +41,6 @@ const PEER: &str = "192.0.2.7:51413";
 const BITTORRENT: Verdict = Verdict { protocol: Protocol::BitTorrent, confidence: Confidence::Association };
 const PING: &[u8] = b"d1:ad2:id20:abcdefghij0123456789e1:q4:ping1:t2:aa1:y1:qe";
 const PONG: &[u8] = b"d1:rd2:id20:mnopqrstuvwxyz123456e1:t2:aa1:y1:re";
-
-fn at(text: &str) -> SocketAddr {
-    text.parse().expect("an address and a port")
-}
 
 fn of(address: &str, port: u16) -> SocketAddr {
     SocketAddr::new(address.parse().expect("an address"), port)
@@ -153,7 +149,7 @@ fn a_flow_that_ended_unclassified_is_labelled_once_its_endpoint_is_known() {
     assert_eq!(network.obfuscated(from, at(PEER)), Verdict::UNCLASSIFIED);
     network.ping(of(SUBSCRIBER, 6881), at(PEER));
     let packet = tcp(from, at(PEER), flag::PUSH, &ciphertext(1000, 1));
-    assert_eq!(network.send(&packet), Verdict::UNCLASSIFIED, "the peer cache is not asked with every packet");
+    assert_eq!(network.send(&packet), Verdict::UNCLASSIFIED, "the peer cache is not looked up with every packet");
     network.now_s += 8;
     assert_eq!(network.send(&packet), BITTORRENT);
     assert_eq!(network.send(&packet), BITTORRENT);

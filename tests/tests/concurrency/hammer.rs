@@ -24,7 +24,7 @@ use peertally_datapath::{
     view::{TableRead, node_index_parts},
 };
 use peertally_lab::{CORE, Lab, access, output, require};
-use peertally_tests::{both_datapaths, tables::Tables};
+use peertally_tests::{both_datapaths, random::Random, tables::Tables};
 
 use crate::CPUS;
 
@@ -120,7 +120,7 @@ fn send(
     let frames: Vec<Vec<u8>> = (0..FLOWS * KINDS).map(|number| frame(number / KINDS, number % KINDS)).collect();
     let contexts: Vec<_> = frames.iter().map(|frame| interfaces.map(|interface| context(frame, interface))).collect();
     let mut sent = [Counts::default(); FLOWS];
-    let mut random = 0x9e37_79b9_7f4a_7c15_u64 + cpu as u64;
+    let mut numbers = Random(0x9e37_79b9_7f4a_7c15 + cpu as u64);
     for packet in 0.. {
         if packet % 1024 == 0 && Instant::now() >= stop {
             break;
@@ -128,9 +128,7 @@ fn send(
         if cpu == 0 && packet % PACKETS_PER_SECOND == 0 {
             clock.add(1);
         }
-        random ^= random << 13;
-        random ^= random >> 7;
-        random ^= random << 17;
+        let random = numbers.next();
         let flow = ((clock.load() / ACTIVE_S * ACTIVE + (random >> 8) % ACTIVE) % FLOWS as u64) as usize;
         // One packet in 64 opens the connection again.
         let kind = if random.is_multiple_of(64) { 0 } else { 1 + (random >> 20) as usize % (KINDS - 1) };
@@ -243,7 +241,7 @@ fn two_cpus_two_interfaces_and_a_drain_lose_nothing() {
     let packets = begun.load(Ordering::SeqCst);
     assert_eq!(node_packets(&reading), packets, "node level");
     let events = object.events().expect("events");
-    let of = |wanted: KernelEvent| events.iter().find(|(event, _)| *event == wanted).map_or(0, |(_, count)| *count);
+    let of = |event| object.event(event).expect("reads");
     println!("{seconds} s: {packets} packets, {labelled} with a verdict, {readings} readings, {events:?}");
     assert_eq!(of(KernelEvent::InternalError), 0);
     assert!(labelled > packets / 20, "only {labelled} of {packets} packets have a verdict");

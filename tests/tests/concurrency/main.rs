@@ -15,7 +15,7 @@ use peertally_datapath::{
     TableSizes,
     object::{LoadOptions, LoadedObject},
 };
-use peertally_tests::{both_datapaths, packet_table::may_use_kernel, tables::Tables};
+use peertally_tests::{both_datapaths, kernel::may_use_kernel, tables::Tables};
 
 const CPUS: usize = 2;
 
@@ -134,7 +134,7 @@ fn two_cpus_on_one_set_count_every_packet_once() {
     // How many depends on which flows come first, second by second.
     assert!(labelled > u64::from(PACKETS) / 100, "only {labelled} packets in the BitTorrent flows of the table");
     let events = object.events().expect("events");
-    let of = |wanted: KernelEvent| events.iter().find(|(event, _)| *event == wanted).map_or(0, |(_, count)| *count);
+    let of = |event| object.event(event).expect("reads");
     assert!(of(KernelEvent::FlowRefused) > 0 && of(KernelEvent::EvictedUnclassified) > 0, "no pressure: {events:?}");
     assert_eq!(of(KernelEvent::InternalError), 0);
     let node: u64 = object.view().read(0).node.iter().map(|counts| counts.packets).sum();

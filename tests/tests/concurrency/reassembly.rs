@@ -16,7 +16,7 @@ use monitor_common::{
 use peertally_datapath::{TableSizes, object::LoadedObject};
 use peertally_tests::{
     both_datapaths,
-    packet_table::may_use_kernel,
+    kernel::may_use_kernel,
     tables::Tables,
     wire::{flag, tcp_at},
 };
@@ -163,7 +163,7 @@ fn two_cpus_on_one_reassembly_slot_label_no_flow_by_another() {
     let node: u64 = object.view().read(0).node.iter().map(|node| node.packets).sum();
     assert_eq!(node, packets, "node level");
     let events = object.events().expect("events");
-    let of = |wanted: KernelEvent| events.iter().find(|(event, _)| *event == wanted).map_or(0, |(_, count)| *count);
+    let of = |event| object.event(event).expect("reads");
     println!("{packets} packets, {labelled} with a verdict, {events:?}");
     assert_eq!(of(KernelEvent::InternalError), 0);
     assert!(labelled > 0 && of(KernelEvent::ReassemblyEvicted) > 0, "no pressure: {events:?}");

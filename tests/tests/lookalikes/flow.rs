@@ -91,7 +91,7 @@ impl Conversation {
     }
 
     /// The client sends.
-    pub(super) fn ask(mut self, payload: impl Into<Vec<u8>>) -> Self {
+    pub(super) fn request(mut self, payload: impl Into<Vec<u8>>) -> Self {
         self.messages.push((true, payload.into()));
         self
     }

@@ -114,7 +114,7 @@ fn the_network_labels_p2p() {
     let mut network = Network::new();
     let literal = b"\x13BitTorrent protocol";
     let handshake = [literal.as_slice(), &[0; 48]].concat();
-    assert!(network.verdict(&Conversation::tcp(50_000, 6881).ask(handshake)).is_some());
+    assert!(network.verdict(&Conversation::tcp(50_000, 6881).request(handshake)).is_some());
     let ping = b"d1:ad2:id20:abcdefghij0123456789e1:q4:ping1:t2:aa1:y1:qe".to_vec();
-    assert!(network.verdict(&Conversation::udp(50_000, 6881).ask(ping)).is_some());
+    assert!(network.verdict(&Conversation::udp(50_000, 6881).request(ping)).is_some());
 }

@@ -38,7 +38,7 @@ fn stun(bits: &mut Bits) -> Conversation {
         let question = join(&[&[0, 1], &(attribute.len() as u16).to_be_bytes(), &transaction, &attribute]);
         let mapped = join(&[&[0, 0x20, 0, 8, 0, 1], &bits.bytes(6), &attribute]);
         let answer = join(&[&[1, 1], &(mapped.len() as u16).to_be_bytes(), &transaction, &mapped]);
-        conversation = conversation.ask(question).answer(answer);
+        conversation = conversation.request(question).answer(answer);
     }
     conversation
 }
@@ -54,9 +54,9 @@ fn turn(bits: &mut Bits) -> Conversation {
     };
     let (forth, back) = (data(), data());
     Conversation::udp(client, 3478)
-        .ask(join(&[&[0, 3, 0, 8], &transaction, &[0, 0x19, 0, 4, 17, 0, 0, 0]]))
+        .request(join(&[&[0, 3, 0, 8], &transaction, &[0, 0x19, 0, 4, 17, 0, 0, 0]]))
         .answer(join(&[&[1, 0x13, 0, 8], &transaction, &[0, 9, 0, 4, 0, 0, 4, 1]]))
-        .ask(forth)
+        .request(forth)
         .answer(back)
 }
 
@@ -75,7 +75,12 @@ fn dtls(bits: &mut Bits) -> Conversation {
     };
     let messages = [record(22, 0, 60, 200), record(22, 0, 60, 1200), record(20, 0, 1, 1), record(23, 1, 30, 500)];
     let [hello, server_hello, change, data] = messages;
-    Conversation::udp(client, server).ask(hello).answer(server_hello).ask(change).ask(data.clone()).answer(data)
+    Conversation::udp(client, server)
+        .request(hello)
+        .answer(server_hello)
+        .request(change)
+        .request(data.clone())
+        .answer(data)
 }
 
 /// RFC 9147 section 4: the unified header's first byte is 001CSLEE.
@@ -85,7 +90,7 @@ fn dtls13(bits: &mut Bits) -> Conversation {
     for _ in 0..6 {
         let first = 0x20 | bits.next() as u8 & 0x1f;
         conversation =
-            conversation.ask(join(&[&[first], &bits.some(19, 300)])).answer(join(&[&[first], &bits.some(19, 40)]));
+            conversation.request(join(&[&[first], &bits.some(19, 300)])).answer(join(&[&[first], &bits.some(19, 40)]));
     }
     conversation
 }
@@ -100,11 +105,11 @@ fn quic(bits: &mut Bits) -> Conversation {
         join(&[&[first], &version, &[ids], &bits.bytes(ids.into()), &[8], &bits.bytes(size)])
     };
     let (initial, answer, handshake) = (long(1170), long(1170), long(90));
-    let mut conversation = Conversation::udp(client, server).ask(initial).answer(answer).ask(handshake);
+    let mut conversation = Conversation::udp(client, server).request(initial).answer(answer).request(handshake);
     for _ in 0..5 {
         let first = 0x40 | bits.next() as u8 & 0x3f;
         conversation =
-            conversation.ask(join(&[&[first], &bits.some(20, 60)])).answer(join(&[&[first], &bits.some(20, 1200)]));
+            conversation.request(join(&[&[first], &bits.some(20, 60)])).answer(join(&[&[first], &bits.some(20, 1200)]));
     }
     conversation
 }
@@ -120,7 +125,8 @@ fn rtp(bits: &mut Bits) -> Conversation {
         let first = bits.of(&[0x80, 0x80, 0x90, 0xa0]);
         let packet = join(&[&[first, kind], &sequence.to_be_bytes(), &bits.bytes(4), &source, &bits.some(4, 160)]);
         let report = join(&[&[0x81, bits.of(&[200, 201, 205]), 0, 7], &source, &bits.bytes(24)]);
-        conversation = conversation.ask(packet.clone()).answer(if bits.within(0, 3) == 0 { report } else { packet });
+        conversation =
+            conversation.request(packet.clone()).answer(if bits.within(0, 3) == 0 { report } else { packet });
     }
     conversation
 }
@@ -132,9 +138,9 @@ fn sip(bits: &mut Bits) -> Conversation {
         "INVITE sip:{user}@example.org SIP/2.0\r\nVia: SIP/2.0/UDP 192.0.2.1:5060;branch=z9hG4bK{call}\r\nSubject: announce info_hash=\r\n\r\nv=0\r\n"
     );
     Conversation::udp(5060, bits.of(&[5060, 5062]))
-        .ask(invite.into_bytes())
+        .request(invite.into_bytes())
         .answer(format!("SIP/2.0 180 Ringing\r\nCall-ID: {call}\r\n\r\n").into_bytes())
-        .ask("\r\n\r\n")
+        .request("\r\n\r\n")
 }
 
 /// Address discovery of 74 bytes: type 1, length 70, then encrypted RTP.
@@ -143,7 +149,7 @@ fn discord(bits: &mut Bits) -> Conversation {
     let source = bits.bytes(4);
     let find = join(&[&[0, 1, 0, 70], &source, &[0; 66]]);
     let voice = join(&[&[0x90, 0x78], &bits.bytes(6), &source, &bits.some(30, 120)]);
-    Conversation::udp(client, 50_004).ask(find.clone()).answer(find).ask(voice.clone()).answer(voice)
+    Conversation::udp(client, 50_004).request(find.clone()).answer(find).request(voice.clone()).answer(voice)
 }
 
 /// The SRT draft: control packets have the top bit set, data packets a sequence number.
@@ -152,7 +158,7 @@ fn srt(bits: &mut Bits) -> Conversation {
     let induction =
         join(&[&[0x80, 0, 0, 0], &[0; 4], &bits.bytes(4), &[0; 4], &[0, 0, 0, 4, 0, 0, 0, 2], &bits.bytes(40)]);
     let data = join(&[&[bits.next() as u8 & 0x7f], &bits.bytes(15), &bits.bytes(1316)]);
-    Conversation::udp(client, server).ask(induction.clone()).answer(induction).ask(data)
+    Conversation::udp(client, server).request(induction.clone()).answer(induction).request(data)
 }
 
 /// Valve's server queries: ff ff ff ff and a letter.
@@ -160,9 +166,9 @@ fn source_engine(bits: &mut Bits) -> Conversation {
     let client = bits.port();
     let challenge = bits.bytes(4);
     Conversation::udp(client, 27_015)
-        .ask(join(&[&[0xff; 4], b"TSource Engine Query\0"]))
+        .request(join(&[&[0xff; 4], b"TSource Engine Query\0"]))
         .answer(join(&[&[0xff; 4], b"A", &challenge]))
-        .ask(join(&[&[0xff; 4], b"U", &challenge]))
+        .request(join(&[&[0xff; 4], b"U", &challenge]))
         .answer(join(&[&[0xff; 4], b"D", &[bits.within(0, 60) as u8], &bits.some(20, 900)]))
 }
 
@@ -170,10 +176,10 @@ fn quake(bits: &mut Bits) -> Conversation {
     let client = bits.port();
     let status = format!("statusResponse\n\\sv_hostname\\{}\\gamename\\GND\n", bits.word(4, 30));
     let mut conversation = Conversation::udp(client, 27_960)
-        .ask(join(&[&[0xff; 4], b"getstatus"]))
+        .request(join(&[&[0xff; 4], b"getstatus"]))
         .answer(join(&[&[0xff; 4], status.as_bytes()]));
     for sequence in 1..5u32 {
-        conversation = conversation.ask(join(&[&sequence.to_le_bytes(), &bits.some(20, 80)]));
+        conversation = conversation.request(join(&[&sequence.to_le_bytes(), &bits.some(20, 80)]));
     }
     conversation
 }
@@ -186,11 +192,11 @@ fn raknet(bits: &mut Bits) -> Conversation {
     let time = bits.bytes(8);
     let frame = join(&[&[0x84], &[bits.next() as u8, 0, 0], &[0x60, 1, 0], &bits.some(20, 400)]);
     Conversation::udp(client, 19_132)
-        .ask(join(&[&[1], &time, &MAGIC, &bits.bytes(8)]))
+        .request(join(&[&[1], &time, &MAGIC, &bits.bytes(8)]))
         .answer(join(&[&[0x1c], &time, &bits.bytes(8), &MAGIC, &[0, 20], b"MCPE;server;1;1.20;0"]))
-        .ask(join(&[&[5], &MAGIC, &[11], &[0; 1440]]))
+        .request(join(&[&[5], &MAGIC, &[11], &[0; 1440]]))
         .answer(join(&[&[6], &MAGIC, &bits.bytes(8), &[0, 5, 0xd4]]))
-        .ask(frame.clone())
+        .request(frame.clone())
         .answer(join(&[&[0xc0, 0, 1, 1], &[bits.next() as u8, 0, 0]]))
         .answer(frame)
 }
@@ -199,14 +205,14 @@ fn raknet(bits: &mut Bits) -> Conversation {
 fn enet(bits: &mut Bits) -> Conversation {
     let (client, server) = (bits.port(), bits.of(&[5056, 7777, 1234]));
     let connect = join(&[&[0x8f, 0xff], &bits.bytes(2), &[0x82, 0xff, 0, 1], &bits.bytes(40)]);
-    let mut conversation = Conversation::udp(client, server).ask(connect);
+    let mut conversation = Conversation::udp(client, server).request(connect);
     for sequence in 1..6u8 {
         let content = bits.some(4, 120);
         let length = (content.len() as u16).to_be_bytes();
         let peer = [0x80, bits.within(0, 3) as u8];
         let send = join(&[&peer, &bits.bytes(2), &[0x86, 0, 0, sequence], &length, &content]);
         conversation =
-            conversation.ask(send).answer(join(&[&peer, &bits.bytes(2), &[1, 0, 0, sequence], &bits.bytes(4)]));
+            conversation.request(send).answer(join(&[&peer, &bits.bytes(2), &[1, 0, 0, sequence], &bits.bytes(4)]));
     }
     conversation
 }
@@ -222,7 +228,7 @@ fn kcp(bits: &mut Bits) -> Conversation {
         let (time, number) = (bits.bytes(4), number.to_le_bytes());
         let push = join(&[&conversation_id, &[81, 0, 128, 0], &time, &number, &number, &length, &content]);
         let acknowledged = join(&[&conversation_id, &[82, 0, 128, 0], &time, &number, &number, &[0; 4]]);
-        conversation = conversation.ask(push).answer(acknowledged);
+        conversation = conversation.request(push).answer(acknowledged);
     }
     conversation
 }
@@ -235,7 +241,7 @@ fn zoom(bits: &mut Bits) -> Conversation {
         let first = bits.of(&[1u8, 2, 5]);
         let head = [first, 0, 0, number, bits.of(&[0, 4])];
         conversation =
-            conversation.ask(join(&[&head, &bits.some(15, 400)])).answer(join(&[&head, &bits.some(15, 1000)]));
+            conversation.request(join(&[&head, &bits.some(15, 400)])).answer(join(&[&head, &bits.some(15, 1000)]));
     }
     conversation
 }
@@ -245,7 +251,7 @@ fn ciphertext(bits: &mut Bits) -> Conversation {
     let (client, server) = (bits.port(), bits.port());
     let mut conversation = Conversation::udp(client, server);
     for _ in 0..8 {
-        conversation = conversation.ask(bits.some(40, 600)).answer(bits.some(40, 600));
+        conversation = conversation.request(bits.some(40, 600)).answer(bits.some(40, 600));
     }
     conversation
 }
@@ -262,7 +268,7 @@ fn keepalives(bits: &mut Bits) -> Conversation {
     let message = bits.some(1, 12);
     let mut conversation = Conversation::udp(client, server);
     for _ in 0..8 {
-        conversation = conversation.ask(message.clone()).answer(message.clone());
+        conversation = conversation.request(message.clone()).answer(message.clone());
     }
     conversation
 }

@@ -36,28 +36,28 @@ pub(super) fn around(bits: &mut Bits, literal: &[u8]) -> Vec<(&'static str, Conv
     // Not the head of a WebSocket frame, in which a greeting of libp2p is one.
     let prefix = [&[bits.of(&[0, 3, 0x16, b'>', b'x', 0x7f, 0xff])], bits.some(0, 7).as_slice()].concat();
     let mut conversations = vec![
-        ("in a query", open().ask(quoted(&format!("GET /{name}?q="), " HTTP/1.1\r\nHost: a\r\n\r\n"))),
-        ("in a referer", open().ask(quoted(&format!("GET /{name} HTTP/1.1\r\nReferer: http://a/"), "\r\n\r\n"))),
-        ("in a body", open().ask(quoted("POST /paste HTTP/1.1\r\nHost: a\r\nContent-Length: 200\r\n\r\n", ""))),
+        ("in a query", open().request(quoted(&format!("GET /{name}?q="), " HTTP/1.1\r\nHost: a\r\n\r\n"))),
+        ("in a referer", open().request(quoted(&format!("GET /{name} HTTP/1.1\r\nReferer: http://a/"), "\r\n\r\n"))),
+        ("in a body", open().request(quoted("POST /paste HTTP/1.1\r\nHost: a\r\nContent-Length: 200\r\n\r\n", ""))),
         (
             "in an answer",
             open()
-                .ask(format!("GET /{name} HTTP/1.1\r\n\r\n").into_bytes())
+                .request(format!("GET /{name} HTTP/1.1\r\n\r\n").into_bytes())
                 .answer(quoted("HTTP/1.1 200 OK\r\n\r\n", "")),
         ),
         ("in a chat", open().answer(quoted(&format!(":{name}!a@b PRIVMSG #c :"), "\r\n"))),
-        ("in a mail", open().answer("220 a\r\n").ask(quoted("Subject: ", "\r\n"))),
-        ("in JSON", open().ask(quoted("{\"text\":\"", "\"}\n"))),
-        (NOT_CUT, open().ask([&prefix, literal].concat())),
+        ("in a mail", open().answer("220 a\r\n").request(quoted("Subject: ", "\r\n"))),
+        ("in JSON", open().request(quoted("{\"text\":\"", "\"}\n"))),
+        (NOT_CUT, open().request([&prefix, literal].concat())),
     ];
     let swapped: Vec<u8> = literal
         .iter()
         .map(|byte| if byte.is_ascii_lowercase() { byte.to_ascii_uppercase() } else { byte.to_ascii_lowercase() })
         .collect();
-    conversations.push(("in the other case", open().ask(swapped)));
+    conversations.push(("in the other case", open().request(swapped)));
     // Half of it, then text that does not go on with it.
     let cut = bits.within(1, literal.len().min(5));
-    conversations.push(("cut off", open().ask(&literal[..cut]).ask(format!(" x{name}\r\n").into_bytes())));
+    conversations.push(("cut off", open().request(&literal[..cut]).request(format!(" x{name}\r\n").into_bytes())));
     conversations
 }
 
@@ -67,12 +67,12 @@ pub(super) const NOT_CUT: &str = "behind other bytes";
 
 /// Conversations that some rule labelled when it was wider than its specification.
 pub(super) fn named() -> Vec<(&'static str, Conversation)> {
-    let http = |request: &str| Conversation::tcp(50_000, 80).ask(request);
+    let http = |request: &str| Conversation::tcp(50_000, 80).request(request);
     let framed = |kind: u16, text: &str| {
         [&(text.len() as u16).to_le_bytes(), kind.to_le_bytes().as_slice(), text.as_bytes()].concat()
     };
     let identifier = [7; 16];
-    let udp = |server: u16, payload: &[u8]| Conversation::udp(50_000, server).ask(payload);
+    let udp = |server: u16, payload: &[u8]| Conversation::udp(50_000, server).request(payload);
     vec![
         (
             "DNS with EDNS, identifier e399",
@@ -105,21 +105,21 @@ pub(super) fn named() -> Vec<(&'static str, Conversation)> {
         (
             "a handshake in the body of a POST",
             http("POST /a HTTP/1.1\r\nHost: a\r\nOrigin: http://a\r\nContent-Length: 68\r\n\r\n")
-                .ask([b"\x13BitTorrent protocol".as_slice(), &[0; 48]].concat()),
+                .request([b"\x13BitTorrent protocol".as_slice(), &[0; 48]].concat()),
         ),
         (
             "an announce in the body of a POST",
             http("POST /a HTTP/1.1\r\nHost: a\r\nOrigin: http://a\r\nContent-Length: 80\r\n\r\n")
-                .ask("GET /announce?info_hash=%12&port=6881 HTTP/1.1\r\nUser-Agent: Transmission/3.00\r\n\r\n"),
+                .request("GET /announce?info_hash=%12&port=6881 HTTP/1.1\r\nUser-Agent: Transmission/3.00\r\n\r\n"),
         ),
-        ("a player gives", Conversation::tcp(50_000, 23).ask("GIVE 100\r\n")),
+        ("a player gives", Conversation::tcp(50_000, 23).request("GIVE 100\r\n")),
         (
             "JSON behind a length and 2",
-            Conversation::tcp(50_000, 9000).ask(framed(2, "{\"op\":\"login\",\"user\":\"a\"}")),
+            Conversation::tcp(50_000, 9000).request(framed(2, "{\"op\":\"login\",\"user\":\"a\"}")),
         ),
-        ("JSON behind a length and 6", Conversation::tcp(50_000, 443).ask(framed(6, "{\"op\":\"ping\"}"))),
-        ("length 5, kind 0, a number", Conversation::tcp(50_000, 443).ask([5, 0, 0, 0, 0, 1, 2, 3, 4])),
-        ("length 3, kind 5a, to a mail server", Conversation::tcp(50_000, 25).ask([3, 0, 0x5a, 9, 9, 5])),
+        ("JSON behind a length and 6", Conversation::tcp(50_000, 443).request(framed(6, "{\"op\":\"ping\"}"))),
+        ("length 5, kind 0, a number", Conversation::tcp(50_000, 443).request([5, 0, 0, 0, 0, 1, 2, 3, 4])),
+        ("length 3, kind 5a, to a mail server", Conversation::tcp(50_000, 25).request([3, 0, 0x5a, 9, 9, 5])),
         ("a UUID and a small frame to a name server", udp(53, &[&identifier[..], &[0, 1, 0, 0, 0, 0, 0]].concat())),
         ("a UUID and an empty message of kind 1", udp(40_000, &[&identifier[..], &[1, 1, 0, 0, 0, 0, 0]].concat())),
         ("GND to a service", udp(53, b"GND\x03\x01\x02\x01\x01text")),

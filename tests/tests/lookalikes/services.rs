@@ -65,7 +65,7 @@ fn dns_between(bits: &mut Bits, client: u16, server: u16) -> Conversation {
         let answers = bits.within(0, 3) as u16;
         let flags = bits.of(&[0x8180, 0x8583, 0x8400, 0x8182, 0x8580, 0x8380]);
         let answer = [&question[..2], &message(bits, flags, answers)[2..]].concat();
-        conversation = conversation.ask(question).answer(answer);
+        conversation = conversation.request(question).answer(answer);
     }
     conversation
 }
@@ -92,14 +92,14 @@ fn mdns(bits: &mut Bits) -> Conversation {
 fn llmnr(bits: &mut Bits) -> Conversation {
     let client = bits.port();
     let (question, answer) = (message(bits, 0, 0), message(bits, 0x8000, 1));
-    Conversation::udp(client, 5355).ask(question.clone()).ask(question).answer(answer)
+    Conversation::udp(client, 5355).request(question.clone()).request(question).answer(answer)
 }
 
 /// RFC 1002 section 4.2: names are encoded as 32 letters.
 fn netbios(bits: &mut Bits) -> Conversation {
     let name: Vec<u8> = (0..32).map(|_| b'A' + bits.within(0, 15) as u8).collect();
     let query = join(&[&bits.id(2), &[0x01, 0x10, 0, 1, 0, 0, 0, 0, 0, 0, 0x20], &name, &[0, 0, 0x20, 0, 1]]);
-    Conversation::udp(137, 137).ask(query.clone()).ask(query)
+    Conversation::udp(137, 137).request(query.clone()).request(query)
 }
 
 /// RFC 5905: first byte is leap indicator, version and mode.
@@ -110,7 +110,7 @@ fn ntp(bits: &mut Bits) -> Conversation {
     let rest = bits.bytes(44);
     let question = join(&[&[asked, stratum, poll, 0xec], &rest]);
     let answer = join(&[&[bits.of(&[0x24, 0x1c, 0xe4, 0xdc]), 2, poll, 0xe9], &bits.bytes(44)]);
-    Conversation::udp(client, server).ask(question).answer(answer)
+    Conversation::udp(client, server).request(question).answer(answer)
 }
 
 /// Control (mode 6, RFC 9327) and the reference implementation's private mode 7, which fill with zeros.
@@ -119,7 +119,7 @@ fn ntp_control(bits: &mut Bits) -> Conversation {
     let control = join(&[&[0x16, 0x02], &bits.bytes(2), &[0; 8]]);
     let private = join(&[&[0x17, 0, 3, 0x2a], &[0; 4]]);
     let list = join(&[&[0xd7, 0, 3, 0x2a, 0, 6, 0, 0x48], &bits.bytes(432)]);
-    Conversation::udp(client, 123).ask(control).ask(private).answer(list)
+    Conversation::udp(client, 123).request(control).request(private).answer(list)
 }
 
 /// RFC 3416 in BER.
@@ -135,7 +135,7 @@ fn snmp(bits: &mut Bits) -> Conversation {
         join(&[&[0x30, rest.len() as u8], &rest])
     };
     let (question, answer) = (message(0xa0, &[5, 0]), message(0xa2, &[2, 1, 7]));
-    Conversation::udp(50_000, bits.of(&[161, 1161])).ask(question).answer(answer)
+    Conversation::udp(50_000, bits.of(&[161, 1161])).request(question).answer(answer)
 }
 
 /// UPnP Device Architecture section 1.3: like local service discovery, but searching for devices.
@@ -143,7 +143,7 @@ fn ssdp(bits: &mut Bits) -> Conversation {
     let client = bits.port();
     let search = "M-SEARCH * HTTP/1.1\r\nHOST: 239.255.255.250:1900\r\nMAN: \"ssdp:discover\"\r\nST: ssdp:all\r\n\r\n";
     let found = format!("HTTP/1.1 200 OK\r\nUSN: uuid:{}\r\nSERVER: BitTorrent/1.0\r\n\r\n", bits.word(8, 8));
-    Conversation::udp(client, 1900).ask(search).answer(found.into_bytes())
+    Conversation::udp(client, 1900).request(search).answer(found.into_bytes())
 }
 
 /// RFC 8415: message type 1 and a transaction of any three bytes, as a uTP header has type and connection.
@@ -151,9 +151,9 @@ fn dhcp_v6(bits: &mut Bits) -> Conversation {
     let transaction = bits.bytes(3);
     let options = join(&[&[0, 1, 0, 10, 0, 3, 0, 1], &bits.bytes(6), &[0, 6, 0, 4, 0, 23, 0, 24, 0, 8, 0, 2, 0, 0]]);
     Conversation::udp(546, 547)
-        .ask(join(&[&[1], &transaction, &options]))
+        .request(join(&[&[1], &transaction, &options]))
         .answer(join(&[&[2], &transaction, &options]))
-        .ask(join(&[&[3], &transaction, &options]))
+        .request(join(&[&[3], &transaction, &options]))
 }
 
 /// RFC 2865.
@@ -167,7 +167,7 @@ fn radius(bits: &mut Bits) -> Conversation {
         join(&[&[code, id], &length, &bits.bytes(16), &attribute])
     };
     let (request, accept) = (packet(1), packet(2));
-    Conversation::udp(client, 1812).ask(request).answer(accept)
+    Conversation::udp(client, 1812).request(request).answer(accept)
 }
 
 /// RFC 1350: both ports are unprivileged once the transfer runs, and blocks hold any file.
@@ -177,7 +177,7 @@ fn tftp(bits: &mut Bits) -> Conversation {
     for block in 1..=bits.within(1, 7) as u8 {
         let fill = bits.of(&[0, 0xff, 1]);
         let data = if bits.within(0, 1) == 0 { bits.bytes(512) } else { vec![fill; 512] };
-        conversation = conversation.answer(join(&[&[0, 3, 0, block], &data])).ask([0, 4, 0, block]);
+        conversation = conversation.answer(join(&[&[0, 3, 0, block], &data])).request([0, 4, 0, block]);
     }
     conversation
 }
@@ -192,7 +192,7 @@ fn onc_rpc(bits: &mut Bits) -> Conversation {
         let call =
             join(&[&id, &[0, 0, 0, 0, 0, 0, 0, 2], &program, &[0, 0, 0, 3, 0, 0, 0, 1], &[0; 16], &bits.some(0, 90)]);
         let reply = join(&[&id, &[0, 0, 0, 1], &[0; 20], &bits.some(0, 90)]);
-        conversation = conversation.ask(call).answer(reply);
+        conversation = conversation.request(call).answer(reply);
     }
     conversation
 }
@@ -205,7 +205,7 @@ fn rx(bits: &mut Bits) -> Conversation {
     for call in 1..=bits.within(1, 4) as u8 {
         let head = join(&[&connection, &[0, 0, 0, call, 0, 0, 0, 1, 0, 0, 0, call]]);
         let body = bits.some(28, 120);
-        conversation = conversation.ask(join(&[&head, &[1, 5, 0, 0], &[0, 0, 0, 0x34], &body])).answer(join(&[
+        conversation = conversation.request(join(&[&head, &[1, 5, 0, 0], &[0, 0, 0, 0x34], &body])).answer(join(&[
             &head,
             &[1, 4, 0, 0],
             &[0, 0, 0, 0x34],
@@ -223,7 +223,7 @@ fn some_ip(bits: &mut Bits) -> Conversation {
         join(&[&id, &(8 + body.len() as u32).to_be_bytes(), &[0, 0], &session, &[1, 1, kind, 0], &body])
     };
     let (request, response) = (message(0), message(0x80));
-    Conversation::udp(30_509, 30_490).ask(request).answer(response)
+    Conversation::udp(30_509, 30_490).request(request).answer(response)
 }
 
 /// RFC 5415: preamble, header, control message; and the preamble of DTLS.
@@ -233,7 +233,7 @@ fn capwap(bits: &mut Bits) -> Conversation {
     let control =
         join(&[&[0, 0x10, 2, 0, 0, 0, 0, 0], &[0, 0, 0, kind, bits.next() as u8, 0, 3, 0], &bits.some(0, 90)]);
     let data = join(&[&[0, 0x20, 3, 0x20], &bits.bytes(4), &bits.some(24, 300)]);
-    Conversation::udp(client, bits.of(&[5246, 5247])).ask(control.clone()).answer(control).ask(data)
+    Conversation::udp(client, bits.of(&[5246, 5247])).request(control.clone()).answer(control).request(data)
 }
 
 /// RFC 7252: version 1, type, token length, code: 0x41 and 0x61 are what uTP's SYN and CoAP's answer share bits with.
@@ -243,7 +243,7 @@ fn coap(bits: &mut Bits) -> Conversation {
     let id = bits.bytes(2);
     let request = join(&[&[0x40 | token, bits.of(&[1, 2, 3])], &id, &bits.bytes(token.into()), &bits.some(0, 40)]);
     let response = join(&[&[0x60 | token, 0x45], &id, &bits.bytes(token.into()), &[0xff], &bits.some(0, 60)]);
-    Conversation::udp(client, 5683).ask(request).answer(response)
+    Conversation::udp(client, 5683).request(request).answer(response)
 }
 
 /// RFC 3164, from programs that have P2P in their names.
@@ -256,13 +256,13 @@ fn syslog(bits: &mut Bits) -> Conversation {
         "URES UINF d1:ad2:id20:",
     ]);
     let line = format!("<{}>Nov 24 12:00:00 host {text}\n", bits.within(0, 191));
-    Conversation::udp(client, bits.of(&[514, 5514])).ask(line.into_bytes())
+    Conversation::udp(client, bits.of(&[514, 5514])).request(line.into_bytes())
 }
 
 fn statsd(bits: &mut Bits) -> Conversation {
     let client = bits.port();
     let line = format!("{}.{}:{}|c\n", bits.of(&["peers", "GND", "dht.d1"]), bits.word(3, 20), bits.within(0, 9999));
-    Conversation::udp(client, 8125).ask(line.clone().into_bytes()).ask(line.into_bytes())
+    Conversation::udp(client, 8125).request(line.clone().into_bytes()).request(line.into_bytes())
 }
 
 /// NetFlow version 5 and version 9 (RFC 3954).
@@ -270,14 +270,14 @@ fn netflow(bits: &mut Bits) -> Conversation {
     let client = bits.port();
     let records = bits.within(1, 20) as u8;
     let head = join(&[&[0, bits.of(&[5, 9, 10]), 0, records], &bits.bytes(20)]);
-    Conversation::udp(client, 2055).ask(join(&[&head, &bits.bytes(48 * usize::from(records))]))
+    Conversation::udp(client, 2055).request(join(&[&head, &bits.bytes(48 * usize::from(records))]))
 }
 
 /// ASHRAE 135 annex J: 0x81, function, length.
 fn bacnet(bits: &mut Bits) -> Conversation {
     let body = bits.some(4, 60);
     let message = join(&[&[0x81, bits.of(&[0x0a, 0x0b])], &(4 + body.len() as u16).to_be_bytes(), &body]);
-    Conversation::udp(47_808, 47_808).ask(message.clone()).answer(message)
+    Conversation::udp(47_808, 47_808).request(message.clone()).answer(message)
 }
 
 /// The NG protocol of rtpengine: a cookie, then a bencoded dictionary; and a dictionary without a cookie.
@@ -287,9 +287,9 @@ fn bencoded(bits: &mut Bits) -> Conversation {
     let dictionary = format!("d7:call-id{}:{call}7:command4:pinge", call.len());
     let cookie = bits.word(5, 10);
     Conversation::udp(client, 2223)
-        .ask(format!("{cookie} {dictionary}").into_bytes())
+        .request(format!("{cookie} {dictionary}").into_bytes())
         .answer(format!("{cookie} d6:result4:ponge").into_bytes())
-        .ask(dictionary.into_bytes())
+        .request(dictionary.into_bytes())
         .answer("d6:result4:ponge")
 }
 
@@ -299,5 +299,5 @@ fn uuid_heartbeat(bits: &mut Bits) -> Conversation {
     let id = bits.id(16);
     let kind = bits.of(&[3u8, 4, 5, 0x10, 0x20, 0x7f, 0xf0]);
     let message = join(&[&id, &[kind, 1, 0, 0, 0, 0, 0]]);
-    Conversation::udp(client, server).ask(message.clone()).answer(message)
+    Conversation::udp(client, server).request(message.clone()).answer(message)
 }

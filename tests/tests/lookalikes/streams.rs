@@ -47,10 +47,10 @@ fn tls(bits: &mut Bits) -> Conversation {
         join(&[&[1, 0, 1, 0xfc, 3, 3], &bits.bytes(32), &[32], &bits.bytes(32), name.as_bytes(), &bits.some(50, 300)]);
     let answer = join(&[&[2, 0, 0, 0x76, 3, 3], &bits.bytes(100)]);
     let mut conversation = Conversation::tcp(client, server)
-        .ask(record(22, &hello))
+        .request(record(22, &hello))
         .answer(join(&[&record(22, &answer), &record(20, &[1])]));
     for _ in 0..5 {
-        conversation = conversation.ask(record(23, &bits.some(20, 900))).answer(record(23, &bits.some(20, 1400)));
+        conversation = conversation.request(record(23, &bits.some(20, 900))).answer(record(23, &bits.some(20, 1400)));
     }
     conversation
 }
@@ -67,11 +67,11 @@ fn ssh(bits: &mut Bits) -> Conversation {
     ]);
     let mut conversation = Conversation::tcp(client, bits.of(&[22, 2222]))
         .answer(banner.clone().into_bytes())
-        .ask(banner.into_bytes())
-        .ask(exchange.clone())
+        .request(banner.into_bytes())
+        .request(exchange.clone())
         .answer(exchange);
     for _ in 0..5 {
-        conversation = conversation.ask(bits.some(36, 200)).answer(bits.some(36, 900));
+        conversation = conversation.request(bits.some(36, 200)).answer(bits.some(36, 900));
     }
     conversation
 }
@@ -84,10 +84,10 @@ fn http2(bits: &mut Bits) -> Conversation {
     let grpc = join(&[&[0], &(content.len() as u32).to_be_bytes(), &content]);
     let data = join(&[&(grpc.len() as u32).to_be_bytes()[1..], &[0, 1, 0, 0, 0, 1], &grpc]);
     Conversation::tcp(client, bits.of(&[80, 50_051]))
-        .ask(join(&[b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", &settings]))
+        .request(join(&[b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", &settings]))
         .answer(settings)
-        .ask([0, 0, 0, 4, 1, 0, 0, 0, 0])
-        .ask(data.clone())
+        .request([0, 0, 0, 4, 1, 0, 0, 0, 0])
+        .request(data.clone())
         .answer(data)
 }
 
@@ -95,7 +95,7 @@ fn http2(bits: &mut Bits) -> Conversation {
 fn websocket(bits: &mut Bits) -> Conversation {
     let client = bits.port();
     let mut conversation = Conversation::tcp(client, bits.of(&[80, 8080, 8000]))
-        .ask("GET /announce HTTP/1.1\r\nHost: example.org\r\nUpgrade: websocket\r\n\r\n")
+        .request("GET /announce HTTP/1.1\r\nHost: example.org\r\nUpgrade: websocket\r\n\r\n")
         .answer("HTTP/1.1 101 Switching Protocols\r\n\r\n");
     for _ in 0..6 {
         let (key, word) = (bits.bytes(4), bits.word(3, 30));
@@ -108,7 +108,7 @@ fn websocket(bits: &mut Bits) -> Conversation {
         let kind = bits.of(&[0x81, 0x82, 0x01]);
         let masked: Vec<u8> = content.iter().zip(key.iter().cycle()).map(|(byte, key)| byte ^ key).collect();
         conversation = conversation
-            .ask(join(&[&[kind, 0x80 | content.len() as u8], &key, &masked]))
+            .request(join(&[&[kind, 0x80 | content.len() as u8], &key, &masked]))
             .answer(join(&[&[kind, content.len() as u8], &content]));
     }
     conversation
@@ -129,7 +129,7 @@ fn dns(bits: &mut Bits) -> Conversation {
         join(&[&(question.len() as u16).to_be_bytes(), &question])
     };
     let (question, answer) = (message([1, 0]), message([0x81, 0x80]));
-    Conversation::tcp(client, bits.of(&[53, 5353])).ask(question).answer(answer)
+    Conversation::tcp(client, bits.of(&[53, 5353])).request(question).answer(answer)
 }
 
 /// The MySQL client/server protocol: a little-endian length of three bytes, a sequence number, a command.
@@ -139,13 +139,13 @@ fn mysql(bits: &mut Bits) -> Conversation {
         |sequence: u8, content: &[u8]| join(&[&(content.len() as u32).to_le_bytes()[..3], &[sequence], content]);
     let greeting = join(&[&[10], b"8.0.36\0", &bits.bytes(4), &bits.bytes(8), &[0], &bits.bytes(30)]);
     let mut conversation =
-        Conversation::tcp(client, 3306).answer(packet(0, &greeting)).ask(packet(1, &bits.some(60, 200)));
+        Conversation::tcp(client, 3306).answer(packet(0, &greeting)).request(packet(1, &bits.some(60, 200)));
     for _ in 0..4 {
         let command = bits.of(&[[0x19], [0x1a], [0x0c]]);
         conversation = conversation
             .answer(packet(2, &[0, 0, 0, 2, 0, 0, 0]))
-            .ask(packet(0, &join(&[&command, &bits.bytes(4)])))
-            .ask(packet(0, b"\x03SELECT 'BitTorrent protocol', info_hash FROM announce"));
+            .request(packet(0, &join(&[&command, &bits.bytes(4)])))
+            .request(packet(0, b"\x03SELECT 'BitTorrent protocol', info_hash FROM announce"));
     }
     conversation
 }
@@ -159,11 +159,11 @@ fn postgres(bits: &mut Bits) -> Conversation {
         format!("SELECT * FROM {} WHERE info_hash = '{}'\0", bits.of(&["announce", "scrape"]), bits.word(20, 40));
     let message = |kind: u8, content: &[u8]| join(&[&[kind], &(4 + content.len() as u32).to_be_bytes(), content]);
     Conversation::tcp(client, 5432)
-        .ask([0, 0, 0, 8, 4, 0xd2, 0x16, 0x2f])
+        .request([0, 0, 0, 8, 4, 0xd2, 0x16, 0x2f])
         .answer("N")
-        .ask(join(&[&(4 + startup.len() as u32).to_be_bytes(), &startup]))
+        .request(join(&[&(4 + startup.len() as u32).to_be_bytes(), &startup]))
         .answer(message(b'R', &[0, 0, 0, 10]))
-        .ask(message(b'Q', query.as_bytes()))
+        .request(message(b'Q', query.as_bytes()))
         .answer(message(b'T', &bits.some(20, 300)))
 }
 
@@ -176,7 +176,7 @@ fn mongo(bits: &mut Bits) -> Conversation {
         let length = (16 + body.len() as u32).to_le_bytes();
         let operation = bits.of(&[2013u32, 2004, 1, 2012]).to_le_bytes();
         conversation = conversation
-            .ask(join(&[&length, &request.to_le_bytes(), &[0; 4], &operation, &body]))
+            .request(join(&[&length, &request.to_le_bytes(), &[0; 4], &operation, &body]))
             .answer(join(&[&length, &bits.bytes(4), &request.to_le_bytes(), &[1, 0, 0, 0], &body]));
     }
     conversation
@@ -186,7 +186,7 @@ fn cassandra(bits: &mut Bits) -> Conversation {
     let client = bits.port();
     let body = bits.some(0, 120);
     let length = (body.len() as u32).to_be_bytes();
-    Conversation::tcp(client, 9042).ask(join(&[&[4, 0, 0, 1, 5], &length, &body])).answer(join(&[
+    Conversation::tcp(client, 9042).request(join(&[&[4, 0, 0, 1, 5], &length, &body])).answer(join(&[
         &[0x84, 0, 0, 1, 6],
         &length,
         &body,
@@ -205,7 +205,7 @@ fn kafka(bits: &mut Bits) -> Conversation {
         &bits.some(0, 100),
     ]);
     let request = join(&[&(rest.len() as u32).to_be_bytes(), &rest]);
-    Conversation::tcp(client, 9092).ask(request.clone()).answer(request)
+    Conversation::tcp(client, 9092).request(request.clone()).answer(request)
 }
 
 /// OASIS MQTT 3.1.1 and 5.
@@ -214,9 +214,9 @@ fn mqtt(bits: &mut Bits) -> Conversation {
     let name = bits.word(1, 23);
     let rest = join(&[&[0, 4], b"MQTT", &[bits.of(&[4, 5]), 2, 0, 60, 0, name.len() as u8], name.as_bytes()]);
     Conversation::tcp(client, 1883)
-        .ask(join(&[&[0x10, rest.len() as u8], &rest]))
+        .request(join(&[&[0x10, rest.len() as u8], &rest]))
         .answer([0x20, 2, 0, 0])
-        .ask([0xc0, 0])
+        .request([0xc0, 0])
         .answer([0xd0, 0])
 }
 
@@ -224,7 +224,7 @@ fn amqp(bits: &mut Bits) -> Conversation {
     let client = bits.port();
     let body = bits.some(10, 300);
     let frame = join(&[&[1, 0, 0], &(body.len() as u32).to_be_bytes(), &body, &[0xce]]);
-    Conversation::tcp(client, 5672).ask(b"AMQP\0\0\x09\x01".as_slice()).answer(frame.clone()).ask(frame)
+    Conversation::tcp(client, 5672).request(b"AMQP\0\0\x09\x01".as_slice()).answer(frame.clone()).request(frame)
 }
 
 /// RFC 4511 in BER.
@@ -234,7 +234,7 @@ fn ldap(bits: &mut Bits) -> Conversation {
     let bind = join(&[&[2, 1, 3, 4, name.len() as u8], name.as_bytes(), &[0x80, 4], b"pass"]);
     let message = join(&[&[2, 1, 1, 0x60, bind.len() as u8], &bind]);
     Conversation::tcp(client, 389)
-        .ask(join(&[&[0x30, message.len() as u8], &message]))
+        .request(join(&[&[0x30, message.len() as u8], &message]))
         .answer([0x30, 12, 2, 1, 1, 0x61, 7, 10, 1, 0, 4, 0, 4, 0])
 }
 
@@ -242,7 +242,7 @@ fn smb(bits: &mut Bits) -> Conversation {
     let client = bits.port();
     let body = join(&[&[0xfe], b"SMB", &[64, 0, 1, 0], &bits.bytes(56), &bits.some(20, 200)]);
     let message = join(&[&(body.len() as u32).to_be_bytes(), &body]);
-    Conversation::tcp(client, 445).ask(message.clone()).answer(message)
+    Conversation::tcp(client, 445).request(message.clone()).answer(message)
 }
 
 /// TPKT (RFC 1006) starts as Ares does, with 03 00.
@@ -256,9 +256,9 @@ fn rdp(bits: &mut Bits) -> Conversation {
     };
     let (question, answer) = (tpkt(&request), tpkt(&[0xd0, 0, 0, 0x12, 0x34, 0]));
     Conversation::tcp(client, 3389)
-        .ask(question)
+        .request(question)
         .answer(answer)
-        .ask([3, 0, 0, 6, 2, 0xf0])
+        .request([3, 0, 0, 6, 2, 0xf0])
         .answer(join(&[&[0x16, 3, 3], &bits.bytes(90)]))
 }
 
@@ -266,13 +266,13 @@ fn vnc(bits: &mut Bits) -> Conversation {
     let client = bits.port();
     Conversation::tcp(client, 5900)
         .answer("RFB 003.008\n")
-        .ask("RFB 003.008\n")
+        .request("RFB 003.008\n")
         .answer([1, 2])
-        .ask([2])
+        .request([2])
         .answer(bits.bytes(16))
-        .ask(bits.bytes(16))
+        .request(bits.bytes(16))
         .answer([0, 0, 0, 0])
-        .ask([1])
+        .request([1])
 }
 
 /// RFC 1928: five, then small numbers.
@@ -280,9 +280,9 @@ fn socks(bits: &mut Bits) -> Conversation {
     let client = bits.port();
     let target = join(&[&[5, 1, 0, 1], &bits.bytes(6)]);
     Conversation::tcp(client, 1080)
-        .ask([5, 1, 0])
+        .request([5, 1, 0])
         .answer([5, 0])
-        .ask(target)
+        .request(target)
         .answer(join(&[&[5, 0, 0, 1], &bits.bytes(6)]))
 }
 
@@ -290,16 +290,16 @@ fn rtmp(bits: &mut Bits) -> Conversation {
     let client = bits.port();
     let greeting = join(&[&[3], &bits.bytes(4), &[0; 4], &bits.bytes(1400)]);
     Conversation::tcp(client, 1935)
-        .ask(greeting.clone())
+        .request(greeting.clone())
         .answer(greeting)
-        .ask(join(&[&[3, 0, 0, 0, 0, 0, 0x8b, 0x14, 0, 0, 0, 0], b"\x02\0\x07connect"]))
+        .request(join(&[&[3, 0, 0, 0, 0, 0, 0x8b, 0x14, 0, 0, 0, 0], b"\x02\0\x07connect"]))
 }
 
 /// Transaction, protocol 0, big-endian length, unit, function.
 fn modbus(bits: &mut Bits) -> Conversation {
     let client = bits.port();
     let transaction = bits.bytes(2);
-    Conversation::tcp(client, 502).ask(join(&[&transaction, &[0, 0, 0, 6, 1, 3, 0, 0, 0, 10]])).answer(join(&[
+    Conversation::tcp(client, 502).request(join(&[&transaction, &[0, 0, 0, 6, 1, 3, 0, 0, 0, 10]])).answer(join(&[
         &transaction,
         &[0, 0, 0, 7, 1, 3, 4],
         &bits.bytes(4),
@@ -315,7 +315,7 @@ fn dce_rpc(bits: &mut Bits) -> Conversation {
         join(&[&[5, 0, kind, 3, 0x10, 0, 0, 0], &length, &[0, 0], &bits.bytes(4), &body])
     };
     let (bind, accepted, request) = (message(11), message(12), message(0));
-    Conversation::tcp(client, server).ask(bind).answer(accepted).ask(request)
+    Conversation::tcp(client, server).request(bind).answer(accepted).request(request)
 }
 
 /// Magic, command, little-endian length, checksum.
@@ -327,7 +327,7 @@ fn bitcoin(bits: &mut Bits) -> Conversation {
     };
     let (version, accepted, ping) =
         (message(b"version\0\0\0\0\0"), message(b"verack\0\0\0\0\0\0"), message(b"ping\0\0\0\0\0\0\0\0"));
-    Conversation::tcp(client, 8333).ask(version.clone()).answer(version).answer(accepted).ask(ping)
+    Conversation::tcp(client, 8333).request(version.clone()).answer(version).answer(accepted).request(ping)
 }
 
 /// Length, kind, name, port, state, in variable-length numbers.
@@ -336,8 +336,8 @@ fn minecraft(bits: &mut Bits) -> Conversation {
     let name = bits.word(3, 30);
     let rest = join(&[&[0, 0xfd, 5, name.len() as u8], name.as_bytes(), &[0x63, 0xdd, 1]]);
     Conversation::tcp(client, 25_565)
-        .ask(join(&[&[rest.len() as u8], &rest]))
-        .ask([1, 0])
+        .request(join(&[&[rest.len() as u8], &rest]))
+        .request([1, 0])
         .answer(b"\x13\0\x11{\"players\":\"GND\"}".as_slice())
 }
 
@@ -347,7 +347,7 @@ fn delivery_optimization(bits: &mut Bits) -> Conversation {
     let piece = bits.bytes(4);
     let begin = (0x4000 * bits.within(0, 60) as u32).to_be_bytes();
     let request = join(&[&[0, 0, 0, 13, 6, 0], &piece[1..], &begin, &[0, 0, 0x40, 0]]);
-    Conversation::tcp(client, 7680).ask(request).answer(join(&[
+    Conversation::tcp(client, 7680).request(request).answer(join(&[
         &[0, 0, 0x40, 9, 7, 0],
         &piece[1..],
         &begin,
@@ -363,7 +363,7 @@ fn openvpn(bits: &mut Bits) -> Conversation {
         join(&[&(1 + content.len() as u16).to_be_bytes(), &[opcode], &content])
     };
     let [reset, answer, data] = [packet(0x38, 13, 60), packet(0x40, 25, 60), packet(0x48, 30, 1200)];
-    Conversation::tcp(client, bits.of(&[443, 1194])).ask(reset).answer(answer).ask(data.clone()).answer(data)
+    Conversation::tcp(client, bits.of(&[443, 1194])).request(reset).answer(answer).request(data.clone()).answer(data)
 }
 
 /// Home-made framing, of games and of remote calls: a little-endian length, a kind, content. Kinds and lengths are
@@ -376,7 +376,8 @@ fn le32_frames(bits: &mut Bits) -> Conversation {
         let kind = bits.within(0, 12) as u8;
         let length = (1 + content.len() as u32).to_le_bytes();
         let message = join(&[&length, &[kind], &content]);
-        conversation = if bits.within(0, 1) == 0 { conversation.ask(message) } else { conversation.answer(message) };
+        conversation =
+            if bits.within(0, 1) == 0 { conversation.request(message) } else { conversation.answer(message) };
     }
     conversation
 }
@@ -389,7 +390,8 @@ fn be32_frames(bits: &mut Bits) -> Conversation {
         let content = bits.some(0, 90);
         let kind = bits.within(0, 20) as u8;
         let message = join(&[&(1 + content.len() as u32).to_be_bytes(), &[kind], &content]);
-        conversation = if bits.within(0, 1) == 0 { conversation.ask(message) } else { conversation.answer(message) };
+        conversation =
+            if bits.within(0, 1) == 0 { conversation.request(message) } else { conversation.answer(message) };
     }
     conversation
 }
@@ -399,7 +401,7 @@ fn ciphertext(bits: &mut Bits) -> Conversation {
     let (client, server) = (bits.port(), bits.of(&[443, 8388, 5222, 40_000]));
     let mut conversation = Conversation::tcp(client, server);
     for _ in 0..8 {
-        conversation = conversation.ask(bits.some(1, 600)).answer(bits.some(1, 600));
+        conversation = conversation.request(bits.some(1, 600)).answer(bits.some(1, 600));
     }
     conversation
 }

@@ -103,7 +103,7 @@ fn pages(bits: &mut Bits) -> Conversation {
         let status = bits.of(&["200 OK", "302 Found", "404 Not Found"]);
         let answer =
             format!("HTTP/1.1 {status}\r\nX-Word: {}\r\n\r\n<html>{} {}</html>", word(bits), word(bits), word(bits));
-        conversation = conversation.ask(request.into_bytes()).answer(answer.into_bytes());
+        conversation = conversation.request(request.into_bytes()).answer(answer.into_bytes());
     }
     conversation
 }
@@ -119,7 +119,7 @@ fn downloads(bits: &mut Bits) -> Conversation {
     );
     let request = format!("GET /get/{}.torrent HTTP/1.1\r\n{}\r\n", bits.word(1, 20), headers(bits));
     Conversation::tcp(client, 80)
-        .ask(request.into_bytes())
+        .request(request.into_bytes())
         .answer(head.into_bytes())
         .answer([file.as_bytes(), &bits.bytes(20), b"ee"].concat())
         .answer(bits.bytes(1400))
@@ -137,7 +137,7 @@ fn posts(bits: &mut Bits) -> Conversation {
         headers(bits),
         body.len()
     );
-    Conversation::tcp(client, 80).ask(request.into_bytes()).answer("HTTP/1.1 204 No Content\r\n\r\n")
+    Conversation::tcp(client, 80).request(request.into_bytes()).answer("HTTP/1.1 204 No Content\r\n\r\n")
 }
 
 fn lines(bits: &mut Bits, client: u16, server: u16, pairs: &[(&str, &str)]) -> Conversation {
@@ -145,7 +145,7 @@ fn lines(bits: &mut Bits, client: u16, server: u16, pairs: &[(&str, &str)]) -> C
     for (question, answer) in pairs {
         let (asked, said) = (word(bits), word(bits));
         conversation = conversation
-            .ask(format!("{question} {asked}\r\n").into_bytes())
+            .request(format!("{question} {asked}\r\n").into_bytes())
             .answer(format!("{answer} {said}\r\n").into_bytes());
     }
     conversation
@@ -191,9 +191,9 @@ fn redis(bits: &mut Bits) -> Conversation {
     let key = word(bits);
     let get = format!("*2\r\n$3\r\nGET\r\n${}\r\n{key}\r\n", key.len());
     Conversation::tcp(client, 6379)
-        .ask(get.into_bytes())
+        .request(get.into_bytes())
         .answer(format!("${}\r\n{key}\r\n", key.len()).into_bytes())
-        .ask("PING\r\n")
+        .request("PING\r\n")
         .answer("+PONG\r\n")
 }
 
@@ -202,9 +202,9 @@ fn memcached(bits: &mut Bits) -> Conversation {
     let client = bits.port();
     let key = bits.word(1, 30);
     Conversation::tcp(client, 11_211)
-        .ask(format!("get {key}\r\n").into_bytes())
+        .request(format!("get {key}\r\n").into_bytes())
         .answer("1\r\n")
-        .ask(format!("gets {key}\r\n").into_bytes())
+        .request(format!("gets {key}\r\n").into_bytes())
         .answer("END\r\n")
 }
 
@@ -213,18 +213,20 @@ fn stratum(bits: &mut Bits) -> Conversation {
     let client = bits.port();
     let (user, job) = (bits.word(20, 42), bits.word(8, 64));
     Conversation::tcp(client, bits.of(&[3333, 4444, 14_444]))
-        .ask("{\"id\":1,\"method\":\"mining.subscribe\",\"params\":[\"cgminer/4.10\"]}\n")
+        .request("{\"id\":1,\"method\":\"mining.subscribe\",\"params\":[\"cgminer/4.10\"]}\n")
         .answer("{\"id\":1,\"result\":[[[\"mining.notify\",\"1\"]],\"08000002\",4],\"error\":null}\n")
-        .ask(format!("{{\"id\":2,\"method\":\"mining.authorize\",\"params\":[\"{user}\",\"x\"]}}\n").into_bytes())
+        .request(format!("{{\"id\":2,\"method\":\"mining.authorize\",\"params\":[\"{user}\",\"x\"]}}\n").into_bytes())
         .answer(format!("{{\"method\":\"mining.notify\",\"params\":[\"{job}\",\"GND\",true]}}\n").into_bytes())
-        .ask(format!("{{\"jsonrpc\":\"2.0\",\"method\":\"eth_submitWork\",\"info_hash\":\"{job}\"}}\n").into_bytes())
+        .request(
+            format!("{{\"jsonrpc\":\"2.0\",\"method\":\"eth_submitWork\",\"info_hash\":\"{job}\"}}\n").into_bytes(),
+        )
 }
 
 fn json_lines(bits: &mut Bits) -> Conversation {
     let client = bits.port();
     let line =
         format!("{{\"action\":\"announce\",\"info_hash\":\"{}\",\"word\":\"{}\"}}\n", bits.word(20, 40), word(bits));
-    Conversation::tcp(client, 9000).ask(line.clone().into_bytes()).answer(line.into_bytes())
+    Conversation::tcp(client, 9000).request(line.clone().into_bytes()).answer(line.into_bytes())
 }
 
 /// RFC 6120.
@@ -232,16 +234,16 @@ fn xmpp(bits: &mut Bits) -> Conversation {
     let client = bits.port();
     let said = format!("<message to='{}@example.org'><body>{}</body></message>", bits.word(1, 10), word(bits));
     Conversation::tcp(client, 5222)
-        .ask("<?xml version='1.0'?><stream:stream to='example.org'>")
+        .request("<?xml version='1.0'?><stream:stream to='example.org'>")
         .answer("<stream:features/>")
-        .ask(said.into_bytes())
+        .request(said.into_bytes())
 }
 
 /// RFC 7826.
 fn rtsp(bits: &mut Bits) -> Conversation {
     let client = bits.port();
     let request = format!("DESCRIBE rtsp://example.org/{} RTSP/1.0\r\nCSeq: 2\r\n\r\n", bits.word(1, 20));
-    Conversation::tcp(client, 554).ask(request.into_bytes()).answer("RTSP/1.0 200 OK\r\nCSeq: 2\r\n\r\n")
+    Conversation::tcp(client, 554).request(request.into_bytes()).answer("RTSP/1.0 200 OK\r\nCSeq: 2\r\n\r\n")
 }
 
 /// Lengths of four hexadecimal digits, then text.
@@ -249,14 +251,14 @@ fn git(bits: &mut Bits) -> Conversation {
     let client = bits.port();
     let rest = format!("git-upload-pack /{}/libtorrent.git\0host=example.org\0", bits.word(1, 20));
     Conversation::tcp(client, 9418)
-        .ask(format!("{:04x}{rest}", rest.len() + 4).into_bytes())
+        .request(format!("{:04x}{rest}", rest.len() + 4).into_bytes())
         .answer(format!("00e7{} HEAD\0multi_ack", bits.word(40, 40)).into_bytes())
-        .ask("0000")
+        .request("0000")
 }
 
 fn sip(bits: &mut Bits) -> Conversation {
     let client = bits.port();
     let request =
         format!("REGISTER sip:{}.example.org SIP/2.0\r\nUser-Agent: {}\r\n\r\n", bits.word(1, 20), word(bits));
-    Conversation::tcp(client, 5060).ask(request.into_bytes()).answer("SIP/2.0 401 Unauthorized\r\n\r\n")
+    Conversation::tcp(client, 5060).request(request.into_bytes()).answer("SIP/2.0 401 Unauthorized\r\n\r\n")
 }

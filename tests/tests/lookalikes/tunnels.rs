@@ -21,18 +21,15 @@ pub(super) const ROWS: &[Row] = &[
 fn wireguard(bits: &mut Bits) -> Conversation {
     let (client, server) = (bits.port(), bits.of(&[51_820, 443, 41_641]));
     let mut conversation = Conversation::udp(client, server)
-        .ask(join(&[&[1, 0, 0, 0], &bits.bytes(144)]))
+        .request(join(&[&[1, 0, 0, 0], &bits.bytes(144)]))
         .answer(join(&[&[2, 0, 0, 0], &bits.bytes(88)]));
     let (forth, back) = (bits.bytes(4), bits.bytes(4));
     for counter in 0..6u64 {
         let (sent, received) = (16 * bits.within(1, 80), 16 * bits.within(1, 80));
         let counter = counter.to_le_bytes();
-        conversation = conversation.ask(join(&[&[4, 0, 0, 0], &forth, &counter, &bits.bytes(sent)])).answer(join(&[
-            &[4, 0, 0, 0],
-            &back,
-            &counter,
-            &bits.bytes(received),
-        ]));
+        conversation = conversation
+            .request(join(&[&[4, 0, 0, 0], &forth, &counter, &bits.bytes(sent)]))
+            .answer(join(&[&[4, 0, 0, 0], &back, &counter, &bits.bytes(received)]));
     }
     conversation
 }
@@ -42,12 +39,12 @@ fn openvpn(bits: &mut Bits) -> Conversation {
     let client = bits.port();
     let (ours, theirs) = (bits.bytes(8), bits.bytes(8));
     let mut conversation = Conversation::udp(client, 1194)
-        .ask(join(&[&[0x38], &ours, &[0, 0, 0, 0, 0]]))
+        .request(join(&[&[0x38], &ours, &[0, 0, 0, 0, 0]]))
         .answer(join(&[&[0x40], &theirs, &[1, 0, 0, 0, 0], &ours, &[0, 0, 0, 0]]))
-        .ask(join(&[&[0x28], &ours, &[1, 0, 0, 0, 0], &theirs]))
-        .ask(join(&[&[0x20], &ours, &[0, 0, 0, 0, 1], &bits.some(60, 1200)]));
+        .request(join(&[&[0x28], &ours, &[1, 0, 0, 0, 0], &theirs]))
+        .request(join(&[&[0x20], &ours, &[0, 0, 0, 0, 1], &bits.some(60, 1200)]));
     for _ in 0..4 {
-        conversation = conversation.ask(join(&[&[0x48, 0, 0, 0], &bits.some(30, 1200)]));
+        conversation = conversation.request(join(&[&[0x48, 0, 0, 0], &bits.some(30, 1200)]));
     }
     conversation
 }
@@ -56,13 +53,13 @@ fn openvpn(bits: &mut Bits) -> Conversation {
 fn esp(bits: &mut Bits) -> Conversation {
     let (forth, back) = (bits.id(4), bits.id(4));
     let ike = join(&[&[0; 4], &bits.bytes(16), &[0x29, 0x20, 0x22, 0x08, 0, 0, 0, 0], &bits.some(100, 400)]);
-    let mut conversation = Conversation::udp(4500, 4500).ask(ike.clone()).answer(ike);
+    let mut conversation = Conversation::udp(4500, 4500).request(ike.clone()).answer(ike);
     for sequence in 1..6u32 {
         let sequence = sequence.to_be_bytes();
         conversation = conversation
-            .ask(join(&[&forth, &sequence, &bits.some(40, 1200)]))
+            .request(join(&[&forth, &sequence, &bits.some(40, 1200)]))
             .answer(join(&[&back, &sequence, &bits.some(40, 1200)]))
-            .ask([0xff]);
+            .request([0xff]);
     }
     conversation
 }
@@ -71,13 +68,13 @@ fn esp(bits: &mut Bits) -> Conversation {
 fn vxlan(bits: &mut Bits) -> Conversation {
     let client = bits.port();
     let inner = join(&[&bits.bytes(12), &[0x08, 0x00, 0x45, 0], &bits.some(40, 300)]);
-    Conversation::udp(client, 4789).ask(join(&[&[8, 0, 0, 0], &bits.bytes(3), &[0], &inner]))
+    Conversation::udp(client, 4789).request(join(&[&[8, 0, 0, 0], &bits.bytes(3), &[0], &inner]))
 }
 
 /// RFC 8926.
 fn geneve(bits: &mut Bits) -> Conversation {
     let client = bits.port();
-    Conversation::udp(client, 6081).ask(join(&[&[0, 0, 0x65, 0x58], &bits.bytes(3), &[0], &bits.some(60, 300)]))
+    Conversation::udp(client, 6081).request(join(&[&[0, 0, 0x65, 0x58], &bits.bytes(3), &[0], &bits.some(60, 300)]))
 }
 
 /// RFC 2661: control and data messages.
@@ -86,21 +83,21 @@ fn l2tp(bits: &mut Bits) -> Conversation {
     let length = (12 + avps.len() as u16).to_be_bytes();
     let control = join(&[&[0xc8, 2], &length, &bits.bytes(4), &[0, 0, 0, 0], &avps]);
     let data = join(&[&[0, 2], &bits.bytes(4), &[0xff, 3, 0, 0x21], &bits.some(40, 900)]);
-    Conversation::udp(1701, 1701).ask(control.clone()).answer(control).ask(data)
+    Conversation::udp(1701, 1701).request(control.clone()).answer(control).request(data)
 }
 
 /// RFC 4380: an IPv6 header without a payload.
 fn teredo(bits: &mut Bits) -> Conversation {
     let client = bits.port();
     let bubble = join(&[&[0x60, 0, 0, 0, 0, 0, 59, 21], &bits.bytes(32)]);
-    Conversation::udp(client, 3544).ask(bubble.clone()).answer(bubble)
+    Conversation::udp(client, 3544).request(bubble.clone()).answer(bubble)
 }
 
 /// Packet number, destination, source, flags, code, ciphertext: nothing fixed at all.
 fn zerotier(bits: &mut Bits) -> Conversation {
     let mut conversation = Conversation::udp(9993, 9993);
     for _ in 0..8 {
-        conversation = conversation.ask(bits.some(28, 400)).answer(bits.some(28, 400));
+        conversation = conversation.request(bits.some(28, 400)).answer(bits.some(28, 400));
     }
     conversation
 }
@@ -110,5 +107,5 @@ fn lora(bits: &mut Bits) -> Conversation {
     let client = bits.port();
     let (token, version) = (bits.bytes(2), bits.of(&[1u8, 2]));
     let push = join(&[&[version], &token, &[0], &bits.bytes(8), b"{\"stat\":{\"rxnb\":2}}"]);
-    Conversation::udp(client, 1700).ask(push).answer(join(&[&[version], &token, &[1]]))
+    Conversation::udp(client, 1700).request(push).answer(join(&[&[version], &token, &[1]]))
 }

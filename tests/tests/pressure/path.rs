@@ -21,7 +21,7 @@ use peertally_datapath::{
     test_run::TestRunner,
     view::{View, node_index_parts},
 };
-use peertally_tests::{both_datapaths, packet_table::may_use_kernel, snapshots};
+use peertally_tests::{both_datapaths, kernel::may_use_kernel, snapshots};
 
 /// The subscribers.
 pub(crate) const POOL: &str = "10.0.0.0/8";

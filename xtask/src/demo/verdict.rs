@@ -11,13 +11,13 @@ use super::{
 /// Share of headers and protocol messages that IP bytes may hold beyond the payload that a client reports.
 const OVERHEAD: f64 = 0.15;
 
-/// One thing that was promised, and whether it holds.
+/// One expectation of the demonstration, and whether it holds.
 pub(super) struct Finding {
     holds: bool,
     text: String,
 }
 
-/// Everything that the demonstration promises.
+/// Every expectation of the demonstration.
 pub(super) fn findings(outcome: &DemoOutcome) -> Vec<Finding> {
     let mut findings = Vec::new();
     let mut add = |holds: bool, text: String| findings.push(Finding { holds, text });
@@ -80,7 +80,7 @@ pub(super) fn give(findings: &[Finding]) -> Result<()> {
     }
     let wrong = findings.iter().filter(|finding| !finding.holds).count();
     if wrong > 0 {
-        bail!("{wrong} of {} promises did not hold: see the lines marked WRONG", findings.len());
+        bail!("{wrong} of {} expectations did not hold: see the lines marked WRONG", findings.len());
     }
     println!(
         "  PASS: Peertally saw the BitTorrent transfers and who made them, left ordinary web traffic unclassified, called\n  \

@@ -1,0 +1,46 @@
+//! The kernel in tests: the rights to load a program, and how most tests load it.
+
+use anyhow::{Context as _, Result, bail};
+use peertally_core::pool::Pool;
+use peertally_datapath::{
+    TableSizes,
+    object::{LoadOptions, MonitoredInterface},
+};
+use peertally_lab::{STRICT_VARIABLE, strict};
+
+use crate::packet_table::SEED;
+
+/// Whether the process may load a program. Without the rights, a test says that it skips the kernel; in strict mode it
+/// fails.
+///
+/// # Errors
+/// In strict mode without rights.
+pub fn may_use_kernel(test: &str) -> Result<bool> {
+    let status = std::fs::read_to_string("/proc/self/status").context("cannot read /proc/self/status")?;
+    // CapEff, bit 39: CAP_BPF (capabilities(7)).
+    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:")).map(str::trim).unwrap_or("0");
+    let has = u64::from_str_radix(effective, 16).is_ok_and(|bits| bits >> 39 & 1 == 1);
+    if has {
+        return Ok(true);
+    }
+    if strict() {
+        bail!("{test} needs CAP_BPF, and {STRICT_VARIABLE}=1 forbids skipping: run as root");
+    }
+    println!("SKIPPED: {test}: needs CAP_BPF, run as root");
+    Ok(false)
+}
+
+/// Small tables, and `10.0.0.0/8/32` and `2001:db8::/32/56` as subscribers.
+///
+/// # Panics
+/// Never: the pools are constants.
+#[must_use]
+pub fn load_options() -> LoadOptions {
+    LoadOptions {
+        sizes: TableSizes { flows: 1024, tallies: 1024, peers: 1024 },
+        pools: ["10.0.0.0/8/32", "2001:db8::/32/56"].map(|pool| pool.parse::<Pool>().expect("a valid pool")).into(),
+        seed: Some(SEED),
+        interfaces: vec![MonitoredInterface::access(1)],
+        ..LoadOptions::default()
+    }
+}
