@@ -1,10 +1,6 @@
 //! The outcome of one packet, for replay and tests.
 
-use super::{
-    protocol::{Confidence, Protocol, Verdict},
-    reason::Reason,
-    rule::Rule,
-};
+use super::{protocol::Verdict, reason::Reason, rule::Rule};
 
 /// The outcome of one packet, for replay and tests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,9 +63,7 @@ impl From<PacketOutcome> for Option<Outcome> {
     /// `None` for numbers that this build does not know.
     fn from(PacketOutcome(bits): PacketOutcome) -> Self {
         let (number, detail, confidence) = (bits as u8, (bits >> 8) as u8, (bits >> 16) as u8);
-        let verdict = || {
-            Some(Verdict { protocol: Protocol::from_number(detail)?, confidence: Confidence::from_number(confidence)? })
-        };
+        let verdict = || Verdict::from_numbers(detail, confidence);
         Some(match number {
             0 => Outcome::Skipped(*Reason::ALL.iter().find(|reason| **reason as u8 == detail)?),
             1 => Outcome::Transit,

@@ -246,4 +246,20 @@ impl Verdict {
     pub const UNCLASSIFIED: Self = Self { protocol: Protocol::Unclassified, confidence: Confidence::None };
     /// The verdict of non-first fragments.
     pub const FRAGMENT: Self = Self { protocol: Protocol::Fragment, confidence: Confidence::None };
+
+    /// Protocol and confidence numbers, as maps hold them.
+    #[inline(always)]
+    #[must_use]
+    pub const fn numbers(self) -> (u8, u8) {
+        (self.protocol as u8, self.confidence as u8)
+    }
+
+    /// The verdict of a protocol number and a confidence number that were read from a map.
+    #[must_use]
+    pub const fn from_numbers(protocol: u8, confidence: u8) -> Option<Self> {
+        match (Protocol::from_number(protocol), Confidence::from_number(confidence)) {
+            (Some(protocol), Some(confidence)) => Some(Self { protocol, confidence }),
+            _ => None,
+        }
+    }
 }

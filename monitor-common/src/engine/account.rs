@@ -106,7 +106,7 @@ pub(super) fn flush<M: CounterMaps>(maps: &M, set: &FlowSet, slots: u64, way: us
         return;
     }
     credit_ends(maps, slots, from_lower, from_higher, now_s);
-    let verdict = (state.protocol_number(), state.confidence_number());
+    let verdict = state.verdict_numbers();
     if from_lower != 0 {
         credit_node(maps, state.interface(true), state.ends().direction(true), verdict, unpack(from_lower));
     }
@@ -129,7 +129,7 @@ pub(super) fn end_flow<M: CounterMaps>(
     let slots = cold.slots.load();
     if state.stage() == Stage::Inspecting {
         count_flow(maps, slots);
-        count_node_flow(maps, state, (state.protocol_number(), state.confidence_number()));
+        count_node_flow(maps, state, state.verdict_numbers());
     }
     flush(maps, set, slots, way, state, now_s);
 }
@@ -203,7 +203,7 @@ pub(super) fn settle<M: CounterMaps>(maps: &M, word: &SharedU64, cold: &ColdFlow
         }
         // Another CPU may have set a provisional verdict meanwhile.
         let stands = state.is_provisional() && verdict.0 == Protocol::Unclassified as u8;
-        let verdict = if stands { (state.protocol_number(), state.confidence_number()) } else { verdict };
+        let verdict = if stands { state.verdict_numbers() } else { verdict };
         let settled = state.settled(verdict.0, verdict.1);
         let settled = if verdict.1 >= Confidence::Structural as u8 { settled.learning() } else { settled };
         if word.replace(state.0, settled.0) {
@@ -238,7 +238,7 @@ pub fn settle_idle<M: CounterMaps>(
         return true;
     }
     // A provisional verdict becomes final now. So does a claimed one that its CPU has not written for this long.
-    let claimed = (state.protocol_number(), state.confidence_number());
+    let claimed = state.verdict_numbers();
     settle(maps, &set.states[way], &cold.flows[way], generation, claimed);
     false
 }
@@ -246,8 +246,7 @@ pub fn settle_idle<M: CounterMaps>(
 /// Protocol and confidence numbers of a packet that is counted without a flow.
 #[inline(always)]
 fn flowless_verdict(ctx: &PacketContext) -> (u8, u8) {
-    let verdict = if ctx.frame.headers.fragment != 0 { Verdict::FRAGMENT } else { Verdict::UNCLASSIFIED };
-    (verdict.protocol as u8, verdict.confidence as u8)
+    if ctx.frame.headers.fragment != 0 { Verdict::FRAGMENT.numbers() } else { Verdict::UNCLASSIFIED.numbers() }
 }
 
 /// Counts a packet without a subscriber.

@@ -6,7 +6,7 @@ use crate::{
         event::KernelEvent,
         key::FlowKey,
         limits::{INSPECTED_PER_DIRECTION, WAYS},
-        protocol::{Confidence, Protocol},
+        protocol::Verdict,
         settings::Settings,
     },
     tables::{
@@ -16,9 +16,6 @@ use crate::{
         progress::{Progress, evidence},
     },
 };
-
-/// Protocol and confidence numbers of a flow without a verdict.
-const NONE: (u8, u8) = (Protocol::Unclassified as u8, Confidence::None as u8);
 
 /// Whether the packet's flow is in the table and can continue. Sets `state` and `lookup`.
 #[inline(never)]
@@ -163,7 +160,7 @@ pub(super) fn install<M: Maps>(maps: &M, settings: &Settings, ctx: &mut PacketCo
     cold.rule_value.store(0);
     let opened = if ctx.frame.headers.opens_connection() { evidence::OPENED } else { 0 };
     cold.progress.store(Progress { evidence: opened, ..Progress::default() }.to_bits());
-    cold.slots.store(subscribers::slots(maps, settings, ctx, NONE));
+    cold.slots.store(subscribers::slots(maps, settings, ctx, Verdict::UNCLASSIFIED.numbers()));
     // A full barrier: if two CPUs install one flow at once, at least one sees the other's tag and yields.
     set.tags[way].swap(ctx.flow.tag);
     if entries(maps, settings, ctx) > 1 {

@@ -319,6 +319,13 @@ impl FlowState {
         ((self.0 >> CONFIDENCE_SHIFT) & 7) as u8
     }
 
+    /// Protocol and confidence numbers.
+    #[inline(always)]
+    #[must_use]
+    pub const fn verdict_numbers(self) -> (u8, u8) {
+        (self.protocol_number(), self.confidence_number())
+    }
+
     /// [`Self::first_from_lower`] as 1 or 0.
     #[inline(always)]
     #[must_use]
