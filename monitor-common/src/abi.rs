@@ -1,5 +1,5 @@
 //! Types and numbers that kernel and agent share: keys, tallies, settings, events, labels, limits. No logic beyond
-//! packing.
+//! packing and keyed hashes.
 
 pub mod event;
 pub mod interface;

@@ -8,8 +8,8 @@
 //! A rule function takes the payload and the flow's [`RuleState`] and returns the [`Rule`] that matches, or `None`. The
 //! first match is final for the flow, so functions go from unmistakable and cheap to structural.
 //!
-//! With the feature `first-protocols` only the protocols that were there first are tried: the bench measures what all
-//! others cost the packets that show none of them.
+//! With the feature `first-protocols`, only BitTorrent and eDonkey are tried: the bench measures how much all others
+//! cost the packets that show none of them.
 
 // Protocols.
 pub mod applejuice;

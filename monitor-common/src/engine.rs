@@ -4,7 +4,8 @@
 //! * each IP packet is counted exactly once at node level, and once per subscriber end;
 //! * packets before a verdict stay in their flow's own counters, so they count for the verdict; nothing is ever
 //!   subtracted;
-//! * the fast path reads one set, adds to one counter, and touches no clock, pool or tally.
+//! * the fast path reads one set, or two if the first lacks the flow, adds to one counter, and reads no clock but the
+//!   shared `clock_s`; it touches no pool or tally.
 
 use crate::{
     abi::{

@@ -8,7 +8,7 @@
 //! | room | holds | must not |
 //! |---|---|---|
 //! | [`bpf`] | shared counters, arithmetic without branches, barriers | know of packets or protocols |
-//! | [`abi`] | types and numbers that maps hold | have logic beyond packing |
+//! | [`abi`] | types and numbers that maps hold | have logic beyond packing and keyed hashes |
 //! | [`parse`] | headers, the payload's window | keep flow state |
 //! | [`dissect`] | rules, one folder or file for each protocol | read maps |
 //! | [`tables`] | layout, look-up and eviction of each table | decide who may write, and when |

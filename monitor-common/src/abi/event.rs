@@ -21,9 +21,9 @@ macro_rules! events {
 }
 
 events! {
-    /// A flow entered the flow table.
+    /// A way of the flow table was selected for a new flow; `flow_busy` counts too if another CPU was first.
     FlowNew = 0, "flow_new";
-    /// A TCP SYN restarted a flow that was in the flow table.
+    /// A flow that was in the flow table restarted: by a TCP SYN, or by a packet after a pause.
     FlowRestarted = 1, "flow_restarted";
     /// An idle flow was evicted.
     EvictedIdle = 2, "evicted_idle";
@@ -66,7 +66,8 @@ events! {
     WatchlistEventLost = 18, "watchlist_event_lost";
     /// The table of hits was full: a hit is counted at node level only.
     WatchlistTallyRefused = 19, "watchlist_tally_refused";
-    /// Another stream evicted the held first bytes of a stream: a signature that is split there is not found.
+    /// Another stream evicted the held first bytes of a stream, or another CPU was writing their slot, so they were not
+    /// held: a signature that is split there is not found.
     ReassemblyEvicted = 20, "reassembly_evicted";
 }
 

@@ -33,7 +33,7 @@ pub const WINDOW: usize = 512;
 pub const SHALLOW: usize = 192;
 /// Bytes kept from the end of a payload, for signatures with a fixed tail.
 pub const TAIL: usize = 8;
-/// Payload packets inspected per direction of a flow; 99.6 % of P2P flows are recognisable within 4.
+/// Payload packets inspected per direction of a flow; nearly all P2P flows are recognised by the first few.
 pub const INSPECTED_PER_DIRECTION: u8 = 8;
 
 /// Bytes held of a stream's first segments until the next segment of that direction. The rule with the furthest last
@@ -79,8 +79,8 @@ pub const MAX_MONITORED_INTERFACES: usize = MAX_INTERFACES - 1;
 
 /// Default number of entries of the peer cache, 16 bytes each.
 pub const DEFAULT_PEERS: u32 = 1 << 18;
-/// A learned peer expires after this long without a certain flow, in seconds: trackers ask for
-/// an announce every 30 minutes (opentracker's default interval), and one may be late.
+/// A learned peer expires after this long without a certain flow, in seconds: trackers ask for an announce every 30
+/// minutes (opentracker's default interval), and one may be late.
 pub const PEER_SECONDS: u16 = 2_400;
 /// A flow that ended as unclassified is compared with the peer cache again in every period of this many seconds in
 /// which it has packets. Power of two.
@@ -89,8 +89,8 @@ pub const ASSOCIATION_SECONDS: u64 = 8;
 /// Packets of a direction of a server flow that are inspected in each such period: requests and answers come in bursts
 /// of about ten segments.
 pub const SERVER_FLOW_PACKETS: u8 = 32;
-/// Peers that are learned from one packet, including skipped messages. Each costs the verifier up to 3,000 instructions
-/// (Linux 6.1). Later answers of a tracker add more peers.
+/// Peers that are learned from one packet, including skipped messages. Each costs the verifier instructions. Later
+/// answers of a tracker add more peers.
 pub const PEERS_PER_PACKET: u32 = 16;
 
 /// Remote endpoints that the heuristic tier can distinguish: they are hashed into the bits of half a word.

@@ -19,7 +19,7 @@ pub enum Outcome {
     Uncached,
 }
 
-/// The wire form of an [`Outcome`], a byte each: number; reason or protocol number; confidence number; rule number, if
+/// The packed form of an [`Outcome`], a byte each: number; reason or protocol number; confidence number; rule number, if
 /// the packet brought its flow's verdict.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(transparent)]

@@ -5,7 +5,7 @@
 
 use crate::abi::protocol::{Confidence, Protocol};
 
-/// Rules by association have the number of their protocol from here on.
+/// The number of a rule by association is its protocol's number plus this.
 pub const ASSOCIATION: u8 = 128;
 /// Number of rules that a table indexed by rule number needs.
 pub const RULE_SLOTS: usize = 256;

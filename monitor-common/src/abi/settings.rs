@@ -23,7 +23,7 @@ pub struct Settings {
     pub peer_mask: u64,
     /// [`Heuristic`] in its packed form, 0 for off; changed while the program runs.
     pub heuristic: SharedU64,
-    /// Number of slot lines minus one; the number is a power of two.
+    /// Number of lines of the tally cache minus one; the number is a power of two.
     pub tally_mask: u64,
     /// Explicit padding.
     pub reserved: [u64; 5],

@@ -2,7 +2,7 @@
 //!
 //! **Held**: the first bytes of a stream that may be the start of a message which some rule matches (`Prefix`,
 //! [`frame`], [`length`]). A segment is held only if it is short and has no verdict. The engine puts the held bytes in
-//! front of the next segment of that direction (`reassembly.rs`), and the rules see both as one payload. If that is
+//! front of the next segment of that direction (`engine/reassembly.rs`), and the rules see both as one payload. If that is
 //! still too short, it is held again. Real clients send a length byte, a command word or a header line in a segment of
 //! its own.
 //!

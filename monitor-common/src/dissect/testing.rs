@@ -96,7 +96,7 @@ pub(super) fn hex(digits: &str) -> Vec<u8> {
     digits.chunks(2).map(|pair| value(pair[0]) << 4 | value(pair[1])).collect()
 }
 
-/// Checks that `frame` matches, and no longer does once any bit of `guarded` is flipped.
+/// Checks that `frame` matches, and does not match with any bit of `guarded` flipped.
 pub(super) fn every_bit_counts(frame: &[u8], guarded: core::ops::Range<usize>, classify: impl Fn(&[u8]) -> Label) {
     let label = classify(frame);
     assert!(label.is_some(), "the unchanged frame matches");

@@ -23,7 +23,7 @@ pub enum Transport {
 }
 
 /// The first bytes of one packet's transport payload, with facts from its headers. If earlier segments of the stream
-/// were held (`reassembly.rs`), their bytes come first and are part of it.
+/// were held (`tables/reassembly.rs`), their bytes come first and are part of it.
 ///
 /// Aligned to 8 bytes, so that the window can be read as words: the BPF target splits unaligned loads into single
 /// bytes.
@@ -92,8 +92,7 @@ impl Payload {
         payload
     }
 
-    /// Clears the packet's bytes, word by word: the BPF target's `memset` is a loop over bytes, which costs ten times
-    /// as much.
+    /// Clears the packet's bytes, word by word: the BPF target's `memset` is a loop over bytes.
     ///
     /// Called after each inspection, not before the next one, so that no payload stays in a map. The window is
     /// therefore zero whenever a packet is copied into it.

@@ -105,7 +105,7 @@ fn gtpu<P: Packet>(packet: &P, offset: usize) -> Option<usize> {
             return None;
         }
         inner = packet.verifier_barrier(inner + usize::from(units) * 4);
-        // Never before the extension's own start; the verifier no longer knows that.
+        // `max` changes nothing: the barrier hides from the verifier that `inner` is not 0.
         [next] = packet.read::<1>(inner.max(1) - 1)?;
         walked += 1;
     }

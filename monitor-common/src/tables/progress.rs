@@ -55,6 +55,18 @@ pub mod evidence {
     pub const BOTH_SPOKE: u16 = SPOKE_LOWER | SPOKE_HIGHER;
     /// The flow began with a TCP SYN, so that its first packet came from the connecting side.
     pub const OPENED: u16 = 1 << 2;
+    /// The first payload of the lower endpoint had the size and entropy of an MSE handshake.
+    pub const MSE_LOWER: u16 = 1 << 4;
+    /// That of the higher endpoint had.
+    pub const MSE_HIGHER: u16 = 1 << 5;
+    /// Both had.
+    pub const MSE: u16 = MSE_LOWER | MSE_HIGHER;
+    /// The lower endpoint repeated a value that the higher one chose: its address is not forged.
+    pub const PROVED_LOWER: u16 = 1 << 6;
+    /// The higher endpoint did.
+    pub const PROVED_HIGHER: u16 = 1 << 7;
+    /// The first payload of a direction had recognisable structure (TLS, text, repeated headers).
+    pub const LOW_ENTROPY: u16 = 1 << 8;
     /// The first payload of the lower endpoint had high entropy (`entropy.rs`).
     pub const HIGH_ENTROPY_LOWER: u16 = 1 << 9;
     /// That of the higher endpoint did.
@@ -67,24 +79,12 @@ pub mod evidence {
     pub const NON_P2P_HIGHER: u16 = 1 << 12;
     /// Both were.
     pub const NON_P2P: u16 = NON_P2P_LOWER | NON_P2P_HIGHER;
-    /// The first payload of a direction had recognisable structure (TLS, text, repeated headers).
-    pub const LOW_ENTROPY: u16 = 1 << 8;
-    /// The first payload of the lower endpoint had the size and entropy of an MSE handshake.
-    pub const MSE_LOWER: u16 = 1 << 4;
-    /// That of the higher endpoint had.
-    pub const MSE_HIGHER: u16 = 1 << 5;
-    /// Both had.
-    pub const MSE: u16 = MSE_LOWER | MSE_HIGHER;
-    /// The lower endpoint repeated a value that the higher one chose: its address is not forged.
-    pub const PROVED_LOWER: u16 = 1 << 6;
-    /// The higher endpoint did.
-    pub const PROVED_HIGHER: u16 = 1 << 7;
+    /// A packet of the flow had a subscriber's address and arrived on a core interface: the opener of the flow is
+    /// unknown.
+    pub const SPOOFED: u16 = 1 << 13;
     /// The lower endpoint's stream started with the flow's protocol, so its payloads count (`engine/learn.rs`). Over
     /// UDP, where a payload is no part of a stream, any certain one sets the bit.
     pub const BEGAN_LOWER: u16 = 1 << 14;
     /// The higher endpoint's did.
     pub const BEGAN_HIGHER: u16 = 1 << 15;
-    /// A packet of the flow had a subscriber's address and arrived on a core interface: the opener of the flow is
-    /// unknown.
-    pub const SPOOFED: u16 = 1 << 13;
 }

@@ -98,8 +98,10 @@ impl ReassemblySlot {
         }
     }
 
-    /// Holds the first `count` bytes of a payload, 8 or all of them; the stream goes on at `next`. Returns whether
-    /// another direction's bytes were evicted.
+    /// Holds the first `count` bytes of a payload, 8 or all of them; the stream goes on at `next`.
+    ///
+    /// Returns whether bytes were lost: another direction's were evicted, or another CPU was writing the slot, so these
+    /// are not held.
     #[inline(always)]
     pub fn hold(&self, tag: u64, next: u32, count: u32, now_s: u64, payload: &Payload) -> bool {
         let word = self.word.load();

@@ -4,8 +4,7 @@
 
 use aya_log_ebpf::warn;
 
-/// Logs the 1st, 2nd, 4th, 8th, ... occurrence of an event on this CPU, so that an event at packet rate makes few
-/// messages.
+/// Logs an event if its count on this CPU is a power of two, so that an event at packet rate makes few messages.
 #[inline(never)]
 pub(super) fn rare(event: u8, count: u64) {
     if count & (count - 1) == 0 {
