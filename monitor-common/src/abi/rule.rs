@@ -136,7 +136,6 @@ rules! {
     AresAssociation = 139, "ares-association", Ares, Association, "Encrypted flow with a known Ares peer", "";
     OpennapAssociation = 140, "opennap-association", OpenNap, Association, "Encrypted flow with a known OpenNap peer", "";
     WinmxAssociation = 141, "winmx-association", WinMx, Association, "Encrypted flow with a known WinMX peer", "";
-    Libp2pAssociation = 142, "libp2p-association", LibP2p, Association, "Encrypted flow with a known libp2p peer", "";
     ApplejuiceAssociation = 143, "applejuice-association", AppleJuice, Association, "Encrypted flow with a known appleJuice peer", "";
     MuteAssociation = 144, "mute-association", Mute, Association, "Encrypted flow with a known MUTE peer", "";
     OpenftAssociation = 145, "openft-association", OpenFt, Association, "Encrypted flow with a known OpenFT peer", "";
@@ -168,10 +167,12 @@ mod tests {
     }
 
     #[test]
-    fn every_protocol_has_a_rule_by_association_with_its_number() {
+    fn every_protocol_that_is_learned_has_a_rule_by_association_with_its_number() {
         for protocol in Protocol::ALL {
             let rule = Rule::from_number(ASSOCIATION + *protocol as u8);
-            let expected = if (*protocol as u8) < 2 { None } else { Some((*protocol, Confidence::Association)) };
+            let learned = *protocol as u8 > Protocol::Fragment as u8
+                && !Protocol::is_shared_by_programs(u32::from(*protocol as u8));
+            let expected = learned.then_some((*protocol, Confidence::Association));
             assert_eq!(rule.map(|rule| (rule.protocol(), rule.confidence())), expected, "{protocol:?}");
         }
         for rule in Rule::ALL {
