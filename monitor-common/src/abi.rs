@@ -1,6 +1,32 @@
 //! Types and numbers that kernel and agent share: keys, tallies, settings, events, labels, limits. No logic beyond
 //! packing and keyed hashes.
 
+/// Declares an enum from one table: number, label. Numbers index a BPF map.
+macro_rules! labelled_numbers {
+    ($(#[$attribute:meta])* $enum:ident: $($(#[$doc:meta])* $name:ident = $number:literal, $label:literal;)*) => {
+        $(#[$attribute])*
+        #[repr(u8)]
+        pub enum $enum { $($(#[$doc])* $name = $number,)* }
+
+        impl $enum {
+            /// Every value, in number order.
+            pub const ALL: &'static [Self] = &[$(Self::$name,)*];
+
+            /// The label value used in metrics and output.
+            #[must_use]
+            pub const fn label(self) -> &'static str {
+                match self { $(Self::$name => $label,)* }
+            }
+
+            /// The value of a number read from a map.
+            #[must_use]
+            pub const fn from_number(number: u8) -> Option<Self> {
+                match number { $($number => Some(Self::$name),)* _ => None }
+            }
+        }
+    };
+}
+
 pub mod event;
 pub mod interface;
 pub mod key;

@@ -1,26 +1,10 @@
 //! Rare events that the program counts, each a label value of `peertally_kernel_events_total`.
 
-macro_rules! events {
-    ($($(#[$doc:meta])* $name:ident = $number:literal, $label:literal;)*) => {
-        /// A rare event with a counter. Numbers index a BPF map: append only, never renumber.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-        #[repr(u8)]
-        pub enum KernelEvent { $($(#[$doc])* $name = $number,)* }
+labelled_numbers! {
+    /// A rare event with a counter. Append only, never renumber.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+    KernelEvent:
 
-        impl KernelEvent {
-            /// Every event, in number order.
-            pub const ALL: &'static [KernelEvent] = &[$(KernelEvent::$name,)*];
-
-            /// The label value used in metrics.
-            #[must_use]
-            pub const fn label(self) -> &'static str {
-                match self { $(KernelEvent::$name => $label,)* }
-            }
-        }
-    };
-}
-
-events! {
     /// A way of the flow table was selected for a new flow; `flow_busy` counts too if another CPU was first.
     FlowNew = 0, "flow_new";
     /// A flow that was in the flow table restarted: by a TCP SYN, or by a packet after a pause.

@@ -65,7 +65,7 @@ impl From<PacketOutcome> for Option<Outcome> {
         let (number, detail, confidence) = (bits as u8, (bits >> 8) as u8, (bits >> 16) as u8);
         let verdict = || Verdict::from_numbers(detail, confidence);
         Some(match number {
-            0 => Outcome::Skipped(*Reason::ALL.iter().find(|reason| **reason as u8 == detail)?),
+            0 => Outcome::Skipped(Reason::from_number(detail)?),
             1 => Outcome::Transit,
             2 => Outcome::Hit(verdict()?),
             3 => Outcome::New(verdict()?),

@@ -1,26 +1,10 @@
 //! Skip reasons: why a frame was not counted as IP traffic. Numbers index a BPF map: append only, never renumber.
 
-macro_rules! reasons {
-    ($($(#[$doc:meta])* $name:ident = $number:literal, $label:literal;)*) => {
-        /// A reason to skip a frame. Each is a label value of `peertally_skipped_packets_total`.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-        #[repr(u8)]
-        pub enum Reason { $($(#[$doc])* $name = $number,)* }
+labelled_numbers! {
+    /// A reason to skip a frame. Each is a label value of `peertally_skipped_packets_total`.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+    Reason:
 
-        impl Reason {
-            /// Every reason, in number order.
-            pub const ALL: &'static [Reason] = &[$(Reason::$name,)*];
-
-            /// The label value used in metrics and output.
-            #[must_use]
-            pub const fn label(self) -> &'static str {
-                match self { $(Reason::$name => $label,)* }
-            }
-        }
-    };
-}
-
-reasons! {
     /// The frame ends before its link-layer headers do.
     ShortFrame = 0, "short_frame";
     /// The link layer carries something other than IPv4 or IPv6 (ARP, LLDP, PPP control, ...).
