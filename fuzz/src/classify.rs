@@ -113,7 +113,7 @@ impl Flow {
                 Continuation::OutOfOrder => return,
                 Continuation::Missing => {
                     self.tcp.rule_flags =
-                        self.tcp.rule_flags & !of(rule_flags::HELD) | of(rule_flags::BEGUN | rule_flags::OTHER);
+                        self.tcp.rule_flags & !of(rule_flags::HELD) | of(rule_flags::PAST_START | rule_flags::OTHER);
                     return;
                 }
             }

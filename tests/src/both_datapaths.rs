@@ -78,7 +78,7 @@ impl BothDatapaths {
     /// As [`Self::frame`], and when the frame is counted in no flow.
     pub fn send(&mut self, frame: &[u8]) -> Verdict {
         match self.frame(frame) {
-            Outcome::Hit(verdict) | Outcome::New(verdict) | Outcome::Restarted(verdict) => verdict,
+            Outcome::Known(verdict) | Outcome::New(verdict) | Outcome::Restarted(verdict) => verdict,
             other => panic!("{other:?}"),
         }
     }

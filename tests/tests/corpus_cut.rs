@@ -159,7 +159,7 @@ fn label(segments: &[Segment]) -> &'static str {
     let mut label = Protocol::Unclassified;
     for segment in segments {
         let frame = segment.frame();
-        if let Outcome::Hit(verdict) | Outcome::New(verdict) | Outcome::Restarted(verdict) =
+        if let Outcome::Known(verdict) | Outcome::New(verdict) | Outcome::Restarted(verdict) =
             path.frame(&frame, frame.len(), 1)
             && verdict.protocol != Protocol::Unclassified
         {

@@ -346,7 +346,7 @@ mod tests {
         path.settings.clock_s.store(120);
         assert_eq!(path.view().read(15).pending.flows, 0);
         assert_eq!(send(&mut path, &handshake, 121), Outcome::Restarted(BITTORRENT));
-        assert_eq!(send(&mut path, &handshake, 121), Outcome::Hit(BITTORRENT));
+        assert_eq!(send(&mut path, &handshake, 121), Outcome::Known(BITTORRENT));
     }
 
     #[test]
@@ -354,11 +354,11 @@ mod tests {
         let mut path = data_path(16);
         let syn = segment(1, 0x02, b"");
         assert_eq!(send(&mut path, &syn, 1), Outcome::New(Verdict::UNCLASSIFIED));
-        assert_eq!(send(&mut path, &syn, 1), Outcome::Hit(Verdict::UNCLASSIFIED));
+        assert_eq!(send(&mut path, &syn, 1), Outcome::Known(Verdict::UNCLASSIFIED));
         let handshake = segment(1, 0x18, b"\x13BitTorrent protocol\0\0\0\0\0\0\0\0");
-        assert_eq!(send(&mut path, &handshake, 1), Outcome::Hit(BITTORRENT));
+        assert_eq!(send(&mut path, &handshake, 1), Outcome::Known(BITTORRENT));
         assert_eq!(send(&mut path, &syn, 2), Outcome::Restarted(Verdict::UNCLASSIFIED));
-        assert_eq!(send(&mut path, &segment(1, 0x18, b"hello"), 2), Outcome::Hit(Verdict::UNCLASSIFIED));
+        assert_eq!(send(&mut path, &segment(1, 0x18, b"hello"), 2), Outcome::Known(Verdict::UNCLASSIFIED));
         let bytes: u64 = path.view().read(0).totals.iter().map(|totals| totals.bytes_up).sum();
         assert_eq!(bytes, 40 + 40 + 68 + 40 + 45);
     }

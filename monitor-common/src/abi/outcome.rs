@@ -10,7 +10,7 @@ pub enum Outcome {
     /// Counted as transit.
     Transit,
     /// Counted in a flow that was in the flow table.
-    Hit(Verdict),
+    Known(Verdict),
     /// Counted in a flow that this packet opened.
     New(Verdict),
     /// Counted in a flow that this packet restarted.
@@ -67,7 +67,7 @@ impl From<PacketOutcome> for Option<Outcome> {
         Some(match number {
             0 => Outcome::Skipped(Reason::from_number(detail)?),
             1 => Outcome::Transit,
-            2 => Outcome::Hit(verdict()?),
+            2 => Outcome::Known(verdict()?),
             3 => Outcome::New(verdict()?),
             4 => Outcome::Restarted(verdict()?),
             5 => Outcome::Uncached,

@@ -26,7 +26,7 @@ pub fn tcp(payload: &Payload, _state: &mut RuleState) -> Option<Rule> {
     let head = payload.le32(0) & 0x00ff_ffff;
     let last = payload.byte(5);
     let greeting = payload.len == 6 && head == GREETING && (last == 5 || last == 6);
-    (greeting && payload.high_ports()).then_some(Rule::AresGreeting)
+    (greeting && payload.has_peer_ports()).then_some(Rule::AresGreeting)
 }
 
 #[cfg(test)]

@@ -59,7 +59,7 @@ fn give(payload: &Payload) -> bool {
     }
     let behind = payload.len.wrapping_sub(index as u32);
     let ends = behind == 2 || (behind == 4 && payload.has(index, b"\r\n\r\n"));
-    payload.byte(4) == b' ' && index > 5 && payload.has(index, b"\r\n") && ends && payload.high_ports()
+    payload.byte(4) == b' ' && index > 5 && payload.has(index, b"\r\n") && ends && payload.has_peer_ports()
 }
 
 /// Pings and pongs between supernodes and clients.
@@ -68,7 +68,7 @@ pub fn udp(payload: &Payload, _state: &mut RuleState) -> Option<Rule> {
     let ping = payload.byte(0) == 0x27 && payload.len == LEN && payload.has(6, b"KaZaA\0");
     let name = u64::from_be_bytes(*b"\0\0KaZaA\0");
     let pong = payload.byte(0) == 0x28 && u64::from_be_bytes(payload.tail) & 0xffff_ffff_ffff == name;
-    ((ping || pong) && payload.high_ports()).then_some(Rule::FasttrackUdp)
+    ((ping || pong) && payload.has_peer_ports()).then_some(Rule::FasttrackUdp)
 }
 
 #[cfg(test)]

@@ -136,7 +136,7 @@ const fn outside_hex(word: u64) -> u64 {
 #[inline(always)]
 pub fn udp(payload: &Payload, _state: &mut RuleState) -> Option<Rule> {
     // The length first: it is the strongest and rejects nearly everything.
-    if (payload.le32(19) != payload.len.wrapping_sub(HEADER)) || (payload.len < HEADER) || !payload.high_ports() {
+    if (payload.le32(19) != payload.len.wrapping_sub(HEADER)) || (payload.len < HEADER) || !payload.has_peer_ports() {
         return None;
     }
     message(payload).then_some(Rule::GnutellaUdp)

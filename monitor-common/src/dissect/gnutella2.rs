@@ -32,7 +32,7 @@ pub fn udp(payload: &Payload, _state: &mut RuleState) -> Option<Rule> {
     let parts = (part >= 1) && ((count == 0) || (count >= part));
     // An acknowledgement has no count and no content.
     let acknowledgement = (count != 0) || (payload.len == HEADER);
-    ((flags & RESERVED_FLAGS == 0) && parts & acknowledgement & payload.high_ports()).then_some(Rule::Gnutella2Udp)
+    ((flags & RESERVED_FLAGS == 0) && parts & acknowledgement & payload.has_peer_ports()).then_some(Rule::Gnutella2Udp)
 }
 
 #[cfg(test)]

@@ -65,7 +65,7 @@ pub(crate) fn decide_hold(payload: &Payload, state: &mut RuleState, starts: bool
         state.rule_flags |= of(rule_flags::HELD) | swarm;
         return;
     }
-    if state.rule_flags & of(rule_flags::BEGUN) == 0 {
+    if state.rule_flags & of(rule_flags::PAST_START) == 0 {
         let text = state.rule_flags & of(rule_flags::TEXT) != 0;
         state.rule_flags |= of(stream_flags(payload, text));
     }
@@ -165,7 +165,7 @@ const fn word(text: &[u8; 4]) -> u64 {
     u32::from_be_bytes(*text) as u64
 }
 
-/// Flags of a direction that starts with this payload: [`rule_flags::BEGUN`]; [`rule_flags::OTHER`] for text that no
+/// Flags of a direction that starts with this payload: [`rule_flags::PAST_START`]; [`rule_flags::OTHER`] for text that no
 /// rule matches and that opens no tunnel; [`rule_flags::FRAMING`] for a few binary bytes that are no SOCKS greeting
 /// (RFC 1928 section 3: first byte 5; SOCKS 4: first byte 4). `text`: a short text preceded it.
 #[inline(never)]
@@ -177,14 +177,14 @@ fn stream_flags(payload: &Payload, text: bool) -> u32 {
     let command = directconnect::may_be_command(head);
     if !is_text & captured & 0x8080_8080_8080_8080 != 0 || tunnel || command {
         let framing = (payload.len < SHORTEST_OPENING) & (head & 0xfe != 0x04) & !tunnel & !command;
-        return rule_flags::BEGUN | if framing { rule_flags::FRAMING } else { 0 };
+        return rule_flags::PAST_START | if framing { rule_flags::FRAMING } else { 0 };
     }
     if payload.captured < SHORTEST_TEXT && !text {
         return rule_flags::TEXT;
     }
     let half = head as u32;
     let http = half == u32::from_le_bytes(*b"GET ") || half == u32::from_le_bytes(*b"HTTP");
-    rule_flags::BEGUN | rule_flags::OTHER | if http { rule_flags::FRAMES } else { 0 }
+    rule_flags::PAST_START | rule_flags::OTHER | if http { rule_flags::FRAMES } else { 0 }
 }
 
 #[cfg(test)]

@@ -62,7 +62,7 @@ static RULES: [Rule; 128] = {
 #[inline(always)]
 pub fn udp(payload: &Payload, state: &mut RuleState) -> Option<Rule> {
     let header = payload.byte(0);
-    if ((header != PLAIN) && (header != PACKED)) | !payload.high_ports() | text::reads_as_dns(payload) {
+    if ((header != PLAIN) && (header != PACKED)) | !payload.has_peer_ports() | text::reads_as_dns(payload) {
         return None;
     }
     let opcode = payload.byte(1);

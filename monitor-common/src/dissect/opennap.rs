@@ -30,7 +30,7 @@ pub fn tcp(payload: &Payload, _state: &mut RuleState) -> Option<Rule> {
     let head = payload.le32(0);
     let (length, kind) = (head & 0xffff, head >> 16);
     let known = kind == 2 || kind == 6 || kind == 7;
-    if !known || length.wrapping_sub(12) > MAX_TEXT - 12 || payload.len != length + 4 || !payload.high_ports() {
+    if !known || length.wrapping_sub(12) > MAX_TEXT - 12 || payload.len != length + 4 || !payload.has_peer_ports() {
         return None;
     }
     login(payload, length, if kind == 7 { 1 } else { 3 }).then_some(Rule::OpennapLogin)

@@ -109,7 +109,7 @@ pub mod rule_flags {
     /// the next higher bit is the higher endpoint's ([`of`]).
     pub const HELD: u32 = 1 << 8;
     /// TCP: the lower endpoint's stream is past its start.
-    pub const BEGUN: u32 = 1 << 10;
+    pub const PAST_START: u32 = 1 << 10;
     /// TCP: the stream started with text of no P2P protocol, so later segments are skipped (`dissect/hold_rules.rs`).
     pub const OTHER: u32 = 1 << 12;
     /// TCP: the stream may go on with WebSocket frames, which are not skipped.

@@ -72,7 +72,7 @@ fn message(payload: &Payload, seen: u32) -> bool {
 /// they are: with more knowledge of them, the verifier would walk the rest twice.
 #[inline(never)]
 fn pierces(payload: &Payload, seen: u32, len: u32, behind: u32, key: u32) -> bool {
-    if seen & (rule_flags::BEGUN | rule_flags::of(rule_flags::BEGUN, 0)) != 0 || !payload.high_ports() {
+    if seen & (rule_flags::PAST_START | rule_flags::of(rule_flags::PAST_START, 0)) != 0 || !payload.has_peer_ports() {
         return false;
     }
     if payload.len == len || payload.len == 13 {

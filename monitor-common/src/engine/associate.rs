@@ -114,7 +114,7 @@ fn protocol_at<M: Maps>(maps: &M, settings: &Settings, ctx: &PacketContext, end:
     if !ctx.is_tcp() && ctx.subscribers.block_lens[end & 1] == NO_POOL {
         return 0;
     }
-    let tag = peer_keys::endpoint_key(settings, ctx, end, ctx.port(end));
+    let tag = peer_keys::endpoint_tag(settings, ctx, end, ctx.port(end));
     u32::from(find_peer(maps, settings, tag, ctx.frame.now_s).protocol_number())
 }
 
@@ -129,8 +129,8 @@ fn referred_protocol<M: Maps>(maps: &M, settings: &Settings, ctx: &PacketContext
     {
         return 0;
     }
-    let requester = peer_keys::requester_key(settings, ctx, opener);
-    let tag = peer_keys::referred_key(settings, requester, ctx.address(1 - opener), ctx.port(1 - opener));
+    let requester = peer_keys::requester_tag(settings, ctx, opener);
+    let tag = peer_keys::referred_tag(settings, requester, ctx.address(1 - opener), ctx.port(1 - opener));
     let known = find_peer(maps, settings, tag, ctx.frame.now_s).protocol_number();
     // In eDonkey, a peer's TCP port says nothing about its UDP traffic; BitTorrent has one port for both.
     if !ctx.is_tcp() && known == Protocol::EDonkey as u8 { 0 } else { u32::from(known) }
@@ -157,7 +157,7 @@ fn subscriber_entry<M: Maps>(
     find_peer(
         maps,
         settings,
-        peer_keys::subscriber_key(&ctx.seed(settings), block, block_len, protocol),
+        peer_keys::subscriber_tag(&ctx.seed(settings), block, block_len, protocol),
         ctx.frame.now_s,
     )
 }
@@ -190,7 +190,7 @@ fn count_mse_candidate<M: Maps>(maps: &M, settings: &Settings, ctx: &PacketConte
     let current = held.is_used() && held.age_s(ctx.frame.now_s) < u32::from(rule.window_s);
     let mut entry = if current { held } else { PeerEntry::new(Protocol::BitTorrent as u8, true, ctx.frame.now_s) };
     if ctx.flow.task == Task::INSPECT {
-        let remote = peer_keys::endpoint_key(settings, ctx, 1 - end, ctx.port(1 - end));
+        let remote = peer_keys::endpoint_tag(settings, ctx, 1 - end, ctx.port(1 - end));
         entry = entry.with_endpoints(entry.endpoints() | 1 << ((remote >> 40) & u64::from(MSE_CANDIDATE_BUCKETS - 1)));
         set.insert(tag, entry, ctx.frame.now_s);
     }

@@ -65,12 +65,12 @@ pub(super) fn inspect<P: Packet, M: Maps>(packet: &P, settings: &Settings, maps:
         let protocol = found.map_or(ctx.flow.protocol as u8, |verdict| verdict.protocol as u8);
         if !inspecting || found.is_some() {
             let certain = found.is_some() && (inspecting || u32::from(protocol) == ctx.flow.protocol);
-            let began = u32::from(evidence::BEGAN_LOWER) << ((1 - ctx.flow.from_lower) & 1);
-            if certain && ctx.inspection.begins != 0 {
-                ctx.inspection.evidence |= began;
+            let started = u32::from(evidence::STARTED_LOWER) << ((1 - ctx.flow.from_lower) & 1);
+            if certain && ctx.inspection.may_start != 0 {
+                ctx.inspection.evidence |= started;
             }
-            ctx.inspection.spoke = u32::from(certain && ctx.inspection.evidence & began != 0);
-            listen_port::find_port(ctx.transport(), protocol, payload, &mut ctx.inspection.named_port);
+            ctx.inspection.spoke = u32::from(certain && ctx.inspection.evidence & started != 0);
+            listen_port::find_port(ctx.transport(), protocol, payload, &mut ctx.inspection.listen_port);
             record_speaker(maps, ctx, protocol);
             source_requests::read_peer_list(packet, maps, settings, scratch, protocol);
         }
@@ -204,7 +204,7 @@ fn record_non_p2p<M: Maps>(maps: &M, ctx: &mut PacketContext) -> bool {
     if inspected == 1 {
         progress.evidence |= evidence::LOW_ENTROPY | evidence::NON_P2P_LOWER << ((1 - ctx.flow.from_lower) & 1);
         if ctx.is_tcp() {
-            progress.rule_flags |= rule_flags::of(rule_flags::BEGUN, ctx.flow.from_lower);
+            progress.rule_flags |= rule_flags::of(rule_flags::PAST_START, ctx.flow.from_lower);
         }
     }
     let both = progress.evidence & evidence::NON_P2P == evidence::NON_P2P;
@@ -263,7 +263,7 @@ fn classify_payload<P: Packet, M: Maps>(packet: &P, maps: &M, scratch: &mut Scra
     packet.copy_payload(ctx.frame.headers.payload_offset as usize, payload);
     let found = classify(ctx.transport(), payload, &mut rule_state);
     ctx.inspection.evidence = u32::from(progress.evidence);
-    ctx.inspection.begins = begins(ctx, progress.rule_flags);
+    ctx.inspection.may_start = may_start(ctx, progress.rule_flags);
     let inspected = progress.inspect(ctx.is_from_lower());
     ctx.inspection.first = u32::from(inspected == 1);
     if found.is_none() && inspected == 1 && ctx.has_peer_ports() {
@@ -302,10 +302,10 @@ fn classify_payload<P: Packet, M: Maps>(packet: &P, maps: &M, scratch: &mut Scra
 /// That is the first payload of a stream seen from its start, or one after an opening that looks random, as MSE allows.
 /// Any payload may start a UDP flow.
 #[inline(always)]
-fn begins(ctx: &PacketContext, before: u32) -> u32 {
+fn may_start(ctx: &PacketContext, before: u32) -> u32 {
     let obfuscated =
         ctx.inspection.evidence & u32::from(evidence::HIGH_ENTROPY_LOWER) << ((1 - ctx.flow.from_lower) & 1) != 0;
-    let first = before & rule_flags::of(rule_flags::BEGUN, ctx.flow.from_lower) == 0;
+    let first = before & rule_flags::of(rule_flags::PAST_START, ctx.flow.from_lower) == 0;
     let opened = ctx.inspection.evidence & u32::from(evidence::OPENED) != 0;
     u32::from(!ctx.is_tcp() | (opened & (first | obfuscated)))
 }
@@ -332,19 +332,19 @@ fn record_entropy(ctx: &mut PacketContext, payload: &Payload) {
 /// port without being certain.
 #[inline(always)]
 fn record_speaker<M: Maps>(maps: &M, ctx: &mut PacketContext, protocol: u8) {
-    let listen_port = !ctx.is_tcp() && protocol == Protocol::BitTorrent as u8;
-    if ctx.inspection.spoke == 0 && !listen_port {
-        ctx.inspection.named_port = 0;
+    let names_port = !ctx.is_tcp() && protocol == Protocol::BitTorrent as u8;
+    if ctx.inspection.spoke == 0 && !names_port {
+        ctx.inspection.listen_port = 0;
     }
-    if ctx.inspection.named_port == listen_port::UNTRUSTED {
-        (ctx.inspection.spoke, ctx.inspection.named_port) = (0, 0);
+    if ctx.inspection.listen_port == listen_port::UNTRUSTED {
+        (ctx.inspection.spoke, ctx.inspection.listen_port) = (0, 0);
     }
-    if (ctx.inspection.spoke | ctx.inspection.named_port) == 0 {
+    if (ctx.inspection.spoke | ctx.inspection.listen_port) == 0 {
         return;
     }
     if ctx.inspection.spoofed != 0 {
         maps.count_event(KernelEvent::PeerSpoofed);
-        (ctx.inspection.spoke, ctx.inspection.named_port) = (0, 0);
+        (ctx.inspection.spoke, ctx.inspection.listen_port) = (0, 0);
     } else {
         ctx.inspection.spoke = 1;
         ctx.inspection.evidence |= u32::from(evidence::SPOKE_LOWER) << ((1 - ctx.flow.from_lower) & 1);

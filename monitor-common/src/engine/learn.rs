@@ -108,7 +108,7 @@ fn learn_from_end<M: Maps>(
         peer_keys::insert(
             maps,
             settings,
-            peer_keys::subscriber_key(&ctx.seed(settings), block, block_len, ctx.flow.protocol as u8),
+            peer_keys::subscriber_tag(&ctx.seed(settings), block, block_len, ctx.flow.protocol as u8),
             ctx,
             peer_keys::entry(ctx, true),
         );
@@ -122,8 +122,8 @@ fn learn_from_end<M: Maps>(
     if !ctx.is_tcp() || accepted {
         insert_endpoint(maps, settings, ctx, end, ctx.port(end), subscriber);
     }
-    if ctx.inspection.named_port != 0 && ctx.is_from_lower() == (end == 0) {
-        insert_endpoint(maps, settings, ctx, end, ctx.inspection.named_port as u16, subscriber);
+    if ctx.inspection.listen_port != 0 && ctx.is_from_lower() == (end == 0) {
+        insert_endpoint(maps, settings, ctx, end, ctx.inspection.listen_port as u16, subscriber);
     }
 }
 
@@ -134,7 +134,7 @@ fn insert_endpoint<M: Maps>(maps: &M, settings: &Settings, ctx: &PacketContext, 
         peer_keys::insert(
             maps,
             settings,
-            peer_keys::endpoint_key(settings, ctx, end, port),
+            peer_keys::endpoint_tag(settings, ctx, end, port),
             ctx,
             peer_keys::entry(ctx, own),
         );

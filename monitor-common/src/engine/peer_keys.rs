@@ -1,4 +1,4 @@
-//! Keys of the peer cache, and the insertion of entries.
+//! Tags of the peer cache, and the insertion of entries.
 
 use crate::{
     abi::{
@@ -16,19 +16,19 @@ use crate::{
 
 /// The tag of an endpoint of the packet's flow.
 #[inline(always)]
-pub(super) fn endpoint_key(settings: &Settings, ctx: &PacketContext, end: usize, port: u16) -> u64 {
+pub(super) fn endpoint_tag(settings: &Settings, ctx: &PacketContext, end: usize, port: u16) -> u64 {
     peer_cache::tag(&ctx.seed(settings), Key::Endpoint, ctx.address(end), u64::from(port), ctx.frame.headers.tunnel)
 }
 
 /// The tag of an endpoint to which a server referred this requester.
 #[inline(always)]
-pub(super) fn referred_key(settings: &Settings, requester: u64, address: Address, port: u16) -> u64 {
+pub(super) fn referred_tag(settings: &Settings, requester: u64, address: Address, port: u16) -> u64 {
     peer_cache::tag(&settings.seed, Key::Referred, address, u64::from(port), requester)
 }
 
 /// The tag of the subscriber at one end as a requester.
 #[inline(never)]
-pub(super) fn requester_key(settings: &Settings, ctx: &PacketContext, end: usize) -> u64 {
+pub(super) fn requester_tag(settings: &Settings, ctx: &PacketContext, end: usize) -> u64 {
     let block_len = ctx.subscribers.block_lens[end & 1];
     let block = ctx.subscribers.addresses[end & 1].block(block_len as u8);
     peer_cache::tag(&ctx.seed(settings), Key::Requester, block, u64::from(block_len), ctx.frame.headers.tunnel)
@@ -36,7 +36,7 @@ pub(super) fn requester_key(settings: &Settings, ctx: &PacketContext, end: usize
 
 /// The tag of a subscriber who speaks a protocol.
 #[inline(always)]
-pub(super) fn subscriber_key(seed: &Seed, block: Address, block_len: u32, protocol: u8) -> u64 {
+pub(super) fn subscriber_tag(seed: &Seed, block: Address, block_len: u32, protocol: u8) -> u64 {
     let detail = u64::from(block_len) << 8 | u64::from(Protocol::family_number(protocol));
     peer_cache::tag(seed, Key::Subscriber, block, detail, 0)
 }
@@ -50,7 +50,7 @@ pub(super) fn entry(ctx: &PacketContext, own: bool) -> PeerEntry {
 /// Inserts the endpoint to which a server referred the packet's receiver.
 #[inline(never)]
 pub(super) fn insert_referred<M: Maps>(maps: &M, settings: &Settings, ctx: &PacketContext) {
-    let tag = referred_key(
+    let tag = referred_tag(
         settings,
         ctx.inspection.requester,
         ctx.inspection.peer_list.address,

@@ -38,7 +38,7 @@ pub(super) fn skip_segment<P: Packet, M: Maps>(packet: &P, maps: &M, scratch: &m
             // The message that this segment belongs to is unknown.
             Continuation::Missing => {
                 progress.rule_flags =
-                    progress.rule_flags & !of(rule_flags::HELD) | of(rule_flags::BEGUN | rule_flags::OTHER)
+                    progress.rule_flags & !of(rule_flags::HELD) | of(rule_flags::PAST_START | rule_flags::OTHER)
             }
         }
     } else {

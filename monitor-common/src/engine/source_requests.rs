@@ -61,7 +61,7 @@ pub(super) fn read_peer_list<P: Packet, M: Maps>(
         transport: ctx.transport(),
         protocol,
         ipv6: !key::both_ipv4(ctx.frame.headers.source, ctx.frame.headers.destination),
-        announces: ctx.inspection.named_port != 0,
+        announces: ctx.inspection.listen_port != 0,
         requested,
     };
     peer_list::begin(&context, payload, &mut ctx.inspection.peer_list);
@@ -112,6 +112,6 @@ fn is_for_subscriber<M: Maps>(maps: &M, settings: &Settings, ctx: &mut PacketCon
     if !subscribers::find_subscribers(maps, ctx) || ctx.subscribers.block_lens[receiver] == NO_POOL {
         return false;
     }
-    ctx.inspection.requester = peer_keys::requester_key(settings, ctx, receiver);
+    ctx.inspection.requester = peer_keys::requester_tag(settings, ctx, receiver);
     true
 }

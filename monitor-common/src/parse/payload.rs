@@ -122,13 +122,13 @@ impl Payload {
     /// Puts held bytes of earlier segments at the window's start; the packet's bytes follow. The window is zero before,
     /// and the words after the held bytes are zero.
     #[inline(always)]
-    pub(crate) fn begin(&mut self, kept: &[SharedU64; HELD_BYTES / 8]) {
+    pub(crate) fn prepend_held(&mut self, held: &[SharedU64; HELD_BYTES / 8]) {
         let words = (&raw mut *self).cast::<u64>();
         let mut index = 0;
         while index < HELD_BYTES / 8 {
             // SAFETY: the window is the first field, aligned to 8 bytes and longer (asserted above), so the word lies
             // in it; the reference is exclusive. Volatile keeps LLVM from making the loop a `memcpy`.
-            unsafe { words.add(index).write_volatile(kept[index].load()) };
+            unsafe { words.add(index).write_volatile(held[index].load()) };
             index += 1;
         }
     }
@@ -301,7 +301,7 @@ impl Payload {
     /// Whether neither port is below 1024: peers choose theirs, services (DNS, NTP, SNMP, RPC, ...) do not.
     #[inline(always)]
     #[must_use]
-    pub fn high_ports(&self) -> bool {
+    pub fn has_peer_ports(&self) -> bool {
         (self.source_port >= 1024) && (self.destination_port >= 1024)
     }
 }

@@ -111,16 +111,16 @@ pub(crate) struct InspectionContext {
     pub(crate) peer_list: PeerListReader,
     /// The content that the payload names; zero in every depth but `watchlist`, and as soon as it was compared.
     pub(crate) content: ContentHash,
-    /// Key of the subscriber to whose request the packet is the answer.
+    /// Tag of the subscriber whose request the packet answers.
     pub(crate) requester: u64,
     /// Bits of [`crate::tables::progress::evidence`].
     pub(crate) evidence: u32,
     /// Port on which the payload says that its sender listens, or 0.
-    pub(crate) named_port: u32,
+    pub(crate) listen_port: u32,
     /// 1 when the payload is certainly of the flow's protocol.
     pub(crate) spoke: u32,
     /// 1 when a certain payload may be the start of its sender's stream.
-    pub(crate) begins: u32,
+    pub(crate) may_start: u32,
     /// 1 when the payload is the first of its direction that was inspected.
     pub(crate) first: u32,
     /// 1 when the payload is held for the next segment of its direction.
@@ -187,9 +187,9 @@ impl PacketContext {
                 content: ContentHash([0; 3]),
                 requester: 0,
                 evidence: 0,
-                named_port: 0,
+                listen_port: 0,
                 spoke: 0,
-                begins: 0,
+                may_start: 0,
                 first: 0,
                 hold: 0,
                 ended: 0,
@@ -218,9 +218,9 @@ impl PacketContext {
         for field in [
             &mut self.flow.rule,
             &mut self.inspection.evidence,
-            &mut self.inspection.named_port,
+            &mut self.inspection.listen_port,
             &mut self.inspection.spoke,
-            &mut self.inspection.begins,
+            &mut self.inspection.may_start,
             &mut self.inspection.first,
             &mut self.inspection.hold,
             &mut self.inspection.exhausted,

@@ -139,8 +139,8 @@ impl Ends {
     }
 }
 
-const EPOCH_MASK: u64 = 0xffff;
-const STATE_SHIFT: u32 = 16;
+const SECOND_MASK: u64 = 0xffff;
+const STAGE_SHIFT: u32 = 16;
 const PROTOCOL_SHIFT: u32 = 18;
 const CONFIDENCE_SHIFT: u32 = 24;
 const FIRST_SHIFT: u32 = 27;
@@ -159,7 +159,7 @@ const fn interface_shift(from_lower: u64) -> u32 {
 
 impl FlowState {
     /// The state of a way that one CPU is changing.
-    pub const LOCKED: Self = Self((Stage::Locked as u64) << STATE_SHIFT);
+    pub const LOCKED: Self = Self((Stage::Locked as u64) << STAGE_SHIFT);
     /// The state of an unused way.
     pub const EMPTY: Self = Self(0);
 
@@ -170,7 +170,7 @@ impl FlowState {
         let interface = u64::from(interface);
         Self(
             u64::from(second)
-                | ((Stage::Inspecting as u64) << STATE_SHIFT)
+                | ((Stage::Inspecting as u64) << STAGE_SHIFT)
                 | (u64::from(first_from_lower) << FIRST_SHIFT)
                 | ((ends as u64) << ENDS_SHIFT)
                 | (interface << INTERFACE_SHIFT)
@@ -182,10 +182,10 @@ impl FlowState {
     #[inline(always)]
     #[must_use]
     pub const fn settled(self, protocol: u8, confidence: u8) -> Self {
-        let cleared = self.0 & !(0x7ff << STATE_SHIFT | PROVISIONAL);
+        let cleared = self.0 & !(0x7ff << STAGE_SHIFT | PROVISIONAL);
         Self(
             cleared
-                | ((Stage::Settled as u64) << STATE_SHIFT)
+                | ((Stage::Settled as u64) << STAGE_SHIFT)
                 | ((protocol as u64) << PROTOCOL_SHIFT)
                 | ((confidence as u64) << CONFIDENCE_SHIFT),
         )
@@ -256,8 +256,8 @@ impl FlowState {
     #[inline(always)]
     #[must_use]
     pub const fn is_provisional(self) -> bool {
-        const WANTED: u64 = (Stage::Inspecting as u64) << STATE_SHIFT | PROVISIONAL;
-        self.0 & (3 << STATE_SHIFT | PROVISIONAL) == WANTED
+        const WANTED: u64 = (Stage::Inspecting as u64) << STAGE_SHIFT | PROVISIONAL;
+        self.0 & (3 << STAGE_SHIFT | PROVISIONAL) == WANTED
     }
 
     /// Whether a CPU is writing the final verdict of the flow.
@@ -272,7 +272,7 @@ impl FlowState {
     #[must_use]
     pub const fn seen(self, second: u16, from_lower: u64, interface: u16) -> Self {
         let shift = interface_shift(from_lower);
-        let kept = self.0 & !EPOCH_MASK & !(0xffff << shift);
+        let kept = self.0 & !SECOND_MASK & !(0xffff << shift);
         Self(kept | second as u64 | ((interface as u64) << shift))
     }
 
@@ -281,16 +281,16 @@ impl FlowState {
     #[inline(always)]
     #[must_use]
     pub const fn unsettled_bits(self, direction_shift: u64, interface: u16) -> u64 {
-        const WANTED: u64 = (Stage::Settled as u64) << STATE_SHIFT;
+        const WANTED: u64 = (Stage::Settled as u64) << STAGE_SHIFT;
         let other_interface = (self.0 >> INTERFACE_SHIFT >> (direction_shift & 16) ^ interface as u64) & 0xffff;
-        (self.0 ^ WANTED) & (3 << STATE_SHIFT | LEARNING) | other_interface
+        (self.0 ^ WANTED) & (3 << STAGE_SHIFT | LEARNING) | other_interface
     }
 
     /// Stage of the way.
     #[inline(always)]
     #[must_use]
     pub const fn stage(self) -> Stage {
-        match (self.0 >> STATE_SHIFT) & 3 {
+        match (self.0 >> STAGE_SHIFT) & 3 {
             0 => Stage::Empty,
             1 => Stage::Locked,
             2 => Stage::Inspecting,
@@ -302,7 +302,7 @@ impl FlowState {
     #[inline(always)]
     #[must_use]
     pub const fn second(self) -> u16 {
-        (self.0 & EPOCH_MASK) as u16
+        (self.0 & SECOND_MASK) as u16
     }
 
     /// Protocol number of a settled flow, or of one with a claimed or provisional verdict; else 0 (unclassified).

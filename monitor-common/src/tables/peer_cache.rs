@@ -212,8 +212,8 @@ impl PeerSet {
         while way < WAYS {
             let number = (WAYS - 1 - way) as u64;
             let word = self.entries[way].load();
-            let willing = PeerEntry(word).eviction_priority(now_s) << 2 | number;
-            let more = willing.wrapping_add(neg(best));
+            let priority = PeerEntry(word).eviction_priority(now_s) << 2 | number;
+            let more = priority.wrapping_add(neg(best));
             best = best.wrapping_add(more & !neg(more >> 63));
             let difference = self.tags[way].load() ^ tag;
             let differs = neg((difference | neg(difference)) >> 63 | (1 ^ word >> 25 & 1));

@@ -84,7 +84,7 @@ pub mod evidence {
     pub const SPOOFED: u16 = 1 << 13;
     /// The lower endpoint's stream started with the flow's protocol, so its payloads count (`engine/learn.rs`). Over
     /// UDP, where a payload is no part of a stream, any certain one sets the bit.
-    pub const BEGAN_LOWER: u16 = 1 << 14;
+    pub const STARTED_LOWER: u16 = 1 << 14;
     /// The higher endpoint's did.
-    pub const BEGAN_HIGHER: u16 = 1 << 15;
+    pub const STARTED_HIGHER: u16 = 1 << 15;
 }

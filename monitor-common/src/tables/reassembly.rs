@@ -87,7 +87,7 @@ impl ReassemblySlot {
         // From here on only this CPU touches the slot. Another flow may have taken it before.
         let mine = self.tag.load() == tag;
         if mine && current && continues {
-            payload.begin(&self.bytes);
+            payload.prepend_held(&self.bytes);
             payload.captured = (word >> 16) as u32 & 0x7f;
         }
         self.clear();

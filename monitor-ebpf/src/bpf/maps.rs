@@ -109,7 +109,7 @@ pub(super) fn replayed_wire_len() -> Option<usize> {
     if REPLAYING.load() == 0 {
         return None;
     }
-    REPLAY.get(0).map(|cell| cell.load() as usize)
+    REPLAY.get(0).map(|word| word.load() as usize)
 }
 
 #[inline(always)]
@@ -248,7 +248,7 @@ impl Maps for BpfMaps {
     #[inline(always)]
     fn write_slot_key(&self, slot: u32, key: Option<&KeyWords>) {
         match TALLY_KEYS.get(slot) {
-            Some(cell) => cell.write(key),
+            Some(slot_key) => slot_key.write(key),
             None => self.count_event(KernelEvent::InternalError),
         }
     }
@@ -340,8 +340,8 @@ impl Maps for BpfMaps {
         if REPLAYING.load() == 0 {
             return;
         }
-        if let Some(cell) = REPLAY.get(1) {
-            cell.store(outcome.0);
+        if let Some(word) = REPLAY.get(1) {
+            word.store(outcome.0);
         }
     }
 }

@@ -68,7 +68,7 @@ fn telling(exchange: &Exchange) -> usize {
     // A connection's opening comes before its messages.
     let opening = frames.len() - exchange.messages.len();
     let tells = |frame: &Vec<u8>| {
-        let (Outcome::Hit(verdict) | Outcome::New(verdict)) = host.frame(frame, frame.len(), 1) else {
+        let (Outcome::Known(verdict) | Outcome::New(verdict)) = host.frame(frame, frame.len(), 1) else {
             return false;
         };
         verdict.protocol == exchange.protocol

@@ -201,7 +201,7 @@ impl Network {
 
     fn send(&mut self, frame: &[u8], now_s: u64) -> Verdict {
         match self.path.frame(frame, frame.len(), now_s) {
-            Outcome::Hit(verdict) | Outcome::New(verdict) | Outcome::Restarted(verdict) => verdict,
+            Outcome::Known(verdict) | Outcome::New(verdict) | Outcome::Restarted(verdict) => verdict,
             other => panic!("{other:?}: {frame:02x?}"),
         }
     }

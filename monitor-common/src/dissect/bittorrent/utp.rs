@@ -112,7 +112,7 @@ fn first(payload: &Payload) -> bool {
         | !nonzero_top_bit(u64::from(clock >> 16))
         | !nonzero_top_bit(u64::from(clock & 0xffff))
         | nonzero_top_bit(u64::from(window >> 24));
-    differs >> 63 == 0 && payload.high_ports()
+    differs >> 63 == 0 && payload.has_peer_ports()
 }
 
 /// Whether these are the two connection ids of one connection, which differ by one.

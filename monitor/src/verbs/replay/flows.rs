@@ -51,7 +51,7 @@ impl Flows {
     pub(super) fn add(&mut self, headers: &Headers, outcome: Outcome, rule: Option<Rule>) {
         let (verdict, in_flow, opens) = match outcome {
             Outcome::Skipped(_) => return,
-            Outcome::Hit(verdict) => (verdict, true, false),
+            Outcome::Known(verdict) => (verdict, true, false),
             Outcome::New(verdict) | Outcome::Restarted(verdict) => (verdict, true, true),
             Outcome::Transit | Outcome::Uncached => {
                 let verdict = if headers.fragment != 0 { Verdict::FRAGMENT } else { Verdict::UNCLASSIFIED };
