@@ -53,7 +53,7 @@ mod testing;
 
 use crate::{
     abi::{
-        protocol::{Confidence, Protocol, Verdict},
+        protocol::{Protocol, Verdict},
         rule::Rule,
     },
     parse::payload::{Payload, Transport},
@@ -218,7 +218,7 @@ fn tcp(payload: &mut Payload, state: &mut RuleState) -> Option<Verdict> {
         );
         if ALL && let Some(rule) = http::tcp(payload) {
             payload.set_rule(rule as u32);
-            return Some(Verdict { protocol: rule.protocol(), confidence: Confidence::Signature });
+            return Some(Verdict { protocol: rule.protocol(), confidence: rule.confidence() });
         }
         first_match!(payload, state;
             winmx::tcp,
@@ -231,7 +231,7 @@ fn tcp(payload: &mut Payload, state: &mut RuleState) -> Option<Verdict> {
     );
     if edonkey::continued(payload.barrier_ref(), state) {
         payload.set_rule(Rule::EdonkeySplit as u32);
-        return Some(Verdict { protocol: Protocol::EDonkey, confidence: Confidence::Structural });
+        return Some(Verdict { protocol: Protocol::EDonkey, confidence: Rule::EdonkeySplit.confidence() });
     }
     verifier_barrier(payload, state);
     hold_rules::decide_hold(payload.barrier_ref(), state, GATE.split_tcp.contains(payload.barrier_ref().byte(0)));
@@ -313,7 +313,7 @@ mod tests {
             let bytes = [bytes, more].concat();
             if is_shallow(transport, bytes.first().copied().unwrap_or(0)) {
                 let owed = if tcp { crate::dissect::rule_state::rule_flags::OWED } else { 0 };
-                let state = RuleState { rule_value, rule_flags: rule_flags & !owed, reserved: 0 };
+                let state = RuleState { rule_value, rule_flags: rule_flags & !owed };
                 prop_assert_eq!(
                     classified(transport, &bytes, state, SHALLOW),
                     classified(transport, &bytes, state, WINDOW)

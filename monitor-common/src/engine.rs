@@ -85,7 +85,7 @@ fn parse_and_count<P: Packet, M: Maps>(packet: &P, maps: &M, settings: &Settings
             Ok(()) => true,
             Err(place) => {
                 record_lookup(ctx, &fast, place, settings, realm);
-                ctx.set_headers_parsed();
+                ctx.frame.headers_parsed = 1;
                 false
             }
         }
@@ -281,7 +281,5 @@ fn record_lookup(ctx: &mut PacketContext, fast: &FastHeaders, place: Place, sett
 fn reset_context<M: Maps>(ctx: &mut PacketContext, maps: &M, settings: &Settings, interface: u16) {
     ctx.frame.interface = u32::from(interface);
     ctx.frame.now_s = maps.now_s(settings, &mut ctx.frame.tick);
-    ctx.flow.lookup = Lookup::KNOWN;
-    ctx.flow.task = Task::NONE;
     ctx.clear();
 }

@@ -56,7 +56,6 @@ pub fn key(address: &str, protocol: Protocol, confidence: Confidence) -> TallyKe
         prefix_len: 128,
         protocol: protocol as u8,
         confidence: confidence as u8,
-        reserved: 0,
     }
 }
 

@@ -39,8 +39,8 @@ impl Address {
     /// Network-order bytes.
     #[inline(always)]
     #[must_use]
-    pub fn bytes(self) -> [u8; 16] {
-        ((u128::from(self.high) << 64) | u128::from(self.low)).to_be_bytes()
+    pub const fn bytes(self) -> [u8; 16] {
+        (((self.high as u128) << 64) | self.low as u128).to_be_bytes()
     }
 
     /// The first address of the block of `prefix_len` bits (out of 128) that holds this address.
@@ -95,9 +95,7 @@ impl Seed {
     pub const fn from_random(words: [u64; 3]) -> Self {
         Self { mask: words[0], multiplier_a: words[1] | 1, multiplier_b: words[2] | 1 }
     }
-}
 
-impl Seed {
     /// Difference between the seed of a realm and this one; 0 for realm 0. It is as secret as the seed: nobody outside
     /// can choose addresses of one realm that collide with those of another.
     #[inline(always)]

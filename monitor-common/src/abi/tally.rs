@@ -8,7 +8,6 @@ use crate::bpf::shared_u64::SharedU64;
 
 /// The key of a tally: one subscriber block, one protocol, one confidence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-#[repr(C)]
 pub struct TallyKey {
     /// First address of the subscriber's block, network order; IPv4 as `::ffff:a.b.c.d` (RFC 4291 section 2.5.5.2).
     pub address: [u8; 16],
@@ -20,16 +19,11 @@ pub struct TallyKey {
     pub protocol: u8,
     /// [`crate::abi::protocol::Confidence`] number.
     pub confidence: u8,
-    /// Explicit padding, zero.
-    pub reserved: u8,
 }
-
-const _: () = assert!(core::mem::size_of::<TallyKey>() == 24);
 
 impl TallyKey {
     /// The key of the catch-all tally, which takes what a full table refuses.
-    pub const CATCH_ALL: Self =
-        Self { address: [0; 16], realm: u32::MAX, prefix_len: 0, protocol: 0, confidence: 0, reserved: 0 };
+    pub const CATCH_ALL: Self = KeyWords::CATCH_ALL.key();
 }
 
 /// A [`TallyKey`] as three words: the form the kernel's maps hold, built with aligned 64-bit stores only.
@@ -64,20 +58,24 @@ impl KeyWords {
         (self.meta >> 16) as u8
     }
 
-    /// The key of the catch-all tally.
+    /// The key of the catch-all tally, which takes what a full table refuses.
     pub const CATCH_ALL: Self = Self::new(Address { high: 0, low: 0 }, u32::MAX, 0, 0, 0);
+
+    /// The unpacked key.
+    const fn key(self) -> TallyKey {
+        TallyKey {
+            address: Address { high: self.high, low: self.low }.bytes(),
+            realm: (self.meta >> 32) as u32,
+            prefix_len: (self.meta >> 24) as u8,
+            protocol: (self.meta >> 16) as u8,
+            confidence: (self.meta >> 8) as u8,
+        }
+    }
 }
 
 impl From<KeyWords> for TallyKey {
     fn from(words: KeyWords) -> Self {
-        Self {
-            address: Address { high: words.high, low: words.low }.bytes(),
-            realm: (words.meta >> 32) as u32,
-            prefix_len: (words.meta >> 24) as u8,
-            protocol: (words.meta >> 16) as u8,
-            confidence: (words.meta >> 8) as u8,
-            reserved: 0,
-        }
+        words.key()
     }
 }
 
@@ -216,12 +214,13 @@ impl Direction {
 }
 
 /// Entries of the node table per interface.
-pub const NODE_ENTRIES_PER_INTERFACE: usize = 4 * CONFIDENCE_SLOTS * PROTOCOL_SLOTS;
+pub const NODE_ENTRIES_PER_INTERFACE: usize = Direction::ALL.len() * CONFIDENCE_SLOTS * PROTOCOL_SLOTS;
 
 /// Index of the node-level tally of an interface number, direction and verdict numbers.
 #[inline(always)]
 #[must_use]
 pub const fn node_index(interface_number: u32, direction: Direction, protocol: u8, confidence: u8) -> u32 {
-    ((interface_number * 4 + direction as u32) * CONFIDENCE_SLOTS as u32 + confidence as u32) * PROTOCOL_SLOTS as u32
+    ((interface_number * Direction::ALL.len() as u32 + direction as u32) * CONFIDENCE_SLOTS as u32 + confidence as u32)
+        * PROTOCOL_SLOTS as u32
         + protocol as u32
 }

@@ -14,7 +14,7 @@ use crate::{
 /// Reads the content hash that a payload of a flow of this protocol names into `found`; zero if it names none.
 #[inline(never)]
 pub fn find(transport: Transport, protocol: u8, payload: &Payload, found: &mut ContentHash) {
-    found.0 = [0; 3];
+    found.clear();
     let bittorrent = protocol == Protocol::BitTorrent as u8;
     let edonkey = protocol == Protocol::EDonkey as u8;
     match transport {

@@ -14,7 +14,7 @@ use crate::{
 /// Bytes of a payload that are read. An MSE handshake has at least as many (the Diffie-Hellman key).
 pub const SAMPLE: usize = 96;
 /// Shorter payloads prove too little: the fewer bytes, the wider random ones scatter.
-const SHORTEST: u32 = 16;
+pub(super) const SHORTEST: u32 = 16;
 /// From here on, random bytes fail by chance in at most two of a thousand payloads (tested below); a shorter payload
 /// that fails says nothing.
 const SURE: u32 = 64;

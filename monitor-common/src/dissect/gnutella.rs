@@ -45,7 +45,7 @@ pub(super) const DISSECTOR: Dissector = Dissector {
 /// their names.
 pub(super) const HTTP_HEADER: &[u8; 8] = b"X-Gnutel";
 pub(super) const QUEUE: &[u8; 8] = b"X-Queue:";
-pub(super) const AGENTS: [&[u8; 8]; 8] =
+const AGENTS: [&[u8; 8]; 8] =
     [b"LimeWire", b"Morpheus", b"Shareaza", b"gtk-gnut", b"Gnucleus", b"Gnutella", b"giFT-Gnu", b"BearShar"];
 
 /// Start of the name of a file by its hash (HUGE); nothing is held from there on.
@@ -80,6 +80,25 @@ pub fn tcp(payload: &Payload, _state: &mut RuleState) -> Option<Rule> {
     } else {
         giv(payload).then_some(Rule::GnutellaGiv)
     }
+}
+
+/// Whether this is a request that the client with this name sends: for a file, or BearShare's for the bare path.
+#[inline(always)]
+pub(super) fn is_client_request(payload: &Payload, name: u64) -> bool {
+    let bearshare = name == u64::from_le_bytes(*b"BearShar") && payload.has(0, b"GET / HTTP/1.");
+    let mut known = name & 0xff_ffff_ffff == u64::from_le_bytes(*b"Phex \0\0\0");
+    let mut index = 0;
+    while index < AGENTS.len() {
+        known |= name == u64::from_le_bytes(*AGENTS[index]);
+        index += 1;
+    }
+    bearshare || known && is_file_request(payload)
+}
+
+/// Whether this is a request for a file by its index.
+#[inline(always)]
+pub(super) fn is_file_request(payload: &Payload) -> bool {
+    payload.has(0, b"GET /get/") && payload.byte(9).is_ascii_digit()
 }
 
 /// Whether a request is for a path that only servents serve.

@@ -26,22 +26,18 @@
 // These rules run last: each of their results leaves another state, and the verifier checks later code once per state.
 
 use super::{
-    PREFIXES, bittorrent, delivery_optimization, directconnect, edonkey, gnutella, libp2p, opennap, soulseek,
+    PREFIXES, bittorrent, delivery_optimization, directconnect, edonkey, entropy, gnutella, libp2p, opennap, soulseek,
     websocket, webtorrent,
 };
 use crate::{
     abi::limits::HELD_BYTES,
-    bpf::branchless::{bytes_equal, nonzero_top_bit, printable_bytes},
+    bpf::branchless::{TOP_BITS, bytes_equal, nonzero_top_bit, printable_bytes},
     dissect::rule_state::{RuleState, rule_flags},
     parse::payload::Payload,
 };
 
 /// Shorter text may be ciphertext that is printable by chance (one in 47 at this length): the next payload decides.
 const SHORTEST_TEXT: u32 = 4;
-
-/// A high-entropy first payload has at least as many bytes ([`crate::dissect::entropy`]). Fewer are a greeting or a
-/// length field.
-const SHORTEST_OPENING: u32 = 16;
 
 /// Decides, for a payload without a verdict, whether its bytes are held; if not, records how its direction started.
 /// `starts`: some rule starts with the payload's first byte.
@@ -175,8 +171,9 @@ fn stream_flags(payload: &Payload, text: bool) -> u32 {
         printable_bytes(head) | bytes_equal(head, b'\r') | bytes_equal(head, b'\n') | bytes_equal(head, b'\t');
     let tunnel = head == u64::from_le_bytes(*b"CONNECT ");
     let command = directconnect::may_be_command(head);
-    if !is_text & captured & 0x8080_8080_8080_8080 != 0 || tunnel || command {
-        let framing = (payload.len < SHORTEST_OPENING) & (head & 0xfe != 0x04) & !tunnel & !command;
+    if !is_text & captured & TOP_BITS != 0 || tunnel || command {
+        // A high-entropy first payload is no shorter than `entropy::SHORTEST`: fewer bytes are a greeting or a length.
+        let framing = (payload.len < entropy::SHORTEST) & (head & 0xfe != 0x04) & !tunnel & !command;
         return rule_flags::PAST_START | if framing { rule_flags::FRAMING } else { 0 };
     }
     if payload.captured < SHORTEST_TEXT && !text {

@@ -87,7 +87,7 @@ fn lines(payload: &mut Payload) -> Option<Rule> {
     if name == u64::from_le_bytes(*openft::HTTP_HEADER) {
         return Some(Rule::OpenftHeader);
     }
-    if queue != 0 && file(payload) {
+    if queue != 0 && gnutella::is_file_request(payload) {
         return Some(Rule::GnutellaHeader);
     }
     if accept != 0 && payload.has(accept as usize + 8, b"application/x-gnutella") {
@@ -152,20 +152,7 @@ fn client(payload: &Payload, name: u64) -> Option<Rule> {
     if name == u64::from_le_bytes(*fasttrack::AGENT) {
         return Some(Rule::FasttrackHeader);
     }
-    let bearshare = name == u64::from_le_bytes(*b"BearShar") && payload.has(0, b"GET / HTTP/1.");
-    let mut known = name & 0xff_ffff_ffff == u64::from_le_bytes(*b"Phex \0\0\0");
-    let mut index = 0;
-    while index < gnutella::AGENTS.len() {
-        known |= name == u64::from_le_bytes(*gnutella::AGENTS[index]);
-        index += 1;
-    }
-    (bearshare || known && file(payload)).then_some(Rule::GnutellaHeader)
-}
-
-/// Whether this is Gnutella's request for a file by its index.
-#[inline(always)]
-fn file(payload: &Payload) -> bool {
-    payload.has(0, b"GET /get/") && payload.byte(9).is_ascii_digit()
+    gnutella::is_client_request(payload, name).then_some(Rule::GnutellaHeader)
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@
 
 use super::{bittorrent, edonkey, kademlia};
 use crate::{
-    abi::protocol::Protocol,
+    abi::{limits::FIRST_PEER_PORT, protocol::Protocol},
     bpf::branchless::neg,
     parse::payload::{Payload, Transport},
 };
@@ -49,7 +49,8 @@ pub(super) fn digits(payload: &Payload, start: usize) -> u32 {
 /// The port if it is one that peers choose, else 0.
 #[inline(always)]
 pub(super) const fn valid(port: u32) -> u32 {
-    if port.wrapping_sub(1024) < 0x1_0000 - 1024 { port } else { 0 }
+    const FIRST: u32 = FIRST_PEER_PORT as u32;
+    if port.wrapping_sub(FIRST) < 0x1_0000 - FIRST { port } else { 0 }
 }
 
 /// The port that a payload of a flow names, for tests.

@@ -11,8 +11,6 @@ pub struct RuleState {
     pub rule_value: u64,
     /// Bits that rules set for a later packet; each is declared in [`rule_flags`]. TCP and UDP flows never share one.
     pub rule_flags: u32,
-    /// Explicit padding.
-    pub reserved: u32,
 }
 
 impl RuleState {

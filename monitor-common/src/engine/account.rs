@@ -36,7 +36,7 @@ fn credit<M: CounterMaps>(maps: &M, slot: u32, up: (u64, u64), down: (u64, u64),
 
 /// Adds to the tallies of both ends of a flow.
 #[inline(never)]
-pub(super) fn credit_ends<M: CounterMaps>(maps: &M, slots: u64, from_lower: u64, from_higher: u64, now_s: u64) {
+fn credit_ends<M: CounterMaps>(maps: &M, slots: u64, from_lower: u64, from_higher: u64, now_s: u64) {
     let (lower, higher) = unpack_slots(slots);
     let (from_lower, from_higher) = (unpack(from_lower), unpack(from_higher));
     if lower != NO_SLOT {
@@ -177,7 +177,7 @@ pub(super) fn count<M: Maps>(maps: &M, ctx: &mut PacketContext) -> bool {
         Task::INSPECT
     } else if renewed || (settled && state.is_learning()) {
         Task::LEARN
-    } else if settled && state.protocol_number() == 0 && ctx.is_due(state) {
+    } else if settled && state.protocol_number() == 0 && ctx.has_peer_ports() && state.is_due(ctx.frame.now_s) {
         Task::ASSOCIATE
     } else {
         Task::NONE
@@ -230,7 +230,7 @@ pub fn settle_idle<M: CounterMaps>(
 ) -> bool {
     let way = way & (WAYS - 1);
     let generation = cold.flows[way].generation.load();
-    let state = FlowState(set.states[way & (WAYS - 1)].load());
+    let state = FlowState(set.states[way].load());
     if state.stage() != Stage::Inspecting {
         return false;
     }

@@ -42,12 +42,11 @@ pub(super) fn associate<M: Maps>(maps: &M, settings: &Settings, ctx: &mut Packet
     if ctx.flow.task == Task::ASSOCIATE {
         // The inspection stored the flow's evidence.
         let Some(cold) = maps.cold_set(ctx.flow.set_index) else { return false };
-        let progress = cold.flow(ctx.flow.way).progress.load();
-        ctx.inspection.evidence = u32::from(crate::tables::progress::Progress::from_bits(progress).evidence);
+        ctx.inspection.evidence = cold.flow(ctx.flow.way).progress().evidence;
     }
     // An obfuscated side may be silent or send too little; neither side may have a structure of its own.
-    let random = ctx.inspection.evidence & u32::from(evidence::HIGH_ENTROPY) != 0
-        && ctx.inspection.evidence & u32::from(evidence::LOW_ENTROPY) == 0;
+    let random =
+        ctx.inspection.evidence & evidence::HIGH_ENTROPY != 0 && ctx.inspection.evidence & evidence::LOW_ENTROPY == 0;
     if !random || !ctx.has_peer_ports() || !subscribers::find_subscribers(maps, ctx) {
         return false;
     }
@@ -68,8 +67,7 @@ pub(super) fn associate<M: Maps>(maps: &M, settings: &Settings, ctx: &mut Packet
         ctx.flow.rule = u32::from(rule::ASSOCIATION) + ctx.flow.protocol;
         return true;
     }
-    if settings.heuristic.load() == 0 || ctx.inspection.evidence & u32::from(evidence::MSE) != u32::from(evidence::MSE)
-    {
+    if settings.heuristic.load() == 0 || ctx.inspection.evidence & evidence::MSE != evidence::MSE {
         return false;
     }
     if ctx.flow.task == Task::INSPECT && ctx.inspection.ended == 0 {
@@ -97,7 +95,7 @@ pub(super) fn associate<M: Maps>(maps: &M, settings: &Settings, ctx: &mut Packet
 /// The verdict is provisional: MSE allows a clear handshake after such an opening.
 #[inline(never)]
 pub(super) fn is_early(ctx: &PacketContext) -> bool {
-    let both = ctx.inspection.evidence & u32::from(evidence::HIGH_ENTROPY) == u32::from(evidence::HIGH_ENTROPY);
+    let both = ctx.inspection.evidence & evidence::HIGH_ENTROPY == evidence::HIGH_ENTROPY;
     both & (!ctx.is_tcp() | (ctx.inspection.first != 0))
 }
 
@@ -122,11 +120,8 @@ fn protocol_at<M: Maps>(maps: &M, settings: &Settings, ctx: &PacketContext, end:
 #[inline(never)]
 fn referred_protocol<M: Maps>(maps: &M, settings: &Settings, ctx: &PacketContext) -> u32 {
     let opener = usize::from(!FlowState(ctx.flow.state).first_from_lower());
-    let opened = !ctx.is_tcp() || ctx.inspection.evidence & u32::from(evidence::OPENED) != 0;
-    if !opened
-        || ctx.inspection.evidence & u32::from(evidence::SPOOFED) != 0
-        || ctx.subscribers.block_lens[opener] == NO_POOL
-    {
+    let opened = !ctx.is_tcp() || ctx.inspection.evidence & evidence::OPENED != 0;
+    if !opened || ctx.inspection.evidence & evidence::SPOOFED != 0 || ctx.subscribers.block_lens[opener] == NO_POOL {
         return 0;
     }
     let requester = peer_keys::requester_tag(settings, ctx, opener);
@@ -152,14 +147,7 @@ fn subscriber_entry<M: Maps>(
     end: usize,
     protocol: u8,
 ) -> PeerEntry {
-    let block_len = ctx.subscribers.block_lens[end & 1];
-    let block = ctx.subscribers.addresses[end & 1].block(block_len as u8);
-    find_peer(
-        maps,
-        settings,
-        peer_keys::subscriber_tag(&ctx.seed(settings), block, block_len, protocol),
-        ctx.frame.now_s,
-    )
+    find_peer(maps, settings, peer_keys::subscriber_tag(settings, ctx, end, protocol), ctx.frame.now_s)
 }
 
 #[inline(never)]
@@ -179,8 +167,7 @@ fn count_mse_candidate<M: Maps>(maps: &M, settings: &Settings, ctx: &PacketConte
     if block_len == NO_POOL {
         return false;
     }
-    let block = ctx.subscribers.addresses[end & 1].block(block_len as u8);
-    let tag = peer_cache::tag(&ctx.seed(settings), Key::MseCandidate, block, u64::from(block_len), 0);
+    let tag = peer_cache::tag(&ctx.seed(settings), Key::MseCandidate, ctx.block(end), u64::from(block_len), 0);
     let Some(set) = maps.peer_set(peer_cache::set_index(tag, settings.peer_mask)) else {
         maps.count_event(KernelEvent::InternalError);
         return false;

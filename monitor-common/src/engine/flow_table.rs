@@ -45,7 +45,7 @@ pub(super) fn lookup<M: Maps>(maps: &M, ctx: &mut PacketContext) -> bool {
     }
     // A SYN on a flow that was settled or carried payload: the ports are in use again, and the old verdict must not be
     // inherited. A repeated first SYN is no restart.
-    let progress = Progress::from_bits(cold.flows[way].progress.load());
+    let progress = cold.flows[way].progress();
     let used = state.stage() == Stage::Settled || (progress.inspected_lower | progress.inspected_higher) != 0;
     // A pause ended the inspection early (see `settle_idle`): later packets are inspected like those of a new flow,
     // after the inactive timeout of flow metering (RFC 7011 section 2, RFC 5470 section 5.1.1).
@@ -159,7 +159,7 @@ pub(super) fn install<M: Maps>(maps: &M, settings: &Settings, ctx: &mut PacketCo
     cold.generation.add(1);
     cold.rule_value.store(0);
     let opened = if ctx.frame.headers.opens_connection() { evidence::OPENED } else { 0 };
-    cold.progress.store(Progress { evidence: opened, ..Progress::default() }.to_bits());
+    cold.set_progress(Progress { evidence: opened, ..Progress::default() });
     cold.slots.store(subscribers::slots(maps, settings, ctx, Verdict::UNCLASSIFIED.numbers()));
     // A full barrier: if two CPUs install one flow at once, at least one sees the other's tag and yields.
     set.tags[way].swap(ctx.flow.tag);

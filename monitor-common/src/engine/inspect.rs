@@ -4,7 +4,7 @@ use super::{account, associate, reassembly, server_flow, source_requests, subscr
 use crate::{
     abi::{
         event::KernelEvent,
-        limits::{INSPECTED_PER_DIRECTION, MSE_OPENING, PENDING_PACKETS, SERVER_FLOW_PACKETS, SHALLOW, WAYS, WINDOW},
+        limits::{INSPECTED_PER_DIRECTION, MSE_OPENING, PENDING_PACKETS, SHALLOW, WAYS, WINDOW},
         protocol::{Confidence, Protocol, Verdict},
         settings::{InspectionDepth, Settings},
     },
@@ -65,7 +65,7 @@ pub(super) fn inspect<P: Packet, M: Maps>(packet: &P, settings: &Settings, maps:
         let protocol = found.map_or(ctx.flow.protocol as u8, |verdict| verdict.protocol as u8);
         if !inspecting || found.is_some() {
             let certain = found.is_some() && (inspecting || u32::from(protocol) == ctx.flow.protocol);
-            let started = u32::from(evidence::STARTED_LOWER) << ((1 - ctx.flow.from_lower) & 1);
+            let started = evidence::of(evidence::STARTED_LOWER, ctx.flow.from_lower);
             if certain && ctx.inspection.may_start != 0 {
                 ctx.inspection.evidence |= started;
             }
@@ -174,9 +174,9 @@ fn has_subscribers_source<M: Maps>(maps: &M, ctx: &PacketContext) -> bool {
 #[inline(never)]
 fn record_spoofed<M: Maps>(maps: &M, ctx: &PacketContext) {
     if let Some(cold) = maps.cold_set(ctx.flow.set_index) {
-        let word = &cold.flow(ctx.flow.way).progress;
-        let progress = Progress::from_bits(word.load());
-        word.store(Progress { evidence: progress.evidence | evidence::SPOOFED, ..progress }.to_bits());
+        let cold = cold.flow(ctx.flow.way);
+        let progress = cold.progress();
+        cold.set_progress(Progress { evidence: progress.evidence | evidence::SPOOFED, ..progress });
     }
 }
 
@@ -197,12 +197,12 @@ fn starts_known_non_p2p<P: Packet>(packet: &P, ctx: &PacketContext) -> bool {
 #[inline(never)]
 fn record_non_p2p<M: Maps>(maps: &M, ctx: &mut PacketContext) -> bool {
     let Some(cold) = maps.cold_set(ctx.flow.set_index) else { return false };
-    let word = &cold.flow(ctx.flow.way).progress;
-    let mut progress = Progress::from_bits(word.load());
+    let cold = cold.flow(ctx.flow.way);
+    let mut progress = cold.progress();
     let inspected = progress.inspect(ctx.is_from_lower());
     let exhausted = inspected >= INSPECTED_PER_DIRECTION;
     if inspected == 1 {
-        progress.evidence |= evidence::LOW_ENTROPY | evidence::NON_P2P_LOWER << ((1 - ctx.flow.from_lower) & 1);
+        progress.evidence |= evidence::LOW_ENTROPY | evidence::of(evidence::NON_P2P_LOWER, ctx.flow.from_lower);
         if ctx.is_tcp() {
             progress.rule_flags |= rule_flags::of(rule_flags::PAST_START, ctx.flow.from_lower);
         }
@@ -212,8 +212,8 @@ fn record_non_p2p<M: Maps>(maps: &M, ctx: &mut PacketContext) -> bool {
         progress.inspected_lower = INSPECTED_PER_DIRECTION;
         progress.inspected_higher = INSPECTED_PER_DIRECTION;
     }
-    ctx.inspection.evidence = u32::from(progress.evidence);
-    word.store(progress.to_bits());
+    ctx.inspection.evidence = progress.evidence;
+    cold.set_progress(progress);
     both || exhausted
 }
 
@@ -233,8 +233,8 @@ fn choose_depth<P: Packet, M: Maps>(packet: &P, maps: &M, settings: &Settings, s
         return;
     }
     let Some(cold) = maps.cold_set(ctx.flow.set_index) else { return };
-    let kept = Progress::from_bits(cold.flow(ctx.flow.way).progress.load()).rule_flags;
-    if !ctx.is_tcp() || kept & rule_flags::OWED == 0 {
+    let flags = cold.flow(ctx.flow.way).progress().rule_flags;
+    if !ctx.is_tcp() || flags & rule_flags::OWED == 0 {
         payload.depth = SHALLOW as u32;
     }
 }
@@ -245,7 +245,7 @@ fn classify_payload<P: Packet, M: Maps>(packet: &P, maps: &M, scratch: &mut Scra
     let (ctx, payload) = (&mut scratch.ctx, &mut scratch.payload);
     let cold = maps.cold_set(ctx.flow.set_index)?;
     let cold = cold.flow(ctx.flow.way);
-    let mut progress = Progress::from_bits(cold.progress.load());
+    let mut progress = cold.progress();
     // In a TCP server flow the rule value holds the request, and values that rules store there are dropped. Without a
     // branch: the verifier would walk all rules twice.
     let state = FlowState(ctx.flow.state);
@@ -254,7 +254,6 @@ fn classify_payload<P: Packet, M: Maps>(packet: &P, maps: &M, scratch: &mut Scra
     let mut rule_state = RuleState {
         rule_value: cold.rule_value.load(),
         rule_flags: progress.rule_flags & !rule_flags::OF_PAYLOAD & !owed,
-        reserved: 0,
     };
     payload.len = ctx.frame.headers.payload_len + payload.captured;
     payload.source_port = ctx.frame.headers.source_port;
@@ -262,7 +261,7 @@ fn classify_payload<P: Packet, M: Maps>(packet: &P, maps: &M, scratch: &mut Scra
     payload.from_lower = ctx.flow.from_lower;
     packet.copy_payload(ctx.frame.headers.payload_offset as usize, payload);
     let found = classify(ctx.transport(), payload, &mut rule_state);
-    ctx.inspection.evidence = u32::from(progress.evidence);
+    ctx.inspection.evidence = progress.evidence;
     ctx.inspection.may_start = may_start(ctx, progress.rule_flags);
     let inspected = progress.inspect(ctx.is_from_lower());
     ctx.inspection.first = u32::from(inspected == 1);
@@ -271,29 +270,24 @@ fn classify_payload<P: Packet, M: Maps>(packet: &P, maps: &M, scratch: &mut Scra
     }
     if ctx.inspection.spoofed != 0 {
         // A later packet must not count as an answer to a spoofed one.
-        rule_state = RuleState {
-            rule_value: cold.rule_value.load(),
-            rule_flags: progress.rule_flags & !rule_flags::OF_PAYLOAD,
-            reserved: 0,
-        };
+        rule_state =
+            RuleState { rule_value: cold.rule_value.load(), rule_flags: progress.rule_flags & !rule_flags::OF_PAYLOAD };
     }
     if rule_state.rule_flags & rule_flags::ECHOED != 0 {
-        let sender = 1 - ctx.flow.from_lower;
-        ctx.inspection.evidence |= u32::from(evidence::BOTH_SPOKE) | u32::from(evidence::PROVED_LOWER) << (sender & 1);
+        ctx.inspection.evidence |= evidence::BOTH_SPOKE | evidence::of(evidence::PROVED_LOWER, ctx.flow.from_lower);
     }
     // The requester opened the flow, so nobody can have made it send or repeat such bytes. Without a branch.
     let answered = (rule_state.rule_flags >> rule_flags::ANSWERED.trailing_zeros())
         & (state.first_bit() as u32 ^ ctx.flow.from_lower)
         & 1;
-    ctx.inspection.evidence |= u32::from(evidence::BOTH_SPOKE) & neg(u64::from(answered)) as u32;
-    let budget = if FlowState(ctx.flow.state).is_server_flow() { SERVER_FLOW_PACKETS } else { INSPECTED_PER_DIRECTION };
-    ctx.inspection.exhausted = u32::from(inspected >= budget);
+    ctx.inspection.evidence |= evidence::BOTH_SPOKE & neg(u64::from(answered)) as u32;
+    ctx.inspection.exhausted = u32::from(inspected >= state.inspection_budget());
     progress.rule_flags =
         rule_state.rule_flags & !(rule_flags::of(rule_flags::HELD, ctx.flow.from_lower) & has_request as u32);
     let kept = progress.rule_flags & rule_flags::of(rule_flags::HELD, ctx.flow.from_lower) != 0;
     ctx.inspection.hold = u32::from(ctx.is_tcp() && found.is_none() && kept);
     cold.rule_value.store(rule_state.rule_value & !has_request | cold.rule_value.load() & has_request);
-    cold.progress.store(progress.to_bits());
+    cold.set_progress(progress);
     found
 }
 
@@ -303,10 +297,9 @@ fn classify_payload<P: Packet, M: Maps>(packet: &P, maps: &M, scratch: &mut Scra
 /// Any payload may start a UDP flow.
 #[inline(always)]
 fn may_start(ctx: &PacketContext, before: u32) -> u32 {
-    let obfuscated =
-        ctx.inspection.evidence & u32::from(evidence::HIGH_ENTROPY_LOWER) << ((1 - ctx.flow.from_lower) & 1) != 0;
+    let obfuscated = ctx.inspection.evidence & evidence::of(evidence::HIGH_ENTROPY_LOWER, ctx.flow.from_lower) != 0;
     let first = before & rule_flags::of(rule_flags::PAST_START, ctx.flow.from_lower) == 0;
-    let opened = ctx.inspection.evidence & u32::from(evidence::OPENED) != 0;
+    let opened = ctx.inspection.evidence & evidence::OPENED != 0;
     u32::from(!ctx.is_tcp() | (opened & (first | obfuscated)))
 }
 
@@ -316,12 +309,12 @@ fn may_start(ctx: &PacketContext, before: u32) -> u32 {
 fn record_entropy(ctx: &mut PacketContext, payload: &Payload) {
     match entropy::measure(payload) {
         Entropy::High => {
-            ctx.inspection.evidence |= u32::from(evidence::HIGH_ENTROPY_LOWER) << ((1 - ctx.flow.from_lower) & 1);
+            ctx.inspection.evidence |= evidence::of(evidence::HIGH_ENTROPY_LOWER, ctx.flow.from_lower);
             if ctx.is_tcp() && MSE_OPENING.contains(&payload.len) {
-                ctx.inspection.evidence |= u32::from(evidence::MSE_LOWER) << ((1 - ctx.flow.from_lower) & 1);
+                ctx.inspection.evidence |= evidence::of(evidence::MSE_LOWER, ctx.flow.from_lower);
             }
         }
-        Entropy::Low => ctx.inspection.evidence |= u32::from(evidence::LOW_ENTROPY),
+        Entropy::Low => ctx.inspection.evidence |= evidence::LOW_ENTROPY,
         Entropy::TooShort => {}
     }
 }
@@ -347,7 +340,7 @@ fn record_speaker<M: Maps>(maps: &M, ctx: &mut PacketContext, protocol: u8) {
         (ctx.inspection.spoke, ctx.inspection.listen_port) = (0, 0);
     } else {
         ctx.inspection.spoke = 1;
-        ctx.inspection.evidence |= u32::from(evidence::SPOKE_LOWER) << ((1 - ctx.flow.from_lower) & 1);
+        ctx.inspection.evidence |= evidence::of(evidence::SPOKE_LOWER, ctx.flow.from_lower);
     }
 }
 
@@ -355,9 +348,8 @@ fn record_speaker<M: Maps>(maps: &M, ctx: &mut PacketContext, protocol: u8) {
 #[inline(always)]
 fn store_evidence<M: Maps>(maps: &M, ctx: &PacketContext) {
     if let Some(cold) = maps.cold_set(ctx.flow.set_index) {
-        let word = &cold.flow(ctx.flow.way).progress;
-        let progress = Progress { evidence: ctx.inspection.evidence as u16, ..Progress::from_bits(word.load()) };
-        word.store(progress.to_bits());
+        let cold = cold.flow(ctx.flow.way);
+        cold.set_progress(Progress { evidence: ctx.inspection.evidence, ..cold.progress() });
     }
 }
 
@@ -398,7 +390,7 @@ pub(super) fn commit_verdict<M: Maps>(maps: &M, settings: &Settings, ctx: &mut P
     if ctx.is_tcp() {
         // Bytes held from earlier segments are of no more use.
         cold.rule_value.store(0);
-        reassembly::release(maps, ctx, &cold.progress);
+        reassembly::release(maps, ctx, cold);
     }
     account::settle(maps, word, cold, generation, (protocol, confidence));
 }

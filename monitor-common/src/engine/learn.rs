@@ -51,9 +51,7 @@ pub(super) fn learn<M: Maps>(maps: &M, settings: &Settings, ctx: &mut PacketCont
             learn_from_end(maps, settings, ctx, state, 1, lower);
             complete = is_complete(ctx) && !state.is_server_flow();
             let answered = if ctx.is_from_lower() { higher } else { lower };
-            if ctx.inspection.peer_list.requests != 0
-                && answered
-                && ctx.subscribers.block_lens[1 - (ctx.flow.from_lower as usize & 1)] != NO_POOL
+            if ctx.inspection.peer_list.requests != 0 && answered && ctx.subscribers.block_lens[ctx.sender()] != NO_POOL
             {
                 server_flow::store_request(maps, ctx, word);
                 complete = false;
@@ -73,10 +71,9 @@ fn is_complete(ctx: &PacketContext) -> bool {
     let proved = |end: usize| {
         ctx.is_tcp()
             | (ctx.subscribers.block_lens[end] != NO_POOL)
-            | (ctx.inspection.evidence & u32::from(evidence::PROVED_LOWER) << end != 0)
+            | (ctx.inspection.evidence & evidence::PROVED_LOWER << end != 0)
     };
-    ctx.inspection.evidence & u32::from(evidence::BOTH_SPOKE) == u32::from(evidence::BOTH_SPOKE)
-        && proved(0) & proved(1)
+    ctx.inspection.evidence & evidence::BOTH_SPOKE == evidence::BOTH_SPOKE && proved(0) & proved(1)
 }
 
 /// Learns from one end (0 lower, 1 higher); `answered` if the other end has sent packets.
@@ -89,13 +86,12 @@ fn learn_from_end<M: Maps>(
     end: usize,
     answered: bool,
 ) {
-    let (own, other) = (u32::from(evidence::SPOKE_LOWER) << end, u32::from(evidence::SPOKE_LOWER) << (1 - end));
+    let (own, other) = (evidence::SPOKE_LOWER << end, evidence::SPOKE_LOWER << (1 - end));
     if ctx.inspection.evidence & own == 0 {
         return;
     }
     let spoken_to = ctx.inspection.evidence & other != 0;
-    let block_len = ctx.subscribers.block_lens[end & 1];
-    let subscriber = block_len != NO_POOL;
+    let subscriber = ctx.subscribers.block_lens[end & 1] != NO_POOL;
     if subscriber {
         if !(answered | spoken_to) {
             return;
@@ -104,21 +100,20 @@ fn learn_from_end<M: Maps>(
             maps.count_event(KernelEvent::PeerSpoofed);
             return;
         }
-        let block = ctx.subscribers.addresses[end & 1].block(block_len as u8);
         peer_keys::insert(
             maps,
             settings,
-            peer_keys::subscriber_tag(&ctx.seed(settings), block, block_len, ctx.flow.protocol as u8),
+            peer_keys::subscriber_tag(settings, ctx, end, ctx.flow.protocol as u8),
             ctx,
             peer_keys::entry(ctx, true),
         );
     } else {
-        let proved = ctx.is_tcp() || ctx.inspection.evidence & u32::from(evidence::PROVED_LOWER) << end != 0;
+        let proved = ctx.is_tcp() || ctx.inspection.evidence & evidence::PROVED_LOWER << end != 0;
         if !(spoken_to && proved) {
             return;
         }
     }
-    let accepted = ctx.inspection.evidence & u32::from(evidence::OPENED) != 0 && state.first_from_lower() != (end == 0);
+    let accepted = ctx.inspection.evidence & evidence::OPENED != 0 && state.first_from_lower() != (end == 0);
     if !ctx.is_tcp() || accepted {
         insert_endpoint(maps, settings, ctx, end, ctx.port(end), subscriber);
     }

@@ -1,12 +1,7 @@
 //! Tags of the peer cache, and the insertion of entries.
 
 use crate::{
-    abi::{
-        event::KernelEvent,
-        key::{Address, Seed},
-        protocol::Protocol,
-        settings::Settings,
-    },
+    abi::{event::KernelEvent, key::Address, protocol::Protocol, settings::Settings},
     tables::{
         context::PacketContext,
         maps::Maps,
@@ -29,16 +24,16 @@ pub(super) fn referred_tag(settings: &Settings, requester: u64, address: Address
 /// The tag of the subscriber at one end as a requester.
 #[inline(never)]
 pub(super) fn requester_tag(settings: &Settings, ctx: &PacketContext, end: usize) -> u64 {
-    let block_len = ctx.subscribers.block_lens[end & 1];
-    let block = ctx.subscribers.addresses[end & 1].block(block_len as u8);
-    peer_cache::tag(&ctx.seed(settings), Key::Requester, block, u64::from(block_len), ctx.frame.headers.tunnel)
+    let block_len = u64::from(ctx.subscribers.block_lens[end & 1]);
+    peer_cache::tag(&ctx.seed(settings), Key::Requester, ctx.block(end), block_len, ctx.frame.headers.tunnel)
 }
 
-/// The tag of a subscriber who speaks a protocol.
+/// The tag of the subscriber at one end who speaks a protocol.
 #[inline(always)]
-pub(super) fn subscriber_tag(seed: &Seed, block: Address, block_len: u32, protocol: u8) -> u64 {
-    let detail = u64::from(block_len) << 8 | u64::from(Protocol::family_number(protocol));
-    peer_cache::tag(seed, Key::Subscriber, block, detail, 0)
+pub(super) fn subscriber_tag(settings: &Settings, ctx: &PacketContext, end: usize, protocol: u8) -> u64 {
+    let block_len = u64::from(ctx.subscribers.block_lens[end & 1]);
+    let detail = block_len << 8 | u64::from(Protocol::family_number(protocol));
+    peer_cache::tag(&ctx.seed(settings), Key::Subscriber, ctx.block(end), detail, 0)
 }
 
 /// A new entry for the protocol of the packet's flow.

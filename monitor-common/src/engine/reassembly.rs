@@ -1,16 +1,12 @@
 //! Joins the first segments of a stream: see `tables/reassembly.rs` and `dissect/hold_rules.rs`.
 
 use crate::{
-    abi::{
-        event::KernelEvent,
-        limits::{INSPECTED_PER_DIRECTION, SERVER_FLOW_PACKETS},
-    },
-    bpf::shared_u64::SharedU64,
+    abi::event::KernelEvent,
     dissect::{hold_rules, rule_state::rule_flags},
     parse::{packet::Packet, payload::Payload},
     tables::{
         context::{PacketContext, Scratch},
-        flow_table::FlowState,
+        flow_table::{ColdFlow, FlowState},
         maps::Maps,
         progress::Progress,
         reassembly::{self, Continuation, ReassemblySlot},
@@ -23,15 +19,15 @@ use crate::{
 pub(super) fn skip_segment<P: Packet, M: Maps>(packet: &P, maps: &M, scratch: &mut Scratch, inspecting: bool) -> bool {
     let (ctx, payload) = (&mut scratch.ctx, &mut scratch.payload);
     let Some(cold) = maps.cold_set(ctx.flow.set_index) else { return false };
-    let word = &cold.flow(ctx.flow.way).progress;
-    let mut progress = Progress::from_bits(word.load());
+    let cold = cold.flow(ctx.flow.way);
+    let mut progress = cold.progress();
     let from_lower = ctx.flow.from_lower;
     let of = |flag| rule_flags::of(flag, from_lower);
     if progress.rule_flags & of(rule_flags::HELD) != 0 {
         match resume(packet, maps, ctx, payload) {
             Continuation::Continues | Continuation::Replaces => {
                 progress.rule_flags &= !of(rule_flags::HELD);
-                word.store(progress.to_bits());
+                cold.set_progress(progress);
                 return false;
             }
             Continuation::OutOfOrder => {}
@@ -48,10 +44,9 @@ pub(super) fn skip_segment<P: Packet, M: Maps>(packet: &P, maps: &M, scratch: &m
         }
     }
     let inspected = progress.inspect(ctx.is_from_lower());
-    word.store(progress.to_bits());
-    ctx.inspection.evidence = u32::from(progress.evidence);
-    let budget = if FlowState(ctx.flow.state).is_server_flow() { SERVER_FLOW_PACKETS } else { INSPECTED_PER_DIRECTION };
-    ctx.inspection.exhausted = u32::from(inspected >= budget);
+    cold.set_progress(progress);
+    ctx.inspection.evidence = progress.evidence;
+    ctx.inspection.exhausted = u32::from(inspected >= FlowState(ctx.flow.state).inspection_budget());
     true
 }
 
@@ -65,7 +60,7 @@ fn resume<P: Packet, M: Maps>(packet: &P, maps: &M, ctx: &mut PacketContext, pay
         return Continuation::OutOfOrder;
     }
     let tag = reassembly::tag(ctx.flow.tag, ctx.flow.from_lower);
-    entry.resume(tag, (ctx.frame.numbers >> 32) as u32, ctx.frame.headers.payload_len, ctx.frame.now_s, payload)
+    entry.resume(tag, ctx.sequence(), ctx.frame.headers.payload_len, ctx.frame.now_s, payload)
 }
 
 /// Holds the packet's payload, and what it continued, until the next segment of its direction.
@@ -75,21 +70,20 @@ pub(super) fn hold<P: Packet, M: Maps>(packet: &P, maps: &M, scratch: &mut Scrat
     ctx.read_numbers(packet);
     let Some(entry) = entry(maps, ctx, ctx.flow.from_lower) else { return };
     let tag = reassembly::tag(ctx.flow.tag, ctx.flow.from_lower);
-    let next = ((ctx.frame.numbers >> 32) as u32).wrapping_add(ctx.frame.headers.payload_len);
-    if entry.hold(tag, next, hold_rules::held_len(payload), ctx.frame.now_s, payload) {
+    if entry.hold(tag, ctx.next_sequence(), hold_rules::held_len(payload), ctx.frame.now_s, payload) {
         maps.count_event(KernelEvent::ReassemblyEvicted);
     }
 }
 
 /// Zeroes the slots of the packet's flow, which has settled, and clears the flags that say bytes are held.
 #[inline(never)]
-pub(super) fn release<M: Maps>(maps: &M, ctx: &PacketContext, progress: &SharedU64) {
-    let now = Progress::from_bits(progress.load());
+pub(super) fn release<M: Maps>(maps: &M, ctx: &PacketContext, cold: &ColdFlow) {
+    let progress = cold.progress();
     let both = rule_flags::HELD | rule_flags::of(rule_flags::HELD, 0);
-    if now.rule_flags & both == 0 {
+    if progress.rule_flags & both == 0 {
         return;
     }
-    progress.store(Progress { rule_flags: now.rule_flags & !both, ..now }.to_bits());
+    cold.set_progress(Progress { rule_flags: progress.rule_flags & !both, ..progress });
     for from_lower in [0, 1] {
         if let Some(entry) = entry(maps, ctx, from_lower) {
             entry.release(reassembly::tag(ctx.flow.tag, from_lower));

@@ -12,10 +12,10 @@ use crate::{
 #[inline(never)]
 pub(super) fn count_empty<M: Maps>(maps: &M, ctx: &PacketContext) -> bool {
     let Some(cold) = maps.cold_set(ctx.flow.set_index) else { return true };
-    let word = &cold.flow(ctx.flow.way).progress;
-    let mut progress = Progress::from_bits(word.load());
+    let cold = cold.flow(ctx.flow.way);
+    let mut progress = cold.progress();
     let exhausted = progress.inspect(ctx.is_from_lower()) >= SERVER_FLOW_PACKETS;
-    word.store(progress.to_bits());
+    cold.set_progress(progress);
     exhausted
 }
 
@@ -23,9 +23,8 @@ pub(super) fn count_empty<M: Maps>(maps: &M, ctx: &PacketContext) -> bool {
 #[inline(never)]
 pub(super) fn renew_budget<M: Maps>(maps: &M, ctx: &PacketContext) {
     if let Some(cold) = maps.cold_set(ctx.flow.set_index) {
-        let word = &cold.flow(ctx.flow.way).progress;
-        let progress = Progress::from_bits(word.load());
-        word.store(Progress { inspected_lower: 0, inspected_higher: 0, ..progress }.to_bits());
+        let cold = cold.flow(ctx.flow.way);
+        cold.set_progress(Progress { inspected_lower: 0, inspected_higher: 0, ..cold.progress() });
     }
 }
 
@@ -37,14 +36,13 @@ pub(super) fn store_request<M: Maps>(maps: &M, ctx: &PacketContext, word: &Share
     let cold = cold.flow(ctx.flow.way);
     let (state, rule_value) = (FlowState(word.load()), &cold.rule_value);
     if ctx.is_tcp() && ctx.inspection.peer_list.requests & requests::SOURCES != 0 {
-        let end = ((ctx.frame.numbers >> 32) as u32).wrapping_add(ctx.frame.headers.payload_len);
-        let mut progress = Progress::from_bits(cold.progress.load());
+        let mut progress = cold.progress();
         progress.rule_flags &= !rule_flags::REQUEST_FROM_LOWER;
         if ctx.is_from_lower() {
             progress.rule_flags |= rule_flags::REQUEST_FROM_LOWER;
         }
-        cold.progress.store(progress.to_bits());
-        rule_value.store(u64::from(end) << 32 | u64::from(ctx.frame.numbers as u32));
+        cold.set_progress(progress);
+        rule_value.store(u64::from(ctx.next_sequence()) << 32 | u64::from(ctx.acknowledgement()));
     } else if ctx.is_tcp() && !state.is_server_flow() {
         // The value that rules stored is no request.
         rule_value.store(0);

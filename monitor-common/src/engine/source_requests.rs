@@ -35,7 +35,6 @@ use crate::{
         context::{NO_POOL, PacketContext, Scratch},
         flow_table::FlowState,
         maps::Maps,
-        progress::Progress,
     },
 };
 
@@ -89,7 +88,7 @@ pub(super) fn read_peer_list<P: Packet, M: Maps>(
 fn answers_request<M: Maps>(maps: &M, ctx: &PacketContext) -> bool {
     let Some(cold) = maps.cold_set(ctx.flow.set_index) else { return false };
     let cold = cold.flow(ctx.flow.way);
-    let flags = Progress::from_bits(cold.progress.load()).rule_flags;
+    let flags = cold.progress().rule_flags;
     if !ctx.is_tcp() {
         return flags & rule_flags::ECHOED != 0;
     }
@@ -98,8 +97,8 @@ fn answers_request<M: Maps>(maps: &M, ctx: &PacketContext) -> bool {
         return false;
     }
     let request = cold.rule_value.load();
-    let sequence = ((ctx.frame.numbers >> 32) as u32).wrapping_sub(request as u32);
-    let acknowledged = (ctx.frame.numbers as u32).wrapping_sub((request >> 32) as u32);
+    let sequence = ctx.sequence().wrapping_sub(request as u32);
+    let acknowledged = ctx.acknowledgement().wrapping_sub((request >> 32) as u32);
     // Before the end of the latest request if an earlier one is answered, beyond it if the client has sent more
     // meanwhile.
     (request != 0) & (sequence <= ANSWER_BYTES) & (acknowledged.wrapping_add(ANSWER_BYTES) <= 2 * ANSWER_BYTES)
@@ -108,7 +107,7 @@ fn answers_request<M: Maps>(maps: &M, ctx: &PacketContext) -> bool {
 /// Whether the packet goes to a subscriber; the subscriber's tag is then in the context.
 #[inline(never)]
 fn is_for_subscriber<M: Maps>(maps: &M, settings: &Settings, ctx: &mut PacketContext) -> bool {
-    let receiver = ctx.flow.from_lower as usize & 1;
+    let receiver = ctx.receiver();
     if !subscribers::find_subscribers(maps, ctx) || ctx.subscribers.block_lens[receiver] == NO_POOL {
         return false;
     }

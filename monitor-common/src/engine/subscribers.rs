@@ -2,7 +2,7 @@
 
 use super::tally_slots;
 use crate::{
-    abi::{key::Address, settings::Settings, tally::KeyWords},
+    abi::{key::Address, settings::Settings},
     parse::{self, packet::Packet},
     tables::{
         context::{NO_POOL, PacketContext},
@@ -85,11 +85,7 @@ fn prefetch_tally_lines<M: Maps>(maps: &M, settings: &Settings, ctx: &mut Packet
 fn prefetch_tally_line<M: Maps>(maps: &M, settings: &Settings, ctx: &mut PacketContext, end: usize) {
     let block_len = ctx.subscribers.block_lens[end];
     if block_len != NO_POOL {
-        let hash = tally_cache::block_hash(
-            ctx.subscribers.addresses[end].block(block_len as u8),
-            block_len,
-            &ctx.seed(settings),
-        );
+        let hash = tally_cache::block_hash(ctx.block(end), block_len, &ctx.seed(settings));
         ctx.subscribers.block_hashes[end] = hash;
         maps.prefetch_tally_line(tally_cache::line_index(hash, settings.tally_mask));
     }
@@ -118,11 +114,8 @@ pub(super) fn slots<M: Maps>(maps: &M, settings: &Settings, ctx: &mut PacketCont
 #[inline(always)]
 fn slot<M: Maps>(maps: &M, settings: &Settings, ctx: &PacketContext, end: usize, verdict: (u8, u8)) -> u32 {
     let end = end & 1;
-    let block_len = ctx.subscribers.block_lens[end];
-    if block_len == NO_POOL {
+    if ctx.subscribers.block_lens[end] == NO_POOL {
         return NO_SLOT;
     }
-    let block = ctx.subscribers.addresses[end].block(block_len as u8);
-    let key = KeyWords::new(block, ctx.frame.realm, block_len as u8, verdict.0, verdict.1);
-    tally_slots::slot_of(maps, settings, &key, ctx.subscribers.block_hashes[end])
+    tally_slots::slot_of(maps, settings, &ctx.tally_key(end, verdict), ctx.subscribers.block_hashes[end])
 }

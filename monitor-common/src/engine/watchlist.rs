@@ -2,12 +2,7 @@
 
 use super::subscribers;
 use crate::{
-    abi::{
-        event::KernelEvent,
-        settings::Settings,
-        tally::KeyWords,
-        watch::{ContentHash, WatchHit},
-    },
+    abi::{event::KernelEvent, settings::Settings, watch::WatchHit},
     tables::{
         context::{NO_POOL, PacketContext},
         maps::Maps,
@@ -20,9 +15,9 @@ use crate::{
 pub(super) fn compare<M: Maps>(maps: &M, settings: &Settings, ctx: &mut PacketContext) {
     let entry = maps.watched(&ctx.inspection.content);
     // Clear the hash in either case.
-    ctx.inspection.content = ContentHash([0; 3]);
+    ctx.inspection.content.clear();
     let Some(entry) = entry else { return };
-    let sender = (1 - ctx.flow.from_lower as usize) & 1;
+    let sender = ctx.sender();
     // Anybody may name any content to a subscriber, so only payloads that a subscriber sent count.
     if ctx.inspection.spoofed != 0
         || !subscribers::find_subscribers(maps, ctx)
@@ -51,16 +46,10 @@ pub(super) fn compare<M: Maps>(maps: &M, settings: &Settings, ctx: &mut PacketCo
     }
 }
 
-/// Counts a hit for one end's subscriber.
+/// Counts a hit for the subscriber at one end.
 #[inline(never)]
 fn tally<M: Maps>(maps: &M, ctx: &PacketContext, end: usize) {
-    let block_len = ctx.subscribers.block_lens[end & 1];
-    if block_len == NO_POOL {
-        return;
-    }
-    let block = ctx.subscribers.addresses[end & 1].block(block_len as u8);
-    let key =
-        KeyWords::new(block, ctx.frame.realm, block_len as u8, ctx.flow.protocol as u8, ctx.flow.confidence as u8);
+    let key = ctx.tally_key(end, (ctx.flow.protocol as u8, ctx.flow.confidence as u8));
     if !maps.count_hit(&key) {
         maps.count_event(KernelEvent::WatchlistTallyRefused);
     }

@@ -12,7 +12,10 @@ use super::{
     tunnel,
 };
 use crate::{
-    abi::key::{self, Address, Seed},
+    abi::{
+        key::{self, Address, Seed},
+        limits::FIRST_PEER_PORT,
+    },
     bpf::branchless::{is_less, neg, sign_mask},
     parse::packet::Packet,
 };
@@ -69,11 +72,11 @@ impl FastHeaders {
         self.continues == 0
     }
 
-    /// Whether both ports are 1024 or higher, as peers choose them.
+    /// Whether neither port is below [`FIRST_PEER_PORT`]: peers choose theirs.
     #[inline(always)]
     #[must_use]
     pub const fn has_peer_ports(&self) -> bool {
-        let first = crate::abi::limits::FIRST_PEER_PORT as u32;
+        let first = FIRST_PEER_PORT as u32;
         (self.ports >> 16 >= first) & (self.ports & 0xffff >= first)
     }
 }

@@ -6,7 +6,7 @@
 #![expect(unsafe_code, reason = "reads within a bound that the compiler cannot see, and verifier barriers")]
 
 use crate::{
-    abi::limits::{HELD_BYTES, TAIL, WINDOW},
+    abi::limits::{FIRST_PEER_PORT, HELD_BYTES, TAIL, WINDOW},
     bpf::{
         barrier::{hide_from_optimizer, load_unaligned, statically_known},
         shared_u64::SharedU64,
@@ -298,11 +298,12 @@ impl Payload {
         self.tail[TAIL - 1]
     }
 
-    /// Whether neither port is below 1024: peers choose theirs, services (DNS, NTP, SNMP, RPC, ...) do not.
+    /// Whether neither port is below [`FIRST_PEER_PORT`]: peers choose theirs, services (DNS, NTP, SNMP, RPC, ...) do
+    /// not.
     #[inline(always)]
     #[must_use]
     pub fn has_peer_ports(&self) -> bool {
-        (self.source_port >= 1024) && (self.destination_port >= 1024)
+        (self.source_port >= FIRST_PEER_PORT) && (self.destination_port >= FIRST_PEER_PORT)
     }
 }
 

@@ -7,6 +7,7 @@ use crate::{
         limits::FIRST_PEER_PORT,
         outcome::PacketOutcome,
         settings::Settings,
+        tally::KeyWords,
         watch::ContentHash,
     },
     dissect::peer_list::PeerListReader,
@@ -15,7 +16,6 @@ use crate::{
         packet::Packet,
         payload::{Payload, Transport},
     },
-    tables::flow_table::FlowState,
 };
 
 /// Outcome of the flow table's look-up for a packet.
@@ -72,7 +72,7 @@ pub(crate) struct FrameContext {
 pub(crate) struct FlowContext {
     /// The flow's tag.
     pub(crate) tag: u64,
-    /// State of the way ([`FlowState`]) when it was looked up or selected.
+    /// State of the way ([`crate::tables::flow_table::FlowState`]) when it was looked up or selected.
     pub(crate) state: u64,
     pub(crate) set_index: u32,
     /// [`crate::abi::limits::WAYS`] for a flow that is in no set.
@@ -199,12 +199,6 @@ impl PacketContext {
         }
     }
 
-    /// Says that the headers are this packet's.
-    #[inline(always)]
-    pub(crate) fn set_headers_parsed(&mut self) {
-        self.frame.headers_parsed = 1;
-    }
-
     /// The seed of the packet's realm, for all keyed hashes of its flow and subscribers.
     #[inline(always)]
     pub(crate) fn seed(&self, settings: &Settings) -> Seed {
@@ -247,6 +241,31 @@ impl PacketContext {
         if (end == 0) == self.is_from_lower() { self.frame.headers.source } else { self.frame.headers.destination }
     }
 
+    /// The end (0 lower, 1 higher) that sent the packet.
+    #[inline(always)]
+    pub(crate) fn sender(&self) -> usize {
+        1 - self.receiver()
+    }
+
+    /// The end (0 lower, 1 higher) that the packet goes to.
+    #[inline(always)]
+    pub(crate) fn receiver(&self) -> usize {
+        self.flow.from_lower as usize & 1
+    }
+
+    /// The block of the subscriber at one end (0 lower, 1 higher).
+    #[inline(always)]
+    pub(crate) fn block(&self, end: usize) -> Address {
+        self.subscribers.addresses[end & 1].block(self.subscribers.block_lens[end & 1] as u8)
+    }
+
+    /// The tally key of the subscriber at one end (0 lower, 1 higher) and a verdict's numbers.
+    #[inline(always)]
+    pub(crate) fn tally_key(&self, end: usize, verdict: (u8, u8)) -> KeyWords {
+        let block_len = self.subscribers.block_lens[end & 1] as u8;
+        KeyWords::new(self.block(end), self.frame.realm, block_len, verdict.0, verdict.1)
+    }
+
     /// Whether the flow is TCP.
     #[inline(always)]
     pub(crate) fn is_tcp(&self) -> bool {
@@ -281,11 +300,22 @@ impl PacketContext {
         self.frame.numbers = packet.read::<8>(header as usize + 4).map_or(0, u64::from_be_bytes);
     }
 
-    /// Whether the packet's settled flow without a verdict is due for association again, `state` being that of its
-    /// latest packet.
+    /// Sequence number of the segment, which [`Self::read_numbers`] has read.
     #[inline(always)]
-    pub(crate) fn is_due(&self, state: FlowState) -> bool {
-        self.has_peer_ports() && state.is_due(self.frame.now_s)
+    pub(crate) fn sequence(&self) -> u32 {
+        (self.frame.numbers >> 32) as u32
+    }
+
+    /// Acknowledgement number of the segment, which [`Self::read_numbers`] has read.
+    #[inline(always)]
+    pub(crate) fn acknowledgement(&self) -> u32 {
+        self.frame.numbers as u32
+    }
+
+    /// Sequence number of the segment that follows this one.
+    #[inline(always)]
+    pub(crate) fn next_sequence(&self) -> u32 {
+        self.sequence().wrapping_add(self.frame.headers.payload_len)
     }
 
     #[inline(always)]

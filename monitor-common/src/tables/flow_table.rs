@@ -12,10 +12,13 @@
 //! * the cold entry is written by the claimer before the state leaves [`Stage::Locked`]; later only the inspection's
 //!   progress changes.
 
-use super::age_s;
+use super::{age_s, progress::Progress};
 use crate::{
     abi::{
-        limits::{ASSOCIATION_SECONDS, FLUSH_PACKETS, FRESH_SECONDS, IDLE_SECONDS, PENDING_IDLE_SECONDS, WAYS},
+        limits::{
+            ASSOCIATION_SECONDS, FLUSH_PACKETS, FRESH_SECONDS, IDLE_SECONDS, INSPECTED_PER_DIRECTION,
+            PENDING_IDLE_SECONDS, SERVER_FLOW_PACKETS, WAYS,
+        },
         protocol::Protocol,
         tally::Direction,
     },
@@ -66,10 +69,25 @@ pub struct ColdFlow {
     pub slots: SharedU64,
     /// Value that a rule stores for a later packet ([`crate::dissect::rule_state::RuleState::rule_value`]).
     pub rule_value: SharedU64,
-    /// [`super::progress::Progress`] of the inspection.
+    /// [`Progress`] of the inspection, packed.
     pub progress: SharedU64,
     /// Counts claims of this way: two equal reads enclose one flow.
     pub generation: SharedU64,
+}
+
+impl ColdFlow {
+    /// Progress of the inspection.
+    #[inline(always)]
+    #[must_use]
+    pub fn progress(&self) -> Progress {
+        Progress::from_bits(self.progress.load())
+    }
+
+    /// Stores the progress of the inspection.
+    #[inline(always)]
+    pub fn set_progress(&self, progress: Progress) {
+        self.progress.store(progress.to_bits());
+    }
 }
 
 /// Cold parts of the flows of one set.
@@ -182,13 +200,8 @@ impl FlowState {
     #[inline(always)]
     #[must_use]
     pub const fn settled(self, protocol: u8, confidence: u8) -> Self {
-        let cleared = self.0 & !(0x7ff << STAGE_SHIFT | PROVISIONAL);
-        Self(
-            cleared
-                | ((Stage::Settled as u64) << STAGE_SHIFT)
-                | ((protocol as u64) << PROTOCOL_SHIFT)
-                | ((confidence as u64) << CONFIDENCE_SHIFT),
-        )
+        let claimed = self.claimed_by(protocol, confidence).0;
+        Self(claimed & !(3 << STAGE_SHIFT) | (Stage::Settled as u64) << STAGE_SHIFT)
     }
 
     /// The settled state with the learning bit set: later payloads may still teach which end speaks the protocol.
@@ -223,7 +236,7 @@ impl FlowState {
     #[inline(always)]
     #[must_use]
     pub const fn server_flow_bit(self) -> u64 {
-        self.0 >> 31 & 1
+        self.0 >> SERVER_FLOW.trailing_zeros() & 1
     }
 
     /// Whether the flow is between a client and a server: requests for sources may come at any time.
@@ -231,6 +244,13 @@ impl FlowState {
     #[must_use]
     pub const fn is_server_flow(self) -> bool {
         self.0 & SERVER_FLOW != 0
+    }
+
+    /// Number of packets of one direction that are inspected at most.
+    #[inline(always)]
+    #[must_use]
+    pub const fn inspection_budget(self) -> u8 {
+        if self.is_server_flow() { SERVER_FLOW_PACKETS } else { INSPECTED_PER_DIRECTION }
     }
 
     /// The state while the caller writes the verdict: no other CPU may settle or replace the flow.

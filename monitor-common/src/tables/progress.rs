@@ -7,8 +7,8 @@ pub struct Progress {
     pub inspected_lower: u8,
     /// Inspected payload packets, higher to lower endpoint.
     pub inspected_higher: u8,
-    /// Bits of [`evidence`].
-    pub evidence: u16,
+    /// Bits of [`evidence`], all below bit 16.
+    pub evidence: u32,
     /// [`crate::dissect::rule_state::RuleState::rule_flags`].
     pub rule_flags: u32,
 }
@@ -28,7 +28,7 @@ impl Progress {
     pub const fn to_bits(self) -> u64 {
         self.inspected_lower as u64
             | ((self.inspected_higher as u64) << 8)
-            | ((self.evidence as u64) << 16)
+            | ((self.evidence as u64 & 0xffff) << 16)
             | ((self.rule_flags as u64) << 32)
     }
 
@@ -39,7 +39,7 @@ impl Progress {
         Self {
             inspected_lower: bits as u8,
             inspected_higher: (bits >> 8) as u8,
-            evidence: (bits >> 16) as u16,
+            evidence: (bits >> 16) as u32 & 0xffff,
             rule_flags: (bits >> 32) as u32,
         }
     }
@@ -47,44 +47,51 @@ impl Progress {
 
 /// Evidence bits that a flow's packets have set, kept after its verdict. A pair of bits has the lower endpoint first.
 pub mod evidence {
+    /// The bit of a pair for the direction of a packet, given the lower endpoint's; `from_lower` is 1 or 0.
+    #[inline(always)]
+    #[must_use]
+    pub const fn of(flag: u32, from_lower: u32) -> u32 {
+        flag << (1 - (from_lower & 1))
+    }
+
     /// The lower endpoint sent a payload that is certainly of the flow's protocol.
-    pub const SPOKE_LOWER: u16 = 1 << 0;
+    pub const SPOKE_LOWER: u32 = 1 << 0;
     /// The higher endpoint did.
-    pub const SPOKE_HIGHER: u16 = 1 << 1;
+    pub const SPOKE_HIGHER: u32 = 1 << 1;
     /// Both did.
-    pub const BOTH_SPOKE: u16 = SPOKE_LOWER | SPOKE_HIGHER;
+    pub const BOTH_SPOKE: u32 = SPOKE_LOWER | SPOKE_HIGHER;
     /// The flow began with a TCP SYN, so that its first packet came from the connecting side.
-    pub const OPENED: u16 = 1 << 2;
+    pub const OPENED: u32 = 1 << 2;
     /// The first payload of the lower endpoint had the size and entropy of an MSE handshake.
-    pub const MSE_LOWER: u16 = 1 << 4;
+    pub const MSE_LOWER: u32 = 1 << 4;
     /// That of the higher endpoint had.
-    pub const MSE_HIGHER: u16 = 1 << 5;
+    pub const MSE_HIGHER: u32 = 1 << 5;
     /// Both had.
-    pub const MSE: u16 = MSE_LOWER | MSE_HIGHER;
+    pub const MSE: u32 = MSE_LOWER | MSE_HIGHER;
     /// The lower endpoint repeated a value that the higher one chose: its address is not forged.
-    pub const PROVED_LOWER: u16 = 1 << 6;
+    pub const PROVED_LOWER: u32 = 1 << 6;
     /// The higher endpoint did.
-    pub const PROVED_HIGHER: u16 = 1 << 7;
+    pub const PROVED_HIGHER: u32 = 1 << 7;
     /// The first payload of a direction had recognisable structure (TLS, text, repeated headers).
-    pub const LOW_ENTROPY: u16 = 1 << 8;
+    pub const LOW_ENTROPY: u32 = 1 << 8;
     /// The first payload of the lower endpoint had high entropy (`entropy.rs`).
-    pub const HIGH_ENTROPY_LOWER: u16 = 1 << 9;
+    pub const HIGH_ENTROPY_LOWER: u32 = 1 << 9;
     /// That of the higher endpoint did.
-    pub const HIGH_ENTROPY_HIGHER: u16 = 1 << 10;
+    pub const HIGH_ENTROPY_HIGHER: u32 = 1 << 10;
     /// One of them did.
-    pub const HIGH_ENTROPY: u16 = HIGH_ENTROPY_LOWER | HIGH_ENTROPY_HIGHER;
+    pub const HIGH_ENTROPY: u32 = HIGH_ENTROPY_LOWER | HIGH_ENTROPY_HIGHER;
     /// The first payload of the lower endpoint was certainly TLS, QUIC or DNS (`early_exit.rs`).
-    pub const NON_P2P_LOWER: u16 = 1 << 11;
+    pub const NON_P2P_LOWER: u32 = 1 << 11;
     /// That of the higher endpoint was.
-    pub const NON_P2P_HIGHER: u16 = 1 << 12;
+    pub const NON_P2P_HIGHER: u32 = 1 << 12;
     /// Both were.
-    pub const NON_P2P: u16 = NON_P2P_LOWER | NON_P2P_HIGHER;
+    pub const NON_P2P: u32 = NON_P2P_LOWER | NON_P2P_HIGHER;
     /// A packet of the flow had a subscriber's address and arrived on a core interface: the opener of the flow is
     /// unknown.
-    pub const SPOOFED: u16 = 1 << 13;
+    pub const SPOOFED: u32 = 1 << 13;
     /// The lower endpoint's stream started with the flow's protocol, so its payloads count (`engine/learn.rs`). Over
     /// UDP, where a payload is no part of a stream, any certain one sets the bit.
-    pub const STARTED_LOWER: u16 = 1 << 14;
+    pub const STARTED_LOWER: u32 = 1 << 14;
     /// The higher endpoint's did.
-    pub const STARTED_HIGHER: u16 = 1 << 15;
+    pub const STARTED_HIGHER: u32 = 1 << 15;
 }

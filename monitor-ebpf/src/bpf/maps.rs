@@ -117,6 +117,17 @@ fn interface_entry(interface: u16) -> InterfaceEntry {
     InterfaceEntry(INTERFACES.get(u32::from(interface)).map_or(0, SharedU64::load))
 }
 
+/// Adds 1 to a counter of this CPU; returns the new value.
+#[inline(always)]
+fn increment(counters: &PerCpuArray<u64>, index: u32) -> Option<u64> {
+    let counter = counters.get_ptr_mut(index)?;
+    // SAFETY: a per-CPU value; nothing else writes it while this program runs on the CPU.
+    unsafe {
+        *counter += 1;
+        Some(*counter)
+    }
+}
+
 /// A trie key with an aligned address: the verifier demands aligned 64-bit stores to the stack.
 #[repr(C)]
 struct PaddedKey {
@@ -147,21 +158,14 @@ impl CounterMaps for BpfMaps {
 
     #[inline(always)]
     fn count_event(&self, event: KernelEvent) {
-        if let Some(counter) = EVENTS.get_ptr_mut(event as u32) {
-            // SAFETY: a per-CPU value; nothing else writes it while this program runs on the CPU.
-            let count = unsafe {
-                *counter += 1;
-                *counter
-            };
-            if matches!(
-                event,
-                KernelEvent::FlowRefused
-                    | KernelEvent::TallyRefused
-                    | KernelEvent::TallyRaced
-                    | KernelEvent::InternalError
-            ) {
-                log::rare(event as u8, count);
-            }
+        let logged = matches!(
+            event,
+            KernelEvent::FlowRefused | KernelEvent::TallyRefused | KernelEvent::TallyRaced | KernelEvent::InternalError
+        );
+        if let Some(count) = increment(&EVENTS, event as u32)
+            && logged
+        {
+            log::rare(event as u8, count);
         }
     }
 }
@@ -255,18 +259,12 @@ impl Maps for BpfMaps {
 
     #[inline(always)]
     fn count_rule(&self, rule: u32) {
-        if let Some(counter) = RULE_VERDICTS.get_ptr_mut(rule) {
-            // SAFETY: as in `count_event`.
-            unsafe { *counter += 1 };
-        }
+        increment(&RULE_VERDICTS, rule);
     }
 
     #[inline(always)]
     fn count_skip(&self, reason: Reason) {
-        if let Some(counter) = SKIPS.get_ptr_mut(reason as u32) {
-            // SAFETY: as in `count_event`.
-            unsafe { *counter += 1 };
-        }
+        increment(&SKIPS, reason as u32);
     }
 
     #[inline(always)]

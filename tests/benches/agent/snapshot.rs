@@ -22,7 +22,6 @@ pub(crate) fn snapshot(subscribers: u32) -> Snapshot {
             prefix_len: 128,
             protocol: Protocol::BitTorrent as u8,
             confidence: Confidence::Signature as u8,
-            reserved: 0,
         });
         let moved = u64::from(number);
         let delta = Totals {

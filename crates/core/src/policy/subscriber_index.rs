@@ -200,7 +200,6 @@ mod tests {
             prefix_len: 128,
             protocol: protocol as u8,
             confidence: Confidence::Signature as u8,
-            reserved: 0,
         }
     }
 

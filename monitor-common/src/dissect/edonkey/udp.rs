@@ -39,7 +39,10 @@ impl Evidence {
 #[inline(always)]
 pub fn udp(payload: &Payload, state: &mut RuleState) -> Option<Rule> {
     let header = payload.byte(0);
-    if ((header != super::EDONKEY) && (header != super::EMULE)) | !payload.has_peer_ports() | text::reads_as_dns(payload) {
+    if ((header != super::EDONKEY) && (header != super::EMULE))
+        | !payload.has_peer_ports()
+        | text::reads_as_dns(payload)
+    {
         return None;
     }
     let evidence = if header == super::EDONKEY { server(payload) } else { client(payload) };

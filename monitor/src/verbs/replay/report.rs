@@ -282,7 +282,6 @@ mod tests {
             prefix_len,
             protocol: Protocol::BitTorrent as u8,
             confidence: Confidence::Signature as u8,
-            reserved: 0,
         }
     }
 
