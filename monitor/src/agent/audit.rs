@@ -10,6 +10,7 @@ use std::{
     time::SystemTime,
 };
 
+use peertally_core::policy::event::rfc3339;
 use serde::{Deserialize, Serialize};
 
 /// Digest in the first line.
@@ -101,7 +102,7 @@ impl Audit {
             return Ok(false);
         }
         let line = Line {
-            time: humantime::format_rfc3339_millis(SystemTime::now()).to_string(),
+            time: rfc3339(SystemTime::now()),
             uid: rustix::process::getuid().as_raw(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             change: change.clone(),

@@ -13,6 +13,7 @@ use monitor_common::abi::{
     protocol::{Confidence, Protocol},
     watch::WatchHit,
 };
+use peertally_core::policy::event::rfc3339;
 use serde::Serialize;
 
 /// See the module documentation.
@@ -59,7 +60,7 @@ impl HitLog {
         for hit in hits {
             let age = Duration::from_nanos(now_ns.saturating_sub(hit.time_ns));
             let row = HitRow {
-                time: humantime::format_rfc3339_millis(now.checked_sub(age).unwrap_or(now)).to_string(),
+                time: rfc3339(now.checked_sub(age).unwrap_or(now)),
                 list_line: self.lines.get(hit.entry as usize).copied().unwrap_or(0),
                 realm: (hit.realm != 0).then_some(hit.realm),
                 protocol: Protocol::from_number(hit.protocol).map_or("unclassified", Protocol::label),
@@ -86,12 +87,9 @@ mod tests {
 
     use super::*;
 
-    #[test]
-    fn a_hit_is_a_line_without_the_hash() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let path = folder.path().join("hits.jsonl");
-        let mut log = HitLog::open(&path, vec![7, 9]).expect("opens");
-        let hit = WatchHit {
+    /// A hit at 4 seconds on the hits' clock.
+    fn hit() -> WatchHit {
+        WatchHit {
             time_ns: 4_000_000_000,
             source: Address::v4(0x0a00_0001),
             destination: Address::v4(0xc000_0201),
@@ -103,7 +101,26 @@ mod tests {
             transport: 6,
             reserved: 0,
             realm: 0,
-        };
+        }
+    }
+
+    #[test]
+    fn a_hit_before_1970_is_written() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("hits.jsonl");
+        let mut log = HitLog::open(&path, Vec::new()).expect("opens");
+        // A router without a clock chip: the wall clock starts at 1970 and is set back after the hit.
+        log.append(&[hit()], SystemTime::UNIX_EPOCH + Duration::from_secs(1), 9_000_000_000).expect("writes");
+        let text = std::fs::read_to_string(&path).expect("reads");
+        assert!(text.starts_with("{\"time\":\"1970-01-01T00:00:00.000Z\""), "{text}");
+    }
+
+    #[test]
+    fn a_hit_is_a_line_without_the_hash() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("hits.jsonl");
+        let mut log = HitLog::open(&path, vec![7, 9]).expect("opens");
+        let hit = hit();
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
         let other = WatchHit { realm: 7, ..hit };
         log.append(&[hit, other], now, 5_500_000_000).expect("writes");

@@ -107,8 +107,10 @@ impl PolicyEvent {
     }
 }
 
-/// A time as RFC 3339 writes it. A clock before 1970 shows as 1970: the formatter has no form for it.
-fn rfc3339(time: SystemTime) -> String {
+/// A time as RFC 3339 writes it. A time before 1970 shows as 1970, because the formatter panics on it. A router without
+/// a clock chip boots at 1970, so the start of a window may be such a time.
+#[must_use]
+pub fn rfc3339(time: SystemTime) -> String {
     humantime::format_rfc3339_millis(time.max(SystemTime::UNIX_EPOCH)).to_string()
 }
 
@@ -157,4 +159,19 @@ struct EventWindow {
     end: String,
     /// Configured length of the window.
     seconds: f64,
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_time_before_1970_shows_as_1970() {
+        let second = Duration::from_secs(1);
+        let before = SystemTime::UNIX_EPOCH.checked_sub(second).expect("a time");
+        assert_eq!(rfc3339(before), "1970-01-01T00:00:00.000Z");
+        assert_eq!(rfc3339(SystemTime::UNIX_EPOCH + second), "1970-01-01T00:00:01.000Z");
+    }
 }
