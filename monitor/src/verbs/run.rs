@@ -99,6 +99,8 @@ impl ExitCause for RunError {
             Self::Plan(error) => error.exit(),
             Self::Listen(error) => error.exit(),
             Self::Pseudonyms(PseudonymKeyError::Io { source, .. })
+            | Self::Audit(AuditError::Io { source, .. })
+            | Self::HitLog { source, .. }
                 if source.kind() == io::ErrorKind::PermissionDenied =>
             {
                 Exit::Rights

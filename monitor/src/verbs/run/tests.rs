@@ -18,7 +18,7 @@ use peertally_core::{
 };
 use tokio::sync::oneshot;
 
-use super::{Datapath, RunError, serve};
+use super::{AuditError, Datapath, PseudonymKeyError, RunError, serve};
 use crate::{
     config::{Overrides, Resolved},
     verbs::status,
@@ -279,6 +279,26 @@ async fn a_kernel_that_says_no_ends_the_start_with_its_code() {
     let error = serve(resolved, start, std::future::pending(), None).await.expect_err("refused");
     assert_eq!(error.exit(), Exit::Rights);
     assert!(!socket.exists());
+}
+
+#[test]
+fn missing_rights_end_with_their_own_code() {
+    let path = || Path::new("/var/lib/peertally/x").to_owned();
+    let errors = |kind: std::io::ErrorKind| -> [RunError; 3] {
+        [
+            PseudonymKeyError::Io { action: "read", path: path(), source: kind.into() }.into(),
+            AuditError::Io { action: "open", path: path(), source: kind.into() }.into(),
+            RunError::HitLog { path: path(), source: kind.into() },
+        ]
+    };
+    for error in errors(std::io::ErrorKind::PermissionDenied) {
+        assert_eq!(error.exit(), Exit::Rights, "{error}");
+    }
+    for error in errors(std::io::ErrorKind::StorageFull) {
+        assert_eq!(error.exit(), Exit::Unavailable, "{error}");
+    }
+    let broken = RunError::from(AuditError::Broken { path: path(), line: 1 });
+    assert_eq!(broken.exit(), Exit::Unavailable, "{broken}");
 }
 
 #[test]
