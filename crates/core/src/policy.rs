@@ -15,7 +15,7 @@ mod verdict_index;
 use std::{sync::Arc, time::Duration};
 
 use ipnet::IpNet;
-use monitor_common::abi::protocol::{Confidence, Protocol, ProtocolClass, Verdict};
+use monitor_common::abi::protocol::{Confidence, Protocol, ProtocolClass};
 
 pub use evaluate::{Firing, PolicyCounts, PolicyEngine};
 pub use event::PolicyEvent;
@@ -50,12 +50,6 @@ pub struct Policy {
 }
 
 impl Policy {
-    /// Whether traffic of a verdict counts for this policy.
-    #[must_use]
-    pub fn covers(&self, verdict: Verdict) -> bool {
-        verdict.confidence >= self.min_confidence && self.protocols.contains(verdict.protocol)
-    }
-
     /// Whether a subscriber's block shares an address with the allow list.
     #[must_use]
     pub fn allows(&self, block: &IpNet) -> bool {

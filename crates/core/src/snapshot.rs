@@ -82,7 +82,7 @@ pub struct NodeRow {
 /// Fill of one table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TableUse {
-    /// Table name: `flows`, `tallies`, `endpoints`, `pools`.
+    /// Table name: `flows`, `tallies`, `peers`, `reassembly`, `pools`.
     pub name: &'static str,
     /// Entries in use.
     pub entries: u64,

@@ -1,4 +1,4 @@
-//! A kernel side for tests: a test adds traffic, and a drain turns it into a snapshot as the real one does.
+//! A data path for tests: a test adds traffic, and a drain turns it into a snapshot as the real one does.
 
 use std::{
     collections::HashMap,
@@ -16,7 +16,7 @@ use monitor_common::abi::{
 
 use crate::snapshot::{Attachment, Counts, NodeRow, Snapshot, TableUse, TallyChange};
 
-/// Counters of a kernel side that only a test adds to.
+/// Counters of a data path that only a test adds to.
 #[derive(Debug)]
 pub struct Kernel {
     keys: Arc<Vec<TallyKey>>,

@@ -11,10 +11,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use monitor_common::abi::{protocol::Protocol, tally::TallyKey};
+use monitor_common::abi::protocol::Protocol;
 
 use crate::{
-    policy::{ProtocolSet, SubscriberIndex, TallyOwner},
+    policy::{SubscriberIndex, TallyOwner},
     snapshot::{Snapshot, TallyChange},
     subscriber::Pseudonyms,
 };
@@ -25,11 +25,6 @@ const HALF_LIFE: Duration = Duration::from_secs(600);
 const LEAST_STAY: Duration = Duration::from_secs(600);
 /// Weight at which scores are scaled back, far below the range of a 64-bit float.
 const RESCALE: f64 = 1e60;
-
-/// Whether a tally's traffic makes a subscriber a P2P subscriber.
-fn is_p2p(key: &TallyKey) -> bool {
-    ProtocolSet::OF_A_CLASS.has_number(key.protocol.into())
-}
 
 /// One exported subscriber and protocol.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -178,10 +173,8 @@ impl Top {
         for (number, name) in order {
             let begin = rows.len();
             for slot in subscribers.slots(*number) {
-                let (Some(key), Some(totals)) = (subscribers.key(slot), snapshot.totals.get(slot as usize)) else {
-                    continue;
-                };
-                let Some(protocol) = Protocol::from_number(key.protocol).filter(|_| is_p2p(key)) else { continue };
+                let Some(protocol) = subscribers.owner(slot).p2p_protocol() else { continue };
+                let Some(totals) = snapshot.totals.get(slot as usize) else { continue };
                 let position = rows[begin..].iter().position(|row| row.protocol == protocol).map(|at| begin + at);
                 let position = position.unwrap_or_else(|| {
                     rows.push(TopRow { subscriber: name.clone(), protocol, bytes_up: 0, bytes_down: 0 });

@@ -15,7 +15,7 @@ use monitor_common::abi::protocol::Verdict;
 use super::{
     Policy, SubscriberIndex,
     metric_group::{MetricGroup, WindowSums},
-    subscriber_index::{CHUNK, TallyOwner},
+    subscriber_index::TallyOwner,
     verdict_index::VerdictIndex,
 };
 use crate::snapshot::{Snapshot, TallyChange};
@@ -91,21 +91,9 @@ impl PolicyEngine {
         &self.counts
     }
 
-    /// Evaluates a drain and returns the policies that fired. `subscribers` was updated with the snapshot; `reused` is
-    /// the result of that.
+    /// Begins the evaluation of a drain. `subscribers` was updated with the snapshot; `reused` is the result of that.
     ///
     /// The first drain after a start is the baseline, because the age of its traffic is unknown.
-    pub fn evaluate(&mut self, snapshot: &Snapshot, subscribers: &SubscriberIndex, reused: &[u32]) -> Vec<Firing> {
-        self.begin(snapshot, subscribers, reused);
-        let mut owners = Vec::new();
-        for changes in snapshot.changes.chunks(CHUNK) {
-            subscribers.owners(changes, &mut owners);
-            self.take(snapshot, changes, &owners);
-        }
-        self.end(snapshot, subscribers)
-    }
-
-    /// First part of [`PolicyEngine::evaluate`], for callers that process the changes in chunks.
     pub(crate) fn begin(&mut self, snapshot: &Snapshot, subscribers: &SubscriberIndex, reused: &[u32]) {
         if !snapshot.interval.is_zero() {
             self.groups.iter_mut().for_each(|group| group.begin(snapshot, subscribers, reused));
@@ -119,7 +107,7 @@ impl PolicyEngine {
         }
     }
 
-    /// Last part: returns the policies that fired.
+    /// Ends the evaluation of a drain; returns the policies that fired.
     pub(crate) fn end(&mut self, snapshot: &Snapshot, subscribers: &SubscriberIndex) -> Vec<Firing> {
         let mut firings = Vec::new();
         for index in 0..self.groups.len() {

@@ -84,7 +84,7 @@ impl PolicyEvent {
                 "P2P protocol traffic of one subscriber reached the threshold of policy {}",
                 self.policy.name
             ),
-            subscriber: Who {
+            subscriber: EventSubscriber {
                 pseudonym: with_pseudonym.then_some(self.pseudonym.as_str()),
                 block: with_block.then(|| self.subscriber.block().to_string()),
                 realm: (with_block && self.subscriber.realm != 0).then_some(self.subscriber.realm),
@@ -122,7 +122,7 @@ struct Body<'a> {
     node: &'a str,
     policy: &'a str,
     summary: String,
-    subscriber: Who<'a>,
+    subscriber: EventSubscriber<'a>,
     metric: &'static str,
     direction: &'static str,
     value: u64,
@@ -136,7 +136,7 @@ struct Body<'a> {
 }
 
 #[derive(Serialize)]
-struct Who<'a> {
+struct EventSubscriber<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     pseudonym: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]

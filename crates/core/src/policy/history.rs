@@ -4,7 +4,7 @@
 //! exact over the span it covers. The span is never longer than the policy's window (within [`tolerance`]). It is
 //! shorter by at most a fifteenth and one drain. Each window decides from the times of the drains alone where it needs
 //! a bucket to start, so its span does not depend on other windows. A drain adds to one bucket, however many windows
-//! there are. Two buckets merge when no window can start between them any more.
+//! there are. Two buckets merge once no window can start between them.
 //!
 //! A bucket stores the amounts of all tallies in one array. A drain adds to one bucket of a million tallies, but only a
 //! few tallies need their sum over all buckets.
@@ -85,7 +85,7 @@ impl History {
         }
     }
 
-    /// Merges two buckets between which no window starts any more. Merges one pair only: a merge takes as long as the
+    /// Merges two buckets once no window starts between them. Merges one pair only: a merge takes as long as the
     /// additions of a drain, and at most one bucket is made at a time.
     fn merge(&mut self) {
         let is_needed =

@@ -7,7 +7,7 @@ use std::{
 };
 
 use hashbrown::{HashTable, hash_table::Entry};
-use monitor_common::abi::tally::TallyKey;
+use monitor_common::abi::{protocol::Protocol, tally::TallyKey};
 
 use super::{ProtocolSet, verdict_index::VerdictIndex};
 use crate::{
@@ -39,6 +39,11 @@ impl TallyOwner {
     /// Whether its traffic makes a subscriber a P2P subscriber.
     pub(crate) fn is_p2p(self) -> bool {
         ProtocolSet::OF_A_CLASS.has_number(self.verdict_index.protocol_number())
+    }
+
+    /// The P2P protocol of its traffic.
+    pub(crate) fn p2p_protocol(self) -> Option<Protocol> {
+        Protocol::from_number(self.verdict_index.protocol_number() as u8).filter(|_| self.is_p2p())
     }
 }
 
@@ -127,12 +132,6 @@ impl SubscriberIndex {
         left.into_iter().for_each(|each| self.link(number, each));
     }
 
-    /// The subscriber number of a slot; `NO_SUBSCRIBER` for the catch-all.
-    #[must_use]
-    pub fn of_slot(&self, slot: u32) -> u32 {
-        self.of_slot.get(slot as usize).copied().unwrap_or(NO_SUBSCRIBER)
-    }
-
     /// Owner and verdict of a slot.
     pub(crate) fn owner(&self, slot: u32) -> TallyOwner {
         match (self.of_slot.get(slot as usize), self.verdict_indexes.get(slot as usize)) {
@@ -147,12 +146,6 @@ impl SubscriberIndex {
     pub(crate) fn owners(&self, changes: &[TallyChange], owners: &mut Vec<TallyOwner>) {
         owners.clear();
         owners.extend(changes.iter().map(|change| self.owner(change.slot)));
-    }
-
-    /// The key of a slot.
-    #[must_use]
-    pub fn key(&self, slot: u32) -> Option<&TallyKey> {
-        self.keys.get(slot as usize)
     }
 
     /// The slots of a subscriber.
@@ -185,10 +178,7 @@ impl SubscriberIndex {
 mod tests {
     use std::time::Duration;
 
-    use monitor_common::abi::{
-        key::Address,
-        protocol::{Confidence, Protocol},
-    };
+    use monitor_common::abi::{key::Address, protocol::Confidence};
 
     use super::*;
     use crate::testing::Kernel;
@@ -220,9 +210,9 @@ mod tests {
         let (index, reused) = after(&[&first, &[&first[..], &[key(1, Protocol::Soulseek)]].concat()]);
         assert!(reused.is_empty());
         assert_eq!(index.len(), 2);
-        assert_eq!(index.slots(index.of_slot(1)).collect::<Vec<_>>(), [1, 3, 4]);
-        assert_eq!(index.slots(index.of_slot(2)).collect::<Vec<_>>(), [2]);
-        assert_eq!(index.of_slot(0), NO_SUBSCRIBER);
+        assert_eq!(index.slots(index.owner(1).subscriber).collect::<Vec<_>>(), [1, 3, 4]);
+        assert_eq!(index.slots(index.owner(2).subscriber).collect::<Vec<_>>(), [2]);
+        assert_eq!(index.owner(0).subscriber, NO_SUBSCRIBER);
         assert_eq!(index.slots(NO_SUBSCRIBER).count(), 0);
     }
 
@@ -231,7 +221,7 @@ mod tests {
         let (one, two, three) = (key(1, Protocol::BitTorrent), key(1, Protocol::Gnutella), key(1, Protocol::Soulseek));
         let (index, reused) = after(&[&[one, two, three], &[one, key(2, Protocol::Gnutella), three]]);
         assert_eq!(reused, [2]);
-        assert_eq!(index.slots(index.of_slot(1)).collect::<Vec<_>>(), [1, 3]);
-        assert_eq!(index.slots(index.of_slot(2)).collect::<Vec<_>>(), [2]);
+        assert_eq!(index.slots(index.owner(1).subscriber).collect::<Vec<_>>(), [1, 3]);
+        assert_eq!(index.slots(index.owner(2).subscriber).collect::<Vec<_>>(), [2]);
     }
 }

@@ -8,7 +8,9 @@ use monitor_common::abi::{
 };
 use proptest::prelude::*;
 
-use super::{Policy, PolicyCounts, PolicyEngine, ProtocolSet, SubscriberIndex, evaluate::Firing, history::tolerance};
+use super::{
+    CHUNK, Policy, PolicyCounts, PolicyEngine, ProtocolSet, SubscriberIndex, evaluate::Firing, history::tolerance,
+};
 use crate::{
     testing::{Kernel, bytes, key},
     words::{Metric, PolicyDirection},
@@ -50,7 +52,13 @@ impl Bench {
     fn drain_ms(&mut self, at_ms: u64) -> Vec<Firing> {
         let snapshot = self.kernel.drain_at(Duration::from_millis(at_ms));
         let reused = self.subscribers.update(&snapshot);
-        self.engine.evaluate(&snapshot, &self.subscribers, &reused)
+        self.engine.begin(&snapshot, &self.subscribers, &reused);
+        let mut owners = Vec::new();
+        for changes in snapshot.changes.chunks(CHUNK) {
+            self.subscribers.owners(changes, &mut owners);
+            self.engine.take(&snapshot, changes, &owners);
+        }
+        self.engine.end(&snapshot, &self.subscribers)
     }
 
     fn drain(&mut self, at_s: u64) -> Vec<Firing> {
