@@ -15,6 +15,7 @@ use std::{fs::File, path::PathBuf, sync::Arc, time::Instant};
 use aya_log::EbpfLogger;
 use monitor_common::abi::{event::KernelEvent, limits::PENDING_IDLE_SECONDS, settings::InspectionDepth};
 use peertally_core::{
+    analysis::node::OTHER,
     interface::Interface,
     snapshot::Snapshot,
     words::{OnExit, XdpMode},
@@ -101,7 +102,7 @@ fn interface_names(object: &LoadedObject, targets: &[MonitoredInterface]) -> Vec
     for (index, number) in object.view().interfaces {
         let number = *number as usize;
         if names.len() <= number {
-            names.resize(number + 1, Arc::from("other"));
+            names.resize(number + 1, Arc::from(OTHER));
         }
         let target = targets.iter().find(|target| target.index as u16 == *index);
         names[number] = target.map_or_else(|| Arc::from(format!("if{index}")), |target| Arc::clone(&target.name));
@@ -122,13 +123,9 @@ impl Datapath for AttachedDatapath {
         // Calls that can fail come before the drain state advances, so that the next drain reports what this one could
         // not.
         let skipped = self.object.skipped()?;
-        let mut events: Vec<_> =
-            self.object.events()?.into_iter().map(|(event, count)| (event.label(), count)).collect();
-        for (label, count) in &mut events {
-            if *label == KernelEvent::InternalError.label() {
-                *count += self.internal_errors;
-            }
-        }
+        let in_this_process = |event| if event == KernelEvent::InternalError { self.internal_errors } else { 0 };
+        let events = self.object.events()?;
+        let events = events.into_iter().map(|(event, count)| (event.label(), count + in_this_process(event))).collect();
         let rules = self.object.rule_verdicts()?;
         let watching = view.settings.inspection.load() == InspectionDepth::Watchlist as u64;
         let watchlist = if watching { self.object.watchlist_tallies()? } else { Vec::new() };

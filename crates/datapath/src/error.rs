@@ -1,6 +1,6 @@
 //! Errors of the object and its maps, each with the next step.
 
-use std::io;
+use std::{error::Error, io, iter};
 
 use aya::{EbpfError, maps::MapError, programs::ProgramError};
 
@@ -8,7 +8,7 @@ use aya::{EbpfError, maps::MapError, programs::ProgramError};
 #[derive(Debug, thiserror::Error)]
 pub enum ObjectError {
     /// The kernel refused the object or one of its maps.
-    #[error("cannot load the XDP program: {source}. {}", next_step(.source))]
+    #[error("cannot load the XDP program: {source}. {}", LOAD_NEXT_STEP)]
     Load {
         /// Error of the loader.
         #[source]
@@ -79,17 +79,17 @@ impl ObjectError {
     /// Whether missing rights are the cause.
     #[must_use]
     pub fn is_missing_rights(&self) -> bool {
-        let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(self);
-        while let Some(error) = cause {
-            if let Some(io) = error.downcast_ref::<io::Error>() {
-                return io.kind() == io::ErrorKind::PermissionDenied;
-            }
-            cause = error.source();
-        }
-        false
+        is_denied(self)
     }
 }
 
-fn next_step(_error: &EbpfError) -> &'static str {
-    "Peertally needs root (or CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON), Linux 6.1 or newer, and room for its tables"
+/// Whether an error, or one of its causes, is the system's refusal for missing rights.
+pub(crate) fn is_denied(error: &(dyn Error + 'static)) -> bool {
+    let refuses = |cause: &io::Error| cause.kind() == io::ErrorKind::PermissionDenied;
+    iter::successors(Some(error), |&error| error.source())
+        .any(|cause| cause.downcast_ref::<io::Error>().is_some_and(refuses))
 }
+
+/// Next step after a refused object.
+const LOAD_NEXT_STEP: &str =
+    "Peertally needs root (or CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON), Linux 6.1 or newer, and room for its tables";

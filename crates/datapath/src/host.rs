@@ -72,25 +72,18 @@ impl HostDataPath {
     /// An empty data path.
     #[must_use]
     pub fn new(sizes: &TableSizes, pools: &[Pool], seed: Seed, inspection: InspectionDepth) -> Self {
+        let sizes = TableSizes { tallies: sizes.tallies.max(1), ..*sizes };
+        let mut settings = Settings { seed, inspection: SharedU64::new(inspection as u64), ..Settings::default() };
+        sizes.fill(&mut settings);
         let sets = sizes.sets() as usize;
-        let tallies = sizes.tallies.max(1) as usize;
+        let tallies = sizes.tallies as usize;
         let keys: Box<[SlotKey]> = zeroed(tallies);
         keys[0].write(Some(&KeyWords::CATCH_ALL));
         let mut pools: Vec<_> = pools.iter().map(Pool::mapped).collect();
         // Longest prefix first: the first match is the best.
         pools.sort_by_key(|(_, prefix_len, _)| std::cmp::Reverse(*prefix_len));
         Self {
-            settings: Settings {
-                seed,
-                set_mask: sets as u64 - 1,
-                clock_s: SharedU64::new(0),
-                next_slot: SharedU64::new(1),
-                slots: tallies as u64,
-                inspection: SharedU64::new(inspection as u64),
-                peer_mask: u64::from(sizes.peer_sets()) - 1,
-                tally_mask: u64::from(sizes.tally_lines()) - 1,
-                ..Settings::default()
-            },
+            settings,
             flows: zeroed(sets),
             cold: zeroed(sets),
             peers: zeroed(sizes.peer_sets() as usize),

@@ -429,11 +429,7 @@ fn initialise(tables: &mut MappedTables, options: &LoadOptions) -> Result<bool, 
             Seed::from_random([random()?, random()?, random()?])
         }
     };
-    settings.set_mask = u64::from(options.sizes.sets()) - 1;
-    settings.slots = u64::from(options.sizes.tallies);
-    settings.peer_mask = u64::from(options.sizes.peer_sets()) - 1;
-    settings.tally_mask = u64::from(options.sizes.tally_lines()) - 1;
-    settings.next_slot.store(1);
+    options.sizes.fill(settings);
     tables.keys.values()[0].write(Some(&KeyWords::CATCH_ALL));
     Ok(true)
 }

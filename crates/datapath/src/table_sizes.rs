@@ -1,6 +1,9 @@
 //! Capacities of the tables, and the entries of each map that follow from them.
 
-use monitor_common::abi::limits::{DEFAULT_FLOWS, DEFAULT_PEERS, DEFAULT_TALLIES, WAYS};
+use monitor_common::abi::{
+    limits::{DEFAULT_FLOWS, DEFAULT_PEERS, DEFAULT_TALLIES, WAYS},
+    settings::Settings,
+};
 
 /// Capacities of the tables that the configuration decides.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,11 +18,23 @@ pub struct TableSizes {
 
 impl Default for TableSizes {
     fn default() -> Self {
-        Self { flows: DEFAULT_FLOWS, tallies: DEFAULT_TALLIES, peers: DEFAULT_PEERS }
+        Self::DEFAULT
     }
 }
 
 impl TableSizes {
+    /// The sizes of the default configuration.
+    pub const DEFAULT: Self = Self { flows: DEFAULT_FLOWS, tallies: DEFAULT_TALLIES, peers: DEFAULT_PEERS };
+
+    /// Sets up the settings of empty tables of these sizes. The catch-all has slot 0, so the next slot is 1.
+    pub(crate) fn fill(&self, settings: &mut Settings) {
+        settings.set_mask = u64::from(self.sets()) - 1;
+        settings.slots = u64::from(self.tallies);
+        settings.peer_mask = u64::from(self.peer_sets()) - 1;
+        settings.tally_mask = u64::from(self.tally_lines()) - 1;
+        settings.next_slot.store(1);
+    }
+
     /// Flow sets: a power of two.
     #[must_use]
     pub fn sets(&self) -> u32 {

@@ -22,7 +22,10 @@ use monitor_common::{
         reassembly::ReassemblySlot,
     },
 };
-use peertally_core::snapshot::{Counts, NodeRow};
+use peertally_core::{
+    analysis::node::OTHER,
+    snapshot::{Counts, NodeRow},
+};
 
 /// All tables that are read without a system call.
 #[derive(Clone, Copy)]
@@ -98,15 +101,15 @@ impl View<'_> {
     #[must_use]
     pub fn peers_in_use(&self) -> u64 {
         let now_s = self.settings.clock_s.load();
-        let known = |state: &&SharedU64| {
-            let known = PeerEntry(state.load());
-            if known.is_used() && !known.is_current(now_s) {
+        let is_current = |state: &&SharedU64| {
+            let entry = PeerEntry(state.load());
+            if entry.is_used() && !entry.is_current(now_s) {
                 // If it was refreshed meanwhile, it stays.
-                state.replace(known.0, PeerEntry::EMPTY.0);
+                state.replace(entry.0, PeerEntry::EMPTY.0);
             }
-            known.is_current(now_s)
+            entry.is_current(now_s)
         };
-        self.peers.iter().map(|set| set.entries.iter().filter(known).count() as u64).sum()
+        self.peers.iter().map(|set| set.entries.iter().filter(is_current).count() as u64).sum()
     }
 
     /// Zeroes reassembly slots that have expired; returns how many are in use.
@@ -161,7 +164,8 @@ impl View<'_> {
             for way in 0..WAYS {
                 let state = FlowState(set.states[way].load());
                 if state.stage() == Stage::Inspecting {
-                    // Words keep 16 bits of the second: a flow idle for more than nine hours looks as if it were new.
+                    // A flow state keeps 16 bits of the second: a flow idle for more than nine hours looks as if it
+                    // were new.
                     let now_s = if idle_s == 0 { u64::from(state.second()) } else { now_s };
                     settle_idle(&counters, set, cold, way, now_s, idle_s);
                 }
@@ -236,10 +240,10 @@ pub fn node_index_parts(index: usize) -> (usize, Direction, u8, u8) {
     (interface, direction, protocol as u8, confidence as u8)
 }
 
-/// Rows of the counters that are not zero. `interfaces` are names by number; a number without a name is `other`.
+/// Rows of the counters that are not zero. `interfaces` are names by number; a number without a name is [`OTHER`].
 #[must_use]
 pub fn node_rows(node: &[Counts], interfaces: &[Arc<str>]) -> Vec<NodeRow> {
-    let other: Arc<str> = Arc::from("other");
+    let other: Arc<str> = Arc::from(OTHER);
     let used = node.iter().enumerate().filter(|(_, counts)| **counts != Counts::default());
     used.filter_map(|(index, counts)| {
         let (interface, direction, protocol, confidence) = node_index_parts(index);

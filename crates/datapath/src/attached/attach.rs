@@ -29,7 +29,7 @@ pub(super) fn targets(interfaces: &[Interface]) -> Result<Vec<MonitoredInterface
         }
         let Interface { role, realm, .. } = *interface;
         let target = MonitoredInterface { name: Arc::from(interface.name.as_str()), index, role, realm };
-        refuse_foreign(&target)?;
+        own_or_free(&target)?;
         targets.push(target);
     }
     Ok(targets)
@@ -46,25 +46,20 @@ fn present() -> String {
     names.join(", ")
 }
 
-fn hook(target: &MonitoredInterface) -> Result<XdpHook, AttachError> {
-    netlink::xdp_hook(target.index).map_err(|source| AttachError::Hook { name: target.name.to_string(), source })
-}
-
 /// The pinned link of an interface, if it still holds a program there.
-fn own_link(target: &MonitoredInterface, hook: XdpHook) -> Option<PinnedLink> {
-    let program = |path: &Path| {
-        let link = FdLink::from(PinnedLink::from_pin(path).ok()?);
-        Some(link.info().ok()?.program_id())
-    };
-    let path = pins::link(target.index);
-    (hook.program.is_some() && hook.program == program(&path)).then(|| PinnedLink::from_pin(&path).ok()).flatten()
+fn own_link(target: &MonitoredInterface, hook: XdpHook) -> Option<FdLink> {
+    let program = hook.program?;
+    let link = FdLink::from(PinnedLink::from_pin(pins::link(target.index)).ok()?);
+    (link.info().ok()?.program_id() == program).then_some(link)
 }
 
-fn refuse_foreign(target: &MonitoredInterface) -> Result<(), AttachError> {
-    let hook = hook(target)?;
-    let Some(program) = hook.program else { return Ok(()) };
-    if own_link(target, hook).is_some() {
-        return Ok(());
+/// The link of an interface that holds a program of ours, `None` for a free interface. Refuses any other program.
+fn own_or_free(target: &MonitoredInterface) -> Result<Option<FdLink>, AttachError> {
+    let hook = netlink::xdp_hook(target.index)
+        .map_err(|source| AttachError::Hook { name: target.name.to_string(), source })?;
+    let Some(program) = hook.program else { return Ok(None) };
+    if let Some(link) = own_link(target, hook) {
+        return Ok(Some(link));
     }
     if let Some(pin) = pins::links_of_other_versions(target.index).pop() {
         return Err(AttachError::OtherVersion { name: target.name.to_string(), pin });
@@ -106,17 +101,17 @@ pub(super) fn attach_all(
 /// Attaches to one target; returns the pinned link if it is new, `None` if the program was swapped into an existing
 /// link.
 fn attach(program: &mut Xdp, target: &MonitoredInterface, mode: XdpMode) -> Result<Option<PinnedLink>, AttachError> {
-    refuse_foreign(target)?;
+    let own = own_or_free(target)?;
     let name = || target.name.to_string();
     let path = pins::link(target.index);
-    if let Some(link) = own_link(target, hook(target)?) {
+    if let Some(link) = own {
         let failed = |source| AttachError::Attach {
             name: name(),
             mode: "the present",
             next: "Run `peertally detach` and start again",
             source: Box::new(source),
         };
-        let link = XdpLink::try_from(FdLink::from(link)).map_err(|_| AttachError::NoLink { name: name() })?;
+        let link = XdpLink::try_from(link).map_err(|_| AttachError::NoLink { name: name() })?;
         // A link update is atomic: each packet is counted by the old program or by the new one.
         let id = program.attach_to_link(link).map_err(failed)?;
         let _kept_by_its_pin = program.take_link(id).map_err(failed)?;
@@ -148,23 +143,22 @@ fn attach_in_mode(
         next,
         source: Box::new(source),
     };
-    let generic = "Generic XDP works on any interface; check that it is up and that you have the rights";
+    let attach_generic = |program: &mut Xdp| {
+        let next = "Generic XDP works on any interface; check that it is up and that you have the rights";
+        program.attach_to_if_index(target.index, AyaMode::Skb).map_err(|source| error("generic", next, source))
+    };
     match mode {
         XdpMode::Native => program.attach_to_if_index(target.index, AyaMode::Driver).map_err(|source| {
             let next = "If its driver has no native XDP, ask for --xdp-mode generic (slower), or auto; VLAN interfaces have none: \
                         attach to their parent";
             error("native", next, source)
         }),
-        XdpMode::Generic => program
-            .attach_to_if_index(target.index, AyaMode::Skb)
-            .map_err(|source| error("generic", generic, source)),
+        XdpMode::Generic => attach_generic(program),
         XdpMode::Auto => match program.attach_to_if_index(target.index, AyaMode::Driver) {
             Ok(id) => Ok(id),
             Err(refused) => {
                 tracing::warn!(interface = &*target.name, %refused, "no native XDP: attaching in generic mode");
-                program
-                    .attach_to_if_index(target.index, AyaMode::Skb)
-                    .map_err(|source| error("generic", generic, source))
+                attach_generic(program)
             }
         },
     }

@@ -45,7 +45,7 @@ impl Drain {
         }
     }
 
-    /// Turns a table read into a snapshot; skips, events and attachments are the caller's to fill in.
+    /// Turns a table read into a snapshot; skips, events, attachments and the duration are the caller's to fill in.
     pub(super) fn snapshot(
         &mut self,
         view: &View<'_>,
@@ -63,7 +63,7 @@ impl Drain {
             taken_at: SystemTime::now(),
             taken: begun,
             interval,
-            drain_duration: begun.elapsed(),
+            drain_duration: Duration::ZERO,
             keys: Arc::clone(&self.keys),
             totals: Arc::clone(&self.totals),
             changes,
@@ -97,8 +97,8 @@ impl Drain {
         }
         let keys = Arc::make_mut(&mut self.keys);
         keys.resize(slots.max(known), TallyKey::CATCH_ALL);
-        let asked: Vec<usize> = std::mem::take(&mut self.unnamed).into_iter().chain(known..slots).collect();
-        for slot in asked {
+        let unread: Vec<usize> = std::mem::take(&mut self.unnamed).into_iter().chain(known..slots).collect();
+        for slot in unread {
             match view.keys.get(slot) {
                 Some(words) if words.is_withdrawn() => {}
                 Some(words) => match words.read() {

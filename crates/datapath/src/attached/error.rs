@@ -5,7 +5,7 @@ use std::{io, path::PathBuf};
 use aya::programs::ProgramError;
 use peertally_core::exit::{Exit, ExitCause};
 
-use crate::ObjectError;
+use crate::error::{ObjectError, is_denied};
 
 /// See the module documentation.
 #[derive(Debug, thiserror::Error)]
@@ -150,25 +150,14 @@ fn root_cause(error: &dyn std::error::Error) -> String {
 
 impl ExitCause for AttachError {
     fn exit(&self) -> Exit {
-        let denied = |error: &io::Error| error.kind() == io::ErrorKind::PermissionDenied;
-        match self {
-            Self::Object(error) if error.is_missing_rights() => Exit::Rights,
-            Self::Lock { source, .. } | Self::PinFolder { source, .. } | Self::Remove { source, .. }
-                if denied(source) =>
-            {
-                Exit::Rights
+        let denied = match self {
+            Self::Object(error) => error.is_missing_rights(),
+            Self::Lock { source, .. } | Self::PinFolder { source, .. } | Self::Remove { source, .. } => {
+                is_denied(source)
             }
-            Self::Attach { source, .. } => {
-                let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&**source);
-                while let Some(error) = cause {
-                    if error.downcast_ref::<io::Error>().is_some_and(denied) {
-                        return Exit::Rights;
-                    }
-                    cause = error.source();
-                }
-                Exit::Unavailable
-            }
-            _ => Exit::Unavailable,
-        }
+            Self::Attach { source, .. } => is_denied(&**source),
+            _ => false,
+        };
+        if denied { Exit::Rights } else { Exit::Unavailable }
     }
 }

@@ -4,7 +4,6 @@
 
 use monitor_common::abi::{
     key::Seed,
-    limits::{DEFAULT_FLOWS, DEFAULT_PEERS, DEFAULT_TALLIES},
     outcome::Outcome,
     reason::Reason,
     rule::Rule,
@@ -31,8 +30,7 @@ pub fn first_buffer(frame: Frame<'_>) -> Frame<'_> {
 }
 
 /// Table sizes of both engines, those of the agent.
-pub(super) const SIZES: TableSizes =
-    TableSizes { flows: DEFAULT_FLOWS, tallies: DEFAULT_TALLIES, peers: DEFAULT_PEERS };
+pub(super) const SIZES: TableSizes = TableSizes::DEFAULT;
 
 /// Hash seed of both engines: fixed, so that flows meet in the same sets and the results are equal. (Digits of pi.)
 pub(super) const SEED: Seed = Seed::from_random([0x243f_6a88_85a3_08d3, 0x1319_8a2e_0370_7344, 0xa409_3822_299f_31d0]);

@@ -28,7 +28,6 @@ pub(super) fn open(pools: &[Pool]) -> Result<Box<dyn ReplayEngine>, EngineError>
         sizes: SIZES,
         pools: pools.to_vec(),
         seed: Some(SEED),
-        replaying: true,
         interfaces: vec![MonitoredInterface::access(LOOPBACK_INDEX)],
         ..LoadOptions::default()
     };
