@@ -7,6 +7,7 @@
 pub mod collector;
 pub mod definitions;
 mod family;
+mod pieces;
 #[cfg(test)]
 mod reference;
 pub mod status;

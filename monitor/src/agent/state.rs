@@ -113,7 +113,7 @@ impl AgentState {
             Some(published) if published.snapshot.attachments.is_empty() => {
                 Err("not attached to any interface".to_owned())
             }
-            Some(published) => match published.snapshot.attachments.iter().find(|each| each.mode == "none") {
+            Some(published) => match published.snapshot.attachments.iter().find(|each| !each.is_on()) {
                 Some(each) => Err(format!("the program is not attached to `{}`", each.interface)),
                 None => self.last_error().map_or(Ok(()), Err),
             },

@@ -67,7 +67,7 @@ fn descriptions() -> Vec<Desc> {
         .map(|definition| {
             let labels = definition.labels.iter().map(|label| (*label).to_owned()).collect();
             Desc::new(definition.name.to_owned(), definition.help.to_owned(), labels, HashMap::new())
-                .expect("the names in the table are valid")
+                .expect("the names in the metric definitions are valid")
         })
         .collect()
 }
@@ -165,7 +165,7 @@ fn kernel(published: &DrainResult) -> Vec<Family> {
     };
     let mut attached = Family::new(&definitions::ATTACHED);
     for each in &snapshot.attachments {
-        attached.add(&[&each.interface, each.role, each.mode], if each.mode == "none" { 0.0 } else { 1.0 });
+        attached.add(&[&each.interface, each.role, each.mode], f64::from(each.is_on()));
     }
     let mut hits: BTreeMap<&'static str, u64> = Protocol::ALL
         .iter()
@@ -186,14 +186,8 @@ fn kernel(published: &DrainResult) -> Vec<Family> {
         labelled(&definitions::SKIPPED, &mut snapshot.skipped.iter().map(|(reason, count)| (reason.label(), *count))),
         labelled(&definitions::KERNEL_EVENTS, &mut snapshot.events.iter().copied()),
         labelled(&definitions::CATCH_ALL_BYTES, &mut catch_all.into_iter()),
-        labelled(
-            &definitions::TABLE_ENTRIES,
-            &mut snapshot.tables.iter().map(|definitions| (definitions.name, definitions.entries)),
-        ),
-        labelled(
-            &definitions::TABLE_CAPACITY,
-            &mut snapshot.tables.iter().map(|definitions| (definitions.name, definitions.capacity)),
-        ),
+        labelled(&definitions::TABLE_ENTRIES, &mut snapshot.tables.iter().map(|table| (table.name, table.entries))),
+        labelled(&definitions::TABLE_CAPACITY, &mut snapshot.tables.iter().map(|table| (table.name, table.capacity))),
         attached,
         rules,
         labelled(&definitions::WATCHLIST_HITS, &mut hits.into_iter()),

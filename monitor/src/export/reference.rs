@@ -1,4 +1,4 @@
-//! Generates `docs/metrics.md` from the table and checks that the committed one is current.
+//! Generates `docs/metrics.md` from the metric definitions and checks that the committed one is current.
 
 use std::fmt::Write;
 

@@ -11,12 +11,13 @@ use peertally_core::{
     subscriber::{Pseudonyms, Subscriber},
 };
 
-use super::definitions::{self, Definition};
+use super::{
+    definitions::{self, Definition},
+    pieces::Pieces,
+};
 
 /// Most shards.
 const MAX_SHARDS: u32 = 1024;
-/// Bytes of one piece.
-const PIECE: usize = 64 * 1024;
 
 /// A part of all subscribers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,7 +48,7 @@ impl FromStr for Shard {
 }
 
 /// Writes the shard's part of a snapshot in pieces; ends early if `send` reports that nobody reads.
-pub fn write(snapshot: &Snapshot, pseudonyms: &Pseudonyms, shard: Shard, mut send: impl FnMut(String) -> bool) {
+pub fn write(snapshot: &Snapshot, pseudonyms: &Pseudonyms, shard: Shard, send: impl FnMut(String) -> bool) {
     // One pseudonym per subscriber. Its slots are often adjacent, so cache the last pseudonym.
     let mut last: Option<(Subscriber, Arc<str>)> = None;
     let mut rows = Vec::new();
@@ -64,10 +65,10 @@ pub fn write(snapshot: &Snapshot, pseudonyms: &Pseudonyms, shard: Shard, mut sen
         }
         last = Some((subscriber, name));
     }
-    let mut piece = String::with_capacity(PIECE + 1024);
+    let mut pieces = Pieces::new(send);
     for definition in [&definitions::SUBSCRIBER_BYTES, &definitions::SUBSCRIBER_PACKETS, &definitions::SUBSCRIBER_FLOWS]
     {
-        header(&mut piece, definition);
+        header(&mut pieces.text, definition);
         for (slot, name, protocol, confidence) in &rows {
             let Some(totals) = snapshot.totals.get(*slot) else { continue };
             let labels = format_args!("{{subscriber=\"{name}\",protocol=\"{protocol}\",confidence=\"{confidence}\"");
@@ -76,20 +77,20 @@ pub fn write(snapshot: &Snapshot, pseudonyms: &Pseudonyms, shard: Shard, mut sen
                 "bytes" => (totals.bytes_up, totals.bytes_down),
                 "packets" => (totals.packets_up, totals.packets_down),
                 _ => {
-                    let _infallible = writeln!(piece, "{metric}{labels}}} {}", totals.flows);
+                    let _infallible = writeln!(pieces.text, "{metric}{labels}}} {}", totals.flows);
                     continue;
                 }
             };
-            let _infallible = writeln!(piece, "{metric}{labels},direction=\"up\"}} {up}");
-            let _infallible = writeln!(piece, "{metric}{labels},direction=\"down\"}} {down}");
-            if piece.len() >= PIECE && !send(std::mem::replace(&mut piece, String::with_capacity(PIECE + 1024))) {
+            let _infallible = writeln!(pieces.text, "{metric}{labels},direction=\"up\"}} {up}");
+            let _infallible = writeln!(pieces.text, "{metric}{labels},direction=\"down\"}} {down}");
+            if !pieces.flush() {
                 return;
             }
         }
     }
     if !snapshot.watchlist.is_empty() {
         let definition = &definitions::SUBSCRIBER_WATCHLIST_HITS;
-        header(&mut piece, definition);
+        header(&mut pieces.text, definition);
         for (key, hits) in &snapshot.watchlist {
             let verdict = (Protocol::from_number(key.protocol), Confidence::from_number(key.confidence));
             let (Some(subscriber), (Some(protocol), Some(confidence))) = (Subscriber::of(key), verdict) else {
@@ -99,16 +100,16 @@ pub fn write(snapshot: &Snapshot, pseudonyms: &Pseudonyms, shard: Shard, mut sen
             if shard.holds(&name) {
                 let (metric, protocol, confidence) = (definition.name, protocol.label(), confidence.label());
                 let _infallible = writeln!(
-                    piece,
+                    pieces.text,
                     "{metric}{{subscriber=\"{name}\",protocol=\"{protocol}\",confidence=\"{confidence}\"}} {hits}"
                 );
             }
         }
     }
-    send(piece);
+    pieces.finish();
 }
 
-fn header(piece: &mut String, definition: &Definition) {
+fn header(text: &mut String, definition: &Definition) {
     let Definition { name, help, kind, .. } = definition;
-    let _infallible = writeln!(piece, "# HELP {name} {help}\n# TYPE {name} {}", kind.label());
+    let _infallible = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {}", kind.label());
 }

@@ -7,8 +7,7 @@ use monitor_common::abi::protocol::{Confidence, Protocol};
 use peertally_core::{snapshot::Snapshot, subscriber::Subscriber};
 use serde::Serialize;
 
-/// Bytes of one piece.
-const PIECE: usize = 64 * 1024;
+use super::pieces::Pieces;
 
 /// One line, with the keys of a row of `subscribers` in the output of `replay` (`docs/architecture.md#command-line`).
 #[derive(Serialize)]
@@ -25,8 +24,8 @@ struct TallyRow {
 }
 
 /// Writes one JSON object per line, in pieces; ends early if `send` reports that nobody reads.
-pub fn write(snapshot: &Snapshot, mut send: impl FnMut(String) -> bool) {
-    let mut piece = String::with_capacity(PIECE + 1024);
+pub fn write(snapshot: &Snapshot, send: impl FnMut(String) -> bool) {
+    let mut pieces = Pieces::new(send);
     for (key, totals) in snapshot.keys.iter().zip(snapshot.totals.iter()) {
         let Some(subscriber) = Subscriber::of(key) else { continue };
         let verdict = (Protocol::from_number(key.protocol), Confidence::from_number(key.confidence));
@@ -42,13 +41,13 @@ pub fn write(snapshot: &Snapshot, mut send: impl FnMut(String) -> bool) {
             packets_down: totals.packets_down,
             bytes_down: totals.bytes_down,
         };
-        piece += &serde_json::to_string(&row).expect("strings and numbers always serialise");
-        piece.push('\n');
-        if piece.len() >= PIECE && !send(std::mem::replace(&mut piece, String::with_capacity(PIECE + 1024))) {
+        pieces.text += &serde_json::to_string(&row).expect("strings and numbers always serialise");
+        pieces.text.push('\n');
+        if !pieces.flush() {
             return;
         }
     }
-    send(piece);
+    pieces.finish();
 }
 
 #[cfg(test)]

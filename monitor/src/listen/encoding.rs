@@ -8,7 +8,7 @@ use axum::http::{HeaderMap, header};
 use flate2::{Compression, write::GzEncoder};
 
 /// Bytes of compressed output that are gathered before they are handed on.
-const PIECE: usize = 16 * 1024;
+const GZIP_PIECE: usize = 16 * 1024;
 
 /// How an answer is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,7 +57,7 @@ impl Encoding {
         match self {
             Self::Identity => Writer::Identity,
             // The fastest level: text with the same labels in every line shrinks to a fraction at any.
-            Self::Gzip => Writer::Gzip(GzEncoder::new(Vec::with_capacity(2 * PIECE), Compression::fast())),
+            Self::Gzip => Writer::Gzip(GzEncoder::new(Vec::with_capacity(2 * GZIP_PIECE), Compression::fast())),
         }
     }
 }
@@ -81,8 +81,8 @@ impl Writer {
             Self::Identity => Ok(Some(piece.into_bytes())),
             Self::Gzip(encoder) => {
                 encoder.write_all(piece.as_bytes())?;
-                let ready = encoder.get_ref().len() >= PIECE;
-                Ok(ready.then(|| std::mem::replace(encoder.get_mut(), Vec::with_capacity(2 * PIECE))))
+                let ready = encoder.get_ref().len() >= GZIP_PIECE;
+                Ok(ready.then(|| std::mem::replace(encoder.get_mut(), Vec::with_capacity(2 * GZIP_PIECE))))
             }
         }
     }
