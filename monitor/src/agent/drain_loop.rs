@@ -31,8 +31,6 @@ pub struct DrainLoop {
     pub interval: Duration,
     /// Whether the attached program stays at the end.
     pub on_exit: OnExit,
-    /// Interfaces that were reported as detached.
-    pub detached: HashSet<Arc<str>>,
     /// File of watchlist hits; only in the inspection depth `watchlist`.
     pub hit_log: Option<HitLog>,
 }
@@ -66,9 +64,11 @@ impl DrainLoop {
     fn run<D: Datapath>(mut self, mut datapath: D, end: &mpsc::Receiver<()>) -> Result<(), D::Error> {
         let mut next = Instant::now();
         let mut ending = false;
+        // Interfaces that were reported as detached.
+        let mut detached = HashSet::new();
         loop {
             self.heartbeat.beat();
-            self.once(&mut datapath);
+            self.once(&mut datapath, &mut detached);
             if ending {
                 return datapath.finish(self.on_exit);
             }
@@ -83,7 +83,7 @@ impl DrainLoop {
         }
     }
 
-    fn once<D: Datapath>(&mut self, datapath: &mut D) {
+    fn once<D: Datapath>(&mut self, datapath: &mut D, detached: &mut HashSet<Arc<str>>) {
         let snapshot = match datapath.drain() {
             Ok(snapshot) => snapshot,
             Err(error) => {
@@ -92,7 +92,7 @@ impl DrainLoop {
             }
         };
         for each in snapshot.attachments.iter().filter(|each| !each.is_on()) {
-            if self.detached.insert(Arc::clone(&each.interface)) {
+            if detached.insert(Arc::clone(&each.interface)) {
                 tracing::error!(
                     interface = &*each.interface,
                     "the program was detached by something else; restart the agent to attach it again"

@@ -84,10 +84,9 @@ pub fn tcp(address: SocketAddr) -> Result<TcpListener, ListenError> {
     listen().map_err(|source| ListenError::Tcp { address, source })
 }
 
-/// A control socket; the file goes with it.
+/// The file of the control socket; it is removed when this is dropped.
 #[derive(Debug)]
 pub struct ControlSocket {
-    listener: Option<UnixListener>,
     path: PathBuf,
 }
 
@@ -97,7 +96,7 @@ impl ControlSocket {
     ///
     /// # Errors
     /// [`ListenError`].
-    pub fn bind(path: &Path) -> Result<Self, ListenError> {
+    pub fn bind(path: &Path) -> Result<(UnixListener, Self), ListenError> {
         let failed = |source| ListenError::Unix { path: path.to_owned(), source };
         match fs::symlink_metadata(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -116,17 +115,10 @@ impl ControlSocket {
             },
         }
         let listener = UnixListener::bind(path).map_err(failed)?;
-        let socket = Self { listener: Some(listener), path: path.to_owned() };
+        let socket = Self { path: path.to_owned() };
         fs::set_permissions(path, fs::Permissions::from_mode(0o600)).map_err(failed)?;
-        if let Some(listener) = &socket.listener {
-            listener.set_nonblocking(true).map_err(failed)?;
-        }
-        Ok(socket)
-    }
-
-    /// The listener, once.
-    pub fn take(&mut self) -> Option<UnixListener> {
-        self.listener.take()
+        listener.set_nonblocking(true).map_err(failed)?;
+        Ok((listener, socket))
     }
 }
 

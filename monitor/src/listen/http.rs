@@ -47,7 +47,7 @@ pub struct HttpContext {
     pub exposition: Exposition,
     /// For `/metrics/subscribers`.
     pub pseudonyms: Pseudonyms,
-    /// The drain loop's heart.
+    /// Liveness of the drain loop.
     pub heartbeat: Arc<Heartbeat>,
     /// Static facts of the agent.
     pub info: Arc<AgentInfo>,
@@ -70,13 +70,13 @@ impl HttpContext {
 }
 
 /// Routes on the network.
-pub fn public(context: &HttpContext, subscribers: bool) -> Router {
+pub fn public(context: &HttpContext) -> Router {
     let mut router = Router::new()
         .route("/", get(landing))
         .route("/metrics", get(metrics))
         .route("/livez", get(livez))
         .route("/readyz", get(readyz));
-    if subscribers {
+    if context.info.subscriber_metrics {
         router = router.route("/metrics/subscribers", get(all_subscribers));
     }
     router.with_state(context.clone())
@@ -119,7 +119,7 @@ async fn livez(State(context): State<HttpContext>) -> Response {
     match context.heartbeat.missed() {
         None => "ok\n".into_response(),
         Some(since) => {
-            let text = format!("the drain loop has not turned for {} s; restart the agent\n", since.as_secs());
+            let text = format!("the drain loop has not run for {} s; restart the agent\n", since.as_secs());
             (StatusCode::SERVICE_UNAVAILABLE, text).into_response()
         }
     }

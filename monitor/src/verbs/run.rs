@@ -1,13 +1,12 @@
 //! `peertally run`: attach, drain at a steady pace, publish, call hooks, and end in order.
 //!
-//! Everything that can be refused is refused before anything is attached. The kernel side is a [`Datapath`]; it is used
+//! Everything that can be refused is refused before anything is attached. The data path is a [`Datapath`]; it is used
 //! by one thread of its own, so that no map is read on the reactor. Whatever happens to the agent, traffic passes.
 
 #[cfg(test)]
 mod tests;
 
 use std::{
-    collections::HashSet,
     future::Future,
     io,
     sync::{Arc, mpsc},
@@ -63,7 +62,7 @@ pub enum RunError {
     /// A hook cannot be set up.
     #[error(transparent)]
     Hook(#[from] HookError),
-    /// The kernel side.
+    /// The data path.
     #[error("{0}")]
     Kernel(Box<dyn ExitCause>),
     /// The audit file.
@@ -162,7 +161,7 @@ async fn serve<D: Datapath>(
     let resolved = Arc::new(resolved);
     let tcp = addresses::tcp(resolved.listen)?;
     let address = tcp.local_addr().map_err(RunError::Runtime)?;
-    let mut control = ControlSocket::bind(&resolved.control_socket)?;
+    let (control, _control_socket) = ControlSocket::bind(&resolved.control_socket)?;
     let pseudonyms = pseudonym_key::open(&resolved.pseudonym_key_file)?;
     let dispatcher = Arc::new(Dispatcher::start(&resolved.hooks)?);
     let state = AgentState::new(resolved.datapath.inspection, dispatcher.stats().to_vec(), drain_histogram());
@@ -180,24 +179,24 @@ async fn serve<D: Datapath>(
         .map_err(|_| RunError::Bug("attaching task"))?
         .map_err(RunError::kernel)?;
 
+    let tcp = tokio::net::TcpListener::from_std(tcp).map_err(RunError::Runtime)?;
+    let control = tokio::net::UnixListener::from_std(control).map_err(RunError::Runtime)?;
     let (end_http, http_ends) = watch::channel(());
     let servers = [
-        serve::tcp(tcp, http::public(&context, resolved.subscriber_metrics), http_ends.clone())
-            .map_err(RunError::Runtime)?,
-        serve::unix(control.take(), http::control(&context), http_ends).map_err(RunError::Runtime)?,
+        serve::spawn("metrics server", tcp, http::public(&context), http_ends.clone()),
+        serve::spawn("control socket", control, http::control(&context), http_ends),
     ];
     let (end_drain, drain_ends) = mpsc::channel::<()>();
-    let looped = DrainLoop {
+    let drain_loop = DrainLoop {
         analysis: Analysis::new(resolved.analysis_options(), pseudonyms),
         state,
         dispatcher: Arc::clone(&dispatcher),
         heartbeat,
         interval: resolved.drain_interval,
         on_exit: resolved.on_exit,
-        detached: HashSet::new(),
         hit_log,
     };
-    let mut drain = looped.spawn(datapath, drain_ends).map_err(RunError::Runtime)?;
+    let mut drain = drain_loop.spawn(datapath, drain_ends).map_err(RunError::Runtime)?;
     tracing::info!(metrics = %format_args!("http://{address}/metrics"), "counting");
     if let Some(bound) = bound {
         // The receiver may not wait for it.

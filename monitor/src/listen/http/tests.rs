@@ -46,7 +46,7 @@ async fn serve(text: &str, drained: bool, heartbeat: Duration) -> SocketAddr {
     let context = HttpContext::new(state, pseudonyms, Arc::new(Heartbeat::new(heartbeat)), AgentInfo::of(&resolved));
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("bound");
     let address = listener.local_addr().expect("address");
-    let router = public(&context, resolved.subscriber_metrics);
+    let router = public(&context);
     tokio::spawn(async move { axum::serve(listener, router).await });
     address
 }

@@ -1,4 +1,4 @@
-//! The whole agent over a kernel side that is a fake: start, scrape, events, failures, end.
+//! The whole agent over a data path that is a fake: start, scrape, events, failures, end.
 
 use std::{
     path::Path,
