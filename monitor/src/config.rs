@@ -26,7 +26,7 @@ use std::{
 pub use resolve::{Overrides, Resolved};
 pub use run_args::RunArgs;
 
-use peertally_core::exit::Exit;
+use peertally_core::exit::{Exit, ExitCause};
 
 /// Read by `run` without `--config`, if it exists.
 pub const DEFAULT_PATH: &str = "/etc/peertally/peertally.toml";
@@ -48,10 +48,8 @@ pub enum ConfigError {
     Invalid(Vec<Problem>),
 }
 
-impl ConfigError {
-    /// The exit code of this error.
-    #[must_use]
-    pub fn exit(&self) -> Exit {
+impl ExitCause for ConfigError {
+    fn exit(&self) -> Exit {
         match self {
             Self::Read { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => Exit::Rights,
             Self::Read { .. } | Self::Invalid(_) => Exit::Usage,

@@ -11,7 +11,7 @@ use peertally::{
         run, status,
     },
 };
-use peertally_core::exit::{Exit, ExitCause as _};
+use peertally_core::exit::{Exit, ExitCause};
 use peertally_datapath::attached::AttachedDatapath;
 
 fn main() -> ExitCode {
@@ -27,24 +27,24 @@ fn main() -> ExitCode {
     match cli.command {
         Command::CheckConfig { file } => match check_config::check(file.as_deref()) {
             Ok(summary) => show(&summary.to_string()),
-            Err(error) => fail(&error, error.exit()),
+            Err(error) => fail(&error),
         },
         Command::Run(args) => match run::main(&args, |resolved| {
             AttachedDatapath::start(&resolved.datapath, &resolved.interfaces, resolved.xdp_mode)
         }) {
             Ok(()) => Exit::Ok.into(),
-            Err(error) => fail(&error, error.exit()),
+            Err(error) => fail(&error),
         },
         Command::Detach => match detach::main() {
             Ok(removed) => show(&removed),
-            Err(error) => fail(&error, error.exit()),
+            Err(error) => fail(&error),
         },
         Command::Plan { run, format } => match plan::main(&run) {
             Ok(plan) => show(&match format {
                 Format::Table => plan::show(&plan),
                 Format::Json => plan::json(&plan),
             }),
-            Err(error) => fail(&error, error.exit()),
+            Err(error) => fail(&error),
         },
         Command::Replay(args) => replay::main(&args),
         Command::Status { socket, format } => match status::query(&socket) {
@@ -52,7 +52,7 @@ fn main() -> ExitCode {
                 Format::Table => status::show(&status),
                 Format::Json => status::json(&status),
             }),
-            Err(error) => fail(&error, error.exit()),
+            Err(error) => fail(&error),
         },
     }
 }
@@ -60,13 +60,16 @@ fn main() -> ExitCode {
 /// Writes the answer. A reader that has read enough (`| head`) is no error.
 fn show(text: &str) -> ExitCode {
     match std::io::stdout().write_all(text.as_bytes()) {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => fail(&error, Exit::Unavailable),
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            eprintln!("peertally: {error}");
+            Exit::Unavailable.into()
+        }
         _ => Exit::Ok.into(),
     }
 }
 
 /// Says why nothing was done.
-fn fail(error: &dyn std::error::Error, exit: Exit) -> ExitCode {
+fn fail(error: &dyn ExitCause) -> ExitCode {
     eprintln!("peertally: {error}");
-    exit.into()
+    error.exit().into()
 }

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use monitor_common::abi::limits::MAX_MONITORED_INTERFACES;
 use peertally_core::{
-    exit::Exit,
+    exit::{Exit, ExitCause as _},
     words::{Role, SubscriberForm, XdpMode},
 };
 use proptest::prelude::*;

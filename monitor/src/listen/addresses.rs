@@ -10,7 +10,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use peertally_core::exit::Exit;
+use peertally_core::exit::{Exit, ExitCause};
 
 /// Why an address cannot be taken.
 #[derive(Debug, thiserror::Error)]
@@ -41,10 +41,8 @@ pub enum ListenError {
     NoSocket(PathBuf),
 }
 
-impl ListenError {
-    /// The exit code of this error.
-    #[must_use]
-    pub fn exit(&self) -> Exit {
+impl ExitCause for ListenError {
+    fn exit(&self) -> Exit {
         match self {
             Self::Tcp { source, .. } | Self::Unix { source, .. }
                 if source.kind() == io::ErrorKind::PermissionDenied =>

@@ -25,7 +25,10 @@ use args::{EngineKind, Format, ReplayArgs};
 use driver::Driver;
 use engine::{EngineError, ReplayEngine};
 use peertally_capture::CaptureError;
-use peertally_core::{exit::Exit, pool::Pool};
+use peertally_core::{
+    exit::{Exit, ExitCause},
+    pool::Pool,
+};
 use report::ReplayReport;
 
 /// An engine with empty tables that takes `pools` as subscribers.
@@ -62,7 +65,7 @@ pub enum ReplayError {
     Output(#[source] io::Error),
 }
 
-impl ReplayError {
+impl ExitCause for ReplayError {
     fn exit(&self) -> Exit {
         match self {
             Self::Open { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => Exit::Rights,

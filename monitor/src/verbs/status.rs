@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use peertally_core::exit::Exit;
+use peertally_core::exit::{Exit, ExitCause};
 
 pub use show::{json, show};
 
@@ -37,10 +37,8 @@ pub enum StatusError {
     UnexpectedAnswer(PathBuf),
 }
 
-impl StatusError {
-    /// The exit code of this error.
-    #[must_use]
-    pub fn exit(&self) -> Exit {
+impl ExitCause for StatusError {
+    fn exit(&self) -> Exit {
         match self {
             Self::NoAnswer { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => Exit::Rights,
             Self::NoAnswer { .. } | Self::UnexpectedAnswer(_) => Exit::Unavailable,

@@ -10,7 +10,10 @@ use monitor_common::abi::{
     tally::{TallyKey, Totals},
 };
 use peertally_capture::Frame;
-use peertally_core::{exit::Exit, snapshot::NodeRow};
+use peertally_core::{
+    exit::{Exit, ExitCause},
+    snapshot::NodeRow,
+};
 use peertally_datapath::{
     ObjectError, TableSizes,
     view::{View, node_rows},
@@ -102,10 +105,8 @@ fn shorten(error: &dyn std::error::Error) -> String {
     format!("{}\n... {} lines ...\n{}", lines[0], middle.len(), last.join("\n"))
 }
 
-impl EngineError {
-    /// The exit code of a replay that ends with this error.
-    #[must_use]
-    pub fn exit(&self) -> Exit {
+impl ExitCause for EngineError {
+    fn exit(&self) -> Exit {
         match self {
             Self::Rights(_) => Exit::Rights,
             Self::Kernel(_) => Exit::Unavailable,
