@@ -1,6 +1,9 @@
 //! Rewrites the messages of serde for people who write configuration files, and suggests the name that was meant.
 //! Escapes the texts of a file for a terminal.
 
+use super::raw::RawHook;
+use crate::deliver::kind::HookKind;
+
 /// A text of a configuration for a terminal: control and other invisible characters are escaped.
 pub(crate) fn escape_invisible(text: &str) -> String {
     text.chars().fold(String::with_capacity(text.len()), |mut shown, c| {
@@ -88,7 +91,7 @@ fn unknown(message: &str) -> String {
         message.replacen("unknown field ", "unknown key ", 1).replacen("unknown variant ", "unknown value ", 1);
     let fault = message.split(", ").next().unwrap_or(&message);
     match (moved(&message), suggestion(&message)) {
-        (Some(table), _) => format!("{fault}; write it in a table {table}"),
+        (Some(kind), _) => format!("{fault}; write it in a table [hooks.{}]", kind.name),
         (None, Some(known)) => format!("{fault}; did you mean `{known}`?"),
         (None, None) => message,
     }
@@ -124,20 +127,12 @@ fn expected_in_words(expected: &str) -> &str {
     }
 }
 
-/// Keys of a hook kind that are easily written one table too high, and their table.
-const KIND_KEYS: &[(&str, &str)] = &[
-    ("command", "[hooks.exec]"),
-    ("url", "[hooks.webhook]"),
-    ("headers", "[hooks.webhook]"),
-    ("ca_file", "[hooks.webhook]"),
-];
-
-/// The table that an unknown key of `[[hooks]]` belongs to.
-fn moved(message: &str) -> Option<&'static str> {
+/// The kind of hook that has an unknown key of `[[hooks]]` in its table: the key stands one table too high.
+fn moved(message: &str) -> Option<&'static HookKind> {
     let mut quoted = message.strip_prefix("unknown key ")?.split('`').skip(1).step_by(2);
     let typed = quoted.next()?;
     let of_hooks = quoted.any(|known| known == "retry_delay");
-    KIND_KEYS.iter().find(|(key, _)| of_hooks && *key == typed).map(|(_, table)| *table)
+    RawHook::KINDS.iter().copied().find(|kind| of_hooks && kind.keys.contains(&typed))
 }
 
 /// The closest of the names that the message offers (`unknown key `x`, expected one of `a`, `b``).

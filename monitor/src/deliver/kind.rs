@@ -15,6 +15,8 @@ use super::failure::{Failure, FailureReason};
 pub struct HookKind {
     /// Name of the configuration table.
     pub name: &'static str,
+    /// Keys of the table. One that stands a table too high gets a message with its place.
+    pub keys: &'static [&'static str],
     /// Description of a delivery, for the documentation.
     pub delivers: &'static str,
     /// How the subscriber is named unless the configuration says otherwise.

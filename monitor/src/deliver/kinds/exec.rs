@@ -37,6 +37,7 @@ pub const SIGNAL: FailureReason = FailureReason::retried("signal", "a signal end
 /// The kind `exec`. A program on this node handles the node's addresses anyway, so it gets them by default.
 pub static KIND: HookKind = HookKind {
     name: "exec",
+    keys: &["command"],
     delivers: "a program gets the event on standard input",
     subscriber: SubscriberForm::Both,
     retries: 0,
@@ -176,16 +177,17 @@ pub async fn run(
     .await;
     let Ok(status) = ended else {
         end(&group, &mut child).await;
-        let detail = format!("no end within {}; {}", humantime::format_duration(limit), shown(&kept_out, &kept_err));
+        let detail =
+            format!("no end within {}; {}", humantime::format_duration(limit), output_text(&kept_out, &kept_err));
         return Err(Failure::new(TIMEOUT, detail));
     };
     if !pipes_done {
         let _left_open = timeout(OUTPUT_GRACE, &mut pipes).await;
     }
     drop(group);
-    let output = shown(&kept_out, &kept_err);
+    let output = output_text(&kept_out, &kept_err);
     let status = status.map_err(|error| Failure::new(IO, format!("cannot wait for it: {error}")))?;
-    judge(status, output)
+    check_status(status, output)
 }
 
 /// Asks the group to end, then makes it.
@@ -198,7 +200,7 @@ async fn end(group: &Group, child: &mut Child) {
     }
 }
 
-fn judge(status: ExitStatus, output: String) -> Result<(), Failure> {
+fn check_status(status: ExitStatus, output: String) -> Result<(), Failure> {
     use std::os::unix::process::ExitStatusExt;
     match (status.code(), status.signal()) {
         (Some(0), _) => {
@@ -222,7 +224,7 @@ async fn keep(pipe: Option<impl AsyncRead + Unpin>, kept: &Mutex<Vec<u8>>) {
 }
 
 /// The kept output for a log line, control characters escaped.
-fn shown(out: &Mutex<Vec<u8>>, err: &Mutex<Vec<u8>>) -> String {
+fn output_text(out: &Mutex<Vec<u8>>, err: &Mutex<Vec<u8>>) -> String {
     let text = |kept: &Mutex<Vec<u8>>| {
         let kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
         String::from_utf8_lossy(&kept).trim_end().escape_debug().to_string()

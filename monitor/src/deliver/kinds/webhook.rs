@@ -25,6 +25,7 @@ use crate::deliver::{
 /// The kind `webhook`. No address leaves the node unless the operator says so.
 pub static KIND: HookKind = HookKind {
     name: "webhook",
+    keys: &["url", "headers", "ca_file"],
     delivers: "an HTTP POST to a URL",
     subscriber: SubscriberForm::Pseudonym,
     retries: 5,
@@ -97,7 +98,7 @@ pub struct Endpoint {
 
 impl std::fmt::Debug for Endpoint {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Endpoint").field("url", &self.shown()).finish_non_exhaustive()
+        f.debug_struct("Endpoint").field("url", &self.url_without_query()).finish_non_exhaustive()
     }
 }
 
@@ -145,7 +146,7 @@ impl Endpoint {
 
     /// The URL without query and fragment, which may hold secrets.
     #[must_use]
-    pub fn shown(&self) -> String {
+    pub fn url_without_query(&self) -> String {
         let mut url = self.url.clone();
         url.set_query(None);
         url.set_fragment(None);
@@ -155,7 +156,7 @@ impl Endpoint {
 
 impl HookTarget for Endpoint {
     fn describe(&self) -> String {
-        format!("POST {}", self.shown())
+        format!("POST {}", self.url_without_query())
     }
 
     fn open(&self) -> Result<Box<dyn Deliver>, String> {
