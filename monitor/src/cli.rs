@@ -2,11 +2,11 @@
 
 use std::path::PathBuf;
 
-use clap::{Parser, Subcommand};
+use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::{
-    config::RunArgs,
-    verbs::replay::args::{Format, ReplayArgs},
+    config::{DEFAULT_CONTROL_SOCKET, RunArgs},
+    verbs::replay::args::ReplayArgs,
 };
 
 /// Counts P2P protocol traffic per subscriber in the kernel; never touches, delays or blocks a packet.
@@ -54,11 +54,20 @@ pub enum Command {
             long,
             value_name = "PATH",
             env = "PEERTALLY_CONTROL_SOCKET",
-            default_value = "/run/peertally/control.sock"
+            default_value = DEFAULT_CONTROL_SOCKET
         )]
         socket: PathBuf,
         /// Output format.
         #[arg(long, value_enum, default_value_t = Format::Table)]
         format: Format,
     },
+}
+
+/// How the result is printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// Columns for people.
+    Table,
+    /// One JSON object.
+    Json,
 }

@@ -1,7 +1,7 @@
 //! The configuration: a TOML file, overlaid by environment and flags, and checked.
 //!
 //! `raw` holds the typed keys, `typed` reads them, `resolve` turns them into settings. This room reads the
-//! configuration file and its watchlist; it opens no socket, uses no kernel interface and writes no file.
+//! configuration file, its watchlist and the host name; it opens no socket, loads nothing and writes no file.
 //!
 //! A check goes through three stages: syntax, then keys and types, then values. A syntax error ends the check. Each
 //! later stage reports all its mistakes at once, each with file, line, key and next step.
@@ -30,6 +30,8 @@ use peertally_core::exit::{Exit, ExitCause};
 
 /// Read by `run` without `--config`, if it exists.
 pub const DEFAULT_PATH: &str = "/etc/peertally/peertally.toml";
+/// The control socket of an agent and of `status`, unless another is named.
+pub const DEFAULT_CONTROL_SOCKET: &str = "/run/peertally/control.sock";
 
 /// Why there is no usable configuration.
 #[derive(Debug, thiserror::Error)]

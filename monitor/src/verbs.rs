@@ -1,4 +1,5 @@
-//! The commands, one file each: every verb wires the other rooms together and holds no shared logic.
+//! The commands, one file each: a verb wires the other rooms together. `run` also makes the plan, to refuse tables that
+//! do not fit into the machine.
 
 pub mod check_config;
 pub mod detach;

@@ -11,10 +11,13 @@ use std::{
 };
 
 use monitor_common::abi::protocol::{Protocol, ProtocolClass};
-use peertally::verbs::replay::{
-    args::{EngineKind, Format, ReplayArgs},
-    collect,
-    report::FlowRow,
+use peertally::{
+    cli::Format,
+    verbs::replay::{
+        args::{EngineKind, ReplayArgs},
+        collect,
+        report::FlowRow,
+    },
 };
 use peertally_lab::protocol_of;
 

@@ -5,10 +5,13 @@
 use std::{collections::BTreeMap, fs, net::IpAddr, path::PathBuf};
 
 use monitor_common::abi::protocol::Protocol;
-use peertally::verbs::replay::{
-    args::{EngineKind, Format, ReplayArgs},
-    collect,
-    report::FlowRow,
+use peertally::{
+    cli::Format,
+    verbs::replay::{
+        args::{EngineKind, ReplayArgs},
+        collect,
+        report::FlowRow,
+    },
 };
 use peertally_tests::{
     kernel::may_use_kernel,

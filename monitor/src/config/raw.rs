@@ -95,7 +95,7 @@ impl Default for Raw {
             metrics: Metrics::default(),
             node: None,
             state_dir: PathBuf::from("/var/lib/peertally"),
-            control_socket: PathBuf::from("/run/peertally/control.sock"),
+            control_socket: PathBuf::from(super::DEFAULT_CONTROL_SOCKET),
             pseudonym_key_file: None,
             on_exit: OnExit::Leave,
             shutdown_grace: DurationText::from_secs(5),

@@ -21,7 +21,7 @@ use std::{
     process::ExitCode,
 };
 
-use args::{EngineKind, Format, ReplayArgs};
+use args::{EngineKind, ReplayArgs};
 use driver::Driver;
 use engine::{EngineError, ReplayEngine};
 use peertally_capture::CaptureError;
@@ -30,6 +30,8 @@ use peertally_core::{
     pool::Pool,
 };
 use report::ReplayReport;
+
+use crate::cli::Format;
 
 /// An engine with empty tables that takes `pools` as subscribers.
 ///

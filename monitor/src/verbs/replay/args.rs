@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use peertally_core::pool::Pool;
 
+use crate::cli::Format;
+
 /// Count the P2P protocol traffic of captures, as the XDP program would have counted it.
 ///
 /// Captures are read in the order given, as one stream of packets: pcap and pcapng, also compressed with gzip, with
@@ -48,13 +50,4 @@ impl EngineKind {
             Self::Host => "host",
         }
     }
-}
-
-/// How the result is printed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Format {
-    /// Columns for people.
-    Table,
-    /// One JSON object.
-    Json,
 }
