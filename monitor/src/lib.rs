@@ -14,4 +14,6 @@ pub mod export;
 #[cfg(test)]
 mod generated;
 pub mod listen;
+#[cfg(test)]
+mod skip;
 pub mod verbs;

@@ -1,32 +1,24 @@
 //! Arguments, inputs and exit codes.
 
-use std::{fs, io::Write, path::PathBuf};
+use std::{fs, io::Write};
 
 use flate2::{Compression, write::GzEncoder};
+use tempfile::TempDir;
 
 use super::support::{ipv4, pcap, run, udp};
 
 /// A folder that goes away with the test.
-struct Folder(PathBuf);
+struct Folder(TempDir);
 
 impl Folder {
-    fn new(name: &str) -> Self {
-        let folder = std::env::temp_dir().join(format!("peertally-replay-{name}-{}", std::process::id()));
-        fs::create_dir_all(&folder).expect("a temporary folder");
-        Self(folder)
+    fn new() -> Self {
+        Self(tempfile::tempdir().expect("a temporary folder"))
     }
 
     fn file(&self, name: &str, bytes: &[u8]) -> String {
-        let path = self.0.join(name);
+        let path = self.0.path().join(name);
         fs::write(&path, bytes).expect("a temporary file");
         path.display().to_string()
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        // A folder that stays in the temporary folder does no harm.
-        let _ = fs::remove_dir_all(&self.0);
     }
 }
 
@@ -39,9 +31,9 @@ fn sample() -> Vec<u8> {
 
 #[test]
 fn bad_usage_is_64_and_says_why() {
-    let folder = Folder::new("usage");
+    let folder = Folder::new();
     let good = folder.file("good.pcap", &sample());
-    let folder_path = folder.0.display().to_string();
+    let folder_path = folder.0.path().display().to_string();
     for (arguments, part) in [
         (vec![], "CAPTURE"),
         (vec!["--frob", "-"], "--frob"),
@@ -62,7 +54,7 @@ fn bad_usage_is_64_and_says_why() {
 
 #[test]
 fn damage_is_65_after_the_result_of_what_was_readable() {
-    let folder = Folder::new("damage");
+    let folder = Folder::new();
     let whole = folder.file("whole.pcap", &sample());
     let cut = folder.file("cut.pcap", &sample()[..sample().len() - 1]);
     let other = folder.file("other.pcap", b"#!/bin/sh\n");
@@ -76,7 +68,7 @@ fn damage_is_65_after_the_result_of_what_was_readable() {
 
 #[test]
 fn a_replay_that_read_nothing_prints_no_table() {
-    let folder = Folder::new("nothing");
+    let folder = Folder::new();
     let empty = folder.file("empty.pcap", b"");
     let other = folder.file("other.pcap", b"#!/bin/sh\n");
     let run_table = run(&["--engine", "host", &empty, &other], b"");
@@ -88,7 +80,7 @@ fn a_replay_that_read_nothing_prints_no_table() {
 
 #[test]
 fn several_captures_standard_input_and_gzip_are_one_stream() {
-    let folder = Folder::new("stream");
+    let folder = Folder::new();
     let plain = folder.file("plain.pcap", &sample());
     let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
     encoder.write_all(&sample()).expect("writing to memory");
