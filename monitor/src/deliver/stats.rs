@@ -72,8 +72,8 @@ impl HookReport {
     }
 
     /// Events handed in.
-    #[must_use]
-    pub fn accepted(&self) -> u64 {
+    #[cfg(test)]
+    pub(super) fn accepted(&self) -> u64 {
         let failed: u64 = self.failures.iter().map(|count| count.events).sum();
         self.delivered + failed + self.dropped_full + self.dropped_shutdown + self.in_flight + self.queued
     }

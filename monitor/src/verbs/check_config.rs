@@ -59,11 +59,8 @@ pub fn summary(resolved: &Resolved) -> String {
             ),
         );
     }
-    for hook in &resolved.hooks {
-        let used = resolved
-            .policies
-            .iter()
-            .any(|policy| policy.hooks.iter().any(|each| resolved.hooks[*each].name == hook.name));
+    for (index, hook) in resolved.hooks.iter().enumerate() {
+        let used = resolved.policies.iter().any(|policy| policy.hooks.contains(&index));
         let unused = if used { "" } else { " (no policy calls it)" };
         line(
             "hook",

@@ -15,7 +15,10 @@ use monitor_common::{
     },
     tables::flow_table::{ColdSet, FlowSet},
 };
-use peertally_core::exit::{Exit, ExitCause};
+use peertally_core::{
+    exit::{Exit, ExitCause},
+    snapshot::TallyChange,
+};
 use peertally_datapath::table_memory::{ParseError, TableMemory, tables};
 use serde::Serialize;
 
@@ -27,8 +30,8 @@ use crate::config::{self, ConfigError, Resolved, RunArgs};
 const AGENT_BYTES: u64 = 18 << 20;
 /// Bytes that the agent keeps for each tally, including the current drain.
 const AGENT_BYTES_PER_TALLY: u64 = 185;
-/// Bytes of a drain for each tally that moved (`snapshot::TallyChange`).
-const AGENT_BYTES_PER_CHANGE: u64 = 48;
+/// Bytes of a drain for each tally that moved.
+const AGENT_BYTES_PER_CHANGE: u64 = size_of::<TallyChange>() as u64;
 /// Bytes for each tally that a policy covers, for each metric and direction: place, limit, sum and a spare bucket.
 const AGENT_BYTES_PER_TALLY_AND_GROUP: u64 = 28;
 /// Further bytes for each tally that a policy covers, for each window of a metric and direction: at most sixteen
@@ -107,13 +110,9 @@ impl Plan {
         let sizes = resolved.datapath.sizes;
         let tables = tables(&sizes, resolved.datapath.watchlist.entries.len() as u32)?;
         let (flows, tallies) = (sizes.flows, u64::from(sizes.tallies));
-        let groups: HashSet<_> =
-            resolved.policies.iter().map(|policy| (policy.metric.label(), policy.direction.label())).collect();
-        let windows: HashSet<_> = resolved
-            .policies
-            .iter()
-            .map(|policy| (policy.metric.label(), policy.direction.label(), policy.window))
-            .collect();
+        let groups: HashSet<_> = resolved.policies.iter().map(|policy| (policy.metric, policy.direction)).collect();
+        let windows: HashSet<_> =
+            resolved.policies.iter().map(|policy| (policy.metric, policy.direction, policy.window)).collect();
         let per_tally = AGENT_BYTES_PER_TALLY
             + AGENT_BYTES_PER_CHANGE
             + AGENT_BYTES_PER_TALLY_AND_GROUP * groups.len() as u64

@@ -18,7 +18,7 @@ pub use show::{json, show};
 use crate::export::status::Status;
 
 /// Longest wait for an answer.
-const PATIENCE: Duration = Duration::from_secs(5);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Why no status was received.
 #[derive(Debug, thiserror::Error)]
@@ -64,8 +64,8 @@ pub fn query(path: &Path) -> Result<Status, StatusError> {
 /// One request in HTTP/1.0, whose answer ends with the connection (RFC 1945 section 7.2.2).
 fn exchange(path: &Path) -> io::Result<Vec<u8>> {
     let mut stream = UnixStream::connect(path)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    stream.set_write_timeout(Some(PATIENCE))?;
+    stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
+    stream.set_write_timeout(Some(ANSWER_TIMEOUT))?;
     stream.write_all(b"GET /status HTTP/1.0\r\nHost: localhost\r\n\r\n")?;
     let mut answer = Vec::new();
     stream.take(16 << 20).read_to_end(&mut answer)?;

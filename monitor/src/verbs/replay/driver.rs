@@ -29,18 +29,15 @@ impl Driver {
 
     /// Counts a capture. Damage is handed back, after everything before it was counted.
     pub(super) fn capture(&mut self, path: &Path) -> Result<Option<CaptureError>, EngineError> {
+        self.captures += 1;
         match Capture::open(path) {
             Ok(mut capture) => self.packets(&mut capture),
-            Err(error) => {
-                self.captures += 1;
-                Ok(Some(error))
-            }
+            Err(error) => Ok(Some(error)),
         }
     }
 
     /// Counts every packet that can be read.
-    pub(super) fn packets(&mut self, capture: &mut Capture) -> Result<Option<CaptureError>, EngineError> {
-        self.captures += 1;
+    fn packets(&mut self, capture: &mut Capture) -> Result<Option<CaptureError>, EngineError> {
         self.clock.begin_capture();
         loop {
             let frame = match capture.next_item() {

@@ -15,6 +15,7 @@ use monitor_common::{
     },
     parse::ip_protocol,
 };
+use peertally_core::subscriber::Subscriber;
 use serde::Serialize;
 
 use super::{engine::EngineTotals, flows::ReplayFlow};
@@ -188,9 +189,10 @@ fn subscribers(tallies: &[(TallyKey, Totals)]) -> Vec<SubscriberRow> {
         .filter(|(_, sum)| *sum != Totals::default())
         .map(|((realm, address, prefix_len, protocol, confidence), sum)| {
             let catch_all = realm == TallyKey::CATCH_ALL.realm;
+            let subscriber = Subscriber { address, realm, prefix_len };
             SubscriberRow {
                 realm: if catch_all || realm == 0 { String::new() } else { realm.to_string() },
-                subscriber: if catch_all { CATCH_ALL.to_owned() } else { block(address, prefix_len) },
+                subscriber: if catch_all { CATCH_ALL.to_owned() } else { subscriber.block().to_string() },
                 protocol,
                 confidence,
                 flows: sum.flows,
@@ -235,15 +237,6 @@ fn labels(verdict: Verdict) -> (&'static str, &'static str) {
 /// An address as people write it: IPv4 without its IPv6 mapping.
 fn ip(address: [u8; 16]) -> IpAddr {
     Ipv6Addr::from(address).to_canonical()
-}
-
-/// A subscriber's block as people write it.
-fn block(address: [u8; 16], prefix_len: u8) -> String {
-    match ip(address) {
-        // Mapped IPv4 blocks are inside ::ffff:0:0/96.
-        address @ IpAddr::V4(_) if prefix_len >= 96 => format!("{address}/{}", prefix_len - 96),
-        _ => format!("{}/{prefix_len}", Ipv6Addr::from(address)),
-    }
 }
 
 /// Name of an IP protocol, as `/etc/protocols` has it.
@@ -336,6 +329,7 @@ mod tests {
 
     #[test]
     fn blocks_are_written_as_people_write_them() {
+        let block = |address, prefix_len| Subscriber { address, realm: 0, prefix_len }.block().to_string();
         let v6 = "2001:db8:1::".parse::<Ipv6Addr>().expect("an address").octets();
         assert_eq!(block(v6, 56), "2001:db8:1::/56");
         assert_eq!(block(Address::v4(0x6440_0000).bytes(), 120), "100.64.0.0/24");
