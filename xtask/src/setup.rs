@@ -1,4 +1,5 @@
-//! `cargo xtask setup`: installs packages and tools. Nothing else installs anything; a verb with needs calls [`ensure`].
+//! `cargo xtask setup`: installs packages and tools. Nothing else installs anything: a verb with needs calls
+//! [`ensure`].
 //!
 //! Installs missing packages only, from Debian's archive, crates.io and the package indexes of Python and Node.js, and
 //! shows its progress on the terminal. Without root, it installs no Debian package and prints the command that would.
