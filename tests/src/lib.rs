@@ -5,6 +5,7 @@ mod executable;
 pub mod interpreter;
 pub mod kernel;
 pub mod p2p;
+pub mod packet_paths;
 pub mod packet_table;
 pub mod random;
 pub mod snapshots;

@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use aya::{
     Ebpf, EbpfLoader,
     maps::{
-        MapData, PerCpuArray, PerCpuValues, ProgramArray,
+        HashMap, MapData, PerCpuArray, PerCpuValues, ProgramArray,
         lpm_trie::{Key, LpmTrie},
     },
     programs::{ProgramFd, TestRun as _, TestRunOptions, Xdp, XdpMode},
@@ -18,7 +18,7 @@ use rustix::thread::{CpuSet, UnshareFlags, sched_setaffinity, unshare_unsafe};
 use crate::{
     clock::cpu_time,
     layout::{Generator, POOL_V4, POOL_V6, POOLS_V4},
-    rows::Row,
+    row::Row,
 };
 
 /// `XDP_PASS`, the only verdict there is.
@@ -87,6 +87,21 @@ impl Bench {
     pub(crate) fn program(&self, name: &str) -> Result<ProgramFd> {
         let program: &Xdp = self.object.program(name).context("program of the benchmark object")?.try_into()?;
         Ok(program.fd()?.try_clone()?)
+    }
+
+    /// Forgets every flow of the reference.
+    pub(crate) fn empty_flow_tables(&mut self) -> Result<()> {
+        // Keys and values of `monitor-ebpf/src/bin/bench/reference.rs`.
+        self.forget::<[u8; 16], [u8; 16]>("FLOWS_V4")?;
+        self.forget::<[u8; 40], [u64; 3]>("FLOWS_V6")
+    }
+
+    fn forget<K: aya::Pod, V: aya::Pod>(&mut self, name: &str) -> Result<()> {
+        let mut flows: HashMap<_, K, V> = self.object.map_mut(name).context("flows of the reference")?.try_into()?;
+        for key in flows.keys().collect::<Result<Vec<_>, _>>()? {
+            flows.remove(&key)?;
+        }
+        Ok(())
     }
 
     /// Makes the prologue tail-call a program under test.

@@ -15,6 +15,8 @@ mod old_maps;
 #[path = "../shared/options.rs"]
 mod options;
 mod protocols;
+mod rounds;
+mod row;
 mod rows;
 mod subject;
 
@@ -25,7 +27,7 @@ use clap::Parser;
 use serde_json::{Value, json};
 
 use measure::Subjects;
-use rows::Row;
+use row::Row;
 
 /// Arguments.
 #[derive(Parser)]
@@ -91,7 +93,7 @@ fn main() -> Result<()> {
         let result = measure::measure(row, &arguments.shared.object, &subjects, rounds, arguments.loads)
             .with_context(|| format!("{} with {} flows", row.path, row.flows))?;
         eprintln!(
-            "{:<40}{:>9} flows{:>4} pools  peertally {:>7.1}  reference {:>7.1} ±{:>5.1}  empty {:>6.1} ±{:>4.1}",
+            "{:<40}{:>9} flows{:>4} pools  peertally {:>7.1}  reference {:>7.1} ±{:>5.1}  empty {:>6.1} ±{:>4.1}  {}",
             row.path,
             row.flows,
             row.pools,
@@ -100,6 +102,7 @@ fn main() -> Result<()> {
             result.reference.spread,
             result.empty.median,
             result.empty.spread,
+            result.paths,
         );
         let mut value = json!({
             "path": row.path,

@@ -8,32 +8,12 @@
 use std::{collections::HashMap, path::Path};
 
 use anyhow::{Context as _, Result};
-use aya::programs::ProgramFd;
 
 use crate::{
     kernel::Bench,
-    layout::{DOWN, Generator, MAX_SPIN, RANDOM, SEQUENTIAL, UP},
-    rows::{Row, RowKind},
-    subject::Subject,
+    rounds::{Role, Rounds, Tested},
+    row::Row,
 };
-
-/// Packets of one timed run of settled flows: about ten milliseconds, short compared with disturbances.
-const RUN_PACKETS: u32 = 1 << 18;
-/// Packets sent before each timed run, to load the program's data into the caches.
-const WARM_PACKETS: u32 = 1 << 17;
-/// Packets of one timed run of new flows: few against the flows in the table.
-const NEW_PACKETS: u32 = 1 << 13;
-/// Least packets of one measurement of inspected packets.
-const INSPECTED_PACKETS: u32 = 1 << 14;
-/// Packets per flow and direction that end every inspection.
-const SETTLING_PASSES: u32 = 10;
-/// Flows in the tables before a row of new flows begins. Every subscriber then has tallies, and consecutive new flows
-/// get table rows far apart. Without them the reference's first rounds cost a third of its later ones.
-const FILLED_FLOWS: u32 = 1 << 18;
-/// Rounds by which a handicap is found.
-const CALIBRATING_ROUNDS: u32 = 9;
-/// Salt that keeps [`FILLED_FLOWS`] apart from all measured flows.
-const FILLED_SALT: u64 = 1 << 45;
 
 /// A median and half the range between the quartiles.
 #[derive(Clone, Copy)]
@@ -56,6 +36,8 @@ pub(crate) struct Costs {
     pub(crate) reference: Measured,
     /// The empty program itself, with the prologue.
     pub(crate) empty: Measured,
+    /// Paths of the program under test's packets in the latest load, for people.
+    pub(crate) paths: String,
 }
 
 /// Programs that are measured in addition to the reference.
@@ -73,28 +55,13 @@ pub(crate) struct Subjects<'a> {
     pub(crate) handicap: Option<u32>,
 }
 
-/// Role of a program. Programs take turns in this order, so that a pair is measured back to back.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-enum Role {
-    Reference,
-    UnderTest,
-    Beside,
-    First,
-}
-
-/// One program that takes its turns.
-struct Tested {
-    role: Role,
-    program: ProgramFd,
-    /// Steps of idle arithmetic in front of it.
-    spin: u32,
-}
-
 /// Samples of the rounds: costs above the empty program of the round, in one order for every program.
 #[derive(Default)]
 struct Samples {
     above: HashMap<Role, Vec<f64>>,
     empty: Vec<f64>,
+    /// Paths of the measured packets of the program under test, in the latest load.
+    paths: String,
 }
 
 impl Samples {
@@ -111,27 +78,27 @@ impl Samples {
 
 /// Programs that take turns with the reference.
 struct Loaded {
-    subjects: Vec<(Role, Subject)>,
+    builds: Vec<Tested>,
     /// Why the other build does not.
     refused: Option<String>,
 }
 
 fn load(row: &Row, subjects: &Subjects<'_>) -> Result<Loaded> {
-    let (mut loaded, mut refused) = (Vec::new(), None);
+    let (mut builds, mut refused) = (Vec::new(), None);
     if subjects.under_test {
-        loaded.push((Role::UnderTest, Subject::load(row, subjects.shipped)?));
+        builds.push(Tested::of_build(row, Role::UnderTest, subjects.shipped)?);
         if let Some(beside) = subjects.beside {
             // An older build may have other maps than this agent's: that is for the caller to judge.
-            match Subject::load(row, Some(beside)) {
-                Ok(subject) => loaded.push((Role::Beside, subject)),
+            match Tested::of_build(row, Role::Beside, Some(beside)) {
+                Ok(build) => builds.push(build),
                 Err(error) => refused = Some(format!("{error:#}")),
             }
         }
         if let Some(first) = subjects.first.filter(|_| row.beside_first) {
-            loaded.push((Role::First, Subject::load(row, Some(first))?));
+            builds.push(Tested::of_build(row, Role::First, Some(first))?);
         }
     }
-    Ok(Loaded { subjects: loaded, refused })
+    Ok(Loaded { builds, refused })
 }
 
 /// Measures a row with several loads of programs and tables: the place of tables in memory changes from load to load.
@@ -151,6 +118,7 @@ pub(crate) fn measure(row: &Row, object: &Path, subjects: &Subjects<'_>, rounds:
         },
         first: pair(Role::First),
         empty: median(&mut samples.empty.clone()).context("no round")?,
+        paths: samples.paths,
     })
 }
 
@@ -158,11 +126,11 @@ pub(crate) fn measure(row: &Row, object: &Path, subjects: &Subjects<'_>, rounds:
 /// them.
 fn calibrate(row: &Row, object: &Path, subjects: &Subjects<'_>, percent: u32) -> Result<u32> {
     let bench = Bench::load(object, row)?;
-    let mut subject = Subject::load(row, subjects.shipped)?;
-    let (empty, program) = (bench.program("empty")?, subject.program()?);
-    let mut round = Rounds { bench, row, seed: 0x9e37_79b9_7f4a_7c15, spin: 0 };
-    round.prepare(&program)?;
-    round.steps(&program, &empty, percent)
+    let mut empty = Tested::of_bench(&bench, Role::Empty, "empty")?;
+    let mut tested = Tested::of_build(row, Role::UnderTest, subjects.shipped)?;
+    let mut rounds = Rounds::new(bench, row);
+    rounds.prepare(&mut tested)?;
+    rounds.steps(&mut tested, &mut empty, percent)
 }
 
 /// Adds the rounds of one load; why the other build did not take part as it should, if so.
@@ -171,34 +139,33 @@ fn sample(
     object: &Path,
     subjects: &Subjects<'_>,
     spin: u32,
-    rounds: u32,
+    count: u32,
     samples: &mut Samples,
 ) -> Result<Option<String>> {
     let bench = Bench::load(object, row)?;
-    let Loaded { subjects: mut loaded, mut refused } = load(row, subjects)?;
-    let empty = bench.program("empty")?;
-    let mut tested = vec![Tested { role: Role::Reference, program: bench.program("reference")?, spin: 0 }];
-    for (role, subject) in &mut loaded {
-        let spin = if *role == Role::UnderTest { spin } else { 0 };
-        tested.push(Tested { role: *role, program: subject.program()?, spin });
+    let Loaded { builds, mut refused } = load(row, subjects)?;
+    let mut empty = Tested::of_bench(&bench, Role::Empty, "empty")?;
+    let mut tested = vec![Tested::of_bench(&bench, Role::Reference, "reference")?];
+    tested.extend(builds);
+    let mut rounds = Rounds::new(bench, row);
+    for tested in &mut tested {
+        tested.spin = if tested.role == Role::UnderTest { spin } else { 0 };
+        rounds.prepare(tested)?;
     }
-    let mut round = Rounds { bench, row, seed: 0x9e37_79b9_7f4a_7c15, spin: 0 };
-    for tested in &tested {
-        round.prepare(&tested.program)?;
-    }
-    let mut before = round.time(&empty, 0)?;
-    for _ in 0..rounds {
-        for Tested { role, program, spin } in &tested {
-            let ns = round.time(program, *spin)?;
-            let after = round.time(&empty, 0)?;
-            samples.above.entry(*role).or_default().push(ns - f64::midpoint(before, after));
+    let mut before = rounds.time(&mut empty, 0)?;
+    for _ in 0..count {
+        for tested in &mut tested {
+            let ns = rounds.time(tested, tested.spin)?;
+            let after = rounds.time(&mut empty, 0)?;
+            samples.above.entry(tested.role).or_default().push(ns - f64::midpoint(before, after));
             samples.empty.push(after);
             before = after;
         }
         tested.reverse();
     }
-    for (role, subject) in &loaded {
-        match (role, subject.check(row)) {
+    for tested in &tested {
+        match (tested.role, tested.check(row)) {
+            (Role::UnderTest, Ok(())) => samples.paths = tested.paths(),
             (_, Ok(())) => {}
             (Role::Beside, Err(error)) => refused = Some(format!("it does not do the row's work: {error:#}")),
             (_, Err(error)) => return Err(error),
@@ -207,135 +174,8 @@ fn sample(
     Ok(refused)
 }
 
-struct Rounds<'a> {
-    bench: Bench,
-    row: &'a Row,
-    seed: u64,
-    /// Steps of idle arithmetic before each packet.
-    spin: u32,
-}
-
-impl Rounds<'_> {
-    /// A generator for this row.
-    fn generator(&mut self, order: u32, direction: u32, flow_mask: u64, salt: u64) -> Generator {
-        self.seed = self.seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        Generator {
-            random: self.seed | 1,
-            made: 0,
-            flow_mask,
-            subscriber_mask: self.row.subscribers - 1,
-            pool_mask: self.row.pools - 1,
-            pool_bits: self.row.pools.trailing_zeros(),
-            order,
-            direction,
-            pooled: u32::from(!matches!(self.row.kind, RowKind::Transit)),
-            salt,
-            remote_port: u32::from(self.row.remote_port),
-            spin: self.spin,
-        }
-    }
-
-    /// Fills a program's tables with the row's initial flows.
-    fn prepare(&mut self, program: &ProgramFd) -> Result<()> {
-        match self.row.kind {
-            RowKind::Settled => self.settle(program),
-            RowKind::New | RowKind::Inspected { .. } => self.fill(program),
-            RowKind::Transit => Ok(()),
-        }
-    }
-
-    /// Sends every flow of the row enough packets that its inspection is over.
-    fn settle(&mut self, program: &ProgramFd) -> Result<()> {
-        self.bench.select(program)?;
-        let mask = u64::from(self.row.flows - 1);
-        let directions: &[u32] = match self.row.direction {
-            UP => &[UP],
-            DOWN => &[UP, DOWN],
-            _ => &[UP, DOWN],
-        };
-        for direction in directions {
-            let generator = self.generator(SEQUENTIAL, *direction, mask, 0);
-            self.bench.generate(generator)?;
-            self.bench.run(self.row.framing.prologue(), &self.row.frame, self.row.flows * SETTLING_PASSES)?;
-        }
-        Ok(())
-    }
-
-    /// Opens flows that are never measured: at most half of what the tables are sized for.
-    fn fill(&mut self, program: &ProgramFd) -> Result<()> {
-        self.bench.select(program)?;
-        let flows = FILLED_FLOWS.min(self.row.table_flows() / 2);
-        let generator = self.generator(SEQUENTIAL, UP, u64::from(flows - 1), FILLED_SALT);
-        self.bench.generate(generator)?;
-        self.bench.run(self.row.framing.prologue(), &self.row.frame, flows)?;
-        Ok(())
-    }
-
-    /// The number of steps that make a program slower by this part of its cost, in percent: by ratios within a round,
-    /// since a virtual processor is now faster, now slower.
-    fn steps(&mut self, program: &ProgramFd, empty: &ProgramFd, percent: u32) -> Result<u32> {
-        // The first verdicts of a subscriber cost more or less than later ones.
-        self.time(program, 0)?;
-        let limited = |steps: f64| steps.round().clamp(1.0, f64::from(MAX_SPIN));
-        let (wanted, mut guesses, mut factors) = (f64::from(percent) / 100.0, Vec::new(), Vec::new());
-        for _ in 0..CALIBRATING_ROUNDS {
-            let (nothing, spun, plain) = (self.time(empty, 0)?, self.time(empty, MAX_SPIN)?, self.time(program, 0)?);
-            guesses.push(wanted * (plain - nothing) / (spun - nothing) * f64::from(MAX_SPIN));
-        }
-        let guess = limited(median(&mut guesses).context("no round")?.median);
-        // Steps in front of a program that waits for memory partly take place while it waits.
-        for _ in 0..CALIBRATING_ROUNDS {
-            let (nothing, plain, spun) =
-                (self.time(empty, 0)?, self.time(program, 0)?, self.time(program, guess as u32)?);
-            factors.push(wanted * (plain - nothing) / (spun - plain));
-        }
-        let factor = median(&mut factors).context("no round")?.median.clamp(0.5, 2.0);
-        Ok(limited(guess * factor) as u32)
-    }
-
-    /// One timed run.
-    fn time(&mut self, program: &ProgramFd, spin: u32) -> Result<f64> {
-        self.bench.select(program)?;
-        self.spin = spin;
-        let row = self.row;
-        let prologue = row.framing.prologue();
-        let mask = u64::from(row.flows - 1);
-        match &row.kind {
-            RowKind::Settled | RowKind::Transit => {
-                let generator = self.generator(RANDOM, row.direction, mask, 0);
-                self.bench.generate(generator)?;
-                self.bench.run_on(row.cpus, prologue, &row.frame, WARM_PACKETS)?;
-                self.bench.run_on(row.cpus, prologue, &row.frame, RUN_PACKETS)
-            }
-            RowKind::New => {
-                let generator = self.generator(RANDOM, row.direction, (1 << 40) - 1, 1 << 41);
-                self.bench.generate(generator)?;
-                self.bench.run(prologue, &row.frame, NEW_PACKETS / 8)?;
-                self.bench.run(prologue, &row.frame, NEW_PACKETS)
-            }
-            RowKind::Inspected { opening, passes } => {
-                // Few flows are too short a run alone; more of them at once would not be in the caches.
-                let batches = (INSPECTED_PACKETS / (row.flows * passes)).max(1);
-                let mut sum_ns = 0.0;
-                for _ in 0..batches {
-                    let salt = self.seed >> 8;
-                    for packet in opening {
-                        let generator = self.generator(SEQUENTIAL, packet.direction, mask, salt);
-                        self.bench.generate(generator)?;
-                        self.bench.run(prologue, &packet.frame, row.flows)?;
-                    }
-                    let generator = self.generator(SEQUENTIAL, row.direction, mask, salt);
-                    self.bench.generate(generator)?;
-                    sum_ns += self.bench.run(prologue, &row.frame, row.flows * passes)?;
-                }
-                Ok(sum_ns / f64::from(batches))
-            }
-        }
-    }
-}
-
 /// Median and half the range between the quartiles, if there are values.
-fn median(values: &mut [f64]) -> Option<Measured> {
+pub(crate) fn median(values: &mut [f64]) -> Option<Measured> {
     values.sort_by(f64::total_cmp);
     let at = |part: usize| values[(values.len() - 1) * part / 4];
     (!values.is_empty()).then(|| Measured { median: at(2), spread: (at(3) - at(1)) / 2.0 })

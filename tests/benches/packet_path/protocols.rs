@@ -14,7 +14,8 @@ use peertally_tests::p2p::{Exchange, exchanges};
 use crate::{
     frames::{Framing, frame_behind},
     layout::{DOWN, UP},
-    rows::{Packet, Row, inspected, up},
+    row::{Packet, Row},
+    rows::{inspected, up},
 };
 
 /// There are many of these rows, and the gate of every change looks at none.
@@ -45,11 +46,11 @@ fn row(exchange: &Exchange) -> Row {
     }
     let (forth, payload) = &exchange.messages[telling];
     let row = inspected(format!("inspect-{label}-{message}"), exchange.transport, payload, opening);
-    // The reassembly table holds the first bytes of few streams at once.
+    // The reassembly table has a slot for few streams at once: of 256, 6 % lose their first bytes to another one.
     let continues =
         exchange.transport == Transport::Tcp && exchange.messages[..telling].iter().any(|(before, _)| before == forth);
     Row {
-        flows: if continues { 1 << 8 } else { row.flows },
+        flows: if continues { 1 << 6 } else { row.flows },
         direction: direction(*forth),
         remote_port: exchange.ports.1,
         shows: Some(exchange.protocol),

@@ -2,20 +2,24 @@
 
 use std::{fs, path::Path};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use aya::programs::ProgramFd;
-use monitor_common::abi::{
-    event::KernelEvent,
-    protocol::{PROTOCOL_SLOTS, Protocol},
+use monitor_common::{
+    abi::{
+        event::KernelEvent,
+        protocol::{PROTOCOL_SLOTS, Protocol},
+    },
+    tables::flow_table::FlowState,
 };
 use peertally_datapath::{
     TableSizes,
     object::{LoadOptions, LoadedObject, MonitoredInterface},
 };
+use peertally_tests::packet_paths::PathCounts;
 
 use crate::{
     old_maps,
-    rows::{Row, RowKind},
+    row::{Row, RowKind},
 };
 
 /// The loaded program.
@@ -35,10 +39,11 @@ impl Subject {
             }
         }
         let options = LoadOptions {
-            // Two tallies for each subscriber: unclassified, and one protocol.
+            // Two tallies for each subscriber, unclassified and one protocol, beside the quarter that only verdicts may
+            // take.
             sizes: TableSizes {
                 flows: row.table_flows() * 2,
-                tallies: row.subscribers * 2 + 1,
+                tallies: row.subscribers * 8 / 3 + 2,
                 ..TableSizes::default()
             },
             pools,
@@ -59,34 +64,67 @@ impl Subject {
         Ok(self.0.program()?.fd()?.try_clone()?)
     }
 
-    /// Fails when the row did not measure what it says: packets were refused, lost, or belonged to no subscriber.
-    pub(crate) fn check(&self, row: &Row) -> Result<()> {
-        let events = self.0.events()?;
-        let transit = matches!(row.kind, RowKind::Transit);
-        anyhow::ensure!(
-            (self.0.event(KernelEvent::Transit)? > 0) == transit,
-            "{}: transit packets: {events:?}",
-            row.path
-        );
-        anyhow::ensure!(self.0.event(KernelEvent::InternalError)? == 0, "{}: packets were lost: {events:?}", row.path);
-        if let Some(protocol) = row.shows {
-            let (flows, wanted) = (self.flows_of(protocol), u64::from(row.flows));
-            anyhow::ensure!(flows >= wanted, "{}: {flows} flows of {}: {events:?}", row.path, protocol.label());
+    /// Every event counter by number, then the skipped frames.
+    pub(crate) fn counters(&self) -> Result<Vec<u64>> {
+        let mut counters: Vec<u64> = self.0.events()?.into_iter().map(|(_, times)| times).collect();
+        counters.push(self.0.skipped()?.into_iter().map(|(_, frames)| frames).sum());
+        Ok(counters)
+    }
+
+    /// Paths of so many packets, all that came since `before`.
+    pub(crate) fn paths_since(&self, before: &[u64], packets: u64) -> Result<PathCounts> {
+        let now = self.counters()?;
+        let since = |index: usize| now[index] - before[index];
+        let events = KernelEvent::ALL;
+        let times = |event| events.iter().position(|other| *other == event).map_or(0, since);
+        Ok(PathCounts::from_events(packets, times, since(events.len())))
+    }
+
+    /// Forgets every flow, so that rounds find the ways empty. A verdict that waits for a drain is counted before.
+    pub(crate) fn empty_flow_table(&self) {
+        let _settled = self.0.view().read(0);
+        for set in self.0.view().flows {
+            for word in set.tags.iter().chain(&set.counters) {
+                word.store(0);
+            }
+            for state in &set.states {
+                state.store(FlowState::EMPTY.0);
+            }
         }
-        if matches!(row.kind, RowKind::Settled) {
-            // A cache that is half full refuses some flows in a thousand: both their sets are full.
-            let flows = u64::from(row.flows);
-            anyhow::ensure!(
-                self.0.event(KernelEvent::FlowNew)? >= flows - flows / 50
-                    && self.0.event(KernelEvent::EvictedUnclassified)? <= flows / 50,
-                "{}: the cache was too full for a settled state: {events:?}",
-                row.path
-            );
+    }
+
+    /// Fails when packets were lost, or when flows are not in the stage, or have not the verdict, that the row says.
+    /// `opened` is the number of flows that the measurements opened.
+    pub(crate) fn check(&self, row: &Row, opened: u64) -> Result<()> {
+        let events = self.0.events()?;
+        for lost in [KernelEvent::InternalError, KernelEvent::TallyRefused, KernelEvent::TallyReserved] {
+            ensure!(self.0.event(lost)? == 0, "packets were lost, or there were too few tallies: {events:?}");
+        }
+        // Settles no flow: none is that old.
+        let read = self.0.view().read(u16::MAX);
+        let over = read.flows - read.pending.flows;
+        match row.kind {
+            RowKind::Settled => {
+                let flows = u64::from(row.flows);
+                ensure!(over >= flows - flows / 50, "the inspection of {over} flows is over: {events:?}");
+            }
+            RowKind::Inspected { .. } if row.shows.is_none() => {
+                ensure!(
+                    over <= read.flows / 50,
+                    "the inspection of {over} flows of {} is over: {events:?}",
+                    read.flows
+                );
+            }
+            RowKind::Inspected { .. } | RowKind::New(_) | RowKind::Transit => {}
+        }
+        if let Some(protocol) = row.shows {
+            let flows = self.flows_of(protocol);
+            ensure!(flows >= opened - opened / 50, "{flows} flows of {opened} are {}: {events:?}", protocol.label());
         }
         Ok(())
     }
 
-    /// Flows with this verdict, of every confidence and direction.
+    /// Flows with this verdict, of every confidence and direction. Ends every inspection.
     fn flows_of(&self, protocol: Protocol) -> u64 {
         let node = self.0.view().read(0).node.into_iter().enumerate();
         node.filter(|(index, _)| index % PROTOCOL_SLOTS == protocol as usize).map(|(_, counts)| counts.flows).sum()

@@ -12,7 +12,7 @@ use aya_ebpf::{
     programs::XdpContext,
 };
 
-use crate::layout::{DOWN, Generator, MAX_SPIN, MIXED, POOL_V4, POOL_V6, POOLS_V4, RANDOM};
+use crate::layout::{DOWN, Generator, MAX_SPIN, MIXED, POOL_V4, POOL_V6, POOLS_V4, SEQUENTIAL, SKEWED, TRAINS};
 
 /// Slot 0: the program under test. The index is a constant, so the kernel patches in a direct jump.
 #[map]
@@ -22,6 +22,8 @@ static PROGRAMS: ProgramArray = ProgramArray::with_max_entries(1, 0);
 #[map]
 static GENERATOR: PerCpuArray<Generator> = PerCpuArray::with_max_entries(1, 0);
 
+/// Packets of a train ([`TRAINS`]): a power of two.
+const TRAIN_PACKETS: u64 = 4;
 /// Ethernet header.
 const ETHERNET: usize = 14;
 /// Ethernet, two VLAN tags, PPPoE session and PPP protocol.
@@ -55,11 +57,17 @@ struct Draw {
 #[inline(always)]
 fn draw(generator: &mut Generator) -> Draw {
     let mut random = generator.random;
-    random ^= random << 13;
-    random ^= random >> 7;
-    random ^= random << 17;
-    generator.random = random;
-    let number = if generator.order == RANDOM { random >> 20 } else { generator.made };
+    if generator.order != TRAINS || generator.made & (TRAIN_PACKETS - 1) == 0 {
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        generator.random = random;
+    }
+    let number = match generator.order {
+        SEQUENTIAL => generator.made,
+        SKEWED => skewed(random, generator.flow_mask + 1),
+        _ => random >> 20,
+    };
     generator.made += 1;
     let flow = number & generator.flow_mask;
     // splitmix64's finaliser: neighbouring flows must not be neighbours in any table.
@@ -72,6 +80,14 @@ fn draw(generator: &mut Generator) -> Draw {
         hash,
         down: generator.direction == DOWN || (generator.direction == MIXED && random & 1 == 1),
     }
+}
+
+/// A number below `flows` (at most 2^32), from the product of the random number's four words, each a part of 2^16.
+#[inline(always)]
+fn skewed(random: u64, flows: u64) -> u64 {
+    let word = |shift: u32| (random >> shift) & 0xffff;
+    let product = word(0) * word(16) * word(32) * word(48);
+    ((product >> 32) * flows) >> 32
 }
 
 /// Takes the time of `generator.spin` steps, each of which needs the one before it.

@@ -18,7 +18,7 @@ pub(crate) struct Generator {
     pub(crate) pool_mask: u32,
     /// Bits of `pool_mask`.
     pub(crate) pool_bits: u32,
-    /// Order of flows: [`SEQUENTIAL`] or [`RANDOM`].
+    /// Order of flows: [`SEQUENTIAL`], [`RANDOM`], [`TRAINS`] or [`SKEWED`].
     pub(crate) order: u32,
     /// Direction of packets: [`UP`], [`DOWN`] or [`MIXED`].
     pub(crate) direction: u32,
@@ -41,6 +41,13 @@ pub(crate) const MAX_SPIN: u32 = 2048;
 pub(crate) const SEQUENTIAL: u32 = 0;
 /// A random flow for each packet.
 pub(crate) const RANDOM: u32 = 1;
+/// A random flow for each four packets, as a sender's bursts make them.
+pub(crate) const TRAINS: u32 = 2;
+/// A random flow for each packet, some more often than others: the flow's number is the product of four uniform numbers
+/// between 0 and 1, times the number of flows. The share of packets of the top `x` of all flows is the probability that
+/// such a product is below `x`, which is `x * (1 + l + l^2 / 2 + l^3 / 6)` with `l = -ln x`: 32 % for the top 1 %, 80 %
+/// for the top 10 %.
+pub(crate) const SKEWED: u32 = 3;
 /// Packets from the subscriber.
 pub(crate) const UP: u32 = 0;
 /// Packets to the subscriber.
