@@ -10,7 +10,7 @@
 use crate::{
     abi::{
         event::KernelEvent,
-        key::FlowKey,
+        key::{FlowKey, Seed},
         limits::WAYS,
         outcome::PacketOutcome,
         settings::{InspectionDepth, Settings},
@@ -42,8 +42,7 @@ pub use account::settle_idle;
 /// Counts one frame that arrived on the interface with index `interface` (its low 16 bits).
 #[inline(always)]
 pub fn process<P: Packet, M: Maps>(packet: &P, maps: &M, settings: &Settings, interface: u16) {
-    let realm = maps.realm(interface);
-    let counted = match parse::fast_headers(packet, &settings.seed.of_realm(settings.seed.realm_mask(realm))) {
+    let counted = match parse::fast_headers(packet, || realm_seed(maps, settings, interface)) {
         Some(fast) => match count_settled(&fast, maps, settings, interface) {
             Ok(()) => true,
             Err(place) => {
@@ -52,11 +51,11 @@ pub fn process<P: Packet, M: Maps>(packet: &P, maps: &M, settings: &Settings, in
                 maps.prefetch_cold_set(FlowKey::set_index(fast.tag, settings.set_mask));
                 if place.way() >= WAYS as u32 {
                     step(maps, |ctx| {
-                        record_lookup(ctx, &fast, place, settings, realm);
+                        record_lookup(ctx, &fast, place, settings, maps.realm(interface));
                         subscribers::prefetch_subscribers(packet, maps, settings, ctx);
                     });
                 } else {
-                    step(maps, |ctx| record_lookup(ctx, &fast, place, settings, realm));
+                    step(maps, |ctx| record_lookup(ctx, &fast, place, settings, maps.realm(interface)));
                 }
                 false
             }
@@ -66,6 +65,12 @@ pub fn process<P: Packet, M: Maps>(packet: &P, maps: &M, settings: &Settings, in
     if !counted {
         slow_path(packet, maps, settings, interface);
     }
+}
+
+/// The seed of the realm of an interface.
+#[inline(always)]
+fn realm_seed<M: Maps>(maps: &M, settings: &Settings, interface: u16) -> Seed {
+    settings.seed.of_realm(settings.seed.realm_mask(maps.realm(interface)))
 }
 
 /// Parses any frame in full and counts it as [`count_settled`] does; `true` if it is counted or skipped. Leaves the
@@ -79,12 +84,11 @@ fn parse_and_count<P: Packet, M: Maps>(packet: &P, maps: &M, settings: &Settings
             maps.report_outcome(PacketOutcome::skipped(reason));
             return true;
         }
-        let realm = maps.realm(interface);
-        let fast = FastHeaders::of(&ctx.frame.headers, &settings.seed.of_realm(settings.seed.realm_mask(realm)));
+        let fast = FastHeaders::of(&ctx.frame.headers, &realm_seed(maps, settings, interface));
         match count_settled(&fast, maps, settings, interface) {
             Ok(()) => true,
             Err(place) => {
-                record_lookup(ctx, &fast, place, settings, realm);
+                record_lookup(ctx, &fast, place, settings, maps.realm(interface));
                 ctx.frame.headers_parsed = 1;
                 false
             }

@@ -19,8 +19,8 @@ pub enum Outcome {
     Uncached,
 }
 
-/// The packed form of an [`Outcome`], a byte each: number; reason or protocol number; confidence number; rule number, if
-/// the packet brought its flow's verdict.
+/// The packed form of an [`Outcome`], a byte each: number; reason or protocol number; confidence number; rule number,
+/// if the packet brought its flow's verdict.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(transparent)]
 pub struct PacketOutcome(pub u64);

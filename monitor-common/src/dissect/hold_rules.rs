@@ -2,9 +2,9 @@
 //!
 //! **Held**: the first bytes of a stream that may be the start of a message which some rule matches (`Prefix`,
 //! [`frame`], [`length`]). A segment is held only if it is short and has no verdict. The engine puts the held bytes in
-//! front of the next segment of that direction (`engine/reassembly.rs`), and the rules see both as one payload. If that is
-//! still too short, it is held again. Real clients send a length byte, a command word or a header line in a segment of
-//! its own.
+//! front of the next segment of that direction (`engine/reassembly.rs`), and the rules see both as one payload. If that
+//! is still too short, it is held again. Real clients send a length byte, a command word or a header line in a segment
+//! of its own.
 //!
 //! These messages are not found when they are split across segments: BitTorrent messages in the middle of a stream,
 //! NMDC commands other than `$Lock` and `$MyNick` once their argument has started, messages that start with any byte
@@ -161,8 +161,8 @@ const fn word(text: &[u8; 4]) -> u64 {
     u32::from_be_bytes(*text) as u64
 }
 
-/// Flags of a direction that starts with this payload: [`rule_flags::PAST_START`]; [`rule_flags::OTHER`] for text that no
-/// rule matches and that opens no tunnel; [`rule_flags::FRAMING`] for a few binary bytes that are no SOCKS greeting
+/// Flags of a direction that starts with this payload: [`rule_flags::PAST_START`]; [`rule_flags::OTHER`] for text that
+/// no rule matches and that opens no tunnel; [`rule_flags::FRAMING`] for a few binary bytes that are no SOCKS greeting
 /// (RFC 1928 section 3: first byte 5; SOCKS 4: first byte 4). `text`: a short text preceded it.
 #[inline(never)]
 fn stream_flags(payload: &Payload, text: bool) -> u32 {

@@ -85,8 +85,10 @@ impl FastHeaders {
 const LEAST: usize = link::ETHERNET_LEN + IPV4_LEN + TRANSPORT_LEN;
 
 /// The fast headers of the commonest frames; `None` for all others.
+///
+/// `seed` is asked only once all fields are read: its words would take registers that these need.
 #[inline(always)]
-pub fn fast_headers<P: Packet>(packet: &P, seed: &Seed) -> Option<FastHeaders> {
+pub fn fast_headers<P: Packet>(packet: &P, seed: impl FnOnce() -> Seed) -> Option<FastHeaders> {
     // One bounds test for a whole IPv4 packet; the version is read here too.
     let bytes = packet.read::<LEAST>(0)?;
     match link::version(be16(&bytes, link::ETHERNET_LEN - 2))? {
@@ -108,7 +110,7 @@ pub fn fast_addresses<P: Packet>(packet: &P) -> Option<(Address, Address)> {
 }
 
 #[inline(always)]
-fn ipv4<P: Packet>(packet: &P, bytes: &[u8; LEAST], seed: &Seed) -> Option<FastHeaders> {
+fn ipv4<P: Packet>(packet: &P, bytes: &[u8; LEAST], seed: impl FnOnce() -> Seed) -> Option<FastHeaders> {
     const START: usize = link::ETHERNET_LEN;
     const PORTS: usize = START + IPV4_LEN;
     if bytes[START] != IPV4_PLAIN || be16(bytes, START + 6) & FRAGMENTED != 0 {
@@ -128,12 +130,12 @@ fn ipv4<P: Packet>(packet: &P, bytes: &[u8; LEAST], seed: &Seed) -> Option<FastH
     let (lower, higher) =
         (source.wrapping_add(difference & from_higher), destination.wrapping_sub(difference & from_higher));
     let direction_shift = from_higher & 16;
-    let tag = key::tag_ipv4(lower << 32 | higher, u64::from(protocol) << 32 | ordered(ports, direction_shift), seed);
+    let tag = key::tag_ipv4(lower << 32 | higher, u64::from(protocol) << 32 | ordered(ports, direction_shift), &seed());
     Some(FastHeaders { tag, direction_shift, ip_bytes: u32::from(ip_bytes), ports, continues })
 }
 
 #[inline(always)]
-fn ipv6<P: Packet>(packet: &P, seed: &Seed) -> Option<FastHeaders> {
+fn ipv6<P: Packet>(packet: &P, seed: impl FnOnce() -> Seed) -> Option<FastHeaders> {
     let bytes = packet.read::<{ IPV6_LEN + TRANSPORT_LEN }>(link::ETHERNET_LEN)?;
     let payload_len = usize::from(be16(&bytes, 4));
     let protocol = bytes[6];
@@ -156,7 +158,7 @@ fn ipv6<P: Packet>(packet: &P, seed: &Seed) -> Option<FastHeaders> {
     let lower = Address { high: source.high ^ high, low: source.low ^ low };
     let higher = Address { high: destination.high ^ high, low: destination.low ^ low };
     let direction_shift = from_higher & 16;
-    let tag = key::tag_ipv6(lower, higher, u64::from(protocol) << 32 | ordered(ports, direction_shift), seed);
+    let tag = key::tag_ipv6(lower, higher, u64::from(protocol) << 32 | ordered(ports, direction_shift), &seed());
     Some(FastHeaders { tag, direction_shift, ip_bytes: (IPV6_LEN + payload_len) as u32, ports, continues })
 }
 
@@ -256,7 +258,7 @@ mod tests {
         #[test]
         fn agrees_with_both_parsers(bytes in frames(), words: [u64; 3]) {
             let (frame, seed) = (Frame::new(&bytes, bytes.len()), Seed::from_random(words));
-            if let Some(fast) = fast_headers(&frame, &seed) {
+            if let Some(fast) = fast_headers(&frame, || seed) {
                 let plain = parse::plain_headers(&frame).expect("whatever has fast headers is plain");
                 prop_assert_eq!(fast, FastHeaders::of(&plain, &seed));
                 prop_assert_eq!(Ok(plain), parse::headers(&frame));
@@ -272,7 +274,7 @@ mod tests {
         let (mut v4, mut v6) = (0, 0);
         for _ in 0..2_000 {
             let bytes = frames().new_tree(&mut runner).expect("a frame").current();
-            if fast_headers(&Frame::new(&bytes, bytes.len()), &seed).is_some() {
+            if fast_headers(&Frame::new(&bytes, bytes.len()), || seed).is_some() {
                 *if bytes[12] == 8 { &mut v4 } else { &mut v6 } += 1;
             }
         }
