@@ -4,8 +4,8 @@ use std::{io::Write as _, process::ExitCode};
 
 use clap::Parser;
 use peertally::{
-    cli::{Cli, Command, Format},
-    verbs::{check_config, detach, plan, replay, run, status},
+    cli::{Cli, Command},
+    verbs::{Format, check_config, detach, plan, replay, run, status},
 };
 use peertally_core::exit::{Exit, ExitCause};
 use peertally_datapath::attached::AttachedDatapath;

@@ -11,9 +11,9 @@ use std::{
 };
 
 use monitor_common::abi::protocol::{Protocol, ProtocolClass};
-use peertally::{
-    cli::Format,
-    verbs::replay::{
+use peertally::verbs::{
+    Format,
+    replay::{
         args::{EngineKind, ReplayArgs},
         collect,
         report::FlowRow,

@@ -5,9 +5,9 @@
 use std::{collections::BTreeMap, fs, net::IpAddr, path::PathBuf};
 
 use monitor_common::abi::protocol::Protocol;
-use peertally::{
-    cli::Format,
-    verbs::replay::{
+use peertally::verbs::{
+    Format,
+    replay::{
         args::{EngineKind, ReplayArgs},
         collect,
         report::FlowRow,

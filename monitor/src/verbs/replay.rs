@@ -31,7 +31,7 @@ use peertally_core::{
 };
 use report::ReplayReport;
 
-use crate::cli::Format;
+use crate::verbs::Format;
 
 /// An engine with empty tables that takes `pools` as subscribers.
 ///

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use peertally_core::pool::Pool;
 
-use crate::cli::Format;
+use crate::verbs::Format;
 
 /// Count the P2P protocol traffic of captures, as the XDP program would have counted it.
 ///
