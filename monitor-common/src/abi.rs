@@ -36,5 +36,6 @@ pub mod protocol;
 pub mod reason;
 pub mod rule;
 pub mod settings;
+pub mod stage;
 pub mod tally;
 pub mod watch;

@@ -1,12 +1,18 @@
 //! The agent's end, orderly or not, changes nothing for traffic and loses no count.
 
-use std::time::Duration;
+use std::{
+    net::UdpSocket,
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::Duration,
+};
 
 use anyhow::{Context, Result, ensure};
 use peertally_lab::{self as lab, Agent, INTERNET_V4, Lab, WebServer, bittorrent_exchange, xdp};
 use peertally_tests::executable;
 
 const MEGABYTE: usize = 1 << 20;
+const CHUNK: usize = 1 << 16;
 const KEYS: &str = "drain_interval = \"200ms\"\n";
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -69,6 +75,78 @@ fn a_killed_agent_loses_nothing() -> Result<()> {
         let now = resumed.sum(&sample.name, &labels) as f64;
         ensure!(now >= sample.value, "{} {labels:?} went down from {} to {now}", sample.name, sample.value);
     }
+    lab.close()
+}
+
+/// Names of the pins that start so.
+fn pins(lab: &Lab, start: &str) -> Result<Vec<String>> {
+    let found = lab::output(lab.router_command("find").args(["/sys/fs/bpf/peertally", "-name", &format!("{start}*")]))?;
+    Ok(String::from_utf8_lossy(&found.stdout).lines().map(str::to_owned).collect())
+}
+
+/// Swaps of the programs under traffic: a tenth of those of `--soak`.
+fn swaps() -> u32 {
+    if std::env::var_os("PEERTALLY_SOAK").is_some() { 100 } else { 10 }
+}
+
+/// Sends datagrams of new and of known flows until told to end: every stage has work at every moment.
+fn send_until(done: &AtomicBool, subscriber: &lab::Namespace) -> Result<u64> {
+    subscriber.inside(|| {
+        let mut sent = 0;
+        while !done.load(Ordering::Relaxed) {
+            let socket = UdpSocket::bind("0.0.0.0:0")?;
+            for number in 0..20_u8 {
+                let payload: Vec<u8> = (0..200_u8).map(|index| index.wrapping_mul(number | 1) ^ 0x5a).collect();
+                socket.send_to(&payload, (INTERNET_V4, 40_000))?;
+                sent += 1;
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
+        Ok(sent)
+    })
+}
+
+#[test]
+fn a_swap_of_the_programs_under_traffic_loses_nothing() -> Result<()> {
+    if !lab::require("a_swap_of_the_programs_under_traffic_loses_nothing", &[]) {
+        return Ok(());
+    }
+    let lab = Lab::new(1)?;
+    let before = frames(&lab)?;
+    let mut agent = Agent::start(&lab, &executable()?, &format!("{KEYS}on_exit = \"leave\"\n"))?;
+    let done = AtomicBool::new(false);
+    let sent = thread::scope(|scope| -> Result<u64> {
+        let sender = scope.spawn(|| send_until(&done, lab.subscriber(1)));
+        let swapped = (0..swaps()).try_for_each(|number| {
+            let old = pins(&lab, "stages_")?;
+            ensure!(old.len() == 1, "one set of programs has one table of stages: {old:?}");
+            if number % 2 == 0 {
+                agent.process().kill()?;
+            } else {
+                let status = agent.process().terminate(PATIENCE)?;
+                ensure!(status.success(), "{status}: {}", agent.process().log());
+            }
+            bittorrent_exchange(lab.subscriber(1), lab.internet(), CHUNK)?;
+            agent = Agent::start(&lab, &executable()?, &format!("{KEYS}on_exit = \"leave\"\n"))?;
+            let new = pins(&lab, "stages_")?;
+            ensure!(new.len() == 1 && new != old, "the old table of stages is left, or still in use: {old:?}, {new:?}");
+            Ok(())
+        });
+        done.store(true, Ordering::Relaxed);
+        let sent = sender.join().expect("no panic")?;
+        swapped.map(|()| sent)
+    })?;
+    agrees(&lab, &agent, before)?;
+    let metrics = agent.metrics()?;
+    for event in ["stage_missing", "internal_error"] {
+        let count = metrics.sum("peertally_kernel_events_total", &[("event", event)]);
+        ensure!(count == 0, "{count} times {event} of {sent} datagrams");
+    }
+    println!("{} swaps, {sent} datagrams and {} frames in all", swaps(), frames(&lab)? - before);
+    drop(agent);
+    let detached = lab::output(lab.router_command(executable()?.to_str().context("a path in UTF-8")?).arg("detach"))?;
+    ensure!(detached.status.success(), "{}", String::from_utf8_lossy(&detached.stderr));
+    ensure!(pins(&lab, "stages_")?.is_empty(), "a table of stages is left");
     lab.close()
 }
 

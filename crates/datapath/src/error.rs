@@ -14,13 +14,18 @@ pub enum ObjectError {
         #[source]
         source: EbpfError,
     },
-    /// The verifier refused the program.
-    #[error("the kernel's verifier refused the XDP program: {source}")]
+    /// The verifier refused a program.
+    #[error("the kernel's verifier refused the XDP program {name}: {source}")]
     Verifier {
+        /// Program name.
+        name: &'static str,
         /// Error of the verifier.
         #[source]
         source: Box<ProgramError>,
     },
+    /// The kernel does not tell how many instructions the verifier processed.
+    #[error("the kernel does not tell how many instructions its verifier processed; Linux 5.16 and newer do")]
+    NoInstructionCount,
     /// The object has no such program.
     #[error("the object holds no XDP program named {name}; rebuild it with `cargo xtask build-ebpf`")]
     ProgramMissing {

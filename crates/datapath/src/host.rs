@@ -18,7 +18,7 @@ use monitor_common::{
         watch::{ContentHash, WatchHit},
     },
     bpf::shared_u64::SharedU64,
-    engine::process,
+    engine::stages::process,
     parse::packet::Frame,
     tables::{
         context::Scratch,

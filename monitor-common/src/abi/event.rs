@@ -53,6 +53,9 @@ labelled_numbers! {
     /// Another stream evicted the held first bytes of a stream, or another CPU was writing their slot, so they were not
     /// held: a signature that is split there is not found.
     ReassemblyEvicted = 20, "reassembly_evicted";
+    /// A stage of the program could not be called: the packet passed, but was not counted, inspected or learned from.
+    /// 0 unless there is a bug.
+    StageMissing = 21, "stage_missing";
 }
 
 /// Entries of a table indexed by event, with room to append.

@@ -106,7 +106,7 @@ pub fn tcp(payload: &Payload, _state: &mut RuleState) -> Option<Rule> {
 /// message. Records a message that it starts.
 ///
 /// Tried last: its change of the flow's state would make the verifier walk the rest once more.
-#[inline(never)]
+#[inline(always)]
 pub(crate) fn continued(payload: &Payload, state: &mut RuleState) -> bool {
     let mine = (state.rule_flags & rule_flags::OWED_FROM_LOWER != 0) == (payload.from_lower != 0);
     if state.rule_flags & rule_flags::OWED != 0 && mine {

@@ -34,7 +34,7 @@ pub enum Entropy {
 }
 
 /// Checks a payload.
-#[inline(never)]
+#[inline(always)]
 #[must_use]
 pub fn measure(payload: &Payload) -> Entropy {
     let (first, second) = (payload.byte(0), payload.byte(1));

@@ -41,7 +41,7 @@ const SHORTEST_TEXT: u32 = 4;
 
 /// Decides, for a payload without a verdict, whether its bytes are held; if not, records how its direction started.
 /// `starts`: some rule starts with the payload's first byte.
-#[inline(never)]
+#[inline(always)]
 pub(crate) fn decide_hold(payload: &Payload, state: &mut RuleState, starts: bool) {
     let owed_from_lower = state.rule_flags & rule_flags::OWED_FROM_LOWER != 0;
     if state.rule_flags & rule_flags::OWED != 0 && owed_from_lower == (payload.from_lower != 0) {
@@ -164,7 +164,7 @@ const fn word(text: &[u8; 4]) -> u64 {
 /// Flags of a direction that starts with this payload: [`rule_flags::PAST_START`]; [`rule_flags::OTHER`] for text that
 /// no rule matches and that opens no tunnel; [`rule_flags::FRAMING`] for a few binary bytes that are no SOCKS greeting
 /// (RFC 1928 section 3: first byte 5; SOCKS 4: first byte 4). `text`: a short text preceded it.
-#[inline(never)]
+#[inline(always)]
 fn stream_flags(payload: &Payload, text: bool) -> u32 {
     let (head, captured) = (payload.word(0), captured_mask(payload));
     let is_text =

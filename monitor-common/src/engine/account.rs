@@ -35,7 +35,7 @@ fn credit<M: CounterMaps>(maps: &M, slot: u32, up: (u64, u64), down: (u64, u64),
 }
 
 /// Adds to the tallies of both ends of a flow.
-#[inline(never)]
+#[inline(always)]
 fn credit_ends<M: CounterMaps>(maps: &M, slots: u64, from_lower: u64, from_higher: u64, now_s: u64) {
     let (lower, higher) = unpack_slots(slots);
     let (from_lower, from_higher) = (unpack(from_lower), unpack(from_higher));
@@ -98,7 +98,7 @@ pub(super) fn count_node_flow<M: CounterMaps>(maps: &M, state: FlowState, verdic
 }
 
 /// Moves a flow's counters into its tallies. Safe at any time: each count is swapped out exactly once.
-#[inline(never)]
+#[inline(always)]
 pub(super) fn flush<M: CounterMaps>(maps: &M, set: &FlowSet, slots: u64, way: usize, state: FlowState, now_s: u64) {
     let from_lower = set.counters[counter_index(way, 1)].swap(0);
     let from_higher = set.counters[counter_index(way, 0)].swap(0);
@@ -136,7 +136,7 @@ pub(super) fn end_flow<M: CounterMaps>(
 
 /// Adds the packet to its flow's counter and keeps the flow's last-seen second and interface current; returns whether
 /// there is more to do, which is then in the context.
-#[inline(never)]
+#[inline(always)]
 pub(super) fn count<M: Maps>(maps: &M, ctx: &mut PacketContext) -> bool {
     let way = ctx.flow.way as usize & (WAYS - 1);
     let (Some(set), Some(cold)) = (maps.flow_set(ctx.flow.set_index), maps.cold_set(ctx.flow.set_index)) else {
@@ -245,21 +245,20 @@ pub fn settle_idle<M: CounterMaps>(
 
 /// Protocol and confidence numbers of a packet that is counted without a flow.
 #[inline(always)]
-fn flowless_verdict(ctx: &PacketContext) -> (u8, u8) {
+pub(super) fn flowless_verdict(ctx: &PacketContext) -> (u8, u8) {
     if ctx.frame.headers.fragment != 0 { Verdict::FRAGMENT.numbers() } else { Verdict::UNCLASSIFIED.numbers() }
 }
 
 /// Counts a packet without a subscriber.
-#[inline(never)]
-pub(super) fn transit<M: Maps>(maps: &M, ctx: &mut PacketContext) {
+#[inline(always)]
+pub(super) fn transit<M: Maps>(maps: &M, interface: u16, ip_bytes: u32, verdict: (u8, u8)) {
     maps.count_event(KernelEvent::Transit);
-    let counts = (1, u64::from(ctx.frame.headers.ip_bytes));
-    credit_node(maps, ctx.frame.interface as u16, Direction::Transit, flowless_verdict(ctx), counts);
+    credit_node(maps, interface, Direction::Transit, verdict, (1, u64::from(ip_bytes)));
     maps.report_outcome(PacketOutcome::TRANSIT);
 }
 
 /// Counts a packet without a flow entry, straight into its subscribers' tallies: no way could be evicted.
-#[inline(never)]
+#[inline(always)]
 pub(super) fn count_uncached<M: Maps>(maps: &M, settings: &Settings, ctx: &mut PacketContext) {
     let verdict = flowless_verdict(ctx);
     let slots = subscribers::slots(maps, settings, ctx, verdict);

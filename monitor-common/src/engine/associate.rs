@@ -93,7 +93,7 @@ pub(super) fn associate<M: Maps>(maps: &M, settings: &Settings, ctx: &mut Packet
 /// then.
 ///
 /// The verdict is provisional: MSE allows a clear handshake after such an opening.
-#[inline(never)]
+#[inline(always)]
 pub(super) fn is_early(ctx: &PacketContext) -> bool {
     let both = ctx.inspection.evidence & evidence::HIGH_ENTROPY == evidence::HIGH_ENTROPY;
     both & (!ctx.is_tcp() | (ctx.inspection.first != 0))

@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// Whether the packet's flow is in the table and can continue. Sets `state` and `lookup`.
-#[inline(never)]
+#[inline(always)]
 pub(super) fn lookup<M: Maps>(maps: &M, ctx: &mut PacketContext) -> bool {
     ctx.flow.lookup = Lookup::NEW;
     if ctx.flow.way >= WAYS as u32 {
@@ -64,7 +64,7 @@ pub(super) fn lookup<M: Maps>(maps: &M, ctx: &mut PacketContext) -> bool {
 ///
 /// The second set is searched when the first has no empty way and no idle flow. With two sets to choose from, sets of
 /// four ways fill up to three quarters before flows compete.
-#[inline(never)]
+#[inline(always)]
 pub(super) fn select_victim<M: Maps>(maps: &M, settings: &Settings, ctx: &mut PacketContext) -> bool {
     if ctx.flow.lookup == Lookup::RESTARTED {
         maps.count_event(KernelEvent::FlowRestarted);
@@ -96,7 +96,7 @@ pub(super) fn select_victim<M: Maps>(maps: &M, settings: &Settings, ctx: &mut Pa
 }
 
 /// The best way of a set, if it beats `best`: sets `set_index`, `way` and `state`.
-#[inline(never)]
+#[inline(always)]
 fn best_in<M: Maps>(maps: &M, ctx: &mut PacketContext, index: u32, best: u32) -> u32 {
     let Some(set) = maps.flow_set(index) else { return best };
     let mut best = best;
@@ -116,7 +116,7 @@ fn best_in<M: Maps>(maps: &M, ctx: &mut PacketContext, index: u32, best: u32) ->
 }
 
 /// Ways of both sets of the packet's flow that carry its tag.
-#[inline(never)]
+#[inline(always)]
 fn entries<M: Maps>(maps: &M, settings: &Settings, ctx: &PacketContext) -> u32 {
     let first = FlowKey::set_index(ctx.flow.tag, settings.set_mask);
     let second = FlowKey::second_set_index(ctx.flow.tag, settings.set_mask);
@@ -140,7 +140,7 @@ fn entries_of<M: Maps>(maps: &M, ctx: &PacketContext, index: u32) -> u32 {
 /// Installs the packet's flow in the selected way: locks the way, flushes its counters, and writes the new flow.
 ///
 /// `false` when another CPU was first, with the way or with the flow.
-#[inline(never)]
+#[inline(always)]
 pub(super) fn install<M: Maps>(maps: &M, settings: &Settings, ctx: &mut PacketContext) -> bool {
     let way = ctx.flow.way as usize & (WAYS - 1);
     let (Some(set), Some(cold)) = (maps.flow_set(ctx.flow.set_index), maps.cold_set(ctx.flow.set_index)) else {

@@ -5,7 +5,7 @@ use crate::{
     dissect::{hold_rules, rule_state::rule_flags},
     parse::{packet::Packet, payload::Payload},
     tables::{
-        context::{PacketContext, Scratch},
+        context::{PacketContext, Scratch, Task},
         flow_table::{ColdFlow, FlowState},
         maps::Maps,
         progress::Progress,
@@ -15,8 +15,8 @@ use crate::{
 
 /// Whether the packet's payload is skipped: its direction started as something else, or it does not continue the held
 /// bytes. A skipped payload counts as inspected. Otherwise the bytes that it continues are in the payload's window.
-#[inline(never)]
-pub(super) fn skip_segment<P: Packet, M: Maps>(packet: &P, maps: &M, scratch: &mut Scratch, inspecting: bool) -> bool {
+#[inline(always)]
+pub(super) fn skip_segment<P: Packet, M: Maps>(packet: &P, maps: &M, scratch: &mut Scratch) -> bool {
     let (ctx, payload) = (&mut scratch.ctx, &mut scratch.payload);
     let Some(cold) = maps.cold_set(ctx.flow.set_index) else { return false };
     let cold = cold.flow(ctx.flow.way);
@@ -39,7 +39,8 @@ pub(super) fn skip_segment<P: Packet, M: Maps>(packet: &P, maps: &M, scratch: &m
         }
     } else {
         let Some([first]) = packet.read::<1>(ctx.frame.headers.payload_offset as usize) else { return false };
-        if !inspecting || !hold_rules::skip_segment(progress.rule_flags, ctx.flow.from_lower, first) {
+        if ctx.flow.task != Task::INSPECT || !hold_rules::skip_segment(progress.rule_flags, ctx.flow.from_lower, first)
+        {
             return false;
         }
     }

@@ -9,7 +9,7 @@ use crate::{
 };
 
 /// Counts a packet without payload against the budget; whether the budget is used up.
-#[inline(never)]
+#[inline(always)]
 pub(super) fn count_empty<M: Maps>(maps: &M, ctx: &PacketContext) -> bool {
     let Some(cold) = maps.cold_set(ctx.flow.set_index) else { return true };
     let cold = cold.flow(ctx.flow.way);
@@ -20,7 +20,7 @@ pub(super) fn count_empty<M: Maps>(maps: &M, ctx: &PacketContext) -> bool {
 }
 
 /// Renews the budget.
-#[inline(never)]
+#[inline(always)]
 pub(super) fn renew_budget<M: Maps>(maps: &M, ctx: &PacketContext) {
     if let Some(cold) = maps.cold_set(ctx.flow.set_index) {
         let cold = cold.flow(ctx.flow.way);

@@ -35,43 +35,61 @@ mod stage {
 /// Finds the subscribers of the packet's ends, once; returns whether there is one.
 ///
 /// The ends are in the order of the flow key, which is that of the inner addresses.
-#[inline(never)]
+#[inline(always)]
 pub(super) fn find_subscribers<M: Maps>(maps: &M, ctx: &mut PacketContext) -> bool {
     if ctx.subscribers.lookup_stage == 0 {
         let headers = &ctx.frame.headers;
         let tunnel = headers.tunnel != 0;
-        let (source, source_len) = outermost(maps, headers.outer_source, headers.source, tunnel);
-        let (destination, destination_len) = outermost(maps, headers.outer_destination, headers.destination, tunnel);
-        (ctx.subscribers.addresses, ctx.subscribers.block_lens) = if ctx.is_from_lower() {
-            ([source, destination], [source_len, destination_len])
-        } else {
-            ([destination, source], [destination_len, source_len])
-        };
-        ctx.subscribers.lookup_stage = stage::ENDS;
+        let source = outermost(maps, headers.outer_source, headers.source, tunnel);
+        let destination = outermost(maps, headers.outer_destination, headers.destination, tunnel);
+        store_ends(ctx, source, destination);
     }
     ctx.subscribers.block_lens[0] != NO_POOL || ctx.subscribers.block_lens[1] != NO_POOL
 }
 
-/// Prefetches the tally lines of a packet with a new flow as early as possible, so that they load together with the
-/// flow's sets.
-#[inline(never)]
-pub(super) fn prefetch_subscribers<P: Packet, M: Maps>(
-    packet: &P,
-    maps: &M,
-    settings: &Settings,
-    ctx: &mut PacketContext,
-) {
-    let Some((source, destination)) = parse::fast_addresses(packet) else { return };
-    let headers = &mut ctx.frame.headers;
-    (headers.source, headers.destination, headers.tunnel) = (source, destination, 0);
-    (headers.outer_source, headers.outer_destination) = (source, destination);
-    if find_subscribers(maps, ctx) {
-        prefetch_tally_lines(maps, settings, ctx);
+/// The ends of a packet outside tunnels, each with the block length of its pool or [`NO_POOL`].
+pub(super) struct PlainEnds {
+    source: (Address, u32),
+    destination: (Address, u32),
+}
+
+impl PlainEnds {
+    /// Whether one of them is a subscriber.
+    #[inline(always)]
+    pub(super) fn has_subscriber(&self) -> bool {
+        self.source.1 != NO_POOL || self.destination.1 != NO_POOL
     }
 }
 
+/// Looks up the ends of a frame that has fast headers.
+#[inline(always)]
+pub(super) fn plain_ends<P: Packet, M: Maps>(packet: &P, maps: &M) -> Option<PlainEnds> {
+    let (source, destination) = parse::fast_addresses(packet)?;
+    let block_len = |address| pool_table::find(maps, address).map_or(NO_POOL, u32::from);
+    Some(PlainEnds { source: (source, block_len(source)), destination: (destination, block_len(destination)) })
+}
+
+/// Puts the ends of a packet into the context, and prefetches their tally cache lines as early as possible, so that
+/// they load together with the flow's sets.
+#[inline(always)]
+pub(super) fn record_ends<M: Maps>(maps: &M, settings: &Settings, ctx: &mut PacketContext, ends: &PlainEnds) {
+    store_ends(ctx, ends.source, ends.destination);
+    prefetch_tally_lines(maps, settings, ctx);
+}
+
+/// Stores both ends in the order of the flow key.
+#[inline(always)]
+fn store_ends(ctx: &mut PacketContext, source: (Address, u32), destination: (Address, u32)) {
+    (ctx.subscribers.addresses, ctx.subscribers.block_lens) = if ctx.is_from_lower() {
+        ([source.0, destination.0], [source.1, destination.1])
+    } else {
+        ([destination.0, source.0], [destination.1, source.1])
+    };
+    ctx.subscribers.lookup_stage = stage::ENDS;
+}
+
 /// Prefetches the tally cache lines of the packet's subscribers, which were found before.
-#[inline(never)]
+#[inline(always)]
 fn prefetch_tally_lines<M: Maps>(maps: &M, settings: &Settings, ctx: &mut PacketContext) {
     if ctx.subscribers.lookup_stage != stage::LINES {
         prefetch_tally_line(maps, settings, ctx, 0);
@@ -104,7 +122,7 @@ pub(super) fn subscriber_ends(ctx: &PacketContext) -> Ends {
 }
 
 /// Slots of the tallies of both ends for a verdict's numbers, after the subscriber lookup, as [`pack_slots`] has them.
-#[inline(never)]
+#[inline(always)]
 pub(super) fn slots<M: Maps>(maps: &M, settings: &Settings, ctx: &mut PacketContext, verdict: (u8, u8)) -> u64 {
     prefetch_tally_lines(maps, settings, ctx);
     pack_slots(slot(maps, settings, ctx, 0, verdict), slot(maps, settings, ctx, 1, verdict))

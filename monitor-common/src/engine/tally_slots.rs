@@ -7,7 +7,7 @@ use crate::{
 
 /// The slot of a tally key, created if needed; the catch-all if the table is full. `block_hash` is that of the key's
 /// block.
-#[inline(never)]
+#[inline(always)]
 pub(super) fn slot_of<M: Maps>(maps: &M, settings: &Settings, key: &KeyWords, block_hash: u64) -> u32 {
     let tag = tally_cache::tag(block_hash, key, &settings.seed);
     let line = maps.tally_line(tally_cache::line_index(block_hash, settings.tally_mask));

@@ -6,6 +6,7 @@ use crate::{
         key::{Address, Seed},
         limits::FIRST_PEER_PORT,
         outcome::PacketOutcome,
+        protocol::Verdict,
         settings::Settings,
         tally::KeyWords,
         watch::ContentHash,
@@ -16,6 +17,7 @@ use crate::{
         packet::Packet,
         payload::{Payload, Transport},
     },
+    tables::{maps::Maps, progress::Progress},
 };
 
 /// Outcome of the flow table's look-up for a packet.
@@ -125,6 +127,14 @@ pub(crate) struct InspectionContext {
     pub(crate) first: u32,
     /// 1 when the payload is held for the next segment of its direction.
     pub(crate) hold: u32,
+    /// 1 when the rules have read the payload, which is in the window.
+    pub(crate) classified: u32,
+    /// 1 when a rule matched the payload.
+    pub(crate) found: u32,
+    /// Protocol number of that rule.
+    pub(crate) found_protocol: u32,
+    /// Confidence number of that rule.
+    pub(crate) found_confidence: u32,
     /// 1 when the inspection has ended, or there is something to learn.
     pub(crate) ended: u32,
     /// 1 when no more payloads of the flow are inspected.
@@ -192,6 +202,10 @@ impl PacketContext {
                 may_start: 0,
                 first: 0,
                 hold: 0,
+                classified: 0,
+                found: 0,
+                found_protocol: 0,
+                found_confidence: 0,
                 ended: 0,
                 exhausted: 0,
                 spoofed: 0,
@@ -217,6 +231,9 @@ impl PacketContext {
             &mut self.inspection.may_start,
             &mut self.inspection.first,
             &mut self.inspection.hold,
+            &mut self.inspection.classified,
+            &mut self.inspection.found,
+            &mut self.inspection.ended,
             &mut self.inspection.exhausted,
             &mut self.inspection.peer_list.requests,
         ] {
@@ -272,12 +289,6 @@ impl PacketContext {
         self.frame.headers.protocol == ip_protocol::TCP
     }
 
-    /// 1 for TCP, 0 for UDP. Protocol number 6 has bit 0 clear, 17 has it set.
-    #[inline(always)]
-    pub(crate) fn tcp_bit(&self) -> u64 {
-        u64::from(!self.frame.headers.protocol & 1)
-    }
-
     /// Whether what peers do can be known by its endpoints: TCP or UDP between ports that no service has by default.
     #[inline(always)]
     pub(crate) fn has_peer_ports(&self) -> bool {
@@ -316,6 +327,28 @@ impl PacketContext {
     #[inline(always)]
     pub(crate) fn next_sequence(&self) -> u32 {
         self.sequence().wrapping_add(self.frame.headers.payload_len)
+    }
+
+    /// Stores the flow's evidence.
+    #[inline(always)]
+    pub(crate) fn store_evidence<M: Maps>(&self, maps: &M) {
+        if let Some(cold) = maps.cold_set(self.flow.set_index) {
+            let cold = cold.flow(self.flow.way);
+            cold.set_progress(Progress { evidence: self.inspection.evidence, ..cold.progress() });
+        }
+    }
+
+    /// Reports a packet of a flow that is still under inspection.
+    #[inline(always)]
+    pub(crate) fn report_pending<M: Maps>(&self, maps: &M) {
+        maps.report_outcome(self.outcome(self.flow.protocol as u8, self.flow.confidence as u8));
+    }
+
+    /// Writes the final verdict, in place of a provisional one.
+    #[inline(always)]
+    pub(crate) fn set_verdict(&mut self, verdict: Verdict) {
+        self.flow.protocol = verdict.protocol as u32;
+        self.flow.confidence = verdict.confidence as u32;
     }
 
     #[inline(always)]

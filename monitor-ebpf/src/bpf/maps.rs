@@ -4,13 +4,16 @@
 //! Capacities here are the smallest that load; the agent sets the real ones.
 #![expect(unsafe_code, reason = "pointers into map values, and kernel functions")]
 
+use core::arch::asm;
+
 use super::log;
 use aya_ebpf::{
     Global,
     bindings::{BPF_F_MMAPABLE, BPF_NOEXIST},
     helpers::generated::{bpf_jiffies64, bpf_ktime_get_coarse_ns, bpf_ktime_get_ns},
     macros::map,
-    maps::{Array, HashMap, LpmTrie, PerCpuArray, RingBuf, lpm_trie::Key},
+    maps::{Array, HashMap, LpmTrie, PerCpuArray, ProgramArray, RingBuf, lpm_trie::Key},
+    programs::XdpContext,
 };
 use monitor_common::{
     abi::{
@@ -22,6 +25,7 @@ use monitor_common::{
         reason::{REASON_SLOTS, Reason},
         rule::RULE_SLOTS,
         settings::Settings,
+        stage::StageProgram,
         tally::{KeyWords, NODE_ENTRIES_PER_INTERFACE, NodeTally, SlotKey, Tally},
         watch::{ContentHash, WatchHit},
     },
@@ -89,6 +93,10 @@ static WATCH_HITS: RingBuf = RingBuf::with_byte_size(WATCH_BUFFER_BYTES, 0);
 #[map]
 static REPLAY: Array<SharedU64> = Array::with_max_entries(2, BPF_F_MMAPABLE);
 
+/// The programs behind the entry, by the numbers of [`StageProgram`].
+#[map]
+static STAGES: ProgramArray = ProgramArray::with_max_entries(StageProgram::ALL.len() as u32, 0);
+
 /// 1 in a program that replays captures through the test runner; else 0, and the verifier removes the replay code.
 #[unsafe(no_mangle)]
 static REPLAYING: Global<u8> = Global::new(0);
@@ -101,6 +109,30 @@ static REALMS: Global<u8> = Global::new(0);
 #[inline(always)]
 pub(super) fn settings() -> Option<&'static Settings> {
     SETTINGS.get(0)
+}
+
+/// Continues with the stage of this number. Returns only if the kernel cannot call it.
+///
+/// By hand, so that each call keeps a constant index in front of it: the compiler would merge the calls of several
+/// stages into one with a variable index, for which the kernel's JIT compilers have no direct jump
+/// (`bpf_arch_poke_desc_update` in the kernel's `arch/`).
+#[inline(always)]
+pub(super) fn tail_call<const STAGE: u32>(context: &XdpContext) {
+    // SAFETY: the helper `bpf_tail_call` with the context, a map of programs and an index; it clobbers the registers of
+    // a call.
+    unsafe {
+        asm!(
+            "r3 = {stage}",
+            "call 12",
+            stage = const STAGE,
+            inlateout("r1") context.ctx => _,
+            inlateout("r2") &raw const STAGES => _,
+            lateout("r0") _,
+            lateout("r3") _,
+            lateout("r4") _,
+            lateout("r5") _,
+        );
+    }
 }
 
 /// Wire length of a replayed frame; `None` in a program that is attached.

@@ -49,8 +49,15 @@ fn present() -> String {
 /// The pinned link of an interface, if it still holds a program there.
 fn own_link(target: &MonitoredInterface, hook: XdpHook) -> Option<FdLink> {
     let program = hook.program?;
-    let link = FdLink::from(PinnedLink::from_pin(pins::link(target.index)).ok()?);
-    (link.info().ok()?.program_id() == program).then_some(link)
+    let (link, pinned) = pinned_link(&pins::link(target.index))?;
+    (pinned == program).then_some(link)
+}
+
+/// The link at a pin, and the number of its program.
+fn pinned_link(pin: &Path) -> Option<(FdLink, u32)> {
+    let link = FdLink::from(PinnedLink::from_pin(pin).ok()?);
+    let program = link.info().ok()?.program_id();
+    Some((link, program))
 }
 
 /// The link of an interface that holds a program of ours, `None` for a free interface. Refuses any other program.
@@ -72,13 +79,27 @@ fn own_or_free(target: &MonitoredInterface) -> Result<Option<FdLink>, AttachErro
     Err(AttachError::Foreign { name: target.name.to_string(), program, by, mode: hook.mode })
 }
 
-/// Attaches to all targets; on a failure those attached by this call are detached again.
+/// Attaches to all targets; on a failure those attached by this call are detached again. In the end only the stages of
+/// programs that are attached are left.
 pub(super) fn attach_all(
     object: &mut LoadedObject,
     targets: &[MonitoredInterface],
     mode: XdpMode,
 ) -> Result<(), AttachError> {
-    let program = object.program()?;
+    let number = object.program_number()?;
+    let pin = pins::stages(number);
+    object.pin_stages(&pin).map_err(|error| AttachError::PinStages { path: pin, reason: error.to_string() })?;
+    let attached = attach_each(object.program()?, targets, mode);
+    let cleaned = pins::remove_stages_of_others(&attached_programs());
+    attached.and(cleaned)
+}
+
+/// Numbers of the programs that pinned links hold.
+fn attached_programs() -> Vec<u32> {
+    pins::links().iter().filter_map(|pin| Some(pinned_link(pin)?.1)).collect()
+}
+
+fn attach_each(program: &mut Xdp, targets: &[MonitoredInterface], mode: XdpMode) -> Result<(), AttachError> {
     let mut fresh = Vec::new();
     for target in targets {
         match attach(program, target, mode) {

@@ -126,6 +126,14 @@ pub enum AttachError {
         /// Error of the kernel.
         reason: String,
     },
+    /// The table of stages could not be pinned.
+    #[error("cannot pin the stages of the program at {path}: {reason}. Nothing was attached")]
+    PinStages {
+        /// Where.
+        path: PathBuf,
+        /// Error of the kernel.
+        reason: String,
+    },
     /// A pin could not be removed.
     #[error(
         "cannot remove {path}: {source}; a program that is still attached only counts. Try `peertally detach` as root"

@@ -2,14 +2,19 @@
 //!
 //! The agent's exit or crash changes nothing for traffic: the pinned links keep the program attached, the pinned maps
 //! keep the counts. Removing the folder's links detaches.
+//!
+//! Each set of programs has a table of its stages, pinned under the number of its entry program: an entry that is
+//! swapped in brings its own stages, and never calls those of another set.
 
 use std::{
     fs::{self, File, TryLockError},
     io,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use monitor_common::abi::limits::SCHEMA_VERSION;
+use rustix::thread::{MembarrierCommand, membarrier};
 
 use super::error::AttachError;
 
@@ -19,6 +24,8 @@ const BPF_FILE_SYSTEM: &str = "/sys/fs/bpf";
 const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
 /// Prefix of the names of pinned links.
 const LINK_PREFIX: &str = "link_";
+/// Prefix of the names of pinned tables of stages.
+const STAGES_PREFIX: &str = "stages_";
 /// Where the lock of the running agent lies.
 const LOCK_FOLDER: &str = "/run/peertally";
 
@@ -35,6 +42,48 @@ pub(super) fn folder() -> PathBuf {
 /// The pin of the attachment of the interface with this index. An interface's name may change, its index does not.
 pub(super) fn link(index: u32) -> PathBuf {
     folder().join(format!("{LINK_PREFIX}{index}"))
+}
+
+/// The pin of the table of stages of the entry program with this number.
+pub(super) fn stages(program: u32) -> PathBuf {
+    folder().join(format!("{STAGES_PREFIX}{program}"))
+}
+
+/// The pins in a folder whose names start so, with the rest of the name as a number.
+fn numbered(folder: &Path, prefix: &str) -> Vec<(u32, PathBuf)> {
+    let paths = fs::read_dir(folder).into_iter().flatten().filter_map(Result::ok).map(|entry| entry.path());
+    paths.filter_map(|path| Some((path.file_name()?.to_str()?.strip_prefix(prefix)?.parse().ok()?, path))).collect()
+}
+
+/// Pins of this version's attachments.
+pub(super) fn links() -> Vec<PathBuf> {
+    numbered(&folder(), LINK_PREFIX).into_iter().map(|(_, path)| path).collect()
+}
+
+/// Removes the tables of stages of all entry programs but these, which ends those sets of programs.
+///
+/// # Errors
+/// [`AttachError::Remove`] at the first pin that cannot be removed.
+pub(super) fn remove_stages_of_others(programs: &[u32]) -> Result<(), AttachError> {
+    let others: Vec<_> =
+        numbered(&folder(), STAGES_PREFIX).into_iter().filter(|(program, _)| !programs.contains(program)).collect();
+    if !others.is_empty() {
+        wait_for_packets();
+    }
+    for (_, path) in others {
+        fs::remove_file(&path).map_err(|source| AttachError::Remove { path: path.clone(), source })?;
+    }
+    Ok(())
+}
+
+/// Waits until no CPU runs a program that was replaced or detached before this call: such a packet still needs its
+/// stages.
+fn wait_for_packets() {
+    // The kernel's `synchronize_rcu` (kernel/sched/membarrier.c); programs run within RCU read sections.
+    if membarrier(MembarrierCommand::Global).is_err() {
+        // Not offered with `nohz_full`. A packet takes microseconds.
+        std::thread::sleep(Duration::from_millis(100));
+    }
 }
 
 /// Pins of attachments of the interface with this index that other versions made.
@@ -85,6 +134,10 @@ pub(super) fn lock() -> Result<File, AttachError> {
     }
 }
 
+fn is_link(pin: &Path) -> bool {
+    pin.file_name().is_some_and(|name| name.to_string_lossy().starts_with(LINK_PREFIX))
+}
+
 /// Removes every pin of every schema, which detaches the program; returns the removed paths.
 ///
 /// # Errors
@@ -104,8 +157,13 @@ pub(super) fn remove_all() -> Result<Vec<PathBuf>, AttachError> {
             .map(|pin| pin.path())
             .collect();
         // Links first, so that nothing counts into maps that are removed next.
-        pins.sort_by_key(|path| !path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(LINK_PREFIX)));
+        pins.sort_by_key(|path| !is_link(path));
+        let mut waited = false;
         for pin in pins {
+            if !waited && !is_link(&pin) {
+                wait_for_packets();
+                waited = true;
+            }
             fs::remove_file(&pin).map_err(|source| AttachError::Remove { path: pin.clone(), source })?;
             removed.push(pin);
         }

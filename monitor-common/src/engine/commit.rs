@@ -1,0 +1,87 @@
+//! Commits the verdict of a flow, once.
+
+use super::{account, reassembly, subscribers};
+use crate::{
+    abi::{event::KernelEvent, limits::WAYS, protocol::Protocol, settings::Settings},
+    bpf::shared_u64::SharedU64,
+    tables::{
+        context::PacketContext,
+        flow_table::{FlowState, Stage},
+        maps::Maps,
+    },
+};
+
+/// Commits a flow's verdict, once: the first CPU to claim it wins.
+///
+/// A verdict found before the inspection has ended is provisional: a certain one may still come.
+#[inline(never)]
+pub(super) fn commit_verdict<M: Maps>(maps: &M, settings: &Settings, ctx: &mut PacketContext) {
+    let (protocol, confidence) = (ctx.flow.protocol as u8, ctx.flow.confidence as u8);
+    let way = ctx.flow.way as usize & (WAYS - 1);
+    let (Some(set), Some(cold)) = (maps.flow_set(ctx.flow.set_index), maps.cold_set(ctx.flow.set_index)) else {
+        maps.count_event(KernelEvent::InternalError);
+        return;
+    };
+    let (word, cold) = (&set.states[way], &cold.flows[way]);
+    maps.report_outcome(ctx.outcome(protocol, confidence));
+    let generation = cold.generation.load();
+    if set.tags[way].load() != ctx.flow.tag {
+        // Another flow was installed in the way meanwhile; the counts of this one were flushed then.
+        return;
+    }
+    if protocol != Protocol::Unclassified as u8 {
+        if !claim_verdict(word, protocol, confidence) {
+            return;
+        }
+        if ctx.flow.rule != 0 {
+            maps.count_rule(ctx.flow.rule);
+        }
+        // New pools may have been loaded since the flow started; without a subscriber it keeps its tallies.
+        if subscribers::find_subscribers(maps, ctx) {
+            cold.slots.store(subscribers::slots(maps, settings, ctx, (protocol, confidence)));
+        }
+    }
+    if ctx.inspection.ended == 0 {
+        mark_provisional(word);
+        return;
+    }
+    if ctx.is_tcp() {
+        // Bytes held from earlier segments are of no more use.
+        cold.rule_value.store(0);
+        reassembly::release(maps, ctx, cold);
+    }
+    account::settle(maps, word, cold, generation, (protocol, confidence));
+}
+
+/// Marks the verdict of a flow that this CPU has claimed as provisional, so that other CPUs can go on.
+#[inline(always)]
+fn mark_provisional(word: &SharedU64) {
+    let mut attempt = 0;
+    // Other CPUs only refresh the last-seen second meanwhile. If this still fails, the claim becomes the verdict
+    // (`settle_idle`).
+    while attempt < 4 {
+        let state = FlowState(word.load());
+        if !state.is_claimed() || word.replace(state.0, state.provisional().0) {
+            return;
+        }
+        attempt += 1;
+    }
+}
+
+/// Claims the verdict of a flow under inspection for this CPU; returns whether it may write it.
+#[inline(always)]
+fn claim_verdict(word: &SharedU64, protocol: u8, confidence: u8) -> bool {
+    let mut attempt = 0;
+    // Retry: another CPU may refresh the last-seen second in between.
+    while attempt < 4 {
+        let state = FlowState(word.load());
+        if state.stage() != Stage::Inspecting || state.is_claimed() {
+            return false;
+        }
+        if word.replace(state.0, state.claimed_by(protocol, confidence).0) {
+            return true;
+        }
+        attempt += 1;
+    }
+    false
+}

@@ -1,0 +1,194 @@
+//! Entry: parses the frame, and counts it if it belongs to a settled flow or to nobody.
+
+use super::with_scratch;
+use crate::{
+    abi::{
+        key::{FlowKey, Seed},
+        limits::WAYS,
+        outcome::PacketOutcome,
+        protocol::Verdict,
+        settings::Settings,
+        stage::StageProgram,
+    },
+    bpf::branchless::bound,
+    engine::{account, subscribers},
+    parse::{self, FastHeaders, packet::Packet},
+    tables::{
+        context::{Lookup, PacketContext},
+        flow_table::{FlowState, is_full, pack},
+        maps::Maps,
+    },
+};
+
+/// Counts a packet of a settled flow, a transit packet, or a frame that is skipped; all others go on to
+/// [`StageProgram::Flow`].
+#[inline(always)]
+pub fn entry<P: Packet, M: Maps>(packet: &P, maps: &M, settings: &Settings, interface: u16) -> Option<StageProgram> {
+    let Some(fast) = parse::fast_headers(packet, || seed(maps, settings, interface)) else {
+        return parse_and_count(packet, maps, settings, interface);
+    };
+    // A SYN may open a flow whatever its entry says.
+    let place = if fast.opens() {
+        find(&fast, maps, settings)
+    } else {
+        count_settled(&fast, maps, settings, interface).err()?
+    };
+    // Prefetch the cold set now. Recompute the index: reading it from `place` would make this load wait for the flow
+    // set.
+    maps.prefetch_cold_set(FlowKey::set_index(fast.tag, settings.set_mask));
+    let ends = if place.way() < WAYS as u32 { None } else { subscribers::plain_ends(packet, maps) };
+    if let Some(ends) = &ends
+        && !ends.has_subscriber()
+    {
+        account::transit(maps, interface, fast.ip_bytes, Verdict::UNCLASSIFIED.numbers());
+        return None;
+    }
+    with_scratch(maps, |scratch| {
+        record_lookup(&mut scratch.ctx, &fast, place, settings, maps.realm(interface));
+        if let Some(ends) = &ends {
+            subscribers::record_ends(maps, settings, &mut scratch.ctx, ends);
+        }
+        Some(StageProgram::Flow)
+    })
+}
+
+/// The seed of the realm of an interface.
+#[inline(always)]
+fn seed<M: Maps>(maps: &M, settings: &Settings, interface: u16) -> Seed {
+    settings.seed.of_realm(settings.seed.realm_mask(maps.realm(interface)))
+}
+
+/// Parses any frame in full and counts it as [`count_settled`] does. Leaves the headers in the context.
+#[inline(never)]
+fn parse_and_count<P: Packet, M: Maps>(
+    packet: &P,
+    maps: &M,
+    settings: &Settings,
+    interface: u16,
+) -> Option<StageProgram> {
+    with_scratch(maps, |scratch| {
+        let ctx = &mut scratch.ctx;
+        if let Err(reason) = parse::all_headers(packet, &mut ctx.frame.headers) {
+            maps.count_skip(reason);
+            maps.report_outcome(PacketOutcome::skipped(reason));
+            return None;
+        }
+        let fast = FastHeaders::of(&ctx.frame.headers, &seed(maps, settings, interface));
+        let place = if fast.opens() {
+            find(&fast, maps, settings)
+        } else {
+            count_settled(&fast, maps, settings, interface).err()?
+        };
+        record_lookup(ctx, &fast, place, settings, maps.realm(interface));
+        ctx.frame.headers_parsed = 1;
+        Some(StageProgram::Flow)
+    })
+}
+
+/// The place of a flow: its way in bits 0..3, [`WAYS`] when no set holds it; bit 3 is set for the second set.
+///
+/// Kept in one register, since it is live on the fast path. The set's index is recomputed from the tag.
+#[derive(Clone, Copy)]
+struct Place(u32);
+
+const _: () = assert!(WAYS < 8);
+
+impl Place {
+    const NOWHERE: Self = Self(WAYS as u32);
+    const SECOND: u32 = 8;
+
+    #[inline(always)]
+    const fn set_index(self, tag: u64, set_mask: u64) -> u32 {
+        if self.0 & Self::SECOND == 0 {
+            FlowKey::set_index(tag, set_mask)
+        } else {
+            FlowKey::second_set_index(tag, set_mask)
+        }
+    }
+
+    #[inline(always)]
+    const fn way(self) -> u32 {
+        self.0 & 7
+    }
+}
+
+/// The place of a flow, whose sets are loaded at once: the flow of a packet that opens a connection is usually in
+/// neither.
+#[inline(always)]
+fn find<M: Maps>(fast: &FastHeaders, maps: &M, settings: &Settings) -> Place {
+    let (Some(first), Some(second)) = (
+        maps.flow_set(FlowKey::set_index(fast.tag, settings.set_mask)),
+        maps.flow_set(FlowKey::second_set_index(fast.tag, settings.set_mask)),
+    ) else {
+        return Place::NOWHERE;
+    };
+    let _early = second.tags[0].load();
+    match (first.find(fast.tag), second.find(fast.tag)) {
+        (Some(way), _) => Place(way as u32),
+        (None, Some(way)) => Place(way as u32 | Place::SECOND),
+        (None, None) => Place::NOWHERE,
+    }
+}
+
+/// Fast path: counts a packet of a settled flow that needs only its counter.
+///
+/// # Errors
+/// The place of the flow, if there is more to do.
+#[inline(always)]
+fn count_settled<M: Maps>(fast: &FastHeaders, maps: &M, settings: &Settings, interface: u16) -> Result<(), Place> {
+    let tag = fast.tag;
+    let Some(mut set) = maps.flow_set(FlowKey::set_index(tag, settings.set_mask)) else { return Err(Place::NOWHERE) };
+    // Prefetch the counters' line before the way is known.
+    let _early = set.counters[0].load();
+    let (way, which) = match set.find(tag) {
+        Some(way) => (way, 0),
+        None => {
+            let second = maps.flow_set(FlowKey::second_set_index(tag, settings.set_mask));
+            set = second.ok_or(Place::NOWHERE)?;
+            (set.find(tag).ok_or(Place::NOWHERE)?, Place::SECOND)
+        }
+    };
+    let way = bound::<{ WAYS - 1 }>(way);
+    let place = Place(way as u32 | which);
+    // While two CPUs install one flow, two ways have its tag; the search over both may name a third way.
+    if set.tags[way].load() != tag {
+        return Err(Place::NOWHERE);
+    }
+    let state = FlowState(set.states[way].load());
+    if state.unsettled_bits(fast.direction_shift, interface) != 0 {
+        return Err(place);
+    }
+    let counter = &set.counters[(2 * way + (fast.direction_shift >> 4) as usize) & (2 * WAYS - 1)];
+    if is_full(counter.load()) {
+        return Err(place);
+    }
+    let now_s = settings.clock_s.load();
+    if state.second() != now_s as u16 {
+        // The first packet of a second updates the last-seen second. If another CPU was first, the slow path sees the
+        // change.
+        let seen = state.seen(now_s as u16, fast.from_lower(), interface);
+        let unclassified = state.protocol_number() == 0;
+        let due = (unclassified && fast.has_peer_ports() || state.is_server_flow()) && state.is_due(now_s);
+        if due || (unclassified && state.has_paused(now_s)) {
+            return Err(place);
+        }
+        if !set.states[way].replace(state.0, seen.0) {
+            return Err(place);
+        }
+    }
+    counter.add(pack(1, u64::from(fast.ip_bytes)));
+    maps.report_outcome(PacketOutcome::flow(Lookup::KNOWN.0, state.protocol_number(), state.confidence_number()));
+    Ok(())
+}
+
+/// Records where the packet's flow was found.
+#[inline(always)]
+fn record_lookup(ctx: &mut PacketContext, fast: &FastHeaders, place: Place, settings: &Settings, realm: u32) {
+    ctx.frame.headers_parsed = 0;
+    ctx.subscribers.lookup_stage = 0;
+    (ctx.frame.realm, ctx.frame.realm_mask) = (realm, settings.seed.realm_mask(realm));
+    ctx.flow.tag = fast.tag;
+    ctx.flow.from_lower = fast.from_lower() as u32;
+    ctx.flow.set_index = place.set_index(fast.tag, settings.set_mask);
+    ctx.flow.way = place.way();
+}

@@ -1,0 +1,202 @@
+//! Flow: finds the packet's flow or installs it, counts the packet, and decides whether its payload is inspected.
+
+use super::with_scratch;
+use crate::{
+    abi::{
+        event::KernelEvent,
+        limits::{INSPECTED_PER_DIRECTION, PENDING_PACKETS, WAYS},
+        protocol::Verdict,
+        settings::{InspectionDepth, Settings},
+        stage::StageProgram,
+    },
+    dissect::{
+        early_exit::{HEAD, is_known_non_p2p},
+        rule_state::rule_flags,
+    },
+    engine::{account, associate, flow_table, server_flow, subscribers},
+    parse::{self, ip_protocol, packet::Packet},
+    tables::{
+        context::{PacketContext, Task},
+        flow_table::{FlowState, counter_index, unpack},
+        maps::Maps,
+        pool_table,
+        progress::{Progress, evidence},
+    },
+};
+
+/// Counts a packet that [`entry`](super::entry()) did not count.
+#[inline(always)]
+pub fn flow<P: Packet, M: Maps>(packet: &P, maps: &M, settings: &Settings, interface: u16) -> Option<StageProgram> {
+    with_scratch(maps, |scratch| {
+        let ctx = &mut scratch.ctx;
+        if !read_headers(packet, ctx) {
+            maps.count_event(KernelEvent::InternalError);
+            return None;
+        }
+        reset_context(ctx, maps, settings, interface);
+        if !flow_table::lookup(maps, ctx) {
+            if !subscribers::find_subscribers(maps, ctx) {
+                account::transit(maps, interface, ctx.frame.headers.ip_bytes, account::flowless_verdict(ctx));
+                return None;
+            }
+            if !flow_table::select_victim(maps, settings, ctx) || !flow_table::install(maps, settings, ctx) {
+                account::count_uncached(maps, settings, ctx);
+                return None;
+            }
+        }
+        if !account::count(maps, ctx) {
+            return None;
+        }
+        if ctx.flow.task == Task::ASSOCIATE {
+            return Some(StageProgram::Verdict);
+        }
+        inspection_of(packet, maps, settings, ctx)
+    })
+}
+
+/// The stage that a counted packet needs, whose flow is inspected or still teaches.
+#[inline(always)]
+fn inspection_of<P: Packet, M: Maps>(
+    packet: &P,
+    maps: &M,
+    settings: &Settings,
+    ctx: &mut PacketContext,
+) -> Option<StageProgram> {
+    ctx.inspection.spoofed = u32::from(maps.is_core(ctx.frame.interface as u16) && has_subscribers_source(maps, ctx));
+    if ctx.inspection.spoofed != 0 {
+        record_spoofed(maps, ctx);
+    }
+    let inspecting = ctx.flow.task == Task::INSPECT;
+    if inspecting {
+        if let Some(verdict) = verdict_of_headers(maps, settings, ctx) {
+            if verdict != Verdict::UNCLASSIFIED {
+                ctx.set_verdict(verdict);
+            }
+            ctx.inspection.ended = 1;
+            return Some(StageProgram::Verdict);
+        }
+        if starts_known_non_p2p(packet, ctx) {
+            if record_non_p2p(maps, ctx) {
+                ctx.inspection.ended = 1;
+                return Some(StageProgram::Verdict);
+            }
+            ctx.report_pending(maps);
+            return associate::is_early(ctx).then_some(StageProgram::Verdict);
+        }
+    }
+    if ctx.frame.headers.payload_len == 0 {
+        if inspecting {
+            ctx.report_pending(maps);
+        } else if has_only_acks(maps, ctx) {
+            ctx.inspection.exhausted = 1;
+            ctx.inspection.ended = 1;
+            return Some(StageProgram::Verdict);
+        }
+        return None;
+    }
+    Some(if ctx.is_tcp() { StageProgram::InspectTcp } else { StageProgram::InspectUdp })
+}
+
+/// Parses the frame unless its headers are in the context; `false` if [`parse::plain_headers`] has none, which is an
+/// internal error: the entry has parsed them before.
+#[inline(always)]
+fn read_headers<P: Packet>(packet: &P, ctx: &mut PacketContext) -> bool {
+    if ctx.frame.headers_parsed != 0 {
+        return true;
+    }
+    match parse::plain_headers(packet) {
+        Some(headers) => {
+            ctx.frame.headers = headers;
+            true
+        }
+        None => false,
+    }
+}
+
+/// Resets the context for a packet, except for its headers.
+#[inline(always)]
+fn reset_context<M: Maps>(ctx: &mut PacketContext, maps: &M, settings: &Settings, interface: u16) {
+    ctx.frame.interface = u32::from(interface);
+    ctx.frame.now_s = maps.now_s(settings, &mut ctx.frame.tick);
+    ctx.clear();
+}
+
+/// The verdict of a packet that needs no inspection of its payload.
+#[inline(always)]
+fn verdict_of_headers<M: Maps>(maps: &M, settings: &Settings, ctx: &PacketContext) -> Option<Verdict> {
+    if ctx.frame.headers.fragment != 0 {
+        return Some(Verdict::FRAGMENT);
+    }
+    let has_ports = ctx.is_tcp() || ctx.frame.headers.protocol == ip_protocol::UDP;
+    if !has_ports || settings.inspection.load() == InspectionDepth::Headers as u64 {
+        return Some(Verdict::UNCLASSIFIED);
+    }
+    (ctx.frame.headers.payload_len == 0 && has_only_acks(maps, ctx)).then_some(Verdict::UNCLASSIFIED)
+}
+
+/// Whether this direction has sent too many packets without payload (acknowledgements) to wait for one any longer.
+#[inline(always)]
+fn has_only_acks<M: Maps>(maps: &M, ctx: &PacketContext) -> bool {
+    if FlowState(ctx.flow.state).is_server_flow() {
+        return server_flow::count_empty(maps, ctx);
+    }
+    let Some(set) = maps.flow_set(ctx.flow.set_index) else { return false };
+    let counter = counter_index(ctx.flow.way as usize & (WAYS - 1), u64::from(ctx.flow.from_lower));
+    unpack(set.counters[counter].load()).0 >= PENDING_PACKETS
+}
+
+/// Whether the packet has a subscriber's address as its source.
+///
+/// Not inlined: the values that it leaves on the stack would make the verifier walk all rules twice.
+#[inline(never)]
+fn has_subscribers_source<M: Maps>(maps: &M, ctx: &PacketContext) -> bool {
+    pool_table::find(maps, ctx.frame.headers.outer_source).is_some()
+        || pool_table::find(maps, ctx.frame.headers.source).is_some()
+}
+
+/// Records that a packet of the flow may be spoofed.
+#[inline(never)]
+fn record_spoofed<M: Maps>(maps: &M, ctx: &PacketContext) {
+    if let Some(cold) = maps.cold_set(ctx.flow.set_index) {
+        let cold = cold.flow(ctx.flow.way);
+        let progress = cold.progress();
+        cold.set_progress(Progress { evidence: progress.evidence | evidence::SPOOFED, ..progress });
+    }
+}
+
+/// Whether the payload certainly belongs to a common other protocol: then the packet is not inspected further.
+#[inline(always)]
+fn starts_known_non_p2p<P: Packet>(packet: &P, ctx: &PacketContext) -> bool {
+    if (ctx.frame.headers.payload_len as usize) < HEAD {
+        return false;
+    }
+    let Some(head) = packet.read::<HEAD>(ctx.frame.headers.payload_offset as usize) else { return false };
+    let ports = (ctx.frame.headers.source_port, ctx.frame.headers.destination_port);
+    is_known_non_p2p(ctx.transport(), head, ctx.frame.headers.payload_len, ports)
+}
+
+/// Counts a known non-P2P payload as inspected; `true` if the first payloads of both sides are, which ends inspection.
+///
+/// Both sides are needed: eight bytes of one side must not hide its later payloads.
+#[inline(always)]
+fn record_non_p2p<M: Maps>(maps: &M, ctx: &mut PacketContext) -> bool {
+    let Some(cold) = maps.cold_set(ctx.flow.set_index) else { return false };
+    let cold = cold.flow(ctx.flow.way);
+    let mut progress = cold.progress();
+    let inspected = progress.inspect(ctx.is_from_lower());
+    let exhausted = inspected >= INSPECTED_PER_DIRECTION;
+    if inspected == 1 {
+        progress.evidence |= evidence::LOW_ENTROPY | evidence::of(evidence::NON_P2P_LOWER, ctx.flow.from_lower);
+        if ctx.is_tcp() {
+            progress.rule_flags |= rule_flags::of(rule_flags::PAST_START, ctx.flow.from_lower);
+        }
+    }
+    let both = progress.evidence & evidence::NON_P2P == evidence::NON_P2P;
+    if both {
+        progress.inspected_lower = INSPECTED_PER_DIRECTION;
+        progress.inspected_higher = INSPECTED_PER_DIRECTION;
+    }
+    ctx.inspection.evidence = progress.evidence;
+    cold.set_progress(progress);
+    both || exhausted
+}

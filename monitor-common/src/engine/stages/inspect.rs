@@ -1,0 +1,191 @@
+//! Inspection: joins the segments of a payload, copies it, and classifies it.
+
+use super::with_scratch;
+use crate::{
+    abi::{
+        limits::{MSE_OPENING, SHALLOW, WINDOW},
+        settings::{InspectionDepth, Settings},
+        stage::StageProgram,
+    },
+    bpf::branchless::neg,
+    dissect::{
+        classify,
+        entropy::{self, Entropy},
+        is_shallow,
+        rule_state::{RuleState, rule_flags},
+    },
+    engine::{associate, reassembly},
+    parse::{
+        packet::Packet,
+        payload::{Payload, Transport},
+    },
+    tables::{
+        context::{PacketContext, Scratch, Task},
+        flow_table::FlowState,
+        maps::Maps,
+        progress::evidence,
+    },
+};
+
+/// Inspects a segment with payload.
+#[inline(always)]
+pub fn inspect_tcp<P: Packet, M: Maps>(packet: &P, maps: &M, settings: &Settings) -> Option<StageProgram> {
+    with_scratch(maps, |scratch| {
+        if reassembly::skip_segment(packet, maps, scratch) {
+            let ctx = &mut scratch.ctx;
+            if ctx.inspection.exhausted != 0 {
+                ctx.inspection.ended = 1;
+                return Some(StageProgram::Verdict);
+            }
+            if ctx.flow.task == Task::INSPECT {
+                ctx.report_pending(maps);
+            }
+            return None;
+        }
+        inspect_payload::<P, M, true>(packet, maps, settings, scratch);
+        if scratch.ctx.inspection.hold != 0 {
+            reassembly::hold(packet, maps, scratch);
+        }
+        after_rules(maps, scratch)
+    })
+}
+
+/// Inspects a datagram with payload.
+#[inline(always)]
+pub fn inspect_udp<P: Packet, M: Maps>(packet: &P, maps: &M, settings: &Settings) -> Option<StageProgram> {
+    with_scratch(maps, |scratch| {
+        inspect_payload::<P, M, false>(packet, maps, settings, scratch);
+        after_rules(maps, scratch)
+    })
+}
+
+/// The verdict stage for a payload that decides or teaches something. Else the inspection goes on with the next one.
+#[inline(always)]
+fn after_rules<M: Maps>(maps: &M, scratch: &mut Scratch) -> Option<StageProgram> {
+    let ctx = &mut scratch.ctx;
+    let inspecting = ctx.flow.task == Task::INSPECT;
+    if !inspecting || (ctx.inspection.found | ctx.inspection.exhausted) != 0 || associate::is_early(ctx) {
+        return Some(StageProgram::Verdict);
+    }
+    scratch.payload.wipe();
+    ctx.store_evidence(maps);
+    ctx.report_pending(maps);
+    None
+}
+
+/// Chooses the bytes to copy: few if the first byte starts no rule, as in most ciphertext.
+///
+/// The whole window is copied if the flow has a verdict, a message goes on in this payload, or content is compared with
+/// the watchlist.
+#[inline(always)]
+fn choose_depth<P: Packet, M: Maps, const TCP: bool>(packet: &P, maps: &M, settings: &Settings, scratch: &mut Scratch) {
+    let (ctx, payload) = (&scratch.ctx, &mut scratch.payload);
+    payload.depth = WINDOW as u32;
+    if ctx.flow.task != Task::INSPECT || payload.captured != 0 {
+        return;
+    }
+    let Some([first]) = packet.read::<1>(ctx.frame.headers.payload_offset as usize) else { return };
+    if !is_shallow(if TCP { Transport::Tcp } else { Transport::Udp }, first)
+        || settings.inspection.load() == InspectionDepth::Watchlist as u64
+    {
+        return;
+    }
+    let Some(cold) = maps.cold_set(ctx.flow.set_index) else { return };
+    let flags = cold.flow(ctx.flow.way).progress().rule_flags;
+    if !TCP || flags & rule_flags::OWED == 0 {
+        payload.depth = SHALLOW as u32;
+    }
+}
+
+/// Copies the payload and classifies it with the state that the flow's earlier payloads left; stores the new state.
+#[inline(always)]
+fn inspect_payload<P: Packet, M: Maps, const TCP: bool>(
+    packet: &P,
+    maps: &M,
+    settings: &Settings,
+    scratch: &mut Scratch,
+) {
+    choose_depth::<P, M, TCP>(packet, maps, settings, scratch);
+    let (ctx, payload) = (&mut scratch.ctx, &mut scratch.payload);
+    let Some(cold) = maps.cold_set(ctx.flow.set_index) else { return };
+    let cold = cold.flow(ctx.flow.way);
+    let mut progress = cold.progress();
+    // In a TCP server flow the rule value holds the request, and values that rules store there are dropped. Without a
+    // branch: the verifier would walk all rules twice.
+    let state = FlowState(ctx.flow.state);
+    let has_request = if TCP { neg(state.server_flow_bit()) } else { 0 };
+    let owed = rule_flags::OWED & has_request as u32;
+    let mut rule_state = RuleState {
+        rule_value: cold.rule_value.load(),
+        rule_flags: progress.rule_flags & !rule_flags::OF_PAYLOAD & !owed,
+    };
+    payload.len = ctx.frame.headers.payload_len + payload.captured;
+    payload.source_port = ctx.frame.headers.source_port;
+    payload.destination_port = ctx.frame.headers.destination_port;
+    payload.from_lower = ctx.flow.from_lower;
+    packet.copy_payload(ctx.frame.headers.payload_offset as usize, payload);
+    let found = classify(if TCP { Transport::Tcp } else { Transport::Udp }, payload, &mut rule_state);
+    ctx.inspection.classified = 1;
+    if let Some(found) = found {
+        ctx.inspection.found_protocol = found.protocol as u32;
+        ctx.inspection.found_confidence = found.confidence as u32;
+        ctx.inspection.found = 1;
+    }
+    ctx.inspection.evidence = progress.evidence;
+    ctx.inspection.may_start = may_start::<TCP>(ctx, progress.rule_flags);
+    let inspected = progress.inspect(ctx.is_from_lower());
+    ctx.inspection.first = u32::from(inspected == 1);
+    if ctx.inspection.found == 0 && inspected == 1 && ctx.has_peer_ports() {
+        record_entropy::<TCP>(ctx, payload);
+    }
+    if ctx.inspection.spoofed != 0 {
+        // A later packet must not count as an answer to a spoofed one.
+        rule_state =
+            RuleState { rule_value: cold.rule_value.load(), rule_flags: progress.rule_flags & !rule_flags::OF_PAYLOAD };
+    }
+    if rule_state.rule_flags & rule_flags::ECHOED != 0 {
+        ctx.inspection.evidence |= evidence::BOTH_SPOKE | evidence::of(evidence::PROVED_LOWER, ctx.flow.from_lower);
+    }
+    // The requester opened the flow, so nobody can have made it send or repeat such bytes. Without a branch.
+    let answered = (rule_state.rule_flags >> rule_flags::ANSWERED.trailing_zeros())
+        & (state.first_bit() as u32 ^ ctx.flow.from_lower)
+        & 1;
+    ctx.inspection.evidence |= evidence::BOTH_SPOKE & neg(u64::from(answered)) as u32;
+    ctx.inspection.exhausted = u32::from(inspected >= state.inspection_budget());
+    progress.rule_flags =
+        rule_state.rule_flags & !(rule_flags::of(rule_flags::HELD, ctx.flow.from_lower) & has_request as u32);
+    if TCP {
+        let kept = progress.rule_flags & rule_flags::of(rule_flags::HELD, ctx.flow.from_lower) != 0;
+        ctx.inspection.hold = u32::from(ctx.inspection.found == 0 && kept);
+    }
+    cold.rule_value.store(rule_state.rule_value & !has_request | cold.rule_value.load() & has_request);
+    cold.set_progress(progress);
+}
+
+/// 1 when a certain payload may be the start of its sender's stream; `before` has the rule flags from before it.
+///
+/// That is the first payload of a stream seen from its start, or one after an opening that looks random, as MSE allows.
+/// Any payload may start a UDP flow.
+#[inline(always)]
+fn may_start<const TCP: bool>(ctx: &PacketContext, before: u32) -> u32 {
+    let obfuscated = ctx.inspection.evidence & evidence::of(evidence::HIGH_ENTROPY_LOWER, ctx.flow.from_lower) != 0;
+    let first = before & rule_flags::of(rule_flags::PAST_START, ctx.flow.from_lower) == 0;
+    let opened = ctx.inspection.evidence & evidence::OPENED != 0;
+    u32::from(!TCP | (opened & (first | obfuscated)))
+}
+
+/// Records the entropy of a direction's first payload, which no rule matched, and whether it may start an MSE
+/// handshake.
+#[inline(always)]
+fn record_entropy<const TCP: bool>(ctx: &mut PacketContext, payload: &Payload) {
+    match entropy::measure(payload) {
+        Entropy::High => {
+            ctx.inspection.evidence |= evidence::of(evidence::HIGH_ENTROPY_LOWER, ctx.flow.from_lower);
+            if TCP && MSE_OPENING.contains(&payload.len) {
+                ctx.inspection.evidence |= evidence::of(evidence::MSE_LOWER, ctx.flow.from_lower);
+            }
+        }
+        Entropy::Low => ctx.inspection.evidence |= evidence::LOW_ENTROPY,
+        Entropy::TooShort => {}
+    }
+}

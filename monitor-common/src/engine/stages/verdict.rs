@@ -1,0 +1,145 @@
+//! Verdict: what a payload says beyond its protocol, association, and the verdict's commitment.
+
+use super::with_scratch;
+use crate::{
+    abi::{
+        event::KernelEvent,
+        protocol::{Confidence, Protocol},
+        settings::{InspectionDepth, Settings},
+        stage::StageProgram,
+    },
+    dissect::{content, listen_port},
+    engine::{associate, commit, learn, source_requests, watchlist},
+    parse::packet::Packet,
+    tables::{
+        context::{PacketContext, Scratch, Task},
+        maps::Maps,
+        progress::evidence,
+    },
+};
+
+/// Ends or continues the inspection of a packet's flow.
+#[inline(always)]
+pub fn verdict<P: Packet, M: Maps>(packet: &P, maps: &M, settings: &Settings) -> Option<StageProgram> {
+    with_scratch(maps, |scratch| {
+        let task = scratch.ctx.flow.task;
+        if task == Task::ASSOCIATE {
+            let ctx = &mut scratch.ctx;
+            if associate::associate(maps, settings, ctx) {
+                associate::relabel(maps, settings, ctx);
+            }
+            return None;
+        }
+        if scratch.ctx.inspection.classified != 0 {
+            read_payload(packet, maps, settings, scratch);
+        }
+        let ctx = &mut scratch.ctx;
+        if task == Task::INSPECT {
+            let ended = ctx.inspection.ended != 0;
+            if !ended && !associate::is_early(ctx) {
+                return None;
+            }
+            if !associate::associate(maps, settings, ctx) && !ended {
+                return None;
+            }
+            commit::commit_verdict(maps, settings, ctx);
+            if !ended {
+                return None;
+            }
+        }
+        learn::learn(maps, settings, ctx);
+        if settings.inspection.load() == InspectionDepth::Watchlist as u64 && ctx.inspection.content.is_some() {
+            watchlist::compare(maps, settings, ctx);
+        }
+        None
+    })
+}
+
+/// Reads what a classified payload says of its sender and of other peers, and sets the flow's verdict.
+#[inline(always)]
+fn read_payload<P: Packet, M: Maps>(packet: &P, maps: &M, settings: &Settings, scratch: &mut Scratch) {
+    read_sender(packet, maps, settings, scratch);
+    let (ctx, payload) = (&mut scratch.ctx, &mut scratch.payload);
+    if settings.inspection.load() == InspectionDepth::Watchlist as u64 {
+        content::find(ctx.transport(), protocol_of(ctx), payload, &mut ctx.inspection.content);
+    }
+    payload.wipe();
+    ctx.store_evidence(maps);
+    ctx.inspection.ended = ctx.inspection.exhausted;
+    if ctx.flow.task != Task::INSPECT {
+        return;
+    }
+    if ctx.inspection.found != 0 && !is_of_delivery_optimization(maps, settings, ctx) {
+        ctx.flow.protocol = ctx.inspection.found_protocol;
+        ctx.flow.confidence = ctx.inspection.found_confidence;
+        ctx.flow.rule = payload.rule();
+        ctx.inspection.ended = 1;
+    }
+    if ctx.inspection.ended == 0 {
+        ctx.report_pending(maps);
+    }
+}
+
+/// Protocol number of the rule that matched the payload, else of the flow.
+#[inline(always)]
+fn protocol_of(ctx: &PacketContext) -> u8 {
+    if ctx.inspection.found != 0 { ctx.inspection.found_protocol as u8 } else { ctx.flow.protocol as u8 }
+}
+
+/// Reads what a payload of a flow with a certain verdict says of its sender and of other peers.
+///
+/// Not inlined: what the caller still needs would make the verifier walk all of this once for each of its values.
+#[inline(never)]
+fn read_sender<P: Packet, M: Maps>(packet: &P, maps: &M, settings: &Settings, scratch: &mut Scratch) {
+    let (ctx, payload) = (&mut scratch.ctx, &mut scratch.payload);
+    let inspecting = ctx.flow.task == Task::INSPECT;
+    let found = ctx.inspection.found != 0;
+    if inspecting && !found {
+        return;
+    }
+    let protocol = protocol_of(ctx);
+    let certain = found && (inspecting || u32::from(protocol) == ctx.flow.protocol);
+    let started = evidence::of(evidence::STARTED_LOWER, ctx.flow.from_lower);
+    if certain && ctx.inspection.may_start != 0 {
+        ctx.inspection.evidence |= started;
+    }
+    ctx.inspection.spoke = u32::from(certain && ctx.inspection.evidence & started != 0);
+    listen_port::find_port(ctx.transport(), protocol, payload, &mut ctx.inspection.listen_port);
+    record_speaker(maps, ctx, protocol);
+    source_requests::read_peer_list(packet, maps, settings, scratch, protocol_of(&scratch.ctx));
+}
+
+/// Whether a stream joined midway, with frames that BitTorrent and Delivery Optimization share, is of the latter: one
+/// end is known to speak it.
+#[inline(always)]
+fn is_of_delivery_optimization<M: Maps>(maps: &M, settings: &Settings, ctx: &PacketContext) -> bool {
+    ctx.is_tcp()
+        && ctx.inspection.found_protocol == Protocol::BitTorrent as u32
+        && ctx.inspection.found_confidence == Confidence::Structural as u32
+        && associate::has_peer_of(maps, settings, ctx, Protocol::DeliveryOptimization)
+}
+
+/// Records that the payload's sender spoke the flow's protocol, unless its address may be spoofed.
+///
+/// An announce to a UDP tracker alone proves nothing, but in a tracker's flow it names a port. No other payload names a
+/// port without being certain.
+#[inline(always)]
+fn record_speaker<M: Maps>(maps: &M, ctx: &mut PacketContext, protocol: u8) {
+    let names_port = !ctx.is_tcp() && protocol == Protocol::BitTorrent as u8;
+    if ctx.inspection.spoke == 0 && !names_port {
+        ctx.inspection.listen_port = 0;
+    }
+    if ctx.inspection.listen_port == listen_port::UNTRUSTED {
+        (ctx.inspection.spoke, ctx.inspection.listen_port) = (0, 0);
+    }
+    if (ctx.inspection.spoke | ctx.inspection.listen_port) == 0 {
+        return;
+    }
+    if ctx.inspection.spoofed != 0 {
+        maps.count_event(KernelEvent::PeerSpoofed);
+        (ctx.inspection.spoke, ctx.inspection.listen_port) = (0, 0);
+    } else {
+        ctx.inspection.spoke = 1;
+        ctx.inspection.evidence |= evidence::of(evidence::SPOKE_LOWER, ctx.flow.from_lower);
+    }
+}
