@@ -18,6 +18,10 @@ use super::maps;
 /// Mask for the number of bytes before a packet's bytes in the window.
 const BEFORE: usize = 0x7f;
 
+/// The last offset of a frame that is read directly: below the verifier's bound for packet offsets
+/// (kernel/bpf/verifier.c, `MAX_PACKET_OFF`). No first buffer is longer, unless pages are.
+const DIRECT: usize = 0x7fff;
+
 const _: () = assert!(HELD_BYTES <= BEFORE);
 // Required by the verifier, which does not know that both bounds depend on each other.
 const _: () = assert!(size_of::<Scratch>() >= WINDOW + BEFORE);
@@ -125,16 +129,100 @@ impl Packet for XdpPacket<'_> {
 
     #[inline(always)]
     fn copy_payload(&self, offset: usize, payload: &mut Payload) {
-        // Like `last` below: it changes nothing, but gives the verifier a bound.
-        let mut before = payload.captured as usize;
-        // SAFETY: an operation on a register; it changes nothing, as `HELD_BYTES` is at most 127.
-        unsafe { asm!("{0} &= {1}", inout(reg) before, const BEFORE, options(pure, nomem, nostack)) };
+        let before = masked::<BEFORE>(payload.captured as usize);
+        let claimed = (payload.len as usize).wrapping_sub(before);
+        if offset + claimed <= self.readable() && offset + claimed <= DIRECT {
+            self.copy_directly(offset, before, claimed, payload);
+        } else {
+            self.copy_by_helper(offset, before, claimed, payload);
+        }
+    }
+}
+
+/// The value, of which the verifier then knows that it is at most `MASK`. The caller knows that: nothing changes.
+#[inline(always)]
+fn masked<const MASK: usize>(mut value: usize) -> usize {
+    // SAFETY: an operation on a register.
+    unsafe { asm!("{0} &= {1}", inout(reg) value, const MASK, options(pure, nomem, nostack)) };
+    value
+}
+
+impl XdpPacket<'_> {
+    /// Copies a payload that ends within the first buffer.
+    #[inline(always)]
+    fn copy_directly(&self, offset: usize, before: usize, claimed: usize, payload: &mut Payload) {
+        let room = (payload.depth as usize).wrapping_sub(before);
+        let wanted = masked::<{ 2 * WINDOW - 1 }>(if claimed < room { claimed } else { room });
+        let window = payload.window.as_mut_ptr().wrapping_add(before);
+        let offset = masked::<{ OFFSET_BOUND - 1 }>(offset);
+        let mut chunk = 0;
+        while chunk < WINDOW / 64 {
+            if wanted < chunk * 64 + 64 || !self.copy::<8, u64>(offset + chunk * 64, window.wrapping_add(chunk * 64)) {
+                break;
+            }
+            chunk += 1;
+        }
+        // The rest, by the bits of its length.
+        let mut done = wanted & (WINDOW - 64);
+        if wanted & 32 != 0 && self.copy::<4, u64>(offset + done, window.wrapping_add(done)) {
+            done += 32;
+        }
+        if wanted & 16 != 0 && self.copy::<2, u64>(offset + done, window.wrapping_add(done)) {
+            done += 16;
+        }
+        if wanted & 8 != 0 && self.copy::<1, u64>(offset + done, window.wrapping_add(done)) {
+            done += 8;
+        }
+        if wanted & 4 != 0 && self.copy::<1, u32>(offset + done, window.wrapping_add(done)) {
+            done += 4;
+        }
+        if wanted & 2 != 0 && self.copy::<1, u16>(offset + done, window.wrapping_add(done)) {
+            done += 2;
+        }
+        if wanted & 1 != 0 {
+            self.copy::<1, u8>(offset + done, window.wrapping_add(done));
+        }
+        payload.captured = (before + wanted) as u32;
+        let whole = before + claimed;
+        if whole < TAIL {
+            return;
+        }
+        if whole <= payload.depth as usize {
+            payload.tail = payload.le64(whole - TAIL).to_le_bytes();
+        } else if payload.depth as usize == WINDOW {
+            self.copy::<1, u64>(masked::<DIRECT>(offset + claimed - TAIL), payload.tail.as_mut_ptr());
+        }
+    }
+
+    /// Copies `N` words of the frame to a place in the scratch memory; `false`, and nothing is copied, if they are not
+    /// all in the first buffer. The caller knows that they are: only the verifier does not.
+    #[inline(always)]
+    fn copy<const N: usize, W: Copy>(&self, offset: usize, to: *mut u8) -> bool {
+        let mut from = self.start();
+        // SAFETY: an addition, as in `read`.
+        unsafe { asm!("{0} += {1}", inout(reg) from, in(reg) offset, options(pure, nomem, nostack)) };
+        if from + N * size_of::<W>() > self.end() {
+            return false;
+        }
+        let (from, to) = (from as *const W, to.cast::<W>());
+        let mut index = 0;
+        while index < N {
+            // SAFETY: the test above keeps the reads inside the first buffer; the window has room for them. The verifier
+            // proves both again.
+            unsafe { to.wrapping_add(index).write_unaligned(from.wrapping_add(index).read_unaligned()) };
+            index += 1;
+        }
+        true
+    }
+
+    /// Copies a payload that goes on in further buffers, or that was cut off by a capture.
+    #[inline(always)]
+    fn copy_by_helper(&self, offset: usize, before: usize, claimed: usize, payload: &mut Payload) {
         let held = self.buffer_len();
         if offset >= held {
             return;
         }
         let held = held - offset;
-        let claimed = (payload.len as usize).wrapping_sub(before);
         let available = if claimed < held { claimed } else { held };
         let depth = payload.depth as usize;
         let room = depth.wrapping_sub(before);
@@ -143,10 +231,7 @@ impl Packet for XdpPacket<'_> {
             return;
         }
         // From 1 to `WINDOW` for the verifier, too: before Linux 6.8 it learns nothing from a test for "not 0".
-        let mut last = wanted - 1;
-        // SAFETY: an operation on a register; it changes nothing, as `WINDOW` is a power of two and bounds `wanted`.
-        unsafe { asm!("{0} &= {1}", inout(reg) last, const WINDOW - 1, options(pure, nomem, nostack)) };
-        let wanted = last + 1;
+        let wanted = masked::<{ WINDOW - 1 }>(wanted - 1) + 1;
         // SAFETY: the window has room for `wanted` bytes behind the `before` that are in it; the helper checks the
         // packet side.
         let status = unsafe {
