@@ -73,10 +73,10 @@ pub struct Arguments {
     /// Makes the packet path slower by so many percent, to see that `--check` fails
     #[arg(long, value_name = "PERCENT", hide = true, conflicts_with = "bless")]
     pub handicap: Option<u32>,
-    /// Instead: ndpiReader and both engines over the captures below this folder, and iperf3 and small packets through a
-    /// lab; rewrites its section of docs/performance.md
-    #[arg(long, value_name = "FOLDER", conflicts_with_all = ["format", "quick", "check", "targets", "bless", "only", "rounds", "handicap", "shipped", "beside"])]
-    pub compare: Option<PathBuf>,
+    /// Instead: ndpiReader and both engines over the captures below this folder (without one, those in
+    /// ../shared/corpus/p2p), and iperf3 and small packets through a lab; rewrites its section of docs/performance.md
+    #[arg(long, value_name = "FOLDER", num_args = 0..=1, conflicts_with_all = ["quick", "check", "targets", "bless", "only", "rounds", "handicap", "shipped", "beside"])]
+    pub compare: Option<Option<PathBuf>>,
     /// Rounds per row; medians are taken over them
     #[arg(long)]
     pub rounds: Option<u32>,
@@ -104,7 +104,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     // A separate process, so that its progress does not mix with the result on standard output.
     to_stderr(xtask.args(["build-ebpf", "--bench"]))?;
     if let Some(folder) = &arguments.compare {
-        return compare::run(folder);
+        return compare::run(folder.as_deref(), arguments.format);
     }
     let (processor, before) = (Processor::read()?, Ticks::read()?);
     let checked = arguments.check || arguments.bless;

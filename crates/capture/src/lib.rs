@@ -82,6 +82,7 @@ pub struct Capture {
     format: Format,
     buffer: Vec<u8>,
     packets: u64,
+    link_type: Option<u32>,
     failed: bool,
 }
 
@@ -124,7 +125,7 @@ impl Capture {
             None
         };
         let format = format.ok_or_else(|| CaptureError::NotACapture { first: magic[..got].to_vec() })?;
-        Ok(Self { source, format, buffer: vec![0; HEADROOM], packets: 0, failed: false })
+        Ok(Self { source, format, buffer: vec![0; HEADROOM], packets: 0, link_type: None, failed: false })
     }
 
     /// The next packet, or `None` at the end.
@@ -148,6 +149,7 @@ impl Capture {
             }
         };
         self.packets += 1;
+        self.link_type = Some(record.link_type);
         Ok(Some(self.item(&record)))
     }
 
@@ -155,6 +157,13 @@ impl Capture {
     #[must_use]
     pub fn packets(&self) -> u64 {
         self.packets
+    }
+
+    /// Link type that the latest packet had in the capture; `None` before the first one. 1 is Ethernet
+    /// (<https://www.tcpdump.org/linktypes.html>).
+    #[must_use]
+    pub fn link_type(&self) -> Option<u32> {
+        self.link_type
     }
 
     fn item(&mut self, record: &Record) -> Item<'_> {

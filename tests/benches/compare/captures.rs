@@ -1,15 +1,12 @@
-//! Runs captures through `ndpiReader` and through both engines.
+//! Runs captures through `ndpiReader`, `peertally replay` and both engines.
 //!
-//! All captures are read into memory first, and written once more as one file, in the same order, for `ndpiReader`. Its
-//! time is its process's CPU time without what it takes for a capture of one packet: reading the file is in it, its
-//! start is not. Ours is CPU time of the engine alone.
+//! The Ethernet frames of all captures are written as one file, in order, which both programs read as whole processes
+//! (`processes.rs`). The engines alone then count the same frames from memory.
 
 use std::{
     fs,
     io::Write as _,
     path::{Path, PathBuf},
-    process::Command,
-    time::Duration,
 };
 
 use anyhow::{Context as _, Result, ensure};
@@ -31,11 +28,16 @@ use serde_json::{Value, json};
 
 use crate::{
     clock::cpu_time,
-    median,
+    named,
+    processes::{self, Files},
+    spread::Spread,
     stats::{On, Runs},
 };
 
-/// Runs of each; medians are taken over them.
+/// Link type of Ethernet (<https://www.tcpdump.org/linktypes.html>).
+const ETHERNET: u32 = 1;
+
+/// Runs of each engine with frames in memory.
 const RUNS: usize = 9;
 
 /// Shortest frame the test runner takes (net/bpf/test_run.c).
@@ -50,59 +52,96 @@ struct Packet {
     wire_len: usize,
 }
 
+/// What a folder of captures holds.
+#[derive(Default)]
+struct Loaded {
+    packets: Vec<Packet>,
+    /// Captures with Ethernet frames.
+    captures: usize,
+    /// Captures without Ethernet frames, but with packets of another link type.
+    skipped_captures: usize,
+    /// Packets of another link type.
+    skipped_packets: usize,
+}
+
 /// Measures everything over the captures below `folder`.
-pub(crate) fn measure(folder: &Path) -> Result<Value> {
-    let (packets, captures) = load(folder)?;
-    ensure!(!packets.is_empty(), "no captures in {}", folder.display());
+pub(crate) fn measure(folder: &Path, peertally: &Path) -> Result<Value> {
+    let loaded = load(folder)?;
+    let packets = &loaded.packets;
+    ensure!(packets.len() > 1, "no captures of Ethernet frames in {}: name a folder with some", folder.display());
+    if loaded.skipped_packets != 0 {
+        eprintln!(
+            "SKIPPED: {} packets that are no Ethernet frames; {} captures have no others",
+            loaded.skipped_packets, loaded.skipped_captures
+        );
+    }
     let folder = tempfile::tempdir()?;
-    let merged = folder.path().join("merged.pcap");
-    write(&merged, &packets)?;
-    let count = packets.len() as f64;
-    let single = folder.path().join("single.pcap");
-    write(&single, &packets[..1])?;
-    let ndpi = ndpi_reader(&merged)?.saturating_sub(ndpi_reader(&single)?);
-    let host_ns = (0..RUNS).map(|_| host(&packets)).collect::<Result<Vec<_>>>()?;
+    let files = Files { merged: folder.path().join("merged.pcap"), single: folder.path().join("single.pcap") };
+    write(&files.merged, packets)?;
+    write(&files.single, &packets[..1])?;
+    let named = named::all(peertally, &files.merged)?;
+    let processes = processes::measure(peertally, &files, packets.len() - 1)?;
+    let host_ns = (0..RUNS).map(|_| host(packets)).collect::<Result<Vec<_>>>()?;
     let statistics = On::new()?;
-    let kernel_ns = (0..RUNS).map(|_| kernel(&packets)).collect::<Result<Vec<_>>>()?;
+    let kernel_ns = (0..RUNS).map(|_| kernel(packets)).collect::<Result<Vec<_>>>()?;
     drop(statistics);
-    let row = |name: &str, ns: f64| {
-        eprintln!("{name:<28}{ns:>9.0} ns a packet");
-        json!({ "engine": name, "ns_per_packet": ns.round(), "packets_per_second": (1e9 / ns).round() })
+    let row = |name: &str, ns: Vec<f64>| {
+        let spread = Spread::of(ns);
+        eprintln!("{name:<40}{spread} ns a packet, frames in memory");
+        json!({ "engine": name, "ns_per_packet": spread.json() })
     };
     Ok(json!({
-        "captures": captures,
+        "captures": loaded.captures,
         "packets": packets.len(),
         "bytes": packets.iter().map(|packet| packet.wire_len).sum::<usize>(),
-        "ndpi": ndpi_version()?,
-        "rows": [
-            row("ndpiReader", ndpi.as_secs_f64() * 1e9 / count),
-            row("host engine", median(host_ns)),
-            row("kernel program", median(kernel_ns)),
-        ],
+        "skipped_captures": loaded.skipped_captures,
+        "skipped_packets": loaded.skipped_packets,
+        "ndpi": processes::ndpi_version()?,
+        "processes": processes,
+        "frames_in_memory": {
+            "runs": RUNS,
+            "rows": [row("host engine", host_ns), row("kernel engine", kernel_ns)],
+        },
+        "named": named,
     }))
 }
 
-/// Every packet below a folder; captures that are damaged give what can be read of them.
-fn load(folder: &Path) -> Result<(Vec<Packet>, usize)> {
+/// Every Ethernet frame below a folder; captures that are damaged give what can be read of them.
+fn load(folder: &Path) -> Result<Loaded> {
     let mut files = Vec::new();
     collect(folder, &mut files)?;
     files.sort();
-    let (mut packets, mut captures, mut second) = (Vec::new(), 0, 0);
+    let (mut loaded, mut second) = (Loaded::default(), 0);
     for file in files {
         let Ok(mut capture) = Capture::open(&file) else { continue };
-        captures += 1;
         let (begin, mut first) = (second, None);
+        let (packets, mut skipped) = (loaded.packets.len(), 0);
         while let Ok(Some(item)) = capture.next_item() {
-            let Item::Frame(frame) = item else { continue };
-            let first = *first.get_or_insert(frame.timestamp_ns);
-            let since = frame.timestamp_ns.saturating_sub(first);
-            second = second.max(begin + since / 1_000_000_000);
-            let micros = (since % 1_000_000_000 / 1000) as u32;
-            packets.push(Packet { second, micros, bytes: frame.bytes.to_vec(), wire_len: frame.wire_len });
+            let packet = match item {
+                Item::Frame(frame) => {
+                    let first = *first.get_or_insert(frame.timestamp_ns);
+                    let since = frame.timestamp_ns.saturating_sub(first);
+                    let micros = (since % 1_000_000_000 / 1000) as u32;
+                    let second = second.max(begin + since / 1_000_000_000);
+                    Some(Packet { second, micros, bytes: frame.bytes.to_vec(), wire_len: frame.wire_len })
+                }
+                Item::UnsupportedLinkType(_) => None,
+            };
+            match packet.filter(|_| capture.link_type() == Some(ETHERNET)) {
+                Some(packet) => {
+                    second = packet.second;
+                    loaded.packets.push(packet);
+                }
+                None => skipped += 1,
+            }
         }
         second += 1;
+        let ethernet = loaded.packets.len() > packets;
+        loaded.captures += usize::from(ethernet);
+        loaded.skipped_captures += usize::from(!ethernet && skipped != 0);
+        loaded.skipped_packets += skipped;
     }
-    Ok((packets, captures))
+    Ok(loaded)
 }
 
 fn collect(folder: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
@@ -131,34 +170,6 @@ fn write(path: &Path, packets: &[Packet]) -> Result<()> {
         file.write_all(&packet.bytes)?;
     }
     Ok(file.flush()?)
-}
-
-/// CPU time of one run of `ndpiReader`, the mean of several.
-fn ndpi_reader(capture: &Path) -> Result<Duration> {
-    let before = children_cpu_time()?;
-    for _ in 0..RUNS {
-        let output = Command::new("ndpiReader").arg("-i").arg(capture).output().context("start ndpiReader")?;
-        ensure!(output.status.success(), "ndpiReader: {}", output.status);
-    }
-    Ok((children_cpu_time()? - before) / RUNS as u32)
-}
-
-/// CPU time of the processes that this one has waited for: fields 16 and 17 of `/proc/self/stat`, in ticks of 10 ms
-/// (proc(5)).
-fn children_cpu_time() -> Result<Duration> {
-    let stat = fs::read_to_string("/proc/self/stat").context("read /proc/self/stat")?;
-    let (_, fields) = stat.rsplit_once(')').context("a process status")?;
-    // The first of these fields is the third of the line.
-    let ticks = fields.split_whitespace().skip(13).take(2).map(str::parse::<u64>).sum::<Result<u64, _>>()?;
-    Ok(Duration::from_millis(ticks * 10))
-}
-
-fn ndpi_version() -> Result<String> {
-    let output = Command::new("ndpiReader").arg("-h").output().context("start ndpiReader")?;
-    let text = [output.stdout, output.stderr].concat();
-    let text = String::from_utf8_lossy(&text);
-    let version = text.lines().find_map(|line| line.strip_prefix("Welcome to nDPI "));
-    Ok(version.unwrap_or("of unknown version").to_owned())
 }
 
 /// Every address is a subscriber, as `replay` has it without pools.

@@ -1,8 +1,9 @@
 //! Comparison with ndpiReader, and cost on real interfaces: `cargo xtask bench --compare` runs this.
 //!
-//! First the same captures through `ndpiReader` and through both engines; then connections and small packets through a
-//! lab's router with no program, an empty one and the shipped one attached natively. Numbers per packet come from the
-//! kernel's run statistics, which are on for the measurement only. Writes one JSON object to standard output.
+//! First the same captures through `ndpiReader`, `peertally replay` and both engines. Then connections and small
+//! packets through a lab's router with no program, an empty one and the shipped one attached natively. The kernel's
+//! numbers come from its run statistics, which are on for the measurement only. Writes one JSON object to standard
+//! output.
 
 mod captures;
 #[path = "../shared/clock.rs"]
@@ -11,8 +12,11 @@ mod lab;
 #[path = "../../../monitor-ebpf/src/bin/bench/layout.rs"]
 #[expect(dead_code, reason = "only one order and one direction are used here")]
 mod layout;
+mod named;
 #[path = "../shared/options.rs"]
 mod options;
+mod processes;
+mod spread;
 mod stats;
 
 use std::path::PathBuf;
@@ -29,11 +33,14 @@ struct Arguments {
     /// Folder with captures, searched through.
     #[arg(long)]
     captures: PathBuf,
+    /// The agent, a release build.
+    #[arg(long)]
+    peertally: PathBuf,
 }
 
 fn main() -> Result<()> {
     let Some(arguments) = options::read::<Arguments>() else { return Ok(()) };
-    let captures = captures::measure(&arguments.captures)?;
+    let captures = captures::measure(&arguments.captures, &arguments.peertally)?;
     let lab = lab::measure(&arguments.shared.object)?;
     println!("{}", json!({ "captures": captures, "lab": lab }));
     Ok(())

@@ -1,96 +1,76 @@
 //! `cargo xtask bench --compare`: a comparison with ndpiReader, and the cost on real interfaces, as a section of the
 //! documentation. The section does not name this machine or its folders.
 
-use std::{fmt::Write as _, fs, path::Path, process::Command};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use anyhow::{Context as _, Result};
-use serde::Deserialize;
+use serde_json::json;
 
-use super::{build_ebpf, cargo_bench, processor::Processor};
+use super::{Format, build_ebpf, cargo_bench, processor::Processor, to_stderr};
 use crate::{
-    command::output,
+    command::{cargo, output},
     setup::{self, Need},
-    workspace::root,
+    workspace::{root, shared, target},
 };
+
+mod results;
+mod section;
+
+use results::Comparison;
+use section::section;
 
 const DOCUMENT: &str = "docs/performance.md";
 const BEGIN: &str = "<!-- written by cargo xtask bench --compare -->\n";
 const END: &str = "<!-- end -->\n";
 
-/// Output of the bench.
-#[derive(Debug, Deserialize)]
-struct Comparison {
-    captures: Captures,
-    lab: Lab,
-}
-
-#[derive(Debug, Deserialize)]
-struct Captures {
-    captures: u64,
-    packets: u64,
-    bytes: u64,
-    ndpi: String,
-    rows: Vec<EngineRow>,
-}
-
-#[derive(Debug, Deserialize)]
-struct EngineRow {
-    engine: String,
-    ns_per_packet: f64,
-    packets_per_second: f64,
-}
-
-#[derive(Debug, Deserialize)]
-struct Lab {
-    connections: Connections,
-    small_packets: SmallPackets,
-}
-
-#[derive(Debug, Deserialize)]
-struct Connections {
-    connections: u64,
-    seconds: u64,
-    rounds: u64,
-    rows: Vec<ConnectionRow>,
-}
-
-#[derive(Debug, Deserialize)]
-struct ConnectionRow {
-    state: String,
-    up_bits_per_second: f64,
-    down_bits_per_second: f64,
-    program_ns_per_packet: f64,
-}
-
-#[derive(Debug, Deserialize)]
-struct SmallPackets {
-    packets: u64,
-    flows: u64,
-    rounds: u64,
-    rows: Vec<SmallRow>,
-}
-
-#[derive(Debug, Deserialize)]
-struct SmallRow {
-    state: String,
-    packets_per_second: f64,
-    arrived: f64,
-    program_ns_per_packet: f64,
-}
-
-/// Measures, prints, and rewrites the section.
-pub(super) fn run(folder: &Path) -> Result<()> {
+/// Measures, prints, and rewrites the section. Without a folder, the captures are those of P2P traffic in `shared`.
+pub(super) fn run(folder: Option<&Path>, format: Format) -> Result<()> {
     setup::ensure(&[Need::Compare])?;
+    let folder = match folder {
+        Some(folder) => folder.to_owned(),
+        None => default_folder()?,
+    };
     let folder = folder.canonicalize().with_context(|| format!("no folder {}", folder.display()))?;
-    let arguments = ["--object", &build_ebpf::bench_object().display().to_string(), "--captures"].map(str::to_owned);
-    let arguments = [&arguments[..], &[folder.display().to_string()]].concat();
+    to_stderr(&mut cargo(&[
+        "build",
+        "--quiet",
+        "--locked",
+        "--release",
+        "--package",
+        "monitor",
+        "--bin",
+        "peertally",
+    ]))?;
+    let paths = [
+        ("--object", build_ebpf::bench_object()),
+        ("--captures", folder),
+        ("--peertally", target().join("release/peertally")),
+    ];
+    let arguments: Vec<String> =
+        paths.into_iter().flat_map(|(name, path)| [name.to_owned(), path.display().to_string()]).collect();
     let comparison: Comparison = cargo_bench("compare", &arguments)?;
-    let section = section(&comparison, &machine()?);
-    print!("{section}");
+    let machine = machine()?;
+    let section = section(&comparison, &machine);
+    match format {
+        Format::Table => print!("{section}"),
+        Format::Json => {
+            let value = json!({ "machine": machine, "captures": comparison.captures, "lab": comparison.lab });
+            println!("{}", serde_json::to_string_pretty(&value)?);
+        }
+    }
     let path = root().join(DOCUMENT);
     let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
     let text = replaced(&text, &section).with_context(|| format!("{DOCUMENT} has no place for the section"))?;
     fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))
+}
+
+fn default_folder() -> Result<PathBuf> {
+    let shared = shared().context("no folder `shared` next to the repository: name a folder with captures")?;
+    Ok(shared.join("corpus/p2p"))
 }
 
 /// The text with another section between the two marks.
@@ -116,56 +96,6 @@ fn machine() -> Result<String> {
         kernel.trim().split('-').next().unwrap_or("unknown"),
         load.split(' ').next().unwrap_or("unknown")
     ))
-}
-
-fn section(comparison: &Comparison, machine: &str) -> String {
-    let Comparison { captures, lab } = comparison;
-    let mut text = format!("`cargo xtask bench --compare FOLDER`, {machine}.\n\n");
-    let mut line = |cells: std::fmt::Arguments<'_>| {
-        let _cannot_fail = writeln!(text, "{cells}");
-    };
-    line(format_args!(
-        "**{} captures, {} packets, {:.0} MB**, ndpiReader {}. Medians, or means for ndpiReader, of nine runs.\n",
-        captures.captures,
-        captures.packets,
-        captures.bytes as f64 / 1e6,
-        captures.ndpi
-    ));
-    line(format_args!("| | ns a packet | million packets/s on one core |\n|---|---|---|"));
-    for row in &captures.rows {
-        line(format_args!("| {} | {:.0} | {:.2} |", row.engine, row.ns_per_packet, row.packets_per_second / 1e6));
-    }
-    let connections = &lab.connections;
-    line(format_args!(
-        "\n**{} TCP connections of iperf3** through a router of two veth pairs, forwarded by the kernel, {} s a run, medians of {} \
-         rounds, native mode on both interfaces.\n",
-        connections.connections, connections.seconds, connections.rounds
-    ));
-    line(format_args!("| attached | up, Gbit/s | down, Gbit/s | program, ns a packet |\n|---|---|---|---|"));
-    for row in &connections.rows {
-        let (up, down) = (row.up_bits_per_second / 1e9, row.down_bits_per_second / 1e9);
-        line(format_args!("| {} | {up:.2} | {down:.2} | {} |", row.state, program_ns(row.program_ns_per_packet)));
-    }
-    let small = &lab.small_packets;
-    line(format_args!(
-        "\n**{} packets of 60 bytes in {} settled flows**, random order, from the live-frame test runner into one veth interface; \
-         the sender runs on the same CPU. Medians of {} rounds, native mode.\n",
-        small.packets, small.flows, small.rounds
-    ));
-    line(format_args!("| attached | million packets/s | arrived | program, ns a packet |\n|---|---|---|---|"));
-    for row in &small.rows {
-        let (rate, arrived) = (row.packets_per_second / 1e6, row.arrived * 100.0);
-        line(format_args!(
-            "| {} | {rate:.2} | {arrived:.1} % | {} |",
-            row.state,
-            program_ns(row.program_ns_per_packet)
-        ));
-    }
-    text
-}
-
-fn program_ns(ns: f64) -> String {
-    if ns > 0.0 { format!("{ns:.0}") } else { "-".to_owned() }
 }
 
 #[cfg(test)]
