@@ -6,7 +6,7 @@ use clap::{Parser, Subcommand};
 
 use crate::{
     config::{DEFAULT_CONTROL_SOCKET, RunArgs},
-    verbs::{Format, replay::args::ReplayArgs},
+    verbs::{Format, plan::args::PlanArgs, replay::args::ReplayArgs},
 };
 
 /// Counts P2P protocol traffic per subscriber in the kernel; never touches, delays or blocks a packet.
@@ -30,17 +30,9 @@ pub enum Command {
         #[arg(value_name = "FILE", env = "PEERTALLY_CONFIG")]
         file: Option<PathBuf>,
     },
-    /// Print the memory that a configuration will take, table by table. Loads nothing.
-    // These options change no memory.
-    #[command(mut_arg("listen", |option| option.hide(true)), mut_arg("xdp_mode", |option| option.hide(true)))]
-    Plan {
-        /// The options of `run`.
-        #[command(flatten)]
-        run: RunArgs,
-        /// Output format.
-        #[arg(long, value_enum, default_value_t = Format::Table)]
-        format: Format,
-    },
+    /// Print the memory that a configuration will take, table by table; with a load, also the tables and cores for it.
+    /// Loads nothing.
+    Plan(PlanArgs),
     /// Count the P2P protocol traffic of captures, as the XDP program would have counted it.
     Replay(ReplayArgs),
     /// Attach to the interfaces and count, serve metrics, watch thresholds and call hooks, until SIGTERM.

@@ -35,8 +35,8 @@ fn main() -> ExitCode {
             Ok(removed) => show(&removed),
             Err(error) => fail(&error),
         },
-        Command::Plan { run, format } => match plan::main(&run) {
-            Ok(plan) => show(&match format {
+        Command::Plan(args) => match plan::main(&args) {
+            Ok(plan) => show(&match args.format {
                 Format::Table => plan::show(&plan),
                 Format::Json => plan::json(&plan),
             }),

@@ -88,6 +88,49 @@ fn a_plan_names_tables_and_sums() {
 }
 
 #[test]
+fn a_plan_for_a_load_sizes_the_box() {
+    let load =
+        ["--packets-per-second", "17400000", "--new-flows-per-second", "350000", "--subscriber-count", "1000000"];
+    let said = peertally(&[&["plan"], &load[..]].concat());
+    assert_eq!(said.code, Some(0), "{}", said.err);
+    for part in ["tables in the kernel ", "load: 17400000 packets/s", "WARNING: ", "capacity.flows        33554432 "] {
+        assert!(said.out.contains(part), "no {part} in {}", said.out);
+    }
+
+    let directory = tempfile::tempdir().expect("directory");
+    let file = directory.path().join("p.toml");
+    fs::write(&file, "[capacity]\nflows = 33554432\ntallies = 3000001\n").expect("written");
+    let config = ["plan", "--config", file.to_str().expect("UTF-8"), "--format", "json"];
+    let said = peertally(&[&config, &load[..]].concat());
+    let plan: serde_json::Value = serde_json::from_str(&said.out).expect("JSON");
+    let sizing = &plan["sizing"];
+    assert_eq!(sizing["flow_table"]["turnover"], "evicts_idle");
+    assert_eq!(sizing["tally_table"]["suffices"], true);
+    assert_eq!(sizing["cores"]["parts"][0]["per_second"], 16_000_000);
+    // The recommended tables are the configured ones, but for the peer cache.
+    let peers = 4_194_304 * 16 - 262_144 * 16;
+    assert_eq!(sizing["kernel_bytes"].as_u64(), plan["kernel_bytes"].as_u64().map(|bytes| bytes + peers));
+    let without: serde_json::Value = serde_json::from_str(&peertally(&config).out).expect("JSON");
+    assert!(without.get("sizing").is_none());
+}
+
+#[test]
+fn a_load_that_cannot_be_ends_with_64_and_says_what_to_do() {
+    for (arguments, part) in [
+        (&["--packets-per-second", "17.4M"][..], "`17.4M` is not a whole number up to 10000000000; write digits only"),
+        (&["--new-flows-per-second", "-1"], "`-1` is not a whole number"),
+        (&["--subscriber-count", "10000000001"], "is not a whole number up to 10000000000"),
+        (&["--subscribers", "1000000"], "for a number of subscribers use --subscriber-count 1000000"),
+        (&["--subscribers", "foo"], "write for example 10.0.0.0/8/32"),
+        (&["--new-flows-per-second", "5", "--packets-per-second", "4"], "correct one of them"),
+    ] {
+        let said = peertally(&[&["plan"], arguments].concat());
+        assert_eq!(said.code, Some(64), "{arguments:?}");
+        assert!(said.err.contains(part) && said.out.is_empty(), "{}", said.err);
+    }
+}
+
+#[test]
 fn mistakes_end_with_64_and_name_the_line() {
     let directory = tempfile::tempdir().expect("directory");
     let file = directory.path().join("p.toml");

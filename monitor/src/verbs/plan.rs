@@ -1,10 +1,13 @@
-//! `peertally plan`: what memory a configuration will take, before anything is loaded.
+//! `peertally plan`: the memory that a configuration will take, before anything is loaded, and the size of a box.
 //!
 //! The kernel's part comes from the object that would be loaded ([`peertally_datapath::table_memory`]). The agent's
 //! part was measured (`cargo xtask bench`, row "agent with .. tallies") and is an estimate for tables in which every
-//! tally is in use.
+//! tally is in use. [`sizing`] has the arithmetic for a load.
 
+pub mod args;
 mod show;
+mod show_sizing;
+pub mod sizing;
 
 use std::{collections::HashSet, fs};
 
@@ -19,12 +22,17 @@ use peertally_core::{
     exit::{Exit, ExitCause},
     snapshot::TallyChange,
 };
-use peertally_datapath::table_memory::{ParseError, TableMemory, tables};
+use peertally_datapath::{
+    TableSizes,
+    table_memory::{ParseError, TableMemory, tables},
+};
 use serde::Serialize;
 
 pub use show::{json, show};
 
-use crate::config::{self, ConfigError, Resolved, RunArgs};
+use crate::config::{self, ConfigError, Resolved};
+use args::PlanArgs;
+use sizing::{LoadError, Sizing};
 
 /// The agent without a tally: program, threads, runtime.
 const AGENT_BYTES: u64 = 18 << 20;
@@ -39,7 +47,7 @@ const AGENT_BYTES_PER_TALLY_AND_GROUP: u64 = 28;
 const AGENT_BYTES_PER_TALLY_AND_WINDOW: u64 = 128;
 
 /// Memory of a configuration.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Plan {
     /// Flows there is room for.
     pub flows: u64,
@@ -59,6 +67,27 @@ pub struct Plan {
     pub memory_bytes: Option<u64>,
     /// Memory that is available here now.
     pub available_bytes: Option<u64>,
+    /// The size of a box, if a load was given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sizing: Option<LoadPlan>,
+}
+
+/// The size of a box, and the memory that its recommended tables take.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct LoadPlan {
+    /// Capacities, turnover and cores.
+    #[serde(flatten)]
+    pub sizing: Sizing,
+    /// Memory of the recommended flow table.
+    pub flows_bytes: u64,
+    /// Memory of the recommended tallies and their index.
+    pub tallies_bytes: u64,
+    /// Memory of the recommended peer cache.
+    pub peers_bytes: u64,
+    /// All tables in the kernel at the recommended capacities.
+    pub kernel_bytes: u64,
+    /// The agent with every tally in use and moving.
+    pub agent_bytes: u64,
 }
 
 /// Errors of a plan.
@@ -67,6 +96,9 @@ pub enum PlanError {
     /// The configuration.
     #[error(transparent)]
     Config(#[from] ConfigError),
+    /// The load.
+    #[error(transparent)]
+    Load(#[from] LoadError),
     /// The object.
     #[error("the built-in object cannot be read: {0}; rebuild it with `cargo xtask build-ebpf`")]
     Object(#[from] ParseError),
@@ -87,18 +119,46 @@ impl ExitCause for PlanError {
     fn exit(&self) -> Exit {
         match self {
             Self::Config(error) => error.exit(),
+            Self::Load(error) => error.exit(),
             Self::Object(_) => Exit::Bug,
             Self::TooLarge { .. } => Exit::Unavailable,
         }
     }
 }
 
-/// The plan of what `run` would be given.
+/// The plan of what `run` would be given, and the size of a box for the load.
 ///
 /// # Errors
 /// [`PlanError`].
-pub fn main(args: &RunArgs) -> Result<Plan, PlanError> {
-    Plan::new(&config::load(args.config.as_deref(), &args.overrides())?)
+pub fn main(args: &PlanArgs) -> Result<Plan, PlanError> {
+    let resolved = config::load(args.run.config.as_deref(), &args.run.overrides())?;
+    let (plan, load) = (Plan::new(&resolved)?, args.load());
+    if load.is_empty() {
+        return Ok(plan);
+    }
+    let sizing = Sizing::new(load, &resolved.datapath.sizes)?;
+    Ok(Plan { sizing: Some(LoadPlan::new(sizing, &resolved)?), ..plan })
+}
+
+impl LoadPlan {
+    /// The recommended tables of `sizing`, beside all other settings of a configuration.
+    ///
+    /// # Errors
+    /// [`PlanError::Object`].
+    pub fn new(sizing: Sizing, resolved: &Resolved) -> Result<Self, PlanError> {
+        let plan = Plan::of(resolved, &sizing.recommended())?;
+        let bytes = |names: &[&str]| -> u64 {
+            plan.tables.iter().filter(|table| names.contains(&&*table.name)).map(|table| table.bytes).sum()
+        };
+        Ok(Self {
+            flows_bytes: bytes(&["FLOWS", "COLD_FLOWS"]),
+            tallies_bytes: bytes(&["TALLIES", "TALLY_KEYS", "TALLY_SLOTS", "TALLY_CACHE"]),
+            peers_bytes: bytes(&["PEERS"]),
+            kernel_bytes: plan.kernel_bytes,
+            agent_bytes: plan.agent_bytes,
+            sizing,
+        })
+    }
 }
 
 impl Plan {
@@ -107,8 +167,11 @@ impl Plan {
     /// # Errors
     /// [`PlanError::Object`].
     pub fn new(resolved: &Resolved) -> Result<Self, PlanError> {
-        let sizes = resolved.datapath.sizes;
-        let tables = tables(&sizes, resolved.datapath.watchlist.entries.len() as u32)?;
+        Self::of(resolved, &resolved.datapath.sizes)
+    }
+
+    fn of(resolved: &Resolved, sizes: &TableSizes) -> Result<Self, PlanError> {
+        let tables = tables(sizes, resolved.datapath.watchlist.entries.len() as u32)?;
         let (flows, tallies) = (sizes.flows, u64::from(sizes.tallies));
         let groups: HashSet<_> = resolved.policies.iter().map(|policy| (policy.metric, policy.direction)).collect();
         let windows: HashSet<_> =
@@ -131,6 +194,7 @@ impl Plan {
             agent_bytes: AGENT_BYTES + per_tally * tallies,
             memory_bytes: memory("MemTotal"),
             available_bytes: memory("MemAvailable"),
+            sizing: None,
             tables,
         })
     }

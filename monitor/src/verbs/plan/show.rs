@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::Plan;
+use super::{Plan, show_sizing};
 
 const MIB: f64 = 1024.0 * 1024.0;
 
@@ -32,6 +32,10 @@ pub fn show(plan: &Plan) -> String {
         "{} flows of {} bytes; {} tallies of {} bytes, and {per_tally} in the agent",
         plan.flows, plan.bytes_per_flow, plan.tallies, plan.bytes_per_tally
     );
+    if let Some(load) = &plan.sizing {
+        out += "\n";
+        out += &show_sizing::show(load);
+    }
     out
 }
 
