@@ -140,6 +140,8 @@ fn further() -> Vec<Row> {
         Row { subscribers: 1 << 20, ..new("new-flow-1m-subscribers", Framing::Ipv4) },
         new("new-flow-ipv6", Framing::Ipv6),
         Row { pools: 64, ..new("new-flow-64-pools", Framing::Ipv4) },
+        // Between ports that peers choose, where the entropy of a direction's first payload is measured.
+        Row { remote_port: 51_413, ..inspected("inspect-ciphertext-first", Tcp, &ciphertext(), vec![up(Tcp, b"")]) },
         transit("transit", 1 << 17),
         Row { pools: 64, ..transit("transit-64-pools", 1 << 17) },
     ]

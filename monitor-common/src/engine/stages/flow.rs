@@ -27,31 +27,39 @@ use crate::{
 /// Counts a packet that [`entry`](super::entry()) did not count.
 #[inline(always)]
 pub fn flow<P: Packet, M: Maps>(packet: &P, maps: &M, settings: &Settings, interface: u16) -> Option<StageProgram> {
-    with_scratch(maps, |scratch| {
-        let ctx = &mut scratch.ctx;
-        if !read_headers(packet, ctx) {
-            maps.count_event(KernelEvent::InternalError);
+    with_scratch(maps, |scratch| count(packet, maps, settings, interface, &mut scratch.ctx))
+}
+
+#[inline(always)]
+fn count<P: Packet, M: Maps>(
+    packet: &P,
+    maps: &M,
+    settings: &Settings,
+    interface: u16,
+    ctx: &mut PacketContext,
+) -> Option<StageProgram> {
+    if !read_headers(packet, ctx) {
+        maps.count_event(KernelEvent::InternalError);
+        return None;
+    }
+    reset_context(ctx, maps, settings, interface);
+    if !flow_table::lookup(maps, ctx) {
+        if !subscribers::find_subscribers(maps, ctx) {
+            account::transit(maps, interface, ctx.frame.headers.ip_bytes, account::flowless_verdict(ctx));
             return None;
         }
-        reset_context(ctx, maps, settings, interface);
-        if !flow_table::lookup(maps, ctx) {
-            if !subscribers::find_subscribers(maps, ctx) {
-                account::transit(maps, interface, ctx.frame.headers.ip_bytes, account::flowless_verdict(ctx));
-                return None;
-            }
-            if !flow_table::select_victim(maps, settings, ctx) || !flow_table::install(maps, settings, ctx) {
-                account::count_uncached(maps, settings, ctx);
-                return None;
-            }
-        }
-        if !account::count(maps, ctx) {
+        if !flow_table::select_victim(maps, settings, ctx) || !flow_table::install(maps, settings, ctx) {
+            account::count_uncached(maps, settings, ctx);
             return None;
         }
-        if ctx.flow.task == Task::ASSOCIATE {
-            return Some(StageProgram::Verdict);
-        }
-        inspection_of(packet, maps, settings, ctx)
-    })
+    }
+    if !account::count(maps, ctx) {
+        return None;
+    }
+    if ctx.flow.task == Task::ASSOCIATE {
+        return Some(StageProgram::Verdict);
+    }
+    inspection_of(packet, maps, settings, ctx)
 }
 
 /// The stage that a counted packet needs, whose flow is inspected or still teaches.
