@@ -2,10 +2,7 @@
 #![expect(unsafe_code, reason = "the section and symbol of the licence")]
 
 use aya_ebpf::{bindings::xdp_action, macros::xdp, programs::XdpContext};
-use monitor_common::{
-    abi::{settings::Settings, stage::StageProgram},
-    engine::stages,
-};
+use monitor_common::{abi::stage::StageProgram, engine::stages};
 
 use maps::BpfMaps;
 use packet::XdpPacket;
@@ -14,43 +11,51 @@ mod log;
 mod maps;
 mod packet;
 
-/// Counts the frame and passes it on. Declared multi-buffer (`frags`), as all stages are, so that jumbo frames are no
-/// obstacle.
-#[xdp(frags)]
-fn peertally(context: XdpContext) -> u32 {
-    run(&context, |packet, settings| stages::entry(packet, &BpfMaps, settings, packet.interface()))
+/// Declares a program: a stage of [`stages`] on the frame in `$packet`. Declared multi-buffer (`frags`), so that jumbo
+/// frames are no obstacle. A macro, since the compiler would leave large closures as calls.
+macro_rules! program {
+    ($(#[$doc:meta])* $name:ident: |$packet:ident, $settings:ident| $stage:expr) => {
+        $(#[$doc])*
+        #[xdp(frags)]
+        #[inline(always)]
+        fn $name(context: XdpContext) -> u32 {
+            let next = match maps::settings() {
+                Some($settings) => {
+                    let $packet = &XdpPacket::new(&context);
+                    $stage
+                }
+                None => None,
+            };
+            pass(&context, next)
+        }
+    };
 }
 
-/// [`StageProgram::Flow`].
-#[xdp(frags)]
-fn peertally_flow(context: XdpContext) -> u32 {
-    run(&context, |packet, settings| stages::flow(packet, &BpfMaps, settings, packet.interface()))
+program! {
+    /// What the interfaces run.
+    peertally: |packet, settings| stages::entry(packet, &BpfMaps, settings, packet.interface())
+}
+program! {
+    /// [`StageProgram::Flow`].
+    peertally_flow: |packet, settings| stages::flow(packet, &BpfMaps, settings, packet.interface())
+}
+program! {
+    /// [`StageProgram::InspectTcp`].
+    peertally_tcp: |packet, settings| stages::inspect_tcp(packet, &BpfMaps, settings)
+}
+program! {
+    /// [`StageProgram::InspectUdp`].
+    peertally_udp: |packet, settings| stages::inspect_udp(packet, &BpfMaps, settings)
+}
+program! {
+    /// [`StageProgram::Verdict`].
+    peertally_verdict: |packet, settings| stages::verdict(packet, &BpfMaps, settings)
 }
 
-/// [`StageProgram::InspectTcp`].
-#[xdp(frags)]
-fn peertally_tcp(context: XdpContext) -> u32 {
-    run(&context, |packet, settings| stages::inspect_tcp(packet, &BpfMaps, settings))
-}
-
-/// [`StageProgram::InspectUdp`].
-#[xdp(frags)]
-fn peertally_udp(context: XdpContext) -> u32 {
-    run(&context, |packet, settings| stages::inspect_udp(packet, &BpfMaps, settings))
-}
-
-/// [`StageProgram::Verdict`].
-#[xdp(frags)]
-fn peertally_verdict(context: XdpContext) -> u32 {
-    run(&context, |packet, settings| stages::verdict(packet, &BpfMaps, settings))
-}
-
-/// Runs a stage, and goes on to the one that the packet needs next. Passes the frame on, whatever happens.
+/// Goes on to the stage that the packet needs next, if there is one. Passes the frame on, whatever happens.
 #[inline(always)]
-fn run(context: &XdpContext, stage: impl FnOnce(&XdpPacket<'_>, &Settings) -> Option<StageProgram>) -> u32 {
-    if let Some(settings) = maps::settings()
-        && let Some(next) = stage(&XdpPacket::new(context), settings)
-    {
+fn pass(context: &XdpContext, next: Option<StageProgram>) -> u32 {
+    if let Some(next) = next {
         match next {
             StageProgram::Flow => maps::tail_call::<{ StageProgram::Flow as u32 }>(context),
             StageProgram::InspectTcp => maps::tail_call::<{ StageProgram::InspectTcp as u32 }>(context),

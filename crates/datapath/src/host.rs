@@ -3,6 +3,7 @@
 use std::{
     cell::{Cell, RefCell},
     collections::HashMap,
+    ops::DerefMut,
 };
 
 use monitor_common::{
@@ -286,8 +287,8 @@ impl Maps for HostDataPath {
         true
     }
 
-    fn with_scratch<R>(&self, run: impl FnOnce(&mut Scratch) -> R) -> Option<R> {
-        Some(run(&mut self.scratch.borrow_mut()))
+    fn scratch(&self) -> Option<impl DerefMut<Target = Scratch>> {
+        Some(self.scratch.borrow_mut())
     }
 
     fn report_outcome(&self, outcome: PacketOutcome) {

@@ -8,6 +8,8 @@
 //! The verifier does not track values through a map, so it verifies each stage once, and not once for each path that
 //! leads there.
 
+use core::ops::DerefMut;
+
 use crate::{
     abi::{event::KernelEvent, settings::Settings, stage::StageProgram},
     parse::packet::Packet,
@@ -43,17 +45,19 @@ pub fn process<P: Packet, M: Maps>(packet: &P, maps: &M, settings: &Settings, in
 #[inline(always)]
 pub fn abandon<M: Maps>(maps: &M) {
     maps.count_event(KernelEvent::StageMissing);
-    maps.with_scratch(|scratch| scratch.payload.wipe());
+    if let Some(mut scratch) = maps.scratch() {
+        scratch.payload.wipe();
+    }
 }
 
-/// Runs a stage on this CPU's scratch memory.
+/// The scratch memory of this CPU; `None` is an internal error.
+///
+/// No closure gets it: the compiler would leave the larger ones as calls.
 #[inline(always)]
-fn with_scratch<M: Maps>(maps: &M, stage: impl FnOnce(&mut Scratch) -> Option<StageProgram>) -> Option<StageProgram> {
-    match maps.with_scratch(stage) {
-        Some(next) => next,
-        None => {
-            maps.count_event(KernelEvent::InternalError);
-            None
-        }
+fn scratch<M: Maps>(maps: &M) -> Option<impl DerefMut<Target = Scratch>> {
+    let scratch = maps.scratch();
+    if scratch.is_none() {
+        maps.count_event(KernelEvent::InternalError);
     }
+    scratch
 }

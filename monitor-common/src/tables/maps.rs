@@ -1,5 +1,7 @@
 //! Access to the maps: BPF maps in the kernel, plain memory on the host, mapped memory in the agent.
 
+use core::ops::DerefMut;
+
 use crate::{
     abi::{
         event::KernelEvent,
@@ -76,8 +78,8 @@ pub trait Maps: CounterMaps {
     fn count_hit(&self, key: &KeyWords) -> bool;
     /// Sends a watchlist hit to the agent; `false` when there is no room.
     fn report_hit(&self, hit: &WatchHit) -> bool;
-    /// Lends the scratch memory of this CPU.
-    fn with_scratch<R>(&self, run: impl FnOnce(&mut Scratch) -> R) -> Option<R>;
+    /// Lends the scratch memory of this CPU. Each stage borrows it once.
+    fn scratch(&self) -> Option<impl DerefMut<Target = Scratch>>;
     /// Reports the outcome of a packet; does nothing in production.
     fn report_outcome(&self, outcome: PacketOutcome);
 }

@@ -4,7 +4,7 @@
 //! Capacities here are the smallest that load; the agent sets the real ones.
 #![expect(unsafe_code, reason = "pointers into map values, and kernel functions")]
 
-use core::arch::asm;
+use core::{arch::asm, ops::DerefMut};
 
 use super::log;
 use aya_ebpf::{
@@ -359,10 +359,9 @@ impl Maps for BpfMaps {
     }
 
     #[inline(always)]
-    fn with_scratch<R>(&self, run: impl FnOnce(&mut Scratch) -> R) -> Option<R> {
-        let scratch = SCRATCH.get_ptr_mut(0)?;
-        // SAFETY: per-CPU scratch; XDP programs are not re-entered on a CPU, and `run` is the only borrower.
-        Some(run(unsafe { &mut *scratch }))
+    fn scratch(&self) -> Option<impl DerefMut<Target = Scratch>> {
+        // SAFETY: per-CPU scratch; XDP programs are not re-entered on a CPU, and each stage borrows it once.
+        SCRATCH.get_ptr_mut(0).map(|scratch| unsafe { &mut *scratch })
     }
 
     #[inline(always)]

@@ -1,6 +1,6 @@
 //! Entry: parses the frame, and counts it if it belongs to a settled flow or to nobody.
 
-use super::with_scratch;
+use super::scratch;
 use crate::{
     abi::{
         key::{FlowKey, Seed},
@@ -43,13 +43,12 @@ pub fn entry<P: Packet, M: Maps>(packet: &P, maps: &M, settings: &Settings, inte
         account::transit(maps, interface, fast.ip_bytes, Verdict::UNCLASSIFIED.numbers());
         return None;
     }
-    with_scratch(maps, |scratch| {
-        record_lookup(&mut scratch.ctx, &fast, place, settings, maps.realm(interface));
-        if let Some(ends) = &ends {
-            subscribers::record_ends(maps, settings, &mut scratch.ctx, ends);
-        }
-        Some(StageProgram::Flow)
-    })
+    let scratch = &mut *scratch(maps)?;
+    record_lookup(&mut scratch.ctx, &fast, place, settings, maps.realm(interface));
+    if let Some(ends) = &ends {
+        subscribers::record_ends(maps, settings, &mut scratch.ctx, ends);
+    }
+    Some(StageProgram::Flow)
 }
 
 /// The seed of the realm of an interface.
@@ -66,23 +65,22 @@ fn parse_and_count<P: Packet, M: Maps>(
     settings: &Settings,
     interface: u16,
 ) -> Option<StageProgram> {
-    with_scratch(maps, |scratch| {
-        let ctx = &mut scratch.ctx;
-        if let Err(reason) = parse::all_headers(packet, &mut ctx.frame.headers) {
-            maps.count_skip(reason);
-            maps.report_outcome(PacketOutcome::skipped(reason));
-            return None;
-        }
-        let fast = FastHeaders::of(&ctx.frame.headers, &seed(maps, settings, interface));
-        let place = if fast.opens() {
-            find(&fast, maps, settings)
-        } else {
-            count_settled(&fast, maps, settings, interface).err()?
-        };
-        record_lookup(ctx, &fast, place, settings, maps.realm(interface));
-        ctx.frame.headers_parsed = 1;
-        Some(StageProgram::Flow)
-    })
+    let scratch = &mut *scratch(maps)?;
+    let ctx = &mut scratch.ctx;
+    if let Err(reason) = parse::all_headers(packet, &mut ctx.frame.headers) {
+        maps.count_skip(reason);
+        maps.report_outcome(PacketOutcome::skipped(reason));
+        return None;
+    }
+    let fast = FastHeaders::of(&ctx.frame.headers, &seed(maps, settings, interface));
+    let place = if fast.opens() {
+        find(&fast, maps, settings)
+    } else {
+        count_settled(&fast, maps, settings, interface).err()?
+    };
+    record_lookup(ctx, &fast, place, settings, maps.realm(interface));
+    ctx.frame.headers_parsed = 1;
+    Some(StageProgram::Flow)
 }
 
 /// The place of a flow: its way in bits 0..3, [`WAYS`] when no set holds it; bit 3 is set for the second set.

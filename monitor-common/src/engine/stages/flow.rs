@@ -1,6 +1,6 @@
 //! Flow: finds the packet's flow or installs it, counts the packet, and decides whether its payload is inspected.
 
-use super::with_scratch;
+use super::scratch;
 use crate::{
     abi::{
         event::KernelEvent,
@@ -27,17 +27,8 @@ use crate::{
 /// Counts a packet that [`entry`](super::entry()) did not count.
 #[inline(always)]
 pub fn flow<P: Packet, M: Maps>(packet: &P, maps: &M, settings: &Settings, interface: u16) -> Option<StageProgram> {
-    with_scratch(maps, |scratch| count(packet, maps, settings, interface, &mut scratch.ctx))
-}
-
-#[inline(always)]
-fn count<P: Packet, M: Maps>(
-    packet: &P,
-    maps: &M,
-    settings: &Settings,
-    interface: u16,
-    ctx: &mut PacketContext,
-) -> Option<StageProgram> {
+    let scratch = &mut *scratch(maps)?;
+    let ctx = &mut scratch.ctx;
     if !read_headers(packet, ctx) {
         maps.count_event(KernelEvent::InternalError);
         return None;

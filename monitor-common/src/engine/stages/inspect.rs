@@ -1,6 +1,6 @@
 //! Inspection: joins the segments of a payload, copies it, and classifies it.
 
-use super::with_scratch;
+use super::scratch;
 use crate::{
     abi::{
         limits::{MSE_OPENING, SHALLOW, WINDOW},
@@ -30,33 +30,31 @@ use crate::{
 /// Inspects a segment with payload.
 #[inline(always)]
 pub fn inspect_tcp<P: Packet, M: Maps>(packet: &P, maps: &M, settings: &Settings) -> Option<StageProgram> {
-    with_scratch(maps, |scratch| {
-        if reassembly::skip_segment(packet, maps, scratch) {
-            let ctx = &mut scratch.ctx;
-            if ctx.inspection.exhausted != 0 {
-                ctx.inspection.ended = 1;
-                return Some(StageProgram::Verdict);
-            }
-            if ctx.flow.task == Task::INSPECT {
-                ctx.report_pending(maps);
-            }
-            return None;
+    let scratch = &mut *scratch(maps)?;
+    if reassembly::skip_segment(packet, maps, scratch) {
+        let ctx = &mut scratch.ctx;
+        if ctx.inspection.exhausted != 0 {
+            ctx.inspection.ended = 1;
+            return Some(StageProgram::Verdict);
         }
-        inspect_payload::<P, M, true>(packet, maps, settings, scratch);
-        if scratch.ctx.inspection.hold != 0 {
-            reassembly::hold(packet, maps, scratch);
+        if ctx.flow.task == Task::INSPECT {
+            ctx.report_pending(maps);
         }
-        after_rules(maps, scratch)
-    })
+        return None;
+    }
+    inspect_payload::<P, M, true>(packet, maps, settings, scratch);
+    if scratch.ctx.inspection.hold != 0 {
+        reassembly::hold(packet, maps, scratch);
+    }
+    after_rules(maps, scratch)
 }
 
 /// Inspects a datagram with payload.
 #[inline(always)]
 pub fn inspect_udp<P: Packet, M: Maps>(packet: &P, maps: &M, settings: &Settings) -> Option<StageProgram> {
-    with_scratch(maps, |scratch| {
-        inspect_payload::<P, M, false>(packet, maps, settings, scratch);
-        after_rules(maps, scratch)
-    })
+    let scratch = &mut *scratch(maps)?;
+    inspect_payload::<P, M, false>(packet, maps, settings, scratch);
+    after_rules(maps, scratch)
 }
 
 /// The verdict stage for a payload that decides or teaches something. Else the inspection goes on with the next one.

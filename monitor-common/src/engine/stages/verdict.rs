@@ -1,6 +1,6 @@
 //! Verdict: what a payload says beyond its protocol, association, and the verdict's commitment.
 
-use super::with_scratch;
+use super::scratch;
 use crate::{
     abi::{
         event::KernelEvent,
@@ -21,38 +21,37 @@ use crate::{
 /// Ends or continues the inspection of a packet's flow.
 #[inline(always)]
 pub fn verdict<P: Packet, M: Maps>(packet: &P, maps: &M, settings: &Settings) -> Option<StageProgram> {
-    with_scratch(maps, |scratch| {
-        let task = scratch.ctx.flow.task;
-        if task == Task::ASSOCIATE {
-            let ctx = &mut scratch.ctx;
-            if associate::associate(maps, settings, ctx) {
-                associate::relabel(maps, settings, ctx);
-            }
+    let scratch = &mut *scratch(maps)?;
+    let task = scratch.ctx.flow.task;
+    if task == Task::ASSOCIATE {
+        let ctx = &mut scratch.ctx;
+        if associate::associate(maps, settings, ctx) {
+            associate::relabel(maps, settings, ctx);
+        }
+        return None;
+    }
+    if scratch.ctx.inspection.classified != 0 {
+        read_payload(packet, maps, settings, scratch);
+    }
+    let ctx = &mut scratch.ctx;
+    if task == Task::INSPECT {
+        let ended = ctx.inspection.ended != 0;
+        if !ended && !associate::is_early(ctx) {
             return None;
         }
-        if scratch.ctx.inspection.classified != 0 {
-            read_payload(packet, maps, settings, scratch);
+        if !associate::associate(maps, settings, ctx) && !ended {
+            return None;
         }
-        let ctx = &mut scratch.ctx;
-        if task == Task::INSPECT {
-            let ended = ctx.inspection.ended != 0;
-            if !ended && !associate::is_early(ctx) {
-                return None;
-            }
-            if !associate::associate(maps, settings, ctx) && !ended {
-                return None;
-            }
-            commit::commit_verdict(maps, settings, ctx);
-            if !ended {
-                return None;
-            }
+        commit::commit_verdict(maps, settings, ctx);
+        if !ended {
+            return None;
         }
-        learn::learn(maps, settings, ctx);
-        if settings.inspection.load() == InspectionDepth::Watchlist as u64 && ctx.inspection.content.is_some() {
-            watchlist::compare(maps, settings, ctx);
-        }
-        None
-    })
+    }
+    learn::learn(maps, settings, ctx);
+    if settings.inspection.load() == InspectionDepth::Watchlist as u64 && ctx.inspection.content.is_some() {
+        watchlist::compare(maps, settings, ctx);
+    }
+    None
 }
 
 /// Reads what a classified payload says of its sender and of other peers, and sets the flow's verdict.
