@@ -72,7 +72,7 @@ pub use self::{
     peer::{bittorrent_exchange, plain_exchange},
     process::{Process, output, run, without_package},
     prometheus::{Prometheus, promtool_check},
-    require::{STRICT_VARIABLE, require, strict},
+    require::{SOAK_VARIABLE, STRICT_VARIABLE, repetitions, require, strict},
     scenario::{Expected, IpVersion, Scenario, ScenarioOutcome, Share, Stage, play_all},
     scenarios::scenarios,
     servers::{

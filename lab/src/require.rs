@@ -13,6 +13,15 @@ pub fn strict() -> bool {
     env::var(STRICT_VARIABLE).is_ok_and(|value| value == "1")
 }
 
+/// Set to 1, tests that repeat something run their long form.
+pub const SOAK_VARIABLE: &str = "PEERTALLY_SOAK";
+
+/// How often a test repeats something: `short`, or ten times as often in the long form.
+#[must_use]
+pub fn repetitions(short: u32) -> u32 {
+    if env::var(SOAK_VARIABLE).is_ok_and(|value| value == "1") { short * 10 } else { short }
+}
+
 /// Whether the test `name` can run: with root, and with `programs` on the path. Otherwise it says so on standard error,
 /// past the test harness, in a line that starts with `SKIPPED`.
 ///

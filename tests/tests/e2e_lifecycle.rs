@@ -84,11 +84,6 @@ fn pins(lab: &Lab, start: &str) -> Result<Vec<String>> {
     Ok(String::from_utf8_lossy(&found.stdout).lines().map(str::to_owned).collect())
 }
 
-/// Swaps of the programs under traffic: a tenth of those of `--soak`.
-fn swaps() -> u32 {
-    if std::env::var_os("PEERTALLY_SOAK").is_some() { 100 } else { 10 }
-}
-
 /// Sends datagrams of new and of known flows until told to end: every stage has work at every moment.
 fn send_until(done: &AtomicBool, subscriber: &lab::Namespace) -> Result<u64> {
     subscriber.inside(|| {
@@ -117,7 +112,8 @@ fn a_swap_of_the_programs_under_traffic_loses_nothing() -> Result<()> {
     let done = AtomicBool::new(false);
     let sent = thread::scope(|scope| -> Result<u64> {
         let sender = scope.spawn(|| send_until(&done, lab.subscriber(1)));
-        let swapped = (0..swaps()).try_for_each(|number| {
+        let swaps = lab::repetitions(10);
+        let swapped = (0..swaps).try_for_each(|number| {
             let old = pins(&lab, "stages_")?;
             ensure!(old.len() == 1, "one set of programs has one table of stages: {old:?}");
             if number % 2 == 0 {
@@ -142,7 +138,7 @@ fn a_swap_of_the_programs_under_traffic_loses_nothing() -> Result<()> {
         let count = metrics.sum("peertally_kernel_events_total", &[("event", event)]);
         ensure!(count == 0, "{count} times {event} of {sent} datagrams");
     }
-    println!("{} swaps, {sent} datagrams and {} frames in all", swaps(), frames(&lab)? - before);
+    println!("{} swaps, {sent} datagrams and {} frames in all", lab::repetitions(10), frames(&lab)? - before);
     drop(agent);
     let detached = lab::output(lab.router_command(executable()?.to_str().context("a path in UTF-8")?).arg("detach"))?;
     ensure!(detached.status.success(), "{}", String::from_utf8_lossy(&detached.stderr));

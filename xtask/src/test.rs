@@ -27,6 +27,9 @@ pub struct Arguments {
     /// Only these lanes
     #[arg(long, value_name = "LANE", value_delimiter = ',')]
     pub lane: Vec<Lane>,
+    /// The long form of tests that repeat something, ten times as often: before a release, or before an issue is closed
+    #[arg(long, conflicts_with = "quick")]
+    pub soak: bool,
     /// All but these lanes
     #[arg(long, value_name = "LANE", value_delimiter = ',', conflicts_with = "lane")]
     pub skip: Vec<Lane>,
@@ -85,7 +88,11 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         .filter(|lane| !arguments.quick || Lane::QUICK.contains(lane))
         .filter(|lane| !arguments.skip.contains(lane))
         .collect();
-    let mode = if arguments.quick { Mode::Quick } else { Mode::Strict };
+    let mode = match (arguments.quick, arguments.soak) {
+        (true, _) => Mode::Quick,
+        (false, false) => Mode::Strict,
+        (false, true) => Mode::Soak,
+    };
     for lane in Lane::ALL.iter().filter(|lane| !lanes.contains(lane)) {
         println!("test: lane {} is left out: not asked for", lane.word());
     }
@@ -128,6 +135,8 @@ pub enum Mode {
     Quick,
     /// Install missing packages. A skipped test is a failure.
     Strict,
+    /// As [`Self::Strict`], with the long form of tests.
+    Soak,
 }
 
 /// Installs packages as late as possible: nothing for the first lanes, cargo tools last.

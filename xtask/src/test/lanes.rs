@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use clap::ValueEnum as _;
-use peertally_lab::STRICT_VARIABLE;
+use peertally_lab::{SOAK_VARIABLE, STRICT_VARIABLE};
 
 use super::{LaneOutcome, Mode};
 use crate::command::{cargo, shown, stream, stream_some};
@@ -209,12 +209,13 @@ fn tests(mode: Mode, outcome: &mut LaneOutcome, targets: &[&str], named: &[Strin
     command.args(["--", "--show-output"]).args(arguments);
     match mode {
         Mode::Strict => command.env(STRICT_VARIABLE, "1"),
+        Mode::Soak => command.env(STRICT_VARIABLE, "1").env(SOAK_VARIABLE, "1"),
         Mode::Quick => command.env_remove(STRICT_VARIABLE),
     };
     let mut shown = Shown::default();
     let result = stream_some(&mut command, TESTING, |line| {
         outcome.read(line);
-        mode == Mode::Strict || shown.keeps(line)
+        mode != Mode::Quick || shown.keeps(line)
     });
     if outcome.passed + outcome.failed == 0 {
         bail!(
