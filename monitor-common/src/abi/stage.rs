@@ -1,7 +1,7 @@
 //! The later programs of the data path, which tail calls reach.
 
 labelled_numbers! {
-    /// A stage behind the entry program. The number is its index in the map `STAGES`, the label the name of its program.
+    /// A stage behind the entry program. The number is its index in the map `STAGES`, the label its program's name.
     ///
     /// A packet passes them in this order, and skips those that it does not need.
     #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

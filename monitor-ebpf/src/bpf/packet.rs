@@ -207,8 +207,8 @@ impl XdpPacket<'_> {
         let (from, to) = (from as *const W, to.cast::<W>());
         let mut index = 0;
         while index < N {
-            // SAFETY: the test above keeps the reads inside the first buffer; the window has room for them. The verifier
-            // proves both again.
+            // SAFETY: the test above keeps the reads inside the first buffer; the window has room for them. The
+            // verifier proves both again.
             unsafe { to.wrapping_add(index).write_unaligned(from.wrapping_add(index).read_unaligned()) };
             index += 1;
         }
