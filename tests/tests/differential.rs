@@ -102,6 +102,11 @@ fn mutated_frames() {
     let expected = EngineTotals::read(&host.view(), skipped);
     let found = EngineTotals::read(&kernel.view(), kernel.skipped().expect("reads"));
     assert_equal(&found, &expected);
+    assert_eq!(kernel.rule_verdicts().expect("reads"), host.rule_verdicts());
+    for (event, count) in kernel.events().expect("reads") {
+        assert_eq!(count, host.events(event), "{event:?}");
+    }
+    assert!(!host.rule_verdicts().is_empty(), "no mutated frame had a verdict");
 }
 
 fn assert_equal(found: &EngineTotals, expected: &EngineTotals) {
