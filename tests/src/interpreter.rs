@@ -1,9 +1,9 @@
 //! Runs the XDP program of an object instruction by instruction, to count what one packet executes.
 //!
-//! Supports the instructions on the path of a settled flow: ALU, jumps, loads and stores, atomics, calls within the
-//! object, lookups in array maps. Anything else, such as another kernel function, ends the run with an error: it is not
-//! on that path. Every access is checked against the memory that exists, so nothing here needs rights or unsafe code.
-//! Instruction set: RFC 9669.
+//! Supports the instructions on the path of a settled flow and of a transit packet: ALU, jumps, loads and stores,
+//! atomics, calls within the object, lookups in array maps, readings of the tick count. Anything else, such as another
+//! kernel function, ends the run with an error: it is not on those paths. Every access is checked against the memory
+//! that exists, so nothing here needs rights or unsafe code. Instruction set: RFC 9669.
 
 #[cfg(test)]
 mod tests;
@@ -23,6 +23,8 @@ const ATOMIC: u8 = 6;
 const ARRAYS: [u32; 2] = [2, 6];
 /// The kernel function `bpf_map_lookup_elem` (include/uapi/linux/bpf.h, `enum bpf_func_id`).
 const MAP_LOOKUP: i32 = 1;
+/// The kernel function `bpf_jiffies64`.
+const JIFFIES: i32 = 118;
 /// Memory regions are this far apart, so that no offset leads from one into another.
 const REGION: u64 = 1 << 40;
 /// Bytes of stack of one call (include/linux/filter.h, `MAX_BPF_STACK`).
@@ -77,6 +79,8 @@ pub struct Executed {
     pub instructions: u64,
     /// Lookups in maps.
     pub lookups: u64,
+    /// Readings of the kernel's tick count.
+    pub tick_readings: u64,
 }
 
 /// A program with its array maps, which start as zeros.
@@ -151,7 +155,7 @@ impl Interpreter {
             registers: [0; 11],
             calls: Vec::new(),
             at: 0,
-            executed: Executed { verdict: 0, instructions: 0, lookups: 0 },
+            executed: Executed { verdict: 0, instructions: 0, lookups: 0, tick_readings: 0 },
             context: Context { address: context, start, end: start + frame.len() as u64, interface },
         };
         run.registers[1] = context;
@@ -258,6 +262,12 @@ impl Interpreter {
             return Ok(());
         }
         ensure!(instruction.src_reg() == 0, "unknown kind of call {}", instruction.src_reg());
+        if instruction.imm == JIFFIES {
+            // Time stands still.
+            run.executed.tick_readings += 1;
+            run.registers[0] = 0;
+            return Ok(());
+        }
         ensure!(instruction.imm == MAP_LOOKUP, "kernel function {} is not on a settled path", instruction.imm);
         let array = self.arrays.get(&(run.registers[1] as i32)).context("a lookup in a map that is no array")?;
         let index = self.memory.load(run.registers[2], 4)?;

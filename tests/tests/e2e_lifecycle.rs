@@ -84,11 +84,21 @@ fn pins(lab: &Lab, start: &str) -> Result<Vec<String>> {
     Ok(String::from_utf8_lossy(&found.stdout).lines().map(str::to_owned).collect())
 }
 
-/// Sends datagrams of new and of known flows until told to end: every stage has work at every moment.
-fn send_until(done: &AtomicBool, subscriber: &lab::Namespace) -> Result<u64> {
+/// Sends datagrams of new and of known flows until told to end, and now and then a connection with a BitTorrent
+/// handshake: every stage has work at any moment.
+fn send_until(done: &AtomicBool, lab: &Lab) -> Result<u64> {
+    let mut sent = 0;
+    while !done.load(Ordering::Relaxed) {
+        bittorrent_exchange(lab.subscriber(1), lab.internet(), CHUNK)?;
+        sent += send_datagrams(lab.subscriber(1))?;
+    }
+    Ok(sent)
+}
+
+fn send_datagrams(subscriber: &lab::Namespace) -> Result<u64> {
     subscriber.inside(|| {
         let mut sent = 0;
-        while !done.load(Ordering::Relaxed) {
+        for _ in 0..10 {
             let socket = UdpSocket::bind("0.0.0.0:0")?;
             for number in 0..20_u8 {
                 let payload: Vec<u8> = (0..200_u8).map(|index| index.wrapping_mul(number | 1) ^ 0x5a).collect();
@@ -111,7 +121,7 @@ fn a_swap_of_the_programs_under_traffic_loses_nothing() -> Result<()> {
     let mut agent = Agent::start(&lab, &executable()?, &format!("{KEYS}on_exit = \"leave\"\n"))?;
     let done = AtomicBool::new(false);
     let sent = thread::scope(|scope| -> Result<u64> {
-        let sender = scope.spawn(|| send_until(&done, lab.subscriber(1)));
+        let sender = scope.spawn(|| send_until(&done, &lab));
         let swaps = lab::repetitions(10);
         let swapped = (0..swaps).try_for_each(|number| {
             let old = pins(&lab, "stages_")?;
@@ -122,7 +132,6 @@ fn a_swap_of_the_programs_under_traffic_loses_nothing() -> Result<()> {
                 let status = agent.process().terminate(PATIENCE)?;
                 ensure!(status.success(), "{status}: {}", agent.process().log());
             }
-            bittorrent_exchange(lab.subscriber(1), lab.internet(), CHUNK)?;
             agent = Agent::start(&lab, &executable()?, &format!("{KEYS}on_exit = \"leave\"\n"))?;
             let new = pins(&lab, "stages_")?;
             ensure!(new.len() == 1 && new != old, "the old table of stages is left, or still in use: {old:?}, {new:?}");
@@ -133,6 +142,12 @@ fn a_swap_of_the_programs_under_traffic_loses_nothing() -> Result<()> {
         swapped.map(|()| sent)
     })?;
     agrees(&lab, &agent, before)?;
+    // A pin that somebody removed is made again: without it, the kernel would empty the table with the agent's end.
+    let [pin] = pins(&lab, "stages_")?.try_into().map_err(|pins| anyhow::anyhow!("one table of stages: {pins:?}"))?;
+    lab::run(lab.router_command("rm").arg(&pin))?;
+    lab::wait_for("the pin of the stages", PATIENCE, Duration::from_millis(100), || {
+        Ok(pins(&lab, "stages_")? == [pin.clone()])
+    })?;
     let metrics = agent.metrics()?;
     for event in ["stage_missing", "internal_error"] {
         let count = metrics.sum("peertally_kernel_events_total", &[("event", event)]);

@@ -8,7 +8,12 @@ use aya::{
     maps::{PerCpuArray, ProgramArray},
 };
 use monitor_common::{
-    abi::{event::KernelEvent, protocol::Protocol, stage::StageProgram},
+    abi::{
+        event::KernelEvent,
+        limits::{TAIL, WINDOW},
+        protocol::Protocol,
+        stage::StageProgram,
+    },
     parse::{self, ip_protocol, packet::Frame},
     tables::context::Scratch,
 };
@@ -110,7 +115,7 @@ fn a_missing_stage_is_counted_and_the_packet_passes() {
         let scratch = object.map("SCRATCH").expect("scratch memory");
         let scratch: PerCpuArray<_, [u8; size_of::<Scratch>()]> = scratch.try_into().expect("per CPU");
         for cpu in scratch.get(&0, 0).expect("scratch memory").iter() {
-            assert!(cpu[..512].iter().all(|byte| *byte == 0), "{stage:?}: a payload is left in memory");
+            assert!(cpu[..WINDOW + TAIL].iter().all(|byte| *byte == 0), "{stage:?}: a payload is left in memory");
         }
     }
 }

@@ -139,6 +139,7 @@ impl Datapath for AttachedDatapath {
             snapshot.hits = self.object.watchlist_hits();
         }
         snapshot.attachments = attach::attachments(&self.targets);
+        attach::keep_stages(&mut self.object);
         snapshot.drain_duration = begun.elapsed();
         if let Some(log) = &mut self.kernel_log {
             log.flush();
@@ -146,9 +147,10 @@ impl Datapath for AttachedDatapath {
         Ok(snapshot)
     }
 
-    fn finish(self, on_exit: OnExit) -> Result<(), AttachError> {
+    fn finish(mut self, on_exit: OnExit) -> Result<(), AttachError> {
         match on_exit {
             OnExit::Leave => {
+                attach::keep_stages(&mut self.object);
                 tracing::info!("the program stays attached and keeps counting; `peertally detach` detaches it")
             }
             OnExit::Detach => {

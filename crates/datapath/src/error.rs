@@ -96,5 +96,5 @@ pub(crate) fn is_denied(error: &(dyn Error + 'static)) -> bool {
 }
 
 /// Next step after a refused object.
-const LOAD_NEXT_STEP: &str =
-    "Peertally needs root (or CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON), Linux 6.1 or newer, and room for its tables";
+const LOAD_NEXT_STEP: &str = "Peertally needs root (or CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON), Linux 6.1 or newer with its BPF JIT compiler on \
+     (sysctl net.core.bpf_jit_enable=1), and room for its tables";

@@ -53,8 +53,8 @@ labelled_numbers! {
     /// Another stream evicted the held first bytes of a stream, or another CPU was writing their slot, so they were not
     /// held: a signature that is split there is not found.
     ReassemblyEvicted = 20, "reassembly_evicted";
-    /// A stage of the program could not be called: the packet passed, but was not counted, inspected or learned from.
-    /// 0 unless there is a bug.
+    /// A stage of the program could not be called. The packet passed. It was not counted if that was the first stage
+    /// behind the entry, else not inspected to its end. 0 unless the pinned table of stages was removed.
     StageMissing = 21, "stage_missing";
 }
 

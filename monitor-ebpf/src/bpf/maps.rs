@@ -192,7 +192,11 @@ impl CounterMaps for BpfMaps {
     fn count_event(&self, event: KernelEvent) {
         let logged = matches!(
             event,
-            KernelEvent::FlowRefused | KernelEvent::TallyRefused | KernelEvent::TallyRaced | KernelEvent::InternalError
+            KernelEvent::FlowRefused
+                | KernelEvent::TallyRefused
+                | KernelEvent::TallyRaced
+                | KernelEvent::InternalError
+                | KernelEvent::StageMissing
         );
         if let Some(count) = increment(&EVENTS, event as u32)
             && logged

@@ -19,7 +19,8 @@ use super::maps;
 const BEFORE: usize = 0x7f;
 
 /// The last offset of a frame that is read directly: below the verifier's bound for packet offsets
-/// (kernel/bpf/verifier.c, `MAX_PACKET_OFF`). No first buffer is longer, unless pages are.
+/// (kernel/bpf/verifier.c, `MAX_PACKET_OFF`). Generic XDP and large pages may make a longer first buffer: the helper
+/// copies what lies behind.
 const DIRECT: usize = 0x7fff;
 
 const _: () = assert!(HELD_BYTES <= BEFORE);

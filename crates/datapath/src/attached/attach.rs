@@ -1,6 +1,6 @@
 //! Attaches to all interfaces or none, and never replaces a foreign program.
 
-use std::{fs, path::Path, sync::Arc};
+use std::{fs, io, path::Path, sync::Arc};
 
 use aya::programs::{
     ProgramError, Xdp, XdpMode as AyaMode,
@@ -79,24 +79,43 @@ fn own_or_free(target: &MonitoredInterface) -> Result<Option<FdLink>, AttachErro
     Err(AttachError::Foreign { name: target.name.to_string(), program, by, mode: hook.mode })
 }
 
-/// Attaches to all targets; on a failure those attached by this call are detached again. In the end only the stages of
-/// programs that are attached are left.
+/// Attaches to all targets; on a failure those attached by this call are detached again. Then removes the stages of
+/// programs that no pinned link holds.
 pub(super) fn attach_all(
     object: &mut LoadedObject,
     targets: &[MonitoredInterface],
     mode: XdpMode,
 ) -> Result<(), AttachError> {
-    let number = object.program_number()?;
-    let pin = pins::stages(number);
-    object.pin_stages(&pin).map_err(|error| AttachError::PinStages { path: pin, reason: error.to_string() })?;
+    let pin = pins::stages(object.program_number()?);
+    object.pin_stages(&pin).map_err(|source| AttachError::PinStages { path: pin, source })?;
     let attached = attach_each(object.program()?, targets, mode);
-    let cleaned = pins::remove_stages_of_others(&attached_programs());
-    attached.and(cleaned)
+    // A program whose link cannot be read may still need its stages: then none are removed. What is left is removed by
+    // the next start.
+    if let Err(error) = attached_programs().and_then(|programs| pins::remove_stages_of_others(&programs)) {
+        tracing::warn!(%error, "cannot remove the stages of programs that are no longer attached");
+    }
+    attached
+}
+
+/// Pins the table of stages again if its pin was removed while a pinned link holds the program.
+pub(super) fn keep_stages(object: &mut LoadedObject) {
+    let Ok(number) = object.program_number() else { return };
+    let pin = pins::stages(number);
+    if pin.exists() || !attached_programs().is_ok_and(|programs| programs.contains(&number)) {
+        return;
+    }
+    match object.pin_stages(&pin) {
+        Ok(()) => tracing::warn!(pin = %pin.display(), "the pin of the program's stages was gone: pinned again"),
+        Err(error) => {
+            tracing::error!(%error, "the pin of the program's stages is gone: new flows end uncounted with this process")
+        }
+    }
 }
 
 /// Numbers of the programs that pinned links hold.
-fn attached_programs() -> Vec<u32> {
-    pins::links().iter().filter_map(|pin| Some(pinned_link(pin)?.1)).collect()
+fn attached_programs() -> io::Result<Vec<u32>> {
+    let unreadable = |pin: &Path| io::Error::other(format!("cannot read the link pinned at {}", pin.display()));
+    pins::links()?.iter().map(|pin| Ok(pinned_link(pin).ok_or_else(|| unreadable(pin))?.1)).collect()
 }
 
 fn attach_each(program: &mut Xdp, targets: &[MonitoredInterface], mode: XdpMode) -> Result<(), AttachError> {

@@ -2,7 +2,7 @@
 
 use std::{io, path::PathBuf};
 
-use aya::programs::ProgramError;
+use aya::{pin::PinError, programs::ProgramError};
 use peertally_core::exit::{Exit, ExitCause};
 
 use crate::error::{ObjectError, is_denied};
@@ -127,12 +127,13 @@ pub enum AttachError {
         reason: String,
     },
     /// The table of stages could not be pinned.
-    #[error("cannot pin the stages of the program at {path}: {reason}. Nothing was attached")]
+    #[error("cannot pin the stages of the program at {path}: {source}. Nothing was attached")]
     PinStages {
         /// Where.
         path: PathBuf,
         /// Error of the kernel.
-        reason: String,
+        #[source]
+        source: PinError,
     },
     /// A pin could not be removed.
     #[error(
@@ -164,6 +165,7 @@ impl ExitCause for AttachError {
                 is_denied(source)
             }
             Self::Attach { source, .. } => is_denied(&**source),
+            Self::PinStages { source, .. } => is_denied(source),
             _ => false,
         };
         if denied { Exit::Rights } else { Exit::Unavailable }

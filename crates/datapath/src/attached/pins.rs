@@ -49,31 +49,38 @@ pub(super) fn stages(program: u32) -> PathBuf {
     folder().join(format!("{STAGES_PREFIX}{program}"))
 }
 
-/// The pins in a folder whose names start so, with the rest of the name as a number.
-fn numbered(folder: &Path, prefix: &str) -> Vec<(u32, PathBuf)> {
-    let paths = fs::read_dir(folder).into_iter().flatten().filter_map(Result::ok).map(|entry| entry.path());
-    paths.filter_map(|path| Some((path.file_name()?.to_str()?.strip_prefix(prefix)?.parse().ok()?, path))).collect()
+/// The pins of this version whose names start so, with the rest of the name as a number.
+fn numbered(prefix: &str) -> io::Result<Vec<(u32, PathBuf)>> {
+    let mut pins = Vec::new();
+    for entry in fs::read_dir(folder())? {
+        let path = entry?.path();
+        let name = path.file_name().and_then(|name| name.to_str()?.strip_prefix(prefix)?.parse().ok());
+        if let Some(number) = name {
+            pins.push((number, path));
+        }
+    }
+    Ok(pins)
 }
 
 /// Pins of this version's attachments.
-pub(super) fn links() -> Vec<PathBuf> {
-    numbered(&folder(), LINK_PREFIX).into_iter().map(|(_, path)| path).collect()
+///
+/// # Errors
+/// The folder cannot be read.
+pub(super) fn links() -> io::Result<Vec<PathBuf>> {
+    Ok(numbered(LINK_PREFIX)?.into_iter().map(|(_, path)| path).collect())
 }
 
 /// Removes the tables of stages of all entry programs but these, which ends those sets of programs.
 ///
 /// # Errors
-/// [`AttachError::Remove`] at the first pin that cannot be removed.
-pub(super) fn remove_stages_of_others(programs: &[u32]) -> Result<(), AttachError> {
-    let others: Vec<_> =
-        numbered(&folder(), STAGES_PREFIX).into_iter().filter(|(program, _)| !programs.contains(program)).collect();
+/// At the first pin that cannot be removed.
+pub(super) fn remove_stages_of_others(programs: &[u32]) -> io::Result<()> {
+    let mut others = numbered(STAGES_PREFIX)?;
+    others.retain(|(program, _)| !programs.contains(program));
     if !others.is_empty() {
         wait_for_packets();
     }
-    for (_, path) in others {
-        fs::remove_file(&path).map_err(|source| AttachError::Remove { path: path.clone(), source })?;
-    }
-    Ok(())
+    others.into_iter().try_for_each(|(_, path)| fs::remove_file(path))
 }
 
 /// Waits until no CPU runs a program that was replaced or detached before this call: such a packet still needs its

@@ -33,16 +33,18 @@ pub fn entry<P: Packet, M: Maps>(packet: &P, maps: &M, settings: &Settings, inte
     } else {
         count_settled(&fast, maps, settings, interface).err()?
     };
-    // Prefetch the cold set now. Recompute the index: reading it from `place` would make this load wait for the flow
-    // set.
-    maps.prefetch_cold_set(FlowKey::set_index(fast.tag, settings.set_mask));
     let ends = if place.way() < WAYS as u32 { None } else { subscribers::plain_ends(packet, maps) };
     if let Some(ends) = &ends
         && !ends.has_subscriber()
     {
         account::transit(maps, interface, fast.ip_bytes, Verdict::UNCLASSIFIED.numbers());
+        // Without an agent, the clock of settled flows moves by the other packets only.
+        maps.now_s(settings, &mut scratch(maps)?.ctx.frame.tick);
         return None;
     }
+    // Prefetch the cold set now. Recompute the index: reading it from `place` would make this load wait for the flow
+    // set.
+    maps.prefetch_cold_set(FlowKey::set_index(fast.tag, settings.set_mask));
     let scratch = &mut *scratch(maps)?;
     record_lookup(&mut scratch.ctx, &fast, place, settings, maps.realm(interface));
     if let Some(ends) = &ends {

@@ -145,8 +145,6 @@ fn has_only_acks<M: Maps>(maps: &M, ctx: &PacketContext) -> bool {
 }
 
 /// Whether the packet has a subscriber's address as its source.
-///
-/// Not inlined: the values that it leaves on the stack would make the verifier walk all rules twice.
 #[inline(never)]
 fn has_subscribers_source<M: Maps>(maps: &M, ctx: &PacketContext) -> bool {
     pool_table::find(maps, ctx.frame.headers.outer_source).is_some()
