@@ -33,18 +33,23 @@ pub fn entry<P: Packet, M: Maps>(packet: &P, maps: &M, settings: &Settings, inte
     } else {
         count_settled(&fast, maps, settings, interface).err()?
     };
-    let ends = if place.way() < WAYS as u32 { None } else { subscribers::plain_ends(packet, maps) };
-    if let Some(ends) = &ends
-        && !ends.has_subscriber()
-    {
-        account::transit(maps, interface, fast.ip_bytes, Verdict::UNCLASSIFIED.numbers());
-        // Without an agent, the clock of settled flows moves by the other packets only.
-        maps.now_s(settings, &mut scratch(maps)?.ctx.frame.tick);
-        return None;
-    }
-    // Prefetch the cold set now. Recompute the index: reading it from `place` would make this load wait for the flow
-    // set.
-    maps.prefetch_cold_set(FlowKey::set_index(fast.tag, settings.set_mask));
+    // Prefetch the cold set as early as possible, but not for transit. Recompute the index: reading it from `place`
+    // would make this load wait for the flow set.
+    let prefetch = || maps.prefetch_cold_set(FlowKey::set_index(fast.tag, settings.set_mask));
+    let ends = if place.way() < WAYS as u32 {
+        prefetch();
+        None
+    } else {
+        let ends = subscribers::plain_ends(packet, maps);
+        if ends.as_ref().is_some_and(|ends| !ends.has_subscriber()) {
+            account::transit(maps, interface, fast.ip_bytes, Verdict::UNCLASSIFIED.numbers());
+            // Without an agent, the clock of settled flows moves by the other packets only.
+            maps.now_s(settings, &mut scratch(maps)?.ctx.frame.tick);
+            return None;
+        }
+        prefetch();
+        ends
+    };
     let scratch = &mut *scratch(maps)?;
     record_lookup(&mut scratch.ctx, &fast, place, settings, maps.realm(interface));
     if let Some(ends) = &ends {
