@@ -34,7 +34,7 @@ pub enum Entropy {
 }
 
 /// Checks a payload.
-#[inline(always)]
+#[inline(never)]
 #[must_use]
 pub fn measure(payload: &Payload) -> Entropy {
     let (first, second) = (payload.byte(0), payload.byte(1));
