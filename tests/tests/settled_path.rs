@@ -33,7 +33,7 @@ const MOST: [(&str, [u64; 2]); 4] =
     [("IPv4 TCP", [184, 213]), ("IPv4 UDP", [186, 215]), ("IPv6 TCP", [256, 285]), ("IPv6 UDP", [254, 283])];
 /// Most instructions of a packet between two addresses outside every pool.
 const TRANSIT: u64 = 314;
-/// Lookups of such a packet: settings, both sets, both ends' pools, the interface, node tally, event and scratch memory.
+/// Lookups of such a packet: settings, both sets, both ends' pools, interface, node tally, event, scratch memory.
 const TRANSIT_LOOKUPS: u64 = 9;
 /// Lookups of a packet: the settings and the set of its flow.
 const LOOKUPS: u64 = 2;

@@ -11,7 +11,6 @@ mod kernel;
 #[path = "../../../monitor-ebpf/src/bin/bench/layout.rs"]
 mod layout;
 mod measure;
-mod old_maps;
 #[path = "../shared/options.rs"]
 mod options;
 mod protocols;

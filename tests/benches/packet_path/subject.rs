@@ -17,10 +17,7 @@ use peertally_datapath::{
 };
 use peertally_tests::packet_paths::PathCounts;
 
-use crate::{
-    old_maps,
-    row::{Row, RowKind},
-};
+use crate::row::{Row, RowKind};
 
 /// The loaded program.
 pub(crate) struct Subject(LoadedObject);
@@ -55,7 +52,6 @@ impl Subject {
             return LoadedObject::load(&options).map(Self).context("loading the shipped object");
         };
         let bytes = fs::read(path).with_context(|| format!("reading {}", path.display()))?;
-        let bytes = old_maps::with_current_map_names(bytes).with_context(|| format!("reading {}", path.display()))?;
         LoadedObject::load_build(&bytes, &options).map(Self).with_context(|| format!("loading {}", path.display()))
     }
 
