@@ -85,7 +85,7 @@ fn protocol_of(ctx: &PacketContext) -> u8 {
     if ctx.inspection.found != 0 { ctx.inspection.found_protocol as u8 } else { ctx.flow.protocol as u8 }
 }
 
-/// Reads what a payload that a rule matched, or one of a flow that still teaches, says of its sender and of other peers.
+/// Reads what a payload that a rule matched, or one of a flow that still teaches, says of its sender and other peers.
 ///
 /// Not inlined: what the caller still needs would make the verifier walk all of this once for each of its values.
 #[inline(never)]
