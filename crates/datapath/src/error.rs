@@ -23,6 +23,15 @@ pub enum ObjectError {
         #[source]
         source: Box<ProgramError>,
     },
+    /// The kernel tells nothing of a loaded program, or gives no descriptor for it.
+    #[error("cannot use the loaded XDP program {name}: {source}")]
+    Program {
+        /// Program name.
+        name: &'static str,
+        /// Error of the kernel.
+        #[source]
+        source: Box<ProgramError>,
+    },
     /// The kernel does not tell how many instructions the verifier processed.
     #[error("the kernel does not tell how many instructions its verifier processed; Linux 5.16 and newer do")]
     NoInstructionCount,

@@ -2,17 +2,18 @@
 //!
 //! The object is built by `cargo xtask build-ebpf` and committed, so that the agent builds on stable Rust alone.
 
+mod programs;
+
 use std::{
-    iter,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
 use aya::{
     Ebpf, EbpfLoader,
-    maps::{HashMap, LpmTrie, Map, MapData, PerCpuArray, ProgramArray, RingBuf, lpm_trie::Key},
+    maps::{HashMap, LpmTrie, Map, MapData, PerCpuArray, RingBuf, lpm_trie::Key},
     pin::PinError,
-    programs::{ProgramFd, Xdp},
+    programs::Xdp,
 };
 use monitor_common::{
     abi::{
@@ -23,7 +24,6 @@ use monitor_common::{
         reason::Reason,
         rule::Rule,
         settings::{Heuristic, InspectionDepth, Settings},
-        stage::StageProgram,
         tally::{KeyWords, TallyKey},
         watch::{ContentHash, WatchHit},
     },
@@ -176,7 +176,7 @@ impl LoadedObject {
         let mut ebpf = loader.load(object).map_err(|source| ObjectError::Load { source })?;
         let mut tables = MappedTables::new(&ebpf)?;
         let fresh = initialise(&mut tables, options)?;
-        load_programs(&mut ebpf)?;
+        programs::load_all(&mut ebpf)?;
         let mut object = Self {
             tables,
             pool_table: map_array(&ebpf, "POOL_TABLE")?,
@@ -211,16 +211,15 @@ impl LoadedObject {
     /// # Errors
     /// When the object does not hold it.
     pub fn program(&mut self) -> Result<&mut Xdp, ObjectError> {
-        xdp(&mut self.ebpf, PROGRAM)
+        programs::xdp(&mut self.ebpf, PROGRAM)
     }
 
-    /// The kernel's number of the entry program.
+    /// The kernel's id of the entry program.
     ///
     /// # Errors
     /// When the kernel tells nothing of the program.
-    pub fn program_number(&mut self) -> Result<u32, ObjectError> {
-        let info = self.program()?.info();
-        Ok(info.map_err(|source| ObjectError::Verifier { name: PROGRAM, source: Box::new(source) })?.id())
+    pub fn program_id(&mut self) -> Result<u32, ObjectError> {
+        Ok(programs::info(&mut self.ebpf, PROGRAM)?.id())
     }
 
     /// Pins the table of stages. Without a pin, the kernel empties it as soon as no process has it open
@@ -229,7 +228,7 @@ impl LoadedObject {
     /// # Errors
     /// [`PinError`].
     pub fn pin_stages(&self, path: &Path) -> Result<(), PinError> {
-        self.ebpf.map(STAGES).map_or(Ok(()), |stages| stages.pin(path))
+        self.ebpf.map(programs::STAGES).map_or(Ok(()), |stages| stages.pin(path))
     }
 
     /// Every program and the instructions that the verifier processed for it; the entry program is the first.
@@ -237,13 +236,7 @@ impl LoadedObject {
     /// # Errors
     /// When the kernel does not tell (before Linux 5.16).
     pub fn verified_instructions(&mut self) -> Result<Vec<(&'static str, u32)>, ObjectError> {
-        let mut counts = Vec::new();
-        for name in iter::once(PROGRAM).chain(StageProgram::ALL.iter().map(|stage| stage.label())) {
-            let Ok(program) = xdp(&mut self.ebpf, name) else { continue };
-            let info = program.info().map_err(|source| ObjectError::Verifier { name, source: Box::new(source) })?;
-            counts.push((name, info.verified_instruction_count().ok_or(ObjectError::NoInstructionCount)?));
-        }
-        Ok(counts)
+        programs::verified_instructions(&mut self.ebpf)
     }
 
     /// The object, for its log and other maps.
@@ -446,42 +439,6 @@ const WATCH_BUFFER_HITS: usize = WATCH_BUFFER_BYTES as usize / (size_of::<WatchH
 fn ring(ebpf: &mut Ebpf, name: &'static str) -> Result<RingBuf<MapData>, ObjectError> {
     let map = ebpf.take_map(name).ok_or(ObjectError::MapMissing { name })?;
     RingBuf::try_from(map).map_err(|source| ObjectError::Map { name, source })
-}
-
-/// The table of the stages behind the entry program. Builds with a single program have none.
-const STAGES: &str = "STAGES";
-
-/// Loads the entry program and its stages, and enters the stages into their table.
-fn load_programs(ebpf: &mut Ebpf) -> Result<(), ObjectError> {
-    load(ebpf, PROGRAM)?;
-    if ebpf.map(STAGES).is_none() {
-        return Ok(());
-    }
-    let mut stages = Vec::new();
-    for stage in StageProgram::ALL {
-        stages.push((*stage, load(ebpf, stage.label())?));
-    }
-    let error = |source| ObjectError::Map { name: STAGES, source };
-    let map = ebpf.map_mut(STAGES).ok_or(ObjectError::MapMissing { name: STAGES })?;
-    let mut table = ProgramArray::try_from(map).map_err(error)?;
-    for (stage, program) in stages {
-        table.set(stage as u32, &program, 0).map_err(error)?;
-    }
-    Ok(())
-}
-
-/// Loads one program.
-fn load(ebpf: &mut Ebpf, name: &'static str) -> Result<ProgramFd, ObjectError> {
-    let refused = |source| ObjectError::Verifier { name, source: Box::new(source) };
-    let program = xdp(ebpf, name)?;
-    program.load().map_err(refused)?;
-    let fd = program.fd().map_err(refused)?;
-    fd.try_clone().map_err(|source| refused(source.into()))
-}
-
-fn xdp<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut Xdp, ObjectError> {
-    let program = ebpf.program_mut(name).ok_or(ObjectError::ProgramMissing { name })?;
-    program.try_into().map_err(|_| ObjectError::ProgramMissing { name })
 }
 
 /// Fills the settings of fresh maps; `false` when they were filled before, by an earlier run whose program may be

@@ -16,7 +16,7 @@ use monitor_common::{
     bpf::shared_u64::SharedU64,
     engine::settle_idle,
     tables::{
-        flow_table::{ColdSet, FlowSet, FlowState, NO_SLOT, Stage, unpack, unpack_slots},
+        flow_table::{ColdSet, FlowSet, FlowState, NO_SLOT, Phase, unpack, unpack_slots},
         maps::CounterMaps,
         peer_cache::{PeerEntry, PeerSet},
         reassembly::ReassemblySlot,
@@ -163,7 +163,7 @@ impl View<'_> {
         for (set, cold) in self.flows.iter().zip(self.cold) {
             for way in 0..WAYS {
                 let state = FlowState(set.states[way].load());
-                if state.stage() == Stage::Inspecting {
+                if state.phase() == Phase::Inspecting {
                     // A flow state keeps 16 bits of the second: a flow idle for more than nine hours looks as if it
                     // were new.
                     let now_s = if idle_s == 0 { u64::from(state.second()) } else { now_s };
@@ -177,7 +177,7 @@ impl View<'_> {
     /// Adds what one flow in the table has counted to the totals of its subscribers.
     fn read_flow(&self, set: &FlowSet, cold: &ColdSet, way: usize, read: &mut TableRead) {
         let state = FlowState(set.states[way].load());
-        if matches!(state.stage(), Stage::Empty | Stage::Locked) {
+        if matches!(state.phase(), Phase::Empty | Phase::Locked) {
             return;
         }
         read.flows += 1;
@@ -186,14 +186,14 @@ impl View<'_> {
         let forth = unpack(set.counters[2 * way].load());
         let back = unpack(set.counters[2 * way + 1].load());
         let after = FlowState(set.states[way].load());
-        let same_verdict = after.stage() == state.stage()
+        let same_verdict = after.phase() == state.phase()
             && after.protocol_number() == state.protocol_number()
             && after.confidence_number() == state.confidence_number();
         if !same_verdict || cold.flows[way].generation.load() != generation {
             // Evicted or settled meanwhile: the next read has it.
             return;
         }
-        if state.stage() == Stage::Inspecting {
+        if state.phase() == Phase::Inspecting {
             read.pending.flows += 1;
             read.pending.packets += forth.0 + back.0;
             read.pending.bytes += forth.1 + back.1;

@@ -14,7 +14,7 @@ use crate::{
     tables::{
         context::{PacketContext, Task},
         flow_table::{
-            ColdFlow, ColdSet, FlowSet, FlowState, NO_SLOT, Stage, counter_index, is_full, pack, unpack, unpack_slots,
+            ColdFlow, ColdSet, FlowSet, FlowState, NO_SLOT, Phase, counter_index, is_full, pack, unpack, unpack_slots,
         },
         maps::{CounterMaps, Maps},
     },
@@ -132,7 +132,7 @@ pub(super) fn end_flow<M: CounterMaps>(
     now_s: u64,
 ) {
     let slots = cold.slots.load();
-    if state.stage() == Stage::Inspecting {
+    if state.phase() == Phase::Inspecting {
         count_flow(maps, slots);
         count_node_flow(maps, state, state.verdict_numbers());
     }
@@ -150,7 +150,7 @@ pub(super) fn count<M: Maps>(maps: &M, ctx: &mut PacketContext) -> bool {
     let (word, from_lower) = (&set.states[way], u64::from(ctx.flow.from_lower));
     let counter = &set.counters[counter_index(way, from_lower)];
     let state = FlowState(word.load());
-    let settled = state.stage() == Stage::Settled;
+    let settled = state.phase() == Phase::Settled;
     if settled {
         let near_overflow = is_full(counter.load());
         if near_overflow {
@@ -161,7 +161,7 @@ pub(super) fn count<M: Maps>(maps: &M, ctx: &mut PacketContext) -> bool {
             flush(maps, set, cold.flows[way].slots.load(), way, state, ctx.frame.now_s);
         }
     }
-    let inspecting = state.stage() == Stage::Inspecting;
+    let inspecting = state.phase() == Phase::Inspecting;
     let renewed = settled && state.is_server_flow() && state.is_due(ctx.frame.now_s);
     if settled || inspecting {
         let seen = state.seen(ctx.frame.now_s as u16, from_lower, ctx.frame.interface as u16);
@@ -203,7 +203,7 @@ pub(super) fn settle<M: CounterMaps>(maps: &M, word: &SharedU64, cold: &ColdFlow
     while attempt < 8 {
         let state = FlowState(word.load());
         let slots = cold.slots.load();
-        if state.stage() != Stage::Inspecting || cold.generation.load() != generation {
+        if state.phase() != Phase::Inspecting || cold.generation.load() != generation {
             return;
         }
         // Another CPU may have set a provisional verdict meanwhile.
@@ -236,7 +236,7 @@ pub fn settle_idle<M: CounterMaps>(
     let way = way & (WAYS - 1);
     let generation = cold.flows[way].generation.load();
     let state = FlowState(set.states[way].load());
-    if state.stage() != Stage::Inspecting {
+    if state.phase() != Phase::Inspecting {
         return false;
     }
     if state.age_s(now_s) < idle_s {

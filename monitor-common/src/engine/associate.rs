@@ -25,7 +25,7 @@ use crate::{
     },
     tables::{
         context::{NO_POOL, PacketContext, Task},
-        flow_table::{FlowState, Stage},
+        flow_table::{FlowState, Phase},
         maps::Maps,
         peer_cache::{self, Key, PeerEntry},
         progress::evidence,
@@ -199,7 +199,7 @@ pub(super) fn relabel<M: Maps>(maps: &M, settings: &Settings, ctx: &mut PacketCo
     let slots = subscribers::slots(maps, settings, ctx, verdict);
     let (word, cold) = (&set.states[way], &cold.flows[way]);
     let state = FlowState(word.load());
-    if state.stage() != Stage::Settled || state.protocol_number() != 0 || !word.replace(state.0, FlowState::LOCKED.0) {
+    if state.phase() != Phase::Settled || state.protocol_number() != 0 || !word.replace(state.0, FlowState::LOCKED.0) {
         return;
     }
     if set.tags[way].load() != ctx.flow.tag {

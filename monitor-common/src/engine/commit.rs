@@ -6,7 +6,7 @@ use crate::{
     bpf::shared_u64::SharedU64,
     tables::{
         context::PacketContext,
-        flow_table::{FlowState, Stage},
+        flow_table::{FlowState, Phase},
         maps::Maps,
     },
 };
@@ -75,7 +75,7 @@ fn claim_verdict(word: &SharedU64, protocol: u8, confidence: u8) -> bool {
     // Retry: another CPU may refresh the last-seen second in between.
     while attempt < 4 {
         let state = FlowState(word.load());
-        if state.stage() != Stage::Inspecting || state.is_claimed() {
+        if state.phase() != Phase::Inspecting || state.is_claimed() {
             return false;
         }
         if word.replace(state.0, state.claimed_by(protocol, confidence).0) {

@@ -11,7 +11,7 @@ use crate::{
     },
     tables::{
         context::{Lookup, PacketContext},
-        flow_table::{FREE, FlowState, IDLE, Stage},
+        flow_table::{FREE, FlowState, IDLE, Phase},
         maps::Maps,
         progress::{Progress, evidence},
     },
@@ -35,7 +35,7 @@ pub(super) fn lookup<M: Maps>(maps: &M, ctx: &mut PacketContext) -> bool {
         ctx.flow.way = WAYS as u32;
         return false;
     }
-    if matches!(state.stage(), Stage::Empty | Stage::Locked) {
+    if matches!(state.phase(), Phase::Empty | Phase::Locked) {
         return false;
     }
     if state.is_claimed() {
@@ -46,7 +46,7 @@ pub(super) fn lookup<M: Maps>(maps: &M, ctx: &mut PacketContext) -> bool {
     // A SYN on a flow that was settled or carried payload: the ports are in use again, and the old verdict must not be
     // inherited. A repeated first SYN is no restart.
     let progress = cold.flows[way].progress();
-    let used = state.stage() == Stage::Settled || (progress.inspected_lower | progress.inspected_higher) != 0;
+    let used = state.phase() == Phase::Settled || (progress.inspected_lower | progress.inspected_higher) != 0;
     // A pause ended the inspection early (see `settle_idle`): later packets are inspected like those of a new flow,
     // after the inactive timeout of flow metering (RFC 7011 section 2, RFC 5470 section 5.1.1).
     let resumes = state.has_paused(ctx.frame.now_s)
@@ -153,7 +153,7 @@ pub(super) fn install<M: Maps>(maps: &M, settings: &Settings, ctx: &mut PacketCo
         return false;
     }
     let cold = &cold.flows[way];
-    if state.stage() != Stage::Empty {
+    if state.phase() != Phase::Empty {
         account::end_flow(maps, set, cold, way, state, ctx.frame.now_s);
     }
     cold.generation.add(1);

@@ -25,7 +25,7 @@ use crate::{
     bpf::shared_u64::SharedU64,
     tables::{
         context::{NO_POOL, PacketContext},
-        flow_table::{FlowState, Stage, counter_index, unpack},
+        flow_table::{FlowState, Phase, counter_index, unpack},
         maps::Maps,
         progress::evidence,
     },
@@ -38,7 +38,7 @@ pub(super) fn learn<M: Maps>(maps: &M, settings: &Settings, ctx: &mut PacketCont
     let Some(set) = maps.flow_set(ctx.flow.set_index) else { return };
     let word = &set.states[way];
     let state = FlowState(word.load());
-    if state.stage() != Stage::Settled || !state.is_learning() {
+    if state.phase() != Phase::Settled || !state.is_learning() {
         return;
     }
     let mut complete = false;
@@ -143,7 +143,7 @@ fn end_learning(word: &SharedU64) {
     // Other CPUs only refresh the last-seen second; if this still fails, the next packet tries again.
     while attempt < 2 {
         let state = FlowState(word.load());
-        if state.stage() != Stage::Settled || word.replace(state.0, state.learned().0) {
+        if state.phase() != Phase::Settled || word.replace(state.0, state.learned().0) {
             return;
         }
         attempt += 1;

@@ -1,7 +1,7 @@
 //! The stages of one frame's way, each a BPF program: the entry program, and those of [`StageProgram`] behind it.
 //!
 //! A stage returns the stage that the packet needs next, always a later one, and the kernel reaches it by a tail call.
-//! That costs a quarter of a call and its return on processors that cannot predict returns, and the verifier walks each
+//! That costs less than a call and its return on processors that cannot predict returns, and the verifier walks each
 //! stage by itself. What a stage leaves for the next one is in [`PacketContext`](crate::tables::context::PacketContext)
 //! and in the payload's window, in per-CPU memory.
 //!

@@ -24,8 +24,8 @@ fn outermost<M: Maps>(maps: &M, outer: Address, inner: Address, tunnel: bool) ->
     (inner, NO_POOL)
 }
 
-/// Values of `lookup_stage` in the packet context: how much is known of the packet's subscribers.
-mod stage {
+/// Values of `lookup_done` in the packet context: how much is known of the packet's subscribers.
+mod done {
     /// Which ends are subscribers.
     pub(super) const ENDS: u32 = 1;
     /// Also the lines of their tallies.
@@ -37,7 +37,7 @@ mod stage {
 /// The ends are in the order of the flow key, which is that of the inner addresses.
 #[inline(always)]
 pub(super) fn find_subscribers<M: Maps>(maps: &M, ctx: &mut PacketContext) -> bool {
-    if ctx.subscribers.lookup_stage == 0 {
+    if ctx.subscribers.lookup_done == 0 {
         let headers = &ctx.frame.headers;
         let tunnel = headers.tunnel != 0;
         let source = outermost(maps, headers.outer_source, headers.source, tunnel);
@@ -85,16 +85,16 @@ fn store_ends(ctx: &mut PacketContext, source: (Address, u32), destination: (Add
     } else {
         ([destination.0, source.0], [destination.1, source.1])
     };
-    ctx.subscribers.lookup_stage = stage::ENDS;
+    ctx.subscribers.lookup_done = done::ENDS;
 }
 
 /// Prefetches the tally cache lines of the packet's subscribers, which were found before.
 #[inline(always)]
 fn prefetch_tally_lines<M: Maps>(maps: &M, settings: &Settings, ctx: &mut PacketContext) {
-    if ctx.subscribers.lookup_stage != stage::LINES {
+    if ctx.subscribers.lookup_done != done::LINES {
         prefetch_tally_line(maps, settings, ctx, 0);
         prefetch_tally_line(maps, settings, ctx, 1);
-        ctx.subscribers.lookup_stage = stage::LINES;
+        ctx.subscribers.lookup_done = done::LINES;
     }
 }
 

@@ -102,7 +102,7 @@ pub(crate) struct SubscriberContext {
     /// Their block lengths; [`NO_POOL`] for no subscriber.
     pub(crate) block_lens: [u32; 2],
     /// How far the look-up has come (`engine/subscribers.rs`).
-    pub(crate) lookup_stage: u32,
+    pub(crate) lookup_done: u32,
 }
 
 /// Results of the payload's inspection.
@@ -190,7 +190,7 @@ impl PacketContext {
                 addresses: [Address { high: 0, low: 0 }; 2],
                 block_hashes: [0; 2],
                 block_lens: [0; 2],
-                lookup_stage: 0,
+                lookup_done: 0,
             },
             inspection: InspectionContext {
                 peer_list: PeerListReader::NONE,

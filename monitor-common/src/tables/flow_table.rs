@@ -9,7 +9,7 @@
 //! Who may write what:
 //! * a way is claimed, settled, restarted or released by compare-and-swap on its state, so one CPU wins;
 //! * counters are only added to, or swapped for zero by the CPU that flushes them: nothing is lost or counted twice;
-//! * the cold entry is written by the claimer before the state leaves [`Stage::Locked`]; later only the inspection's
+//! * the cold entry is written by the claimer before the state leaves [`Phase::Locked`]; later only the inspection's
 //!   progress changes.
 
 use super::{age_s, progress::Progress};
@@ -112,10 +112,10 @@ impl ColdSet {
 /// The slot number that means "this end is no subscriber".
 pub const NO_SLOT: u32 = u32::MAX;
 
-/// Stage of a way.
+/// Phase of a way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
-pub enum Stage {
+pub enum Phase {
     /// Nothing.
     Empty = 0,
     /// One CPU is changing it; others count elsewhere.
@@ -126,7 +126,7 @@ pub enum Stage {
     Settled = 3,
 }
 
-/// The packed state of the flow in a way: bits 0..16 last-seen second, 16..18 stage, 18..24 protocol, 24..27
+/// The packed state of the flow in a way: bits 0..16 last-seen second, 16..18 phase, 18..24 protocol, 24..27
 /// confidence, 27 first packet's direction, 28..30 direction class, 30 learning (provisional while under inspection),
 /// 31 server flow, 32..48 interface of lower-to-higher packets, 48..64 interface of the others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -158,7 +158,7 @@ impl Ends {
 }
 
 const SECOND_MASK: u64 = 0xffff;
-const STAGE_SHIFT: u32 = 16;
+const PHASE_SHIFT: u32 = 16;
 const PROTOCOL_SHIFT: u32 = 18;
 const CONFIDENCE_SHIFT: u32 = 24;
 const FIRST_SHIFT: u32 = 27;
@@ -177,7 +177,7 @@ const fn interface_shift(from_lower: u64) -> u32 {
 
 impl FlowState {
     /// The state of a way that one CPU is changing.
-    pub const LOCKED: Self = Self((Stage::Locked as u64) << STAGE_SHIFT);
+    pub const LOCKED: Self = Self((Phase::Locked as u64) << PHASE_SHIFT);
     /// The state of an unused way.
     pub const EMPTY: Self = Self(0);
 
@@ -188,7 +188,7 @@ impl FlowState {
         let interface = u64::from(interface);
         Self(
             u64::from(second)
-                | ((Stage::Inspecting as u64) << STAGE_SHIFT)
+                | ((Phase::Inspecting as u64) << PHASE_SHIFT)
                 | (u64::from(first_from_lower) << FIRST_SHIFT)
                 | ((ends as u64) << ENDS_SHIFT)
                 | (interface << INTERFACE_SHIFT)
@@ -201,7 +201,7 @@ impl FlowState {
     #[must_use]
     pub const fn settled(self, protocol: u8, confidence: u8) -> Self {
         let claimed = self.claimed_by(protocol, confidence).0;
-        Self(claimed & !(3 << STAGE_SHIFT) | (Stage::Settled as u64) << STAGE_SHIFT)
+        Self(claimed & !(3 << PHASE_SHIFT) | (Phase::Settled as u64) << PHASE_SHIFT)
     }
 
     /// The settled state with the learning bit set: later payloads may still teach which end speaks the protocol.
@@ -276,15 +276,15 @@ impl FlowState {
     #[inline(always)]
     #[must_use]
     pub const fn is_provisional(self) -> bool {
-        const WANTED: u64 = (Stage::Inspecting as u64) << STAGE_SHIFT | PROVISIONAL;
-        self.0 & (3 << STAGE_SHIFT | PROVISIONAL) == WANTED
+        const WANTED: u64 = (Phase::Inspecting as u64) << PHASE_SHIFT | PROVISIONAL;
+        self.0 & (3 << PHASE_SHIFT | PROVISIONAL) == WANTED
     }
 
     /// Whether a CPU is writing the final verdict of the flow.
     #[inline(always)]
     #[must_use]
     pub const fn is_claimed(self) -> bool {
-        matches!(self.stage(), Stage::Inspecting) && self.protocol_number() != 0 && !self.is_provisional()
+        matches!(self.phase(), Phase::Inspecting) && self.protocol_number() != 0 && !self.is_provisional()
     }
 
     /// The state after a packet of this direction at `second` on `interface`.
@@ -301,20 +301,20 @@ impl FlowState {
     #[inline(always)]
     #[must_use]
     pub const fn unsettled_bits(self, direction_shift: u64, interface: u16) -> u64 {
-        const WANTED: u64 = (Stage::Settled as u64) << STAGE_SHIFT;
+        const WANTED: u64 = (Phase::Settled as u64) << PHASE_SHIFT;
         let other_interface = (self.0 >> INTERFACE_SHIFT >> (direction_shift & 16) ^ interface as u64) & 0xffff;
-        (self.0 ^ WANTED) & (3 << STAGE_SHIFT | LEARNING) | other_interface
+        (self.0 ^ WANTED) & (3 << PHASE_SHIFT | LEARNING) | other_interface
     }
 
-    /// Stage of the way.
+    /// Phase of the way.
     #[inline(always)]
     #[must_use]
-    pub const fn stage(self) -> Stage {
-        match (self.0 >> STAGE_SHIFT) & 3 {
-            0 => Stage::Empty,
-            1 => Stage::Locked,
-            2 => Stage::Inspecting,
-            _ => Stage::Settled,
+    pub const fn phase(self) -> Phase {
+        match (self.0 >> PHASE_SHIFT) & 3 {
+            0 => Phase::Empty,
+            1 => Phase::Locked,
+            2 => Phase::Inspecting,
+            _ => Phase::Settled,
         }
     }
 
@@ -389,7 +389,7 @@ impl FlowState {
     #[inline(always)]
     #[must_use]
     pub fn has_paused(self, now_s: u64) -> bool {
-        self.stage() == Stage::Settled
+        self.phase() == Phase::Settled
             && self.protocol_number() == Protocol::Unclassified as u8
             && self.age_s(now_s) >= PENDING_IDLE_SECONDS
     }
@@ -407,15 +407,15 @@ impl FlowState {
     pub fn eviction_priority(self, now_s: u64) -> u32 {
         let age = self.age_s(now_s);
         let p2p = self.protocol_number() > Protocol::Fragment as u8;
-        match self.stage() {
-            Stage::Empty => FREE,
-            Stage::Locked => 0,
-            Stage::Inspecting | Stage::Settled if age < FRESH_SECONDS => 0,
+        match self.phase() {
+            Phase::Empty => FREE,
+            Phase::Locked => 0,
+            Phase::Inspecting | Phase::Settled if age < FRESH_SECONDS => 0,
             // A verdict is being written: the way is as good as locked.
-            Stage::Inspecting if self.is_claimed() => 0,
-            Stage::Inspecting | Stage::Settled if age >= IDLE_SECONDS => (2 - u32::from(p2p)) * IDLE + u32::from(age),
-            Stage::Inspecting | Stage::Settled if p2p => 0,
-            Stage::Inspecting | Stage::Settled => u32::from(age),
+            Phase::Inspecting if self.is_claimed() => 0,
+            Phase::Inspecting | Phase::Settled if age >= IDLE_SECONDS => (2 - u32::from(p2p)) * IDLE + u32::from(age),
+            Phase::Inspecting | Phase::Settled if p2p => 0,
+            Phase::Inspecting | Phase::Settled => u32::from(age),
         }
     }
 }

@@ -53,7 +53,7 @@ fn own_link(target: &MonitoredInterface, hook: XdpHook) -> Option<FdLink> {
     (pinned == program).then_some(link)
 }
 
-/// The link at a pin, and the number of its program.
+/// The link at a pin, and the id of its program.
 fn pinned_link(pin: &Path) -> Option<(FdLink, u32)> {
     let link = FdLink::from(PinnedLink::from_pin(pin).ok()?);
     let program = link.info().ok()?.program_id();
@@ -86,7 +86,7 @@ pub(super) fn attach_all(
     targets: &[MonitoredInterface],
     mode: XdpMode,
 ) -> Result<(), AttachError> {
-    let pin = pins::stages(object.program_number()?);
+    let pin = pins::stages(object.program_id()?);
     object.pin_stages(&pin).map_err(|source| AttachError::PinStages { path: pin, source })?;
     let attached = attach_each(object.program()?, targets, mode);
     // A program whose link cannot be read may still need its stages: then none are removed. What is left is removed by
@@ -99,9 +99,9 @@ pub(super) fn attach_all(
 
 /// Pins the table of stages again if its pin was removed while a pinned link holds the program.
 pub(super) fn keep_stages(object: &mut LoadedObject) {
-    let Ok(number) = object.program_number() else { return };
-    let pin = pins::stages(number);
-    if pin.exists() || !attached_programs().is_ok_and(|programs| programs.contains(&number)) {
+    let Ok(id) = object.program_id() else { return };
+    let pin = pins::stages(id);
+    if pin.exists() || !attached_programs().is_ok_and(|programs| programs.contains(&id)) {
         return;
     }
     match object.pin_stages(&pin) {
@@ -112,7 +112,7 @@ pub(super) fn keep_stages(object: &mut LoadedObject) {
     }
 }
 
-/// Numbers of the programs that pinned links hold.
+/// Ids of the programs that pinned links hold.
 fn attached_programs() -> io::Result<Vec<u32>> {
     let unreadable = |pin: &Path| io::Error::other(format!("cannot read the link pinned at {}", pin.display()));
     pins::links()?.iter().map(|pin| Ok(pinned_link(pin).ok_or_else(|| unreadable(pin))?.1)).collect()

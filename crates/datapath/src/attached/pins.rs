@@ -3,7 +3,7 @@
 //! The agent's exit or crash changes nothing for traffic: the pinned links keep the program attached, the pinned maps
 //! keep the counts. Removing the folder's links detaches.
 //!
-//! Each set of programs has a table of its stages, pinned under the number of its entry program: an entry that is
+//! Each set of programs has a table of its stages, pinned under the id of its entry program: an entry that is
 //! swapped in brings its own stages, and never calls those of another set.
 
 use std::{
@@ -44,7 +44,7 @@ pub(super) fn link(index: u32) -> PathBuf {
     folder().join(format!("{LINK_PREFIX}{index}"))
 }
 
-/// The pin of the table of stages of the entry program with this number.
+/// The pin of the table of stages of the entry program with this id.
 pub(super) fn stages(program: u32) -> PathBuf {
     folder().join(format!("{STAGES_PREFIX}{program}"))
 }

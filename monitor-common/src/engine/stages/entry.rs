@@ -27,12 +27,7 @@ pub fn entry<P: Packet, M: Maps>(packet: &P, maps: &M, settings: &Settings, inte
     let Some(fast) = parse::fast_headers(packet, || seed(maps, settings, interface)) else {
         return parse_and_count(packet, maps, settings, interface);
     };
-    // A SYN may open a flow whatever its entry says.
-    let place = if fast.opens() {
-        find(&fast, maps, settings)
-    } else {
-        count_settled(&fast, maps, settings, interface).err()?
-    };
+    let place = look_up(&fast, maps, settings, interface)?;
     // Prefetch the cold set as early as possible, but not for transit. Recompute the index: reading it from `place`
     // would make this load wait for the flow set.
     let prefetch = || maps.prefetch_cold_set(FlowKey::set_index(fast.tag, settings.set_mask));
@@ -64,6 +59,14 @@ fn seed<M: Maps>(maps: &M, settings: &Settings, interface: u16) -> Seed {
     settings.seed.of_realm(settings.seed.realm_mask(maps.realm(interface)))
 }
 
+/// The place of a packet's flow; `None` if that is settled and the packet is counted.
+///
+/// A SYN may open a flow whatever its entry says.
+#[inline(always)]
+fn look_up<M: Maps>(fast: &FastHeaders, maps: &M, settings: &Settings, interface: u16) -> Option<Place> {
+    if fast.opens() { Some(find(fast, maps, settings)) } else { count_settled(fast, maps, settings, interface).err() }
+}
+
 /// Parses any frame in full and counts it as [`count_settled`] does. Leaves the headers in the context.
 #[inline(never)]
 fn parse_and_count<P: Packet, M: Maps>(
@@ -80,11 +83,7 @@ fn parse_and_count<P: Packet, M: Maps>(
         return None;
     }
     let fast = FastHeaders::of(&ctx.frame.headers, &seed(maps, settings, interface));
-    let place = if fast.opens() {
-        find(&fast, maps, settings)
-    } else {
-        count_settled(&fast, maps, settings, interface).err()?
-    };
+    let place = look_up(&fast, maps, settings, interface)?;
     record_lookup(ctx, &fast, place, settings, maps.realm(interface));
     ctx.frame.headers_parsed = 1;
     Some(StageProgram::Flow)
@@ -190,7 +189,7 @@ fn count_settled<M: Maps>(fast: &FastHeaders, maps: &M, settings: &Settings, int
 #[inline(always)]
 fn record_lookup(ctx: &mut PacketContext, fast: &FastHeaders, place: Place, settings: &Settings, realm: u32) {
     ctx.frame.headers_parsed = 0;
-    ctx.subscribers.lookup_stage = 0;
+    ctx.subscribers.lookup_done = 0;
     (ctx.frame.realm, ctx.frame.realm_mask) = (realm, settings.seed.realm_mask(realm));
     ctx.flow.tag = fast.tag;
     ctx.flow.from_lower = fast.from_lower() as u32;
