@@ -99,6 +99,50 @@ pub fn ciphertext(len: usize, seed: u64) -> Vec<u8> {
         .collect()
 }
 
+/// How a packet carries another one.
+#[derive(Clone, Copy, Debug)]
+pub enum Carrier {
+    /// GTP-U with so many extension headers of four bytes (3GPP TS 29.281 section 5.2).
+    Gtpu(u8),
+    /// IP in IP: RFC 2003, RFC 4213.
+    Ip,
+    /// GRE without optional fields (RFC 2784).
+    Gre,
+}
+
+impl Carrier {
+    /// An Ethernet frame with a packet between two tunnel endpoints, which carries the IP packet of `inner`.
+    #[must_use]
+    pub fn carry(self, from: IpAddr, to: IpAddr, inner: &[u8]) -> Vec<u8> {
+        let (ethernet, packet) = inner.split_at(14);
+        let (from, to) = (SocketAddr::new(from, 40_000), SocketAddr::new(to, 2152));
+        match self {
+            Self::Gtpu(extensions) => udp(from, to, &gtpu(extensions, packet)),
+            Self::Ip => frame(from, to, if ethernet[12] == 0x08 { 4 } else { 41 }, packet),
+            Self::Gre => frame(from, to, 47, &[&[0, 0], &ethernet[12..], packet].concat()),
+        }
+    }
+}
+
+/// A GTP-U message with a user packet.
+fn gtpu(extensions: u8, packet: &[u8]) -> Vec<u8> {
+    const PDU_SESSION_CONTAINER: u8 = 0x85;
+    let mut rest = Vec::new();
+    if extensions > 0 {
+        // Sequence number and N-PDU number, which are not in use, then the type of each extension header in front of
+        // its length.
+        rest.extend([0, 0, 0]);
+        (0..extensions).for_each(|_| rest.extend([PDU_SESSION_CONTAINER, 1, 0, 0]));
+        rest.push(0);
+    }
+    rest.extend(packet);
+    let mut message = vec![if extensions > 0 { 0x34 } else { 0x30 }, 0xff];
+    message.extend((rest.len() as u16).to_be_bytes());
+    message.extend([0, 0, 0, 1]);
+    message.extend(rest);
+    message
+}
+
 fn ports(from: SocketAddr, to: SocketAddr) -> Vec<u8> {
     [from.port().to_be_bytes(), to.port().to_be_bytes()].concat()
 }

@@ -14,6 +14,8 @@ pub const MAX_VLAN_TAGS: u32 = 2;
 pub const MAX_MPLS_LABELS: u32 = 4;
 /// IPv6 extension headers that are parsed (RFC 8200 section 4.1 names six kinds, each at most once or twice).
 pub const MAX_IPV6_EXTENSIONS: u32 = 6;
+/// GTP-U extension headers that are stepped over (3GPP TS 29.281 section 5.2; a 5G user plane sends one or two).
+pub const MAX_GTPU_EXTENSIONS: usize = 8;
 /// No header may start beyond this offset of a frame, in bytes; keeps packet offsets small for the verifier.
 pub const MAX_HEADER_OFFSET: usize = 1023;
 

@@ -6,7 +6,11 @@
 
 use super::{Headers, ip_protocol, network, transport};
 use crate::{
-    abi::{key::tunnel_digest, limits::MAX_HEADER_OFFSET, reason::Reason},
+    abi::{
+        key::tunnel_digest,
+        limits::{MAX_GTPU_EXTENSIONS, MAX_HEADER_OFFSET},
+        reason::Reason,
+    },
     parse::packet::Packet,
 };
 
@@ -14,8 +18,6 @@ use crate::{
 pub(super) const GTPU_PORT: u16 = 2152;
 /// GTP-U message type of user data (TS 29.281 section 6.1).
 const GTPU_T_PDU: u8 = 255;
-/// GTP-U extension headers that are stepped over.
-const MAX_GTPU_EXTENSIONS: usize = 2;
 
 /// Whether these headers can open a tunnel: a cheap test for the common packet.
 #[inline(always)]

@@ -9,6 +9,7 @@ use super::frames::{
     udp_claiming,
 };
 use super::{Case, Expected, Flow};
+use crate::wire::Carrier;
 
 const SUBSCRIBER4: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
 const SUBSCRIBER6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1);
@@ -451,6 +452,18 @@ fn tunnels(table: &mut Table) {
         let packet = up4(case, UDP).packet(&gtpu(&inside4));
         (ethernet(&[], IPV4, &packet), of4((SUBSCRIBER4.into(), peer4(case).into()), packet.len()))
     });
+    for (name, extensions, found) in [
+        ("GTP-U with three extension headers", 3, true),
+        ("GTP-U with eight extension headers", 8, true),
+        ("GTP-U with nine extension headers: the chain's bound", 9, false),
+    ] {
+        table.flow(name, |case| {
+            let frame = ethernet(&[], IPV4, &inner4.packet(&udp(PORTS.0, PORTS.1, PLAIN)));
+            let frame = Carrier::Gtpu(extensions).carry(SUBSCRIBER4.into(), peer4(case).into(), &frame);
+            let (outer, bytes) = ((SUBSCRIBER4.into(), peer4(case).into()), frame.len() - 14);
+            (frame, if found { of4(outer, bytes) } else { flow4(case, UDP, (40_000, 2152), bytes) })
+        });
+    }
     table.flow("GRE with something that is no IP", |case| {
         let packet = up4(case, 47).packet(&gre(0x6558, &inside4));
         (ethernet(&[], IPV4, &packet), flow4(case, 47, (0, 0), packet.len()))
