@@ -12,6 +12,7 @@ pub fn run(data: &[u8]) {
     let sizes = TableSizes { flows: 8, tallies: 8, peers: 8 };
     let pools = ["0.0.0.0/1/24", "::/0/56"].map(|pool| pool.parse().expect("a pool"));
     let mut path = HostDataPath::new(&sizes, &pools, Seed::from_random([1, 2, 3]), InspectionDepth::Framing);
+    path.set_tunnel_endpoints(&["128.0.0.0/2".parse().expect("a prefix")]);
     let (mut packets, mut skipped) = (0_u64, 0_u64);
     let mut rest = data;
     while let Some((length, frames)) = rest.split_first_chunk::<2>() {

@@ -48,6 +48,7 @@ impl BothDatapaths {
     pub fn new(test: &str, options: &LoadOptions) -> Self {
         let seed = options.seed.expect("tests choose their seed");
         let mut host = HostDataPath::new(&options.sizes, &options.pools, seed, options.inspection);
+        host.set_tunnel_endpoints(&options.tunnel_endpoints);
         host.view().settings.heuristic.store(options.heuristic.map_or(0, Heuristic::to_bits));
         if options.inspection == InspectionDepth::Watchlist {
             host.watch(&options.watchlist.entries);

@@ -30,15 +30,17 @@ pub fn may_use_kernel(test: &str) -> Result<bool> {
     Ok(false)
 }
 
-/// Small tables, and `10.0.0.0/8/32` and `2001:db8::/32/56` as subscribers.
+/// Small tables, `10.0.0.0/8/32` and `2001:db8::/32/56` as subscribers, and tunnel endpoints in `203.0.113.0/28` and
+/// `2001:db9:1::/64`.
 ///
 /// # Panics
-/// Never: the pools are constants.
+/// Never: the prefixes are constants.
 #[must_use]
 pub fn load_options() -> LoadOptions {
     LoadOptions {
         sizes: TableSizes { flows: 1024, tallies: 1024, peers: 1024 },
         pools: ["10.0.0.0/8/32", "2001:db8::/32/56"].map(|pool| pool.parse::<Pool>().expect("a valid pool")).into(),
+        tunnel_endpoints: ["203.0.113.0/28", "2001:db9:1::/64"].map(|prefix| prefix.parse().expect("a prefix")).into(),
         seed: Some(SEED),
         interfaces: vec![MonitoredInterface::access(1)],
         ..LoadOptions::default()

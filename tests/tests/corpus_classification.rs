@@ -45,6 +45,7 @@ fn corpus() -> Option<PathBuf> {
 fn flows(capture: &Path) -> Vec<FlowRow> {
     let args = ReplayArgs {
         subscribers: Vec::new(),
+        tunnel_endpoints: Vec::new(),
         engine: Some(EngineKind::Host),
         flows: true,
         format: Format::Json,

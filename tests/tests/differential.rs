@@ -56,8 +56,8 @@ fn every_packet_of_every_capture() {
         return;
     }
     let pools = every_address();
-    let mut host = open(EngineKind::Host, &pools).expect("opens");
-    let mut kernel = open(EngineKind::Kernel, &pools).expect("loads");
+    let mut host = open(EngineKind::Host, &pools, &[]).expect("opens");
+    let mut kernel = open(EngineKind::Kernel, &pools, &[]).expect("loads");
     let (mut clock_s, mut compared) = (0, 0_u64);
     for path in corpus() {
         for_each_frame(&path, |number, frame| {
@@ -88,6 +88,7 @@ fn mutated_frames() {
     }
     let options = load_options();
     let mut host = HostDataPath::new(&options.sizes, &options.pools, SEED, InspectionDepth::Framing);
+    host.set_tunnel_endpoints(&options.tunnel_endpoints);
     let mut kernel = TestRunner::new(&LoadOptions { replaying: true, ..options }).expect("loads");
     let mut random = Random(0x9e37_79b9_7f4a_7c15);
     for round in 0..MUTATIONS {

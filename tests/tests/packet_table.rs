@@ -13,6 +13,7 @@ use peertally_tests::packet_table::{SEED, run};
 fn host() {
     let options = load_options();
     let mut engine = HostDataPath::new(&options.sizes, &options.pools, SEED, InspectionDepth::Framing);
+    engine.set_tunnel_endpoints(&options.tunnel_endpoints);
     assert!(run(&mut engine).expect("every case") > 80);
 }
 

@@ -46,6 +46,7 @@ fn conversations() -> (Vec<Vec<u8>>, Labels) {
 fn flows(engine: EngineKind, capture: PathBuf) -> Vec<FlowRow> {
     let args = ReplayArgs {
         subscribers: Vec::new(),
+        tunnel_endpoints: Vec::new(),
         engine: Some(engine),
         flows: true,
         format: Format::Json,

@@ -4,6 +4,7 @@
 
 use std::{fmt, net::IpAddr, str::FromStr};
 
+use ipnet::IpNet;
 use monitor_common::{abi::key::Address, tables::pool_table};
 
 /// Block length of one IPv4 subscriber when none is given.
@@ -90,6 +91,12 @@ impl FromStr for Pool {
 }
 
 impl Pool {
+    /// The prefix, without the block length.
+    #[must_use]
+    pub fn prefix(&self) -> IpNet {
+        IpNet::new_assert(self.address, self.prefix_len)
+    }
+
     /// The prefix as the data path keys it: address with IPv4 mapped into IPv6, prefix length and block length out
     /// of 128.
     #[must_use]
@@ -98,6 +105,15 @@ impl Pool {
             IpAddr::V4(v4) => (Address::v4(v4.to_bits()), self.prefix_len + 96, self.assign_len + 96),
             IpAddr::V6(v6) => (Address::v6(v6.octets()), self.prefix_len, self.assign_len),
         }
+    }
+}
+
+/// A prefix as the data path keys it: address with IPv4 mapped into IPv6, and prefix length out of 128.
+#[must_use]
+pub fn mapped_prefix(prefix: &IpNet) -> (Address, u8) {
+    match prefix {
+        IpNet::V4(v4) => (Address::v4(v4.network().to_bits()), v4.prefix_len() + 96),
+        IpNet::V6(v6) => (Address::v6(v6.network().octets()), v6.prefix_len()),
     }
 }
 

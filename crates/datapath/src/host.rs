@@ -6,6 +6,7 @@ use std::{
     ops::DerefMut,
 };
 
+use ipnet::IpNet;
 use monitor_common::{
     abi::{
         event::{EVENT_SLOTS, KernelEvent},
@@ -30,7 +31,7 @@ use monitor_common::{
         tally_cache::TallyLine,
     },
 };
-use peertally_core::pool::{Pool, pool_words};
+use peertally_core::pool::{Pool, mapped_prefix, pool_words};
 
 use super::{table_sizes::TableSizes, view::View};
 
@@ -48,6 +49,7 @@ pub struct HostDataPath {
     tally_cache: Box<[TallyLine]>,
     pools: Vec<(Address, u8, u8)>,
     pool_table: Box<[u64]>,
+    tunnel_endpoints: Vec<(Address, u8)>,
     skips: [Cell<u64>; REASON_SLOTS],
     events: [Cell<u64>; EVENT_SLOTS],
     rules: [Cell<u64>; RULE_SLOTS],
@@ -96,6 +98,7 @@ impl HostDataPath {
             slots: RefCell::new(HashMap::new()),
             pool_table: pool_words(&pools).into(),
             pools,
+            tunnel_endpoints: Vec::new(),
             skips: [const { Cell::new(0) }; REASON_SLOTS],
             events: [const { Cell::new(0) }; EVENT_SLOTS],
             rules: [const { Cell::new(0) }; RULE_SLOTS],
@@ -153,6 +156,11 @@ impl HostDataPath {
     /// Sets the realm of each interface: interface index and realm number.
     pub fn set_realms(&mut self, realms: &[(u16, u32)]) {
         self.realms = realms.to_vec();
+    }
+
+    /// Names the endpoints between which the inner addresses of tunnels are charged; before, there are none.
+    pub fn set_tunnel_endpoints(&mut self, endpoints: &[IpNet]) {
+        self.tunnel_endpoints = endpoints.iter().map(mapped_prefix).collect();
     }
 
     /// Loads the watchlist.
@@ -232,6 +240,10 @@ impl Maps for HostDataPath {
     fn pool(&self, address: Address) -> Option<u8> {
         let found = self.pools.iter().find(|(prefix, prefix_len, _)| address.block(*prefix_len) == *prefix);
         found.map(|(_, _, block_len)| *block_len)
+    }
+
+    fn is_tunnel_endpoint(&self, address: Address) -> bool {
+        self.tunnel_endpoints.iter().any(|(prefix, prefix_len)| address.block(*prefix_len) == *prefix)
     }
 
     fn tally_line(&self, index: u32) -> Option<&TallyLine> {

@@ -15,11 +15,12 @@ use aya::{
     pin::PinError,
     programs::Xdp,
 };
+use ipnet::IpNet;
 use monitor_common::{
     abi::{
         event::KernelEvent,
         interface::InterfaceEntry,
-        key::Seed,
+        key::{Address, Seed},
         limits::{MAX_MONITORED_INTERFACES, WATCH_BUFFER_BYTES},
         reason::Reason,
         rule::Rule,
@@ -31,7 +32,7 @@ use monitor_common::{
 };
 use peertally_core::{
     content_list::Watchlist,
-    pool::{Pool, pool_words},
+    pool::{Pool, mapped_prefix, pool_words},
     words::Role,
 };
 
@@ -63,6 +64,7 @@ const PINNED: &[&str] = &[
     "INTERFACES",
     "POOLS",
     "POOL_TABLE",
+    "TUNNEL_ENDS",
     "SKIPS",
     "EVENTS",
     "RULE_VERDICTS",
@@ -78,6 +80,8 @@ pub struct LoadOptions {
     pub sizes: TableSizes,
     /// Subscriber pools.
     pub pools: Vec<Pool>,
+    /// Prefixes of the endpoints between which the inner addresses of tunnels are charged.
+    pub tunnel_endpoints: Vec<IpNet>,
     /// Depth of inspection.
     pub inspection: InspectionDepth,
     /// Content to find, by entry number; only in the depth `watchlist`.
@@ -101,6 +105,7 @@ impl Default for LoadOptions {
         Self {
             sizes: TableSizes::default(),
             pools: Vec::new(),
+            tunnel_endpoints: Vec::new(),
             inspection: InspectionDepth::Framing,
             watchlist: Arc::default(),
             heuristic: None,
@@ -193,8 +198,8 @@ impl LoadedObject {
         Ok(object)
     }
 
-    /// Applies pools, roles of interfaces and inspection depth. Fresh maps get them when loaded. For pinned maps, into
-    /// which a program may be counting, the caller decides when.
+    /// Applies pools, tunnel endpoints, roles of interfaces and inspection depth. Fresh maps get them when loaded. For
+    /// pinned maps, into which a program may be counting, the caller decides when.
     ///
     /// # Errors
     /// When a map cannot be written.
@@ -203,6 +208,7 @@ impl LoadedObject {
         settings.inspection.store(options.inspection as u64);
         settings.heuristic.store(options.heuristic.map_or(0, Heuristic::to_bits));
         self.write_interfaces(&options.interfaces);
+        self.write_tunnel_endpoints(&options.tunnel_endpoints)?;
         self.write_pools(&options.pools)
     }
 
@@ -375,27 +381,50 @@ impl LoadedObject {
     }
 
     fn write_pools(&mut self, pools: &[Pool]) -> Result<(), ObjectError> {
-        let name = "POOLS";
-        let error = |source| ObjectError::Map { name, source };
-        let map = self.ebpf.map_mut(name).ok_or(ObjectError::MapMissing { name })?;
-        let mut trie: LpmTrie<_, [u8; 16], u32> = map.try_into().map_err(error)?;
         let wanted: Vec<_> = pools.iter().map(Pool::mapped).collect();
-        let stale: Vec<_> = trie.keys().filter_map(Result::ok).collect();
-        for (address, prefix_len, block_len) in &wanted {
-            let key = Key::new(u32::from(*prefix_len), address.bytes());
-            trie.insert(&key, u32::from(*block_len), 0).map_err(error)?;
-        }
+        let stale = self.insert_prefixes("POOLS", &wanted)?;
         // While it is written, the trie holds the old and the new pools.
         for (cell, word) in self.pool_table.values().iter().zip(pool_words(&wanted)) {
             cell.store(word);
         }
-        for key in stale {
-            let (prefix_len, data) = (key.prefix_len(), key.data());
-            if !wanted.iter().any(|(address, len, _)| u32::from(*len) == prefix_len && address.bytes() == data) {
-                trie.remove(&key).map_err(error)?;
-            }
+        self.remove_prefixes("POOLS", &stale)
+    }
+
+    fn write_tunnel_endpoints(&mut self, endpoints: &[IpNet]) -> Result<(), ObjectError> {
+        if endpoints.is_empty() && self.ebpf.map("TUNNEL_ENDS").is_none() {
+            // An older build, loaded for a measurement.
+            return Ok(());
         }
-        Ok(())
+        let entries: Vec<_> = endpoints.iter().map(mapped_prefix).map(|(address, len)| (address, len, 1)).collect();
+        let stale = self.insert_prefixes("TUNNEL_ENDS", &entries)?;
+        self.remove_prefixes("TUNNEL_ENDS", &stale)
+    }
+
+    /// Inserts prefixes (address, length and value) into a trie; returns the others that it holds.
+    fn insert_prefixes(
+        &mut self,
+        name: &'static str,
+        entries: &[(Address, u8, u8)],
+    ) -> Result<Vec<Key<[u8; 16]>>, ObjectError> {
+        let error = |source| ObjectError::Map { name, source };
+        let mut trie = self.trie(name)?;
+        let mut stale: Vec<_> = trie.keys().filter_map(Result::ok).collect();
+        for (address, prefix_len, value) in entries {
+            let key = Key::new(u32::from(*prefix_len), address.bytes());
+            trie.insert(&key, u32::from(*value), 0).map_err(error)?;
+            stale.retain(|other| other.prefix_len() != key.prefix_len() || other.data() != key.data());
+        }
+        Ok(stale)
+    }
+
+    fn remove_prefixes(&mut self, name: &'static str, keys: &[Key<[u8; 16]>]) -> Result<(), ObjectError> {
+        let mut trie = self.trie(name)?;
+        keys.iter().try_for_each(|key| trie.remove(key)).map_err(|source| ObjectError::Map { name, source })
+    }
+
+    fn trie(&mut self, name: &'static str) -> Result<PrefixTrie<'_>, ObjectError> {
+        let map = self.ebpf.map_mut(name).ok_or(ObjectError::MapMissing { name })?;
+        map.try_into().map_err(|source| ObjectError::Map { name, source })
     }
 
     /// Assigns the numbers under which interfaces are counted. Interfaces of earlier runs keep theirs, because pinned
@@ -432,6 +461,9 @@ impl LoadedObject {
         }
     }
 }
+
+/// A trie of prefixes, as the program keys them.
+type PrefixTrie<'a> = LpmTrie<&'a mut MapData, [u8; 16], u32>;
 
 /// Messages that the ring buffer of watchlist hits holds: each takes its own bytes and eight of the buffer's.
 const WATCH_BUFFER_HITS: usize = WATCH_BUFFER_BYTES as usize / (size_of::<WatchHit>() + 8);

@@ -56,6 +56,9 @@ labelled_numbers! {
     /// A stage of the program could not be called. The packet passed. It was not counted if that was the first stage
     /// behind the entry, else not inspected to its end. 0 unless the pinned table of stages was removed.
     StageMissing = 21, "stage_missing";
+    /// A new flow in a tunnel has a subscriber's address inside, and the outer ends of the tunnel are not named in
+    /// `[[tunnels]]`: nobody is charged for it.
+    TunnelUnvouched = 22, "tunnel_unvouched";
 }
 
 /// Entries of a table indexed by event, with room to append.

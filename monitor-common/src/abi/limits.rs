@@ -74,6 +74,8 @@ pub const DEFAULT_TALLIES: u32 = 1 << 18;
 pub const UNCLASSIFIED_QUARTERS: u64 = 3;
 /// Address pools that can be configured.
 pub const MAX_POOLS: u32 = 1024;
+/// Prefixes of tunnel endpoints that can be configured.
+pub const MAX_TUNNEL_ENDPOINTS: u32 = 1024;
 /// Interface numbers of the node counters.
 pub const MAX_INTERFACES: usize = 32;
 /// Interfaces that can be monitored at a time. All other interfaces share the last number.

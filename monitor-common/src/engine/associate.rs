@@ -27,7 +27,7 @@ use crate::{
         context::{NO_POOL, PacketContext, Task},
         flow_table::{FlowState, Phase},
         maps::Maps,
-        peer_cache::{self, Key, PeerEntry},
+        peer_cache::{self, PeerEntry},
         progress::evidence,
     },
 };
@@ -163,11 +163,10 @@ fn find_peer<M: Maps>(maps: &M, settings: &Settings, tag: u64, now_s: u64) -> Pe
 #[inline(never)]
 fn count_mse_candidate<M: Maps>(maps: &M, settings: &Settings, ctx: &PacketContext, end: usize) -> bool {
     let rule = Heuristic::from_bits(settings.heuristic.load());
-    let block_len = ctx.subscribers.block_lens[end & 1];
-    if block_len == NO_POOL {
+    if ctx.subscribers.block_lens[end & 1] == NO_POOL {
         return false;
     }
-    let tag = peer_cache::tag(&ctx.seed(settings), Key::MseCandidate, ctx.block(end), u64::from(block_len), 0);
+    let tag = peer_keys::mse_candidate_tag(settings, ctx, end);
     let Some(set) = maps.peer_set(peer_cache::set_index(tag, settings.peer_mask)) else {
         maps.count_event(KernelEvent::InternalError);
         return false;

@@ -2,6 +2,7 @@
 
 use crate::{
     abi::{event::KernelEvent, key::Address, protocol::Protocol, settings::Settings},
+    bpf::branchless::neg,
     tables::{
         context::PacketContext,
         maps::Maps,
@@ -33,7 +34,20 @@ pub(super) fn requester_tag(settings: &Settings, ctx: &PacketContext, end: usize
 pub(super) fn subscriber_tag(settings: &Settings, ctx: &PacketContext, end: usize, protocol: u8) -> u64 {
     let block_len = u64::from(ctx.subscribers.block_lens[end & 1]);
     let detail = block_len << 8 | u64::from(Protocol::family_number(protocol));
-    peer_cache::tag(&ctx.seed(settings), Key::Subscriber, ctx.block(end), detail, 0)
+    peer_cache::tag(&ctx.seed(settings), Key::Subscriber, ctx.block(end), detail, unvouched_tunnel(ctx))
+}
+
+/// The tag of the MSE candidates of the subscriber at one end.
+#[inline(always)]
+pub(super) fn mse_candidate_tag(settings: &Settings, ctx: &PacketContext, end: usize) -> u64 {
+    let block_len = u64::from(ctx.subscribers.block_lens[end & 1]);
+    peer_cache::tag(&ctx.seed(settings), Key::MseCandidate, ctx.block(end), block_len, unvouched_tunnel(ctx))
+}
+
+/// The tunnel of an unvouched packet, else 0: what such packets say of a subscriber stays within their tunnel.
+#[inline(always)]
+fn unvouched_tunnel(ctx: &PacketContext) -> u64 {
+    ctx.frame.headers.tunnel & neg(u64::from(ctx.subscribers.unvouched))
 }
 
 /// A new entry for the protocol of the packet's flow.

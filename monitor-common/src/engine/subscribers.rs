@@ -12,24 +12,33 @@ use crate::{
     },
 };
 
-/// The outermost address of an end that lies in a pool, and its pool's block length.
-#[inline(always)]
-fn outermost<M: Maps>(maps: &M, outer: Address, inner: Address, tunnel: bool) -> (Address, u32) {
-    if let Some(len) = pool_table::find(maps, outer) {
-        return (outer, u32::from(len));
-    }
-    if tunnel && let Some(len) = pool_table::find(maps, inner) {
-        return (inner, u32::from(len));
-    }
-    (inner, NO_POOL)
-}
-
 /// Values of `lookup_done` in the packet context: how much is known of the packet's subscribers.
 mod done {
     /// Which ends are subscribers.
     pub(super) const ENDS: u32 = 1;
     /// Also the lines of their tallies.
     pub(super) const LINES: u32 = 2;
+}
+
+/// Two ends, each with the block length of its pool or [`NO_POOL`].
+pub(super) struct PoolEnds {
+    source: (Address, u32),
+    destination: (Address, u32),
+}
+
+impl PoolEnds {
+    /// Looks up both ends.
+    #[inline(always)]
+    fn find<M: Maps>(maps: &M, source: Address, destination: Address) -> Self {
+        let block_len = |address| pool_table::find(maps, address).map_or(NO_POOL, u32::from);
+        Self { source: (source, block_len(source)), destination: (destination, block_len(destination)) }
+    }
+
+    /// Whether one of them is a subscriber.
+    #[inline(always)]
+    pub(super) fn has_subscriber(&self) -> bool {
+        self.source.1 != NO_POOL || self.destination.1 != NO_POOL
+    }
 }
 
 /// Finds the subscribers of the packet's ends, once; returns whether there is one.
@@ -39,52 +48,55 @@ mod done {
 pub(super) fn find_subscribers<M: Maps>(maps: &M, ctx: &mut PacketContext) -> bool {
     if ctx.subscribers.lookup_done == 0 {
         let headers = &ctx.frame.headers;
-        let tunnel = headers.tunnel != 0;
-        let source = outermost(maps, headers.outer_source, headers.source, tunnel);
-        let destination = outermost(maps, headers.outer_destination, headers.destination, tunnel);
-        store_ends(ctx, source, destination);
+        let outer = PoolEnds::find(maps, headers.outer_source, headers.outer_destination);
+        let inside = headers.tunnel != 0 && !outer.has_subscriber();
+        store_ends(ctx, &outer);
+        if inside {
+            find_inner_subscribers(maps, ctx);
+        }
     }
     ctx.subscribers.block_lens[0] != NO_POOL || ctx.subscribers.block_lens[1] != NO_POOL
 }
 
-/// The ends of a packet outside tunnels, each with the block length of its pool or [`NO_POOL`].
-pub(super) struct PlainEnds {
-    source: (Address, u32),
-    destination: (Address, u32),
-}
-
-impl PlainEnds {
-    /// Whether one of them is a subscriber.
-    #[inline(always)]
-    pub(super) fn has_subscriber(&self) -> bool {
-        self.source.1 != NO_POOL || self.destination.1 != NO_POOL
-    }
+/// Finds the subscribers inside a tunnel, neither outer end of which is one.
+///
+/// Whoever can send a packet writes any addresses inside it: no route, filter or translation checks them. So they are
+/// charged only if the operator named both outer ends.
+#[inline(never)]
+fn find_inner_subscribers<M: Maps>(maps: &M, ctx: &mut PacketContext) {
+    let headers = &ctx.frame.headers;
+    let inner = PoolEnds::find(maps, headers.source, headers.destination);
+    let vouched = !inner.has_subscriber()
+        || maps.is_tunnel_endpoint(headers.outer_source) && maps.is_tunnel_endpoint(headers.outer_destination);
+    store_ends(ctx, &inner);
+    ctx.subscribers.unvouched = u32::from(!vouched);
 }
 
 /// Looks up the ends of a frame that has fast headers.
 #[inline(always)]
-pub(super) fn plain_ends<P: Packet, M: Maps>(packet: &P, maps: &M) -> Option<PlainEnds> {
+pub(super) fn plain_ends<P: Packet, M: Maps>(packet: &P, maps: &M) -> Option<PoolEnds> {
     let (source, destination) = parse::fast_addresses(packet)?;
-    let block_len = |address| pool_table::find(maps, address).map_or(NO_POOL, u32::from);
-    Some(PlainEnds { source: (source, block_len(source)), destination: (destination, block_len(destination)) })
+    Some(PoolEnds::find(maps, source, destination))
 }
 
 /// Puts the ends of a packet into the context, and prefetches their tally cache lines as early as possible, so that
 /// they load together with the flow's sets.
 #[inline(always)]
-pub(super) fn record_ends<M: Maps>(maps: &M, settings: &Settings, ctx: &mut PacketContext, ends: &PlainEnds) {
-    store_ends(ctx, ends.source, ends.destination);
+pub(super) fn record_ends<M: Maps>(maps: &M, settings: &Settings, ctx: &mut PacketContext, ends: &PoolEnds) {
+    store_ends(ctx, ends);
     prefetch_tally_lines(maps, settings, ctx);
 }
 
 /// Stores both ends in the order of the flow key.
 #[inline(always)]
-fn store_ends(ctx: &mut PacketContext, source: (Address, u32), destination: (Address, u32)) {
+fn store_ends(ctx: &mut PacketContext, ends: &PoolEnds) {
+    let PoolEnds { source, destination } = ends;
     (ctx.subscribers.addresses, ctx.subscribers.block_lens) = if ctx.is_from_lower() {
         ([source.0, destination.0], [source.1, destination.1])
     } else {
         ([destination.0, source.0], [destination.1, source.1])
     };
+    ctx.subscribers.unvouched = 0;
     ctx.subscribers.lookup_done = done::ENDS;
 }
 
@@ -122,8 +134,12 @@ pub(super) fn subscriber_ends(ctx: &PacketContext) -> Ends {
 }
 
 /// Slots of the tallies of both ends for a verdict's numbers, after the subscriber lookup, as [`pack_slots`] has them.
+/// An unvouched flow has none.
 #[inline(always)]
 pub(super) fn slots<M: Maps>(maps: &M, settings: &Settings, ctx: &mut PacketContext, verdict: (u8, u8)) -> u64 {
+    if ctx.subscribers.unvouched != 0 {
+        return pack_slots(NO_SLOT, NO_SLOT);
+    }
     prefetch_tally_lines(maps, settings, ctx);
     pack_slots(slot(maps, settings, ctx, 0, verdict), slot(maps, settings, ctx, 1, verdict))
 }

@@ -21,6 +21,7 @@ pub(super) fn compare<M: Maps>(maps: &M, settings: &Settings, ctx: &mut PacketCo
     // Anybody may name any content to a subscriber, so only payloads that a subscriber sent count.
     if ctx.inspection.spoofed != 0
         || !subscribers::find_subscribers(maps, ctx)
+        || ctx.subscribers.unvouched != 0
         || ctx.subscribers.block_lens[sender] == NO_POOL
     {
         return;

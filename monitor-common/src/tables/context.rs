@@ -103,6 +103,9 @@ pub(crate) struct SubscriberContext {
     pub(crate) block_lens: [u32; 2],
     /// How far the look-up has come (`engine/subscribers.rs`).
     pub(crate) lookup_done: u32,
+    /// 1 when the addresses come from inside a tunnel whose outer ends the operator did not name: anybody may have
+    /// written them, so nobody is charged.
+    pub(crate) unvouched: u32,
 }
 
 /// Results of the payload's inspection.
@@ -191,6 +194,7 @@ impl PacketContext {
                 block_hashes: [0; 2],
                 block_lens: [0; 2],
                 lookup_done: 0,
+                unvouched: 0,
             },
             inspection: InspectionContext {
                 peer_list: PeerListReader::NONE,

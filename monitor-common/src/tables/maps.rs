@@ -54,6 +54,8 @@ pub trait Maps: CounterMaps {
     fn pool_word(&self, index: u32) -> Option<u64>;
     /// Length in bits (out of 128) of the block that one subscriber gets in the pool that holds `address`.
     fn pool(&self, address: Address) -> Option<u8>;
+    /// Whether the operator named `address` as an endpoint of tunnels.
+    fn is_tunnel_endpoint(&self, address: Address) -> bool;
     /// A line of the tally cache.
     fn tally_line(&self, index: u32) -> Option<&TallyLine>;
     /// Prefetches a line of the tally cache.

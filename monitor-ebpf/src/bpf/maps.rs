@@ -20,7 +20,7 @@ use monitor_common::{
         event::{EVENT_SLOTS, KernelEvent},
         interface::{INTERFACE_ENTRIES, InterfaceEntry},
         key::Address,
-        limits::{self, MAX_INTERFACES, MAX_POOLS, WATCH_BUFFER_BYTES, WATCH_TALLIES_MAX},
+        limits::{self, MAX_INTERFACES, MAX_POOLS, MAX_TUNNEL_ENDPOINTS, WATCH_BUFFER_BYTES, WATCH_TALLIES_MAX},
         outcome::PacketOutcome,
         reason::{REASON_SLOTS, Reason},
         rule::RULE_SLOTS,
@@ -71,6 +71,9 @@ static POOLS: LpmTrie<[u8; 16], u32> = LpmTrie::with_max_entries(MAX_POOLS, 0);
 /// Answers most lookups in front of `POOLS`.
 #[map]
 static POOL_TABLE: Array<SharedU64> = Array::with_max_entries(pool_table::WORDS as u32, BPF_F_MMAPABLE);
+/// Prefixes of tunnel endpoints that the operator named. While the agent writes it, it holds the old and the new ones.
+#[map]
+static TUNNEL_ENDS: LpmTrie<[u8; 16], u32> = LpmTrie::with_max_entries(2 * MAX_TUNNEL_ENDPOINTS, 0);
 #[map]
 static SKIPS: PerCpuArray<u64> = PerCpuArray::with_max_entries(REASON_SLOTS as u32, 0);
 #[map]
@@ -169,6 +172,15 @@ struct PaddedKey {
     low: u64,
 }
 
+/// The value of the longest prefix that holds an address.
+#[inline(always)]
+fn longest_prefix(trie: &LpmTrie<[u8; 16], u32>, address: Address) -> Option<u32> {
+    let key = PaddedKey { padding: 0, prefix_len: 128, high: address.high.to_be(), low: address.low.to_be() };
+    // SAFETY: from `prefix_len` on, the bytes are those of `Key<[u8; 16]>`, which needs no alignment.
+    let key = unsafe { &*core::ptr::from_ref(&key).cast::<u8>().add(4).cast::<Key<[u8; 16]>>() };
+    trie.get(key).copied()
+}
+
 /// The kernel's maps behind the engine's traits.
 pub(super) struct BpfMaps;
 
@@ -256,10 +268,12 @@ impl Maps for BpfMaps {
 
     #[inline(always)]
     fn pool(&self, address: Address) -> Option<u8> {
-        let key = PaddedKey { padding: 0, prefix_len: 128, high: address.high.to_be(), low: address.low.to_be() };
-        // SAFETY: from `prefix_len` on, the bytes are those of `Key<[u8; 16]>`, which needs no alignment.
-        let key = unsafe { &*core::ptr::from_ref(&key).cast::<u8>().add(4).cast::<Key<[u8; 16]>>() };
-        POOLS.get(key).map(|prefix_len| *prefix_len as u8)
+        longest_prefix(&POOLS, address).map(|block_len| block_len as u8)
+    }
+
+    #[inline(always)]
+    fn is_tunnel_endpoint(&self, address: Address) -> bool {
+        longest_prefix(&TUNNEL_ENDS, address).is_some()
     }
 
     #[inline(always)]

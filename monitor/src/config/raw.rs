@@ -26,6 +26,10 @@ pub struct Raw {
     /// Which addresses are subscribers.
     #[serde(deserialize_with = "table")]
     pub subscribers: Subscribers,
+    /// Tunnels whose inner addresses are charged. Anybody can send a packet with any addresses inside it, so in all
+    /// other tunnels only an outer address in a pool is charged.
+    #[serde(deserialize_with = "tables")]
+    pub tunnels: Vec<RawTunnels>,
     /// How the XDP program is attached.
     pub xdp_mode: XdpMode,
     /// Address and port of metrics and health.
@@ -85,6 +89,7 @@ impl Default for Raw {
         Self {
             interfaces: Vec::new(),
             subscribers: Subscribers::default(),
+            tunnels: Vec::new(),
             xdp_mode: XdpMode::Native,
             listen: SocketAddr::from(([127, 0, 0, 1], 9847)),
             inspection: DepthText(InspectionDepth::Framing),
@@ -129,6 +134,19 @@ pub struct RawPool {
     #[serde(default)]
     #[cfg_attr(test, schemars(example = 32))]
     pub assign: Option<u8>,
+}
+
+/// Endpoints of tunnels.
+#[derive(Clone, Debug, Deserialize)]
+#[cfg_attr(test, derive(serde::Serialize, schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub struct RawTunnels {
+    /// Addresses and prefixes of the machines that the tunnels end on, such as base stations and gateways of a GTP-U
+    /// network. Both outer addresses of a packet must lie in prefixes of these lists. Name only addresses that nobody
+    /// can forge: the network must drop packets with such a source that come from subscribers or from outside. At most
+    /// 1,024 in all lists together.
+    #[cfg_attr(test, schemars(example = ["192.0.2.0/28", "2001:db8:ffff::/64"]))]
+    pub endpoints: Vec<Prefix>,
 }
 
 /// Sizes of the kernel's tables. Memory is reserved at the start: 64 bytes a flow, 184 bytes a tally, 16 bytes a peer.

@@ -8,8 +8,9 @@ use std::{
     time::Duration,
 };
 
+use ipnet::IpNet;
 use monitor_common::abi::{
-    limits::MAX_MONITORED_INTERFACES,
+    limits::{MAX_MONITORED_INTERFACES, MAX_POOLS, MAX_TUNNEL_ENDPOINTS},
     settings::{Heuristic, InspectionDepth},
 };
 use peertally_core::{
@@ -149,6 +150,7 @@ pub(super) fn resolve(raw: &Raw, overrides: &Overrides, locator: &Locator<'_>) -
     let mut check = Checker { locator, problems: Vec::new() };
     let interfaces = interfaces(raw, overrides, &mut check);
     let pools = pools(raw, overrides, &mut check);
+    let tunnel_endpoints = tunnel_endpoints(raw, &pools, &mut check);
     let watching = raw.inspection.0 == InspectionDepth::Watchlist;
     let watchlist_file = raw.watchlist_file.as_deref().map(|file| check.absolute("watchlist_file", file));
     if watching && watchlist_file.is_none() {
@@ -192,6 +194,7 @@ pub(super) fn resolve(raw: &Raw, overrides: &Overrides, locator: &Locator<'_>) -
                 peers: (peers as u32).next_power_of_two(),
             },
             pools,
+            tunnel_endpoints,
             inspection: raw.inspection.0,
             heuristic: raw.heuristic.enabled.then_some(heuristic),
             log_level: log_level(raw.log.kernel_log),
@@ -271,7 +274,7 @@ fn pools(raw: &Raw, overrides: &Overrides, check: &mut Checker<'_>) -> Vec<Pool>
             check.problem(path, format!("the pool {}/{} is given twice", pool.address, pool.prefix_len));
         }
     }
-    let limit = monitor_common::abi::limits::MAX_POOLS as usize;
+    let limit = MAX_POOLS as usize;
     if pools.len() > limit {
         check.problem("subscribers.pools", format!("{} pools exceed the maximum of {limit}", pools.len()));
     }
@@ -283,6 +286,46 @@ fn pool_of(raw: &RawPool) -> Result<Pool, String> {
     let default = if prefix.addr().is_ipv4() { DEFAULT_ASSIGN_IPV4 } else { DEFAULT_ASSIGN_IPV6 };
     let assign = raw.assign.unwrap_or(default.max(prefix.prefix_len()));
     format!("{prefix}/{assign}").parse::<Pool>().map_err(|error| error.to_string())
+}
+
+fn tunnel_endpoints(raw: &Raw, pools: &[Pool], check: &mut Checker<'_>) -> Vec<IpNet> {
+    let mut seen = HashSet::new();
+    let mut endpoints = Vec::new();
+    for (entry, tunnels) in raw.tunnels.iter().enumerate() {
+        if tunnels.endpoints.is_empty() {
+            let path = format!("tunnels[{entry}].endpoints");
+            check.problem(&path, "the list is empty; name the addresses that the tunnels end on, or remove the entry");
+        }
+        for (index, prefix) in tunnels.endpoints.iter().map(|prefix| prefix.0).enumerate() {
+            let path = format!("tunnels[{entry}].endpoints[{index}]");
+            let pool = pools.iter().find(|pool| pool.prefix().contains(&prefix));
+            if prefix.prefix_len() == 0 {
+                check.problem(
+                    &path,
+                    format!(
+                        "{prefix} names every address, so anybody could charge any subscriber; name the endpoints only"
+                    ),
+                );
+            } else if let Some(pool) = pool {
+                check.problem(
+                    &path,
+                    format!(
+                        "{prefix} lies in the pool {}: its addresses are subscribers and charged themselves, so the entry \
+                         has no effect; remove it, or choose pools without it",
+                        pool.prefix()
+                    ),
+                );
+            } else if !seen.insert(prefix) {
+                check.problem(&path, format!("{prefix} is given twice"));
+            }
+            endpoints.push(prefix);
+        }
+    }
+    let limit = MAX_TUNNEL_ENDPOINTS as usize;
+    if endpoints.len() > limit {
+        check.problem("tunnels", format!("{} endpoints exceed the maximum of {limit}", endpoints.len()));
+    }
+    endpoints
 }
 
 /// Private and shared addresses: the subscribers of a node without a configuration.

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use monitor_common::abi::limits::MAX_MONITORED_INTERFACES;
+use monitor_common::abi::limits::{MAX_MONITORED_INTERFACES, MAX_TUNNEL_ENDPOINTS};
 use peertally_core::{
     exit::{Exit, ExitCause as _},
     words::{Role, SubscriberForm, XdpMode},
@@ -10,6 +10,7 @@ use peertally_core::{
 use proptest::prelude::*;
 
 use super::{ConfigError, Overrides, Resolved, load, parse};
+use crate::verbs::check_config;
 
 fn read(text: &str) -> Result<Resolved, ConfigError> {
     parse(Path::new("p.toml"), text, &Overrides::default())
@@ -27,6 +28,8 @@ fn an_empty_file_is_the_defaults() {
     assert_eq!(resolved.top_k, 50);
     assert!(resolved.datapath.sizes.flows.is_power_of_two());
     assert_eq!(resolved.datapath.pools.len(), 5);
+    assert!(resolved.datapath.tunnel_endpoints.is_empty());
+    assert!(check_config::summary(&resolved).contains("addresses inside tunnels are charged to nobody"));
     assert!(resolved.policies.is_empty());
     assert!(resolved.require_interfaces().expect_err("none").to_string().contains("--interface NAME"));
 }
@@ -40,6 +43,10 @@ fn a_whole_file_resolves() {
         interfaces = [{ name = "eth0" }, { name = "eth1", role = "core" }]
         [[subscribers.pools]]
         prefix = "2001:db8::/32"
+        [[tunnels]]
+        endpoints = ["203.0.113.0/28", "2001:db9::/64"]
+        [[tunnels]]
+        endpoints = ["203.0.113.77"]
         [[policies]]
         name = "heavy"
         threshold = "1 GiB"
@@ -66,6 +73,10 @@ fn a_whole_file_resolves() {
     .expect("valid");
     assert_eq!(resolved.interfaces[1].role, Role::Core);
     assert_eq!(resolved.datapath.pools[0].to_string(), "2001:db8::/32/56");
+    let endpoints: Vec<String> = resolved.datapath.tunnel_endpoints.iter().map(ToString::to_string).collect();
+    assert_eq!(endpoints, ["203.0.113.0/28", "2001:db9::/64", "203.0.113.77/32"]);
+    let shown = check_config::summary(&resolved);
+    assert!(shown.contains("tunnels      203.0.113.0/28, 2001:db9::/64, 203.0.113.77/32\n"), "{shown}");
     assert_eq!(resolved.policies[0].threshold, 1 << 30);
     assert_eq!(resolved.policies[0].hooks, [1, 0]);
     assert_eq!(resolved.policies[0].allow.len(), 2);
@@ -126,6 +137,21 @@ fn as_many_interfaces_as_can_be_counted_are_accepted_and_no_more() {
 }
 
 #[test]
+fn as_many_tunnel_endpoints_as_the_kernel_holds_are_accepted_and_no_more() {
+    // In two lists.
+    let file = |count: usize| {
+        let endpoints: Vec<String> =
+            (0..count).map(|index| format!("\"203.{}.{}.0/24\"", index >> 8, index & 255)).collect();
+        let (first, rest) = endpoints.split_at(count / 2);
+        format!("[[tunnels]]\nendpoints = [{}]\n[[tunnels]]\nendpoints = [{}]\n", first.join(", "), rest.join(", "))
+    };
+    let max = MAX_TUNNEL_ENDPOINTS as usize;
+    assert_eq!(read(&file(max)).expect("accepted").datapath.tunnel_endpoints.len(), max);
+    let shown = message(&file(max + 1));
+    assert!(shown.contains("p.toml:1: tunnels: 1025 endpoints exceed the maximum of 1024"), "{shown}");
+}
+
+#[test]
 fn mistakes_name_the_line_and_the_next_step() {
     let policy = "[[policies]]\nname = \"p\"\nthreshold = 1\n";
     let hook = "[[hooks]]\nname = \"h\"\n";
@@ -174,6 +200,36 @@ fn mistakes_name_the_line_and_the_next_step() {
         ),
         ("[[subscribers.pools]]\nprefix = \"10.0.0.1/8\"".to_owned(), vec!["p.toml:2", "write 10.0.0.0/8"]),
         ("[[subscribers.pools]]\nprefix = \"10.0.0.0/8\"\nassign = 4".to_owned(), vec!["p.toml:3", "cannot be larger"]),
+        ("[[tunnels]]".to_owned(), vec!["p.toml:1: tunnels[0]: the key `endpoints` is missing"]),
+        ("[[tunnels]]\nendpoint = []".to_owned(), vec!["p.toml:2", "did you mean `endpoints`"]),
+        ("[[tunnels]]\nendpoints = []".to_owned(), vec!["p.toml:2: tunnels[0].endpoints: the list is empty", "remove"]),
+        ("[tunnels]\nendpoints = [\"192.0.2.1\"]".to_owned(), vec!["p.toml:1: tunnels: a table is not a list"]),
+        ("[[tunnels]]\nendpoints = \"192.0.2.1\"".to_owned(), vec!["p.toml:2: tunnels[0].endpoints", "is not a list"]),
+        (
+            "[[tunnels]]\nendpoints = [\"192.0.2.0/24\", \"192.0.2.1/24\"]".to_owned(),
+            vec!["p.toml:2: tunnels[0].endpoints", "write 192.0.2.0/24"],
+        ),
+        (
+            "[[tunnels]]\nendpoints = [\"192.0.2.0/24\",\n7]".to_owned(),
+            vec!["p.toml:3: tunnels[0].endpoints[1]: 7 is not an address or prefix"],
+        ),
+        (
+            "[[tunnels]]\nendpoints = [\"192.0.2.1\"]\n[[tunnels]]\nendpoints = [\"192.0.2.2\", \"192.0.2.1/32\"]"
+                .to_owned(),
+            vec!["p.toml:4: tunnels[1].endpoints[1]: 192.0.2.1/32 is given twice"],
+        ),
+        (
+            "[[tunnels]]\nendpoints = [\"0.0.0.0/0\", \"::/0\"]".to_owned(),
+            vec!["tunnels[0].endpoints[0]: 0.0.0.0/0 names every address", "anybody could charge", "[1]: ::/0 names"],
+        ),
+        (
+            "[[tunnels]]\nendpoints = [\"10.1.0.0/16\", \"192.168.0.0/15\"]".to_owned(),
+            vec![
+                "p.toml:2: tunnels[0].endpoints[0]: 10.1.0.0/16 lies in the pool 10.0.0.0/8",
+                "no effect",
+                "choose pools",
+            ],
+        ),
         (format!("{policy}window = \"1s\""), vec!["p.toml:4: policies[0].window", "shorter than drain_interval"]),
         (
             format!("{policy}window = \"1m\"\nprotocols = [\"bitorrent\"]"),
@@ -290,7 +346,7 @@ fn control_characters_of_a_file_do_not_reach_the_terminal() {
     let forged = message("[[hooks]]\nname = \"a\\nb: valid\"\nexec = [\"/bin/true\"]");
     assert_eq!(forged.lines().count(), 1, "{forged}");
     let program = read("[[hooks]]\nname = \"h\"\nexec = [\"/bin/a\\u001b[2Jb\"]").expect("valid");
-    let shown = crate::verbs::check_config::summary(&program);
+    let shown = check_config::summary(&program);
     assert!(shown.contains("/bin/a\\u{1b}[2Jb"), "{shown:?}");
 }
 

@@ -29,6 +29,8 @@ pub fn summary(resolved: &Resolved) -> String {
     line("interfaces", or_none(&interfaces, "none here: give --interface to `run`"));
     line("attach", resolved.xdp_mode.label().to_owned());
     line("subscribers", or_none(&resolved.datapath.pools.iter().map(pool).collect::<Vec<_>>(), "none"));
+    let endpoints: Vec<String> = resolved.datapath.tunnel_endpoints.iter().map(ToString::to_string).collect();
+    line("tunnels", or_none(&endpoints, "no endpoints named: addresses inside tunnels are charged to nobody"));
     line("inspection", resolved.datapath.inspection.label().to_owned());
     if let Some(file) = &resolved.watchlist_file {
         line("watchlist", format!("{} entries of {}", resolved.datapath.watchlist.entries.len(), file.display()));

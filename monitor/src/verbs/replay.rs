@@ -24,6 +24,7 @@ use std::{
 use args::{EngineKind, ReplayArgs};
 use driver::Driver;
 use engine::{EngineError, ReplayEngine};
+use ipnet::IpNet;
 use peertally_capture::CaptureError;
 use peertally_core::{
     exit::{Exit, ExitCause},
@@ -33,14 +34,18 @@ use report::ReplayReport;
 
 use crate::verbs::Format;
 
-/// An engine with empty tables that takes `pools` as subscribers.
+/// An engine with empty tables that takes `pools` as subscribers, also inside tunnels between `tunnel_endpoints`.
 ///
 /// # Errors
 /// The kernel cannot run the program, or the rights to load it are missing.
-pub fn open(kind: EngineKind, pools: &[Pool]) -> Result<Box<dyn ReplayEngine>, EngineError> {
+pub fn open(
+    kind: EngineKind,
+    pools: &[Pool],
+    tunnel_endpoints: &[IpNet],
+) -> Result<Box<dyn ReplayEngine>, EngineError> {
     match kind {
-        EngineKind::Kernel => kernel::open(pools),
-        EngineKind::Host => Ok(host::open(pools)),
+        EngineKind::Kernel => kernel::open(pools, tunnel_endpoints),
+        EngineKind::Host => Ok(host::open(pools, tunnel_endpoints)),
     }
 }
 
@@ -146,10 +151,11 @@ fn check_captures(captures: &[PathBuf]) -> Result<(), ReplayError> {
 /// The requested engine; by default the kernel's, unless the rights to load it are missing.
 fn open_engine(args: &ReplayArgs) -> Result<Box<dyn ReplayEngine>, EngineError> {
     let pools = if args.subscribers.is_empty() { every_address() } else { args.subscribers.clone() };
+    let endpoints: Vec<IpNet> = args.tunnel_endpoints.iter().map(|prefix| prefix.0).collect();
     match args.engine {
-        Some(kind) => open(kind, &pools),
-        None => match open(EngineKind::Kernel, &pools) {
-            Err(EngineError::Rights(_)) => open(EngineKind::Host, &pools),
+        Some(kind) => open(kind, &pools, &endpoints),
+        None => match open(EngineKind::Kernel, &pools, &endpoints) {
+            Err(EngineError::Rights(_)) => open(EngineKind::Host, &pools, &endpoints),
             other => other,
         },
     }

@@ -70,6 +70,51 @@ fn pools_decide_the_direction_and_who_is_credited() {
 }
 
 #[test]
+fn addresses_inside_a_tunnel_are_charged_between_named_endpoints() {
+    let tunnel = |source, destination, inner: &[u8]| {
+        let message = [&[0x30, 0xff, 0, inner.len() as u8, 0, 0, 0, 1], inner].concat();
+        ipv4(source, destination, 17, &udp(2152, 2152, &message))
+    };
+    // The connection of three packets, each in 36 bytes of IPv4, UDP and GTP-U.
+    let packets: Vec<Vec<u8>> = (0..)
+        .zip(connection(50_000))
+        .map(|(number, frame)| match number % 2 {
+            0 => tunnel(OUTSIDE, FAR_OUTSIDE, &frame[14..]),
+            _ => tunnel(FAR_OUTSIDE, OUTSIDE, &frame[14..]),
+        })
+        .collect();
+    let bytes = 188 + 3 * 36;
+    let rows_of = |arguments: &[&str]| {
+        let result = host(&packets, &[&["--flows"], arguments].concat());
+        assert_eq!(
+            result["protocols"],
+            json!([{"protocol": "bittorrent", "confidence": "signature", "flows": 1, "packets": 3, "bytes": bytes}])
+        );
+        let flow = &result["flows"][0];
+        assert_eq!(
+            (&flow["a"], &flow["b_port"], &flow["rule"]),
+            (&json!("10.0.0.1"), &json!(6881), &json!("bt-handshake"))
+        );
+        assert_adds_up(&result, "tunnel");
+        let names =
+            rows(&result, "subscribers").iter().map(|row| row["subscriber"].as_str().unwrap_or_default().to_owned());
+        names.collect::<Vec<_>>()
+    };
+    let pools = ["--subscribers", "10.0.0.0/8"];
+    let named = |endpoints: &[&'static str]| {
+        let flags = endpoints.iter().flat_map(|endpoint| ["--tunnel-endpoints", endpoint]);
+        pools.into_iter().chain(flags).collect::<Vec<_>>()
+    };
+    assert_eq!(rows_of(&named(&[])), [""; 0], "nobody named an endpoint");
+    assert_eq!(rows_of(&named(&["192.0.2.0/24"])), [""; 0], "one end is not enough");
+    assert_eq!(rows_of(&named(&["192.0.2.0/24", "198.51.100.1"])), ["10.0.0.1/32"]);
+    // Without pools every outer address is a subscriber, whatever is named.
+    for endpoints in [&[][..], &["--tunnel-endpoints", "192.0.2.0/24", "--tunnel-endpoints", "198.51.100.1"]] {
+        assert_eq!(rows_of(endpoints), ["192.0.2.1/32", "198.51.100.1/32"]);
+    }
+}
+
+#[test]
 fn blocks_group_addresses() {
     let packets =
         [ipv4([10, 0, 0, 9], OUTSIDE, 17, &udp(1, 2, b"one")), ipv4([10, 0, 0, 200], OUTSIDE, 17, &udp(1, 2, b"two"))];

@@ -38,6 +38,8 @@ fn bad_usage_is_64_and_says_why() {
         (vec![], "CAPTURE"),
         (vec!["--frob", "-"], "--frob"),
         (vec!["--subscribers", "10.0.0.1/8", "-"], "write 10.0.0.0/8"),
+        (vec!["--tunnel-endpoints", "192.0.2.1/24", "-"], "write 192.0.2.0/24"),
+        (vec!["--tunnel-endpoints", "here", "-"], "not an address or prefix"),
         (vec!["--engine", "magic", "-"], "magic"),
         (vec!["--format", "xml", "-"], "xml"),
         (vec![&good, "/nonexistent/x.pcap"], "/nonexistent/x.pcap"),

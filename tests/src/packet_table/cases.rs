@@ -452,6 +452,34 @@ fn tunnels(table: &mut Table) {
         let packet = up4(case, UDP).packet(&gtpu(&inside4));
         (ethernet(&[], IPV4, &packet), of4((SUBSCRIBER4.into(), peer4(case).into()), packet.len()))
     });
+    let (endpoint4, endpoint6) = (Ipv4Addr::new(203, 0, 113, 1), Ipv6Addr::new(0x2001, 0xdb9, 1, 0, 0, 0, 0, 1));
+    table.flow("GTP-U between named endpoints: a subscriber inside", |case| {
+        let inside = up4(case, UDP).packet(&udp(PORTS.0, PORTS.1, PLAIN));
+        let (from, to) = (endpoint4, Ipv4Addr::new(203, 0, 113, 15));
+        let packet = Ipv4::new(from, to, UDP).packet(&gtpu(&inside));
+        let flow = Flow { tunnel: Some((from.into(), to.into())), ..flow4(case, UDP, PORTS, packet.len()) };
+        (ethernet(&[], IPV4, &packet), flow)
+    });
+    table.flow("GRE between others: the flow, its label and its direction stand", |case| {
+        let inside = up6(case, TCP).packet(&handshake);
+        let packet = Ipv4::new(endpoint4, peer4(case), 47).packet(&gre(IPV6, &inside));
+        let tunnel = Some((endpoint4.into(), peer4(case).into()));
+        let flow = Flow { tunnel, protocol: Protocol::BitTorrent, ..flow6(case, TCP, PORTS, packet.len()) };
+        (ethernet(&[], IPV4, &packet), flow)
+    });
+    table.flow("4in6 to a named endpoint: the subscriber inside receives", |case| {
+        let inside = Ipv4::new(peer4(case), SUBSCRIBER4, UDP).packet(&udp(PORTS.0, PORTS.1, PLAIN));
+        let packet = Ipv6::new(peer6(case), endpoint6, 4).packet(&inside);
+        let flow = flow(peer4(case), SUBSCRIBER4, UDP, PORTS, packet.len());
+        let tunnel = Some((peer6(case).into(), endpoint6.into()));
+        (ethernet(&[], IPV6, &packet), Flow { tunnel, direction: Direction::Down, ..flow })
+    });
+    table.flow("a subscriber inside another one's tunnel is no end", |case| {
+        let inside = Ipv4::new(peer4(case), Ipv4Addr::new(10, 0, 2, case), UDP).packet(&udp(PORTS.0, PORTS.1, PLAIN));
+        let packet = up4(case, 4).packet(&inside);
+        let flow = flow(peer4(case), Ipv4Addr::new(10, 0, 2, case), UDP, PORTS, packet.len());
+        (ethernet(&[], IPV4, &packet), Flow { tunnel: Some((SUBSCRIBER4.into(), peer4(case).into())), ..flow })
+    });
     for (name, extensions, found) in [
         ("GTP-U with three extension headers", 3, true),
         ("GTP-U with eight extension headers", 8, true),

@@ -39,6 +39,9 @@ pub fn flow<P: Packet, M: Maps>(packet: &P, maps: &M, settings: &Settings, inter
             account::transit(maps, interface, ctx.frame.headers.ip_bytes, account::flowless_verdict(ctx));
             return None;
         }
+        if ctx.subscribers.unvouched != 0 {
+            maps.count_event(KernelEvent::TunnelUnvouched);
+        }
         if !flow_table::select_victim(maps, settings, ctx) || !flow_table::install(maps, settings, ctx) {
             account::count_uncached(maps, settings, ctx);
             return None;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use peertally_core::pool::Pool;
 
-use crate::verbs::Format;
+use crate::{config::values::Prefix, verbs::Format};
 
 /// Count the P2P protocol traffic of captures, as the XDP program would have counted it.
 ///
@@ -17,6 +17,11 @@ pub struct ReplayArgs {
     /// Without it every address is a subscriber: /32 for IPv4, /64 for IPv6.
     #[arg(long, value_name = "PREFIX[/ASSIGN]")]
     pub subscribers: Vec<Pool>,
+    /// Prefix of endpoints between which addresses inside a tunnel count as subscribers' ones. Repeatable. Without it,
+    /// only a tunnel's outer addresses do. Without `--subscribers` it changes nothing: every outer address is a
+    /// subscriber then.
+    #[arg(long, value_name = "PREFIX")]
+    pub tunnel_endpoints: Vec<Prefix>,
     /// Which engine counts: the XDP program in the kernel's test runner, or the same source in user space.
     /// Default: `kernel` with the rights to load it, else `host`.
     #[arg(long, value_enum)]

@@ -1,5 +1,6 @@
 //! The host engine: the shared data path over plain memory. Needs no rights and no kernel support.
 
+use ipnet::IpNet;
 use monitor_common::abi::{outcome::Outcome, reason::Reason, rule::Rule, settings::InspectionDepth};
 use peertally_capture::Frame;
 use peertally_core::pool::Pool;
@@ -13,8 +14,10 @@ use super::{
 struct Host(HostDataPath);
 
 /// An empty host engine.
-pub(super) fn open(pools: &[Pool]) -> Box<dyn ReplayEngine> {
-    Box::new(Host(HostDataPath::new(&SIZES, pools, SEED, InspectionDepth::Framing)))
+pub(super) fn open(pools: &[Pool], tunnel_endpoints: &[IpNet]) -> Box<dyn ReplayEngine> {
+    let mut path = HostDataPath::new(&SIZES, pools, SEED, InspectionDepth::Framing);
+    path.set_tunnel_endpoints(tunnel_endpoints);
+    Box::new(Host(path))
 }
 
 impl ReplayEngine for Host {

@@ -1,5 +1,6 @@
 //! The kernel engine: the loaded XDP program, fed by the kernel's test runner and attached to nothing.
 
+use ipnet::IpNet;
 use monitor_common::abi::{outcome::Outcome, rule::Rule};
 use peertally_capture::Frame;
 use peertally_core::pool::Pool;
@@ -23,10 +24,11 @@ struct Kernel(TestRunner);
 ///
 /// # Errors
 /// Rights are missing, or the kernel cannot run it.
-pub(super) fn open(pools: &[Pool]) -> Result<Box<dyn ReplayEngine>, EngineError> {
+pub(super) fn open(pools: &[Pool], tunnel_endpoints: &[IpNet]) -> Result<Box<dyn ReplayEngine>, EngineError> {
     let options = LoadOptions {
         sizes: SIZES,
         pools: pools.to_vec(),
+        tunnel_endpoints: tunnel_endpoints.to_vec(),
         seed: Some(SEED),
         interfaces: vec![MonitoredInterface::access(LOOPBACK_INDEX)],
         ..LoadOptions::default()
