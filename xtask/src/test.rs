@@ -4,11 +4,12 @@
 //! Each lane's time is printed, with a warning above its ceiling. `--quick` runs the first lanes alone: the loop while
 //! working.
 //!
-//! A lane that fails does not stop the others, but fails the whole. Tests run in strict mode (`PEERTALLY_STRICT=1`): a
-//! test that a developer's machine would skip for lack of rights or tools fails here. A lane of tests that ran none is
-//! a failure, too. Lanes that are left out are printed with the reason.
+//! A lane that fails does not stop the others, but fails the whole; the end of the output says why. Tests run in strict
+//! mode (`PEERTALLY_STRICT=1`): a test that a developer's machine would skip for lack of rights or tools fails here. A
+//! lane of tests that ran none is a failure, too. Lanes that are left out are printed with the reason.
 
 mod ceilings;
+mod failures;
 mod lanes;
 
 use std::time::{Duration, Instant};
@@ -16,6 +17,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 
 use crate::setup::{self, Need};
+use failures::{FailedLane, Failures};
 pub use lanes::Lane;
 
 /// Arguments of `test`.
@@ -46,6 +48,10 @@ pub struct LaneOutcome {
     pub skipped: u64,
     /// Omitted checks with the reason.
     pub notes: Vec<String>,
+    /// Why the lane failed, if it did.
+    error: String,
+    /// The tests that failed.
+    failures: Failures,
 }
 
 impl LaneOutcome {
@@ -55,8 +61,9 @@ impl LaneOutcome {
     }
 
     /// Adds up cargo's closing lines: `test result: ok. 3 passed; 0 failed; 1 ignored; 0 measured; 2 filtered out; ..`,
-    /// and takes lines of tests that say `SKIPPED: ..`.
+    /// and takes lines of tests that say `SKIPPED: ..`, and the output of failed tests.
     pub fn read(&mut self, line: &str) {
+        self.failures.read(line);
         if let Some(reason) = line.trim().strip_prefix("SKIPPED: ") {
             self.notes.push(format!("skipped: {reason}"));
             return;
@@ -108,6 +115,8 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         if let Some(error) = &error {
             println!("lane {} FAILED: {error:#}", lane.word());
             outcome.failed = outcome.failed.max(1);
+            outcome.error = format!("{error:#}");
+            outcome.failures.end();
         }
         rows.push((*lane, outcome, start.elapsed()));
     }
@@ -125,6 +134,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
             minutes(ceilings::QUICK)
         );
     }
+    print_failures(&rows);
     result
 }
 
@@ -204,6 +214,24 @@ fn summary(rows: &[(Lane, LaneOutcome, Duration)]) -> Result<()> {
         bail!("no test ran");
     }
     Ok(())
+}
+
+/// Prints why lanes failed, if any did.
+fn print_failures(rows: &[(Lane, LaneOutcome, Duration)]) {
+    let words: Vec<String> = rows.iter().map(|(lane, ..)| lane.word()).collect();
+    let failed: Vec<FailedLane<'_>> = rows
+        .iter()
+        .zip(&words)
+        .filter(|((_, outcome, _), _)| outcome.failed > 0)
+        .map(|((_, outcome, _), lane)| FailedLane { lane, error: &outcome.error, failures: &outcome.failures })
+        .collect();
+    if failed.is_empty() {
+        return;
+    }
+    println!("\n=== failures ===");
+    for line in failures::report(&failed) {
+        println!("{line}");
+    }
 }
 
 #[cfg(test)]

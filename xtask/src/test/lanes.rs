@@ -173,7 +173,7 @@ impl Lane {
 }
 
 fn check(outcome: &mut LaneOutcome, mut command: Command, limit: Duration) -> Result<()> {
-    stream(&mut command, limit, |_| {})?;
+    stream(&mut command, limit, |line| outcome.read(line))?;
     *outcome = LaneOutcome::one();
     Ok(())
 }
