@@ -19,7 +19,7 @@ pub struct Capture {
 }
 
 impl Capture {
-    /// Starts to capture `interface` of `namespace` to `file`, with `options` of tcpdump(8).
+    /// Starts to capture `interface` of `namespace` to `file`, with `options` of tcpdump(8), then a filter.
     ///
     /// # Errors
     /// tcpdump does not start.
@@ -27,7 +27,9 @@ impl Capture {
         let name = format!("tcpdump-{}-{interface}", namespace.name());
         let mut command = namespace.command("tcpdump");
         // -Z: tcpdump would drop to a user that may not write here.
-        command.args(["-i", interface, "-n", "-B", "65536", "-U", "-Z", "root"]).args(options).arg("-w").arg(file);
+        // Without immediate mode, packets of the last second are still in the kernel's buffer when tcpdump ends.
+        command.args(["-i", interface, "-n", "-B", "65536", "-U", "-Z", "root", "--immediate-mode", "-w"]).arg(file);
+        command.args(options);
         let directory = file.parent().context("a file in a folder")?;
         let mut tcpdump = Process::spawn(&name, directory, &mut command)?;
         wait_for("tcpdump", Duration::from_secs(20), Duration::from_millis(20), || {
@@ -37,17 +39,32 @@ impl Capture {
         Ok(Self { tcpdump, file: file.to_owned() })
     }
 
-    /// Stops, and gives the pcap file's content.
+    /// Stops once every packet so far is in the file, and gives its content.
     ///
     /// # Errors
     /// tcpdump lost packets, or its file is not readable.
     pub fn stop(mut self) -> Result<Vec<u8>> {
+        // What tcpdump has not read from the kernel when it ends is in no count of lost packets.
+        wait_for("end of the capture", Duration::from_secs(20), Duration::from_millis(50), || {
+            self.tcpdump.ensure_running()?;
+            self.tcpdump.signal(Signal::USR1)?;
+            Ok(last_counts(&self.tcpdump.log()).is_some_and(|(captured, received)| captured == received))
+        })
+        .with_context(|| self.tcpdump.log())?;
         self.tcpdump.signal(Signal::INT)?;
         self.tcpdump.wait(Duration::from_secs(20))?;
         let log = self.tcpdump.log();
         ensure!(log.contains("\n0 packets dropped by kernel"), "tcpdump lost packets: {log}");
         fs::read(&self.file).with_context(|| format!("read {}", self.file.display()))
     }
+}
+
+/// The last counts that tcpdump has written on SIGUSR1 (tcpdump(8)): packets captured, and received by its filter.
+fn last_counts(log: &str) -> Option<(u64, u64)> {
+    let mut counts =
+        log.lines().rev().find_map(|line| line.strip_prefix("tcpdump: ")?.split_once(" packets captured, "))?;
+    counts.1 = counts.1.split_once(" packets received by filter")?.0;
+    Some((counts.0.parse().ok()?, counts.1.parse().ok()?))
 }
 
 /// One captured Ethernet frame, as far as it was kept.
@@ -77,4 +94,22 @@ pub fn frames(file: &[u8]) -> Result<Vec<Frame<'_>>> {
         rest = next;
     }
     Ok(frames)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_counts_of_tcpdump_are_read() {
+        let log = "tcpdump: listening on eth0, link-type EN10MB (Ethernet), snapshot length 128 bytes\n";
+        assert_eq!(last_counts(log), None);
+        let counts = |captured: u64, received: u64| {
+            format!(
+                "tcpdump: {captured} packets captured, {received} packets received by filter, 0 packets dropped by kernel\n"
+            )
+        };
+        assert_eq!(last_counts(&[log, &counts(0, 7), &counts(5, 7)].concat()), Some((5, 7)));
+        assert_eq!(last_counts(&[log, &counts(5, 7), &counts(7, 7)].concat()), Some((7, 7)));
+    }
 }
