@@ -10,19 +10,22 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 
 use super::{
     Counters, Lab, POOLS,
     http::{self, http_get},
     metrics::Metrics,
-    process::Process,
+    process::{Process, run},
     subscriber_v4,
     wait::wait_for,
 };
 
 /// Where an agent of a lab listens, inside the router.
 pub const LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9847);
+
+/// Starts of an agent before a lab counts as not silent.
+const STARTS: u32 = 5;
 
 /// An agent that monitors every interface of the router that leads to a host.
 #[derive(Debug)]
@@ -32,6 +35,33 @@ pub struct Agent<'a> {
 }
 
 impl<'a> Agent<'a> {
+    /// Starts an agent as [`Agent::start`] does, and gives the interfaces' counters from before. No frame came between
+    /// these and the ready agent: it cannot have missed one.
+    ///
+    /// # Errors
+    /// As [`Agent::start`], or the interfaces are not silent for that long.
+    pub fn start_before_traffic(
+        lab: &'a Lab,
+        executable: &Path,
+        toml: &str,
+    ) -> Result<(Self, BTreeMap<String, Counters>)> {
+        let received = |counters: &BTreeMap<String, Counters>| -> u64 {
+            counters.iter().filter(|(name, _)| *name != "lo").map(|(_, counters)| counters.rx_packets).sum()
+        };
+        for _ in 0..STARTS {
+            lab.settle()?;
+            let before = lab.router().counters()?;
+            let agent = Self::start(lab, executable, toml)?;
+            if received(&lab.router().counters()?) == received(&before) {
+                return Ok((agent, before));
+            }
+            // Whether the frame came before the program was attached is not known.
+            drop(agent);
+            run(lab.router_command(executable.to_str().context("a path in UTF-8")?).arg("detach"))?;
+        }
+        bail!("a frame came during each of {STARTS} starts of the agent")
+    }
+
     /// Starts `executable` with the lab's interfaces and pools, and the rest of the configuration in `toml`;
     /// returns when it is ready: attached natively, and its counters read once.
     ///

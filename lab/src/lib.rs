@@ -169,6 +169,15 @@ impl Lab {
         })?;
         self.router.write_sysctl("net/ipv4/ip_forward", "1")?;
         self.router.write_sysctl("net/ipv6/conf/all/forwarding", "1")?;
+        // Silence before the link is up, or before the address is in use, is not the end of the announcements.
+        let hosts = self.subscribers.iter().chain([&self.internet]).map(|host| (host, "eth0".to_owned()));
+        let sides = (1..=self.subscribers.len()).map(access).chain([CORE.to_owned()]).map(|side| (&self.router, side));
+        for (namespace, interface) in hosts.chain(sides) {
+            let what = format!("link-local address of {interface} in {}", namespace.name());
+            wait_for(&what, Duration::from_secs(30), Duration::from_millis(20), || {
+                namespace.has_link_local(&interface)
+            })?;
+        }
         self.settle()
     }
 

@@ -105,6 +105,18 @@ impl Namespace {
         self.inside(counters::read)
     }
 
+    /// Whether `interface` has a link-local address in use. The reports of its multicast groups follow at once.
+    ///
+    /// # Errors
+    /// The kernel's table cannot be read.
+    pub(super) fn has_link_local(&self, interface: &str) -> Result<bool> {
+        self.inside(|| {
+            let path = "/proc/thread-self/net/if_inet6";
+            let text = fs::read_to_string(path).with_context(|| format!("read {path}"))?;
+            Ok(text.lines().any(|line| is_usable_link_local(line, interface)))
+        })
+    }
+
     /// TCP segments that were sent again from inside.
     ///
     /// # Errors
@@ -112,6 +124,18 @@ impl Namespace {
     pub fn tcp_resent(&self) -> Result<u64> {
         self.inside(counters::tcp_resent)
     }
+}
+
+/// Whether a line of `/proc/net/if_inet6` (address, index, prefix length, scope, flags, name; net/ipv6/addrconf.c) is a
+/// link-local address of `interface` that is not tentative.
+fn is_usable_link_local(line: &str, interface: &str) -> bool {
+    /// `IFA_F_TENTATIVE` of linux/if_addr.h.
+    const TENTATIVE: u8 = 0x40;
+    /// `IFA_LINK` of net/if_inet6.h.
+    const LINK_SCOPE: &str = "20";
+    let fields: Vec<&str> = line.split_whitespace().collect();
+    let [_, _, _, LINK_SCOPE, flags, name] = fields[..] else { return false };
+    name == interface && u8::from_str_radix(flags, 16).is_ok_and(|flags| flags & TENTATIVE == 0)
 }
 
 /// A link to make between the router and a host.
@@ -146,7 +170,9 @@ pub(super) fn connect(link: &Link<'_>) -> Result<()> {
     for (namespace, interface, own, other) in [(router, *side, 1, 2), (host, "eth0", 2, 1)] {
         let (own_v4, own_v6) = address(own);
         let (other_v4, other_v6) = address(other);
-        // No router solicitations and no second multicast report: an idle link is silent.
+        // No router solicitations and no second multicast report: an idle link is silent. Duplicate address detection
+        // would delay the first report by up to two seconds, the second of which is silent (RFC 4862 section 5.4).
+        namespace.write_sysctl(&format!("net/ipv6/conf/{interface}/accept_dad"), "0")?;
         namespace.write_sysctl(&format!("net/ipv6/conf/{interface}/router_solicitations"), "0")?;
         namespace.write_sysctl(&format!("net/ipv6/conf/{interface}/mldv2_unsolicited_report_interval"), "10")?;
         namespace.ip(&format!("addr add {own_v4}/24 dev {interface}"))?;
@@ -162,4 +188,19 @@ pub(super) fn connect(link: &Link<'_>) -> Result<()> {
     let (gateway_v4, gateway_v6) = address(1);
     host.ip(&format!("route add default via {gateway_v4}"))?;
     host.ip(&format!("route add default via {gateway_v6}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tentative_address_is_not_in_use() {
+        let line =
+            |scope: &str, flags: &str| format!("fe80000000000000000000fffe000102 02 40 {scope} {flags}     eth0");
+        assert!(is_usable_link_local(&line("20", "80"), "eth0"));
+        assert!(!is_usable_link_local(&line("20", "c0"), "eth0"));
+        assert!(!is_usable_link_local(&line("00", "80"), "eth0"));
+        assert!(!is_usable_link_local(&line("20", "80"), "core0"));
+    }
 }

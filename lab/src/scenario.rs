@@ -196,9 +196,7 @@ impl Scenario {
     fn attempt(&self, executable: &Path, captures: Option<&Path>) -> Result<Result<ScenarioOutcome>> {
         let lab = Lab::new(1)?;
         self.ip.alone(lab.subscriber(1))?;
-        lab.settle()?;
-        let before = lab.router().counters()?;
-        let agent = Agent::start(&lab, executable, CONFIGURATION)?;
+        let (agent, before) = Agent::start_before_traffic(&lab, executable, CONFIGURATION)?;
         let file = lab.directory().join(format!("{}.pcap", self.name()));
         let capture = Capture::start(lab.router(), &access(1), &file, &["-s", "0"])?;
         let stage = Stage { lab: &lab, ip: self.ip, agent: &agent, before: &before, mark: RefCell::default() };

@@ -1,6 +1,7 @@
 //! The agent's end, orderly or not, changes nothing for traffic and loses no count.
 
 use std::{
+    collections::BTreeMap,
     net::UdpSocket,
     sync::atomic::{AtomicBool, Ordering},
     thread,
@@ -8,7 +9,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use peertally_lab::{self as lab, Agent, INTERNET_V4, Lab, WebServer, bittorrent_exchange, xdp};
+use peertally_lab::{self as lab, Agent, Counters, INTERNET_V4, Lab, WebServer, bittorrent_exchange, xdp};
 use peertally_tests::executable;
 
 const MEGABYTE: usize = 1 << 20;
@@ -16,18 +17,23 @@ const CHUNK: usize = 1 << 16;
 const KEYS: &str = "drain_interval = \"200ms\"\n";
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Frames that the router's interfaces have received.
-fn frames(lab: &Lab) -> Result<u64> {
-    let counters = lab.router().counters()?;
-    Ok(counters.iter().filter(|(name, _)| *name != "lo").map(|(_, counters)| counters.rx_packets).sum())
+/// Counters of the router's interfaces.
+type Interfaces = BTreeMap<String, Counters>;
+
+/// Frames that the router's interfaces have received since `before`.
+fn frames(lab: &Lab, before: &Interfaces) -> Result<u64> {
+    let received = |counters: &Interfaces| -> u64 {
+        counters.iter().filter(|(name, _)| *name != "lo").map(|(_, counters)| counters.rx_packets).sum()
+    };
+    Ok(received(&lab.router().counters()?) - received(before))
 }
 
 /// Waits until the agent has counted exactly the frames received since `before`.
-fn agrees(lab: &Lab, agent: &Agent<'_>, before: u64) -> Result<()> {
+fn agrees(lab: &Lab, agent: &Agent<'_>, before: &Interfaces) -> Result<()> {
     let mut last = String::new();
     lab::wait_for("agreement with the interfaces", PATIENCE, Duration::from_millis(200), || {
         let totals = agent.node_totals()?;
-        let received = frames(lab)? - before;
+        let received = frames(lab, before)?;
         last = format!("{totals:?}, {received} frames received");
         Ok(totals.packets + totals.skipped == received)
     })
@@ -42,12 +48,11 @@ fn a_killed_agent_loses_nothing() -> Result<()> {
     let lab = Lab::new(1)?;
     let _web = WebServer::start(&lab, MEGABYTE)?;
     let url = format!("http://{INTERNET_V4}/file");
-    let before = frames(&lab)?;
-    let mut agent = Agent::start(&lab, &executable()?, KEYS)?;
+    let (mut agent, before) = Agent::start_before_traffic(&lab, &executable()?, KEYS)?;
     let program = xdp(lab.router(), "acc1")?.context("an attached program")?;
     lab::fetch(lab.subscriber(1), &url)?;
     bittorrent_exchange(lab.subscriber(1), lab.internet(), MEGABYTE)?;
-    agrees(&lab, &agent, before)?;
+    agrees(&lab, &agent, &before)?;
     let counted = agent.metrics()?;
     // Traffic that the agent has not drained yet, and traffic while there is none.
     bittorrent_exchange(lab.subscriber(1), lab.internet(), MEGABYTE)?;
@@ -58,7 +63,7 @@ fn a_killed_agent_loses_nothing() -> Result<()> {
     drop(agent);
 
     let agent = Agent::start(&lab, &executable()?, KEYS)?;
-    agrees(&lab, &agent, before)?;
+    agrees(&lab, &agent, &before)?;
     let resumed = agent.metrics()?;
     let counters = counted.samples().iter().filter(|sample| {
         // What counts the kernel's work; the agent's own work starts anew, as a process's counters do.
@@ -117,8 +122,8 @@ fn a_swap_of_the_programs_under_traffic_loses_nothing() -> Result<()> {
         return Ok(());
     }
     let lab = Lab::new(1)?;
-    let before = frames(&lab)?;
-    let mut agent = Agent::start(&lab, &executable()?, &format!("{KEYS}on_exit = \"leave\"\n"))?;
+    let leaving = format!("{KEYS}on_exit = \"leave\"\n");
+    let (mut agent, before) = Agent::start_before_traffic(&lab, &executable()?, &leaving)?;
     let done = AtomicBool::new(false);
     let sent = thread::scope(|scope| -> Result<u64> {
         let sender = scope.spawn(|| send_until(&done, &lab));
@@ -132,7 +137,7 @@ fn a_swap_of_the_programs_under_traffic_loses_nothing() -> Result<()> {
                 let status = agent.process().terminate(PATIENCE)?;
                 ensure!(status.success(), "{status}: {}", agent.process().log());
             }
-            agent = Agent::start(&lab, &executable()?, &format!("{KEYS}on_exit = \"leave\"\n"))?;
+            agent = Agent::start(&lab, &executable()?, &leaving)?;
             let new = pins(&lab, "stages_")?;
             ensure!(new.len() == 1 && new != old, "the old table of stages is left, or still in use: {old:?}, {new:?}");
             Ok(())
@@ -141,7 +146,7 @@ fn a_swap_of_the_programs_under_traffic_loses_nothing() -> Result<()> {
         let sent = sender.join().expect("no panic")?;
         swapped.map(|()| sent)
     })?;
-    agrees(&lab, &agent, before)?;
+    agrees(&lab, &agent, &before)?;
     // A pin that somebody removed is made again: without it, the kernel would empty the table with the agent's end.
     let [pin] = pins(&lab, "stages_")?.try_into().map_err(|pins| anyhow::anyhow!("one table of stages: {pins:?}"))?;
     lab::run(lab.router_command("rm").arg(&pin))?;
@@ -153,7 +158,7 @@ fn a_swap_of_the_programs_under_traffic_loses_nothing() -> Result<()> {
         let count = metrics.sum("peertally_kernel_events_total", &[("event", event)]);
         ensure!(count == 0, "{count} times {event} of {sent} datagrams");
     }
-    println!("{} swaps, {sent} datagrams and {} frames in all", lab::repetitions(10), frames(&lab)? - before);
+    println!("{} swaps, {sent} datagrams and {} frames in all", lab::repetitions(10), frames(&lab, &before)?);
     drop(agent);
     let detached = lab::output(lab.router_command(executable()?.to_str().context("a path in UTF-8")?).arg("detach"))?;
     ensure!(detached.status.success(), "{}", String::from_utf8_lossy(&detached.stderr));
@@ -167,8 +172,8 @@ fn an_agent_that_leaves_is_taken_over_from() -> Result<()> {
         return Ok(());
     }
     let lab = Lab::new(1)?;
-    let before = frames(&lab)?;
-    let mut agent = Agent::start(&lab, &executable()?, &format!("{KEYS}on_exit = \"leave\"\n"))?;
+    let leaving = format!("{KEYS}on_exit = \"leave\"\n");
+    let (mut agent, before) = Agent::start_before_traffic(&lab, &executable()?, &leaving)?;
     bittorrent_exchange(lab.subscriber(1), lab.internet(), MEGABYTE)?;
     let status = agent.process().terminate(PATIENCE)?;
     ensure!(status.success(), "{status}: {}", agent.process().log());
@@ -177,7 +182,7 @@ fn an_agent_that_leaves_is_taken_over_from() -> Result<()> {
     bittorrent_exchange(lab.subscriber(1), lab.internet(), MEGABYTE)?;
 
     let mut agent = Agent::start(&lab, &executable()?, &format!("{KEYS}on_exit = \"detach\"\n"))?;
-    agrees(&lab, &agent, before)?;
+    agrees(&lab, &agent, &before)?;
     let status = agent.process().terminate(PATIENCE)?;
     ensure!(status.success(), "{status}: {}", agent.process().log());
     for interface in ["acc1", "core0"] {

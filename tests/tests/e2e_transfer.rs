@@ -81,9 +81,7 @@ fn transmission_beside_ordinary_traffic() -> Result<()> {
     let _web = WebServer::start(&lab, MEGABYTE)?;
     let dns = DnsServer::start(lab.internet(), INTERNET_V4)?;
     tracker.wait_seeded(&lab, &transfer)?;
-    lab.settle()?;
-    let before = lab.router().counters()?;
-    let agent = Agent::start(&lab, &executable()?, KEYS)?;
+    let (agent, before) = Agent::start_before_traffic(&lab, &executable()?, KEYS)?;
 
     let downloads = lab.subdirectory("downloads")?;
     let mut leecher = Transmission::start(&lab, lab.subscriber(1), &downloads, &options)?;
@@ -124,9 +122,7 @@ fn aria2_by_udp_tracker() -> Result<()> {
     let seeder = Transmission::start(&lab, lab.internet(), &transfer.seed, &["-et", "-O"])?;
     seeder.add(&transfer)?;
     tracker.wait_seeded(&lab, &transfer)?;
-    lab.settle()?;
-    let before = lab.router().counters()?;
-    let agent = Agent::start(&lab, &executable()?, KEYS)?;
+    let (agent, before) = Agent::start_before_traffic(&lab, &executable()?, KEYS)?;
     let downloads = lab.subdirectory("downloads")?;
     let mut leecher = Aria2::start(&lab, lab.subscriber(1), &transfer, &downloads, &["--enable-dht=true"])?;
     leecher.wait_complete(&transfer, PATIENCE)?;
@@ -150,9 +146,7 @@ fn libtorrent_by_utp() -> Result<()> {
     let utp_only = ["enable_outgoing_tcp=False", "enable_incoming_tcp=False", "enable_dht=True", "--trackerless"];
     let mut seeder = Libtorrent::start(&lab, lab.internet(), &transfer, &transfer.seed, &utp_only)?;
     seeder.wait_complete(&transfer, Duration::from_secs(30))?;
-    lab.settle()?;
-    let before = lab.router().counters()?;
-    let agent = Agent::start(&lab, &executable()?, KEYS)?;
+    let (agent, before) = Agent::start_before_traffic(&lab, &executable()?, KEYS)?;
     let downloads = lab.subdirectory("downloads")?;
     // A peer that is known, and a DHT of two nodes: how long two nodes take to find each other alone is up to chance.
     let node = format!("{INTERNET_V4}:{LIBTORRENT_PORT}");
@@ -198,9 +192,7 @@ fn amule_transfer() -> Result<Option<anyhow::Error>> {
         lab.close()?;
         return Ok(Some(problem));
     }
-    lab.settle()?;
-    let before = lab.router().counters()?;
-    let agent = Agent::start(&lab, &executable()?, KEYS)?;
+    let (agent, before) = Agent::start_before_traffic(&lab, &executable()?, KEYS)?;
     let mut leecher = Amule::start(&lab, lab.subscriber(1), INTERNET_V4, 0)?;
     leecher.download(&seeder.link(INTERNET_V4)?)?;
     let met = leecher.wait_complete(&seeder, AMULE_PATIENCE);
