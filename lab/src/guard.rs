@@ -95,7 +95,7 @@ pub(super) fn remove<'a>(directory: &Path, namespaces: impl Iterator<Item = &'a 
 fn remove_namespace(namespace: &str) -> Result<()> {
     wait_for(
         &format!("end of the processes in {namespace}"),
-        Duration::from_secs(10),
+        Duration::from_secs(30),
         Duration::from_millis(20),
         || {
             let pids = processes(namespace)?;
