@@ -274,3 +274,13 @@ pub(super) fn count_uncached<M: Maps>(maps: &M, settings: &Settings, ctx: &mut P
     credit_node(maps, ctx.frame.interface as u16, direction, verdict, unpack(counts));
     maps.report_outcome(PacketOutcome::UNCACHED);
 }
+
+/// Counts a packet that was shed before it had a flow: at node level and by its interface only.
+#[inline(always)]
+pub(super) fn shed<M: Maps>(maps: &M, ctx: &PacketContext) {
+    let (interface, bytes) = (ctx.frame.interface as u16, u64::from(ctx.frame.headers.ip_bytes));
+    let direction = subscribers::subscriber_ends(ctx).direction(ctx.is_from_lower());
+    credit_node(maps, interface, direction, flowless_verdict(ctx), (1, bytes));
+    maps.count_shed(interface, bytes);
+    maps.report_outcome(PacketOutcome::UNCACHED);
+}

@@ -13,14 +13,15 @@ use crate::{
         early_exit::{HEAD, is_known_non_p2p},
         rule_state::rule_flags,
     },
-    engine::{account, associate, flow_table, server_flow, subscribers},
+    engine::{account, associate, flow_table, server_flow, shedding, subscribers},
     parse::{self, ip_protocol, packet::Packet},
     tables::{
-        context::{PacketContext, Task},
+        context::{Lookup, PacketContext, Task},
         flow_table::{FlowState, counter_index, unpack},
         maps::Maps,
         pool_table,
         progress::{Progress, evidence},
+        token_bucket::TokenBucket,
     },
 };
 
@@ -28,7 +29,7 @@ use crate::{
 #[inline(always)]
 pub fn flow<P: Packet, M: Maps>(packet: &P, maps: &M, settings: &Settings, interface: u16) -> Option<StageProgram> {
     let scratch = &mut *scratch(maps)?;
-    let ctx = &mut scratch.ctx;
+    let (ctx, bucket) = (&mut scratch.ctx, &mut scratch.bucket);
     if !read_headers(packet, ctx) {
         maps.count_event(KernelEvent::InternalError);
         return None;
@@ -37,6 +38,11 @@ pub fn flow<P: Packet, M: Maps>(packet: &P, maps: &M, settings: &Settings, inter
     if !flow_table::lookup(maps, ctx) {
         if !subscribers::find_subscribers(maps, ctx) {
             account::transit(maps, interface, ctx.frame.headers.ip_bytes, account::flowless_verdict(ctx));
+            return None;
+        }
+        // A restarted flow is never shed: the verdict before must not be inherited.
+        if ctx.flow.lookup == Lookup::NEW && !shedding::may_open(maps, settings, ctx, bucket) {
+            account::shed(maps, ctx);
             return None;
         }
         if ctx.subscribers.unvouched != 0 {
@@ -53,7 +59,7 @@ pub fn flow<P: Packet, M: Maps>(packet: &P, maps: &M, settings: &Settings, inter
     if ctx.flow.task == Task::ASSOCIATE {
         return Some(StageProgram::Verdict);
     }
-    inspection_of(packet, maps, settings, ctx)
+    inspection_of(packet, maps, settings, ctx, bucket)
 }
 
 /// The stage that a counted packet needs, whose flow is inspected or still teaches.
@@ -63,6 +69,7 @@ fn inspection_of<P: Packet, M: Maps>(
     maps: &M,
     settings: &Settings,
     ctx: &mut PacketContext,
+    bucket: &mut TokenBucket,
 ) -> Option<StageProgram> {
     ctx.inspection.spoofed = u32::from(maps.is_core(ctx.frame.interface as u16) && has_subscribers_source(maps, ctx));
     if ctx.inspection.spoofed != 0 {
@@ -96,6 +103,14 @@ fn inspection_of<P: Packet, M: Maps>(
         }
         return None;
     }
+    // A packet that opened its flow has paid.
+    if ctx.flow.lookup != Lookup::NEW && !shedding::may_inspect(maps, settings, ctx, bucket) {
+        shedding::skip_inspection(maps, ctx);
+        if inspecting {
+            ctx.report_pending(maps);
+        }
+        return None;
+    }
     Some(if ctx.is_tcp() { StageProgram::InspectTcp } else { StageProgram::InspectUdp })
 }
 
@@ -119,7 +134,7 @@ fn read_headers<P: Packet>(packet: &P, ctx: &mut PacketContext) -> bool {
 #[inline(always)]
 fn reset_context<M: Maps>(ctx: &mut PacketContext, maps: &M, settings: &Settings, interface: u16) {
     ctx.frame.interface = u32::from(interface);
-    ctx.frame.now_s = maps.now_s(settings, &mut ctx.frame.tick);
+    ctx.frame.now_s = maps.now_s(settings, &mut ctx.frame.clock);
     ctx.clear();
 }
 
