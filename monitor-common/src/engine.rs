@@ -9,13 +9,13 @@
 
 mod account;
 mod associate;
+mod charge;
 mod commit;
 mod flow_table;
 mod learn;
 mod peer_keys;
 mod reassembly;
 mod server_flow;
-mod shedding;
 mod source_requests;
 pub mod stages;
 mod subscribers;

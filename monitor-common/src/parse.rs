@@ -56,6 +56,8 @@ pub mod ip_protocol {
 pub mod tcp_flag {
     /// Synchronise.
     pub const SYN: u8 = 0x02;
+    /// Reset.
+    pub const RST: u8 = 0x04;
     /// Acknowledgement.
     pub const ACK: u8 = 0x10;
 }
@@ -76,7 +78,7 @@ pub struct Headers {
     pub tunnel: u64,
     /// IP bytes of the outermost packet, bounded by the wire.
     pub ip_bytes: u32,
-    /// Offset of the transport payload in the frame.
+    /// Offset of the transport payload in the frame, or of its place after a TCP header without payload.
     pub payload_offset: u32,
     /// Length of the transport payload in bytes; 0 when there is none or its header cannot be read.
     pub payload_len: u32,
@@ -90,7 +92,7 @@ pub struct Headers {
     pub tcp_flags: u8,
     /// 1 for a fragment that is not the first.
     pub fragment: u8,
-    /// Bytes of the TCP header in front of the payload, 0 for other protocols and without payload.
+    /// Bytes of the TCP header, 0 for other protocols and for a header that cannot be read.
     pub transport_len: u8,
 }
 

@@ -3,6 +3,7 @@
 use crate::{abi::limits::CLOCK_SKEW_SECONDS, bpf::branchless::neg};
 
 pub mod context;
+pub mod conversation;
 pub mod flow_table;
 pub mod maps;
 pub mod peer_cache;
@@ -10,7 +11,6 @@ pub mod pool_table;
 pub mod progress;
 pub mod reassembly;
 pub mod tally_cache;
-pub mod token_bucket;
 
 /// Seconds since `second`, both of 16 bits; 0 if `second` is ahead by no more than the clocks of two CPUs differ.
 #[inline(always)]

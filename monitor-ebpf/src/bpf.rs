@@ -37,7 +37,7 @@ program! {
 }
 program! {
     /// [`StageProgram::Flow`].
-    peertally_flow: |packet, settings| stages::flow(packet, &BpfMaps, settings, packet.interface())
+    peertally_flow: |packet, settings| stages::flow(packet, &BpfMaps, settings)
 }
 program! {
     /// [`StageProgram::InspectTcp`].
@@ -52,6 +52,11 @@ program! {
     peertally_verdict: |packet, settings| stages::verdict(packet, &BpfMaps, settings)
 }
 
+program! {
+    /// [`StageProgram::Charge`].
+    peertally_charge: |_packet, settings| stages::charge(&BpfMaps, settings)
+}
+
 /// Goes on to the stage that the packet needs next, if there is one. Passes the frame on, whatever happens.
 #[inline(always)]
 fn pass(context: &XdpContext, next: Option<StageProgram>) -> u32 {
@@ -61,6 +66,7 @@ fn pass(context: &XdpContext, next: Option<StageProgram>) -> u32 {
             StageProgram::InspectTcp => maps::tail_call::<{ StageProgram::InspectTcp as u32 }>(context),
             StageProgram::InspectUdp => maps::tail_call::<{ StageProgram::InspectUdp as u32 }>(context),
             StageProgram::Verdict => maps::tail_call::<{ StageProgram::Verdict as u32 }>(context),
+            StageProgram::Charge => maps::tail_call::<{ StageProgram::Charge as u32 }>(context),
         }
         stages::abandon(&BpfMaps);
     }

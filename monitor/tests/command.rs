@@ -71,7 +71,7 @@ fn a_plan_names_tables_and_sums() {
     let said = peertally(&["plan", "--config", file]);
     assert_eq!(said.code, Some(0), "{}", said.err);
     for part in
-        ["FLOWS ", "TALLY_SLOTS ", "tables in the kernel ", "agent, if every tally moves ", "4194304 flows of 64 bytes"]
+        ["FLOWS ", "TALLY_SLOTS ", "tables in the kernel ", "agent, if every tally moves ", "4194304 flows of 96 bytes"]
     {
         assert!(said.out.contains(part), "no {part} in {}", said.out);
     }

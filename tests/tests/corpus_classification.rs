@@ -44,6 +44,7 @@ fn corpus() -> Option<PathBuf> {
 /// The flows of one capture, as the host engine labels them.
 fn flows(capture: &Path) -> Vec<FlowRow> {
     let args = ReplayArgs {
+        one_way: false,
         subscribers: Vec::new(),
         tunnel_endpoints: Vec::new(),
         engine: Some(EngineKind::Host),

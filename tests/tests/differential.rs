@@ -11,7 +11,7 @@ use std::{
 use monitor_common::abi::{reason::Reason, settings::InspectionDepth};
 use peertally::verbs::replay::{
     args::EngineKind,
-    engine::{EngineTotals, first_buffer},
+    engine::{EngineOptions, EngineTotals, first_buffer},
     every_address, open,
 };
 use peertally_capture::{Capture, Frame, Item};
@@ -55,9 +55,9 @@ fn every_packet_of_every_capture() {
     if !may_use_kernel("differential over the corpus").expect("rights") {
         return;
     }
-    let pools = every_address();
-    let mut host = open(EngineKind::Host, &pools, &[]).expect("opens");
-    let mut kernel = open(EngineKind::Kernel, &pools, &[]).expect("loads");
+    let options = EngineOptions { pools: every_address(), ..EngineOptions::default() };
+    let mut host = open(EngineKind::Host, &options).expect("opens");
+    let mut kernel = open(EngineKind::Kernel, &options).expect("loads");
     let (mut clock_s, mut compared) = (0, 0_u64);
     for path in corpus() {
         for_each_frame(&path, |number, frame| {
@@ -65,6 +65,7 @@ fn every_packet_of_every_capture() {
             let expected = host.packet(&frame, clock_s).expect("counts");
             let found = kernel.packet(&frame, clock_s).expect("counts");
             assert_eq!(found, expected, "{} packet {number}", path.display());
+            assert_eq!(kernel.is_charged(), host.is_charged(), "{} packet {number}", path.display());
             compared += 1;
         });
     }
@@ -86,7 +87,7 @@ fn mutated_frames() {
             }
         });
     }
-    let options = load_options();
+    let options = LoadOptions { one_way: false, ..load_options() };
     let mut host = HostDataPath::new(&options.sizes, &options.pools, SEED, InspectionDepth::Framing);
     host.set_tunnel_endpoints(&options.tunnel_endpoints);
     let mut kernel = TestRunner::new(&LoadOptions { replaying: true, ..options }).expect("loads");

@@ -6,7 +6,7 @@ use monitor_common::abi::stage::StageProgram;
 use peertally_tests::kernel::may_use_kernel;
 
 /// Most verified instructions of a stage, of the 1,000,000 that the verifier allows (`BPF_COMPLEXITY_LIMIT_INSNS`).
-const LIMIT: u64 = 400_000;
+const LIMIT: u64 = 600_000;
 
 #[test]
 fn running_kernel_takes_the_object() {

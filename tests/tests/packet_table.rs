@@ -14,6 +14,7 @@ fn host() {
     let options = load_options();
     let mut engine = HostDataPath::new(&options.sizes, &options.pools, SEED, InspectionDepth::Framing);
     engine.set_tunnel_endpoints(&options.tunnel_endpoints);
+    engine.set_one_way();
     assert!(run(&mut engine).expect("every case") > 80);
 }
 

@@ -92,7 +92,8 @@ fn a_missing_stage_is_counted_and_the_packet_passes() {
         (Some(StageProgram::Flow), 3),
         (Some(StageProgram::InspectTcp), 1),
         (Some(StageProgram::InspectUdp), 1),
-        (Some(StageProgram::Verdict), 1),
+        (Some(StageProgram::Verdict), 2),
+        (Some(StageProgram::Charge), 2),
     ] {
         let mut object = LoadedObject::load(&LoadOptions { ..load_options() }).expect("loads");
         if let Some(stage) = stage {

@@ -45,6 +45,7 @@ fn conversations() -> (Vec<Vec<u8>>, Labels) {
 
 fn flows(engine: EngineKind, capture: PathBuf) -> Vec<FlowRow> {
     let args = ReplayArgs {
+        one_way: false,
         subscribers: Vec::new(),
         tunnel_endpoints: Vec::new(),
         engine: Some(engine),

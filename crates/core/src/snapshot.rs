@@ -3,6 +3,7 @@
 //! Produced by the drain task only; everybody else holds an `Arc<Snapshot>` and never touches a map.
 
 use std::{
+    ops::AddAssign,
     sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
@@ -39,13 +40,11 @@ pub struct Snapshot {
     pub skipped: Vec<(Reason, u64)>,
     /// Kernel-side events (evictions, refusals, races), by label; every event is listed.
     pub events: Vec<(&'static str, u64)>,
-    /// Packets of the slow path that were shed, by interface; every monitored interface is listed.
-    pub shed: Vec<ShedRow>,
     /// Flows by the rule that labelled them; rules without flows are left out.
     pub rules: Vec<(Rule, u64)>,
     /// Fill of each table.
     pub tables: Vec<TableUse>,
-    /// IP packets and bytes of flows still under inspection: counted, not yet under a protocol.
+    /// IP packets and bytes of flows under inspection, or not answered yet: counted, in no other number.
     pub pending: Counts,
     /// Watchlist hits so far, by subscriber block, protocol and confidence; none in other depths.
     pub watchlist: Vec<(TallyKey, u64)>,
@@ -79,17 +78,8 @@ pub struct NodeRow {
     pub bytes: u64,
     /// Flows by the direction of their first packet.
     pub flows: u64,
-}
-
-/// Packets that opened no flow because the slow path was at its bound.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ShedRow {
-    /// Interface name.
-    pub interface: Arc<str>,
-    /// IP packets.
-    pub packets: u64,
-    /// IP bytes.
-    pub bytes: u64,
+    /// The part of these counters that no subscriber is charged for: nobody answered, or not by a subscriber's doing.
+    pub unanswered: Counts,
 }
 
 /// Fill of one table.
@@ -112,6 +102,14 @@ pub struct Counts {
     pub packets: u64,
     /// IP bytes.
     pub bytes: u64,
+}
+
+impl AddAssign for Counts {
+    fn add_assign(&mut self, more: Self) {
+        self.flows += more.flows;
+        self.packets += more.packets;
+        self.bytes += more.bytes;
+    }
 }
 
 /// Where and how the program is attached.

@@ -14,7 +14,7 @@ use monitor_common::abi::{
     tally::{Direction, TallyKey, Totals},
 };
 
-use crate::snapshot::{Attachment, Counts, NodeRow, ShedRow, Snapshot, TableUse, TallyChange};
+use crate::snapshot::{Attachment, Counts, NodeRow, Snapshot, TableUse, TallyChange};
 
 /// Counters of a data path that only a test adds to.
 #[derive(Debug)]
@@ -115,10 +115,24 @@ impl Kernel {
                 row.bytes += bytes;
                 row.packets += 1;
             }
-            None => {
-                self.node.push(NodeRow { interface: interface.into(), direction, verdict, packets: 1, bytes, flows: 1 })
-            }
+            None => self.node.push(NodeRow {
+                interface: interface.into(),
+                direction,
+                verdict,
+                packets: 1,
+                bytes,
+                flows: 1,
+                unanswered: Counts::default(),
+            }),
         }
+    }
+
+    /// Takes some of what an interface has counted, and makes it nobody's.
+    ///
+    /// # Panics
+    /// When nothing was counted.
+    pub fn unanswer(&mut self, unanswered: Counts) {
+        self.node.last_mut().expect("something was counted").unanswered = unanswered;
     }
 
     /// Drains at a time since the start.
@@ -154,7 +168,6 @@ impl Kernel {
             node: self.node.clone(),
             skipped: Reason::ALL.iter().map(|reason| (*reason, 0)).collect(),
             events: vec![("tally_refused", 0)],
-            shed: vec![ShedRow { interface: "eth0".into(), packets: 3, bytes: 300 }],
             rules: vec![(Rule::UtpSyn, 3), (Rule::MseAssociation, 1)],
             tables: vec![TableUse { name: "tallies", entries: self.keys.len() as u64, capacity: 1024 }],
             pending: Counts::default(),

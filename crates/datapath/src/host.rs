@@ -10,6 +10,7 @@ use ipnet::IpNet;
 use monitor_common::{
     abi::{
         event::{EVENT_SLOTS, KernelEvent},
+        interface::InterfaceEntry,
         key::{Address, Seed},
         limits::{MAX_INTERFACES, REASSEMBLY_SLOTS},
         outcome::{Outcome, PacketOutcome},
@@ -23,13 +24,12 @@ use monitor_common::{
     engine::stages::process,
     parse::packet::Frame,
     tables::{
-        context::{CpuClock, Scratch},
+        context::Scratch,
         flow_table::{ColdSet, FlowSet},
         maps::{CounterMaps, Maps},
         peer_cache::PeerSet,
         reassembly::ReassemblySlot,
         tally_cache::TallyLine,
-        token_bucket::ShedTally,
     },
 };
 use peertally_core::pool::{Pool, mapped_prefix, pool_words};
@@ -54,7 +54,6 @@ pub struct HostDataPath {
     skips: [Cell<u64>; REASON_SLOTS],
     events: [Cell<u64>; EVENT_SLOTS],
     rules: [Cell<u64>; RULE_SLOTS],
-    shed: [Cell<ShedTally>; MAX_INTERFACES],
     scratch: RefCell<Scratch>,
     watchlist: HashMap<ContentHash, u32>,
     watch_tallies: RefCell<HashMap<KeyWords, u64>>,
@@ -104,7 +103,6 @@ impl HostDataPath {
             skips: [const { Cell::new(0) }; REASON_SLOTS],
             events: [const { Cell::new(0) }; EVENT_SLOTS],
             rules: [const { Cell::new(0) }; RULE_SLOTS],
-            shed: [const { Cell::new(ShedTally { packets: 0, bytes: 0 }) }; MAX_INTERFACES],
             scratch: RefCell::new(Scratch::empty()),
             watchlist: HashMap::new(),
             watch_tallies: RefCell::default(),
@@ -133,6 +131,12 @@ impl HostDataPath {
         self.last.get().rule()
     }
 
+    /// Whether the flow of the latest frame is charged to a subscriber.
+    #[must_use]
+    pub fn is_charged(&self) -> bool {
+        self.last.get().is_charged()
+    }
+
     /// Flows by the rule that labelled them; rules without flows are left out.
     #[must_use]
     pub fn rule_verdicts(&self) -> Vec<(Rule, u64)> {
@@ -152,7 +156,6 @@ impl HostDataPath {
             tallies: &self.tallies,
             keys: &self.keys,
             node: &self.node,
-            interfaces: &[(ACCESS, 0), (CORE, 1)],
         }
     }
 
@@ -164,6 +167,11 @@ impl HostDataPath {
     /// Names the endpoints between which the inner addresses of tunnels are charged; before, there are none.
     pub fn set_tunnel_endpoints(&mut self, endpoints: &[IpNet]) {
         self.tunnel_endpoints = endpoints.iter().map(mapped_prefix).collect();
+    }
+
+    /// Counts every flow as answered, as on a router that sees one direction only.
+    pub fn set_one_way(&self) {
+        self.settings.one_way.store(1);
     }
 
     /// Loads the watchlist.
@@ -183,12 +191,6 @@ impl HostDataPath {
         self.skips[reason as usize].get()
     }
 
-    /// Packets and bytes that were shed, by interface number.
-    #[must_use]
-    pub fn shed(&self) -> Vec<ShedTally> {
-        self.shed.iter().map(Cell::get).collect()
-    }
-
     /// Events of a kind.
     #[must_use]
     pub fn events(&self, event: KernelEvent) -> u64 {
@@ -203,10 +205,6 @@ impl CounterMaps for HostDataPath {
 
     fn node(&self, index: u32) -> Option<&NodeTally> {
         self.node.get(index as usize)
-    }
-
-    fn interface_number(&self, interface: u16) -> u32 {
-        u32::from(interface == CORE)
     }
 
     fn count_event(&self, event: KernelEvent) {
@@ -234,12 +232,9 @@ impl Maps for HostDataPath {
         self.reassembly.get(index as usize)
     }
 
-    fn is_core(&self, interface: u16) -> bool {
-        interface == CORE
-    }
-
-    fn realm(&self, interface: u16) -> u32 {
-        self.realms.iter().find(|(other, _)| *other == interface).map_or(0, |(_, realm)| *realm)
+    fn interface(&self, index: u16) -> Option<InterfaceEntry> {
+        let realm = self.realms.iter().find(|(other, _)| *other == index).map_or(0, |(_, realm)| *realm);
+        Some(InterfaceEntry::new(u32::from(index == CORE)).with_core(index == CORE).with_realm(realm))
     }
 
     fn pool_word(&self, index: u32) -> Option<u64> {
@@ -286,14 +281,7 @@ impl Maps for HostDataPath {
         counter.set(counter.get() + 1);
     }
 
-    fn count_shed(&self, interface: u16, ip_bytes: u64) {
-        let cell = &self.shed[self.interface_number(interface) as usize];
-        let ShedTally { packets, bytes } = cell.get();
-        cell.set(ShedTally { packets: packets + 1, bytes: bytes + ip_bytes });
-    }
-
-    fn now_s(&self, settings: &Settings, clock: &mut CpuClock) -> u64 {
-        clock.ns = self.now_ns(settings);
+    fn now_s(&self, settings: &Settings, _tick: &mut u64) -> u64 {
         settings.clock_s.load()
     }
 

@@ -64,7 +64,6 @@ impl MappedTables {
             tallies: self.tallies.values(),
             keys: self.keys.values(),
             node: self.node.values(),
-            interfaces: &self.interfaces,
         }
     }
 }

@@ -11,7 +11,6 @@ use monitor_common::{
         rule::Rule,
     },
     bpf::shared_u64::SharedU64,
-    tables::token_bucket::ShedTally,
 };
 
 use super::{
@@ -107,18 +106,16 @@ impl TestRunner {
         self.object.event(event)
     }
 
-    /// Packets and bytes that were shed, by interface number.
-    ///
-    /// # Errors
-    /// When the map cannot be read.
-    pub fn shed(&self) -> Result<Vec<ShedTally>, ObjectError> {
-        self.object.shed()
-    }
-
     /// The rule that gave a flow its verdict with the latest frame.
     #[must_use]
     pub fn rule(&self) -> Option<Rule> {
         PacketOutcome(self.replay.values()[1].load()).rule()
+    }
+
+    /// Whether the flow of the latest frame is charged to a subscriber.
+    #[must_use]
+    pub fn is_charged(&self) -> bool {
+        PacketOutcome(self.replay.values()[1].load()).is_charged()
     }
 
     /// Flows by the rule that labelled them; rules without flows are left out.

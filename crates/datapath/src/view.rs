@@ -8,7 +8,7 @@ use std::{cell::Cell, sync::Arc};
 use monitor_common::{
     abi::{
         event::KernelEvent,
-        limits::{MAX_INTERFACES, WAYS},
+        limits::WAYS,
         protocol::{CONFIDENCE_SLOTS, Confidence, PROTOCOL_SLOTS, Protocol, Verdict},
         settings::Settings,
         tally::{Direction, NODE_ENTRIES_PER_INTERFACE, NodeTally, SlotKey, Tally, Totals, node_index},
@@ -16,7 +16,8 @@ use monitor_common::{
     bpf::shared_u64::SharedU64,
     engine::settle_idle,
     tables::{
-        flow_table::{ColdSet, FlowSet, FlowState, NO_SLOT, Phase, unpack, unpack_slots},
+        conversation::mark,
+        flow_table::{ColdSet, FlowSet, FlowState, NO_SLOT, NO_SLOTS, Phase, unpack, unpack_slots},
         maps::CounterMaps,
         peer_cache::{PeerEntry, PeerSet},
         reassembly::ReassemblySlot,
@@ -46,8 +47,6 @@ pub struct View<'a> {
     pub keys: &'a [SlotKey],
     /// Node-level tallies.
     pub node: &'a [NodeTally],
-    /// Numbers of the monitored interfaces, by the low 16 bits of their index.
-    pub interfaces: &'a [(u16, u32)],
 }
 
 /// Counters found by one read of the tables.
@@ -59,7 +58,7 @@ pub struct TableRead {
     pub node: Vec<Counts>,
     /// Ways in use.
     pub flows: u64,
-    /// Flows still under inspection; their traffic is in no other number.
+    /// Flows under inspection, or not answered yet; their traffic is in no other number.
     pub pending: Counts,
     /// Verdict writes that failed; always 0 unless there is a bug.
     pub internal_errors: u64,
@@ -78,10 +77,6 @@ impl CounterMaps for MappedCounters<'_> {
 
     fn node(&self, index: u32) -> Option<&NodeTally> {
         self.view.node.get(index as usize)
-    }
-
-    fn interface_number(&self, interface: u16) -> u32 {
-        self.view.interface_number(interface)
     }
 
     fn count_event(&self, _event: KernelEvent) {
@@ -124,11 +119,6 @@ impl View<'_> {
         (self.flows.len() * WAYS) as u64
     }
 
-    fn interface_number(&self, interface: u16) -> u32 {
-        let found = self.interfaces.iter().find(|(index, _)| *index == interface);
-        found.map_or(MAX_INTERFACES as u32 - 1, |(_, number)| *number)
-    }
-
     /// Settles flows idle for `idle_s` seconds (0: every flow), then reads every counter.
     #[must_use]
     pub fn read(&self, idle_s: u16) -> TableRead {
@@ -143,6 +133,7 @@ impl View<'_> {
         read.node.clear();
         (read.flows, read.pending) = (0, Counts::default());
         self.settle(idle_s, read);
+        let now_s = self.settings.clock_s.load();
         let slots = self.slots_in_use();
         read.totals.extend(self.tallies[..slots].iter().map(Tally::totals));
         read.node.extend(self.node.iter().map(|node| Counts {
@@ -152,7 +143,7 @@ impl View<'_> {
         }));
         for (set, cold) in self.flows.iter().zip(self.cold) {
             for way in 0..WAYS {
-                self.read_flow(set, cold, way, read);
+                read_flow(set, cold, way, idle_s, now_s, read);
             }
         }
     }
@@ -173,44 +164,56 @@ impl View<'_> {
         }
         read.internal_errors = counters.internal_errors.get();
     }
+}
 
-    /// Adds what one flow in the table has counted to the totals of its subscribers.
-    fn read_flow(&self, set: &FlowSet, cold: &ColdSet, way: usize, read: &mut TableRead) {
-        let state = FlowState(set.states[way].load());
-        if matches!(state.phase(), Phase::Empty | Phase::Locked) {
-            return;
+/// Adds what one flow in the table has counted to the totals of its subscribers and its interfaces. With an `idle_s` of
+/// 0, nothing is pending any more.
+fn read_flow(set: &FlowSet, cold: &ColdSet, way: usize, idle_s: u16, now_s: u64, read: &mut TableRead) {
+    let state = FlowState(set.states[way].load());
+    if matches!(state.phase(), Phase::Empty | Phase::Locked) {
+        return;
+    }
+    read.flows += 1;
+    let cold = &cold.flows[way];
+    let generation = cold.generation.load();
+    let conversation = cold.conversation();
+    let slots = cold.slots.load();
+    let forth = unpack(set.counters[2 * way].load());
+    let back = unpack(set.counters[2 * way + 1].load());
+    let after = FlowState(set.states[way].load());
+    let same_verdict = after.phase() == state.phase()
+        && after.verdict_numbers() == state.verdict_numbers()
+        && after.is_pending() == state.is_pending();
+    if !same_verdict || cold.generation.load() != generation {
+        // Evicted, settled or charged meanwhile: the next read has it.
+        return;
+    }
+    let waits = idle_s != 0 && !conversation.is_late_for_reader(now_s);
+    if state.phase() == Phase::Inspecting || (state.is_pending() && waits) {
+        read.pending.flows += 1;
+        read.pending.packets += forth.0 + back.0;
+        read.pending.bytes += forth.1 + back.1;
+        return;
+    }
+    let (lower, higher) = unpack_slots(slots);
+    add(&mut read.totals, lower, forth, back);
+    add(&mut read.totals, higher, back, forth);
+    let uncharged = u32::from(slots == NO_SLOTS);
+    let index = |from_lower| {
+        let (interface, direction) = (state.interface(from_lower).shared_number(), state.ends().direction(from_lower));
+        node_index(interface, direction, uncharged, state.protocol_number(), state.confidence_number()) as usize
+    };
+    for (from_lower, counts) in [(true, forth), (false, back)] {
+        if let Some(node) = read.node.get_mut(index(from_lower)) {
+            node.packets += counts.0;
+            node.bytes += counts.1;
         }
-        read.flows += 1;
-        let generation = cold.flows[way].generation.load();
-        let slots = cold.flows[way].slots.load();
-        let forth = unpack(set.counters[2 * way].load());
-        let back = unpack(set.counters[2 * way + 1].load());
-        let after = FlowState(set.states[way].load());
-        let same_verdict = after.phase() == state.phase()
-            && after.protocol_number() == state.protocol_number()
-            && after.confidence_number() == state.confidence_number();
-        if !same_verdict || cold.flows[way].generation.load() != generation {
-            // Evicted or settled meanwhile: the next read has it.
-            return;
-        }
-        if state.phase() == Phase::Inspecting {
-            read.pending.flows += 1;
-            read.pending.packets += forth.0 + back.0;
-            read.pending.bytes += forth.1 + back.1;
-            return;
-        }
-        let (lower, higher) = unpack_slots(slots);
-        add(&mut read.totals, lower, forth, back);
-        add(&mut read.totals, higher, back, forth);
-        for (from_lower, counts) in [(true, forth), (false, back)] {
-            let direction = state.ends().direction(from_lower);
-            let interface = self.interface_number(state.interface(from_lower));
-            let index = node_index(interface, direction, state.protocol_number(), state.confidence_number());
-            if let Some(node) = read.node.get_mut(index as usize) {
-                node.packets += counts.0;
-                node.bytes += counts.1;
-            }
-        }
+    }
+    // A flow that charges nobody is counted when it ends, or is charged after all.
+    if !conversation.has(mark::COUNTED)
+        && let Some(node) = read.node.get_mut(index(state.first_from_lower()))
+    {
+        node.flows += 1;
     }
 }
 
@@ -230,34 +233,60 @@ fn add(totals: &mut Vec<Totals>, slot: u32, up: (u64, u64), down: (u64, u64)) {
     totals.bytes_down += down.1;
 }
 
-/// Interface number, direction, protocol number and confidence number of a node index.
+/// What a node index stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NodeIndexParts {
+    /// Number of the interface.
+    pub interface: usize,
+    /// Direction.
+    pub direction: Direction,
+    /// Whether it counts subscribers' flows that are charged to nobody.
+    pub uncharged: bool,
+    /// Protocol number.
+    pub protocol: u8,
+    /// Confidence number.
+    pub confidence: u8,
+}
+
+/// The parts of a node index.
 #[must_use]
-pub fn node_index_parts(index: usize) -> (usize, Direction, u8, u8) {
-    let interface = index / NODE_ENTRIES_PER_INTERFACE;
-    let protocol = index % PROTOCOL_SLOTS;
-    let confidence = index / PROTOCOL_SLOTS % CONFIDENCE_SLOTS;
-    let direction = Direction::ALL[index / PROTOCOL_SLOTS / CONFIDENCE_SLOTS % Direction::ALL.len()];
-    (interface, direction, protocol as u8, confidence as u8)
+pub fn node_index_parts(index: usize) -> NodeIndexParts {
+    let place = index / PROTOCOL_SLOTS / CONFIDENCE_SLOTS;
+    NodeIndexParts {
+        interface: index / NODE_ENTRIES_PER_INTERFACE,
+        direction: Direction::ALL[place / 2 % Direction::ALL.len()],
+        uncharged: place % 2 == 1,
+        protocol: (index % PROTOCOL_SLOTS) as u8,
+        confidence: (index / PROTOCOL_SLOTS % CONFIDENCE_SLOTS) as u8,
+    }
 }
 
 /// Rows of the counters that are not zero. `interfaces` are names by number; a number without a name is [`OTHER`].
 #[must_use]
 pub fn node_rows(node: &[Counts], interfaces: &[Arc<str>]) -> Vec<NodeRow> {
     let other: Arc<str> = Arc::from(OTHER);
-    let used = node.iter().enumerate().filter(|(_, counts)| **counts != Counts::default());
-    used.filter_map(|(index, counts)| {
-        let (interface, direction, protocol, confidence) = node_index_parts(index);
+    // Counters of charged traffic, and those of the rest for the same interface, direction and verdict.
+    let half = CONFIDENCE_SLOTS * PROTOCOL_SLOTS;
+    let pairs = node.chunks_exact(2 * half).enumerate().flat_map(|(place, counters)| {
+        let (charged, unanswered) = counters.split_at(half);
+        (0..half).map(move |verdict| (place * 2 * half + verdict, charged[verdict], unanswered[verdict]))
+    });
+    let used = pairs.filter(|(_, charged, unanswered)| (*charged, *unanswered) != Default::default());
+    used.filter_map(|(index, mut counts, unanswered)| {
+        counts += unanswered;
+        let parts = node_index_parts(index);
         Some(NodeRow {
-            interface: Arc::clone(interfaces.get(interface).unwrap_or(&other)),
-            direction,
+            interface: Arc::clone(interfaces.get(parts.interface).unwrap_or(&other)),
+            direction: parts.direction,
             // The program writes no numbers that this build does not know.
             verdict: Verdict {
-                protocol: Protocol::from_number(protocol)?,
-                confidence: Confidence::from_number(confidence)?,
+                protocol: Protocol::from_number(parts.protocol)?,
+                confidence: Confidence::from_number(parts.confidence)?,
             },
             packets: counts.packets,
             bytes: counts.bytes,
             flows: counts.flows,
+            unanswered,
         })
     })
     .collect()

@@ -4,6 +4,7 @@ use super::limits::MAX_INTERFACES;
 
 /// One entry of the map `INTERFACES`, which has an entry for every 16-bit interface index: number, core flag and realm.
 /// The number is stored inverted, so that an empty entry means the last number, which all unknown interfaces share.
+/// Bits 8 to 31 are clear.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct InterfaceEntry(pub u64);
 
@@ -13,7 +14,7 @@ const LAST_INTERFACE: u64 = MAX_INTERFACES as u64 - 1;
 const CORE: u64 = MAX_INTERFACES as u64;
 const REALM_SHIFT: u32 = 32;
 
-const _: () = assert!(MAX_INTERFACES.is_power_of_two());
+const _: () = assert!(MAX_INTERFACES.is_power_of_two() && CORE <= 0x80, "number and flag fit a byte");
 
 impl InterfaceEntry {
     /// The entry of an access interface by its number, which is not the last one.
@@ -40,6 +41,20 @@ impl InterfaceEntry {
     #[must_use]
     pub const fn shared_number(self) -> u32 {
         (self.0 & LAST_INTERFACE ^ LAST_INTERFACE) as u32
+    }
+
+    /// Number and core flag: what a flow's state keeps of the entry.
+    #[inline(always)]
+    #[must_use]
+    pub const fn code(self) -> u8 {
+        self.0 as u8
+    }
+
+    /// The entry with this [`Self::code`], without its realm.
+    #[inline(always)]
+    #[must_use]
+    pub const fn of_code(code: u8) -> Self {
+        Self(code as u64)
     }
 
     /// Whether it is a core interface, on which no subscriber's packet arrives.

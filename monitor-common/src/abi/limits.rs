@@ -52,6 +52,18 @@ pub const PENDING_PACKETS: u64 = 64;
 /// A flow under inspection without packets for this long, in seconds, ends as unclassified at the next drain.
 pub const PENDING_IDLE_SECONDS: u16 = 15;
 
+/// Packets of a flow that nobody has answered are pending for this long after its first one, in seconds. Then they
+/// count for the interface, and stay there.
+pub const ANSWER_SECONDS: u16 = 15;
+/// Seconds more until the agent counts them so: two CPUs' clocks may differ, and no counter may go down.
+pub const ANSWER_GRACE_SECONDS: u16 = 2;
+/// Changes of direction, the first packet included, that answer a flow without a value that one side could repeat:
+/// three packets each way that alternate. A blind sender cannot see when the other side's turn has come.
+pub const ANSWER_TURNS: u64 = 6;
+/// Largest distance in bytes of an acknowledgement from the first sequence number seen of the other side. A blind
+/// sender hits so small a part of the sequence numbers with one guess of 256.
+pub const ACKNOWLEDGED_BYTES: u32 = 1 << 24;
+
 /// Flows in one set of the flow table: their tags and states fill exactly one 64-byte cache line.
 pub const WAYS: usize = 4;
 /// A flow without packets for this long, in seconds, may be evicted whatever its verdict.
@@ -64,19 +76,6 @@ pub const CLOCK_SKEW_SECONDS: u16 = 16;
 /// Packets in a flow counter at which it is flushed into its tally: half of what 24 bits hold, so that adders on many
 /// CPUs cannot overflow it meanwhile. 2^23 packets of at most 65,575 bytes are half of 2^40 bytes.
 pub const FLUSH_PACKETS: u64 = 1 << 23;
-
-/// Credit that a CPU's bucket of the slow path holds, in nanoseconds. Half of it is reserved; the other half must be
-/// longer than the kernel's longest tick, 10 ms (`CONFIG_HZ=100`), by which the bucket is refilled.
-pub const SHED_BUCKET_NS: u64 = 100_000_000;
-/// Ways for each new flow that shedding allows in a second, by all CPUs together. A new flow keeps its way for at least
-/// [`FRESH_SECONDS`], so a flood that lasts protects half of the ways from eviction, and its begin a quarter more.
-pub const SHED_WAYS: u64 = 4;
-/// Credit that the bucket of new flows of all CPUs holds, in nanoseconds. Half of it is reserved.
-pub const SHED_OPENINGS_NS: u64 = 1_000_000_000;
-/// New flows that a CPU takes from that bucket at a time, so that CPUs seldom write one cache line.
-pub const SHED_BATCH: u32 = 32;
-
-const _: () = assert!(SHED_WAYS == 2 * FRESH_SECONDS as u64);
 
 /// Default number of flows in the flow table.
 pub const DEFAULT_FLOWS: u32 = 1 << 19;

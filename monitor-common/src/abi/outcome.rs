@@ -20,7 +20,7 @@ pub enum Outcome {
 }
 
 /// The packed form of an [`Outcome`], a byte each: number; reason or protocol number; confidence number; rule number,
-/// if the packet brought its flow's verdict.
+/// if the packet brought its flow's verdict; 1 if the flow is charged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(transparent)]
 pub struct PacketOutcome(pub u64);
@@ -50,6 +50,19 @@ impl PacketOutcome {
     #[must_use]
     pub const fn by_rule(self, rule: u32) -> Self {
         Self(self.0 | ((rule as u64) & 0xff) << 24)
+    }
+
+    /// With or without the mark of a packet whose flow is charged to a subscriber.
+    #[inline(always)]
+    #[must_use]
+    pub const fn with_charge(self, charged: bool) -> Self {
+        Self(self.0 & !(1 << 32) | (charged as u64) << 32)
+    }
+
+    /// Whether the packet's flow is charged to a subscriber.
+    #[must_use]
+    pub const fn is_charged(self) -> bool {
+        self.0 >> 32 & 1 != 0
     }
 
     /// The rule that gave the verdict with this packet.

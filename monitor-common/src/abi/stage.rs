@@ -15,4 +15,6 @@ labelled_numbers! {
     InspectUdp = 2, "peertally_udp";
     /// Commits the flow's verdict, and learns peers from the payload.
     Verdict = 3, "peertally_verdict";
+    /// Gives the flow to the subscribers who have taken part in it.
+    Charge = 4, "peertally_charge";
 }

@@ -169,7 +169,8 @@ impl Tally {
     }
 }
 
-/// Node-level counters of one (interface, direction, protocol, confidence). Each packet counts in exactly one of them.
+/// Node-level counters of one (interface, direction, protocol, confidence), of charged or uncharged traffic. Each
+/// packet counts in exactly one of them.
 #[derive(Debug, Default)]
 #[repr(C)]
 pub struct NodeTally {
@@ -214,13 +215,19 @@ impl Direction {
 }
 
 /// Entries of the node table per interface.
-pub const NODE_ENTRIES_PER_INTERFACE: usize = Direction::ALL.len() * CONFIDENCE_SLOTS * PROTOCOL_SLOTS;
+pub const NODE_ENTRIES_PER_INTERFACE: usize = Direction::ALL.len() * 2 * CONFIDENCE_SLOTS * PROTOCOL_SLOTS;
 
-/// Index of the node-level tally of an interface number, direction and verdict numbers.
+/// Index of the node-level tally of an interface number, direction and verdict numbers. `uncharged` is 1 for traffic of
+/// subscribers' flows that counts for no subscriber, else 0.
 #[inline(always)]
 #[must_use]
-pub const fn node_index(interface_number: u32, direction: Direction, protocol: u8, confidence: u8) -> u32 {
-    ((interface_number * Direction::ALL.len() as u32 + direction as u32) * CONFIDENCE_SLOTS as u32 + confidence as u32)
-        * PROTOCOL_SLOTS as u32
-        + protocol as u32
+pub const fn node_index(
+    interface_number: u32,
+    direction: Direction,
+    uncharged: u32,
+    protocol: u8,
+    confidence: u8,
+) -> u32 {
+    let place = (interface_number * Direction::ALL.len() as u32 + direction as u32) * 2 + (uncharged & 1);
+    (place * CONFIDENCE_SLOTS as u32 + confidence as u32) * PROTOCOL_SLOTS as u32 + protocol as u32
 }

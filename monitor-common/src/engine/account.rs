@@ -1,9 +1,10 @@
-//! Accounting: flushes a flow's counters into tallies, and counts packets without a flow straight into tallies.
+//! Accounting: flushes a flow's counters into tallies, and counts packets without a flow.
 
 use super::{server_flow, subscribers};
 use crate::{
     abi::{
         event::KernelEvent,
+        interface::InterfaceEntry,
         limits::WAYS,
         outcome::PacketOutcome,
         protocol::{Confidence, Protocol, Verdict},
@@ -13,8 +14,10 @@ use crate::{
     bpf::shared_u64::SharedU64,
     tables::{
         context::{PacketContext, Task},
+        conversation::mark,
         flow_table::{
-            ColdFlow, ColdSet, FlowSet, FlowState, NO_SLOT, Phase, counter_index, is_full, pack, unpack, unpack_slots,
+            ColdFlow, ColdSet, FlowSet, FlowState, NO_SLOT, NO_SLOTS, Phase, counter_index, is_full, pack, unpack,
+            unpack_slots, with_slots,
         },
         maps::{CounterMaps, Maps},
     },
@@ -52,7 +55,7 @@ fn credit_ends<M: CounterMaps>(maps: &M, slots: u64, from_lower: u64, from_highe
     }
 }
 
-/// Counts one flow for the tallies of both ends.
+/// Counts one flow for the tallies in `slots`.
 #[inline(always)]
 pub(super) fn count_flow<M: CounterMaps>(maps: &M, slots: u64) {
     let (lower, higher) = unpack_slots(slots);
@@ -68,10 +71,19 @@ pub(super) fn count_flow<M: CounterMaps>(maps: &M, slots: u64) {
     }
 }
 
+/// Which node-level tally of a verdict counts.
+#[derive(Clone, Copy)]
+struct NodeOf {
+    interface: InterfaceEntry,
+    direction: Direction,
+    /// 1 for a subscriber's flow that is charged to nobody, else 0.
+    uncharged: u32,
+}
+
 /// A node-level tally; a missing one counts as an internal error.
 #[inline(always)]
-fn node<M: CounterMaps>(maps: &M, interface: u16, direction: Direction, verdict: (u8, u8)) -> Option<&NodeTally> {
-    let node = maps.node(node_index(maps.interface_number(interface), direction, verdict.0, verdict.1));
+fn node<M: CounterMaps>(maps: &M, of: NodeOf, verdict: (u8, u8)) -> Option<&NodeTally> {
+    let node = maps.node(node_index(of.interface.shared_number(), of.direction, of.uncharged, verdict.0, verdict.1));
     if node.is_none() {
         maps.count_event(KernelEvent::InternalError);
     }
@@ -80,25 +92,28 @@ fn node<M: CounterMaps>(maps: &M, interface: u16, direction: Direction, verdict:
 
 /// Adds packets and bytes to a node-level tally.
 #[inline(always)]
-fn credit_node<M: CounterMaps>(
-    maps: &M,
-    interface: u16,
-    direction: Direction,
-    verdict: (u8, u8),
-    (packets, bytes): (u64, u64),
-) {
-    if let Some(node) = node(maps, interface, direction, verdict) {
+fn credit_node<M: CounterMaps>(maps: &M, of: NodeOf, verdict: (u8, u8), (packets, bytes): (u64, u64)) {
+    if let Some(node) = node(maps, of, verdict) {
         node.packets.add(packets);
         node.bytes.add(bytes);
     }
 }
 
-/// Counts one flow at node level, in the direction of its first packet.
+/// Counts one flow at node level, in the direction of its first packet; `slots` are those of its tallies.
 #[inline(always)]
-pub(super) fn count_node_flow<M: CounterMaps>(maps: &M, state: FlowState, verdict: (u8, u8)) {
-    let first = state.first_from_lower();
-    if let Some(node) = node(maps, state.interface(first), state.ends().direction(first), verdict) {
+pub(super) fn count_node_flow<M: CounterMaps>(maps: &M, state: FlowState, slots: u64, verdict: (u8, u8)) {
+    if let Some(node) = node(maps, node_of(state, slots, state.first_from_lower()), verdict) {
         node.flows.add(1);
+    }
+}
+
+/// The node-level tally for packets of one direction of a flow.
+#[inline(always)]
+fn node_of(state: FlowState, slots: u64, from_lower: bool) -> NodeOf {
+    NodeOf {
+        interface: state.interface(from_lower),
+        direction: state.ends().direction(from_lower),
+        uncharged: u32::from(slots == NO_SLOTS),
     }
 }
 
@@ -113,10 +128,10 @@ pub(super) fn flush<M: CounterMaps>(maps: &M, set: &FlowSet, slots: u64, way: us
     credit_ends(maps, slots, from_lower, from_higher, now_s);
     let verdict = state.verdict_numbers();
     if from_lower != 0 {
-        credit_node(maps, state.interface(true), state.ends().direction(true), verdict, unpack(from_lower));
+        credit_node(maps, node_of(state, slots, true), verdict, unpack(from_lower));
     }
     if from_higher != 0 {
-        credit_node(maps, state.interface(false), state.ends().direction(false), verdict, unpack(from_higher));
+        credit_node(maps, node_of(state, slots, false), verdict, unpack(from_higher));
     }
 }
 
@@ -134,18 +149,21 @@ pub(super) fn end_flow<M: CounterMaps>(
     let slots = cold.slots.load();
     if state.phase() == Phase::Inspecting {
         count_flow(maps, slots);
-        count_node_flow(maps, state, state.verdict_numbers());
+    }
+    if cold.note(mark::COUNTED) {
+        count_node_flow(maps, state, slots, state.verdict_numbers());
     }
     flush(maps, set, slots, way, state, now_s);
 }
 
-/// Adds the packet to its flow's counter and keeps the flow's last-seen second and interface current; returns whether
-/// there is more to do, which is then in the context.
+/// Adds the packet to its flow's counter and keeps the flow's last-seen second and interface current. What there is
+/// more to do is then in the context.
 #[inline(always)]
-pub(super) fn count<M: Maps>(maps: &M, ctx: &mut PacketContext) -> bool {
+pub(super) fn count<M: Maps>(maps: &M, ctx: &mut PacketContext) {
     let way = ctx.flow.way as usize & (WAYS - 1);
     let (Some(set), Some(cold)) = (maps.flow_set(ctx.flow.set_index), maps.cold_set(ctx.flow.set_index)) else {
-        return false;
+        ctx.flow.task = Task::NONE;
+        return;
     };
     let (word, from_lower) = (&set.states[way], u64::from(ctx.flow.from_lower));
     let counter = &set.counters[counter_index(way, from_lower)];
@@ -156,15 +174,15 @@ pub(super) fn count<M: Maps>(maps: &M, ctx: &mut PacketContext) -> bool {
         if near_overflow {
             maps.count_event(KernelEvent::FlushedOverflow);
         }
-        // Packets counted so far belong to the interface on which they arrived.
-        if near_overflow || state.interface(from_lower != 0) != ctx.frame.interface as u16 {
+        // Packets counted so far belong to the interface on which they arrived. Pending ones stay with the flow.
+        if near_overflow || !state.is_pending() && state.interface(from_lower != 0) != ctx.interface() {
             flush(maps, set, cold.flows[way].slots.load(), way, state, ctx.frame.now_s);
         }
     }
     let inspecting = state.phase() == Phase::Inspecting;
     let renewed = settled && state.is_server_flow() && state.is_due(ctx.frame.now_s);
     if settled || inspecting {
-        let seen = state.seen(ctx.frame.now_s as u16, from_lower, ctx.frame.interface as u16);
+        let seen = state.seen(ctx.frame.now_s as u16, from_lower, ctx.interface());
         let seen = if renewed { seen.learning() } else { seen };
         if seen != state {
             // If another CPU was first, its state is equally good, and the next packet tries again.
@@ -180,7 +198,7 @@ pub(super) fn count<M: Maps>(maps: &M, ctx: &mut PacketContext) -> bool {
     ctx.flow.confidence = u32::from(state.confidence_number());
     ctx.flow.task = if inspecting && !state.is_claimed() {
         Task::INSPECT
-    } else if renewed || (settled && state.is_learning()) {
+    } else if renewed || (settled && state.is_learning_from(from_lower)) {
         Task::LEARN
     } else if settled && state.protocol_number() == 0 && ctx.has_peer_ports() && state.is_due(ctx.frame.now_s) {
         Task::ASSOCIATE
@@ -190,7 +208,12 @@ pub(super) fn count<M: Maps>(maps: &M, ctx: &mut PacketContext) -> bool {
     if ctx.flow.task != Task::INSPECT {
         maps.report_outcome(ctx.outcome(state.protocol_number(), state.confidence_number()));
     }
-    ctx.flow.task != Task::NONE
+}
+
+/// Whether every subscriber of a flow has a slot.
+#[inline(always)]
+pub(super) fn slots_complete(slots: u64, state: FlowState) -> bool {
+    state.subscribers() & !with_slots(slots) == 0
 }
 
 /// Makes a verdict final, then counts the flow for it, on the one CPU that wins the compare-and-swap.
@@ -211,9 +234,17 @@ pub(super) fn settle<M: CounterMaps>(maps: &M, word: &SharedU64, cold: &ColdFlow
         let verdict = if stands { state.verdict_numbers() } else { verdict };
         let settled = state.settled(verdict.0, verdict.1);
         let settled = if verdict.1 >= Confidence::Structural as u8 { settled.learning() } else { settled };
+        let settled = if slots_complete(slots, state) {
+            settled.decided()
+        } else {
+            settled.pending().waiting_for(cold.conversation().awaited(state.subscribers()))
+        };
         if word.replace(state.0, settled.0) {
             count_flow(maps, slots);
-            count_node_flow(maps, state, verdict);
+            // A flow that nobody is charged for yet is counted once that is certain.
+            if slots != NO_SLOTS && cold.note(mark::COUNTED) {
+                count_node_flow(maps, state, slots, verdict);
+            }
             return;
         }
         attempt += 1;
@@ -256,31 +287,25 @@ pub(super) fn flowless_verdict(ctx: &PacketContext) -> (u8, u8) {
 
 /// Counts a packet without a subscriber.
 #[inline(always)]
-pub(super) fn transit<M: Maps>(maps: &M, interface: u16, ip_bytes: u32, verdict: (u8, u8)) {
+pub(super) fn transit<M: Maps>(maps: &M, interface: InterfaceEntry, ip_bytes: u32, verdict: (u8, u8)) {
     maps.count_event(KernelEvent::Transit);
-    credit_node(maps, interface, Direction::Transit, verdict, (1, u64::from(ip_bytes)));
+    let of = NodeOf { interface, direction: Direction::Transit, uncharged: 0 };
+    credit_node(maps, of, verdict, (1, u64::from(ip_bytes)));
     maps.report_outcome(PacketOutcome::TRANSIT);
 }
 
-/// Counts a packet without a flow entry, straight into its subscribers' tallies: no way could be evicted.
+/// Counts a packet without a flow entry: no way could be evicted. Without a flow nothing shows that a subscriber takes
+/// part, so it counts for the interface alone, unless the router sees one direction only.
 #[inline(always)]
 pub(super) fn count_uncached<M: Maps>(maps: &M, settings: &Settings, ctx: &mut PacketContext) {
     let verdict = flowless_verdict(ctx);
-    let slots = subscribers::slots(maps, settings, ctx, verdict);
     let counts = pack(1, u64::from(ctx.frame.headers.ip_bytes));
+    let slots =
+        if settings.one_way.load() == 0 { NO_SLOTS } else { subscribers::slots(maps, settings, ctx, verdict, 3) };
     let (from_lower, from_higher) = if ctx.is_from_lower() { (counts, 0) } else { (0, counts) };
     credit_ends(maps, slots, from_lower, from_higher, ctx.frame.now_s);
     let direction = subscribers::subscriber_ends(ctx).direction(ctx.is_from_lower());
-    credit_node(maps, ctx.frame.interface as u16, direction, verdict, unpack(counts));
-    maps.report_outcome(PacketOutcome::UNCACHED);
-}
-
-/// Counts a packet that was shed before it had a flow: at node level and by its interface only.
-#[inline(always)]
-pub(super) fn shed<M: Maps>(maps: &M, ctx: &PacketContext) {
-    let (interface, bytes) = (ctx.frame.interface as u16, u64::from(ctx.frame.headers.ip_bytes));
-    let direction = subscribers::subscriber_ends(ctx).direction(ctx.is_from_lower());
-    credit_node(maps, interface, direction, flowless_verdict(ctx), (1, bytes));
-    maps.count_shed(interface, bytes);
+    let of = NodeOf { interface: ctx.interface(), direction, uncharged: u32::from(slots == NO_SLOTS) };
+    credit_node(maps, of, verdict, unpack(counts));
     maps.report_outcome(PacketOutcome::UNCACHED);
 }

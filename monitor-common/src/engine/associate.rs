@@ -14,7 +14,7 @@
 //! there are enough within the window, and the subscriber has a certain BitTorrent flow within it, these connections
 //! count as BitTorrent.
 
-use super::{account, peer_keys, subscribers};
+use super::{account, charge, peer_keys, subscribers};
 use crate::{
     abi::{
         event::KernelEvent,
@@ -25,6 +25,7 @@ use crate::{
     },
     tables::{
         context::{NO_POOL, PacketContext, Task},
+        conversation::mark,
         flow_table::{FlowState, Phase},
         maps::Maps,
         peer_cache::{self, PeerEntry},
@@ -195,9 +196,11 @@ pub(super) fn relabel<M: Maps>(maps: &M, settings: &Settings, ctx: &mut PacketCo
         return;
     };
     let verdict = (ctx.flow.protocol as u8, ctx.flow.confidence as u8);
-    let slots = subscribers::slots(maps, settings, ctx, verdict);
     let (word, cold) = (&set.states[way], &cold.flows[way]);
     let state = FlowState(word.load());
+    // The subscribers are known to speak the protocol; what is charged to them is the conversation's to say.
+    let charged = charge::proved_ends(settings, state, cold.conversation());
+    let slots = subscribers::slots(maps, settings, ctx, verdict, charged);
     if state.phase() != Phase::Settled || state.protocol_number() != 0 || !word.replace(state.0, FlowState::LOCKED.0) {
         return;
     }
@@ -212,7 +215,8 @@ pub(super) fn relabel<M: Maps>(maps: &M, settings: &Settings, ctx: &mut PacketCo
     let labelled = state.settled(verdict.0, verdict.1);
     word.swap(labelled.0);
     account::count_flow(maps, slots);
-    account::count_node_flow(maps, labelled, verdict);
+    account::count_node_flow(maps, labelled, slots, verdict);
+    cold.note(mark::COUNTED);
     maps.count_event(KernelEvent::FlowRelabelled);
     maps.count_rule(ctx.flow.rule);
     maps.report_outcome(ctx.outcome(verdict.0, verdict.1));

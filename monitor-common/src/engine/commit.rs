@@ -1,12 +1,12 @@
 //! Commits the verdict of a flow, once.
 
-use super::{account, reassembly, subscribers};
+use super::{account, charge, reassembly, subscribers};
 use crate::{
     abi::{event::KernelEvent, limits::WAYS, protocol::Protocol, settings::Settings},
     bpf::shared_u64::SharedU64,
     tables::{
         context::PacketContext,
-        flow_table::{FlowState, Phase},
+        flow_table::{FlowState, NO_SLOTS, Phase},
         maps::Maps,
     },
 };
@@ -38,7 +38,10 @@ pub(super) fn commit_verdict<M: Maps>(maps: &M, settings: &Settings, ctx: &mut P
         }
         // New pools may have been loaded since the flow started; without a subscriber it keeps its tallies.
         if subscribers::find_subscribers(maps, ctx) {
-            cold.slots.store(subscribers::slots(maps, settings, ctx, (protocol, confidence)));
+            let charged = charge::charged_ends(settings, FlowState(word.load()), cold);
+            let slots = subscribers::slots(maps, settings, ctx, (protocol, confidence), charged);
+            cold.slots.store(slots);
+            maps.report_outcome(ctx.outcome(protocol, confidence).with_charge(slots != NO_SLOTS));
         }
     }
     if ctx.inspection.ended == 0 {

@@ -6,12 +6,12 @@ use crate::{
         event::KernelEvent,
         key::FlowKey,
         limits::{INSPECTED_PER_DIRECTION, WAYS},
-        protocol::Verdict,
         settings::Settings,
     },
     tables::{
         context::{Lookup, PacketContext},
-        flow_table::{FREE, FlowState, IDLE, Phase},
+        conversation::{Conversation, mark},
+        flow_table::{FREE, FlowState, IDLE, NO_SLOTS, Phase},
         maps::Maps,
         progress::{Progress, evidence},
     },
@@ -160,7 +160,10 @@ pub(super) fn install<M: Maps>(maps: &M, settings: &Settings, ctx: &mut PacketCo
     cold.rule_value.store(0);
     let opened = if ctx.frame.headers.opens_connection() { evidence::OPENED } else { 0 };
     cold.set_progress(Progress { evidence: opened, ..Progress::default() });
-    cold.slots.store(subscribers::slots(maps, settings, ctx, Verdict::UNCLASSIFIED.numbers()));
+    cold.slots.store(NO_SLOTS);
+    let unvouched = if ctx.subscribers.unvouched == 0 { 0 } else { mark::UNVOUCHED };
+    cold.conversation.store(Conversation::new(ctx.frame.now_s, ctx.is_tcp()).with(unvouched).0);
+    cold.watched.store(0);
     // A full barrier: if two CPUs install one flow at once, at least one sees the other's tag and yields.
     set.tags[way].swap(ctx.flow.tag);
     if entries(maps, settings, ctx) > 1 {
@@ -170,7 +173,7 @@ pub(super) fn install<M: Maps>(maps: &M, settings: &Settings, ctx: &mut PacketCo
         return false;
     }
     let which = subscribers::subscriber_ends(ctx);
-    let fresh = FlowState::inspecting(ctx.frame.now_s as u16, ctx.is_from_lower(), which, ctx.frame.interface as u16);
-    word.swap(fresh.0);
+    let fresh = FlowState::inspecting(ctx.frame.now_s as u16, ctx.is_from_lower(), which, ctx.interface());
+    word.swap(fresh.pending().0);
     true
 }

@@ -59,8 +59,10 @@ pub(super) fn learn<M: Maps>(maps: &M, settings: &Settings, ctx: &mut PacketCont
         }
     }
     let watching = settings.inspection.load() == InspectionDepth::Watchlist as u64;
-    if ctx.inspection.exhausted != 0 || (complete && !watching) {
-        end_learning(word);
+    if complete && !watching {
+        end_learning(word, None);
+    } else if ctx.inspection.exhausted != 0 {
+        end_learning(word, Some(ctx.flow.from_lower));
     }
 }
 
@@ -96,7 +98,7 @@ fn learn_from_end<M: Maps>(
         if !(answered | spoken_to) {
             return;
         }
-        if maps.is_core(state.interface(end == 0)) {
+        if state.interface(end == 0).is_core() {
             maps.count_event(KernelEvent::PeerSpoofed);
             return;
         }
@@ -136,14 +138,19 @@ fn insert_endpoint<M: Maps>(maps: &M, settings: &Settings, ctx: &PacketContext, 
     }
 }
 
-/// Clears the learning bit, so that later packets take the fast path.
+/// Clears the learning bits, or that of one direction, so that later packets take the fast path. One side's payloads
+/// do not use up the other's.
 #[inline(always)]
-fn end_learning(word: &SharedU64) {
+fn end_learning(word: &SharedU64, only_from_lower: Option<u32>) {
     let mut attempt = 0;
     // Other CPUs only refresh the last-seen second; if this still fails, the next packet tries again.
     while attempt < 2 {
         let state = FlowState(word.load());
-        if state.phase() != Phase::Settled || word.replace(state.0, state.learned().0) {
+        let learned = match only_from_lower {
+            Some(from_lower) => state.learned_from(from_lower),
+            None => state.learned(),
+        };
+        if state.phase() != Phase::Settled || word.replace(state.0, learned.0) {
             return;
         }
         attempt += 1;

@@ -16,27 +16,30 @@ use crate::{
     tables::{context::Scratch, maps::Maps},
 };
 
+mod charge;
 mod entry;
 mod flow;
 mod inspect;
 mod verdict;
 
+pub use charge::charge;
 pub use entry::entry;
 pub use flow::flow;
 pub use inspect::{inspect_tcp, inspect_udp};
 pub use verdict::verdict;
 
-/// Counts one frame that arrived on the interface with index `interface` (its low 16 bits), through all its stages.
+/// Counts one frame that arrived on the interface with this index (its low 16 bits), through all its stages.
 ///
 /// For the host: in the kernel each stage is a program of its own.
-pub fn process<P: Packet, M: Maps>(packet: &P, maps: &M, settings: &Settings, interface: u16) {
-    let mut next = entry(packet, maps, settings, interface);
+pub fn process<P: Packet, M: Maps>(packet: &P, maps: &M, settings: &Settings, index: u16) {
+    let mut next = entry(packet, maps, settings, index);
     while let Some(stage) = next {
         next = match stage {
-            StageProgram::Flow => flow(packet, maps, settings, interface),
+            StageProgram::Flow => flow(packet, maps, settings),
             StageProgram::InspectTcp => inspect_tcp(packet, maps, settings),
             StageProgram::InspectUdp => inspect_udp(packet, maps, settings),
             StageProgram::Verdict => verdict(packet, maps, settings),
+            StageProgram::Charge => charge(maps, settings),
         };
     }
 }

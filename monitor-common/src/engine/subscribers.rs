@@ -6,7 +6,7 @@ use crate::{
     parse::{self, packet::Packet},
     tables::{
         context::{NO_POOL, PacketContext},
-        flow_table::{Ends, NO_SLOT, pack_slots},
+        flow_table::{Ends, NO_SLOT, NO_SLOTS, pack_slots},
         maps::Maps,
         pool_table, tally_cache,
     },
@@ -79,9 +79,15 @@ pub(super) fn plain_ends<P: Packet, M: Maps>(packet: &P, maps: &M) -> Option<Poo
     Some(PoolEnds::find(maps, source, destination))
 }
 
+/// Puts the ends of a packet into the context.
+#[inline(always)]
+pub(super) fn record_ends(ctx: &mut PacketContext, ends: &PoolEnds) {
+    store_ends(ctx, ends);
+}
+
 /// Stores both ends in the order of the flow key.
 #[inline(always)]
-pub(super) fn store_ends(ctx: &mut PacketContext, ends: &PoolEnds) {
+fn store_ends(ctx: &mut PacketContext, ends: &PoolEnds) {
     let PoolEnds { source, destination } = ends;
     (ctx.subscribers.addresses, ctx.subscribers.block_lens) = if ctx.is_from_lower() {
         ([source.0, destination.0], [source.1, destination.1])
@@ -92,10 +98,9 @@ pub(super) fn store_ends(ctx: &mut PacketContext, ends: &PoolEnds) {
     ctx.subscribers.lookup_done = done::ENDS;
 }
 
-/// Prefetches the tally cache lines of the packet's subscribers, which were found before: as early as possible, so that
-/// they load together with the flow's sets.
+/// Prefetches the tally cache lines of the packet's subscribers, which were found before.
 #[inline(always)]
-pub(super) fn prefetch_tally_lines<M: Maps>(maps: &M, settings: &Settings, ctx: &mut PacketContext) {
+fn prefetch_tally_lines<M: Maps>(maps: &M, settings: &Settings, ctx: &mut PacketContext) {
     if ctx.subscribers.lookup_done != done::LINES {
         prefetch_tally_line(maps, settings, ctx, 0);
         prefetch_tally_line(maps, settings, ctx, 1);
@@ -126,22 +131,35 @@ pub(super) fn subscriber_ends(ctx: &PacketContext) -> Ends {
     }
 }
 
-/// Slots of the tallies of both ends for a verdict's numbers, after the subscriber lookup, as [`pack_slots`] has them.
-/// An unvouched flow has none.
+/// Slots of the tallies of the ends in `charged` (bit 0 lower, bit 1 higher) for a verdict's numbers, after the
+/// subscriber lookup, as [`pack_slots`] has them. An unvouched flow has none.
 #[inline(always)]
-pub(super) fn slots<M: Maps>(maps: &M, settings: &Settings, ctx: &mut PacketContext, verdict: (u8, u8)) -> u64 {
+pub(super) fn slots<M: Maps>(
+    maps: &M,
+    settings: &Settings,
+    ctx: &mut PacketContext,
+    verdict: (u8, u8),
+    charged: u64,
+) -> u64 {
     if ctx.subscribers.unvouched != 0 {
-        return pack_slots(NO_SLOT, NO_SLOT);
+        return NO_SLOTS;
     }
     prefetch_tally_lines(maps, settings, ctx);
-    pack_slots(slot(maps, settings, ctx, 0, verdict), slot(maps, settings, ctx, 1, verdict))
+    pack_slots(slot(maps, settings, ctx, 0, verdict, charged), slot(maps, settings, ctx, 1, verdict, charged))
 }
 
-/// Slot of the tally of one end (0 lower, 1 higher); [`NO_SLOT`] when that end is no subscriber.
+/// Slot of the tally of one end (0 lower, 1 higher); [`NO_SLOT`] when that end is no subscriber or is not charged.
 #[inline(always)]
-fn slot<M: Maps>(maps: &M, settings: &Settings, ctx: &PacketContext, end: usize, verdict: (u8, u8)) -> u32 {
+fn slot<M: Maps>(
+    maps: &M,
+    settings: &Settings,
+    ctx: &PacketContext,
+    end: usize,
+    verdict: (u8, u8),
+    charged: u64,
+) -> u32 {
     let end = end & 1;
-    if ctx.subscribers.block_lens[end] == NO_POOL {
+    if ctx.subscribers.block_lens[end] == NO_POOL || charged >> end & 1 == 0 {
         return NO_SLOT;
     }
     tally_slots::slot_of(maps, settings, &ctx.tally_key(end, verdict), ctx.subscribers.block_hashes[end])

@@ -28,7 +28,7 @@ pub(super) fn parse<P: Packet>(packet: &P, offset: usize, end: usize, headers: &
             return;
         }
         headers.tcp_flags = flags;
-        if header_len >= TCP_LEN && payload < end {
+        if header_len >= TCP_LEN && payload <= end {
             headers.payload_offset = payload as u32;
             headers.payload_len = (end - payload) as u32;
             headers.transport_len = header_len as u8;

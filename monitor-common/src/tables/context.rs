@@ -3,6 +3,7 @@
 
 use crate::{
     abi::{
+        interface::InterfaceEntry,
         key::{Address, Seed},
         limits::FIRST_PEER_PORT,
         outcome::PacketOutcome,
@@ -17,7 +18,7 @@ use crate::{
         packet::Packet,
         payload::{Payload, Transport},
     },
-    tables::{maps::Maps, progress::Progress, token_bucket::TokenBucket},
+    tables::{flow_table::FlowState, maps::Maps, progress::Progress},
 };
 
 /// Outcome of the flow table's look-up for a packet.
@@ -47,16 +48,6 @@ impl Task {
     pub(crate) const ASSOCIATE: Self = Self(3);
 }
 
-/// A CPU's latest reading of the time, which moves with the kernel's ticks only.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(C)]
-pub struct CpuClock {
-    /// When it was read, in the kernel's ticks.
-    pub tick: u64,
-    /// The coarse monotonic time, in nanoseconds.
-    pub ns: u64,
-}
-
 /// The frame: headers, time and interface.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
@@ -66,11 +57,11 @@ pub(crate) struct FrameContext {
     pub(crate) realm_mask: u64,
     /// Coarse time in seconds.
     pub(crate) now_s: u64,
-    /// When this CPU read the time last.
-    pub(crate) clock: CpuClock,
+    /// When this CPU read the time last, in the kernel's ticks.
+    pub(crate) tick: u64,
     /// TCP sequence number (upper half) and acknowledgement number, where they were read.
     pub(crate) numbers: u64,
-    /// Low 16 bits of the interface index.
+    /// Interface: [`InterfaceEntry::code`].
     pub(crate) interface: u32,
     /// Realm of the packet's addresses.
     pub(crate) realm: u32,
@@ -99,6 +90,8 @@ pub(crate) struct FlowContext {
     /// Number of the rule that gave the verdict with this packet, 0 for none.
     pub(crate) rule: u32,
     pub(crate) task: Task,
+    /// 1 when the packet may have shown that a subscriber of the flow takes part.
+    pub(crate) charge_due: u32,
 }
 
 /// The subscribers at the ends of the packet, the lower endpoint first.
@@ -181,7 +174,7 @@ impl PacketContext {
                 headers: Headers::EMPTY,
                 realm_mask: 0,
                 now_s: 0,
-                clock: CpuClock { tick: 0, ns: 0 },
+                tick: 0,
                 numbers: 0,
                 interface: 0,
                 realm: 0,
@@ -198,6 +191,7 @@ impl PacketContext {
                 confidence: 0,
                 rule: 0,
                 task: Task::NONE,
+                charge_due: 0,
             },
             subscribers: SubscriberContext {
                 addresses: [Address { high: 0, low: 0 }; 2],
@@ -239,6 +233,7 @@ impl PacketContext {
         self.inspection.content.clear();
         for field in [
             &mut self.flow.rule,
+            &mut self.flow.charge_due,
             &mut self.inspection.evidence,
             &mut self.inspection.listen_port,
             &mut self.inspection.spoke,
@@ -254,6 +249,12 @@ impl PacketContext {
             // SAFETY: as in `ContentHash::clear`, and for the same reason.
             unsafe { core::ptr::from_mut(field).write_volatile(0) };
         }
+    }
+
+    /// The interface on which the packet arrived, without its realm.
+    #[inline(always)]
+    pub(crate) fn interface(&self) -> InterfaceEntry {
+        InterfaceEntry::of_code(self.frame.interface as u8)
     }
 
     /// Port of one end (0 lower, 1 higher).
@@ -372,7 +373,8 @@ impl PacketContext {
 
     #[inline(always)]
     pub(crate) fn outcome(&self, protocol: u8, confidence: u8) -> PacketOutcome {
-        PacketOutcome::flow(self.flow.lookup.0, protocol, confidence).by_rule(self.flow.rule)
+        let charged = !FlowState(self.flow.state).is_pending();
+        PacketOutcome::flow(self.flow.lookup.0, protocol, confidence).by_rule(self.flow.rule).with_charge(charged)
     }
 }
 
@@ -384,14 +386,12 @@ pub struct Scratch {
     pub payload: Payload,
     /// See [`PacketContext`].
     pub ctx: PacketContext,
-    /// Tokens of the slow path.
-    pub bucket: TokenBucket,
 }
 
 impl Scratch {
     /// Before any packet.
     #[must_use]
     pub const fn empty() -> Self {
-        Self { payload: Payload::empty(), ctx: PacketContext::empty(), bucket: TokenBucket::empty() }
+        Self { payload: Payload::empty(), ctx: PacketContext::empty() }
     }
 }

@@ -12,9 +12,10 @@
 //! * the cold entry is written by the claimer before the state leaves [`Phase::Locked`]; later only the inspection's
 //!   progress changes.
 
-use super::{age_s, progress::Progress};
+use super::{age_s, conversation::Conversation, progress::Progress};
 use crate::{
     abi::{
+        interface::InterfaceEntry,
         limits::{
             ASSOCIATION_SECONDS, FLUSH_PACKETS, FRESH_SECONDS, IDLE_SECONDS, INSPECTED_PER_DIRECTION,
             PENDING_IDLE_SECONDS, SERVER_FLOW_PACKETS, WAYS,
@@ -73,7 +74,18 @@ pub struct ColdFlow {
     pub progress: SharedU64,
     /// Counts claims of this way: two equal reads enclose one flow.
     pub generation: SharedU64,
+    /// [`Conversation`]: what the flow's packets prove of its ends.
+    pub conversation: SharedU64,
+    /// TCP: first sequence number seen of the lower endpoint in the low 32 bits, of the higher one in the high 32.
+    pub first_sequences: SharedU64,
+    /// Content of the watchlist that a payload named before the flow was charged: number of the entry plus 1, and the
+    /// sender in bit 32 (1 for the lower endpoint); 0 for none.
+    pub watched: SharedU64,
+    /// Explicit padding to a cache line.
+    pub reserved: SharedU64,
 }
+
+const _: () = assert!(core::mem::size_of::<ColdFlow>() == 64);
 
 impl ColdFlow {
     /// Progress of the inspection.
@@ -88,6 +100,31 @@ impl ColdFlow {
     pub fn set_progress(&self, progress: Progress) {
         self.progress.store(progress.to_bits());
     }
+
+    /// What the flow's packets prove of its ends.
+    #[inline(always)]
+    #[must_use]
+    pub fn conversation(&self) -> Conversation {
+        Conversation(self.conversation.load())
+    }
+
+    /// Sets bits of the conversation; returns whether one of them was clear before.
+    #[inline(always)]
+    pub fn note(&self, bits: u64) -> bool {
+        let mut attempt = 0;
+        // Another CPU may set bits in between; a mark that is lost after so many comes again with a later packet.
+        while attempt < 4 {
+            let before = self.conversation.load();
+            if before & bits == bits {
+                return false;
+            }
+            if self.conversation.replace(before, before | bits) {
+                return true;
+            }
+            attempt += 1;
+        }
+        false
+    }
 }
 
 /// Cold parts of the flows of one set.
@@ -98,7 +135,7 @@ pub struct ColdSet {
     pub flows: [ColdFlow; WAYS],
 }
 
-const _: () = assert!(core::mem::size_of::<ColdSet>() == 128);
+const _: () = assert!(core::mem::size_of::<ColdSet>() == 256);
 
 impl ColdSet {
     /// The flow in one way.
@@ -109,8 +146,10 @@ impl ColdSet {
     }
 }
 
-/// The slot number that means "this end is no subscriber".
+/// The slot number that means "this end is charged nothing": it is no subscriber, or has not taken part.
 pub const NO_SLOT: u32 = u32::MAX;
+/// The slots of a flow that is charged to nobody.
+pub const NO_SLOTS: u64 = pack_slots(NO_SLOT, NO_SLOT);
 
 /// Phase of a way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -126,9 +165,10 @@ pub enum Phase {
     Settled = 3,
 }
 
-/// The packed state of the flow in a way: bits 0..16 last-seen second, 16..18 phase, 18..24 protocol, 24..27
-/// confidence, 27 first packet's direction, 28..30 direction class, 30 learning (provisional while under inspection),
-/// 31 server flow, 32..48 interface of lower-to-higher packets, 48..64 interface of the others.
+/// The packed state of the flow in a way: bits 0..16 last-seen second, 16 provisional, 18..24 protocol, 24..27
+/// confidence, 27 first packet's direction, 28..30 direction class, 30 pending, 31 server flow. Then for each direction
+/// 16 bits, those of lower-to-higher packets first: [`InterfaceEntry::code`] of the interface, in bit 8 whether its
+/// packets may prove something, in bit 9 whether its payloads teach, in bits 10 and 11 the phase of the way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FlowState(pub u64);
 
@@ -158,16 +198,27 @@ impl Ends {
 }
 
 const SECOND_MASK: u64 = 0xffff;
-const PHASE_SHIFT: u32 = 16;
+/// The phase is in the bits of both directions, so that the fast path compares it together with the interface.
+const PHASE_SHIFT: u32 = INTERFACE_SHIFT + 10;
+const PHASE_MASK: u64 = phase_bits(Phase::Settled);
+
+const fn phase_bits(phase: Phase) -> u64 {
+    (phase as u64) << PHASE_SHIFT | (phase as u64) << (PHASE_SHIFT + 16)
+}
+
 const PROTOCOL_SHIFT: u32 = 18;
 const CONFIDENCE_SHIFT: u32 = 24;
 const FIRST_SHIFT: u32 = 27;
 const ENDS_SHIFT: u32 = 28;
-const LEARNING: u64 = 1 << 30;
-/// Shares the bit of [`LEARNING`], for flows under inspection.
-const PROVISIONAL: u64 = LEARNING;
+const PENDING: u64 = 1 << 30;
 const SERVER_FLOW: u64 = 1 << 31;
 const INTERFACE_SHIFT: u32 = 32;
+const INTERFACE_MASK: u64 = 0xff;
+/// For lower-to-higher packets, as is the next; the bit of the others is 16 bits higher.
+const WAITS: u64 = 1 << (INTERFACE_SHIFT + 8);
+const LEARNING: u64 = 1 << (INTERFACE_SHIFT + 9);
+const LEARNING_BOTH: u64 = LEARNING | LEARNING << 16;
+const PROVISIONAL: u64 = 1 << 16;
 
 /// Shift to the interface of a direction; `from_lower` is 1 or 0.
 #[inline(always)]
@@ -177,18 +228,18 @@ const fn interface_shift(from_lower: u64) -> u32 {
 
 impl FlowState {
     /// The state of a way that one CPU is changing.
-    pub const LOCKED: Self = Self((Phase::Locked as u64) << PHASE_SHIFT);
+    pub const LOCKED: Self = Self(phase_bits(Phase::Locked));
     /// The state of an unused way.
     pub const EMPTY: Self = Self(0);
 
     /// The state of a new flow.
     #[inline(always)]
     #[must_use]
-    pub fn inspecting(second: u16, first_from_lower: bool, ends: Ends, interface: u16) -> Self {
-        let interface = u64::from(interface);
+    pub fn inspecting(second: u16, first_from_lower: bool, ends: Ends, interface: InterfaceEntry) -> Self {
+        let interface = u64::from(interface.code());
         Self(
             u64::from(second)
-                | ((Phase::Inspecting as u64) << PHASE_SHIFT)
+                | phase_bits(Phase::Inspecting)
                 | (u64::from(first_from_lower) << FIRST_SHIFT)
                 | ((ends as u64) << ENDS_SHIFT)
                 | (interface << INTERFACE_SHIFT)
@@ -201,28 +252,73 @@ impl FlowState {
     #[must_use]
     pub const fn settled(self, protocol: u8, confidence: u8) -> Self {
         let claimed = self.claimed_by(protocol, confidence).0;
-        Self(claimed & !(3 << PHASE_SHIFT) | (Phase::Settled as u64) << PHASE_SHIFT)
+        Self(claimed & !PHASE_MASK | phase_bits(Phase::Settled))
     }
 
-    /// The settled state with the learning bit set: later payloads may still teach which end speaks the protocol.
+    /// The settled state in which later payloads of both directions may still teach which end speaks the protocol.
     #[inline(always)]
     #[must_use]
     pub const fn learning(self) -> Self {
-        Self(self.0 | LEARNING)
+        Self(self.0 | LEARNING_BOTH)
     }
 
-    /// The state with the learning bit clear.
+    /// The state in which payloads teach nothing more.
     #[inline(always)]
     #[must_use]
     pub const fn learned(self) -> Self {
-        Self(self.0 & !LEARNING)
+        Self(self.0 & !LEARNING_BOTH)
     }
 
-    /// Whether the flow is still inspected to learn peers.
+    /// The state in which those of one direction teach nothing more; `from_lower` is 1 or 0.
+    #[inline(always)]
+    #[must_use]
+    pub const fn learned_from(self, from_lower: u32) -> Self {
+        Self(self.0 & !(1 << (interface_shift(from_lower as u64) + 9)))
+    }
+
+    /// The state in which packets of these directions may prove something: bit 0 from the lower endpoint, bit 1 from
+    /// the higher one.
+    #[inline(always)]
+    #[must_use]
+    pub const fn waiting_for(self, directions: u32) -> Self {
+        let directions = directions as u64;
+        let kept = self.0 & !(WAITS | WAITS << 16);
+        Self(kept | ((directions & 1) * WAITS) | ((directions >> 1 & 1) * (WAITS << 16)))
+    }
+
+    /// The state of a flow whose subscribers have not all taken part: its counts are pending.
+    #[inline(always)]
+    #[must_use]
+    pub const fn pending(self) -> Self {
+        Self(self.0 | PENDING)
+    }
+
+    /// The state of a flow whose charge is final.
+    #[inline(always)]
+    #[must_use]
+    pub const fn decided(self) -> Self {
+        Self(self.0 & !PENDING)
+    }
+
+    /// Whether not every subscriber of the flow has taken part.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_pending(self) -> bool {
+        self.0 & PENDING != 0
+    }
+
+    /// Whether payloads of any direction may still teach.
     #[inline(always)]
     #[must_use]
     pub const fn is_learning(self) -> bool {
-        self.0 & LEARNING != 0
+        self.0 & LEARNING_BOTH != 0
+    }
+
+    /// Whether payloads of one direction may still teach; `from_lower` is 1 or 0.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_learning_from(self, from_lower: u64) -> bool {
+        self.0 >> (interface_shift(from_lower) + 9) & 1 != 0
     }
 
     /// The state of a flow between a client and a server.
@@ -276,8 +372,8 @@ impl FlowState {
     #[inline(always)]
     #[must_use]
     pub const fn is_provisional(self) -> bool {
-        const WANTED: u64 = (Phase::Inspecting as u64) << PHASE_SHIFT | PROVISIONAL;
-        self.0 & (3 << PHASE_SHIFT | PROVISIONAL) == WANTED
+        const WANTED: u64 = phase_bits(Phase::Inspecting) | PROVISIONAL;
+        self.0 & (PHASE_MASK | PROVISIONAL) == WANTED
     }
 
     /// Whether a CPU is writing the final verdict of the flow.
@@ -287,23 +383,31 @@ impl FlowState {
         matches!(self.phase(), Phase::Inspecting) && self.protocol_number() != 0 && !self.is_provisional()
     }
 
+    /// The state with another last-seen second.
+    #[inline(always)]
+    #[must_use]
+    pub const fn at_second(self, second: u16) -> Self {
+        Self(self.0 & !SECOND_MASK | second as u64)
+    }
+
     /// The state after a packet of this direction at `second` on `interface`.
     #[inline(always)]
     #[must_use]
-    pub const fn seen(self, second: u16, from_lower: u64, interface: u16) -> Self {
+    pub const fn seen(self, second: u16, from_lower: u64, interface: InterfaceEntry) -> Self {
         let shift = interface_shift(from_lower);
-        let kept = self.0 & !SECOND_MASK & !(0xffff << shift);
-        Self(kept | second as u64 | ((interface as u64) << shift))
+        let kept = self.0 & !SECOND_MASK & !(INTERFACE_MASK << shift);
+        Self(kept | second as u64 | ((interface.code() as u64) << shift))
     }
 
-    /// 0 for a settled flow without the learning bit if the latest packet of this direction arrived on this interface.
-    /// `direction_shift` is 0 for packets from the lower endpoint, 16 for the others.
+    /// 0 for a settled flow whose packets of this direction neither prove nor teach anything, if the latest of them
+    /// arrived on this interface. `direction_shift` is 0 for packets from the lower endpoint, 16 for the others.
     #[inline(always)]
     #[must_use]
-    pub const fn unsettled_bits(self, direction_shift: u64, interface: u16) -> u64 {
-        const WANTED: u64 = (Phase::Settled as u64) << PHASE_SHIFT;
-        let other_interface = (self.0 >> INTERFACE_SHIFT >> (direction_shift & 16) ^ interface as u64) & 0xffff;
-        (self.0 ^ WANTED) & (3 << PHASE_SHIFT | LEARNING) | other_interface
+    pub const fn unsettled_bits(self, direction_shift: u64, interface: InterfaceEntry) -> u64 {
+        const COMPARED: u64 = INTERFACE_MASK | (WAITS | LEARNING | 3 << PHASE_SHIFT) >> INTERFACE_SHIFT;
+        const SETTLED: u64 = (Phase::Settled as u64) << (PHASE_SHIFT - INTERFACE_SHIFT);
+        // Bits 8 to 31 of an entry are clear: comparing them takes one instruction less than masking the code.
+        (self.0 >> INTERFACE_SHIFT >> (direction_shift & 16) ^ interface.0 ^ SETTLED) & COMPARED
     }
 
     /// Phase of the way.
@@ -371,11 +475,18 @@ impl FlowState {
         }
     }
 
-    /// Interface (low 16 bits of its index) of the latest packet of a direction.
+    /// The ends that are subscribers: bit 0 the lower endpoint, bit 1 the higher one.
     #[inline(always)]
     #[must_use]
-    pub const fn interface(self, from_lower: bool) -> u16 {
-        (self.0 >> interface_shift(from_lower as u64)) as u16
+    pub const fn subscribers(self) -> u64 {
+        self.ends() as u64 + 1
+    }
+
+    /// Interface of the latest packet of a direction, without its realm.
+    #[inline(always)]
+    #[must_use]
+    pub const fn interface(self, from_lower: bool) -> InterfaceEntry {
+        InterfaceEntry::of_code((self.0 >> interface_shift(from_lower as u64)) as u8)
     }
 
     /// Seconds since the flow's latest packet; 0 if the clocks of two CPUs are a moment apart.
@@ -406,7 +517,8 @@ impl FlowState {
     #[must_use]
     pub fn eviction_priority(self, now_s: u64) -> u32 {
         let age = self.age_s(now_s);
-        let p2p = self.protocol_number() > Protocol::Fragment as u8;
+        // Whoever only sends protects no flow: its subscribers must have taken part.
+        let p2p = self.protocol_number() > Protocol::Fragment as u8 && !self.is_pending();
         match self.phase() {
             Phase::Empty => FREE,
             Phase::Locked => 0,
@@ -462,6 +574,14 @@ pub const fn is_full(counter: u64) -> bool {
 #[must_use]
 pub const fn pack_slots(lower: u32, higher: u32) -> u64 {
     lower as u64 | ((higher as u64) << 32)
+}
+
+/// The ends that have a slot: bit 0 the lower endpoint, bit 1 the higher one.
+#[inline(always)]
+#[must_use]
+pub const fn with_slots(slots: u64) -> u64 {
+    let (lower, higher) = unpack_slots(slots);
+    (lower != NO_SLOT) as u64 | ((higher != NO_SLOT) as u64) << 1
 }
 
 /// Slots of the lower and the higher endpoint.

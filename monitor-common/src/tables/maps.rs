@@ -5,6 +5,7 @@ use core::ops::DerefMut;
 use crate::{
     abi::{
         event::KernelEvent,
+        interface::InterfaceEntry,
         key::Address,
         outcome::PacketOutcome,
         reason::Reason,
@@ -13,7 +14,7 @@ use crate::{
         watch::{ContentHash, WatchHit},
     },
     tables::{
-        context::{CpuClock, Scratch},
+        context::Scratch,
         flow_table::{ColdSet, FlowSet},
         peer_cache::PeerSet,
         reassembly::ReassemblySlot,
@@ -27,8 +28,6 @@ pub trait CounterMaps {
     fn tally(&self, slot: u32) -> Option<&Tally>;
     /// The node-level tally at a [`node_index`](crate::abi::tally::node_index).
     fn node(&self, index: u32) -> Option<&NodeTally>;
-    /// Number of an interface among the monitored ones.
-    fn interface_number(&self, interface: u16) -> u32;
     /// Counts an event.
     fn count_event(&self, event: KernelEvent);
 }
@@ -45,11 +44,8 @@ pub trait Maps: CounterMaps {
     fn peer_set(&self, index: u32) -> Option<&PeerSet>;
     /// A reassembly buffer.
     fn reassembly_slot(&self, index: u32) -> Option<&ReassemblySlot>;
-    /// Whether an interface is a core interface, on which no subscriber's packet arrives.
-    fn is_core(&self, interface: u16) -> bool;
-    /// The realm of an interface's packets, 0 on a node without realms: equal addresses of two realms are two
-    /// subscribers.
-    fn realm(&self, interface: u16) -> u32;
+    /// The entry of an interface by the low 16 bits of its index.
+    fn interface(&self, index: u16) -> Option<InterfaceEntry>;
     /// A word of the pool table ([`crate::tables::pool_table`]).
     fn pool_word(&self, index: u32) -> Option<u64>;
     /// Length in bits (out of 128) of the block that one subscriber gets in the pool that holds `address`.
@@ -70,10 +66,8 @@ pub trait Maps: CounterMaps {
     fn count_rule(&self, rule: u32);
     /// Counts a skipped frame.
     fn count_skip(&self, reason: Reason);
-    /// Counts a packet that was shed, by the interface on which it arrived.
-    fn count_shed(&self, interface: u16, ip_bytes: u64);
-    /// Coarse time in seconds. `clock` is this CPU's last reading, and is kept current.
-    fn now_s(&self, settings: &Settings, clock: &mut CpuClock) -> u64;
+    /// Coarse time in seconds. `tick` is this CPU's tick of the last reading.
+    fn now_s(&self, settings: &Settings, tick: &mut u64) -> u64;
     /// Monotonic time in nanoseconds.
     fn now_ns(&self, settings: &Settings) -> u64;
     /// Number of this content's entry in the watchlist.

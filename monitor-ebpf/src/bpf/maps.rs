@@ -31,14 +31,13 @@ use monitor_common::{
     },
     bpf::shared_u64::SharedU64,
     tables::{
-        context::{CpuClock, Scratch},
+        context::Scratch,
         flow_table::{ColdSet, FlowSet},
         maps::{CounterMaps, Maps},
         peer_cache::PeerSet,
         pool_table,
         reassembly::ReassemblySlot,
         tally_cache::TallyLine,
-        token_bucket::ShedTally,
     },
 };
 
@@ -82,9 +81,6 @@ static EVENTS: PerCpuArray<u64> = PerCpuArray::with_max_entries(EVENT_SLOTS as u
 /// Flows by the number of the rule that labelled them.
 #[map]
 static RULE_VERDICTS: PerCpuArray<u64> = PerCpuArray::with_max_entries(RULE_SLOTS as u32, 0);
-/// Packets and bytes that were shed, by interface number.
-#[map]
-static SHED: PerCpuArray<ShedTally> = PerCpuArray::with_max_entries(MAX_INTERFACES as u32, 0);
 #[map]
 static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
 /// Content hashes of the operator's list, with their numbers.
@@ -107,10 +103,6 @@ static STAGES: ProgramArray = ProgramArray::with_max_entries(StageProgram::ALL.l
 /// 1 in a program that replays captures through the test runner; else 0, and the verifier removes the replay code.
 #[unsafe(no_mangle)]
 static REPLAYING: Global<u8> = Global::new(0);
-
-/// 1 on a node with realms. Else 0, and the program skips the lookup of each packet's interface.
-#[unsafe(no_mangle)]
-static REALMS: Global<u8> = Global::new(0);
 
 /// The settings. The entry exists as soon as the map does.
 #[inline(always)]
@@ -149,11 +141,6 @@ pub(super) fn replayed_wire_len() -> Option<usize> {
         return None;
     }
     REPLAY.get(0).map(|word| word.load() as usize)
-}
-
-#[inline(always)]
-fn interface_entry(interface: u16) -> InterfaceEntry {
-    InterfaceEntry(INTERFACES.get(u32::from(interface)).map_or(0, SharedU64::load))
 }
 
 /// Adds 1 to a counter of this CPU; returns the new value.
@@ -200,11 +187,6 @@ impl CounterMaps for BpfMaps {
     }
 
     #[inline(always)]
-    fn interface_number(&self, interface: u16) -> u32 {
-        interface_entry(interface).shared_number()
-    }
-
-    #[inline(always)]
     fn count_event(&self, event: KernelEvent) {
         let logged = matches!(
             event,
@@ -236,9 +218,11 @@ impl Maps for BpfMaps {
     #[inline(always)]
     fn prefetch_cold_set(&self, index: u32) {
         if let Some(set) = COLD_FLOWS.get(index) {
-            // One load from each of its two lines. Nothing waits for them: the processor goes on until it needs them.
+            // One load from each of its lines. Nothing waits for them: the processor goes on until it needs them.
             let _first = set.flows[0].progress.load();
-            let _second = set.flows[2].progress.load();
+            let _second = set.flows[1].progress.load();
+            let _third = set.flows[2].progress.load();
+            let _fourth = set.flows[3].progress.load();
         }
     }
 
@@ -253,16 +237,8 @@ impl Maps for BpfMaps {
     }
 
     #[inline(always)]
-    fn is_core(&self, interface: u16) -> bool {
-        interface_entry(interface).is_core()
-    }
-
-    #[inline(always)]
-    fn realm(&self, interface: u16) -> u32 {
-        if REALMS.load() == 0 {
-            return 0;
-        }
-        interface_entry(interface).realm()
+    fn interface(&self, index: u16) -> Option<InterfaceEntry> {
+        INTERFACES.get(u32::from(index)).map(|entry| InterfaceEntry(entry.load()))
     }
 
     #[inline(always)]
@@ -322,34 +298,21 @@ impl Maps for BpfMaps {
     }
 
     #[inline(always)]
-    fn count_shed(&self, interface: u16, ip_bytes: u64) {
-        match SHED.get_ptr_mut(self.interface_number(interface)) {
-            // SAFETY: a per-CPU value; nothing else writes it while this program runs on the CPU.
-            Some(tally) => unsafe {
-                (*tally).packets += 1;
-                (*tally).bytes += ip_bytes;
-            },
-            None => self.count_event(KernelEvent::InternalError),
-        }
-    }
-
-    #[inline(always)]
-    fn now_s(&self, settings: &Settings, clock: &mut CpuClock) -> u64 {
-        let second = settings.clock_s.load();
+    fn now_s(&self, settings: &Settings, tick: &mut u64) -> u64 {
+        let clock = settings.clock_s.load();
         if REPLAYING.load() != 0 {
-            clock.ns = second * 1_000_000_000;
-            return second;
+            return clock;
         }
         // The coarse time moves with the kernel's ticks only, and reading the tick count takes no call.
         // SAFETY: a helper without arguments.
-        let tick = unsafe { bpf_jiffies64() };
-        if tick == clock.tick {
-            return second;
+        let now_ticks = unsafe { bpf_jiffies64() };
+        if now_ticks == *tick {
+            return clock;
         }
+        *tick = now_ticks;
         // SAFETY: a helper without arguments.
-        *clock = CpuClock { tick, ns: unsafe { bpf_ktime_get_coarse_ns() } };
-        let now = clock.ns / 1_000_000_000;
-        if now != second {
+        let now = unsafe { bpf_ktime_get_coarse_ns() } / 1_000_000_000;
+        if now != clock {
             settings.clock_s.store(now);
         }
         now

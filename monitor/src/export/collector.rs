@@ -7,7 +7,7 @@ use std::{
 };
 
 use monitor_common::abi::protocol::Protocol;
-use peertally_core::analysis::DrainResult;
+use peertally_core::{analysis::DrainResult, snapshot::Counts};
 use prometheus::{
     Encoder, Histogram, HistogramOpts, Registry, TextEncoder,
     core::{Collector, Desc},
@@ -126,12 +126,21 @@ fn traffic(published: &DrainResult) -> Vec<Family> {
     let mut bytes = Family::new(&definitions::TRAFFIC_BYTES);
     let mut packets = Family::new(&definitions::TRAFFIC_PACKETS);
     let mut flows = Family::new(&definitions::TRAFFIC_FLOWS);
+    let mut unanswered = [
+        Family::new(&definitions::UNANSWERED_BYTES),
+        Family::new(&definitions::UNANSWERED_PACKETS),
+        Family::new(&definitions::UNANSWERED_FLOWS),
+    ];
     for row in &published.node.rows {
         let labels =
             [&*row.interface, row.direction.label(), row.verdict.protocol.label(), row.verdict.confidence.label()];
         bytes.add(&labels, row.bytes as f64);
         packets.add(&labels, row.packets as f64);
         flows.add(&labels, row.flows as f64);
+        if row.unanswered != Counts::default() {
+            let counts = [row.unanswered.bytes, row.unanswered.packets, row.unanswered.flows];
+            unanswered.iter_mut().zip(counts).for_each(|(family, count)| family.add(&labels, count as f64));
+        }
     }
     let mut active = Family::new(&definitions::SUBSCRIBERS_ACTIVE);
     for (protocol, subscribers) in &published.active {
@@ -143,17 +152,17 @@ fn traffic(published: &DrainResult) -> Vec<Family> {
         top.add(&[&row.subscriber, row.protocol.label(), "down"], row.bytes_down as f64);
     }
     let pending = published.snapshot.pending;
-    vec![
-        bytes,
-        packets,
-        flows,
+    let mut families = vec![bytes, packets, flows];
+    families.extend(unanswered);
+    families.extend([
         Family::single(&definitions::TRAFFIC_AGGREGATED, published.node.aggregated as f64),
         active,
         top,
         Family::single(&definitions::PENDING_FLOWS, pending.flows as f64),
         Family::single(&definitions::PENDING_PACKETS, pending.packets as f64),
         Family::single(&definitions::PENDING_BYTES, pending.bytes as f64),
-    ]
+    ]);
+    families
 }
 
 fn kernel(published: &DrainResult) -> Vec<Family> {
@@ -181,17 +190,9 @@ fn kernel(published: &DrainResult) -> Vec<Family> {
     for (rule, count) in &snapshot.rules {
         rules.add(&[rule.protocol().label(), rule.confidence().label(), rule.name()], *count as f64);
     }
-    let (mut shed_packets, mut shed_bytes) =
-        (Family::new(&definitions::SHED_PACKETS), Family::new(&definitions::SHED_BYTES));
-    for row in &snapshot.shed {
-        shed_packets.add(&[&row.interface], row.packets as f64);
-        shed_bytes.add(&[&row.interface], row.bytes as f64);
-    }
     let catch_all = [("up", published.catch_all.bytes_up), ("down", published.catch_all.bytes_down)];
     vec![
         labelled(&definitions::SKIPPED, &mut snapshot.skipped.iter().map(|(reason, count)| (reason.label(), *count))),
-        shed_packets,
-        shed_bytes,
         labelled(&definitions::KERNEL_EVENTS, &mut snapshot.events.iter().copied()),
         labelled(&definitions::CATCH_ALL_BYTES, &mut catch_all.into_iter()),
         labelled(&definitions::TABLE_ENTRIES, &mut snapshot.tables.iter().map(|table| (table.name, table.entries))),

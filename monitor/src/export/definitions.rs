@@ -65,6 +65,12 @@ definitions! {
         "IP packets by verdict. Each packet is in exactly one series, or pending.";
     TRAFFIC_FLOWS = "/metrics" Counter "peertally_traffic_flows_total" in "flows" by ["interface", "direction", "protocol", "confidence"]:
         "Flows by verdict, and by interface and direction of their first packet.";
+    UNANSWERED_BYTES = "/metrics" Counter "peertally_unanswered_bytes_total" in "bytes" by ["interface", "direction", "protocol", "confidence"]:
+        "IP bytes that no subscriber is charged for: nobody answered, or the protocol was not the subscriber's doing. Part of peertally_traffic_bytes_total.";
+    UNANSWERED_PACKETS = "/metrics" Counter "peertally_unanswered_packets_total" in "packets" by ["interface", "direction", "protocol", "confidence"]:
+        "IP packets that no subscriber is charged for. Part of peertally_traffic_packets_total.";
+    UNANSWERED_FLOWS = "/metrics" Counter "peertally_unanswered_flows_total" in "flows" by ["interface", "direction", "protocol", "confidence"]:
+        "Flows that no subscriber is charged for. Part of peertally_traffic_flows_total.";
     TRAFFIC_AGGREGATED = "/metrics" Gauge "peertally_traffic_aggregated_rows" in "" by []:
         "Combinations of interface, direction and verdict that are added to interface other, which bounds the number of series.";
     SUBSCRIBERS_ACTIVE = "/metrics" Gauge "peertally_subscribers_active" in "" by ["protocol"]:
@@ -72,17 +78,13 @@ definitions! {
     TOP_BYTES = "/metrics" Counter "peertally_top_subscriber_bytes_total" in "bytes" by ["subscriber", "protocol", "direction"]:
         "IP bytes of the subscribers with the most recent P2P traffic. The subscriber is a keyed pseudonym.";
     PENDING_FLOWS = "/metrics" Gauge "peertally_pending_flows" in "flows" by []:
-        "Flows under inspection.";
+        "Flows under inspection, or not answered yet.";
     PENDING_PACKETS = "/metrics" Gauge "peertally_pending_packets" in "packets" by []:
-        "IP packets of flows under inspection, not yet counted under a protocol.";
+        "IP packets of flows under inspection, or not answered yet: in no other number.";
     PENDING_BYTES = "/metrics" Gauge "peertally_pending_bytes" in "bytes" by []:
-        "IP bytes of flows under inspection, not yet counted under a protocol.";
+        "IP bytes of flows under inspection, or not answered yet: in no other number.";
     SKIPPED = "/metrics" Counter "peertally_skipped_packets_total" in "packets" by ["reason"]:
         "Frames that were passed but not counted as IP traffic.";
-    SHED_PACKETS = "/metrics" Counter "peertally_shed_packets_total" in "packets" by ["interface"]:
-        "IP packets that opened no flow because the slow path was at its bound. They are in peertally_traffic_packets_total, but under no subscriber.";
-    SHED_BYTES = "/metrics" Counter "peertally_shed_bytes_total" in "bytes" by ["interface"]:
-        "IP bytes of the shed packets. They are in peertally_traffic_bytes_total, but under no subscriber.";
     KERNEL_EVENTS = "/metrics" Counter "peertally_kernel_events_total" in "" by ["event"]:
         "Rare events of the data path: refused inserts, evictions, races between CPUs.";
     RULE_VERDICTS = "/metrics" Counter "peertally_rule_verdicts_total" in "" by ["protocol", "confidence", "rule"]:

@@ -9,6 +9,7 @@ use monitor_common::abi::{
 };
 use peertally_core::{
     analysis::{Analysis, node::MAX_ROWS},
+    snapshot::Counts,
     subscriber::Pseudonyms,
     testing::{Kernel, bytes, key},
 };
@@ -80,6 +81,7 @@ fn busy() -> Bench {
         .count(key("10.0.0.1", Protocol::BitTorrent, Confidence::Signature), Totals { flows: 2, ..bytes(2000, 3000) });
     bench.kernel.count(key("10.0.0.1", Protocol::Unclassified, Confidence::None), bytes(1, 1));
     bench.kernel.count_node("eth0", Direction::Up, BITTORRENT, 2000);
+    bench.kernel.unanswer(Counts { flows: 1, packets: 1, bytes: 500 });
     bench.drain();
     bench
 }
@@ -140,8 +142,6 @@ fn values_are_those_of_the_drain() {
     assert_eq!(of("peertally_subscribers_active{protocol=\"gnutella\"}"), 0.0);
     assert_eq!(of("peertally_policy_events_total{policy=\"heavy\"}"), 1.0);
     assert_eq!(of("peertally_xdp_attached{interface=\"eth0\",role=\"access\",mode=\"native\"}"), 1.0);
-    assert_eq!(of("peertally_shed_packets_total{interface=\"eth0\"}"), 3.0);
-    assert_eq!(of("peertally_shed_bytes_total{interface=\"eth0\"}"), 300.0);
     assert_eq!(of("peertally_drain_duration_seconds_count"), 2.0);
     let top: Vec<&String> = series.keys().filter(|name| name.starts_with("peertally_top_")).collect();
     assert_eq!(top.len(), 2, "P2P only: {top:?}");
@@ -178,6 +178,7 @@ fn the_number_of_series_is_bounded() {
         for direction in Direction::ALL {
             for verdict in &verdicts {
                 bench.kernel.count_node(&format!("eth{interface}"), *direction, *verdict, 10);
+                bench.kernel.unanswer(Counts { flows: 1, packets: 1, bytes: 4 });
             }
         }
     }
@@ -187,12 +188,13 @@ fn the_number_of_series_is_bounded() {
     assert!(top <= 20 * Protocol::ALL.len() * 2, "{top} top series");
     assert!(top > 0);
     let fixed = 150;
-    let bound = (MAX_ROWS + aggregated) * 3 + 20 * Protocol::ALL.len() * 2 + fixed;
+    let bound = (MAX_ROWS + aggregated) * 6 + 20 * Protocol::ALL.len() * 2 + fixed;
     assert!(series.len() <= bound, "{} series, more than {bound}", series.len());
     let sum = |metric: &str| -> f64 {
         series.iter().filter(|(name, _)| name.starts_with(metric)).map(|(_, value)| value).sum()
     };
     assert_eq!(sum("peertally_traffic_bytes_total"), (32 * aggregated * 10) as f64, "aggregation lost bytes");
+    assert_eq!(sum("peertally_unanswered_bytes_total"), (32 * aggregated * 4) as f64, "aggregation lost bytes");
 }
 
 #[test]

@@ -32,7 +32,7 @@ pub use show::{json, show};
 
 use crate::config::{self, ConfigError, Resolved};
 use args::PlanArgs;
-use sizing::{LoadError, Sizing, bucket::Bucket};
+use sizing::{LoadError, Sizing};
 
 /// The agent without a tally: program, threads, runtime.
 const AGENT_BYTES: u64 = 18 << 20;
@@ -67,8 +67,6 @@ pub struct Plan {
     pub memory_bytes: Option<u64>,
     /// Memory that is available here now.
     pub available_bytes: Option<u64>,
-    /// The bound of the slow path, if there is one.
-    pub shedding: Option<Bucket>,
     /// The size of a box, if a load was given.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sizing: Option<LoadPlan>,
@@ -86,9 +84,6 @@ pub struct LoadPlan {
     pub tallies_bytes: u64,
     /// Memory of the recommended peer cache.
     pub peers_bytes: u64,
-    /// The bound of the slow path with the configured flow table, if there is one.
-    #[serde(skip)]
-    pub shedding: Option<Bucket>,
     /// All tables in the kernel at the recommended capacities.
     pub kernel_bytes: u64,
     /// The agent with every tally in use and moving.
@@ -159,7 +154,6 @@ impl LoadPlan {
             flows_bytes: bytes(&["FLOWS", "COLD_FLOWS"]),
             tallies_bytes: bytes(&["TALLIES", "TALLY_KEYS", "TALLY_SLOTS", "TALLY_CACHE"]),
             peers_bytes: bytes(&["PEERS"]),
-            shedding: resolved.datapath.shedding.map(|shedding| Bucket::new(shedding, &resolved.datapath.sizes)),
             kernel_bytes: plan.kernel_bytes,
             agent_bytes: plan.agent_bytes,
             sizing,
@@ -200,7 +194,6 @@ impl Plan {
             agent_bytes: AGENT_BYTES + per_tally * tallies,
             memory_bytes: memory("MemTotal"),
             available_bytes: memory("MemAvailable"),
-            shedding: resolved.datapath.shedding.map(|shedding| Bucket::new(shedding, sizes)),
             sizing: None,
             tables,
         })
@@ -252,8 +245,8 @@ mod tests {
         let (one, two) = (plan("[capacity]\ntallies = 262144\n"), plan("[capacity]\ntallies = 524288\n"));
         let more = two.kernel_bytes - one.kernel_bytes;
         assert_eq!(more / 4096, 262_144 * one.bytes_per_tally / 4096, "{} bytes a tally", one.bytes_per_tally);
-        assert_eq!(one.bytes_per_flow, 64);
-        assert_eq!(plan("[capacity]\nflows = 1048576\n").kernel_bytes - plan("").kernel_bytes, 64 << 19);
+        assert_eq!(one.bytes_per_flow, 96);
+        assert_eq!(plan("[capacity]\nflows = 1048576\n").kernel_bytes - plan("").kernel_bytes, 96 << 19);
         assert_eq!(two.agent_bytes - one.agent_bytes, 262_144 * (AGENT_BYTES_PER_TALLY + AGENT_BYTES_PER_CHANGE));
     }
 

@@ -23,8 +23,7 @@ use std::{
 
 use args::{EngineKind, ReplayArgs};
 use driver::Driver;
-use engine::{EngineError, ReplayEngine};
-use ipnet::IpNet;
+use engine::{EngineError, EngineOptions, ReplayEngine};
 use peertally_capture::CaptureError;
 use peertally_core::{
     exit::{Exit, ExitCause},
@@ -34,18 +33,14 @@ use report::ReplayReport;
 
 use crate::verbs::Format;
 
-/// An engine with empty tables that takes `pools` as subscribers, also inside tunnels between `tunnel_endpoints`.
+/// An engine with empty tables.
 ///
 /// # Errors
 /// The kernel cannot run the program, or the rights to load it are missing.
-pub fn open(
-    kind: EngineKind,
-    pools: &[Pool],
-    tunnel_endpoints: &[IpNet],
-) -> Result<Box<dyn ReplayEngine>, EngineError> {
+pub fn open(kind: EngineKind, options: &EngineOptions) -> Result<Box<dyn ReplayEngine>, EngineError> {
     match kind {
-        EngineKind::Kernel => kernel::open(pools, tunnel_endpoints),
-        EngineKind::Host => Ok(host::open(pools, tunnel_endpoints)),
+        EngineKind::Kernel => kernel::open(options),
+        EngineKind::Host => Ok(host::open(options)),
     }
 }
 
@@ -120,7 +115,7 @@ fn run(args: &ReplayArgs, out: &mut impl Write) -> Result<Vec<(PathBuf, CaptureE
 /// When a capture cannot be opened, or the engine fails.
 pub fn collect(args: &ReplayArgs) -> Result<(ReplayReport, Vec<(PathBuf, CaptureError)>), ReplayError> {
     check_captures(&args.captures)?;
-    let mut driver = Driver::new(open_engine(args)?, args.flows);
+    let mut driver = Driver::new(open_engine(args)?, args.flows, args.one_way);
     let mut damaged = Vec::new();
     for path in &args.captures {
         if let Some(error) = driver.capture(path)? {
@@ -151,11 +146,12 @@ fn check_captures(captures: &[PathBuf]) -> Result<(), ReplayError> {
 /// The requested engine; by default the kernel's, unless the rights to load it are missing.
 fn open_engine(args: &ReplayArgs) -> Result<Box<dyn ReplayEngine>, EngineError> {
     let pools = if args.subscribers.is_empty() { every_address() } else { args.subscribers.clone() };
-    let endpoints: Vec<IpNet> = args.tunnel_endpoints.iter().map(|prefix| prefix.0).collect();
+    let tunnel_endpoints = args.tunnel_endpoints.iter().map(|prefix| prefix.0).collect();
+    let options = EngineOptions { pools, tunnel_endpoints, one_way: args.one_way };
     match args.engine {
-        Some(kind) => open(kind, &pools, &endpoints),
-        None => match open(EngineKind::Kernel, &pools, &endpoints) {
-            Err(EngineError::Rights(_)) => open(EngineKind::Host, &pools, &endpoints),
+        Some(kind) => open(kind, &options),
+        None => match open(EngineKind::Kernel, &options) {
+            Err(EngineError::Rights(_)) => open(EngineKind::Host, &options),
             other => other,
         },
     }

@@ -86,7 +86,9 @@ fn totals_equal_an_independent_count_and_rows_add_up() {
     let (mut replayed, mut counted) = (0, 0);
     for (path, packets) in manifest() {
         let name = path.display().to_string();
-        let run = run(&["--engine", "host", "--flows", "--format", "json", &name], b"");
+        let replay =
+            |more: &[&str]| run(&[&["--engine", "host", "--flows", "--format", "json", &name], more].concat(), b"");
+        let run = replay(&["--one-way"]);
         // The one capture that a fuzzer made: two bytes follow its only packet.
         let clean = if name.ends_with("ndpi_fuzz-2021-10-13.pcap") { 65 } else { 0 };
         assert_eq!(run.code, clean, "{name}: {}", run.stderr);
@@ -101,6 +103,19 @@ fn totals_equal_an_independent_count_and_rows_add_up() {
             )
         });
         assert_eq!((Some(up), Some(down)), (json["packets"].as_u64(), json["packets"].as_u64()), "{name}");
+        // Without the flag, a packet counts for one or two of its ends, or for nobody.
+        let two_way = replay(&[]).json();
+        assert_adds_up(&two_way, &name);
+        let charged: u64 = rows(&two_way, "subscribers")
+            .iter()
+            .filter_map(|row| Some(row["packets_up"].as_u64()? + row["packets_down"].as_u64()?))
+            .sum();
+        let nobodys: u64 = rows(&two_way, "unanswered").iter().filter_map(|row| row["packets"].as_u64()).sum();
+        let all = json["packets"].as_u64().unwrap_or_default();
+        assert!(
+            (all - nobodys..=2 * (all - nobodys)).contains(&charged),
+            "{name}: {charged} of {all}, {nobodys} nobody's"
+        );
         if let Some((packets, bytes)) = independent_count(&path) {
             assert_eq!((json["packets"].as_u64(), json["bytes"].as_u64()), (Some(packets), Some(bytes)), "{name}");
             counted += 1;

@@ -2,21 +2,22 @@
 
 use serde_json::{Value, json};
 
-use super::support::{assert_adds_up, host, ipv4, rows, tcp, udp};
+use super::support::{assert_adds_up, host, ipv4, rows, tcp, tcp_at, udp};
 
 const SUBSCRIBER: [u8; 4] = [10, 0, 0, 1];
 const NEIGHBOUR: [u8; 4] = [10, 0, 0, 2];
 const OUTSIDE: [u8; 4] = [192, 0, 2, 1];
 const FAR_OUTSIDE: [u8; 4] = [198, 51, 100, 1];
 
-/// A BitTorrent connection of three packets and 188 bytes: SYN, SYN-ACK, handshake.
+/// A BitTorrent connection of four packets and 296 bytes: SYN, SYN-ACK, both handshakes.
 fn connection(port: u16) -> Vec<Vec<u8>> {
     let mut handshake = b"\x13BitTorrent protocol".to_vec();
     handshake.resize(68, 7);
     vec![
-        ipv4(SUBSCRIBER, OUTSIDE, 6, &tcp(port, 6881, 0x02, &[])),
-        ipv4(OUTSIDE, SUBSCRIBER, 6, &tcp(6881, port, 0x12, &[])),
-        ipv4(SUBSCRIBER, OUTSIDE, 6, &tcp(port, 6881, 0x18, &handshake)),
+        ipv4(SUBSCRIBER, OUTSIDE, 6, &tcp_at(port, 6881, 0x02, (99, 0), &[])),
+        ipv4(OUTSIDE, SUBSCRIBER, 6, &tcp_at(6881, port, 0x12, (499, 100), &[])),
+        ipv4(SUBSCRIBER, OUTSIDE, 6, &tcp_at(port, 6881, 0x18, (100, 500), &handshake)),
+        ipv4(OUTSIDE, SUBSCRIBER, 6, &tcp_at(6881, port, 0x18, (500, 168), &handshake)),
     ]
 }
 
@@ -24,12 +25,14 @@ fn connection(port: u16) -> Vec<Vec<u8>> {
 fn packets_before_the_verdict_count_for_the_verdict() {
     let result = host(&connection(50_000), &["--flows", "--subscribers", "10.0.0.0/8"]);
     let expected = json!({
-        "engine": "host", "captures": 1, "packets": 3, "bytes": 188, "skipped": [],
-        "protocols": [{"protocol": "bittorrent", "confidence": "signature", "flows": 1, "packets": 3, "bytes": 188}],
+        "engine": "host", "captures": 1, "packets": 4, "bytes": 296, "skipped": [],
+        "protocols": [{"protocol": "bittorrent", "confidence": "signature", "flows": 1, "packets": 4, "bytes": 296}],
         "subscribers": [{"realm": "", "subscriber": "10.0.0.1/32", "protocol": "bittorrent", "confidence": "signature",
-            "flows": 1, "packets_up": 2, "bytes_up": 148, "packets_down": 1, "bytes_down": 40}],
+            "flows": 1, "packets_up": 2, "bytes_up": 148, "packets_down": 2, "bytes_down": 148}],
+        "unanswered": [],
         "flows": [{"l4": "tcp", "a": "10.0.0.1", "a_port": 50_000, "b": "192.0.2.1", "b_port": 6881,
-            "protocol": "bittorrent", "confidence": "signature", "rule": "bt-handshake", "packets": 3, "bytes": 188}],
+            "protocol": "bittorrent", "confidence": "signature", "rule": "bt-handshake", "answered": true, "packets": 4,
+            "bytes": 296}],
     });
     assert_eq!(result, expected);
 }
@@ -42,7 +45,7 @@ fn a_reused_port_does_not_inherit_the_verdict_and_gets_its_own_row() {
     let result = host(&packets, &["--flows"]);
     let flows: Vec<(&Value, &Value)> =
         rows(&result, "flows").iter().map(|row| (&row["protocol"], &row["packets"])).collect();
-    assert_eq!(flows, [(&json!("bittorrent"), &json!(3)), (&json!("unclassified"), &json!(2))]);
+    assert_eq!(flows, [(&json!("bittorrent"), &json!(4)), (&json!("unclassified"), &json!(2))]);
     assert_adds_up(&result, "restart");
 }
 
@@ -53,7 +56,8 @@ fn pools_decide_the_direction_and_who_is_credited() {
         ipv4(OUTSIDE, FAR_OUTSIDE, 17, &udp(1000, 2000, b"neither is")),
         ipv4(OUTSIDE, SUBSCRIBER, 1, &[8, 0, 0, 0]),
     ];
-    let result = host(&packets, &["--flows", "--subscribers", "10.0.0.0/8"]);
+    let result = host(&packets, &["--flows", "--one-way", "--subscribers", "10.0.0.0/8"]);
+    assert_eq!(result["one_way"], true);
     assert_eq!(
         result["protocols"],
         json!([{"protocol": "unclassified", "confidence": "none", "flows": 2, "packets": 3, "bytes": 48 + 38 + 24}])
@@ -67,6 +71,12 @@ fn pools_decide_the_direction_and_who_is_credited() {
     let kinds: Vec<&Value> = rows(&result, "flows").iter().map(|row| &row["l4"]).collect();
     assert_eq!(kinds, [&json!("icmp"), &json!("udp"), &json!("udp")], "transit has rows too");
     assert_adds_up(&result, "pools");
+
+    let result = host(&packets, &["--subscribers", "10.0.0.0/8"]);
+    assert_eq!(rows(&result, "subscribers"), [] as [Value; 0], "nobody answered");
+    let unanswered =
+        json!([{"protocol": "unclassified", "confidence": "none", "flows": 2, "packets": 2, "bytes": 48 + 24}]);
+    assert_eq!(result["unanswered"], unanswered, "what is in transit could be nobody's");
 }
 
 #[test]
@@ -75,7 +85,7 @@ fn addresses_inside_a_tunnel_are_charged_between_named_endpoints() {
         let message = [&[0x30, 0xff, 0, inner.len() as u8, 0, 0, 0, 1], inner].concat();
         ipv4(source, destination, 17, &udp(2152, 2152, &message))
     };
-    // The connection of three packets, each in 36 bytes of IPv4, UDP and GTP-U.
+    // The connection of four packets, each in 36 bytes of IPv4, UDP and GTP-U.
     let packets: Vec<Vec<u8>> = (0..)
         .zip(connection(50_000))
         .map(|(number, frame)| match number % 2 {
@@ -83,12 +93,12 @@ fn addresses_inside_a_tunnel_are_charged_between_named_endpoints() {
             _ => tunnel(FAR_OUTSIDE, OUTSIDE, &frame[14..]),
         })
         .collect();
-    let bytes = 188 + 3 * 36;
+    let bytes = 296 + 4 * 36;
     let rows_of = |arguments: &[&str]| {
         let result = host(&packets, &[&["--flows"], arguments].concat());
         assert_eq!(
             result["protocols"],
-            json!([{"protocol": "bittorrent", "confidence": "signature", "flows": 1, "packets": 3, "bytes": bytes}])
+            json!([{"protocol": "bittorrent", "confidence": "signature", "flows": 1, "packets": 4, "bytes": bytes}])
         );
         let flow = &result["flows"][0];
         assert_eq!(
@@ -118,7 +128,7 @@ fn addresses_inside_a_tunnel_are_charged_between_named_endpoints() {
 fn blocks_group_addresses() {
     let packets =
         [ipv4([10, 0, 0, 9], OUTSIDE, 17, &udp(1, 2, b"one")), ipv4([10, 0, 0, 200], OUTSIDE, 17, &udp(1, 2, b"two"))];
-    let result = host(&packets, &["--subscribers", "10.0.0.0/16/24"]);
+    let result = host(&packets, &["--one-way", "--subscribers", "10.0.0.0/16/24"]);
     assert_eq!(rows(&result, "subscribers").len(), 1);
     assert_eq!(rows(&result, "subscribers")[0]["subscriber"], "10.0.0.0/24");
     assert_eq!(rows(&result, "subscribers")[0]["packets_up"], 2);

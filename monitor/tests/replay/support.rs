@@ -73,13 +73,17 @@ fn sums(rows: &[Value]) -> BTreeMap<(String, String), (u64, u64)> {
     sums
 }
 
-/// Flow rows add up to protocol rows, and those to the whole.
+/// Flow rows add up to protocol rows, and those to the whole; what nobody answered is a part of them.
 pub(crate) fn assert_adds_up(json: &Value, what: &str) {
     let protocols = sums(rows(json, "protocols"));
     assert_eq!(protocols, sums(rows(json, "flows")), "{what}");
     let total = protocols.values().fold((0, 0), |total, sum| (total.0 + sum.0, total.1 + sum.1));
     let whole = (json["packets"].as_u64().unwrap_or_default(), json["bytes"].as_u64().unwrap_or_default());
     assert_eq!(total, whole, "{what}");
+    for (verdict, part) in sums(rows(json, "unanswered")) {
+        let all = protocols.get(&verdict).copied().unwrap_or_default();
+        assert!(part.0 <= all.0 && part.1 <= all.1, "{what}: {verdict:?}");
+    }
 }
 
 /// A pcap of Ethernet frames, one a second.
@@ -112,8 +116,14 @@ pub(crate) fn ipv4(source: [u8; 4], destination: [u8; 4], protocol: u8, payload:
 
 /// A TCP segment.
 pub(crate) fn tcp(source: u16, destination: u16, flags: u8, payload: &[u8]) -> Vec<u8> {
+    tcp_at(source, destination, flags, (0, 0), payload)
+}
+
+/// A TCP segment with these sequence and acknowledgement numbers.
+pub(crate) fn tcp_at(source: u16, destination: u16, flags: u8, numbers: (u32, u32), payload: &[u8]) -> Vec<u8> {
     let ports = [source.to_be_bytes(), destination.to_be_bytes()].concat();
-    [&ports[..], &[0; 8], &[0x50, flags, 0xff, 0xff, 0, 0, 0, 0], payload].concat()
+    let numbers = [numbers.0, numbers.1].map(u32::to_be_bytes).concat();
+    [&ports[..], &numbers, &[0x50, flags, 0xff, 0xff, 0, 0, 0, 0], payload].concat()
 }
 
 /// A UDP datagram.

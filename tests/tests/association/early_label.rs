@@ -10,7 +10,7 @@ fn counted(network: &Network, confidence: Confidence) -> (u64, u64) {
     let sum = |view: View<'_>| {
         let (wanted, reading) = ((Protocol::BitTorrent as u8, confidence as u8), view.read(0));
         assert_eq!((reading.pending.packets, reading.internal_errors), (0, 0));
-        let of = |index| (node_index_parts(index).2, node_index_parts(index).3);
+        let of = |index| (node_index_parts(index).protocol, node_index_parts(index).confidence);
         let node = reading.node.iter().enumerate().filter(|(index, _)| of(*index) == wanted);
         let node = node.fold((0, 0), |sum, (_, node)| (sum.0 + node.flows, sum.1 + node.packets));
         let keys = view.keys.iter().zip(&reading.totals);

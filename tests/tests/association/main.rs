@@ -21,6 +21,7 @@ use monitor_common::{
         protocol::{Confidence, Protocol, Verdict},
         settings::Heuristic,
     },
+    bpf::shared_u64::SharedU64,
     tables::flow_table::{FlowSet, FlowState},
 };
 use peertally_core::words::Role;
@@ -327,7 +328,9 @@ fn the_wait_for_the_other_side_ends() {
     network.send(&tcp(from, at(PEER), flag::SYN, b""));
     network.send(&tcp(from, at(PEER), flag::PUSH, &[b"\x13BitTorrent protocol".as_slice(), &[0; 48]].concat()));
     let waiting = |network: &Network| {
-        let flows = |set: &FlowSet| set.states.iter().filter(|state| FlowState(state.load()).is_learning()).count();
+        // The subscriber is the lower endpoint.
+        let waits = |state: &&SharedU64| FlowState(state.load()).is_learning_from(1);
+        let flows = |set: &FlowSet| set.states.iter().filter(waits).count();
         network.host.view().flows.iter().map(flows).sum::<usize>()
     };
     assert_eq!(waiting(&network), 1, "the other side has not spoken yet");

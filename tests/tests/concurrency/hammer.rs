@@ -103,7 +103,7 @@ fn by_flow(tables: &Tables, reading: &TableRead) -> HashMap<(usize, u8), Counts>
 
 /// IP packets that the node's counters hold of subscribers.
 fn node_packets(reading: &TableRead) -> u64 {
-    let of_subscribers = |index: usize| node_index_parts(index).1 != Direction::Transit;
+    let of_subscribers = |index: usize| node_index_parts(index).direction != Direction::Transit;
     reading.node.iter().enumerate().filter(|(index, _)| of_subscribers(*index)).map(|(_, node)| node.packets).sum()
 }
 

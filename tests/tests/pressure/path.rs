@@ -19,7 +19,7 @@ use peertally_datapath::{
     host::HostDataPath,
     object::LoadOptions,
     test_run::TestRunner,
-    view::{View, node_index_parts},
+    view::{NodeIndexParts, View, node_index_parts},
 };
 use peertally_tests::{both_datapaths, kernel::may_use_kernel, snapshots};
 
@@ -44,6 +44,7 @@ pub(crate) fn options(flows: u32, tallies: u32, seed: Seed) -> LoadOptions {
 pub(crate) fn on_both(test: &str, options: &LoadOptions, run: impl Fn(&mut Path)) {
     let seed = options.seed.expect("tests choose their seed");
     let host = HostDataPath::new(&options.sizes, &options.pools, seed, options.inspection);
+    host.set_one_way();
     run(&mut Path::Host(Box::new(host)));
     if may_use_kernel(test).expect("rights") {
         run(&mut Path::Kernel(Box::new(TestRunner::new(options).expect("the program loads"))));
@@ -104,7 +105,7 @@ impl Path {
             }
         }
         for (index, node) in reading.node.iter().enumerate() {
-            let (_, direction, protocol, _) = node_index_parts(index);
+            let NodeIndexParts { direction, protocol, .. } = node_index_parts(index);
             assert!(direction != Direction::Transit || node.packets == 0, "every packet has a subscriber");
             let row = Row { packets: node.packets, bytes: node.bytes, flows: node.flows };
             counted.node.add(&row);

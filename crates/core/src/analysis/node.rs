@@ -10,10 +10,10 @@ use std::{
 
 use monitor_common::abi::protocol::{Confidence, Protocol};
 
-use crate::snapshot::NodeRow;
+use crate::snapshot::{Counts, NodeRow};
 
-/// Rows that are not aggregated; three series each.
-pub const MAX_ROWS: usize = 300;
+/// Rows that are not aggregated; at most six series each.
+pub const MAX_ROWS: usize = 200;
 /// Interface label of aggregated rows.
 pub const OTHER: &str = "other";
 
@@ -52,11 +52,13 @@ impl NodeRows {
                 packets: 0,
                 bytes: 0,
                 flows: 0,
+                unanswered: Counts::default(),
                 ..row.clone()
             });
             sum.packets += row.packets;
             sum.bytes += row.bytes;
             sum.flows += row.flows;
+            sum.unanswered += row.unanswered;
         }
         shown.extend(other.into_values());
         BoundedRows { rows: shown, aggregated }

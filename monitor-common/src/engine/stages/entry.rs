@@ -3,6 +3,8 @@
 use super::scratch;
 use crate::{
     abi::{
+        event::KernelEvent,
+        interface::InterfaceEntry,
         key::{FlowKey, Seed},
         limits::WAYS,
         outcome::PacketOutcome,
@@ -23,8 +25,12 @@ use crate::{
 /// Counts a packet of a settled flow, a transit packet, or a frame that is skipped; all others go on to
 /// [`StageProgram::Flow`].
 #[inline(always)]
-pub fn entry<P: Packet, M: Maps>(packet: &P, maps: &M, settings: &Settings, interface: u16) -> Option<StageProgram> {
-    let Some(fast) = parse::fast_headers(packet, || seed(maps, settings, interface)) else {
+pub fn entry<P: Packet, M: Maps>(packet: &P, maps: &M, settings: &Settings, index: u16) -> Option<StageProgram> {
+    let Some(interface) = maps.interface(index) else {
+        maps.count_event(KernelEvent::InternalError);
+        return None;
+    };
+    let Some(fast) = parse::fast_headers(packet, || seed(settings, interface)) else {
         return parse_and_count(packet, maps, settings, interface);
     };
     let place = look_up(&fast, maps, settings, interface)?;
@@ -39,35 +45,31 @@ pub fn entry<P: Packet, M: Maps>(packet: &P, maps: &M, settings: &Settings, inte
         if ends.as_ref().is_some_and(|ends| !ends.has_subscriber()) {
             account::transit(maps, interface, fast.ip_bytes, Verdict::UNCLASSIFIED.numbers());
             // Without an agent, the clock of settled flows moves by the other packets only.
-            maps.now_s(settings, &mut scratch(maps)?.ctx.frame.clock);
+            maps.now_s(settings, &mut scratch(maps)?.ctx.frame.tick);
             return None;
         }
+        prefetch();
         ends
     };
     let scratch = &mut *scratch(maps)?;
-    record_lookup(&mut scratch.ctx, &fast, place, settings, maps.realm(interface));
+    record_lookup(&mut scratch.ctx, &fast, place, settings, interface);
     if let Some(ends) = &ends {
-        subscribers::store_ends(&mut scratch.ctx, ends);
-        // A packet that is shed needs none of these lines, and would wait for them.
-        if scratch.bucket.refuses == 0 {
-            prefetch();
-            subscribers::prefetch_tally_lines(maps, settings, &mut scratch.ctx);
-        }
+        subscribers::record_ends(&mut scratch.ctx, ends);
     }
     Some(StageProgram::Flow)
 }
 
 /// The seed of the realm of an interface.
 #[inline(always)]
-fn seed<M: Maps>(maps: &M, settings: &Settings, interface: u16) -> Seed {
-    settings.seed.of_realm(settings.seed.realm_mask(maps.realm(interface)))
+fn seed(settings: &Settings, interface: InterfaceEntry) -> Seed {
+    settings.seed.of_realm(settings.seed.realm_mask(interface.realm()))
 }
 
 /// The place of a packet's flow; `None` if that is settled and the packet is counted.
 ///
 /// A SYN may open a flow whatever its entry says.
 #[inline(always)]
-fn look_up<M: Maps>(fast: &FastHeaders, maps: &M, settings: &Settings, interface: u16) -> Option<Place> {
+fn look_up<M: Maps>(fast: &FastHeaders, maps: &M, settings: &Settings, interface: InterfaceEntry) -> Option<Place> {
     if fast.opens() { Some(find(fast, maps, settings)) } else { count_settled(fast, maps, settings, interface).err() }
 }
 
@@ -77,7 +79,7 @@ fn parse_and_count<P: Packet, M: Maps>(
     packet: &P,
     maps: &M,
     settings: &Settings,
-    interface: u16,
+    interface: InterfaceEntry,
 ) -> Option<StageProgram> {
     let scratch = &mut *scratch(maps)?;
     let ctx = &mut scratch.ctx;
@@ -86,9 +88,9 @@ fn parse_and_count<P: Packet, M: Maps>(
         maps.report_outcome(PacketOutcome::skipped(reason));
         return None;
     }
-    let fast = FastHeaders::of(&ctx.frame.headers, &seed(maps, settings, interface));
+    let fast = FastHeaders::of(&ctx.frame.headers, &seed(settings, interface));
     let place = look_up(&fast, maps, settings, interface)?;
-    record_lookup(ctx, &fast, place, settings, maps.realm(interface));
+    record_lookup(ctx, &fast, place, settings, interface);
     ctx.frame.headers_parsed = 1;
     Some(StageProgram::Flow)
 }
@@ -143,7 +145,12 @@ fn find<M: Maps>(fast: &FastHeaders, maps: &M, settings: &Settings) -> Place {
 /// # Errors
 /// The place of the flow, if there is more to do.
 #[inline(always)]
-fn count_settled<M: Maps>(fast: &FastHeaders, maps: &M, settings: &Settings, interface: u16) -> Result<(), Place> {
+fn count_settled<M: Maps>(
+    fast: &FastHeaders,
+    maps: &M,
+    settings: &Settings,
+    interface: InterfaceEntry,
+) -> Result<(), Place> {
     let tag = fast.tag;
     let Some(mut set) = maps.flow_set(FlowKey::set_index(tag, settings.set_mask)) else { return Err(Place::NOWHERE) };
     // Prefetch the counters' line before the way is known.
@@ -174,7 +181,8 @@ fn count_settled<M: Maps>(fast: &FastHeaders, maps: &M, settings: &Settings, int
     if state.second() != now_s as u16 {
         // The first packet of a second updates the last-seen second. If another CPU was first, the slow path sees the
         // change.
-        let seen = state.seen(now_s as u16, fast.from_lower(), interface);
+        // The interface is that of the packet before.
+        let seen = state.at_second(now_s as u16);
         let unclassified = state.protocol_number() == 0;
         let due = (unclassified && fast.has_peer_ports() || state.is_server_flow()) && state.is_due(now_s);
         if due || (unclassified && state.has_paused(now_s)) {
@@ -185,14 +193,23 @@ fn count_settled<M: Maps>(fast: &FastHeaders, maps: &M, settings: &Settings, int
         }
     }
     counter.add(pack(1, u64::from(fast.ip_bytes)));
-    maps.report_outcome(PacketOutcome::flow(Lookup::KNOWN.0, state.protocol_number(), state.confidence_number()));
+    let outcome = PacketOutcome::flow(Lookup::KNOWN.0, state.protocol_number(), state.confidence_number());
+    maps.report_outcome(outcome.with_charge(!state.is_pending()));
     Ok(())
 }
 
 /// Records where the packet's flow was found.
 #[inline(always)]
-fn record_lookup(ctx: &mut PacketContext, fast: &FastHeaders, place: Place, settings: &Settings, realm: u32) {
+fn record_lookup(
+    ctx: &mut PacketContext,
+    fast: &FastHeaders,
+    place: Place,
+    settings: &Settings,
+    interface: InterfaceEntry,
+) {
+    let realm = interface.realm();
     ctx.frame.headers_parsed = 0;
+    ctx.frame.interface = u32::from(interface.code());
     ctx.subscribers.lookup_done = 0;
     (ctx.frame.realm, ctx.frame.realm_mask) = (realm, settings.seed.realm_mask(realm));
     ctx.flow.tag = fast.tag;

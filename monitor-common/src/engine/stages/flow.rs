@@ -13,36 +13,30 @@ use crate::{
         early_exit::{HEAD, is_known_non_p2p},
         rule_state::rule_flags,
     },
-    engine::{account, associate, flow_table, server_flow, shedding, subscribers},
+    engine::{account, associate, charge, flow_table, server_flow, subscribers},
     parse::{self, ip_protocol, packet::Packet},
     tables::{
-        context::{Lookup, PacketContext, Task},
+        context::{PacketContext, Task},
         flow_table::{FlowState, counter_index, unpack},
         maps::Maps,
         pool_table,
         progress::{Progress, evidence},
-        token_bucket::TokenBucket,
     },
 };
 
 /// Counts a packet that [`entry`](super::entry()) did not count.
 #[inline(always)]
-pub fn flow<P: Packet, M: Maps>(packet: &P, maps: &M, settings: &Settings, interface: u16) -> Option<StageProgram> {
+pub fn flow<P: Packet, M: Maps>(packet: &P, maps: &M, settings: &Settings) -> Option<StageProgram> {
     let scratch = &mut *scratch(maps)?;
-    let (ctx, bucket) = (&mut scratch.ctx, &mut scratch.bucket);
+    let ctx = &mut scratch.ctx;
     if !read_headers(packet, ctx) {
         maps.count_event(KernelEvent::InternalError);
         return None;
     }
-    reset_context(ctx, maps, settings, interface);
+    reset_context(ctx, maps, settings);
     if !flow_table::lookup(maps, ctx) {
         if !subscribers::find_subscribers(maps, ctx) {
-            account::transit(maps, interface, ctx.frame.headers.ip_bytes, account::flowless_verdict(ctx));
-            return None;
-        }
-        // A restarted flow is never shed: the verdict before must not be inherited.
-        if ctx.flow.lookup == Lookup::NEW && !shedding::may_open(maps, settings, ctx, bucket) {
-            account::shed(maps, ctx);
+            account::transit(maps, ctx.interface(), ctx.frame.headers.ip_bytes, account::flowless_verdict(ctx));
             return None;
         }
         if ctx.subscribers.unvouched != 0 {
@@ -53,13 +47,20 @@ pub fn flow<P: Packet, M: Maps>(packet: &P, maps: &M, settings: &Settings, inter
             return None;
         }
     }
-    if !account::count(maps, ctx) {
-        return None;
+    account::count(maps, ctx);
+    ctx.inspection.spoofed = u32::from(ctx.interface().is_core() && has_subscribers_source(maps, ctx));
+    if ctx.inspection.spoofed == 0 {
+        charge::record(packet, maps, settings, ctx);
     }
-    if ctx.flow.task == Task::ASSOCIATE {
-        return Some(StageProgram::Verdict);
-    }
-    inspection_of(packet, maps, settings, ctx, bucket)
+    let task = ctx.flow.task;
+    let next = if task == Task::ASSOCIATE {
+        Some(StageProgram::Verdict)
+    } else if task == Task::NONE {
+        None
+    } else {
+        inspection_of(packet, maps, settings, ctx)
+    };
+    next.or_else(|| (ctx.flow.charge_due != 0).then_some(StageProgram::Charge))
 }
 
 /// The stage that a counted packet needs, whose flow is inspected or still teaches.
@@ -69,9 +70,7 @@ fn inspection_of<P: Packet, M: Maps>(
     maps: &M,
     settings: &Settings,
     ctx: &mut PacketContext,
-    bucket: &mut TokenBucket,
 ) -> Option<StageProgram> {
-    ctx.inspection.spoofed = u32::from(maps.is_core(ctx.frame.interface as u16) && has_subscribers_source(maps, ctx));
     if ctx.inspection.spoofed != 0 {
         record_spoofed(maps, ctx);
     }
@@ -103,14 +102,6 @@ fn inspection_of<P: Packet, M: Maps>(
         }
         return None;
     }
-    // A packet that opened its flow has paid.
-    if ctx.flow.lookup != Lookup::NEW && !shedding::may_inspect(maps, settings, ctx, bucket) {
-        shedding::skip_inspection(maps, ctx);
-        if inspecting {
-            ctx.report_pending(maps);
-        }
-        return None;
-    }
     Some(if ctx.is_tcp() { StageProgram::InspectTcp } else { StageProgram::InspectUdp })
 }
 
@@ -132,9 +123,8 @@ fn read_headers<P: Packet>(packet: &P, ctx: &mut PacketContext) -> bool {
 
 /// Resets the context for a packet, except for its headers.
 #[inline(always)]
-fn reset_context<M: Maps>(ctx: &mut PacketContext, maps: &M, settings: &Settings, interface: u16) {
-    ctx.frame.interface = u32::from(interface);
-    ctx.frame.now_s = maps.now_s(settings, &mut ctx.frame.clock);
+fn reset_context<M: Maps>(ctx: &mut PacketContext, maps: &M, settings: &Settings) {
+    ctx.frame.now_s = maps.now_s(settings, &mut ctx.frame.tick);
     ctx.clear();
 }
 

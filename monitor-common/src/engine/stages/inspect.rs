@@ -21,6 +21,7 @@ use crate::{
     },
     tables::{
         context::{PacketContext, Scratch, Task},
+        conversation::mark,
         flow_table::FlowState,
         maps::Maps,
         progress::evidence,
@@ -40,7 +41,7 @@ pub fn inspect_tcp<P: Packet, M: Maps>(packet: &P, maps: &M, settings: &Settings
         if ctx.flow.task == Task::INSPECT {
             ctx.report_pending(maps);
         }
-        return None;
+        return (ctx.flow.charge_due != 0).then_some(StageProgram::Charge);
     }
     inspect_payload::<P, M, true>(packet, maps, settings, scratch);
     if scratch.ctx.inspection.hold != 0 {
@@ -62,7 +63,9 @@ pub fn inspect_udp<P: Packet, M: Maps>(packet: &P, maps: &M, settings: &Settings
 fn after_rules<M: Maps>(maps: &M, scratch: &mut Scratch) -> Option<StageProgram> {
     let ctx = &mut scratch.ctx;
     let inspecting = ctx.flow.task == Task::INSPECT;
-    if !inspecting || (ctx.inspection.found | ctx.inspection.exhausted) != 0 || associate::is_early(ctx) {
+    // A payload that may charge somebody goes there, too: a branch of its own doubles what the verifier walks.
+    let due = ctx.inspection.found | ctx.inspection.exhausted | ctx.flow.charge_due;
+    if !inspecting || due != 0 || associate::is_early(ctx) {
         return Some(StageProgram::Verdict);
     }
     scratch.payload.wipe();
@@ -143,6 +146,8 @@ fn inspect_payload<P: Packet, M: Maps, const TCP: bool>(
     }
     if rule_state.rule_flags & rule_flags::ECHOED != 0 {
         ctx.inspection.evidence |= evidence::BOTH_SPOKE | evidence::of(evidence::PROVED_LOWER, ctx.flow.from_lower);
+        cold.note(mark::ANSWERED);
+        ctx.flow.charge_due = 1;
     }
     // The requester opened the flow, so nobody can have made it send or repeat such bytes. Without a branch.
     let answered = (rule_state.rule_flags >> rule_flags::ANSWERED.trailing_zeros())

@@ -9,10 +9,11 @@ use crate::{
         stage::StageProgram,
     },
     dissect::{content, listen_port},
-    engine::{associate, commit, learn, source_requests, watchlist},
+    engine::{associate, charge, commit, learn, source_requests},
     parse::packet::Packet,
     tables::{
         context::{PacketContext, Scratch, Task},
+        conversation::mark,
         maps::Maps,
         progress::evidence,
     },
@@ -22,13 +23,21 @@ use crate::{
 #[inline(always)]
 pub fn verdict<P: Packet, M: Maps>(packet: &P, maps: &M, settings: &Settings) -> Option<StageProgram> {
     let scratch = &mut *scratch(maps)?;
+    decide(packet, maps, settings, scratch);
+    let ctx = &scratch.ctx;
+    (charge::is_due(maps, settings, ctx) || ctx.inspection.content.is_some()).then_some(StageProgram::Charge)
+}
+
+/// Associates, labels or learns from the packet's flow.
+#[inline(always)]
+fn decide<P: Packet, M: Maps>(packet: &P, maps: &M, settings: &Settings, scratch: &mut Scratch) {
     let task = scratch.ctx.flow.task;
     if task == Task::ASSOCIATE {
         let ctx = &mut scratch.ctx;
         if associate::associate(maps, settings, ctx) {
             associate::relabel(maps, settings, ctx);
         }
-        return None;
+        return;
     }
     if scratch.ctx.inspection.classified != 0 {
         read_payload(packet, maps, settings, scratch);
@@ -37,21 +46,17 @@ pub fn verdict<P: Packet, M: Maps>(packet: &P, maps: &M, settings: &Settings) ->
     if task == Task::INSPECT {
         let ended = ctx.inspection.ended != 0;
         if !ended && !associate::is_early(ctx) {
-            return None;
+            return;
         }
         if !associate::associate(maps, settings, ctx) && !ended {
-            return None;
+            return;
         }
         commit::commit_verdict(maps, settings, ctx);
         if !ended {
-            return None;
+            return;
         }
     }
     learn::learn(maps, settings, ctx);
-    if settings.inspection.load() == InspectionDepth::Watchlist as u64 && ctx.inspection.content.is_some() {
-        watchlist::compare(maps, settings, ctx);
-    }
-    None
 }
 
 /// Reads what a classified payload says of its sender and of other peers, and sets the flow's verdict.
@@ -103,9 +108,29 @@ fn read_sender<P: Packet, M: Maps>(packet: &P, maps: &M, settings: &Settings, sc
         ctx.inspection.evidence |= started;
     }
     ctx.inspection.spoke = u32::from(certain && ctx.inspection.evidence & started != 0);
+    if certain && ctx.inspection.spoofed == 0 {
+        record_message(maps, ctx);
+    }
     listen_port::find_port(ctx.transport(), protocol, payload, &mut ctx.inspection.listen_port);
     record_speaker(maps, ctx, protocol);
     source_requests::read_peer_list(packet, maps, settings, scratch, protocol_of(&scratch.ctx));
+}
+
+/// Records that the payload's sender sent a message of the flow's protocol, wherever in its stream.
+#[inline(always)]
+fn record_message<M: Maps>(maps: &M, ctx: &PacketContext) {
+    let Some(cold) = maps.cold_set(ctx.flow.set_index) else { return };
+    let cold = cold.flow(ctx.flow.way);
+    let again = if cold.conversation().has(mark::SAID) { mark::SAID_TWICE } else { 0 };
+    cold.note(mark::of(mark::SAID_LOWER, ctx.sender()) | again);
+}
+
+/// Sets a mark of the flow's conversation.
+#[inline(always)]
+fn note<M: Maps>(maps: &M, ctx: &PacketContext, bits: u64) {
+    if let Some(cold) = maps.cold_set(ctx.flow.set_index) {
+        cold.flow(ctx.flow.way).note(bits);
+    }
 }
 
 /// Whether a stream joined midway, with frames that BitTorrent and Delivery Optimization share, is of the latter: one
@@ -130,6 +155,7 @@ fn record_speaker<M: Maps>(maps: &M, ctx: &mut PacketContext, protocol: u8) {
     }
     if ctx.inspection.listen_port == listen_port::UNTRUSTED {
         (ctx.inspection.spoke, ctx.inspection.listen_port) = (0, 0);
+        note(maps, ctx, mark::BROWSER);
     }
     if (ctx.inspection.spoke | ctx.inspection.listen_port) == 0 {
         return;

@@ -29,6 +29,10 @@ pub struct ReplayArgs {
     /// List each flow. A table shows the first 50 rows; `--format json` has all.
     #[arg(long)]
     pub flows: bool,
+    /// The captures hold one direction of each flow only. Every flow then counts as answered, which is weaker evidence:
+    /// anybody can send packets to a subscriber.
+    #[arg(long)]
+    pub one_way: bool,
     /// Output format.
     #[arg(long, value_enum, default_value_t = Format::Table)]
     pub format: Format,

@@ -17,14 +17,22 @@ pub(super) struct Driver {
     engine: Box<dyn ReplayEngine>,
     clock: CaptureClock,
     flows: Option<Flows>,
+    one_way: bool,
     unsupported: u64,
     captures: usize,
 }
 
 impl Driver {
     /// A replay that counts with `engine`, and keeps flow rows if asked.
-    pub(super) fn new(engine: Box<dyn ReplayEngine>, flows: bool) -> Self {
-        Self { engine, clock: CaptureClock::default(), flows: flows.then(Flows::default), unsupported: 0, captures: 0 }
+    pub(super) fn new(engine: Box<dyn ReplayEngine>, flows: bool, one_way: bool) -> Self {
+        Self {
+            engine,
+            clock: CaptureClock::default(),
+            flows: flows.then(Flows::default),
+            one_way,
+            unsupported: 0,
+            captures: 0,
+        }
     }
 
     /// Counts a capture. Damage is handed back, after everything before it was counted.
@@ -55,7 +63,7 @@ impl Driver {
             if let Some(flows) = &mut self.flows
                 && let Ok(headers) = headers(&packet::Frame::new(frame.bytes, frame.wire_len))
             {
-                flows.add(&headers, outcome, self.engine.rule());
+                flows.add(&headers, outcome, self.engine.rule(), self.engine.is_charged());
             }
         }
     }
@@ -64,6 +72,8 @@ impl Driver {
     pub(super) fn finish(self) -> Result<ReplayReport, EngineError> {
         let engine = self.engine.kind().label();
         let totals = self.engine.finish()?;
-        Ok(ReplayReport::new(engine, self.captures, &totals, self.unsupported, self.flows.map(Flows::into_rows)))
+        let flows = self.flows.map(Flows::into_rows);
+        let report = ReplayReport::new(engine, self.captures, &totals, self.unsupported, flows);
+        Ok(ReplayReport { one_way: self.one_way, ..report })
     }
 }

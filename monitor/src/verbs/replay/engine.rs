@@ -2,6 +2,7 @@
 //!
 //! The driver reads captures and keeps flow rows; an engine gets every frame in order and owns all counters.
 
+use ipnet::IpNet;
 use monitor_common::abi::{
     key::Seed,
     outcome::Outcome,
@@ -12,6 +13,7 @@ use monitor_common::abi::{
 use peertally_capture::Frame;
 use peertally_core::{
     exit::{Exit, ExitCause},
+    pool::Pool,
     snapshot::NodeRow,
 };
 use peertally_datapath::{
@@ -38,6 +40,17 @@ pub(super) const SIZES: TableSizes = TableSizes::DEFAULT;
 /// Hash seed of both engines: fixed, so that flows meet in the same sets and the results are equal. (Digits of pi.)
 pub(super) const SEED: Seed = Seed::from_random([0x243f_6a88_85a3_08d3, 0x1319_8a2e_0370_7344, 0xa409_3822_299f_31d0]);
 
+/// What an engine is opened with.
+#[derive(Clone, Debug, Default)]
+pub struct EngineOptions {
+    /// Subscriber pools.
+    pub pools: Vec<Pool>,
+    /// Endpoints inside whose tunnels subscribers are charged.
+    pub tunnel_endpoints: Vec<IpNet>,
+    /// Whether the captures hold one direction of each flow only.
+    pub one_way: bool,
+}
+
 /// Something that counts frames as the XDP program does.
 pub trait ReplayEngine {
     /// Which engine this is.
@@ -53,6 +66,9 @@ pub trait ReplayEngine {
 
     /// The rule that gave a flow its verdict with the latest frame.
     fn rule(&self) -> Option<Rule>;
+
+    /// Whether the flow of the latest frame is charged to a subscriber.
+    fn is_charged(&self) -> bool;
 
     /// Settles every flow and hands over the counters.
     ///

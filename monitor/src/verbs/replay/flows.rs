@@ -32,6 +32,8 @@ pub(super) struct ReplayFlow {
     pub(super) verdict: Verdict,
     /// The rule that gave it.
     pub(super) rule: Option<Rule>,
+    /// Whether it is charged to a subscriber.
+    pub(super) answered: bool,
     /// IP packets of both directions.
     pub(super) packets: u64,
     /// IP bytes of both directions.
@@ -48,7 +50,7 @@ pub(super) struct Flows {
 
 impl Flows {
     /// Adds a packet.
-    pub(super) fn add(&mut self, headers: &Headers, outcome: Outcome, rule: Option<Rule>) {
+    pub(super) fn add(&mut self, headers: &Headers, outcome: Outcome, rule: Option<Rule>, charged: bool) {
         let (verdict, in_flow, opens) = match outcome {
             Outcome::Skipped(_) => return,
             Outcome::Known(verdict) => (verdict, true, false),
@@ -73,11 +75,14 @@ impl Flows {
                 b_port: headers.destination_port,
                 verdict,
                 rule: None,
+                answered: false,
                 packets: 0,
                 bytes: 0,
             });
         }
         let row = &mut self.rows[*index];
+        // A flow that counted for a subscriber may get a verdict that is not the subscriber's doing.
+        row.answered = charged | (row.answered & (row.verdict == verdict));
         row.verdict = verdict;
         // Only the packet that brings a verdict names its rule.
         row.rule = rule.or(row.rule);

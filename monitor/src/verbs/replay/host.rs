@@ -1,22 +1,23 @@
 //! The host engine: the shared data path over plain memory. Needs no rights and no kernel support.
 
-use ipnet::IpNet;
 use monitor_common::abi::{outcome::Outcome, reason::Reason, rule::Rule, settings::InspectionDepth};
 use peertally_capture::Frame;
-use peertally_core::pool::Pool;
 use peertally_datapath::host::HostDataPath;
 
 use super::{
     args::EngineKind,
-    engine::{EngineError, EngineTotals, ReplayEngine, SEED, SIZES},
+    engine::{EngineError, EngineOptions, EngineTotals, ReplayEngine, SEED, SIZES},
 };
 
 struct Host(HostDataPath);
 
 /// An empty host engine.
-pub(super) fn open(pools: &[Pool], tunnel_endpoints: &[IpNet]) -> Box<dyn ReplayEngine> {
-    let mut path = HostDataPath::new(&SIZES, pools, SEED, InspectionDepth::Framing);
-    path.set_tunnel_endpoints(tunnel_endpoints);
+pub(super) fn open(options: &EngineOptions) -> Box<dyn ReplayEngine> {
+    let mut path = HostDataPath::new(&SIZES, &options.pools, SEED, InspectionDepth::Framing);
+    path.set_tunnel_endpoints(&options.tunnel_endpoints);
+    if options.one_way {
+        path.set_one_way();
+    }
     Box::new(Host(path))
 }
 
@@ -31,6 +32,10 @@ impl ReplayEngine for Host {
 
     fn rule(&self) -> Option<Rule> {
         self.0.rule()
+    }
+
+    fn is_charged(&self) -> bool {
+        self.0.is_charged()
     }
 
     fn finish(self: Box<Self>) -> Result<EngineTotals, EngineError> {

@@ -1,9 +1,7 @@
 //! The kernel engine: the loaded XDP program, fed by the kernel's test runner and attached to nothing.
 
-use ipnet::IpNet;
 use monitor_common::abi::{outcome::Outcome, rule::Rule};
 use peertally_capture::Frame;
-use peertally_core::pool::Pool;
 use peertally_datapath::{
     ObjectError,
     object::{LoadOptions, MonitoredInterface},
@@ -12,7 +10,7 @@ use peertally_datapath::{
 
 use super::{
     args::EngineKind,
-    engine::{EngineError, EngineTotals, ReplayEngine, SEED, SIZES},
+    engine::{EngineError, EngineOptions, EngineTotals, ReplayEngine, SEED, SIZES},
 };
 
 /// Index of the interface that the test runner's frames arrive on: the loopback interface.
@@ -24,11 +22,12 @@ struct Kernel(TestRunner);
 ///
 /// # Errors
 /// Rights are missing, or the kernel cannot run it.
-pub(super) fn open(pools: &[Pool], tunnel_endpoints: &[IpNet]) -> Result<Box<dyn ReplayEngine>, EngineError> {
+pub(super) fn open(options: &EngineOptions) -> Result<Box<dyn ReplayEngine>, EngineError> {
     let options = LoadOptions {
         sizes: SIZES,
-        pools: pools.to_vec(),
-        tunnel_endpoints: tunnel_endpoints.to_vec(),
+        pools: options.pools.clone(),
+        tunnel_endpoints: options.tunnel_endpoints.clone(),
+        one_way: options.one_way,
         seed: Some(SEED),
         interfaces: vec![MonitoredInterface::access(LOOPBACK_INDEX)],
         ..LoadOptions::default()
@@ -47,6 +46,10 @@ impl ReplayEngine for Kernel {
 
     fn rule(&self) -> Option<Rule> {
         self.0.rule()
+    }
+
+    fn is_charged(&self) -> bool {
+        self.0.is_charged()
     }
 
     fn finish(self: Box<Self>) -> Result<EngineTotals, EngineError> {

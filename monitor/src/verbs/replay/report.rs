@@ -15,7 +15,7 @@ use monitor_common::{
     },
     parse::ip_protocol,
 };
-use peertally_core::subscriber::Subscriber;
+use peertally_core::{snapshot::NodeRow, subscriber::Subscriber};
 use serde::Serialize;
 
 use super::{engine::EngineTotals, flows::ReplayFlow};
@@ -33,10 +33,15 @@ pub struct ReplayReport {
     pub bytes: u64,
     /// Frames not counted as IP, by reason.
     pub skipped: Vec<SkippedRow>,
+    /// True when every flow counts as answered, since the captures hold one direction only.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub one_way: bool,
     /// Traffic by protocol and confidence; adds up to `packets` and `bytes`.
     pub protocols: Vec<ProtocolRow>,
-    /// Traffic by subscriber, protocol and confidence.
+    /// Traffic by subscriber, protocol and confidence: what the subscriber took part in.
     pub subscribers: Vec<SubscriberRow>,
+    /// The part of `protocols` that no subscriber is charged for.
+    pub unanswered: Vec<ProtocolRow>,
     /// Traffic by flow, when asked for; adds up to `packets` and `bytes`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub flows: Option<Vec<FlowRow>>,
@@ -108,6 +113,8 @@ pub struct FlowRow {
     pub confidence: &'static str,
     /// Name of the rule that gave the verdict; empty for a flow without one.
     pub rule: &'static str,
+    /// Whether it is charged to a subscriber.
+    pub answered: bool,
     /// IP packets of both directions.
     pub packets: u64,
     /// IP bytes of both directions.
@@ -143,20 +150,25 @@ impl ReplayReport {
             packets: totals.node.iter().map(|node| node.packets).sum(),
             bytes: totals.node.iter().map(|node| node.bytes).sum(),
             skipped,
-            protocols: protocols(totals),
+            one_way: false,
+            protocols: protocols(&totals.node, |node| (node.flows, node.packets, node.bytes)),
             subscribers: subscribers(&totals.tallies),
+            unanswered: protocols(&totals.node, |NodeRow { unanswered, .. }| {
+                (unanswered.flows, unanswered.packets, unanswered.bytes)
+            }),
             flows: flows.map(flow_rows),
         }
     }
 }
 
-fn protocols(totals: &EngineTotals) -> Vec<ProtocolRow> {
+/// Sums by verdict of what `counted` takes from each row: flows, packets and bytes.
+fn protocols(rows: &[NodeRow], counted: impl Fn(&NodeRow) -> (u64, u64, u64)) -> Vec<ProtocolRow> {
     let mut sums: BTreeMap<(&str, &str), (u64, u64, u64)> = BTreeMap::new();
-    for node in &totals.node {
-        let sum = sums.entry(labels(node.verdict)).or_default();
-        sum.0 += node.flows;
-        sum.1 += node.packets;
-        sum.2 += node.bytes;
+    for node in rows {
+        let (sum, (flows, packets, bytes)) = (sums.entry(labels(node.verdict)).or_default(), counted(node));
+        sum.0 += flows;
+        sum.1 += packets;
+        sum.2 += bytes;
     }
     sums.into_iter()
         .filter(|(_, sum)| *sum != (0, 0, 0))
@@ -223,6 +235,7 @@ fn flow_rows(mut flows: Vec<ReplayFlow>) -> Vec<FlowRow> {
                 protocol,
                 confidence,
                 rule: flow.rule.map_or("", Rule::name),
+                answered: flow.answered,
                 packets: flow.packets,
                 bytes: flow.bytes,
             }
@@ -264,7 +277,7 @@ fn l4_name(number: u8) -> String {
 #[cfg(test)]
 mod tests {
     use monitor_common::abi::{key::Address, reason::Reason, tally::Direction};
-    use peertally_core::snapshot::NodeRow;
+    use peertally_core::snapshot::Counts;
 
     use super::*;
 
@@ -289,6 +302,7 @@ mod tests {
             packets,
             bytes,
             flows,
+            unanswered: Counts { flows: flows / 2, packets: 5, bytes: 500 },
         };
         let totals = EngineTotals {
             node: vec![node(Direction::Up, 40, 50_000, 2), node(Direction::Down, 40, 20_000, 0)],
@@ -306,6 +320,7 @@ mod tests {
             b_port: 6_881,
             verdict,
             rule: Some(Rule::BtHandshake),
+            answered: true,
             packets: 60,
             bytes: 60_000,
         };
@@ -317,8 +332,9 @@ mod tests {
             "subscribers": [{"realm": "", "subscriber": "10.0.0.1/32", "protocol": "bittorrent",
                 "confidence": "signature", "flows": 2, "packets_up": 40, "bytes_up": 50_000, "packets_down": 40,
                 "bytes_down": 20_000}],
+            "unanswered": [{"protocol": "bittorrent", "confidence": "signature", "flows": 1, "packets": 10, "bytes": 1_000}],
             "flows": [{"l4": "tcp", "a": "10.0.0.1", "a_port": 51_413, "b": "10.0.0.2", "b_port": 6_881,
-                "protocol": "bittorrent", "confidence": "signature", "rule": "bt-handshake", "packets": 60, "bytes": 60_000}],
+                "protocol": "bittorrent", "confidence": "signature", "rule": "bt-handshake", "answered": true, "packets": 60, "bytes": 60_000}],
         });
         assert_eq!(serde_json::to_value(&report).expect("plain data"), expected);
         let without = ReplayReport::new("host", 1, &totals, 2, None);

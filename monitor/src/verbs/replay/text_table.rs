@@ -26,11 +26,15 @@ pub(super) fn write(report: &ReplayReport, out: &mut impl Write) -> io::Result<(
         if report.captures == 1 { "" } else { "s" },
         report.engine
     )?;
+    if report.one_way {
+        writeln!(out, "one direction only: every flow counts as answered")?;
+    }
     for row in &report.skipped {
         writeln!(out, "not counted as IP: {} packets, {}", thousands(row.packets), row.reason)?;
     }
     protocols(report, out)?;
     subscribers(report, out)?;
+    unanswered(report, out)?;
     flows(report, out)
 }
 
@@ -59,6 +63,20 @@ fn subscribers(report: &ReplayReport, out: &mut impl Write) -> io::Result<()> {
     columns(out, &header, 3, cells.collect(), rows.len().saturating_sub(MAX_ROWS))
 }
 
+fn unanswered(report: &ReplayReport, out: &mut impl Write) -> io::Result<()> {
+    if report.unanswered.is_empty() {
+        return Ok(());
+    }
+    writeln!(out, "\nCounted for no subscriber: nobody answered, or not by a subscriber's doing")?;
+    let mut rows: Vec<_> = report.unanswered.iter().collect();
+    rows.sort_by_key(|row| (is_other(row.protocol), Reverse(row.bytes)));
+    let cells = rows.iter().map(|row| {
+        let numbers = [row.flows, row.packets, row.bytes].map(thousands);
+        [row.protocol.to_owned(), row.confidence.to_owned()].into_iter().chain(numbers).collect()
+    });
+    columns(out, &["UNANSWERED", "CONFIDENCE", "FLOWS", "PACKETS", "BYTES"], 2, cells.collect(), 0)
+}
+
 fn flows(report: &ReplayReport, out: &mut impl Write) -> io::Result<()> {
     let mut rows: Vec<_> = report.flows.iter().flatten().collect();
     rows.sort_by_key(|row| (is_other(row.protocol), Reverse(row.bytes)));
@@ -71,11 +89,12 @@ fn flows(report: &ReplayReport, out: &mut impl Write) -> io::Result<()> {
             row.protocol.to_owned(),
             row.confidence.to_owned(),
             if row.rule.is_empty() { "-" } else { row.rule }.to_owned(),
+            if row.answered { "yes" } else { "no" }.to_owned(),
         ];
         names.into_iter().chain([row.packets, row.bytes].map(thousands)).collect()
     });
-    let header = ["L4", "A (FIRST SENDER)", "B", "PROTOCOL", "CONFIDENCE", "RULE", "PACKETS", "BYTES"];
-    columns(out, &header, 6, cells.collect(), rows.len().saturating_sub(MAX_ROWS))
+    let header = ["L4", "A (FIRST SENDER)", "B", "PROTOCOL", "CONFIDENCE", "RULE", "ANSWERED", "PACKETS", "BYTES"];
+    columns(out, &header, 7, cells.collect(), rows.len().saturating_sub(MAX_ROWS))
 }
 
 fn endpoint(address: std::net::IpAddr, port: u16) -> String {
@@ -148,6 +167,7 @@ mod tests {
             packets: 3,
             bytes: 4_000,
             skipped: vec![SkippedRow { reason: "not_ip", packets: 3 }],
+            one_way: true,
             protocols: vec![
                 protocol("bittorrent", "signature", 1, 1, 1_000),
                 protocol("unclassified", "none", 2, 2, 3_000),
@@ -163,6 +183,7 @@ mod tests {
                 packets_down: 0,
                 bytes_down: 0,
             }],
+            unanswered: vec![protocol("unclassified", "none", 2, 2, 3_000)],
             flows: Some(vec![FlowRow {
                 l4: "tcp".to_owned(),
                 a: [10, 0, 0, 1].into(),
@@ -172,6 +193,7 @@ mod tests {
                 protocol: "bittorrent",
                 confidence: "signature",
                 rule: "bt-handshake",
+                answered: true,
                 packets: 1,
                 bytes: 1_000,
             }]),
@@ -180,6 +202,7 @@ mod tests {
         write(&report, &mut out).expect("writing to memory");
         let expected = "\
 3 IP packets, 4,000 IP bytes in 1 capture (host engine)
+one direction only: every flow counts as answered
 not counted as IP: 3 packets, not_ip
 
 PROTOCOL      CONFIDENCE  FLOWS  PACKETS  BYTES   SHARE
@@ -189,8 +212,13 @@ unclassified  none            2        2  3,000  75.0 %
 SUBSCRIBER   PROTOCOL    CONFIDENCE  FLOWS  PKTS UP  BYTES UP  PKTS DOWN  BYTES DOWN
 10.0.0.1/32  bittorrent  signature       1        1     1,000          0           0
 
-L4   A (FIRST SENDER)  B           PROTOCOL    CONFIDENCE  RULE          PACKETS  BYTES
-tcp  10.0.0.1:51413    [::1]:6881  bittorrent  signature   bt-handshake        1  1,000
+Counted for no subscriber: nobody answered, or not by a subscriber's doing
+
+UNANSWERED    CONFIDENCE  FLOWS  PACKETS  BYTES
+unclassified  none            2        2  3,000
+
+L4   A (FIRST SENDER)  B           PROTOCOL    CONFIDENCE  RULE          ANSWERED  PACKETS  BYTES
+tcp  10.0.0.1:51413    [::1]:6881  bittorrent  signature   bt-handshake  yes             1  1,000
 ";
         assert_eq!(String::from_utf8_lossy(&out), expected);
     }

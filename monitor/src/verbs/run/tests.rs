@@ -12,7 +12,7 @@ use monitor_common::abi::{
 };
 use peertally_core::{
     exit::{Exit, ExitCause},
-    snapshot::Snapshot,
+    snapshot::{Counts, Snapshot},
     testing::{Kernel, bytes, key},
     words::OnExit,
 };
@@ -71,6 +71,7 @@ impl Datapath for Fake {
         self.kernel.count(key("10.0.0.1", Protocol::BitTorrent, Confidence::Signature), bytes(seen.bytes, 0));
         let verdict = Verdict { protocol: Protocol::BitTorrent, confidence: Confidence::Signature };
         self.kernel.count_node("eth0", Direction::Up, verdict, seen.bytes);
+        self.kernel.unanswer(Counts { flows: 0, packets: 1, bytes: 1 });
         let mut snapshot = self.kernel.drain_at(self.begun.elapsed());
         if seen.taken_off {
             snapshot.attachments[0].mode = "none";

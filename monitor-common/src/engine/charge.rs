@@ -1,0 +1,261 @@
+//! Charge: which subscribers a flow counts for.
+//!
+//! Anybody can send a subscriber whatever they like, so packets alone charge nobody. A flow counts for a subscriber
+//! once it is **answered** (`tables/conversation.rs`) and, if its verdict is a P2P protocol, the subscriber itself took
+//! part in that:
+//! * UDP: the subscriber sent a message of the protocol;
+//! * TCP from its SYN: the subscriber's stream, or the one that it dialled, began as the protocol. What comes later in
+//!   a stream may be the work of a web page;
+//! * TCP joined midway: both sides acknowledge each other, and two messages of the protocol came, one of them from the
+//!   subscriber. A page cannot know when a program starts;
+//! * a request that a web page can make a browser send charges nobody;
+//! * association and behaviour: their own conditions say that the subscriber speaks the protocol (`associate.rs`).
+//!
+//! The label does not depend on any of this. Until all its subscribers are charged, a flow's counts are **pending**, at
+//! most for [`crate::abi::limits::ANSWER_SECONDS`] after its first packet. Then they count for those who are charged by
+//! then, or for the interface alone, and stay there; what is proved later charges what follows.
+
+use super::{account, subscribers, watchlist};
+use crate::{
+    abi::{
+        limits::{ACKNOWLEDGED_BYTES, WAYS},
+        protocol::{Confidence, Protocol},
+        settings::Settings,
+    },
+    bpf::shared_u64::SharedU64,
+    parse::{packet::Packet, tcp_flag},
+    tables::{
+        context::PacketContext,
+        conversation::{Conversation, mark},
+        flow_table::{ColdFlow, FlowSet, FlowState, Phase, counter_index, unpack, with_slots},
+        maps::Maps,
+        progress::evidence,
+    },
+};
+
+/// Records what the packet proves of the ends of its flow while that is pending. Sets `charge_due` if it may charge
+/// somebody.
+#[inline(always)]
+pub(super) fn record<P: Packet, M: Maps>(packet: &P, maps: &M, settings: &Settings, ctx: &mut PacketContext) {
+    if !FlowState(ctx.flow.state).is_pending() {
+        return;
+    }
+    let way = ctx.flow.way as usize & (WAYS - 1);
+    let (Some(set), Some(cold)) = (maps.flow_set(ctx.flow.set_index), maps.cold_set(ctx.flow.set_index)) else {
+        return;
+    };
+    let (word, cold) = (&set.states[way], cold.flow(ctx.flow.way));
+    let before = cold.conversation();
+    let mut conversation = before.after_packet(u64::from(ctx.flow.from_lower));
+    if ctx.is_tcp() {
+        ctx.read_numbers(packet);
+        conversation = conversation.with(numbers_prove(set, cold, way, before, ctx));
+    } else {
+        conversation = conversation.with(mark::of(mark::SEEN_LOWER, ctx.sender()));
+    }
+    let subscribers = FlowState(ctx.flow.state).subscribers();
+    if conversation.is_proved(subscribers) || settings.one_way.load() != 0 {
+        conversation = conversation.with(mark::ANSWERED);
+    }
+    // If another CPU was first, a later packet proves as much.
+    if conversation != before && !cold.conversation.replace(before.0, conversation.0) {
+        return;
+    }
+    let state = FlowState(word.load());
+    if state.phase() == Phase::Settled {
+        let waiting = state.waiting_for(conversation.awaited(subscribers));
+        if waiting != state {
+            word.replace(state.0, waiting.0);
+        }
+    }
+    ctx.flow.charge_due = u32::from(uncharged(settings, state, cold) != 0);
+}
+
+/// What the sequence numbers of a segment prove: flags to set.
+#[inline(always)]
+fn numbers_prove(set: &FlowSet, cold: &ColdFlow, way: usize, before: Conversation, ctx: &PacketContext) -> u64 {
+    if ctx.frame.headers.transport_len == 0 {
+        return 0;
+    }
+    let (sender, receiver) = (ctx.sender(), ctx.receiver());
+    let firsts = cold.first_sequences.load();
+    let mut proved = 0;
+    if !before.has(mark::of(mark::SEEN_LOWER, sender)) {
+        let shift = 32 * (sender as u32 & 1);
+        cold.first_sequences.store(firsts & !(0xffff_ffff << shift) | u64::from(ctx.sequence()) << shift);
+        proved |= mark::of(mark::SEEN_LOWER, sender);
+    }
+    const KIND: u8 = tcp_flag::SYN | tcp_flag::RST | tcp_flag::ACK;
+    if before.has(mark::of(mark::SEEN_LOWER, receiver)) && ctx.frame.headers.tcp_flags & KIND == tcp_flag::ACK {
+        let first = (firsts >> (32 * (receiver as u32 & 1))) as u32;
+        let acknowledged = ctx.acknowledgement().wrapping_sub(first);
+        // The packets' bytes, headers included, are more than what they hold of the stream.
+        let sent = unpack(set.counters[counter_index(way, 1 - receiver as u64)].load()).1;
+        let plausible = (acknowledged != 0) & (acknowledged <= ACKNOWLEDGED_BYTES) & (u64::from(acknowledged) <= sent);
+        if plausible {
+            proved |= mark::of(mark::ACKNOWLEDGED_LOWER, sender);
+        }
+    }
+    proved
+}
+
+/// The subscribers of a flow (bit 0 lower, bit 1 higher) whom an answered flow without a P2P verdict charges.
+#[inline(always)]
+pub(super) fn proved_ends(settings: &Settings, state: FlowState, conversation: Conversation) -> u64 {
+    let answered = conversation.has(mark::ANSWERED) || settings.one_way.load() != 0;
+    if answered && !conversation.has(mark::UNVOUCHED) { state.subscribers() } else { 0 }
+}
+
+/// The subscribers whom the flow charges by its verdict, its conversation and its evidence.
+#[inline(always)]
+pub(super) fn charged_ends(settings: &Settings, state: FlowState, cold: &ColdFlow) -> u64 {
+    let conversation = cold.conversation();
+    let proved = proved_ends(settings, state, conversation);
+    let (protocol, confidence) = state.verdict_numbers();
+    let certain = protocol > Protocol::Fragment as u8 && confidence >= Confidence::Structural as u8;
+    if proved == 0 || !certain || settings.one_way.load() != 0 {
+        return proved;
+    }
+    proved & speakers(state, conversation, cold.progress().evidence)
+}
+
+/// Ends whose own doing the flow's certain verdict is.
+#[inline(always)]
+fn speakers(state: FlowState, conversation: Conversation, evidence: u32) -> u64 {
+    const _: () = assert!(evidence::BOTH_SPOKE == 3);
+    let spoke = u64::from(evidence & evidence::BOTH_SPOKE);
+    if !conversation.has(mark::TCP) {
+        return spoke;
+    }
+    if conversation.has(mark::BROWSER) {
+        return 0;
+    }
+    if evidence & evidence::OPENED != 0 {
+        // The side that opened the connection chose whom it dialled.
+        let opener = 2 - state.first_bit();
+        return spoke | if spoke & !opener != 0 { opener } else { 0 };
+    }
+    let agreed = conversation.has_all(mark::ACKNOWLEDGED | mark::SAID_TWICE);
+    if agreed { (conversation.0 / mark::SAID_LOWER) & 3 } else { 0 }
+}
+
+/// Subscribers whom the flow charges from now on, and did not so far.
+#[inline(always)]
+fn uncharged(settings: &Settings, state: FlowState, cold: &ColdFlow) -> u64 {
+    charged_ends(settings, state, cold) & !with_slots(cold.slots.load())
+}
+
+/// Whether the flow is pending, and charges a subscriber whom it did not charge so far.
+#[inline(always)]
+pub(super) fn is_due<M: Maps>(maps: &M, settings: &Settings, ctx: &PacketContext) -> bool {
+    let (Some(set), Some(cold)) = (maps.flow_set(ctx.flow.set_index), maps.cold_set(ctx.flow.set_index)) else {
+        return false;
+    };
+    let state = FlowState(set.states[ctx.flow.way as usize & (WAYS - 1)].load());
+    state.is_pending() && uncharged(settings, state, cold.flow(ctx.flow.way)) != 0
+}
+
+/// Charges the flow to those of its subscribers who have taken part by now.
+#[inline(always)]
+pub(super) fn update<M: Maps>(maps: &M, settings: &Settings, ctx: &mut PacketContext) {
+    let way = ctx.flow.way as usize & (WAYS - 1);
+    let (Some(set), Some(cold)) = (maps.flow_set(ctx.flow.set_index), maps.cold_set(ctx.flow.set_index)) else {
+        return;
+    };
+    let (word, cold) = (&set.states[way], cold.flow(ctx.flow.way));
+    let state = FlowState(word.load());
+    let live = matches!(state.phase(), Phase::Inspecting | Phase::Settled) && !state.is_claimed();
+    if !live || !state.is_pending() || set.tags[way].load() != ctx.flow.tag {
+        return;
+    }
+    let added = uncharged(settings, state, cold);
+    if added == 0 || !subscribers::find_subscribers(maps, ctx) {
+        return;
+    }
+    charge(maps, settings, ctx, added);
+}
+
+/// Charges the flow to the subscribers in `added` (bit 0 lower, bit 1 higher) as well.
+#[inline(always)]
+fn charge<M: Maps>(maps: &M, settings: &Settings, ctx: &mut PacketContext, added: u64) {
+    let way = ctx.flow.way as usize & (WAYS - 1);
+    let (Some(set), Some(cold)) = (maps.flow_set(ctx.flow.set_index), maps.cold_set(ctx.flow.set_index)) else {
+        return;
+    };
+    let (word, cold) = (&set.states[way], cold.flow(ctx.flow.way));
+    let state = FlowState(word.load());
+    let verdict = state.verdict_numbers();
+    // Each half is a slot or all ones.
+    let new = subscribers::slots(maps, settings, ctx, verdict, added);
+    let slots = new & cold.slots.load();
+    if cold.conversation().is_late(ctx.frame.now_s) {
+        if !begin_anew(maps, ctx, set, cold, state, slots) {
+            return;
+        }
+    } else {
+        cold.slots.store(slots);
+        decide(word, slots);
+    }
+    if state.phase() == Phase::Settled {
+        account::count_flow(maps, new);
+        if cold.note(mark::COUNTED) {
+            account::count_node_flow(maps, state, slots, verdict);
+        }
+    }
+    maps.report_outcome(ctx.outcome(verdict.0, verdict.1).with_charge(true));
+    watchlist::release(maps, settings, ctx, cold, with_slots(slots));
+}
+
+/// Ends the pending of a flow whose subscribers all have slots.
+#[inline(always)]
+fn decide(word: &SharedU64, slots: u64) {
+    let mut attempt = 0;
+    // Another CPU may refresh the last-seen second in between. If this fails, the flow stays pending, and counts for
+    // its slots all the same.
+    while attempt < 4 {
+        let state = FlowState(word.load());
+        let live = matches!(state.phase(), Phase::Inspecting | Phase::Settled);
+        if !live || !account::slots_complete(slots, state) || word.replace(state.0, decided(state).0) {
+            return;
+        }
+        attempt += 1;
+    }
+}
+
+/// The state of a flow whose charge is final: nothing more is to be proved.
+#[inline(always)]
+fn decided(state: FlowState) -> FlowState {
+    state.decided().waiting_for(0)
+}
+
+/// Flushes what a flow has counted so far to where it belongs without the new slots, then gives it these; `false` when
+/// another CPU was first.
+#[inline(always)]
+fn begin_anew<M: Maps>(
+    maps: &M,
+    ctx: &PacketContext,
+    set: &FlowSet,
+    cold: &ColdFlow,
+    state: FlowState,
+    slots: u64,
+) -> bool {
+    let way = ctx.flow.way as usize & (WAYS - 1);
+    let word = &set.states[way];
+    if !word.replace(state.0, FlowState::LOCKED.0) {
+        return false;
+    }
+    if set.tags[way].load() != ctx.flow.tag {
+        // Another flow took the way before it was locked.
+        word.swap(state.0);
+        return false;
+    }
+    let before = cold.slots.load();
+    account::flush(maps, set, before, way, state, ctx.frame.now_s);
+    if state.phase() == Phase::Settled && cold.note(mark::COUNTED) {
+        account::count_node_flow(maps, state, before, state.verdict_numbers());
+    }
+    cold.generation.add(1);
+    cold.slots.store(slots);
+    word.swap(if account::slots_complete(slots, state) { decided(state).0 } else { state.0 });
+    true
+}

@@ -1,0 +1,6 @@
+//! Attacks on what a subscriber is charged with, each beside its harmless twin: the same conversation, held in earnest,
+//! must still count. On the host and in the kernel, which must agree.
+
+mod conversations;
+mod pages;
+mod world;
