@@ -16,6 +16,7 @@ mod learn;
 mod peer_keys;
 mod reassembly;
 mod server_flow;
+mod shedding;
 mod source_requests;
 pub mod stages;
 mod subscribers;

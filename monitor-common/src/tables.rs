@@ -11,6 +11,7 @@ pub mod pool_table;
 pub mod progress;
 pub mod reassembly;
 pub mod tally_cache;
+pub mod token_bucket;
 
 /// Seconds since `second`, both of 16 bits; 0 if `second` is ahead by no more than the clocks of two CPUs differ.
 #[inline(always)]

@@ -7,6 +7,7 @@ pub mod hit_log;
 pub mod info;
 pub mod logging;
 pub mod pseudonym_key;
+pub mod shedding;
 pub mod state;
 
 pub use heartbeat::Heartbeat;

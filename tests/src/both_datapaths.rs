@@ -1,12 +1,15 @@
 //! The host's and the kernel's data path together: each gets every frame, and their results must agree. Without the
 //! rights to load a program, only the host's runs.
 
-use monitor_common::abi::{
-    event::KernelEvent,
-    key::Seed,
-    outcome::Outcome,
-    protocol::Verdict,
-    settings::{Heuristic, InspectionDepth},
+use monitor_common::{
+    abi::{
+        event::KernelEvent,
+        key::Seed,
+        outcome::Outcome,
+        protocol::Verdict,
+        settings::{Heuristic, InspectionDepth},
+    },
+    tables::token_bucket::ShedTally,
 };
 use peertally_core::words::Role;
 use peertally_datapath::{
@@ -50,6 +53,7 @@ impl BothDatapaths {
         let mut host = HostDataPath::new(&options.sizes, &options.pools, seed, options.inspection);
         host.set_tunnel_endpoints(&options.tunnel_endpoints);
         host.view().settings.heuristic.store(options.heuristic.map_or(0, Heuristic::to_bits));
+        options.write_shedding(host.view().settings);
         host.view().settings.one_way.store(u64::from(options.one_way));
         if options.inspection == InspectionDepth::Watchlist {
             host.watch(&options.watchlist.entries);
@@ -83,6 +87,24 @@ impl BothDatapaths {
             Outcome::Known(verdict) | Outcome::New(verdict) | Outcome::Restarted(verdict) => verdict,
             other => panic!("{other:?}"),
         }
+    }
+
+    /// What was shed on the interface that the frames arrive on.
+    ///
+    /// # Panics
+    /// When the two disagree.
+    #[must_use]
+    pub fn shed(&self) -> ShedTally {
+        let sum = |of_interfaces: Vec<ShedTally>| {
+            let shed: Vec<ShedTally> = of_interfaces.into_iter().filter(|each| *each != ShedTally::default()).collect();
+            assert!(shed.len() <= 1, "one interface has all of it: {shed:?}");
+            shed.first().copied().unwrap_or_default()
+        };
+        let found = sum(self.host.shed());
+        if let Some(kernel) = &self.kernel {
+            assert_eq!(sum(kernel.shed().expect("reads")), found, "kernel and host");
+        }
+        found
     }
 
     /// How often something happened.

@@ -16,6 +16,8 @@ pub enum PacketPath {
     Evicting,
     /// Its flow finds no way, and the packet counts without one.
     Refused,
+    /// Finds no token of the slow path, and counts without a flow.
+    Shed,
     /// Belongs to no subscriber.
     Transit,
     /// Anything else: skipped, restarts a flow, or meets a way that another CPU changes.
@@ -24,7 +26,8 @@ pub enum PacketPath {
 
 impl PacketPath {
     /// Every path.
-    const ALL: [Self; 6] = [Self::Known, Self::New, Self::Evicting, Self::Refused, Self::Transit, Self::Other];
+    const ALL: [Self; 7] =
+        [Self::Known, Self::New, Self::Evicting, Self::Refused, Self::Shed, Self::Transit, Self::Other];
 }
 
 /// Largest share of a row's measured packets that may take another path: one in so many.
@@ -36,16 +39,17 @@ pub struct PathCounts([u64; PacketPath::ALL.len()]);
 
 impl PathCounts {
     /// Counts of so many packets, from what the program counted meanwhile: `happened` has the number of times that an
-    /// event happened, `skipped` the frames without a flow. Packets without an event met a known flow.
+    /// event happened, `shed` the packets that were shed, `skipped` the frames without a flow. All other packets met a
+    /// known flow.
     #[must_use]
-    pub fn from_events(packets: u64, happened: impl Fn(KernelEvent) -> u64, skipped: u64) -> Self {
+    pub fn from_events(packets: u64, happened: impl Fn(KernelEvent) -> u64, shed: u64, skipped: u64) -> Self {
         let evicting = happened(KernelEvent::EvictedIdle) + happened(KernelEvent::EvictedUnclassified);
         let (refused, transit) = (happened(KernelEvent::FlowRefused), happened(KernelEvent::Transit));
         // A packet that finds its way taken has counted as a new flow before.
         let other = happened(KernelEvent::FlowRestarted) + happened(KernelEvent::FlowBusy) + skipped;
         let opening = happened(KernelEvent::FlowNew);
-        let known = packets.saturating_sub(opening + refused + transit + other);
-        Self([known, opening.saturating_sub(evicting), evicting, refused, transit, other])
+        let known = packets.saturating_sub(opening + refused + shed + transit + other);
+        Self([known, opening.saturating_sub(evicting), evicting, refused, shed, transit, other])
     }
 
     /// Adds packets of a path.
@@ -93,7 +97,7 @@ mod tests {
 
     fn counts(packets: u64, events: &[(KernelEvent, u64)], skipped: u64) -> PathCounts {
         let happened = |event| events.iter().find(|(other, _)| *other == event).map_or(0, |(_, times)| *times);
-        PathCounts::from_events(packets, happened, skipped)
+        PathCounts::from_events(packets, happened, 0, skipped)
     }
 
     fn expected(paths: &[(PacketPath, u64)]) -> PathCounts {
@@ -152,6 +156,12 @@ mod tests {
         let took = counts(100, &events, 0);
         assert_eq!(took.strays(&expected(&[(PacketPath::New, 100)])), 100);
         assert_eq!(took.strays(&expected(&[(PacketPath::Evicting, 100)])), 0);
+    }
+
+    #[test]
+    fn a_shed_packet_met_no_flow() {
+        let took = PathCounts::from_events(100, |_| 0, 90, 0);
+        assert_eq!(took, expected(&[(PacketPath::Known, 10), (PacketPath::Shed, 90)]));
     }
 
     #[test]

@@ -21,6 +21,7 @@ pub fn empty() -> Snapshot {
         node: Vec::new(),
         skipped: Vec::new(),
         events: Vec::new(),
+        shed: Vec::new(),
         rules: Vec::new(),
         tables: Vec::new(),
         pending: Counts::default(),

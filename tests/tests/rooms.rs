@@ -213,8 +213,9 @@ const ROOMS: [(&str, &[&str]); 4] = [
     ("monitor/src", &["skip", "generated", "deliver", "config", "agent", "export", "listen", "verbs", "cli"]),
 ];
 /// Parts of the engine, each of which uses only those before it.
-const ENGINE: [&str; 13] = [
+const ENGINE: [&str; 14] = [
     "server_flow",
+    "shedding",
     "tally_slots",
     "subscribers",
     "account",

@@ -40,6 +40,8 @@ pub struct Snapshot {
     pub skipped: Vec<(Reason, u64)>,
     /// Kernel-side events (evictions, refusals, races), by label; every event is listed.
     pub events: Vec<(&'static str, u64)>,
+    /// Packets of the slow path that were shed, by interface; every monitored interface is listed.
+    pub shed: Vec<ShedRow>,
     /// Flows by the rule that labelled them; rules without flows are left out.
     pub rules: Vec<(Rule, u64)>,
     /// Fill of each table.
@@ -80,6 +82,17 @@ pub struct NodeRow {
     pub flows: u64,
     /// The part of these counters that no subscriber is charged for: nobody answered, or not by a subscriber's doing.
     pub unanswered: Counts,
+}
+
+/// Packets that opened no flow because the slow path was at its bound.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ShedRow {
+    /// Interface name.
+    pub interface: Arc<str>,
+    /// IP packets.
+    pub packets: u64,
+    /// IP bytes.
+    pub bytes: u64,
 }
 
 /// Fill of one table.

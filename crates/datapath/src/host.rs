@@ -24,12 +24,13 @@ use monitor_common::{
     engine::stages::process,
     parse::packet::Frame,
     tables::{
-        context::Scratch,
+        context::{CpuClock, Scratch},
         flow_table::{ColdSet, FlowSet},
         maps::{CounterMaps, Maps},
         peer_cache::PeerSet,
         reassembly::ReassemblySlot,
         tally_cache::TallyLine,
+        token_bucket::ShedTally,
     },
 };
 use peertally_core::pool::{Pool, mapped_prefix, pool_words};
@@ -54,6 +55,7 @@ pub struct HostDataPath {
     skips: [Cell<u64>; REASON_SLOTS],
     events: [Cell<u64>; EVENT_SLOTS],
     rules: [Cell<u64>; RULE_SLOTS],
+    shed: [Cell<ShedTally>; MAX_INTERFACES],
     scratch: RefCell<Scratch>,
     watchlist: HashMap<ContentHash, u32>,
     watch_tallies: RefCell<HashMap<KeyWords, u64>>,
@@ -103,6 +105,7 @@ impl HostDataPath {
             skips: [const { Cell::new(0) }; REASON_SLOTS],
             events: [const { Cell::new(0) }; EVENT_SLOTS],
             rules: [const { Cell::new(0) }; RULE_SLOTS],
+            shed: [const { Cell::new(ShedTally { packets: 0, bytes: 0 }) }; MAX_INTERFACES],
             scratch: RefCell::new(Scratch::empty()),
             watchlist: HashMap::new(),
             watch_tallies: RefCell::default(),
@@ -189,6 +192,12 @@ impl HostDataPath {
     #[must_use]
     pub fn skipped(&self, reason: Reason) -> u64 {
         self.skips[reason as usize].get()
+    }
+
+    /// Packets and bytes that were shed, by interface number.
+    #[must_use]
+    pub fn shed(&self) -> Vec<ShedTally> {
+        self.shed.iter().map(Cell::get).collect()
     }
 
     /// Events of a kind.
@@ -281,7 +290,14 @@ impl Maps for HostDataPath {
         counter.set(counter.get() + 1);
     }
 
-    fn now_s(&self, settings: &Settings, _tick: &mut u64) -> u64 {
+    fn count_shed(&self, interface: InterfaceEntry, ip_bytes: u64) {
+        let cell = &self.shed[interface.shared_number() as usize];
+        let ShedTally { packets, bytes } = cell.get();
+        cell.set(ShedTally { packets: packets + 1, bytes: bytes + ip_bytes });
+    }
+
+    fn now_s(&self, settings: &Settings, clock: &mut CpuClock) -> u64 {
+        clock.ns = self.now_ns(settings);
         settings.clock_s.load()
     }
 

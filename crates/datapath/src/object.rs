@@ -21,14 +21,15 @@ use monitor_common::{
         event::KernelEvent,
         interface::InterfaceEntry,
         key::{Address, Seed},
-        limits::{MAX_MONITORED_INTERFACES, WATCH_BUFFER_BYTES},
+        limits::{MAX_INTERFACES, MAX_MONITORED_INTERFACES, WATCH_BUFFER_BYTES, WAYS},
         reason::Reason,
         rule::Rule,
-        settings::{Heuristic, InspectionDepth, Settings},
+        settings::{Heuristic, InspectionDepth, Settings, Shedding},
         tally::{KeyWords, TallyKey},
         watch::{ContentHash, WatchHit},
     },
     bpf::shared_u64::SharedU64,
+    tables::token_bucket::ShedTally,
 };
 use peertally_core::{
     content_list::Watchlist,
@@ -68,6 +69,7 @@ const PINNED: &[&str] = &[
     "SKIPS",
     "EVENTS",
     "RULE_VERDICTS",
+    "SHED",
     "WATCH_TALLIES",
 ];
 
@@ -88,6 +90,8 @@ pub struct LoadOptions {
     pub watchlist: Arc<Watchlist>,
     /// The heuristic tier, if it is on.
     pub heuristic: Option<Heuristic>,
+    /// Bound of the slow path, if it has one. None by default, so that a replay sheds nothing.
+    pub shedding: Option<Shedding>,
     /// Whether the router sees one direction of each flow only: every flow then counts as answered.
     pub one_way: bool,
     /// Hash seed; `None` draws a random one. Ignored when the settings were pinned before.
@@ -111,6 +115,7 @@ impl Default for LoadOptions {
             inspection: InspectionDepth::Framing,
             watchlist: Arc::default(),
             heuristic: None,
+            shedding: None,
             one_way: false,
             seed: None,
             replaying: false,
@@ -118,6 +123,14 @@ impl Default for LoadOptions {
             log_level: 0,
             interfaces: Vec::new(),
         }
+    }
+}
+
+impl LoadOptions {
+    /// Writes the bound of the slow path, or that there is none. May be called while a program runs.
+    pub fn write_shedding(&self, settings: &Settings) {
+        settings.opening_ns.store(Shedding::opening_ns(u64::from(self.sizes.sets()) * WAYS as u64));
+        settings.token_ns.store(self.shedding.map_or(0, Shedding::token_ns));
     }
 }
 
@@ -208,6 +221,7 @@ impl LoadedObject {
         let settings = self.view().settings;
         settings.inspection.store(options.inspection as u64);
         settings.heuristic.store(options.heuristic.map_or(0, Heuristic::to_bits));
+        options.write_shedding(settings);
         settings.one_way.store(u64::from(options.one_way));
         self.write_interfaces(&options.interfaces);
         self.write_tunnel_endpoints(&options.tunnel_endpoints)?;
@@ -324,6 +338,22 @@ impl LoadedObject {
             }
         }
         Ok(found)
+    }
+
+    /// Packets and bytes that were shed, by interface number, summed over CPUs.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    pub fn shed(&self) -> Result<Vec<ShedTally>, ObjectError> {
+        let name = "SHED";
+        let error = |source| ObjectError::Map { name, source };
+        let array: PerCpuArray<_, [u64; 2]> = self.map(name)?.try_into().map_err(error)?;
+        let of_interface = |number| {
+            let of_cpus = array.get(&number, 0).map_err(error)?;
+            let sum = of_cpus.iter().fold([0; 2], |sum: [u64; 2], [packets, bytes]| [sum[0] + packets, sum[1] + bytes]);
+            Ok(ShedTally { packets: sum[0], bytes: sum[1] })
+        };
+        (0..MAX_INTERFACES as u32).map(of_interface).collect()
     }
 
     fn per_cpu_sum(&self, name: &'static str, index: u32) -> Result<u64, ObjectError> {

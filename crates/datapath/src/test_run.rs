@@ -11,6 +11,7 @@ use monitor_common::{
         rule::Rule,
     },
     bpf::shared_u64::SharedU64,
+    tables::token_bucket::ShedTally,
 };
 
 use super::{
@@ -104,6 +105,14 @@ impl TestRunner {
     /// When the map cannot be read.
     pub fn event(&self, event: KernelEvent) -> Result<u64, ObjectError> {
         self.object.event(event)
+    }
+
+    /// Packets and bytes that were shed, by interface number.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    pub fn shed(&self) -> Result<Vec<ShedTally>, ObjectError> {
+        self.object.shed()
     }
 
     /// The rule that gave a flow its verdict with the latest frame.

@@ -59,6 +59,9 @@ labelled_numbers! {
     /// A new flow in a tunnel has a subscriber's address inside, and the outer ends of the tunnel are not named in
     /// `[[tunnels]]`: nobody is charged for it.
     TunnelUnvouched = 22, "tunnel_unvouched";
+    /// A packet of a flow under inspection found no token of the slow path: it counts for its flow, but its payload was
+    /// not inspected.
+    InspectionShed = 23, "inspection_shed";
 }
 
 /// Entries of a table indexed by event, with room to append.

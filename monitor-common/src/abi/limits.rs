@@ -77,6 +77,19 @@ pub const CLOCK_SKEW_SECONDS: u16 = 16;
 /// CPUs cannot overflow it meanwhile. 2^23 packets of at most 65,575 bytes are half of 2^40 bytes.
 pub const FLUSH_PACKETS: u64 = 1 << 23;
 
+/// Credit that a CPU's bucket of the slow path holds, in nanoseconds. Half of it is reserved; the other half must be
+/// longer than the kernel's longest tick, 10 ms (`CONFIG_HZ=100`), by which the bucket is refilled.
+pub const SHED_BUCKET_NS: u64 = 100_000_000;
+/// Ways for each new flow that shedding allows in a second, by all CPUs together. A new flow keeps its way for at least
+/// [`FRESH_SECONDS`], so a flood that lasts protects half of the ways from eviction, and its begin a quarter more.
+pub const SHED_WAYS: u64 = 4;
+/// Credit that the bucket of new flows of all CPUs holds, in nanoseconds. Half of it is reserved.
+pub const SHED_OPENINGS_NS: u64 = 1_000_000_000;
+/// New flows that a CPU takes from that bucket at a time, so that CPUs seldom write one cache line.
+pub const SHED_BATCH: u32 = 32;
+
+const _: () = assert!(SHED_WAYS == 2 * FRESH_SECONDS as u64);
+
 /// Default number of flows in the flow table.
 pub const DEFAULT_FLOWS: u32 = 1 << 19;
 /// Default number of tallies, one per subscriber block, protocol and confidence.

@@ -1,6 +1,9 @@
 //! Settings of the program: the only entry of the map `SETTINGS`, written by the agent.
 
-use super::key::Seed;
+use super::{
+    key::Seed,
+    limits::{SHED_BATCH, SHED_OPENINGS_NS, SHED_WAYS},
+};
 use crate::bpf::shared_u64::SharedU64;
 
 /// Settings from the agent, and the clock that both sides advance: the only entry of the `SETTINGS` map.
@@ -25,10 +28,16 @@ pub struct Settings {
     pub heuristic: SharedU64,
     /// Number of lines of the tally cache minus one; the number is a power of two.
     pub tally_mask: u64,
+    /// Cost of a token of the slow path ([`Shedding::token_ns`]), 0 for no shedding; changed while the program runs.
+    pub token_ns: SharedU64,
+    /// Cost of a new flow, of all CPUs together ([`Shedding::opening_ns`]); changed while the program runs.
+    pub opening_ns: SharedU64,
+    /// Time up to which new flows have been allotted to CPUs, in nanoseconds; advanced by the program's slow path.
+    pub openings_until_ns: SharedU64,
     /// 1 on a router that sees one direction only: every flow counts as answered. Else 0.
     pub one_way: SharedU64,
     /// Explicit padding.
-    pub reserved: [u64; 4],
+    pub reserved: [u64; 1],
 }
 
 const _: () = assert!(core::mem::size_of::<Settings>() == 128);
@@ -56,6 +65,36 @@ impl Heuristic {
     #[must_use]
     pub const fn from_bits(bits: u64) -> Self {
         Self { endpoints: bits as u32, window_s: (bits >> 32) as u16 }
+    }
+}
+
+/// Bound of the slow path: packets that find no token are shed (`docs/architecture.md#shedding`).
+///
+/// Buckets hold nanoseconds of credit, and a token costs some of them. Then a refill is the time that has passed, and
+/// the program needs no division.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shedding {
+    /// Packets of the slow path in a second, for each CPU.
+    pub packets_per_second: u32,
+}
+
+impl Shedding {
+    /// What a packet of the slow path costs its CPU's bucket, in nanoseconds; at least 1, as 0 is off.
+    #[must_use]
+    pub const fn token_ns(self) -> u64 {
+        let each = if self.packets_per_second == 0 { 1 } else { self.packets_per_second as u64 };
+        let cost = 1_000_000_000 / each;
+        if cost == 0 { 1 } else { cost }
+    }
+
+    /// What a new flow costs the bucket of all CPUs, in nanoseconds, in a table of so many flows: a share of
+    /// [`SHED_WAYS`] of them may be new in each second. A batch never exceeds half of the bucket.
+    #[must_use]
+    pub const fn opening_ns(flows: u64) -> u64 {
+        let flows_per_second = flows / SHED_WAYS;
+        let cost = 1_000_000_000 / if flows_per_second == 0 { 1 } else { flows_per_second };
+        let most = SHED_OPENINGS_NS / 2 / SHED_BATCH as u64;
+        if cost > most { most } else { cost }
     }
 }
 

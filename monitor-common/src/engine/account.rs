@@ -309,3 +309,13 @@ pub(super) fn count_uncached<M: Maps>(maps: &M, settings: &Settings, ctx: &mut P
     credit_node(maps, of, verdict, unpack(counts));
     maps.report_outcome(PacketOutcome::UNCACHED);
 }
+
+/// Counts a packet that was shed before it had a flow: at node level and by its interface only.
+#[inline(always)]
+pub(super) fn shed<M: Maps>(maps: &M, ctx: &PacketContext) {
+    let (interface, bytes) = (ctx.interface(), u64::from(ctx.frame.headers.ip_bytes));
+    let direction = subscribers::subscriber_ends(ctx).direction(ctx.is_from_lower());
+    credit_node(maps, NodeOf { interface, direction, uncharged: 1 }, flowless_verdict(ctx), (1, bytes));
+    maps.count_shed(interface, bytes);
+    maps.report_outcome(PacketOutcome::UNCACHED);
+}

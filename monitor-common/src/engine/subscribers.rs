@@ -79,15 +79,9 @@ pub(super) fn plain_ends<P: Packet, M: Maps>(packet: &P, maps: &M) -> Option<Poo
     Some(PoolEnds::find(maps, source, destination))
 }
 
-/// Puts the ends of a packet into the context.
-#[inline(always)]
-pub(super) fn record_ends(ctx: &mut PacketContext, ends: &PoolEnds) {
-    store_ends(ctx, ends);
-}
-
 /// Stores both ends in the order of the flow key.
 #[inline(always)]
-fn store_ends(ctx: &mut PacketContext, ends: &PoolEnds) {
+pub(super) fn store_ends(ctx: &mut PacketContext, ends: &PoolEnds) {
     let PoolEnds { source, destination } = ends;
     (ctx.subscribers.addresses, ctx.subscribers.block_lens) = if ctx.is_from_lower() {
         ([source.0, destination.0], [source.1, destination.1])
@@ -98,9 +92,10 @@ fn store_ends(ctx: &mut PacketContext, ends: &PoolEnds) {
     ctx.subscribers.lookup_done = done::ENDS;
 }
 
-/// Prefetches the tally cache lines of the packet's subscribers, which were found before.
+/// Prefetches the tally cache lines of the packet's subscribers, which were found before: as early as possible, so that
+/// they load together with the flow's sets.
 #[inline(always)]
-fn prefetch_tally_lines<M: Maps>(maps: &M, settings: &Settings, ctx: &mut PacketContext) {
+pub(super) fn prefetch_tally_lines<M: Maps>(maps: &M, settings: &Settings, ctx: &mut PacketContext) {
     if ctx.subscribers.lookup_done != done::LINES {
         prefetch_tally_line(maps, settings, ctx, 0);
         prefetch_tally_line(maps, settings, ctx, 1);

@@ -18,7 +18,7 @@ use crate::{
         packet::Packet,
         payload::{Payload, Transport},
     },
-    tables::{flow_table::FlowState, maps::Maps, progress::Progress},
+    tables::{flow_table::FlowState, maps::Maps, progress::Progress, token_bucket::TokenBucket},
 };
 
 /// Outcome of the flow table's look-up for a packet.
@@ -48,6 +48,16 @@ impl Task {
     pub(crate) const ASSOCIATE: Self = Self(3);
 }
 
+/// A CPU's latest reading of the time, which moves with the kernel's ticks only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct CpuClock {
+    /// When it was read, in the kernel's ticks.
+    pub tick: u64,
+    /// The coarse monotonic time, in nanoseconds.
+    pub ns: u64,
+}
+
 /// The frame: headers, time and interface.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
@@ -57,8 +67,8 @@ pub(crate) struct FrameContext {
     pub(crate) realm_mask: u64,
     /// Coarse time in seconds.
     pub(crate) now_s: u64,
-    /// When this CPU read the time last, in the kernel's ticks.
-    pub(crate) tick: u64,
+    /// When this CPU read the time last.
+    pub(crate) clock: CpuClock,
     /// TCP sequence number (upper half) and acknowledgement number, where they were read.
     pub(crate) numbers: u64,
     /// Interface: [`InterfaceEntry::code`].
@@ -174,7 +184,7 @@ impl PacketContext {
                 headers: Headers::EMPTY,
                 realm_mask: 0,
                 now_s: 0,
-                tick: 0,
+                clock: CpuClock { tick: 0, ns: 0 },
                 numbers: 0,
                 interface: 0,
                 realm: 0,
@@ -386,12 +396,14 @@ pub struct Scratch {
     pub payload: Payload,
     /// See [`PacketContext`].
     pub ctx: PacketContext,
+    /// Tokens of the slow path.
+    pub bucket: TokenBucket,
 }
 
 impl Scratch {
     /// Before any packet.
     #[must_use]
     pub const fn empty() -> Self {
-        Self { payload: Payload::empty(), ctx: PacketContext::empty() }
+        Self { payload: Payload::empty(), ctx: PacketContext::empty(), bucket: TokenBucket::empty() }
     }
 }

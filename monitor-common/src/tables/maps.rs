@@ -14,7 +14,7 @@ use crate::{
         watch::{ContentHash, WatchHit},
     },
     tables::{
-        context::Scratch,
+        context::{CpuClock, Scratch},
         flow_table::{ColdSet, FlowSet},
         peer_cache::PeerSet,
         reassembly::ReassemblySlot,
@@ -66,8 +66,10 @@ pub trait Maps: CounterMaps {
     fn count_rule(&self, rule: u32);
     /// Counts a skipped frame.
     fn count_skip(&self, reason: Reason);
-    /// Coarse time in seconds. `tick` is this CPU's tick of the last reading.
-    fn now_s(&self, settings: &Settings, tick: &mut u64) -> u64;
+    /// Counts a packet that was shed, by the interface on which it arrived.
+    fn count_shed(&self, interface: InterfaceEntry, ip_bytes: u64);
+    /// Coarse time in seconds. `clock` is this CPU's last reading, and is kept current.
+    fn now_s(&self, settings: &Settings, clock: &mut CpuClock) -> u64;
     /// Monotonic time in nanoseconds.
     fn now_ns(&self, settings: &Settings) -> u64;
     /// Number of this content's entry in the watchlist.

@@ -31,13 +31,14 @@ use monitor_common::{
     },
     bpf::shared_u64::SharedU64,
     tables::{
-        context::Scratch,
+        context::{CpuClock, Scratch},
         flow_table::{ColdSet, FlowSet},
         maps::{CounterMaps, Maps},
         peer_cache::PeerSet,
         pool_table,
         reassembly::ReassemblySlot,
         tally_cache::TallyLine,
+        token_bucket::ShedTally,
     },
 };
 
@@ -81,6 +82,9 @@ static EVENTS: PerCpuArray<u64> = PerCpuArray::with_max_entries(EVENT_SLOTS as u
 /// Flows by the number of the rule that labelled them.
 #[map]
 static RULE_VERDICTS: PerCpuArray<u64> = PerCpuArray::with_max_entries(RULE_SLOTS as u32, 0);
+/// Packets and bytes that were shed, by interface number.
+#[map]
+static SHED: PerCpuArray<ShedTally> = PerCpuArray::with_max_entries(MAX_INTERFACES as u32, 0);
 #[map]
 static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
 /// Content hashes of the operator's list, with their numbers.
@@ -298,21 +302,34 @@ impl Maps for BpfMaps {
     }
 
     #[inline(always)]
-    fn now_s(&self, settings: &Settings, tick: &mut u64) -> u64 {
-        let clock = settings.clock_s.load();
+    fn count_shed(&self, interface: InterfaceEntry, ip_bytes: u64) {
+        match SHED.get_ptr_mut(interface.shared_number()) {
+            // SAFETY: a per-CPU value; nothing else writes it while this program runs on the CPU.
+            Some(tally) => unsafe {
+                (*tally).packets += 1;
+                (*tally).bytes += ip_bytes;
+            },
+            None => self.count_event(KernelEvent::InternalError),
+        }
+    }
+
+    #[inline(always)]
+    fn now_s(&self, settings: &Settings, clock: &mut CpuClock) -> u64 {
+        let second = settings.clock_s.load();
         if REPLAYING.load() != 0 {
-            return clock;
+            clock.ns = second * 1_000_000_000;
+            return second;
         }
         // The coarse time moves with the kernel's ticks only, and reading the tick count takes no call.
         // SAFETY: a helper without arguments.
-        let now_ticks = unsafe { bpf_jiffies64() };
-        if now_ticks == *tick {
-            return clock;
+        let tick = unsafe { bpf_jiffies64() };
+        if tick == clock.tick {
+            return second;
         }
-        *tick = now_ticks;
         // SAFETY: a helper without arguments.
-        let now = unsafe { bpf_ktime_get_coarse_ns() } / 1_000_000_000;
-        if now != clock {
+        *clock = CpuClock { tick, ns: unsafe { bpf_ktime_get_coarse_ns() } };
+        let now = clock.ns / 1_000_000_000;
+        if now != second {
             settings.clock_s.store(now);
         }
         now

@@ -14,7 +14,11 @@ use peertally_datapath::Datapath;
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
-use super::{AgentState, Heartbeat, hit_log::HitLog};
+use super::{
+    AgentState, Heartbeat,
+    hit_log::HitLog,
+    shedding::{SheddingChange, SheddingWatch},
+};
 use crate::deliver::Dispatcher;
 
 /// State of the drain thread.
@@ -41,6 +45,29 @@ fn monotonic_ns() -> u64 {
     now.tv_sec.unsigned_abs() * 1_000_000_000 + now.tv_nsec.unsigned_abs()
 }
 
+/// What the log has said.
+#[derive(Default)]
+struct Reported {
+    /// Interfaces that were reported as detached.
+    detached: HashSet<Arc<str>>,
+    /// Whether shedding goes on.
+    shedding: SheddingWatch,
+}
+
+fn report_shedding(change: Option<SheddingChange>) {
+    match change {
+        Some(SheddingChange::Begun(shed)) => tracing::warn!(
+            packets = shed.packets,
+            inspections = shed.inspections,
+            "more new flows than the bound of the slow path: shed packets count at node level only, under no subscriber"
+        ),
+        Some(SheddingChange::Ended(shed)) => {
+            tracing::warn!(packets = shed.packets, inspections = shed.inspections, "shedding has ended");
+        }
+        None => {}
+    }
+}
+
 /// Result of a drain thread: success, or an error of the data path.
 pub type DrainEnd = Result<(), Box<dyn ExitCause>>;
 
@@ -64,11 +91,10 @@ impl DrainLoop {
     fn run<D: Datapath>(mut self, mut datapath: D, end: &mpsc::Receiver<()>) -> Result<(), D::Error> {
         let mut next = Instant::now();
         let mut ending = false;
-        // Interfaces that were reported as detached.
-        let mut detached = HashSet::new();
+        let mut reported = Reported::default();
         loop {
             self.heartbeat.beat();
-            self.once(&mut datapath, &mut detached);
+            self.once(&mut datapath, &mut reported);
             if ending {
                 return datapath.finish(self.on_exit);
             }
@@ -83,7 +109,7 @@ impl DrainLoop {
         }
     }
 
-    fn once<D: Datapath>(&mut self, datapath: &mut D, detached: &mut HashSet<Arc<str>>) {
+    fn once<D: Datapath>(&mut self, datapath: &mut D, reported: &mut Reported) {
         let snapshot = match datapath.drain() {
             Ok(snapshot) => snapshot,
             Err(error) => {
@@ -92,7 +118,7 @@ impl DrainLoop {
             }
         };
         for each in snapshot.attachments.iter().filter(|each| !each.is_on()) {
-            if detached.insert(Arc::clone(&each.interface)) {
+            if reported.detached.insert(Arc::clone(&each.interface)) {
                 tracing::error!(
                     interface = &*each.interface,
                     "the program was detached by something else; restart the agent to attach it again"
@@ -104,6 +130,9 @@ impl DrainLoop {
         {
             tracing::error!(%error, hits = snapshot.hits.len(), "cannot write watchlist hits; they are still counted");
         }
+        let (shed, change) = reported.shedding.observe(&snapshot);
+        report_shedding(change);
+        self.state.set_shed(shed);
         let begun = Instant::now();
         let (mut published, events) = self.analysis.take(snapshot, Uuid::now_v7);
         published.evaluation = begun.elapsed();

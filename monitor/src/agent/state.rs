@@ -13,6 +13,7 @@ use monitor_common::abi::settings::InspectionDepth;
 use peertally_core::analysis::DrainResult;
 use prometheus::Histogram;
 
+use super::shedding::Shed;
 use crate::deliver::HookStats;
 
 /// State of the running agent: the drain thread and the hooks write it, HTTP and the control socket read it.
@@ -23,6 +24,8 @@ pub struct AgentState {
     drain_failures: AtomicU64,
     /// The last drain error, for `/readyz` and `status`; empty after a good drain.
     last_error: Mutex<Option<String>>,
+    /// What was shed between the last two drains, for `/readyz`.
+    shed: Mutex<Shed>,
     inspection: InspectionDepth,
     start: SystemTime,
 }
@@ -43,6 +46,7 @@ impl AgentState {
             drain_duration,
             drain_failures: AtomicU64::new(0),
             last_error: Mutex::default(),
+            shed: Mutex::default(),
             inspection,
             start: SystemTime::now(),
         })
@@ -59,6 +63,17 @@ impl AgentState {
     pub fn drain_failed(&self, error: String) {
         self.drain_failures.fetch_add(1, Relaxed);
         *self.last_error.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+    }
+
+    /// Notes what was shed between the last two drains.
+    pub fn set_shed(&self, shed: Shed) {
+        *self.shed.lock().unwrap_or_else(PoisonError::into_inner) = shed;
+    }
+
+    /// What was shed between the last two drains.
+    #[must_use]
+    pub fn shed(&self) -> Shed {
+        *self.shed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The last drain.

@@ -48,6 +48,11 @@ pub struct Raw {
     /// Sizes of the kernel's tables.
     #[serde(deserialize_with = "table")]
     pub capacity: Capacity,
+    /// Bound of the work for new flows and inspections: a flood of packets that each open a flow costs at most a part
+    /// of each core. Packets beyond the bound are shed: they pass and count at node level, but open no flow and count
+    /// under no subscriber. All CPUs together open at most `capacity.flows / 4` new flows a second.
+    #[serde(deserialize_with = "table")]
+    pub shedding: RawShedding,
     /// Time between two drains of the kernel's tables. Policies and metrics change at this pace.
     // Below 100 ms a drain of a million tallies takes a large part of a core. Above an hour policy windows are too
     // coarse.
@@ -96,6 +101,7 @@ impl Default for Raw {
             watchlist_file: None,
             heuristic: RawHeuristic::default(),
             capacity: Capacity::default(),
+            shedding: RawShedding::default(),
             drain_interval: DurationText::from_secs(10),
             metrics: Metrics::default(),
             node: None,
@@ -190,6 +196,24 @@ pub struct RawHeuristic {
 impl Default for RawHeuristic {
     fn default() -> Self {
         Self { enabled: false, endpoints: BoundedCount(8), window: DurationText::from_secs(60) }
+    }
+}
+
+/// Bound of the work for new flows and inspections.
+#[derive(Clone, Debug, Deserialize)]
+#[cfg_attr(test, derive(serde::Serialize, schemars::JsonSchema))]
+#[serde(deny_unknown_fields, default)]
+pub struct RawShedding {
+    /// Whether packets are shed.
+    pub enabled: bool,
+    /// Packets a second that may open a flow or be inspected, for each CPU. The default takes at most 0.4 of a core of
+    /// the processor of `docs/performance.md`.
+    pub packets_per_second: BoundedCount<1_000, 100_000_000>,
+}
+
+impl Default for RawShedding {
+    fn default() -> Self {
+        Self { enabled: true, packets_per_second: BoundedCount(500_000) }
     }
 }
 

@@ -11,7 +11,7 @@ use std::{
 use ipnet::IpNet;
 use monitor_common::abi::{
     limits::{MAX_MONITORED_INTERFACES, MAX_POOLS, MAX_TUNNEL_ENDPOINTS},
-    settings::{Heuristic, InspectionDepth},
+    settings::{Heuristic, InspectionDepth, Shedding},
 };
 use peertally_core::{
     interface::{Interface, valid_name},
@@ -162,6 +162,8 @@ pub(super) fn resolve(raw: &Raw, overrides: &Overrides, locator: &Locator<'_>) -
     let endpoints = check.ranged("heuristic.endpoints", &raw.heuristic.endpoints);
     let window = check.ranged("heuristic.window", &raw.heuristic.window);
     let heuristic = Heuristic { endpoints: endpoints as u32, window_s: window.as_secs() as u16 };
+    let packets_per_second = check.ranged("shedding.packets_per_second", &raw.shedding.packets_per_second);
+    let shedding = Shedding { packets_per_second: packets_per_second as u32 };
     let drain_interval = check.ranged("drain_interval", &raw.drain_interval);
     let top_k = check.ranged("metrics.top_k", &raw.metrics.top_k);
     let shutdown_grace = check.ranged("shutdown_grace", &raw.shutdown_grace);
@@ -197,6 +199,7 @@ pub(super) fn resolve(raw: &Raw, overrides: &Overrides, locator: &Locator<'_>) -
             tunnel_endpoints,
             inspection: raw.inspection.0,
             heuristic: raw.heuristic.enabled.then_some(heuristic),
+            shedding: raw.shedding.enabled.then_some(shedding),
             log_level: log_level(raw.log.kernel_log),
             ..LoadOptions::default()
         },

@@ -152,6 +152,16 @@ fn as_many_tunnel_endpoints_as_the_kernel_holds_are_accepted_and_no_more() {
 }
 
 #[test]
+fn shedding_is_on_unless_it_is_switched_off() {
+    let rate = |text: &str| read(text).expect("valid").datapath.shedding.map(|shedding| shedding.packets_per_second);
+    assert_eq!(rate(""), Some(500_000));
+    assert_eq!(rate("[shedding]\npackets_per_second = 1000"), Some(1000));
+    assert_eq!(rate("[shedding]\nenabled = false\npackets_per_second = 1000"), None);
+    let shown = message("[shedding]\npackets_per_second = 999");
+    assert!(shown.contains("p.toml:2: shedding.packets_per_second: 999 is out of range"), "{shown}");
+}
+
+#[test]
 fn mistakes_name_the_line_and_the_next_step() {
     let policy = "[[policies]]\nname = \"p\"\nthreshold = 1\n";
     let hook = "[[hooks]]\nname = \"h\"\n";

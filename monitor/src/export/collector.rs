@@ -190,9 +190,17 @@ fn kernel(published: &DrainResult) -> Vec<Family> {
     for (rule, count) in &snapshot.rules {
         rules.add(&[rule.protocol().label(), rule.confidence().label(), rule.name()], *count as f64);
     }
+    let (mut shed_packets, mut shed_bytes) =
+        (Family::new(&definitions::SHED_PACKETS), Family::new(&definitions::SHED_BYTES));
+    for row in &snapshot.shed {
+        shed_packets.add(&[&row.interface], row.packets as f64);
+        shed_bytes.add(&[&row.interface], row.bytes as f64);
+    }
     let catch_all = [("up", published.catch_all.bytes_up), ("down", published.catch_all.bytes_down)];
     vec![
         labelled(&definitions::SKIPPED, &mut snapshot.skipped.iter().map(|(reason, count)| (reason.label(), *count))),
+        shed_packets,
+        shed_bytes,
         labelled(&definitions::KERNEL_EVENTS, &mut snapshot.events.iter().copied()),
         labelled(&definitions::CATCH_ALL_BYTES, &mut catch_all.into_iter()),
         labelled(&definitions::TABLE_ENTRIES, &mut snapshot.tables.iter().map(|table| (table.name, table.entries))),

@@ -85,6 +85,10 @@ definitions! {
         "IP bytes of flows under inspection, or not answered yet: in no other number.";
     SKIPPED = "/metrics" Counter "peertally_skipped_packets_total" in "packets" by ["reason"]:
         "Frames that were passed but not counted as IP traffic.";
+    SHED_PACKETS = "/metrics" Counter "peertally_shed_packets_total" in "packets" by ["interface"]:
+        "IP packets that opened no flow because the slow path was at its bound. They are in peertally_traffic_packets_total, but under no subscriber.";
+    SHED_BYTES = "/metrics" Counter "peertally_shed_bytes_total" in "bytes" by ["interface"]:
+        "IP bytes of the shed packets. They are in peertally_traffic_bytes_total, but under no subscriber.";
     KERNEL_EVENTS = "/metrics" Counter "peertally_kernel_events_total" in "" by ["event"]:
         "Rare events of the data path: refused inserts, evictions, races between CPUs.";
     RULE_VERDICTS = "/metrics" Counter "peertally_rule_verdicts_total" in "" by ["protocol", "confidence", "rule"]:

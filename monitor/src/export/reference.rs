@@ -16,11 +16,11 @@ fn the_documented_table_is_current() {
          `/metrics` shows the last drain and its age, so a scrape costs the kernel nothing. Counters never go down while the kernel's tables exist,\n\
          not even over restarts of the agent. Subscribers appear under keyed pseudonyms only.\n\n\
          Series of `/metrics` are bounded: {MAX_ROWS} rows of interface, direction and verdict, with the rest under interface `other`,\n\
-         `metrics.top_k` x protocols x 2 for the top subscribers, and a fixed number for each hook, policy, table, reason and event.\n\
+         `metrics.top_k` x protocols x 2 for the top subscribers, and a fixed number for each hook, policy, table, reason, event and interface.\n\
          `/metrics/subscribers` exists only with `metrics.subscribers = true`; `?shard=i/n` gives a fixed part of the subscribers.\n\
          Both endpoints are compressed for clients that accept gzip.\n\n\
          `/livez` answers 200 while the agent's drain loop runs. `/readyz` answers 200 after the first drain, as long as the program is\n\
-         attached to every interface.\n",
+         attached to every interface. While packets are [shed](architecture.md#shedding), it has a second line that says how many.\n",
     );
     for endpoint in ["/metrics", "/metrics/subscribers"] {
         let _infallible =

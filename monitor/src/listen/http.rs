@@ -22,7 +22,7 @@ use tokio::sync::{Semaphore, mpsc};
 
 use super::encoding::Encoding;
 use crate::{
-    agent::{AgentInfo, AgentState, Heartbeat},
+    agent::{AgentInfo, AgentState, Heartbeat, shedding::Shed},
     export::{
         collector::Exposition,
         status::Status,
@@ -127,9 +127,17 @@ async fn livez(State(context): State<HttpContext>) -> Response {
 
 async fn readyz(State(context): State<HttpContext>) -> Response {
     match context.state.ready() {
-        Ok(()) => "ok\n".into_response(),
+        Ok(()) => ready_text(context.state.shed()).into_response(),
         Err(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {reason}\n")).into_response(),
     }
+}
+
+/// The answer of a ready agent. Shedding makes it no less ready: all packets are counted.
+fn ready_text(shed: Shed) -> String {
+    if shed == Shed::default() {
+        return "ok\n".to_owned();
+    }
+    format!("ok\nshedding: {} packets and {} inspections since the drain before\n", shed.packets, shed.inspections)
 }
 
 async fn show_status(State(context): State<HttpContext>) -> Response {

@@ -40,6 +40,13 @@ pub fn summary(resolved: &Resolved) -> String {
     if let Some(rule) = resolved.datapath.heuristic {
         line("heuristic", format!("from {} endpoints within {} s", rule.endpoints, rule.window_s));
     }
+    line(
+        "shedding",
+        resolved.datapath.shedding.map_or_else(
+            || "off".to_owned(),
+            |shedding| format!("beyond {} packets/s of the slow path, each CPU", shedding.packets_per_second),
+        ),
+    );
     line("drain", format!("every {}", show_duration(resolved.drain_interval)));
     line("listen", format!("http://{}/metrics", resolved.listen));
     for policy in &resolved.policies {

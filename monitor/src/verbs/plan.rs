@@ -32,7 +32,7 @@ pub use show::{json, show};
 
 use crate::config::{self, ConfigError, Resolved};
 use args::PlanArgs;
-use sizing::{LoadError, Sizing};
+use sizing::{LoadError, Sizing, bucket::Bucket};
 
 /// The agent without a tally: program, threads, runtime.
 const AGENT_BYTES: u64 = 18 << 20;
@@ -67,6 +67,8 @@ pub struct Plan {
     pub memory_bytes: Option<u64>,
     /// Memory that is available here now.
     pub available_bytes: Option<u64>,
+    /// The bound of the slow path, if there is one.
+    pub shedding: Option<Bucket>,
     /// The size of a box, if a load was given.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sizing: Option<LoadPlan>,
@@ -84,6 +86,9 @@ pub struct LoadPlan {
     pub tallies_bytes: u64,
     /// Memory of the recommended peer cache.
     pub peers_bytes: u64,
+    /// The bound of the slow path with the configured flow table, if there is one.
+    #[serde(skip)]
+    pub shedding: Option<Bucket>,
     /// All tables in the kernel at the recommended capacities.
     pub kernel_bytes: u64,
     /// The agent with every tally in use and moving.
@@ -154,6 +159,7 @@ impl LoadPlan {
             flows_bytes: bytes(&["FLOWS", "COLD_FLOWS"]),
             tallies_bytes: bytes(&["TALLIES", "TALLY_KEYS", "TALLY_SLOTS", "TALLY_CACHE"]),
             peers_bytes: bytes(&["PEERS"]),
+            shedding: resolved.datapath.shedding.map(|shedding| Bucket::new(shedding, &resolved.datapath.sizes)),
             kernel_bytes: plan.kernel_bytes,
             agent_bytes: plan.agent_bytes,
             sizing,
@@ -194,6 +200,7 @@ impl Plan {
             agent_bytes: AGENT_BYTES + per_tally * tallies,
             memory_bytes: memory("MemTotal"),
             available_bytes: memory("MemAvailable"),
+            shedding: resolved.datapath.shedding.map(|shedding| Bucket::new(shedding, sizes)),
             sizing: None,
             tables,
         })

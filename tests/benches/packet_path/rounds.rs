@@ -146,11 +146,14 @@ impl<'a> Rounds<'a> {
     /// Fills a program's tables with the row's initial flows.
     pub(crate) fn prepare(&mut self, tested: &mut Tested) -> Result<()> {
         self.bench.select(&tested.program)?;
+        let shed_all = |all| tested.subject.iter().for_each(|subject| subject.shed_all(all));
+        shed_all(false);
         match self.row.kind {
             RowKind::Settled => self.settle()?,
             RowKind::New(_) | RowKind::Inspected { .. } => self.fill()?,
             RowKind::Transit => {}
         }
+        shed_all(self.row.takes == PacketPath::Shed);
         tested.opened = 0;
         tested.evictable_s = coarse_seconds() + u64::from(FRESH_SECONDS);
         Ok(())

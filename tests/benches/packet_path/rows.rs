@@ -69,6 +69,8 @@ pub(crate) fn rows(quick: bool) -> Vec<Row> {
         new_in_full("new-flow-full", 1 << 19, TableState::FullOfOld, PacketPath::Evicting),
         // Each measurement sends a packet of every flow first, so the table is smaller.
         new_in_full("refused-flow", 1 << 16, TableState::FullOfFresh, PacketPath::Refused),
+        // What a new flow costs once the slow path is at its bound.
+        Row { takes: PacketPath::Shed, ..new("shed-flow", Framing::Ipv4) },
         Row {
             shows: Some(Protocol::BitTorrent),
             beside_first: true,

@@ -7,12 +7,14 @@ use aya::programs::ProgramFd;
 use monitor_common::{
     abi::{
         event::KernelEvent,
+        limits::SHED_BUCKET_NS,
         protocol::{PROTOCOL_SLOTS, Protocol},
     },
     tables::flow_table::FlowState,
 };
 use peertally_datapath::{
     TableSizes,
+    error::ObjectError,
     object::{LoadOptions, LoadedObject, MonitoredInterface},
 };
 use peertally_tests::packet_paths::PathCounts;
@@ -60,9 +62,22 @@ impl Subject {
         Ok(self.0.program()?.fd()?.try_clone()?)
     }
 
-    /// Every event counter by number, then the skipped frames.
+    /// Switches shedding on, so that every packet of the slow path is shed, or off.
+    pub(crate) fn shed_all(&self, all: bool) {
+        // More than a bucket holds.
+        let cost = if all { 2 * SHED_BUCKET_NS } else { 0 };
+        self.0.view().settings.token_ns.store(cost);
+    }
+
+    /// Every event counter by number, then the shed packets and the skipped frames.
     pub(crate) fn counters(&self) -> Result<Vec<u64>> {
         let mut counters: Vec<u64> = self.0.events()?.into_iter().map(|(_, times)| times).collect();
+        counters.push(match self.0.shed() {
+            Ok(of_interfaces) => of_interfaces.iter().map(|tally| tally.packets).sum(),
+            // An older build sheds nothing.
+            Err(ObjectError::MapMissing { .. }) => 0,
+            Err(error) => return Err(error.into()),
+        });
         counters.push(self.0.skipped()?.into_iter().map(|(_, frames)| frames).sum());
         Ok(counters)
     }
@@ -73,7 +88,7 @@ impl Subject {
         let since = |index: usize| now[index] - before[index];
         let events = KernelEvent::ALL;
         let times = |event| events.iter().position(|other| *other == event).map_or(0, since);
-        Ok(PathCounts::from_events(packets, times, since(events.len())))
+        Ok(PathCounts::from_events(packets, times, since(events.len()), since(events.len() + 1)))
     }
 
     /// Forgets every flow, so that rounds find the ways empty. A verdict that waits for a drain is counted before.

@@ -70,6 +70,7 @@ impl Drain {
             node: node_rows(&self.node, context.interfaces),
             skipped: Vec::new(),
             events: Vec::new(),
+            shed: Vec::new(),
             rules: Vec::new(),
             tables: vec![
                 TableUse { name: "flows", entries: read.flows, capacity: view.flow_capacity() },

@@ -45,16 +45,19 @@ pub fn entry<P: Packet, M: Maps>(packet: &P, maps: &M, settings: &Settings, inde
         if ends.as_ref().is_some_and(|ends| !ends.has_subscriber()) {
             account::transit(maps, interface, fast.ip_bytes, Verdict::UNCLASSIFIED.numbers());
             // Without an agent, the clock of settled flows moves by the other packets only.
-            maps.now_s(settings, &mut scratch(maps)?.ctx.frame.tick);
+            maps.now_s(settings, &mut scratch(maps)?.ctx.frame.clock);
             return None;
         }
-        prefetch();
         ends
     };
     let scratch = &mut *scratch(maps)?;
     record_lookup(&mut scratch.ctx, &fast, place, settings, interface);
     if let Some(ends) = &ends {
-        subscribers::record_ends(&mut scratch.ctx, ends);
+        subscribers::store_ends(&mut scratch.ctx, ends);
+        // A packet that is shed needs none of these lines, and would wait for them.
+        if scratch.bucket.refuses == 0 {
+            prefetch();
+        }
     }
     Some(StageProgram::Flow)
 }

@@ -13,14 +13,15 @@ use crate::{
         early_exit::{HEAD, is_known_non_p2p},
         rule_state::rule_flags,
     },
-    engine::{account, associate, charge, flow_table, server_flow, subscribers},
+    engine::{account, associate, charge, flow_table, server_flow, shedding, subscribers},
     parse::{self, ip_protocol, packet::Packet},
     tables::{
-        context::{PacketContext, Task},
+        context::{Lookup, PacketContext, Task},
         flow_table::{FlowState, counter_index, unpack},
         maps::Maps,
         pool_table,
         progress::{Progress, evidence},
+        token_bucket::TokenBucket,
     },
 };
 
@@ -28,7 +29,7 @@ use crate::{
 #[inline(always)]
 pub fn flow<P: Packet, M: Maps>(packet: &P, maps: &M, settings: &Settings) -> Option<StageProgram> {
     let scratch = &mut *scratch(maps)?;
-    let ctx = &mut scratch.ctx;
+    let (ctx, bucket) = (&mut scratch.ctx, &mut scratch.bucket);
     if !read_headers(packet, ctx) {
         maps.count_event(KernelEvent::InternalError);
         return None;
@@ -37,6 +38,11 @@ pub fn flow<P: Packet, M: Maps>(packet: &P, maps: &M, settings: &Settings) -> Op
     if !flow_table::lookup(maps, ctx) {
         if !subscribers::find_subscribers(maps, ctx) {
             account::transit(maps, ctx.interface(), ctx.frame.headers.ip_bytes, account::flowless_verdict(ctx));
+            return None;
+        }
+        // A restarted flow is never shed: the verdict before must not be inherited.
+        if ctx.flow.lookup == Lookup::NEW && !shedding::may_open(settings, ctx, bucket) {
+            account::shed(maps, ctx);
             return None;
         }
         if ctx.subscribers.unvouched != 0 {
@@ -58,7 +64,7 @@ pub fn flow<P: Packet, M: Maps>(packet: &P, maps: &M, settings: &Settings) -> Op
     } else if task == Task::NONE {
         None
     } else {
-        inspection_of(packet, maps, settings, ctx)
+        inspection_of(packet, maps, settings, ctx, bucket)
     };
     next.or_else(|| (ctx.flow.charge_due != 0).then_some(StageProgram::Charge))
 }
@@ -70,6 +76,7 @@ fn inspection_of<P: Packet, M: Maps>(
     maps: &M,
     settings: &Settings,
     ctx: &mut PacketContext,
+    bucket: &mut TokenBucket,
 ) -> Option<StageProgram> {
     if ctx.inspection.spoofed != 0 {
         record_spoofed(maps, ctx);
@@ -102,6 +109,14 @@ fn inspection_of<P: Packet, M: Maps>(
         }
         return None;
     }
+    // A packet that opened its flow has paid.
+    if ctx.flow.lookup != Lookup::NEW && !shedding::may_inspect(maps, settings, ctx, bucket) {
+        shedding::skip_inspection(maps, ctx);
+        if inspecting {
+            ctx.report_pending(maps);
+        }
+        return None;
+    }
     Some(if ctx.is_tcp() { StageProgram::InspectTcp } else { StageProgram::InspectUdp })
 }
 
@@ -124,7 +139,7 @@ fn read_headers<P: Packet>(packet: &P, ctx: &mut PacketContext) -> bool {
 /// Resets the context for a packet, except for its headers.
 #[inline(always)]
 fn reset_context<M: Maps>(ctx: &mut PacketContext, maps: &M, settings: &Settings) {
-    ctx.frame.now_s = maps.now_s(settings, &mut ctx.frame.tick);
+    ctx.frame.now_s = maps.now_s(settings, &mut ctx.frame.clock);
     ctx.clear();
 }
 

@@ -13,9 +13,9 @@ use peertally_core::{
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::{HttpContext, public};
+use super::{HttpContext, public, ready_text};
 use crate::{
-    agent::{AgentInfo, AgentState, Heartbeat},
+    agent::{AgentInfo, AgentState, Heartbeat, shedding::Shed},
     config::Overrides,
     export::collector::drain_histogram,
 };
@@ -62,6 +62,13 @@ async fn pages_answer() {
     assert_eq!(get(address, "/readyz").await.0, 200);
     assert_eq!(get(address, "/metrics/subscribers").await.0, 404);
     assert_eq!(get(address, "/status").await.0, 404, "the status is for the control socket");
+}
+
+#[test]
+fn shedding_is_told_and_is_no_lack_of_readiness() {
+    assert_eq!(ready_text(Shed::default()), "ok\n");
+    let text = ready_text(Shed { packets: 12, inspections: 3 });
+    assert_eq!(text, "ok\nshedding: 12 packets and 3 inspections since the drain before\n");
 }
 
 /// Headers and body of a GET that accepts gzip.

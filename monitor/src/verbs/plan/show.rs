@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::{Plan, show_sizing};
+use super::{Plan, show_sizing, sizing::bucket::Bucket};
 
 const MIB: f64 = 1024.0 * 1024.0;
 
@@ -32,6 +32,14 @@ pub fn show(plan: &Plan) -> String {
         "{} flows of {} bytes; {} tallies of {} bytes, and {per_tally} in the agent",
         plan.flows, plan.bytes_per_flow, plan.tallies, plan.bytes_per_tally
     );
+    let _infallible = match plan.shedding {
+        Some(Bucket { packets_per_second, cores, new_flows_per_second }) => writeln!(
+            out,
+            "shedding beyond {new_flows_per_second} new flows/s of all CPUs, and\n  \
+             {packets_per_second} packets/s of each CPU that open flows or are inspected ({cores:.2} of a core)"
+        ),
+        None => writeln!(out, "no shedding: a flood of new flows takes all cores"),
+    };
     if let Some(load) = &plan.sizing {
         out += "\n";
         out += &show_sizing::show(load);

@@ -7,7 +7,8 @@ use monitor_common::abi::limits::{FRESH_SECONDS, IDLE_SECONDS};
 use super::{
     LoadPlan,
     sizing::{
-        FlowTable, PEERS_PER_SUBSCRIBER, Recommended, TALLIES_PER_SUBSCRIBER, Turnover,
+        FlowTable, PEERS_PER_SUBSCRIBER, Recommended, Sizing, TALLIES_PER_SUBSCRIBER, Turnover,
+        bucket::Bucket,
         cores::{Cores, INSPECTED_PER_FLOW},
         costs::{MEASURED_ON, NEW_FLOW, TRANSIT},
     },
@@ -39,6 +40,7 @@ fn configured(plan: &LoadPlan) -> String {
     if let Some(table) = plan.sizing.flow_table {
         row("capacity.flows", table.flows, &turnover(table));
         warnings.extend(flow_warning(table, plan.sizing.flows));
+        warnings.extend(plan.shedding.iter().flat_map(|bucket| shedding_warnings(bucket, &plan.sizing)));
     }
     if let Some(table) = plan.sizing.tally_table {
         let note = format!("room for {} subscribers of {TALLIES_PER_SUBSCRIBER} tallies", table.subscribers);
@@ -89,6 +91,30 @@ fn flow_warning(table: FlowTable, recommended: Recommended) -> Option<String> {
         )),
         Turnover::EvictsIdle => None,
     }
+}
+
+/// What is shed of the load.
+fn shedding_warnings(bucket: &Bucket, sizing: &Sizing) -> Vec<String> {
+    let shed = "Packets of others pass, but count under no subscriber (metric `peertally_shed_packets_total`).";
+    let mut warnings = Vec::new();
+    if bucket.sheds_flows(sizing.load) {
+        warnings.push(format!(
+            "WARNING: Shedding lets {} new flows/s through, a quarter of capacity.flows. {shed} {}",
+            bucket.new_flows_per_second,
+            remedy("capacity.flows", sizing.flows)
+        ));
+    }
+    // Without settled packets, the cores are not those of the box.
+    let cores = sizing.cores.as_ref().filter(|_| sizing.load.packets_per_second.is_some());
+    let needed = bucket.cpus(sizing.load);
+    if cores.is_some_and(|cores| needed > cores.random_with_reserve) {
+        warnings.push(format!(
+            "WARNING: Shedding lets {} packets/s that open flows or are inspected through on each CPU. {shed} Use {needed} \
+             CPUs, or set shedding.packets_per_second higher.",
+            bucket.packets_per_second
+        ));
+    }
+    warnings
 }
 
 fn remedy(key: &str, recommended: Recommended) -> String {

@@ -3,6 +3,7 @@
 //! Pure arithmetic: a load and capacities in, values out. It must never read a file or the clock. Costs come from
 //! [`costs`], times from `abi/limits.rs`, bounds of a capacity from the configuration's types.
 
+pub mod bucket;
 pub mod cores;
 pub mod costs;
 #[cfg(test)]

@@ -112,3 +112,18 @@ fn spans_have_a_unit_that_suits_them() {
         assert_eq!(span(seconds), text);
     }
 }
+
+#[test]
+fn a_load_beyond_the_bound_of_the_slow_path_is_warned_of() {
+    let flows = "Shedding lets 131072 new flows/s through, a quarter of capacity.flows.";
+    let packets = "Shedding lets 500000 packets/s that open flows or are inspected through on each CPU.";
+    let loads = [(None, 100_000), (None, 200_000), (Some(17_400_000), 200_000), (Some(80_000_000), 20_000_000)];
+    for ((all, new_flows), warned) in
+        loads.into_iter().zip([[false, false], [true, false], [true, false], [true, true]])
+    {
+        let text = words(&shown(all, Some(new_flows), None));
+        assert_eq!([flows, packets].map(|warning| text.contains(warning)), warned, "{new_flows}: {text}");
+    }
+    let unbounded = LoadPlan { shedding: None, ..planned(load(None, Some(20_000_000), None)) };
+    assert!(!show(&unbounded).contains("Shedding"), "shedding is off");
+}
