@@ -8,7 +8,6 @@ use std::{sync::Arc, time::Duration};
 
 use monitor_common::abi::{
     protocol::Protocol,
-    settings::InspectionDepth,
     tally::{TallyKey, Totals},
 };
 use uuid::Uuid;
@@ -18,7 +17,7 @@ use node::{BoundedRows, NodeRows};
 use top::{Top, TopRow};
 
 use crate::{
-    policy::{CHUNK, Policy, PolicyCounts, PolicyEngine, PolicyEvent, SubscriberIndex, TallyOwner},
+    policy::{CHUNK, Policy, PolicyCounts, PolicyEngine, PolicyEvent, SubscriberIndex, TallyOwner, event::EventSource},
     snapshot::Snapshot,
     subscriber::Pseudonyms,
 };
@@ -49,10 +48,8 @@ pub struct AnalysisOptions {
     pub policies: Vec<Policy>,
     /// Rank at which a subscriber is exported; 0 for none.
     pub top_k: usize,
-    /// Name of the node, for events.
-    pub node: Arc<str>,
-    /// Inspection depth in force, for events.
-    pub inspection: InspectionDepth,
+    /// What events say of the node.
+    pub source: EventSource,
 }
 
 /// State kept from drain to drain.
@@ -66,8 +63,7 @@ pub struct Analysis {
     /// Owners of the changes in the current chunk.
     owners: Vec<TallyOwner>,
     pseudonyms: Pseudonyms,
-    node_name: Arc<str>,
-    inspection: InspectionDepth,
+    source: EventSource,
 }
 
 impl Analysis {
@@ -82,8 +78,7 @@ impl Analysis {
             active: Active::default(),
             owners: Vec::with_capacity(CHUNK),
             pseudonyms,
-            node_name: options.node,
-            inspection: options.inspection,
+            source: options.source,
         }
     }
 
@@ -112,8 +107,7 @@ impl Analysis {
             .filter_map(|firing| {
                 let subscriber = *self.subscribers.subscriber(firing.subscriber)?;
                 let policy = self.engine.policies().get(firing.policy)?;
-                let (node, inspection) = (&self.node_name, self.inspection);
-                Some(PolicyEvent::new(new_id(), firing, policy, subscriber, &self.pseudonyms, node, inspection))
+                Some(PolicyEvent::new(new_id(), firing, policy, subscriber, &self.pseudonyms, &self.source))
             })
             .collect();
         let top = self.top.rows(&snapshot, &self.subscribers);

@@ -153,6 +153,24 @@ words! {
 }
 
 words! {
+    /// What a subscriber is charged on; metrics, events and rows of watchlist hits name it.
+    Evidence {
+        /// Packets of both sides, and a proof that a sender who sees no answers cannot give.
+        Answered = "answered",
+        /// Packets alone, of a router that sees one direction. Anybody can send them, so this is the weaker evidence.
+        OneWay = "one_way",
+    }
+}
+
+impl Evidence {
+    /// The evidence on a router with or without the setting `one_way`.
+    #[must_use]
+    pub const fn of(one_way: bool) -> Self {
+        if one_way { Self::OneWay } else { Self::Answered }
+    }
+}
+
+words! {
     /// How an event for a hook names its subscriber.
     SubscriberForm {
         /// A keyed pseudonym: meaningless without this node's key.

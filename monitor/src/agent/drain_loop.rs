@@ -143,6 +143,7 @@ impl DrainLoop {
                 policy = &*event.policy.name,
                 subscriber = event.pseudonym,
                 value = event.firing.value,
+                evidence = event.source.evidence.label(),
                 "P2P protocol traffic reached the threshold of a policy"
             );
             let event = Arc::new(event);

@@ -13,7 +13,7 @@ use monitor_common::abi::{
     protocol::{Confidence, Protocol},
     watch::WatchHit,
 };
-use peertally_core::policy::event::rfc3339;
+use peertally_core::{policy::event::rfc3339, words::Evidence};
 use serde::Serialize;
 
 /// See the module documentation.
@@ -21,6 +21,7 @@ use serde::Serialize;
 pub struct HitLog {
     file: File,
     lines: Vec<u32>,
+    evidence: Evidence,
 }
 
 #[derive(Serialize)]
@@ -36,16 +37,17 @@ struct HitRow<'a> {
     source_port: u16,
     destination: IpAddr,
     destination_port: u16,
+    evidence: &'a str,
 }
 
 impl HitLog {
-    /// Opens the file, or makes it. `lines` are the list's lines by entry number.
+    /// Opens the file, or makes it. `lines` are the list's lines by entry number; each row names `evidence`.
     ///
     /// # Errors
     /// Error of the operating system.
-    pub fn open(path: &Path, lines: Vec<u32>) -> io::Result<Self> {
+    pub fn open(path: &Path, lines: Vec<u32>, evidence: Evidence) -> io::Result<Self> {
         let file = OpenOptions::new().append(true).create(true).mode(0o600).open(path)?;
-        Ok(Self { file, lines })
+        Ok(Self { file, lines, evidence })
     }
 
     /// Appends hits; `now` and `now_ns` are the same moment on the wall clock and on the hits' clock.
@@ -70,6 +72,7 @@ impl HitLog {
                 source_port: hit.source_port,
                 destination: Ipv6Addr::from(hit.destination.bytes()).to_canonical(),
                 destination_port: hit.destination_port,
+                evidence: self.evidence.label(),
             };
             serde_json::to_writer(&mut text, &row).map_err(io::Error::other)?;
             text.push(b'\n');
@@ -108,7 +111,7 @@ mod tests {
     fn a_hit_before_1970_is_written() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("hits.jsonl");
-        let mut log = HitLog::open(&path, Vec::new()).expect("opens");
+        let mut log = HitLog::open(&path, Vec::new(), Evidence::Answered).expect("opens");
         // A router without a clock chip: the wall clock starts at 1970 and is set back after the hit.
         log.append(&[hit()], SystemTime::UNIX_EPOCH + Duration::from_secs(1), 9_000_000_000).expect("writes");
         let text = std::fs::read_to_string(&path).expect("reads");
@@ -119,7 +122,7 @@ mod tests {
     fn a_hit_is_a_line_without_the_hash() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("hits.jsonl");
-        let mut log = HitLog::open(&path, vec![7, 9]).expect("opens");
+        let mut log = HitLog::open(&path, vec![7, 9], Evidence::Answered).expect("opens");
         let hit = hit();
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
         let other = WatchHit { realm: 7, ..hit };
@@ -131,8 +134,19 @@ mod tests {
         assert_eq!(
             first,
             "{\"time\":\"2023-11-14T22:13:18.500Z\",\"list_line\":9,\"protocol\":\"bittorrent\",\"confidence\":\"signature\",\
-             \"transport\":\"tcp\",\"source\":\"10.0.0.1\",\"source_port\":40000,\"destination\":\"192.0.2.1\",\"destination_port\":6881}"
+             \"transport\":\"tcp\",\"source\":\"10.0.0.1\",\"source_port\":40000,\"destination\":\"192.0.2.1\",\"destination_port\":6881,\
+             \"evidence\":\"answered\"}"
         );
         assert_eq!(std::fs::metadata(&path).expect("there").permissions().mode() & 0o777, 0o600);
+    }
+
+    #[test]
+    fn a_hit_of_one_direction_says_so() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("hits.jsonl");
+        let mut log = HitLog::open(&path, vec![7, 9], Evidence::OneWay).expect("opens");
+        log.append(&[hit()], SystemTime::now(), 5_500_000_000).expect("writes");
+        let row: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).expect("reads")).expect("JSON");
+        assert_eq!(row["evidence"], "one_way");
     }
 }

@@ -13,6 +13,8 @@ pub struct AgentInfo {
     pub config: Option<PathBuf>,
     /// Inspection depth.
     pub inspection: &'static str,
+    /// What subscribers are charged on.
+    pub evidence: &'static str,
     /// Where metrics are.
     pub listen: String,
     /// Whether `/metrics/subscribers` exists.
@@ -27,6 +29,7 @@ impl AgentInfo {
             node: Arc::clone(&resolved.node),
             config: resolved.source.clone(),
             inspection: resolved.datapath.inspection.label(),
+            evidence: resolved.evidence().label(),
             listen: resolved.listen.to_string(),
             subscriber_metrics: resolved.subscriber_metrics,
         }

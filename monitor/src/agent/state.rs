@@ -10,7 +10,7 @@ use std::{
 };
 
 use monitor_common::abi::settings::InspectionDepth;
-use peertally_core::analysis::DrainResult;
+use peertally_core::{analysis::DrainResult, words::Evidence};
 use prometheus::Histogram;
 
 use super::shedding::Shed;
@@ -27,6 +27,7 @@ pub struct AgentState {
     /// What was shed between the last two drains, for `/readyz`.
     shed: Mutex<Shed>,
     inspection: InspectionDepth,
+    evidence: Evidence,
     start: SystemTime,
 }
 
@@ -39,7 +40,12 @@ impl fmt::Debug for AgentState {
 impl AgentState {
     /// State of an agent that has drained nothing yet.
     #[must_use]
-    pub fn new(inspection: InspectionDepth, hooks: Vec<Arc<HookStats>>, drain_duration: Histogram) -> Arc<Self> {
+    pub fn new(
+        inspection: InspectionDepth,
+        evidence: Evidence,
+        hooks: Vec<Arc<HookStats>>,
+        drain_duration: Histogram,
+    ) -> Arc<Self> {
         Arc::new(Self {
             published: RwLock::default(),
             hooks,
@@ -48,6 +54,7 @@ impl AgentState {
             last_error: Mutex::default(),
             shed: Mutex::default(),
             inspection,
+            evidence,
             start: SystemTime::now(),
         })
     }
@@ -104,6 +111,12 @@ impl AgentState {
     #[must_use]
     pub const fn inspection(&self) -> InspectionDepth {
         self.inspection
+    }
+
+    /// What subscribers are charged on.
+    #[must_use]
+    pub const fn evidence(&self) -> Evidence {
+        self.evidence
     }
 
     /// When the agent started.

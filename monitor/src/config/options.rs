@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use peertally_core::analysis::AnalysisOptions;
+use peertally_core::{analysis::AnalysisOptions, policy::event::EventSource, words::Evidence};
 
 use super::Resolved;
 
@@ -13,8 +13,17 @@ impl Resolved {
         AnalysisOptions {
             policies: self.policies.clone(),
             top_k: self.top_k,
-            node: Arc::clone(&self.node),
-            inspection: self.datapath.inspection,
+            source: EventSource {
+                node: Arc::clone(&self.node),
+                inspection: self.datapath.inspection,
+                evidence: self.evidence(),
+            },
         }
+    }
+
+    /// What subscribers are charged on.
+    #[must_use]
+    pub const fn evidence(&self) -> Evidence {
+        Evidence::of(self.datapath.one_way)
     }
 }

@@ -42,6 +42,10 @@ pub struct Raw {
     /// SHA-1), 32 (eDonkey), or 32 or 39 characters of base 32 (Gnutella, Direct Connect). Read at the start.
     #[cfg_attr(test, schemars(example = &"/etc/peertally/watchlist"))]
     pub watchlist_file: Option<PathBuf>,
+    /// Whether the interfaces carry one direction of each flow only. Every flow then counts as answered. That is weaker
+    /// evidence, because anybody can send packets to a subscriber: every event names it. A flow that was charged so
+    /// stays charged until it ends, also after the key was changed.
+    pub one_way: bool,
     /// Verdicts by behaviour only.
     #[serde(deserialize_with = "table")]
     pub heuristic: RawHeuristic,
@@ -99,6 +103,7 @@ impl Default for Raw {
             listen: SocketAddr::from(([127, 0, 0, 1], 9847)),
             inspection: DepthText(InspectionDepth::Framing),
             watchlist_file: None,
+            one_way: false,
             heuristic: RawHeuristic::default(),
             capacity: Capacity::default(),
             shedding: RawShedding::default(),

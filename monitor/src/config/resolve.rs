@@ -198,6 +198,7 @@ pub(super) fn resolve(raw: &Raw, overrides: &Overrides, locator: &Locator<'_>) -
             pools,
             tunnel_endpoints,
             inspection: raw.inspection.0,
+            one_way: raw.one_way,
             heuristic: raw.heuristic.enabled.then_some(heuristic),
             shedding: raw.shedding.enabled.then_some(shedding),
             log_level: log_level(raw.log.kernel_log),

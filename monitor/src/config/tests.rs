@@ -10,7 +10,11 @@ use peertally_core::{
 use proptest::prelude::*;
 
 use super::{ConfigError, Overrides, Resolved, load, parse};
-use crate::verbs::check_config;
+use crate::{
+    agent::{AgentInfo, AgentState},
+    export::{collector::drain_histogram, status::Status},
+    verbs::{check_config, status::show},
+};
 
 fn read(text: &str) -> Result<Resolved, ConfigError> {
     parse(Path::new("p.toml"), text, &Overrides::default())
@@ -30,8 +34,24 @@ fn an_empty_file_is_the_defaults() {
     assert_eq!(resolved.datapath.pools.len(), 5);
     assert!(resolved.datapath.tunnel_endpoints.is_empty());
     assert!(check_config::summary(&resolved).contains("addresses inside tunnels are charged to nobody"));
+    assert!(check_config::summary(&resolved).contains("evidence     answered"));
+    assert!(!resolved.datapath.one_way);
     assert!(resolved.policies.is_empty());
     assert!(resolved.require_interfaces().expect_err("none").to_string().contains("--interface NAME"));
+}
+
+#[test]
+fn one_direction_is_a_setting_that_is_named() {
+    let resolved = read("one_way = true").expect("valid");
+    assert!(resolved.datapath.one_way);
+    assert!(check_config::summary(&resolved).contains("evidence     one_way: every flow counts as answered"));
+    let source = resolved.analysis_options().source;
+    assert_eq!(source.evidence.label(), "one_way");
+    let status = Status::of(
+        &AgentState::new(resolved.datapath.inspection, resolved.evidence(), Vec::new(), drain_histogram()),
+        &AgentInfo::of(&resolved),
+    );
+    assert!(show(&status).contains("evidence     one_way\n"), "{}", show(&status));
 }
 
 #[test]

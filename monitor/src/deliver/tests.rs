@@ -23,10 +23,10 @@ use monitor_common::abi::{
     settings::InspectionDepth,
 };
 use peertally_core::{
-    policy::{Policy, PolicyEvent, ProtocolSet, evaluate::Firing},
+    policy::{Policy, PolicyEvent, ProtocolSet, evaluate::Firing, event::EventSource},
     subscriber::{Pseudonyms, Subscriber},
     testing,
-    words::{Metric, PolicyDirection, SubscriberForm},
+    words::{Evidence, Metric, PolicyDirection, SubscriberForm},
 };
 
 use super::{
@@ -42,6 +42,10 @@ use super::{
 use crate::{config::raw::RawHook, generated::assert_block_current};
 
 fn event() -> Arc<PolicyEvent> {
+    event_on(Evidence::Answered)
+}
+
+fn event_on(evidence: Evidence) -> Arc<PolicyEvent> {
     let policy = Policy {
         name: "heavy".into(),
         protocols: ProtocolSet::default_policy(),
@@ -71,8 +75,7 @@ fn event() -> Arc<PolicyEvent> {
         &Arc::new(policy),
         subscriber,
         &pseudonyms,
-        &"edge-1".into(),
-        InspectionDepth::Framing,
+        &EventSource { node: "edge-1".into(), inspection: InspectionDepth::Framing, evidence },
     ))
 }
 
@@ -139,6 +142,10 @@ fn the_event_says_what_was_measured_and_names_the_subscriber_as_asked() {
     assert_eq!(both["confidence"], "signature");
     assert_eq!(both["protocols"][0]["protocol"], "bittorrent");
     assert_eq!(both["inspection"], "framing");
+    assert_eq!(both["evidence"], "answered");
+    let one_way = event_on(Evidence::OneWay).to_json(SubscriberForm::Both);
+    let one_way: serde_json::Value = serde_json::from_slice(&one_way).expect("JSON");
+    assert_eq!(one_way["evidence"], "one_way");
     assert!(json(SubscriberForm::Pseudonym)["subscriber"].get("block").is_none());
     assert!(!String::from_utf8_lossy(&event.to_json(SubscriberForm::Pseudonym)).contains("10.0.0.1"));
     assert!(json(SubscriberForm::Block)["subscriber"].get("pseudonym").is_none());

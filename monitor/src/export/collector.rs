@@ -107,6 +107,8 @@ fn agent_families(state: &AgentState) -> Vec<Family> {
     build.add(&[env!("CARGO_PKG_VERSION")], 1.0);
     let mut inspection = Family::new(&definitions::INSPECTION);
     inspection.add(&[state.inspection().label()], 1.0);
+    let mut evidence = Family::new(&definitions::EVIDENCE);
+    evidence.add(&[state.evidence().label()], 1.0);
     let mut protocols = Family::new(&definitions::PROTOCOL);
     for protocol in Protocol::ALL {
         if let Some(class) = protocol.class() {
@@ -117,6 +119,7 @@ fn agent_families(state: &AgentState) -> Vec<Family> {
         build,
         protocols,
         inspection,
+        evidence,
         Family::single(&definitions::START_TIME, unix_seconds(state.start())),
         Family::single(&definitions::DRAIN_FAILURES, state.drain_failures() as f64),
     ]

@@ -131,6 +131,8 @@ definitions! {
         "Age of the oldest event that is queued or in progress; 0 if there is none.";
     INSPECTION = "/metrics" Gauge "peertally_inspection_depth_info" in "" by ["depth"]:
         "1, with the current inspection depth.";
+    EVIDENCE = "/metrics" Gauge "peertally_evidence_info" in "" by ["evidence"]:
+        "1, with what subscribers are charged on: answered, or one_way, which is weaker.";
     WATCHLIST_HITS = "/metrics" Counter "peertally_watchlist_hits_total" in "" by ["protocol"]:
         "Payloads that named content of the watchlist; only in the inspection depth watchlist.";
     PROTOCOL = "/metrics" Gauge "peertally_protocol_info" in "" by ["protocol", "class"]:

@@ -43,6 +43,7 @@ impl Bench {
     fn new(text: &str) -> Self {
         let state = AgentState::new(
             InspectionDepth::Framing,
+            resolved(text).evidence(),
             vec![HookStats::new("tell".into(), &exec::KIND)],
             drain_histogram(),
         );
@@ -111,6 +112,17 @@ fn what_is_scraped_is_what_is_documented() {
     for line in text.lines().filter(|line| line.starts_with("# TYPE")) {
         let name = line.split(' ').nth(2).expect("a name");
         assert!(ALL.iter().any(|definition| definition.name == name), "{name} is not in the table");
+    }
+}
+
+#[test]
+fn a_router_that_sees_one_direction_says_so() {
+    for (text, series) in [("", "answered"), ("one_way = true", "one_way")] {
+        let mut bench = Bench::new(text);
+        let scraped = bench.drain();
+        let named: Vec<&String> = scraped.keys().filter(|name| name.starts_with("peertally_evidence_info")).collect();
+        assert_eq!(named, [&format!("peertally_evidence_info{{evidence=\"{series}\"}}")]);
+        assert_eq!(scraped[named[0]], 1.0);
     }
 }
 

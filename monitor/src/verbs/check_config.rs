@@ -2,7 +2,7 @@
 
 use std::{fmt::Write, path::Path};
 
-use peertally_core::pool::Pool;
+use peertally_core::{pool::Pool, words::Evidence};
 
 use crate::config::{self, ConfigError, Overrides, Resolved, messages::escape_invisible, values::show_duration};
 
@@ -32,6 +32,13 @@ pub fn summary(resolved: &Resolved) -> String {
     let endpoints: Vec<String> = resolved.datapath.tunnel_endpoints.iter().map(ToString::to_string).collect();
     line("tunnels", or_none(&endpoints, "no endpoints named: addresses inside tunnels are charged to nobody"));
     line("inspection", resolved.datapath.inspection.label().to_owned());
+    line(
+        "evidence",
+        match resolved.evidence() {
+            Evidence::Answered => "answered: a subscriber is charged with answered flows".to_owned(),
+            Evidence::OneWay => "one_way: every flow counts as answered, which is weaker evidence".to_owned(),
+        },
+    );
     if let Some(file) = &resolved.watchlist_file {
         line("watchlist", format!("{} entries of {}", resolved.datapath.watchlist.entries.len(), file.display()));
     }

@@ -164,7 +164,12 @@ async fn serve<D: Datapath>(
     let (control, _control_socket) = ControlSocket::bind(&resolved.control_socket)?;
     let pseudonyms = pseudonym_key::open(&resolved.pseudonym_key_file)?;
     let dispatcher = Arc::new(Dispatcher::start(&resolved.hooks)?);
-    let state = AgentState::new(resolved.datapath.inspection, dispatcher.stats().to_vec(), drain_histogram());
+    let state = AgentState::new(
+        resolved.datapath.inspection,
+        resolved.evidence(),
+        dispatcher.stats().to_vec(),
+        drain_histogram(),
+    );
     let heartbeat = Arc::new(Heartbeat::new((resolved.drain_interval * 10).max(Duration::from_secs(60))));
     let info = AgentInfo { listen: address.to_string(), ..AgentInfo::of(&resolved) };
     let context = HttpContext::new(Arc::clone(&state), pseudonyms.clone(), Arc::clone(&heartbeat), info);
@@ -250,5 +255,6 @@ fn record_depth(resolved: &Resolved) -> Result<(), RunError> {
 
 fn open_hit_log(resolved: &Resolved) -> Result<HitLog, RunError> {
     let path = resolved.state_dir.join("watchlist-hits.jsonl");
-    HitLog::open(&path, resolved.datapath.watchlist.lines.clone()).map_err(|source| RunError::HitLog { path, source })
+    HitLog::open(&path, resolved.datapath.watchlist.lines.clone(), resolved.evidence())
+        .map_err(|source| RunError::HitLog { path, source })
 }

@@ -13,7 +13,7 @@ use peertally::{
     },
     listen::encoding::Encoding,
 };
-use peertally_core::analysis::Analysis;
+use peertally_core::{analysis::Analysis, words::Evidence};
 use serde_json::{Value, json};
 
 use crate::{clock::cpu_time, median, ms, snapshot::snapshot};
@@ -40,7 +40,7 @@ pub(crate) fn measure() -> Result<Value> {
     };
     let (written, compressed) = (per_subscriber(Encoding::Identity), per_subscriber(Encoding::Gzip));
     let resolved = config::parse(Path::new("bench.toml"), "", &Overrides::default())?;
-    let state = AgentState::new(InspectionDepth::Framing, Vec::new(), drain_histogram());
+    let state = AgentState::new(InspectionDepth::Framing, Evidence::Answered, Vec::new(), drain_histogram());
     let (published, _events) = Analysis::new(resolved.analysis_options(), pseudonyms).take(snapshot, Default::default);
     state.publish(published);
     let exposition = Exposition::new(state);

@@ -118,7 +118,7 @@ impl Path {
     pub(crate) fn metric(&self, event: KernelEvent) -> u64 {
         let events: Vec<_> = KernelEvent::ALL.iter().map(|event| (event.label(), self.event(*event))).collect();
         let resolved = config::parse(std::path::Path::new("test.toml"), "", &Overrides::default()).expect("defaults");
-        let state = AgentState::new(resolved.datapath.inspection, Vec::new(), drain_histogram());
+        let state = AgentState::new(resolved.datapath.inspection, resolved.evidence(), Vec::new(), drain_histogram());
         let snapshot = Snapshot { events, ..snapshots::empty() };
         let (published, _) =
             Analysis::new(resolved.analysis_options(), Pseudonyms::with_key([1; 32])).take(snapshot, Default::default);

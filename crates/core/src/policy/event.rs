@@ -12,11 +12,22 @@ use uuid::Uuid;
 use super::{Policy, evaluate::Firing};
 use crate::{
     subscriber::{Pseudonyms, Subscriber},
-    words::SubscriberForm,
+    words::{Evidence, SubscriberForm},
 };
 
 /// Version of the JSON form. Keys may be added without a new number.
 pub const EVENT_VERSION: u32 = 1;
+
+/// What every event of a node says of the node.
+#[derive(Clone, Debug)]
+pub struct EventSource {
+    /// Name of the node.
+    pub node: Arc<str>,
+    /// Inspection depth in force.
+    pub inspection: InspectionDepth,
+    /// What subscribers are charged on.
+    pub evidence: Evidence,
+}
 
 /// One event.
 #[derive(Clone, Debug)]
@@ -25,10 +36,8 @@ pub struct PolicyEvent {
     pub id: Uuid,
     /// When it fired.
     pub time: SystemTime,
-    /// Name of the node.
-    pub node: Arc<str>,
-    /// Inspection depth in force.
-    pub inspection: InspectionDepth,
+    /// The node.
+    pub source: EventSource,
     /// The policy.
     pub policy: Arc<Policy>,
     /// The subscriber block.
@@ -48,14 +57,12 @@ impl PolicyEvent {
         policy: &Arc<Policy>,
         subscriber: Subscriber,
         pseudonyms: &Pseudonyms,
-        node: &Arc<str>,
-        inspection: InspectionDepth,
+        source: &EventSource,
     ) -> Self {
         Self {
             id,
             time: firing.window_end,
-            node: Arc::clone(node),
-            inspection,
+            source: source.clone(),
             policy: Arc::clone(policy),
             pseudonym: pseudonyms.of(&subscriber),
             subscriber,
@@ -78,7 +85,7 @@ impl PolicyEvent {
             version: EVENT_VERSION,
             id: self.id.to_string(),
             time: rfc3339(self.time),
-            node: &self.node,
+            node: &self.source.node,
             policy: &self.policy.name,
             summary: format!(
                 "P2P protocol traffic of one subscriber reached the threshold of policy {}",
@@ -101,7 +108,8 @@ impl PolicyEvent {
                 end: rfc3339(self.firing.window_end),
                 seconds: self.policy.window.as_secs_f64(),
             },
-            inspection: self.inspection.label(),
+            inspection: self.source.inspection.label(),
+            evidence: self.source.evidence.label(),
         };
         serde_json::to_vec(&body).expect("strings, numbers and lists always serialise")
     }
@@ -133,6 +141,7 @@ struct Body<'a> {
     protocols: Vec<Part>,
     window: EventWindow,
     inspection: &'static str,
+    evidence: &'static str,
 }
 
 #[derive(Serialize)]

@@ -32,7 +32,7 @@ pub(crate) async fn get(address: SocketAddr, path: &str) -> (u16, String) {
 
 async fn serve(text: &str, drained: bool, heartbeat: Duration) -> SocketAddr {
     let resolved = Arc::new(crate::config::parse(Path::new("p.toml"), text, &Overrides::default()).expect("valid"));
-    let state = AgentState::new(InspectionDepth::Framing, Vec::new(), drain_histogram());
+    let state = AgentState::new(InspectionDepth::Framing, resolved.evidence(), Vec::new(), drain_histogram());
     let pseudonyms = Pseudonyms::with_key([1; 32]);
     if drained {
         let mut kernel = Kernel::new();

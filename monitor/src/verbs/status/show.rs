@@ -19,6 +19,7 @@ pub fn show(status: &Status) -> String {
     }
     line("metrics", status.metrics.clone());
     line("inspection", status.inspection.clone());
+    line("evidence", status.evidence.clone());
     for each in &status.attached {
         line("attached", format!("{} ({}, {})", each.interface, each.role, each.mode));
     }
