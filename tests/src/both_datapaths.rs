@@ -9,13 +9,13 @@ use monitor_common::{
         protocol::Verdict,
         settings::{Heuristic, InspectionDepth},
     },
-    tables::token_bucket::ShedTally,
+    tables::token_bucket::PacketTally,
 };
 use peertally_core::words::Role;
 use peertally_datapath::{
     TableSizes,
     host::{ACCESS, CORE, HostDataPath},
-    object::LoadOptions,
+    object::{LoadOptions, MonitoredInterface},
     test_run::TestRunner,
 };
 
@@ -40,6 +40,8 @@ pub struct BothDatapaths {
     pub now_s: u64,
     /// Interface that they arrive on, on the host; the kernel's test runner has one.
     pub interface: u16,
+    /// The interfaces of the kernel's program.
+    interfaces: Vec<MonitoredInterface>,
 }
 
 impl BothDatapaths {
@@ -61,7 +63,17 @@ impl BothDatapaths {
         let kernel =
             may_use_kernel(test).expect("rights").then(|| TestRunner::new(options).expect("the program loads"));
         let core = options.interfaces.first().is_some_and(|interface| interface.role == Role::Core);
-        Self { host, kernel, now_s: 1_000, interface: if core { CORE } else { ACCESS } }
+        let interfaces = options.interfaces.clone();
+        Self { host, kernel, now_s: 1_000, interface: if core { CORE } else { ACCESS }, interfaces }
+    }
+
+    /// Makes the interface of the frames to come an access or a core interface. The host has one of each.
+    pub fn set_role(&mut self, role: Role) {
+        self.interface = if role == Role::Core { CORE } else { ACCESS };
+        self.interfaces.iter_mut().for_each(|interface| interface.role = role);
+        if let Some(kernel) = &mut self.kernel {
+            kernel.object().write_interfaces(&self.interfaces);
+        }
     }
 
     /// Counts a frame and returns the outcome.
@@ -94,9 +106,10 @@ impl BothDatapaths {
     /// # Panics
     /// When the two disagree.
     #[must_use]
-    pub fn shed(&self) -> ShedTally {
-        let sum = |of_interfaces: Vec<ShedTally>| {
-            let shed: Vec<ShedTally> = of_interfaces.into_iter().filter(|each| *each != ShedTally::default()).collect();
+    pub fn shed(&self) -> PacketTally {
+        let sum = |of_interfaces: Vec<PacketTally>| {
+            let shed: Vec<PacketTally> =
+                of_interfaces.into_iter().filter(|each| *each != PacketTally::default()).collect();
             assert!(shed.len() <= 1, "one interface has all of it: {shed:?}");
             shed.first().copied().unwrap_or_default()
         };

@@ -22,6 +22,7 @@ pub fn empty() -> Snapshot {
         skipped: Vec::new(),
         events: Vec::new(),
         shed: Vec::new(),
+        spoofed: Vec::new(),
         rules: Vec::new(),
         tables: Vec::new(),
         pending: Counts::default(),

@@ -213,18 +213,19 @@ const ROOMS: [(&str, &[&str]); 4] = [
     ("monitor/src", &["skip", "generated", "deliver", "config", "agent", "export", "listen", "verbs", "cli"]),
 ];
 /// Parts of the engine, each of which uses only those before it.
-const ENGINE: [&str; 14] = [
+const ENGINE: [&str; 15] = [
     "server_flow",
     "shedding",
     "tally_slots",
     "subscribers",
     "account",
+    "watchlist",
+    "charge",
     "peer_keys",
     "reassembly",
     "source_requests",
     "associate",
     "learn",
-    "watchlist",
     "flow_table",
     "commit",
     "stages",

@@ -169,7 +169,9 @@ fn nobody_has_a_reserve_on_the_core_side() {
     let mut side = MonitoredInterface::access(1);
     side.role = Role::Core;
     let mut both = both("the core side", &LoadOptions { interfaces: vec![side], ..bounded() });
-    let mut own = |port: u64| both.frame(&udp((Ipv4Addr::new(10, 0, 0, 2), port as u16).into(), peer(), OPAQUE));
+    // To a subscriber: to anybody else it would open no flow.
+    let receiver = (Ipv4Addr::new(10, 0, 0, 3), 6881).into();
+    let mut own = |port: u64| both.frame(&udp((Ipv4Addr::new(10, 0, 0, 2), port as u16).into(), receiver, OPAQUE));
     let outcomes: Vec<Outcome> = (0..BUCKET).map(|number| own(20_000 + number)).collect();
     assert_eq!(shed_of(&outcomes), BUCKET / 2, "the source may be spoofed");
 }

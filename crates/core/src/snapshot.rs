@@ -41,7 +41,9 @@ pub struct Snapshot {
     /// Kernel-side events (evictions, refusals, races), by label; every event is listed.
     pub events: Vec<(&'static str, u64)>,
     /// Packets of the slow path that were shed, by interface; every monitored interface is listed.
-    pub shed: Vec<ShedRow>,
+    pub shed: Vec<InterfaceCount>,
+    /// Packets in the name of a subscriber who is not there, by interface; every monitored interface is listed.
+    pub spoofed: Vec<InterfaceCount>,
     /// Flows by the rule that labelled them; rules without flows are left out.
     pub rules: Vec<(Rule, u64)>,
     /// Fill of each table.
@@ -84,9 +86,9 @@ pub struct NodeRow {
     pub unanswered: Counts,
 }
 
-/// Packets that opened no flow because the slow path was at its bound.
+/// Packets that were counted apart on one interface.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ShedRow {
+pub struct InterfaceCount {
     /// Interface name.
     pub interface: Arc<str>,
     /// IP packets.

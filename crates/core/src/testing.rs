@@ -14,7 +14,7 @@ use monitor_common::abi::{
     tally::{Direction, TallyKey, Totals},
 };
 
-use crate::snapshot::{Attachment, Counts, NodeRow, ShedRow, Snapshot, TableUse, TallyChange};
+use crate::snapshot::{Attachment, Counts, InterfaceCount, NodeRow, Snapshot, TableUse, TallyChange};
 
 /// Counters of a data path that only a test adds to.
 #[derive(Debug)]
@@ -168,7 +168,8 @@ impl Kernel {
             node: self.node.clone(),
             skipped: Reason::ALL.iter().map(|reason| (*reason, 0)).collect(),
             events: vec![("tally_refused", 0)],
-            shed: vec![ShedRow { interface: "eth0".into(), packets: 3, bytes: 300 }],
+            shed: vec![InterfaceCount { interface: "eth0".into(), packets: 3, bytes: 300 }],
+            spoofed: vec![InterfaceCount { interface: "eth0".into(), packets: 4, bytes: 400 }],
             rules: vec![(Rule::UtpSyn, 3), (Rule::MseAssociation, 1)],
             tables: vec![TableUse { name: "tallies", entries: self.keys.len() as u64, capacity: 1024 }],
             pending: Counts::default(),

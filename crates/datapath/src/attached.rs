@@ -15,12 +15,12 @@ use std::{fs::File, path::PathBuf, sync::Arc, time::Instant};
 use aya_log::EbpfLogger;
 use monitor_common::{
     abi::{event::KernelEvent, limits::PENDING_IDLE_SECONDS, settings::InspectionDepth},
-    tables::token_bucket::ShedTally,
+    tables::token_bucket::PacketTally,
 };
 use peertally_core::{
     analysis::node::OTHER,
     interface::Interface,
-    snapshot::{ShedRow, Snapshot},
+    snapshot::{InterfaceCount, Snapshot},
     words::{OnExit, XdpMode},
 };
 
@@ -113,22 +113,23 @@ fn interface_names(object: &LoadedObject, targets: &[MonitoredInterface]) -> Vec
     names
 }
 
-/// What was shed on each interface. Numbers without a name of their own share [`OTHER`], if any of them shed something.
-fn shed_rows(shed: &[ShedTally], interfaces: &[Arc<str>]) -> Vec<ShedRow> {
+/// What was counted apart on each interface. Numbers without a name of their own share [`OTHER`], if one of them has
+/// something.
+fn interface_counts(shed: &[PacketTally], interfaces: &[Arc<str>]) -> Vec<InterfaceCount> {
     let mut rows = Vec::new();
-    let mut other = ShedTally::default();
+    let mut other = PacketTally::default();
     for (number, tally) in shed.iter().enumerate() {
         match interfaces.get(number).filter(|name| ***name != *OTHER) {
             Some(name) => {
-                rows.push(ShedRow { interface: Arc::clone(name), packets: tally.packets, bytes: tally.bytes });
+                rows.push(InterfaceCount { interface: Arc::clone(name), packets: tally.packets, bytes: tally.bytes });
             }
             None => {
-                other = ShedTally { packets: other.packets + tally.packets, bytes: other.bytes + tally.bytes };
+                other = PacketTally { packets: other.packets + tally.packets, bytes: other.bytes + tally.bytes };
             }
         }
     }
-    if other != ShedTally::default() {
-        rows.push(ShedRow { interface: Arc::from(OTHER), packets: other.packets, bytes: other.bytes });
+    if other != PacketTally::default() {
+        rows.push(InterfaceCount { interface: Arc::from(OTHER), packets: other.packets, bytes: other.bytes });
     }
     rows
 }
@@ -150,7 +151,8 @@ impl Datapath for AttachedDatapath {
         let events = self.object.events()?;
         let events = events.into_iter().map(|(event, count)| (event.label(), count + in_this_process(event))).collect();
         let rules = self.object.rule_verdicts()?;
-        let shed = shed_rows(&self.object.shed()?, &self.interfaces);
+        let shed = interface_counts(&self.object.shed()?, &self.interfaces);
+        let spoofed = interface_counts(&self.object.spoofed()?, &self.interfaces);
         let watching = view.settings.inspection.load() == InspectionDepth::Watchlist as u64;
         let watchlist = if watching { self.object.watchlist_tallies()? } else { Vec::new() };
         let context = drain::DrainContext { interfaces: &self.interfaces, pools: self.pools };
@@ -159,6 +161,7 @@ impl Datapath for AttachedDatapath {
         snapshot.events = events;
         snapshot.rules = rules;
         snapshot.shed = shed;
+        snapshot.spoofed = spoofed;
         snapshot.watchlist = watchlist;
         if watching {
             snapshot.hits = self.object.watchlist_hits();
@@ -203,10 +206,13 @@ mod tests {
     #[test]
     fn each_interface_has_a_row_and_the_others_share_one() {
         let names: Vec<Arc<str>> = ["access0", OTHER, "core0"].map(Arc::from).to_vec();
-        let tally = |packets| ShedTally { packets, bytes: packets * 100 };
-        let row = |name: &str, packets| ShedRow { interface: Arc::from(name), packets, bytes: packets * 100 };
-        assert_eq!(shed_rows(&[tally(5), tally(0), tally(0), tally(0)], &names), [row("access0", 5), row("core0", 0)]);
+        let tally = |packets| PacketTally { packets, bytes: packets * 100 };
+        let row = |name: &str, packets| InterfaceCount { interface: Arc::from(name), packets, bytes: packets * 100 };
+        assert_eq!(
+            interface_counts(&[tally(5), tally(0), tally(0), tally(0)], &names),
+            [row("access0", 5), row("core0", 0)]
+        );
         let all = [row("access0", 1), row("core0", 4), row(OTHER, 10)];
-        assert_eq!(shed_rows(&[tally(1), tally(2), tally(4), tally(8)], &names), all);
+        assert_eq!(interface_counts(&[tally(1), tally(2), tally(4), tally(8)], &names), all);
     }
 }

@@ -30,7 +30,7 @@ use monitor_common::{
         peer_cache::PeerSet,
         reassembly::ReassemblySlot,
         tally_cache::TallyLine,
-        token_bucket::ShedTally,
+        token_bucket::PacketTally,
     },
 };
 use peertally_core::pool::{Pool, mapped_prefix, pool_words};
@@ -55,7 +55,8 @@ pub struct HostDataPath {
     skips: [Cell<u64>; REASON_SLOTS],
     events: [Cell<u64>; EVENT_SLOTS],
     rules: [Cell<u64>; RULE_SLOTS],
-    shed: [Cell<ShedTally>; MAX_INTERFACES],
+    shed: [Cell<PacketTally>; MAX_INTERFACES],
+    spoofed: [Cell<PacketTally>; MAX_INTERFACES],
     scratch: RefCell<Scratch>,
     watchlist: HashMap<ContentHash, u32>,
     watch_tallies: RefCell<HashMap<KeyWords, u64>>,
@@ -105,7 +106,8 @@ impl HostDataPath {
             skips: [const { Cell::new(0) }; REASON_SLOTS],
             events: [const { Cell::new(0) }; EVENT_SLOTS],
             rules: [const { Cell::new(0) }; RULE_SLOTS],
-            shed: [const { Cell::new(ShedTally { packets: 0, bytes: 0 }) }; MAX_INTERFACES],
+            shed: [const { Cell::new(PacketTally { packets: 0, bytes: 0 }) }; MAX_INTERFACES],
+            spoofed: [const { Cell::new(PacketTally { packets: 0, bytes: 0 }) }; MAX_INTERFACES],
             scratch: RefCell::new(Scratch::empty()),
             watchlist: HashMap::new(),
             watch_tallies: RefCell::default(),
@@ -194,9 +196,15 @@ impl HostDataPath {
         self.skips[reason as usize].get()
     }
 
+    /// Packets and bytes in the name of a subscriber who is not there, by interface number.
+    #[must_use]
+    pub fn spoofed(&self) -> Vec<PacketTally> {
+        self.spoofed.iter().map(Cell::get).collect()
+    }
+
     /// Packets and bytes that were shed, by interface number.
     #[must_use]
-    pub fn shed(&self) -> Vec<ShedTally> {
+    pub fn shed(&self) -> Vec<PacketTally> {
         self.shed.iter().map(Cell::get).collect()
     }
 
@@ -205,6 +213,13 @@ impl HostDataPath {
     pub fn events(&self, event: KernelEvent) -> u64 {
         self.events[event as usize].get()
     }
+}
+
+/// Counts a packet of an interface.
+fn count_apart(tallies: &[Cell<PacketTally>], interface: InterfaceEntry, ip_bytes: u64) {
+    let cell = &tallies[interface.shared_number() as usize];
+    let PacketTally { packets, bytes } = cell.get();
+    cell.set(PacketTally { packets: packets + 1, bytes: bytes + ip_bytes });
 }
 
 impl CounterMaps for HostDataPath {
@@ -291,9 +306,11 @@ impl Maps for HostDataPath {
     }
 
     fn count_shed(&self, interface: InterfaceEntry, ip_bytes: u64) {
-        let cell = &self.shed[interface.shared_number() as usize];
-        let ShedTally { packets, bytes } = cell.get();
-        cell.set(ShedTally { packets: packets + 1, bytes: bytes + ip_bytes });
+        count_apart(&self.shed, interface, ip_bytes);
+    }
+
+    fn count_spoofed(&self, interface: InterfaceEntry, ip_bytes: u64) {
+        count_apart(&self.spoofed, interface, ip_bytes);
     }
 
     fn now_s(&self, settings: &Settings, clock: &mut CpuClock) -> u64 {

@@ -29,7 +29,7 @@ use monitor_common::{
         watch::{ContentHash, WatchHit},
     },
     bpf::shared_u64::SharedU64,
-    tables::token_bucket::ShedTally,
+    tables::token_bucket::PacketTally,
 };
 use peertally_core::{
     content_list::Watchlist,
@@ -70,6 +70,7 @@ const PINNED: &[&str] = &[
     "EVENTS",
     "RULE_VERDICTS",
     "SHED",
+    "SPOOFED",
     "WATCH_TALLIES",
 ];
 
@@ -344,14 +345,25 @@ impl LoadedObject {
     ///
     /// # Errors
     /// When the map cannot be read.
-    pub fn shed(&self) -> Result<Vec<ShedTally>, ObjectError> {
-        let name = "SHED";
+    pub fn shed(&self) -> Result<Vec<PacketTally>, ObjectError> {
+        self.by_interface("SHED")
+    }
+
+    /// Packets and bytes in the name of a subscriber who is not there, by interface number, summed over CPUs.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    pub fn spoofed(&self) -> Result<Vec<PacketTally>, ObjectError> {
+        self.by_interface("SPOOFED")
+    }
+
+    fn by_interface(&self, name: &'static str) -> Result<Vec<PacketTally>, ObjectError> {
         let error = |source| ObjectError::Map { name, source };
         let array: PerCpuArray<_, [u64; 2]> = self.map(name)?.try_into().map_err(error)?;
         let of_interface = |number| {
             let of_cpus = array.get(&number, 0).map_err(error)?;
             let sum = of_cpus.iter().fold([0; 2], |sum: [u64; 2], [packets, bytes]| [sum[0] + packets, sum[1] + bytes]);
-            Ok(ShedTally { packets: sum[0], bytes: sum[1] })
+            Ok(PacketTally { packets: sum[0], bytes: sum[1] })
         };
         (0..MAX_INTERFACES as u32).map(of_interface).collect()
     }
@@ -488,7 +500,7 @@ impl LoadedObject {
 
     /// Sets role and realm of the interfaces. Interfaces that are no longer configured may still be attached: their
     /// entries stay.
-    fn write_interfaces(&self, interfaces: &[MonitoredInterface]) {
+    pub fn write_interfaces(&self, interfaces: &[MonitoredInterface]) {
         let entries = self.interface_table.values();
         for interface in interfaces {
             let cell = &entries[usize::from(interface.index as u16)];

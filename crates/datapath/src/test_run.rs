@@ -11,7 +11,7 @@ use monitor_common::{
         rule::Rule,
     },
     bpf::shared_u64::SharedU64,
-    tables::token_bucket::ShedTally,
+    tables::token_bucket::PacketTally,
 };
 
 use super::{
@@ -107,11 +107,19 @@ impl TestRunner {
         self.object.event(event)
     }
 
+    /// Packets and bytes in the name of a subscriber who is not there, by interface number.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    pub fn spoofed(&self) -> Result<Vec<PacketTally>, ObjectError> {
+        self.object.spoofed()
+    }
+
     /// Packets and bytes that were shed, by interface number.
     ///
     /// # Errors
     /// When the map cannot be read.
-    pub fn shed(&self) -> Result<Vec<ShedTally>, ObjectError> {
+    pub fn shed(&self) -> Result<Vec<PacketTally>, ObjectError> {
         self.object.shed()
     }
 

@@ -14,7 +14,7 @@ use crate::{
     bpf::shared_u64::SharedU64,
     tables::{
         context::{PacketContext, Task},
-        conversation::mark,
+        conversation::{Conversation, mark},
         flow_table::{
             ColdFlow, ColdSet, FlowSet, FlowState, NO_SLOT, NO_SLOTS, Phase, counter_index, is_full, pack, unpack,
             unpack_slots, with_slots,
@@ -210,10 +210,10 @@ pub(super) fn count<M: Maps>(maps: &M, ctx: &mut PacketContext) {
     }
 }
 
-/// Whether every subscriber of a flow has a slot.
+/// Whether a flow is charged to every subscriber who is behind this router.
 #[inline(always)]
-pub(super) fn slots_complete(slots: u64, state: FlowState) -> bool {
-    state.subscribers() & !with_slots(slots) == 0
+pub(super) fn slots_complete(slots: u64, state: FlowState, conversation: Conversation) -> bool {
+    slots != NO_SLOTS && conversation.own(state.subscribers()) & !with_slots(slots) == 0
 }
 
 /// Makes a verdict final, then counts the flow for it, on the one CPU that wins the compare-and-swap.
@@ -234,10 +234,11 @@ pub(super) fn settle<M: CounterMaps>(maps: &M, word: &SharedU64, cold: &ColdFlow
         let verdict = if stands { state.verdict_numbers() } else { verdict };
         let settled = state.settled(verdict.0, verdict.1);
         let settled = if verdict.1 >= Confidence::Structural as u8 { settled.learning() } else { settled };
-        let settled = if slots_complete(slots, state) {
+        let conversation = cold.conversation();
+        let settled = if slots_complete(slots, state, conversation) {
             settled.decided()
         } else {
-            settled.pending().waiting_for(cold.conversation().awaited(state.subscribers()))
+            settled.pending().waiting_for(conversation.awaited(conversation.own(state.subscribers())))
         };
         if word.replace(state.0, settled.0) {
             count_flow(maps, slots);
@@ -307,6 +308,16 @@ pub(super) fn count_uncached<M: Maps>(maps: &M, settings: &Settings, ctx: &mut P
     let direction = subscribers::subscriber_ends(ctx).direction(ctx.is_from_lower());
     let of = NodeOf { interface: ctx.interface(), direction, uncharged: u32::from(slots == NO_SLOTS) };
     credit_node(maps, of, verdict, unpack(counts));
+    maps.report_outcome(PacketOutcome::UNCACHED);
+}
+
+/// Counts a packet in the name of a subscriber who is not behind its interface: for the interface alone.
+#[inline(always)]
+pub(super) fn spoofed<M: Maps>(maps: &M, ctx: &PacketContext) {
+    let (interface, bytes) = (ctx.interface(), u64::from(ctx.frame.headers.ip_bytes));
+    let direction = subscribers::subscriber_ends(ctx).direction(ctx.is_from_lower());
+    credit_node(maps, NodeOf { interface, direction, uncharged: 1 }, flowless_verdict(ctx), (1, bytes));
+    maps.count_spoofed(interface, bytes);
     maps.report_outcome(PacketOutcome::UNCACHED);
 }
 

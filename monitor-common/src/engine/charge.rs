@@ -25,13 +25,36 @@ use crate::{
     bpf::shared_u64::SharedU64,
     parse::{packet::Packet, tcp_flag},
     tables::{
-        context::PacketContext,
+        context::{NO_POOL, PacketContext},
         conversation::{Conversation, mark},
         flow_table::{ColdFlow, FlowSet, FlowState, Phase, counter_index, unpack, with_slots},
         maps::Maps,
         progress::evidence,
     },
 };
+
+/// Whether a packet with a subscriber's source, which came from the core, counts for no flow.
+///
+/// No subscriber behind this router sends from there. But the pools of several routers may be one, so the sender may be
+/// a subscriber of another router. Then the packet counts for its receiver, if that is a subscriber, in a flow that
+/// charges the sender nothing. In a flow that already charges its sender, it must be forged.
+#[inline(always)]
+pub(super) fn is_forged<M: Maps>(maps: &M, ctx: &mut PacketContext) -> bool {
+    if !subscribers::find_subscribers(maps, ctx) || ctx.subscribers.block_lens[ctx.sender() & 1] == NO_POOL {
+        // Its inner addresses alone are a subscriber's: nobody is charged by them.
+        return false;
+    }
+    if ctx.subscribers.block_lens[ctx.receiver() & 1] == NO_POOL {
+        return true;
+    }
+    let (Some(set), Some(cold)) = (maps.flow_set(ctx.flow.set_index), maps.cold_set(ctx.flow.set_index)) else {
+        return false;
+    };
+    // Without a flow, `way` is past the last one.
+    let way = ctx.flow.way as usize & (WAYS - 1);
+    let known = ctx.flow.way < WAYS as u32 && set.tags[way].load() == ctx.flow.tag;
+    known && with_slots(cold.flow(ctx.flow.way).slots.load()) >> ctx.sender() & 1 != 0
+}
 
 /// Records what the packet proves of the ends of its flow while that is pending. Sets `charge_due` if it may charge
 /// somebody.
@@ -53,7 +76,14 @@ pub(super) fn record<P: Packet, M: Maps>(packet: &P, maps: &M, settings: &Settin
     } else {
         conversation = conversation.with(mark::of(mark::SEEN_LOWER, ctx.sender()));
     }
-    let subscribers = FlowState(ctx.flow.state).subscribers();
+    let foreign = mark::of(mark::FOREIGN_LOWER, ctx.sender());
+    conversation = if ctx.inspection.spoofed != 0 {
+        conversation.with(foreign).without(mark::of(mark::ACKNOWLEDGED_LOWER, ctx.sender()))
+    } else {
+        // The subscriber is here, after all.
+        conversation.without(foreign)
+    };
+    let subscribers = conversation.own(FlowState(ctx.flow.state).subscribers());
     if conversation.is_proved(subscribers) || settings.one_way.load() != 0 {
         conversation = conversation.with(mark::ANSWERED);
     }
@@ -103,7 +133,7 @@ fn numbers_prove(set: &FlowSet, cold: &ColdFlow, way: usize, before: Conversatio
 #[inline(always)]
 pub(super) fn proved_ends(settings: &Settings, state: FlowState, conversation: Conversation) -> u64 {
     let answered = conversation.has(mark::ANSWERED) || settings.one_way.load() != 0;
-    if answered && !conversation.has(mark::UNVOUCHED) { state.subscribers() } else { 0 }
+    if answered && !conversation.has(mark::UNVOUCHED) { conversation.own(state.subscribers()) } else { 0 }
 }
 
 /// The subscribers whom the flow charges by its verdict, its conversation and its evidence.
@@ -194,7 +224,7 @@ fn charge<M: Maps>(maps: &M, settings: &Settings, ctx: &mut PacketContext, added
         }
     } else {
         cold.slots.store(slots);
-        decide(word, slots);
+        decide(word, slots, cold.conversation());
     }
     if state.phase() == Phase::Settled {
         account::count_flow(maps, new);
@@ -208,14 +238,14 @@ fn charge<M: Maps>(maps: &M, settings: &Settings, ctx: &mut PacketContext, added
 
 /// Ends the pending of a flow whose subscribers all have slots.
 #[inline(always)]
-fn decide(word: &SharedU64, slots: u64) {
+fn decide(word: &SharedU64, slots: u64, conversation: Conversation) {
     let mut attempt = 0;
     // Another CPU may refresh the last-seen second in between. If this fails, the flow stays pending, and counts for
     // its slots all the same.
     while attempt < 4 {
         let state = FlowState(word.load());
         let live = matches!(state.phase(), Phase::Inspecting | Phase::Settled);
-        if !live || !account::slots_complete(slots, state) || word.replace(state.0, decided(state).0) {
+        if !live || !account::slots_complete(slots, state, conversation) || word.replace(state.0, decided(state).0) {
             return;
         }
         attempt += 1;
@@ -256,6 +286,6 @@ fn begin_anew<M: Maps>(
     }
     cold.generation.add(1);
     cold.slots.store(slots);
-    word.swap(if account::slots_complete(slots, state) { decided(state).0 } else { state.0 });
+    word.swap(if account::slots_complete(slots, state, cold.conversation()) { decided(state).0 } else { state.0 });
     true
 }

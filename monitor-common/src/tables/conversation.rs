@@ -55,6 +55,13 @@ pub mod mark {
     pub const TCP: u64 = 1 << 11;
     /// The subscribers are named inside a tunnel for whose ends the operator does not vouch: nobody is charged.
     pub const UNVOUCHED: u64 = 1 << 12;
+    /// The lower endpoint's packets came from a core interface, though its address is a subscriber's: it is not
+    /// charged.
+    pub const FOREIGN_LOWER: u64 = 1 << 13;
+    /// The higher endpoint's did.
+    pub const FOREIGN_HIGHER: u64 = 1 << 14;
+    /// One of them did.
+    pub const FOREIGN: u64 = FOREIGN_LOWER | FOREIGN_HIGHER;
 }
 
 const TURNS_SHIFT: u32 = 27;
@@ -102,6 +109,20 @@ impl Conversation {
         let turns = if turns + turned > ANSWER_TURNS { ANSWER_TURNS } else { turns + turned };
         let kept = self.0 & !(TURNS_MASK << TURNS_SHIFT | mark::LAST_FROM_LOWER);
         Self(kept | turns << TURNS_SHIFT | (from_lower * mark::LAST_FROM_LOWER))
+    }
+
+    /// The conversation without these flags.
+    #[inline(always)]
+    #[must_use]
+    pub const fn without(self, marks: u64) -> Self {
+        Self(self.0 & !marks)
+    }
+
+    /// The subscribers among `subscribers` (bit 0 lower, bit 1 higher) that are behind this router.
+    #[inline(always)]
+    #[must_use]
+    pub const fn own(self, subscribers: u64) -> u64 {
+        subscribers & !(self.0 / mark::FOREIGN_LOWER)
     }
 
     /// Changes of direction, the first packet included, up to [`ANSWER_TURNS`].

@@ -66,6 +66,8 @@ pub trait Maps: CounterMaps {
     fn count_rule(&self, rule: u32);
     /// Counts a skipped frame.
     fn count_skip(&self, reason: Reason);
+    /// Counts a packet of an interface in the name of a subscriber who is not there.
+    fn count_spoofed(&self, interface: InterfaceEntry, ip_bytes: u64);
     /// Counts a packet that was shed, by the interface on which it arrived.
     fn count_shed(&self, interface: InterfaceEntry, ip_bytes: u64);
     /// Coarse time in seconds. `clock` is this CPU's last reading, and is kept current.

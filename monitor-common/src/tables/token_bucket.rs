@@ -108,10 +108,10 @@ impl TokenBucket {
     }
 }
 
-/// Packets and IP bytes that were shed on one interface, by one CPU.
+/// Packets and IP bytes of one interface that one CPU counted apart.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
-pub struct ShedTally {
+pub struct PacketTally {
     /// IP packets.
     pub packets: u64,
     /// IP bytes.

@@ -38,7 +38,7 @@ use monitor_common::{
         pool_table,
         reassembly::ReassemblySlot,
         tally_cache::TallyLine,
-        token_bucket::ShedTally,
+        token_bucket::PacketTally,
     },
 };
 
@@ -84,7 +84,10 @@ static EVENTS: PerCpuArray<u64> = PerCpuArray::with_max_entries(EVENT_SLOTS as u
 static RULE_VERDICTS: PerCpuArray<u64> = PerCpuArray::with_max_entries(RULE_SLOTS as u32, 0);
 /// Packets and bytes that were shed, by interface number.
 #[map]
-static SHED: PerCpuArray<ShedTally> = PerCpuArray::with_max_entries(MAX_INTERFACES as u32, 0);
+static SHED: PerCpuArray<PacketTally> = PerCpuArray::with_max_entries(MAX_INTERFACES as u32, 0);
+/// Packets and bytes in the name of a subscriber who is not there, by interface number.
+#[map]
+static SPOOFED: PerCpuArray<PacketTally> = PerCpuArray::with_max_entries(MAX_INTERFACES as u32, 0);
 #[map]
 static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
 /// Content hashes of the operator's list, with their numbers.
@@ -155,6 +158,19 @@ fn increment(counters: &PerCpuArray<u64>, index: u32) -> Option<u64> {
     unsafe {
         *counter += 1;
         Some(*counter)
+    }
+}
+
+/// Counts a packet of an interface on this CPU.
+#[inline(always)]
+fn count_apart(tallies: &PerCpuArray<PacketTally>, interface: InterfaceEntry, ip_bytes: u64) {
+    match tallies.get_ptr_mut(interface.shared_number()) {
+        // SAFETY: a per-CPU value; nothing else writes it while this program runs on the CPU.
+        Some(tally) => unsafe {
+            (*tally).packets += 1;
+            (*tally).bytes += ip_bytes;
+        },
+        None => BpfMaps.count_event(KernelEvent::InternalError),
     }
 }
 
@@ -303,14 +319,12 @@ impl Maps for BpfMaps {
 
     #[inline(always)]
     fn count_shed(&self, interface: InterfaceEntry, ip_bytes: u64) {
-        match SHED.get_ptr_mut(interface.shared_number()) {
-            // SAFETY: a per-CPU value; nothing else writes it while this program runs on the CPU.
-            Some(tally) => unsafe {
-                (*tally).packets += 1;
-                (*tally).bytes += ip_bytes;
-            },
-            None => self.count_event(KernelEvent::InternalError),
-        }
+        count_apart(&SHED, interface, ip_bytes);
+    }
+
+    #[inline(always)]
+    fn count_spoofed(&self, interface: InterfaceEntry, ip_bytes: u64) {
+        count_apart(&SPOOFED, interface, ip_bytes);
     }
 
     #[inline(always)]

@@ -79,12 +79,12 @@ impl SheddingWatch {
 mod tests {
     use std::{sync::Arc, time::Duration};
 
-    use peertally_core::{snapshot::ShedRow, testing::Kernel};
+    use peertally_core::{snapshot::InterfaceCount, testing::Kernel};
 
     use super::*;
 
     fn snapshot(packets: [u64; 2], inspections: u64) -> Snapshot {
-        let row = |interface: &str, packets| ShedRow { interface: Arc::from(interface), packets, bytes: 0 };
+        let row = |interface: &str, packets| InterfaceCount { interface: Arc::from(interface), packets, bytes: 0 };
         Snapshot {
             shed: vec![row("access0", packets[0]), row("core0", packets[1])],
             events: vec![(KernelEvent::InspectionShed.label(), inspections), (KernelEvent::FlowNew.label(), 9)],

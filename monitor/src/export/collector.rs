@@ -26,6 +26,9 @@ use crate::{
 /// Upper limits of the drain histogram, in seconds: a million tallies take tens of milliseconds.
 const DRAIN_BUCKETS: &[f64] = &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 
+/// The reason why a packet counts as spoofed: a subscriber's source on a core interface.
+const SPOOFED: &str = "spoofed";
+
 /// The histogram of drain durations, for [`AgentState`].
 #[must_use]
 pub fn drain_histogram() -> Histogram {
@@ -195,6 +198,12 @@ fn kernel(published: &DrainResult) -> Vec<Family> {
     }
     let (mut shed_packets, mut shed_bytes) =
         (Family::new(&definitions::SHED_PACKETS), Family::new(&definitions::SHED_BYTES));
+    let (mut spoofed_packets, mut spoofed_bytes) =
+        (Family::new(&definitions::SPOOFED_PACKETS), Family::new(&definitions::SPOOFED_BYTES));
+    for row in &snapshot.spoofed {
+        spoofed_packets.add(&[&row.interface, SPOOFED], row.packets as f64);
+        spoofed_bytes.add(&[&row.interface, SPOOFED], row.bytes as f64);
+    }
     for row in &snapshot.shed {
         shed_packets.add(&[&row.interface], row.packets as f64);
         shed_bytes.add(&[&row.interface], row.bytes as f64);
@@ -202,6 +211,8 @@ fn kernel(published: &DrainResult) -> Vec<Family> {
     let catch_all = [("up", published.catch_all.bytes_up), ("down", published.catch_all.bytes_down)];
     vec![
         labelled(&definitions::SKIPPED, &mut snapshot.skipped.iter().map(|(reason, count)| (reason.label(), *count))),
+        spoofed_packets,
+        spoofed_bytes,
         shed_packets,
         shed_bytes,
         labelled(&definitions::KERNEL_EVENTS, &mut snapshot.events.iter().copied()),

@@ -85,6 +85,10 @@ definitions! {
         "IP bytes of flows under inspection, or not answered yet: in no other number.";
     SKIPPED = "/metrics" Counter "peertally_skipped_packets_total" in "packets" by ["reason"]:
         "Frames that were passed but not counted as IP traffic.";
+    SPOOFED_PACKETS = "/metrics" Counter "peertally_spoofed_packets_total" in "packets" by ["interface", "reason"]:
+        "IP packets in the name of a subscriber who is not behind the interface: charged to nobody as their sender. Part of peertally_unanswered_packets_total.";
+    SPOOFED_BYTES = "/metrics" Counter "peertally_spoofed_bytes_total" in "bytes" by ["interface", "reason"]:
+        "IP bytes of these packets.";
     SHED_PACKETS = "/metrics" Counter "peertally_shed_packets_total" in "packets" by ["interface"]:
         "IP packets that opened no flow because the slow path was at its bound. They are in peertally_traffic_packets_total, but under no subscriber.";
     SHED_BYTES = "/metrics" Counter "peertally_shed_bytes_total" in "bytes" by ["interface"]:

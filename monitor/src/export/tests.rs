@@ -154,6 +154,8 @@ fn values_are_those_of_the_drain() {
     assert_eq!(of("peertally_subscribers_active{protocol=\"gnutella\"}"), 0.0);
     assert_eq!(of("peertally_policy_events_total{policy=\"heavy\"}"), 1.0);
     assert_eq!(of("peertally_xdp_attached{interface=\"eth0\",role=\"access\",mode=\"native\"}"), 1.0);
+    assert_eq!(of("peertally_spoofed_packets_total{interface=\"eth0\",reason=\"spoofed\"}"), 4.0);
+    assert_eq!(of("peertally_spoofed_bytes_total{interface=\"eth0\",reason=\"spoofed\"}"), 400.0);
     assert_eq!(of("peertally_shed_packets_total{interface=\"eth0\"}"), 3.0);
     assert_eq!(of("peertally_shed_bytes_total{interface=\"eth0\"}"), 300.0);
     assert_eq!(of("peertally_drain_duration_seconds_count"), 2.0);

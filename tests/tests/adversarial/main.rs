@@ -2,5 +2,6 @@
 //! must still count. On the host and in the kernel, which must agree.
 
 mod conversations;
+mod forged;
 mod pages;
 mod world;

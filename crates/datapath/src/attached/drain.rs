@@ -71,6 +71,7 @@ impl Drain {
             skipped: Vec::new(),
             events: Vec::new(),
             shed: Vec::new(),
+            spoofed: Vec::new(),
             rules: Vec::new(),
             tables: vec![
                 TableUse { name: "flows", entries: read.flows, capacity: view.flow_capacity() },

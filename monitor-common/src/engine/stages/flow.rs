@@ -35,6 +35,11 @@ pub fn flow<P: Packet, M: Maps>(packet: &P, maps: &M, settings: &Settings) -> Op
         return None;
     }
     reset_context(ctx, maps, settings);
+    ctx.inspection.spoofed = u32::from(ctx.interface().is_core() && has_subscribers_source(maps, ctx));
+    if ctx.inspection.spoofed != 0 && charge::is_forged(maps, ctx) {
+        account::spoofed(maps, ctx);
+        return None;
+    }
     if !flow_table::lookup(maps, ctx) {
         if !subscribers::find_subscribers(maps, ctx) {
             account::transit(maps, ctx.interface(), ctx.frame.headers.ip_bytes, account::flowless_verdict(ctx));
@@ -54,10 +59,7 @@ pub fn flow<P: Packet, M: Maps>(packet: &P, maps: &M, settings: &Settings) -> Op
         }
     }
     account::count(maps, ctx);
-    ctx.inspection.spoofed = u32::from(ctx.interface().is_core() && has_subscribers_source(maps, ctx));
-    if ctx.inspection.spoofed == 0 {
-        charge::record(packet, maps, settings, ctx);
-    }
+    charge::record(packet, maps, settings, ctx);
     let task = ctx.flow.task;
     let next = if task == Task::ASSOCIATE {
         Some(StageProgram::Verdict)
