@@ -3,6 +3,7 @@
 //! Pure: values in, values out. Nothing here reads a clock, does I/O or calls a hook. A policy is about P2P protocol
 //! traffic, not about the content that was transferred.
 
+mod bucket_totals;
 pub mod evaluate;
 pub mod event;
 mod history;

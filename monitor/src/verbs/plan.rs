@@ -41,10 +41,10 @@ const AGENT_BYTES_PER_TALLY: u64 = 185;
 /// Bytes of a drain for each tally that moved.
 const AGENT_BYTES_PER_CHANGE: u64 = size_of::<TallyChange>() as u64;
 /// Bytes for each tally that a policy covers, for each metric and direction: place, limit, sum and a spare bucket.
-const AGENT_BYTES_PER_TALLY_AND_GROUP: u64 = 28;
+const AGENT_BYTES_PER_TALLY_AND_GROUP: u64 = 44;
 /// Further bytes for each tally that a policy covers, for each window of a metric and direction: at most sixteen
-/// buckets.
-const AGENT_BYTES_PER_TALLY_AND_WINDOW: u64 = 128;
+/// buckets of 24 bytes.
+const AGENT_BYTES_PER_TALLY_AND_WINDOW: u64 = 384;
 
 /// Memory of a configuration.
 #[derive(Clone, Debug, PartialEq, Serialize)]

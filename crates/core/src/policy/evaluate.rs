@@ -10,7 +10,7 @@ use std::{
     time::{Instant, SystemTime},
 };
 
-use monitor_common::abi::protocol::Verdict;
+use monitor_common::abi::{protocol::Verdict, tally::Totals};
 
 use super::{
     Policy, SubscriberIndex,
@@ -31,6 +31,8 @@ pub struct Firing {
     pub value: u64,
     /// Contribution of each verdict, largest first; the parts sum to `value`.
     pub parts: Vec<(Verdict, u64)>,
+    /// Totals of the policy's protocols in the window, whatever its metric and direction.
+    pub totals: Totals,
     /// When the oldest traffic of the window may have passed.
     pub window_start: SystemTime,
     /// When the window was read.
@@ -163,6 +165,7 @@ impl PolicyEngine {
                     subscriber: number,
                     value: breach.value,
                     parts: breach.policy_group.parts(breach.parts),
+                    totals: breach.totals,
                     window_start: snapshot.taken_at.checked_sub(span).unwrap_or(snapshot.taken_at),
                     window_end: snapshot.taken_at,
                 });

@@ -1,4 +1,4 @@
-//! Recent amounts of each tally: a ring of buckets that all windows of a metric group share.
+//! Recent totals of each tally: a ring of buckets that all windows of a metric group share.
 //!
 //! A window starts where a bucket starts, and a bucket is a whole number of drains. The sum of a window is therefore
 //! exact over the span it covers. The span is never longer than the policy's window (within [`tolerance`]). It is
@@ -6,13 +6,17 @@
 //! a bucket to start, so its span does not depend on other windows. A drain adds to one bucket, however many windows
 //! there are. Two buckets merge once no window can start between them.
 //!
-//! A bucket stores the amounts of all tallies in one array. A drain adds to one bucket of a million tallies, but only a
+//! A bucket stores the totals of all tallies in one array. A drain adds to one bucket of a million tallies, but only a
 //! few tallies need their sum over all buckets.
 
 use std::{
     collections::VecDeque,
     time::{Duration, Instant},
 };
+
+use monitor_common::abi::tally::Totals;
+
+use super::bucket_totals::BucketTotals;
 
 /// Starts of a window, except for that of the current bucket.
 const WINDOW_STARTS: u32 = 15;
@@ -26,8 +30,7 @@ pub(super) fn tolerance(window: Duration) -> Duration {
 #[derive(Debug)]
 struct Bucket {
     begun: Instant,
-    /// Amounts by a tally's place; places beyond the end have none.
-    amounts: Vec<u64>,
+    totals: BucketTotals,
 }
 
 /// Length of one window and its starts.
@@ -48,9 +51,9 @@ pub(super) struct History {
     /// Oldest first; the last one is the current.
     buckets: VecDeque<Bucket>,
     /// Memory of a dropped bucket, for reuse.
-    spare: Vec<u64>,
+    spare: BucketTotals,
     /// Sums from each bucket to the current one.
-    scratch: Vec<u64>,
+    scratch: Vec<Totals>,
 }
 
 impl History {
@@ -69,14 +72,14 @@ impl History {
         let oldest = self.windows.iter().filter_map(|window| window.begins.front()).min();
         while self.buckets.front().is_some_and(|bucket| oldest.is_none_or(|oldest| bucket.begun < *oldest)) {
             if let Some(bucket) = self.buckets.pop_front() {
-                self.spare = bucket.amounts;
+                self.spare = bucket.totals;
             }
         }
         self.merge();
         if begins {
-            let mut amounts = std::mem::take(&mut self.spare);
-            amounts.clear();
-            self.buckets.push_back(Bucket { begun: from, amounts });
+            let mut totals = std::mem::take(&mut self.spare);
+            totals.clear();
+            self.buckets.push_back(Bucket { begun: from, totals });
         }
         for window in &mut self.windows {
             let begin = window.begins.front();
@@ -92,19 +95,8 @@ impl History {
             |bucket: &Bucket| self.windows.iter().any(|window| window.begins.binary_search(&bucket.begun).is_ok());
         let Some(at) = (1..self.buckets.len()).find(|at| !is_needed(&self.buckets[*at])) else { return };
         let Some(mut later) = self.buckets.remove(at) else { return };
-        let earlier = &mut self.buckets[at - 1].amounts;
-        if earlier.len() < later.amounts.len() {
-            std::mem::swap(earlier, &mut later.amounts);
-        }
-        for (sum, amount) in earlier.iter_mut().zip(&later.amounts) {
-            *sum = sum.saturating_add(*amount);
-        }
-        self.spare = later.amounts;
-    }
-
-    /// Whether any window holds traffic; none does if the last drain alone lasted longer than all windows.
-    pub(super) fn is_open(&self) -> bool {
-        !self.buckets.is_empty()
+        self.buckets[at - 1].totals.merge(&mut later.totals);
+        self.spare = later.totals;
     }
 
     /// When the oldest traffic of a window may have passed; `None` while the window is not open.
@@ -112,27 +104,21 @@ impl History {
         self.windows.get(window).and_then(|window| window.begins.front().copied())
     }
 
-    /// The current bucket's amounts of places below `places`. Empty while no window is open.
-    pub(super) fn current(&mut self, places: usize) -> &mut [u64] {
-        let Some(bucket) = self.buckets.back_mut() else { return &mut [] };
-        let amounts = &mut bucket.amounts;
-        if amounts.len() < places {
-            // Grow by a sixteenth, not by a factor of two: there are many buckets.
-            if amounts.capacity() < places {
-                amounts.reserve_exact(places + places / 16 - amounts.len());
-            }
-            amounts.resize(places, 0);
-        }
-        amounts
+    /// The current bucket, with room for `places`; `None` while no window is open: the last drain
+    /// alone lasted longer than all windows.
+    pub(super) fn current(&mut self, places: usize) -> Option<&mut BucketTotals> {
+        let totals = &mut self.buckets.back_mut()?.totals;
+        totals.grow(places);
+        Some(totals)
     }
 
-    /// Appends each window's amount of a place to `sums`.
-    pub(super) fn sums(&mut self, place: usize, sums: &mut Vec<u64>) {
+    /// Appends each window's totals of a place to `sums`.
+    pub(super) fn sums(&mut self, place: usize, sums: &mut Vec<Totals>) {
         self.scratch.clear();
-        self.scratch.resize(self.buckets.len() + 1, 0);
-        let mut sum: u64 = 0;
+        self.scratch.resize(self.buckets.len() + 1, Totals::default());
+        let mut sum = Totals::default();
         for (index, bucket) in self.buckets.iter().enumerate().rev() {
-            sum = sum.saturating_add(bucket.amounts.get(place).copied().unwrap_or(0));
+            add(&mut sum, &bucket.totals.get(place));
             self.scratch[index] = sum;
         }
         sums.extend(self.windows.iter().map(|window| self.scratch[window.first]));
@@ -140,10 +126,17 @@ impl History {
 
     /// Clears a place after its slot was given to another key.
     pub(super) fn clear(&mut self, place: usize) {
-        for amount in self.buckets.iter_mut().filter_map(|bucket| bucket.amounts.get_mut(place)) {
-            *amount = 0;
-        }
+        self.buckets.iter_mut().for_each(|bucket| bucket.totals.clear_place(place));
     }
+}
+
+/// Adds totals to a sum, without a wrap.
+pub(super) fn add(sum: &mut Totals, totals: &Totals) {
+    sum.flows = sum.flows.saturating_add(totals.flows);
+    sum.packets_up = sum.packets_up.saturating_add(totals.packets_up);
+    sum.bytes_up = sum.bytes_up.saturating_add(totals.bytes_up);
+    sum.packets_down = sum.packets_down.saturating_add(totals.packets_down);
+    sum.bytes_down = sum.bytes_down.saturating_add(totals.bytes_down);
 }
 
 impl LookBack {

@@ -13,7 +13,7 @@ use monitor_common::abi::{
 
 use super::{
     Policy, ProtocolSet,
-    history::History,
+    history::{self, History},
     subscriber_index::{NO_SUBSCRIBER, SubscriberIndex, TallyOwner},
     verdict_index::{VERDICTS, VerdictIndex},
 };
@@ -69,7 +69,7 @@ pub(super) struct WindowSums {
     /// Verdict and place of each tally.
     tallies: Vec<(VerdictIndex, usize)>,
     /// By tally, then by window.
-    sums: Vec<u64>,
+    sums: Vec<Totals>,
     /// Amount that each verdict adds to the evaluated window.
     parts: Vec<(Verdict, u64)>,
 }
@@ -84,6 +84,8 @@ pub(super) struct Breach<'a> {
     pub(super) policy_group: &'a PolicyGroup,
     /// Amount of each verdict in the window, including verdicts that the group does not cover.
     pub(super) parts: &'a [(Verdict, u64)],
+    /// Totals of the verdicts that the group covers, whatever the metric.
+    pub(super) totals: Totals,
 }
 
 impl MetricGroup {
@@ -131,14 +133,11 @@ impl MetricGroup {
 
     /// Adds what moved; a subscriber becomes a candidate if some policy that covers the change might fire.
     pub(super) fn take(&mut self, changes: &[TallyChange], owners: &[TallyOwner]) {
-        if !self.history.is_open() {
-            return;
-        }
-        let mut current = self.history.current(self.limits.len());
+        let Some(current) = self.history.current(self.limits.len()) else { return };
         for (change, owner) in changes.iter().zip(owners) {
             let least = self.least[owner.verdict_index.index()];
             let amount = amount(self.metric, self.direction, &change.delta);
-            if owner.subscriber == NO_SUBSCRIBER || least == u64::MAX || amount == 0 {
+            if owner.subscriber == NO_SUBSCRIBER || least == u64::MAX {
                 continue;
             }
             let slot = change.slot as usize;
@@ -149,10 +148,13 @@ impl MetricGroup {
                 self.places[slot] = self.limits.len() as u32;
                 // No window holds more of a subscriber than it ever counted: the least threshold is a limit on either.
                 self.limits.push(least);
-                current = self.history.current(self.limits.len());
+                current.grow(self.limits.len());
             }
             let place = self.places[slot] as usize;
-            current[place] = current[place].saturating_add(amount);
+            current.add(place, &change.delta);
+            if amount == 0 {
+                continue;
+            }
             let added = &mut self.added[owner.subscriber as usize];
             *added = added.saturating_add(amount);
             if *added >= self.limits[place] {
@@ -195,10 +197,11 @@ impl MetricGroup {
         for (index, window) in self.windows.iter().enumerate() {
             window_sums.parts.clear();
             for ((verdict_index, _), sums) in window_sums.tallies.iter().zip(window_sums.sums.chunks_exact(windows)) {
+                let amount = amount(self.metric, self.direction, &sums[index]);
                 if let (Some(verdict), true) =
-                    (verdict_index.verdict(), window.covered[verdict_index.index()] && sums[index] > 0)
+                    (verdict_index.verdict(), window.covered[verdict_index.index()] && amount > 0)
                 {
-                    window_sums.parts.push((verdict, sums[index]));
+                    window_sums.parts.push((verdict, amount));
                 }
             }
             let parts = &window_sums.parts;
@@ -217,7 +220,8 @@ impl MetricGroup {
                 let policies =
                     &policy_group.policies[..policy_group.policies.partition_point(|(least, _)| *least <= value)];
                 if let (Some(begun), false) = (self.history.begin(index), policies.is_empty()) {
-                    breach(&Breach { begun, value, policies, policy_group, parts });
+                    let totals = window_sums.totals(index, windows, policy_group);
+                    breach(&Breach { begun, value, policies, policy_group, parts, totals });
                 }
             }
         }
@@ -246,6 +250,19 @@ impl MetricGroup {
 
     fn place(&self, slot: u32) -> Option<usize> {
         self.places.get(slot as usize).filter(|place| **place != NO_PLACE).map(|place| *place as usize)
+    }
+}
+
+impl WindowSums {
+    /// Totals in one of `windows` windows of the verdicts that a policy group covers.
+    fn totals(&self, window: usize, windows: usize, policy_group: &PolicyGroup) -> Totals {
+        let mut totals = Totals::default();
+        for ((verdict_index, _), sums) in self.tallies.iter().zip(self.sums.chunks_exact(windows)) {
+            if policy_group.covers(*verdict_index) {
+                history::add(&mut totals, &sums[window]);
+            }
+        }
+        totals
     }
 }
 

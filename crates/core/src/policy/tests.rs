@@ -88,6 +88,38 @@ fn fires_at_the_threshold_with_what_was_measured() {
 }
 
 #[test]
+fn a_firing_has_all_totals_of_its_protocols_in_its_window() {
+    let mut bittorrent_alone = policy(2, 60, 0);
+    bittorrent_alone.metric = Metric::Flows;
+    bittorrent_alone.protocols = ProtocolSet::EMPTY;
+    bittorrent_alone.protocols.insert(Protocol::BitTorrent);
+    let mut up = policy(1000, 60, 0);
+    up.direction = PolicyDirection::Up;
+    let mut bench = Bench::new(vec![bittorrent_alone, up]);
+    let old = Totals { flows: 1, packets_up: 1, bytes_up: 40, packets_down: 2, bytes_down: 80 };
+    bench.kernel.count(bittorrent("10.0.0.1"), old);
+    assert!(bench.drain(10).is_empty());
+    // Download alone moves no policy here, and counts in the events.
+    let download = Totals { packets_down: 700, bytes_down: 5 << 32, ..Totals::default() };
+    bench.kernel.count(bittorrent("10.0.0.1"), download);
+    bench.kernel.count(key("10.0.0.1", Protocol::Gnutella, Confidence::Signature), bytes(0, 60));
+    bench.kernel.count(bittorrent("10.0.0.2"), download);
+    assert!(bench.drain(50).is_empty());
+    let new = Totals { flows: 2, packets_up: 9, bytes_up: 1000, packets_down: 1, bytes_down: 40 };
+    bench.kernel.count(bittorrent("10.0.0.1"), new);
+    let fired = bench.drain(70);
+    let both = Totals { flows: 2, packets_up: 9, bytes_up: 1000, packets_down: 701, bytes_down: (5 << 32) + 40 };
+    let gnutella = bytes(0, 60);
+    assert_eq!(fired.iter().map(|firing| firing.policy).collect::<Vec<_>>(), [0, 1]);
+    assert_eq!((fired[0].value, fired[0].totals), (2, both));
+    let packets_down = both.packets_down + gnutella.packets_down;
+    assert_eq!(
+        (fired[1].value, fired[1].totals),
+        (1000, Totals { packets_down, bytes_down: both.bytes_down + 60, ..both })
+    );
+}
+
+#[test]
 fn what_happened_before_the_first_drain_is_of_unknown_age_and_never_fires() {
     let mut bench = Bench {
         kernel: Kernel::new(),
@@ -273,7 +305,7 @@ proptest! {
             let plain = |firings: &[Firing]| -> Vec<_> {
                 let span = |firing: &Firing| firing.window_end.duration_since(firing.window_start).expect("ordered");
                 let all = firings.iter();
-                all.map(|each| (each.policy, each.subscriber, each.value, each.parts.clone(), span(each))).collect()
+                all.map(|each| (each.policy, each.subscriber, each.value, each.parts.clone(), each.totals, span(each))).collect()
             };
             prop_assert_eq!(plain(&found), plain(&expected));
             thorough.engine.ignore_limits();
