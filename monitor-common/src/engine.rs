@@ -12,6 +12,7 @@ mod associate;
 mod charge;
 mod commit;
 mod flow_table;
+mod known_peers;
 mod learn;
 mod peer_keys;
 mod reassembly;

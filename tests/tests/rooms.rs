@@ -213,15 +213,16 @@ const ROOMS: [(&str, &[&str]); 4] = [
     ("monitor/src", &["skip", "generated", "deliver", "config", "agent", "export", "listen", "verbs", "cli"]),
 ];
 /// Parts of the engine, each of which uses only those before it.
-const ENGINE: [&str; 15] = [
+const ENGINE: [&str; 16] = [
     "server_flow",
     "shedding",
     "tally_slots",
     "subscribers",
     "account",
     "watchlist",
-    "charge",
     "peer_keys",
+    "known_peers",
+    "charge",
     "reassembly",
     "source_requests",
     "associate",

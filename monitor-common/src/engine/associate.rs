@@ -14,7 +14,7 @@
 //! there are enough within the window, and the subscriber has a certain BitTorrent flow within it, these connections
 //! count as BitTorrent.
 
-use super::{account, charge, peer_keys, subscribers};
+use super::{account, charge, known_peers, peer_keys, subscribers};
 use crate::{
     abi::{
         event::KernelEvent,
@@ -51,16 +51,16 @@ pub(super) fn associate<M: Maps>(maps: &M, settings: &Settings, ctx: &mut Packet
     if !random || !ctx.has_peer_ports() || !subscribers::find_subscribers(maps, ctx) {
         return false;
     }
-    let mut known = protocol_at(maps, settings, ctx, 0);
+    let mut known = known_peers::protocol_at(maps, settings, ctx, 0);
     if known == 0 {
-        known = protocol_at(maps, settings, ctx, 1);
+        known = known_peers::protocol_at(maps, settings, ctx, 1);
     }
     if known == 0 {
         known = referred_protocol(maps, settings, ctx);
     }
     if known != 0
-        && subscriber_speaks(maps, settings, ctx, 0, known as u8)
-        && subscriber_speaks(maps, settings, ctx, 1, known as u8)
+        && known_peers::subscriber_speaks(maps, settings, ctx, 0, known as u8)
+        && known_peers::subscriber_speaks(maps, settings, ctx, 1, known as u8)
     {
         let kad = known == Protocol::EDonkey as u32 && !ctx.is_tcp();
         ctx.flow.protocol = if kad { Protocol::Kademlia as u32 } else { known };
@@ -103,18 +103,8 @@ pub(super) fn is_early(ctx: &PacketContext) -> bool {
 /// Whether an endpoint of a TCP flow is known to speak a protocol.
 #[inline(never)]
 pub(super) fn has_peer_of<M: Maps>(maps: &M, settings: &Settings, ctx: &PacketContext, protocol: Protocol) -> bool {
-    let at = |end| protocol_at(maps, settings, ctx, end) == protocol as u32;
+    let at = |end| known_peers::protocol_at(maps, settings, ctx, end) == protocol as u32;
     at(0) || at(1)
-}
-
-/// Protocol number known for one end's endpoint; 0 for none.
-#[inline(never)]
-fn protocol_at<M: Maps>(maps: &M, settings: &Settings, ctx: &PacketContext, end: usize) -> u32 {
-    if !ctx.is_tcp() && ctx.subscribers.block_lens[end & 1] == NO_POOL {
-        return 0;
-    }
-    let tag = peer_keys::endpoint_tag(settings, ctx, end, ctx.port(end));
-    u32::from(find_peer(maps, settings, tag, ctx.frame.now_s).protocol_number())
 }
 
 /// Protocol number for which a server referred the subscriber that opened the flow to its other end; 0 for none.
@@ -127,36 +117,9 @@ fn referred_protocol<M: Maps>(maps: &M, settings: &Settings, ctx: &PacketContext
     }
     let requester = peer_keys::requester_tag(settings, ctx, opener);
     let tag = peer_keys::referred_tag(settings, requester, ctx.address(1 - opener), ctx.port(1 - opener));
-    let known = find_peer(maps, settings, tag, ctx.frame.now_s).protocol_number();
+    let known = known_peers::find_peer(maps, settings, tag, ctx.frame.now_s).protocol_number();
     // In eDonkey, a peer's TCP port says nothing about its UDP traffic; BitTorrent has one port for both.
     if !ctx.is_tcp() && known == Protocol::EDonkey as u8 { 0 } else { u32::from(known) }
-}
-
-/// Whether one end is no subscriber, or a subscriber that speaks the protocol.
-#[inline(never)]
-fn subscriber_speaks<M: Maps>(maps: &M, settings: &Settings, ctx: &PacketContext, end: usize, protocol: u8) -> bool {
-    let block_len = ctx.subscribers.block_lens[end & 1];
-    block_len == NO_POOL || subscriber_entry(maps, settings, ctx, end, protocol).is_used()
-}
-
-/// The peer cache's entry for one end's subscriber and a protocol.
-#[inline(always)]
-fn subscriber_entry<M: Maps>(
-    maps: &M,
-    settings: &Settings,
-    ctx: &PacketContext,
-    end: usize,
-    protocol: u8,
-) -> PeerEntry {
-    find_peer(maps, settings, peer_keys::subscriber_tag(settings, ctx, end, protocol), ctx.frame.now_s)
-}
-
-#[inline(never)]
-fn find_peer<M: Maps>(maps: &M, settings: &Settings, tag: u64, now_s: u64) -> PeerEntry {
-    match maps.peer_set(peer_cache::set_index(tag, settings.peer_mask)) {
-        Some(set) => set.find(tag, now_s),
-        None => PeerEntry::EMPTY,
-    }
 }
 
 /// Adds the flow's other end to the MSE candidates of one end's subscriber, if the flow is new; returns whether the
@@ -181,7 +144,7 @@ fn count_mse_candidate<M: Maps>(maps: &M, settings: &Settings, ctx: &PacketConte
         entry = entry.with_endpoints(entry.endpoints() | 1 << ((remote >> 40) & u64::from(MSE_CANDIDATE_BUCKETS - 1)));
         set.insert(tag, entry, ctx.frame.now_s);
     }
-    let subscriber_entry = subscriber_entry(maps, settings, ctx, end, Protocol::BitTorrent as u8);
+    let subscriber_entry = known_peers::subscriber_entry(maps, settings, ctx, end, Protocol::BitTorrent as u8);
     entry.endpoints().count_ones() >= rule.endpoints
         && subscriber_entry.is_used()
         && subscriber_entry.age_s(ctx.frame.now_s) < u32::from(rule.window_s)

@@ -10,12 +10,13 @@
 //!   subscriber. A page cannot know when a program starts;
 //! * a request that a web page can make a browser send charges nobody;
 //! * association and behaviour: their own conditions say that the subscriber speaks the protocol (`associate.rs`).
+//!   Under these conditions, a flow with a certain label charges a subscriber who says nothing in it, too.
 //!
 //! The label does not depend on any of this. Until all its subscribers are charged, a flow's counts are **pending**, at
 //! most for [`crate::abi::limits::ANSWER_SECONDS`] after its first packet. Then they count for those who are charged by
 //! then, or for the interface alone, and stay there; what is proved later charges what follows.
 
-use super::{account, subscribers, watchlist};
+use super::{account, known_peers, subscribers, watchlist};
 use crate::{
     abi::{
         limits::{ACKNOWLEDGED_BYTES, WAYS},
@@ -175,14 +176,41 @@ fn uncharged(settings: &Settings, state: FlowState, cold: &ColdFlow) -> u64 {
     charged_ends(settings, state, cold) & !with_slots(cold.slots.load())
 }
 
-/// Whether the flow is pending, and charges a subscriber whom it did not charge so far.
+/// Subscribers whom an answered flow does not charge only because they have said nothing of its certain protocol.
+#[inline(always)]
+fn silent(settings: &Settings, state: FlowState, cold: &ColdFlow) -> u64 {
+    let conversation = cold.conversation();
+    let certain = state.confidence_number() >= Confidence::Structural as u8;
+    if !certain || conversation.has(mark::BROWSER) {
+        return 0;
+    }
+    proved_ends(settings, state, conversation) & !with_slots(cold.slots.load())
+}
+
+/// Ends whose subscribers are known to speak the flow's protocol, if one of its endpoints is known, too: what an
+/// association demands (`associate.rs`). A client that sends a file may say nothing of its protocol in that connection.
+#[inline(always)]
+fn known_speakers<M: Maps>(maps: &M, settings: &Settings, ctx: &PacketContext, state: FlowState) -> u64 {
+    let protocol = state.protocol_number();
+    let family = u32::from(Protocol::family_number(protocol));
+    if known_peers::protocol_at(maps, settings, ctx, 0) != family
+        && known_peers::protocol_at(maps, settings, ctx, 1) != family
+    {
+        return 0;
+    }
+    let speaks = |end| u64::from(known_peers::subscriber_speaks(maps, settings, ctx, end, protocol));
+    speaks(0) | speaks(1) << 1
+}
+
+/// Whether the flow is pending, and may charge a subscriber whom it did not charge so far.
 #[inline(always)]
 pub(super) fn is_due<M: Maps>(maps: &M, settings: &Settings, ctx: &PacketContext) -> bool {
     let (Some(set), Some(cold)) = (maps.flow_set(ctx.flow.set_index), maps.cold_set(ctx.flow.set_index)) else {
         return false;
     };
     let state = FlowState(set.states[ctx.flow.way as usize & (WAYS - 1)].load());
-    state.is_pending() && uncharged(settings, state, cold.flow(ctx.flow.way)) != 0
+    let cold = cold.flow(ctx.flow.way);
+    state.is_pending() && uncharged(settings, state, cold) | silent(settings, state, cold) != 0
 }
 
 /// Charges the flow to those of its subscribers who have taken part by now.
@@ -198,11 +226,16 @@ pub(super) fn update<M: Maps>(maps: &M, settings: &Settings, ctx: &mut PacketCon
     if !live || !state.is_pending() || set.tags[way].load() != ctx.flow.tag {
         return;
     }
-    let added = uncharged(settings, state, cold);
-    if added == 0 || !subscribers::find_subscribers(maps, ctx) {
+    if !subscribers::find_subscribers(maps, ctx) {
         return;
     }
-    charge(maps, settings, ctx, added);
+    let mut added = uncharged(settings, state, cold);
+    if added == 0 {
+        added = known_speakers(maps, settings, ctx, state) & silent(settings, state, cold);
+    }
+    if added != 0 {
+        charge(maps, settings, ctx, added);
+    }
 }
 
 /// Charges the flow to the subscribers in `added` (bit 0 lower, bit 1 higher) as well.
