@@ -127,6 +127,21 @@ impl<'a> Agent<'a> {
         })
     }
 
+    /// IP bytes with a P2P label, and those that are pending.
+    ///
+    /// # Errors
+    /// The agent does not answer.
+    pub fn labelled_bytes(&self) -> Result<LabelledBytes> {
+        let metrics = self.metrics()?;
+        let named = metrics
+            .select("peertally_traffic_bytes_total", &[])
+            .filter(|sample| sample.labels.get("protocol").is_some_and(|protocol| is_p2p(protocol)));
+        Ok(LabelledBytes {
+            settled: named.map(|sample| sample.value as u64).sum(),
+            pending: metrics.sum("peertally_pending_bytes", &[]),
+        })
+    }
+
     /// Waits until every packet that the router's interfaces received since `before` is drained, equal to the kernel's
     /// own counts in packets and bytes, and gives every tally.
     ///
@@ -197,8 +212,23 @@ impl SubscriberRow {
     /// Whether it is a P2P protocol.
     #[must_use]
     pub fn is_p2p(&self) -> bool {
-        !["unclassified", "fragment"].contains(&self.protocol.as_str())
+        is_p2p(&self.protocol)
     }
+}
+
+/// Whether a protocol's label names a P2P protocol.
+#[must_use]
+pub fn is_p2p(protocol: &str) -> bool {
+    !["unclassified", "fragment"].contains(&protocol)
+}
+
+/// IP bytes of all interfaces.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LabelledBytes {
+    /// With a P2P label.
+    pub settled: u64,
+    /// Under no label yet.
+    pub pending: u64,
 }
 
 /// The agent's counts of all interfaces.

@@ -67,6 +67,16 @@ fn last_counts(log: &str) -> Option<(u64, u64)> {
     Some((counts.0.parse().ok()?, counts.1.parse().ok()?))
 }
 
+/// The part of a pcap file before a time, since 1970.
+///
+/// # Errors
+/// The bytes are no pcap file.
+pub fn until(file: &[u8], time: Duration) -> Result<&[u8]> {
+    // A record has 16 bytes in front of its frame.
+    let later = frames(file)?.into_iter().find(|frame| frame.time >= time);
+    Ok(later.map_or(file, |frame| &file[..frame.bytes.as_ptr() as usize - file.as_ptr() as usize - 16]))
+}
+
 /// One captured Ethernet frame, as far as it was kept.
 #[derive(Clone, Copy, Debug)]
 pub struct Frame<'a> {

@@ -51,8 +51,8 @@ use std::{
 use anyhow::{Context, Result, ensure};
 
 pub use self::{
-    agent::{Agent, LISTEN, NodeTotals, SubscriberRow, configuration},
-    capture::{Capture, Frame, frames},
+    agent::{Agent, LISTEN, LabelledBytes, NodeTotals, SubscriberRow, configuration, is_p2p},
+    capture::{Capture, Frame, frames, until},
     clients::{
         aioslsk::Aioslsk,
         amule::{Amule, AmuleSetup, KadSetup},

@@ -11,7 +11,7 @@ use std::{
     cell::RefCell,
     collections::BTreeMap,
     fmt, fs,
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     path::Path,
     process::Command,
     sync::{
@@ -25,17 +25,19 @@ use std::{
 use anyhow::{Context, Result, ensure};
 
 use super::{
-    Agent, Capture, Counters, INTERNET_V4, INTERNET_V6, Lab, Namespace, POOLS, Truth, access, interrupt, output,
-    subscriber_v4, subscriber_v6, wait_for,
+    Agent, Capture, Counters, INTERNET_V4, INTERNET_V6, Lab, Namespace, POOLS, Truth, access, interrupt, is_p2p,
+    output, subscriber_v4, subscriber_v6, until, wait_for,
 };
 
+use self::outcome::weigh;
 pub use self::outcome::{ScenarioOutcome, Share};
-use self::outcome::{labels, weigh};
 
 /// The agent's configuration; the drain is short because a scenario is.
 const CONFIGURATION: &str = "drain_interval = \"500ms\"\non_exit = \"detach\"\n[metrics]\nsubscribers = true\n";
 /// Clients that did not find each other are started afresh: some ask again only after minutes.
 const ATTEMPTS: u32 = 3;
+/// Longest time until what is pending counts under a label: 17 s and two drains.
+const PENDING: Duration = Duration::from_secs(25);
 /// Longest time for a clear signal, from the start of the clients.
 const SIGNAL: Duration = Duration::from_secs(60);
 
@@ -131,6 +133,7 @@ pub struct Stage<'a> {
 struct Mark {
     /// Since 1970.
     time: Duration,
+    /// Bytes that the agent had counted under a label.
     labelled: u64,
 }
 
@@ -160,11 +163,11 @@ impl Stage<'_> {
     /// The client gave no clear signal.
     pub fn mark(&self) -> Result<()> {
         wait_for("clear signal of the client", SIGNAL, Duration::from_millis(100), || {
-            Ok(labels(&self.agent.subscribers()?).values().sum::<u64>() > 0)
+            Ok(self.agent.labelled_bytes()?.settled > 0)
         })?;
-        let rows = self.agent.settled(self.before)?;
+        self.agent.settled(self.before)?;
         let time = SystemTime::now().duration_since(UNIX_EPOCH)?;
-        *self.mark.borrow_mut() = Some(Mark { time, labelled: labels(&rows).values().sum() });
+        *self.mark.borrow_mut() = Some(Mark { time, labelled: self.agent.labelled_bytes()?.settled });
         Ok(())
     }
 }
@@ -218,11 +221,27 @@ impl Scenario {
             fs::write(&copy, &pcap).with_context(|| format!("write {}", copy.display()))?;
         }
         let truth = Truth::read(&pcap)?;
-        let mut outcome = weigh(&rows, &truth, *stage.mark.borrow());
-        outcome.time = time;
-        if outcome.overall.labelled < outcome.overall.p2p {
-            outcome.unlabelled = unlabelled(executable, &file)?;
+        let replayed = replay(executable, &file)?;
+        let before_mark = match *stage.mark.borrow() {
+            Some(mark) => {
+                let part = lab.directory().join("before-mark.pcap");
+                fs::write(&part, until(&pcap, mark.time)?).with_context(|| format!("write {}", part.display()))?;
+                Some((mark, replay(executable, &part)?))
+            }
+            None => None,
+        };
+        let mut outcome = weigh(&rows, &truth, &replayed, agent.labelled_bytes()?, before_mark.as_ref());
+        if outcome.judge(self).is_err() {
+            // What is pending has no label yet.
+            let settled = wait_for("end of what is pending", PENDING, Duration::from_millis(500), || {
+                Ok(agent.labelled_bytes()?.pending == 0)
+            });
+            if let Err(error) = settled {
+                println!("{}: {error:#}", self.name());
+            }
+            outcome = weigh(&agent.subscribers()?, &truth, &replayed, agent.labelled_bytes()?, before_mark.as_ref());
         }
+        outcome.time = time;
         drop(agent);
         lab.close()?;
         Ok(Ok(outcome))
@@ -255,16 +274,55 @@ pub fn play_all(
     });
 }
 
-/// Flows that `replay` leaves without a label.
-fn unlabelled(executable: &Path, capture: &Path) -> Result<Vec<String>> {
+/// What `replay` says of a capture.
+#[derive(Debug, serde::Deserialize)]
+struct Replayed {
+    /// All traffic.
+    protocols: Vec<ProtocolBytes>,
+    /// Traffic that counts for no subscriber.
+    unanswered: Vec<ProtocolBytes>,
+    /// Every flow.
+    flows: Vec<ReplayedFlow>,
+}
+
+#[derive(Debug, serde::Deserialize)]
+struct ProtocolBytes {
+    protocol: String,
+    bytes: u64,
+}
+
+/// Bytes with a P2P label.
+fn p2p_bytes(rows: &[ProtocolBytes]) -> u64 {
+    rows.iter().filter(|row| is_p2p(&row.protocol)).map(|row| row.bytes).sum()
+}
+
+#[derive(Debug, serde::Deserialize)]
+struct ReplayedFlow {
+    l4: String,
+    a: IpAddr,
+    a_port: u16,
+    b: IpAddr,
+    b_port: u16,
+    protocol: String,
+    packets: u64,
+    bytes: u64,
+}
+
+impl fmt::Display for ReplayedFlow {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (a, b) = (SocketAddr::new(self.a, self.a_port), SocketAddr::new(self.b, self.b_port));
+        write!(out, "{} {a} {b}, {} packets, {} bytes", self.l4, self.packets, self.bytes)
+    }
+}
+
+/// Replays the capture of a scenario.
+fn replay(executable: &Path, capture: &Path) -> Result<Replayed> {
     let mut command = Command::new(executable);
-    command.args(["replay", "--engine", "host", "--flows"]).arg(capture);
+    command.args(["replay", "--engine", "host", "--flows", "--format", "json"]).arg(capture);
     for pool in POOLS {
         command.args(["--subscribers", pool]);
     }
     let replayed = output(&mut command)?;
     ensure!(replayed.status.success(), "replay: {}", String::from_utf8_lossy(&replayed.stderr));
-    let text = String::from_utf8_lossy(&replayed.stdout).into_owned();
-    let flows = text.lines().skip_while(|line| !line.starts_with("L4 ")).skip(1);
-    Ok(flows.filter(|line| line.contains(" unclassified ")).map(str::to_owned).collect())
+    serde_json::from_slice(&replayed.stdout).context("the result of replay")
 }

@@ -130,8 +130,11 @@ fn details(outcome: &ScenarioOutcome) {
         outcome.labels.iter().map(|((protocol, confidence), bytes)| format!("{protocol}/{confidence} {bytes}"));
     let labels = labels.collect::<Vec<_>>().join(", ");
     println!("    {}", if labels.is_empty() { "no label" } else { &labels });
+    if outcome.unanswered > 0 {
+        println!("    {} bytes with a label count for no subscriber", outcome.unanswered);
+    }
     for flow in &outcome.unlabelled {
-        println!("    unlabelled: {}", flow.split_whitespace().collect::<Vec<_>>().join(" "));
+        println!("    unlabelled: {flow}");
     }
 }
 

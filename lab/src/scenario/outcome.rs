@@ -1,18 +1,22 @@
 //! The outcome of a scenario: the agent's counts compared with ground truth, and with the expectation of the scenario.
+//!
+//! The agent shows a subscriber only what that took part in. Labels are more: a search result that nobody answered has
+//! one, and counts for the interface, after a while. So labels are those that the agent has counted or that a replay of
+//! the capture gives, whichever are more, and never more than the agent can have counted.
 
 use std::{collections::BTreeMap, time::Duration};
 
 use anyhow::{Context, Result, bail, ensure};
 
 use super::{
-    super::{FlowKind, SubscriberRow, Truth},
-    Expected, Mark, Scenario,
+    super::{FlowKind, LabelledBytes, SubscriberRow, Truth},
+    Expected, Mark, Replayed, Scenario, is_p2p, p2p_bytes,
 };
 
 /// IP bytes, labelled and all.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Share {
-    /// Bytes that the agent gave a P2P label.
+    /// Bytes with a P2P label.
     pub labelled: u64,
     /// Bytes that are P2P.
     pub p2p: u64,
@@ -29,15 +33,17 @@ impl Share {
 /// Outcome of a scenario.
 #[derive(Clone, Debug)]
 pub struct ScenarioOutcome {
-    /// IP bytes by protocol and confidence, P2P labels only.
+    /// IP bytes that the agent charged to the subscriber, by protocol and confidence, P2P labels only.
     pub labels: BTreeMap<(String, String), u64>,
     /// From the first packet on.
     pub overall: Share,
     /// From [`super::Stage::mark`] on, if it was called.
     pub after_mark: Option<Share>,
+    /// Bytes with a P2P label that count for no subscriber.
+    pub unanswered: u64,
     /// Flows without payload: packets of the clients that nothing can name.
     pub bare_bytes: u64,
-    /// Flows that have no label, by replaying the capture on the host; empty if all have.
+    /// Flows that have no label.
     pub unlabelled: Vec<String>,
     /// From the start of the clients to the end of the transfer.
     pub time: Duration,
@@ -52,18 +58,32 @@ pub(super) fn labels(rows: &[SubscriberRow]) -> BTreeMap<(String, String), u64> 
     labels
 }
 
-/// Compares the agent's counts with ground truth.
-pub(super) fn weigh(rows: &[SubscriberRow], truth: &Truth, mark: Option<Mark>) -> ScenarioOutcome {
-    let labels = labels(rows);
-    let labelled: u64 = labels.values().sum();
-    let after_mark =
-        mark.map(|mark| Share { labelled: labelled - mark.labelled, p2p: truth.bytes_since(FlowKind::P2p, mark.time) });
+/// Compares the agent's counts and the labels of the capture with ground truth; `before_mark` has those of the part
+/// before the mark.
+pub(super) fn weigh(
+    rows: &[SubscriberRow],
+    truth: &Truth,
+    replayed: &Replayed,
+    live: LabelledBytes,
+    before_mark: Option<&(Mark, Replayed)>,
+) -> ScenarioOutcome {
+    // A replay drains nothing, so it may miss what ended meanwhile and was labelled when it went on.
+    let replayed_bytes = p2p_bytes(&replayed.protocols).min(live.settled + live.pending);
+    let labelled = replayed_bytes.max(live.settled);
+    let after_mark = before_mark.map(|(mark, before)| {
+        let by_replay = replayed_bytes.saturating_sub(p2p_bytes(&before.protocols));
+        Share {
+            labelled: by_replay.max(live.settled.saturating_sub(mark.labelled)),
+            p2p: truth.bytes_since(FlowKind::P2p, mark.time),
+        }
+    });
     ScenarioOutcome {
-        labels,
+        labels: labels(rows),
         overall: Share { labelled, p2p: truth.bytes(FlowKind::P2p) },
         after_mark,
+        unanswered: p2p_bytes(&replayed.unanswered),
         bare_bytes: truth.bytes(FlowKind::Bare),
-        unlabelled: Vec::new(),
+        unlabelled: replayed.flows.iter().filter(|flow| !is_p2p(&flow.protocol)).map(ToString::to_string).collect(),
         time: Duration::ZERO,
     }
 }
@@ -122,6 +142,7 @@ mod tests {
             labels: BTreeMap::from([((protocol.to_owned(), "signature".to_owned()), overall.labelled)]),
             overall,
             after_mark,
+            unanswered: 0,
             bare_bytes: 0,
             unlabelled: Vec::new(),
             time: Duration::ZERO,
