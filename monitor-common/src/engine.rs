@@ -9,6 +9,7 @@
 
 mod account;
 mod associate;
+mod budget;
 mod charge;
 mod commit;
 mod flow_table;

@@ -94,7 +94,15 @@ pub struct Headers {
     pub fragment: u8,
     /// Bytes of the TCP header, 0 for other protocols and for a header that cannot be read.
     pub transport_len: u8,
+    /// Time to live or hop limit of the innermost parsed IP packet.
+    pub hop_limit: u8,
+    /// 1 for the first fragment of a packet.
+    pub cut: u8,
+    /// Explicit padding.
+    pub reserved: [u8; 2],
 }
+
+const _: () = assert!(core::mem::size_of::<Headers>() == 96);
 
 impl Headers {
     /// Headers of an IP packet that starts at `start`, without ports.
@@ -115,6 +123,9 @@ impl Headers {
             tcp_flags: 0,
             fragment: network.fragment,
             transport_len: 0,
+            hop_limit: network.hop_limit,
+            cut: network.cut,
+            reserved: [0; 2],
         }
     }
 
@@ -134,6 +145,9 @@ impl Headers {
         tcp_flags: 0,
         fragment: 0,
         transport_len: 0,
+        hop_limit: 0,
+        cut: 0,
+        reserved: [0; 2],
     };
 
     /// The flow's key, and 1 if this packet comes from its lower endpoint, else 0.

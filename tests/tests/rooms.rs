@@ -213,7 +213,8 @@ const ROOMS: [(&str, &[&str]); 4] = [
     ("monitor/src", &["skip", "generated", "deliver", "config", "agent", "export", "listen", "verbs", "cli"]),
 ];
 /// Parts of the engine, each of which uses only those before it.
-const ENGINE: [&str; 16] = [
+const ENGINE: [&str; 17] = [
+    "budget",
     "server_flow",
     "shedding",
     "tally_slots",

@@ -62,6 +62,12 @@ labelled_numbers! {
     /// A packet of a flow under inspection found no token of the slow path: it counts for its flow, but its payload was
     /// not inspected.
     InspectionShed = 23, "inspection_shed";
+    /// A direction of a flow under inspection had so many payloads that cost no budget (junk, out of order, or cut into
+    /// fragments) that no more of it are inspected.
+    ExhaustedJunk = 25, "exhausted_junk";
+    /// A payload of a flow under inspection was not inspected: its receiver does not take it (outside the window, sent
+    /// before, or too few hops left), or it is too short for any rule.
+    JunkSegment = 26, "junk_segment";
 }
 
 /// Entries of a table indexed by event, with room to append.

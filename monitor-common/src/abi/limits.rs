@@ -6,14 +6,15 @@
 /// Layout version of all pinned and mapped data; part of the pin path. Bump it with any change of a shared type, of a
 /// map's name or of the meaning of a bit: a program of an older version counts into its pinned maps as long as an
 /// interface keeps it.
-pub const SCHEMA_VERSION: u32 = 7;
+pub const SCHEMA_VERSION: u32 = 8;
 
 /// VLAN tags that are parsed (IEEE 802.1ad: one service tag and one customer tag).
 pub const MAX_VLAN_TAGS: u32 = 2;
 /// MPLS labels that are parsed (RFC 3032); deeper stacks are a counted reason.
 pub const MAX_MPLS_LABELS: u32 = 4;
-/// IPv6 extension headers that are parsed (RFC 8200 section 4.1 names six kinds, each at most once or twice).
-pub const MAX_IPV6_EXTENSIONS: u32 = 6;
+/// IPv6 extension headers that are parsed (RFC 8200 section 4.1 names six kinds, each at most once or twice). More
+/// would hide a payload.
+pub const MAX_IPV6_EXTENSIONS: u32 = 10;
 /// GTP-U extension headers that are stepped over (3GPP TS 29.281 section 5.2; a 5G user plane sends one or two).
 pub const MAX_GTPU_EXTENSIONS: usize = 8;
 /// No header may start beyond this offset of a frame, in bytes; keeps packet offsets small for the verifier.
@@ -47,8 +48,23 @@ pub const HOLD_SECONDS: u16 = 5;
 /// streams start with a short segment that may be part of a signature.
 pub const REASSEMBLY_SLOTS: u32 = 1 << 12;
 
-/// Packets of one direction without any payload after which the inspection of a flow ends.
+/// Packets of a direction after which the inspection of its flow no longer waits for its payloads, if the other
+/// direction has used up its budget or sent nothing at all.
 pub const PENDING_PACKETS: u64 = 64;
+/// Packets of a direction after which inspection ends, if they are without payload or that direction has used up its
+/// budget, whatever the other direction sends: a download must leave the slow path.
+pub const PENDING_PACKETS_MAX: u64 = 256;
+/// Segments and datagrams of a direction that cost no budget: junk, out of order, or cut into fragments. With the last
+/// of them the direction has used up its budget.
+pub const JUNK_PER_DIRECTION: u32 = 64;
+/// Largest distance in bytes of a segment, or of an acknowledgement, from where a stream goes on. No receiver has so
+/// large a window in the first round trips.
+pub const STREAM_WINDOW: u32 = 1 << 20;
+/// Bytes of the shortest message of any rule for UDP (eMule's, an opcode after a header byte).
+pub const SHORTEST_DATAGRAM: u32 = 2;
+/// A packet of a stream may have taken so many hops more than its SYN. One that is to die behind this router, and in
+/// front of the receiver, takes many more.
+pub const HOP_SLACK: u8 = 8;
 /// A flow under inspection without packets for this long, in seconds, ends as unclassified at the next drain.
 pub const PENDING_IDLE_SECONDS: u16 = 15;
 

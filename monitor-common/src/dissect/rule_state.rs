@@ -117,6 +117,9 @@ pub mod rule_flags {
     /// TCP: the stream started with a few binary bytes, so later text belongs to the message that they frame.
     pub const FRAMING: u32 = 1 << 18;
 
+    /// TCP: all that is known of the lower endpoint's stream.
+    pub const OF_STREAM: u32 = HELD | PAST_START | OTHER | FRAMES | TEXT | FRAMING;
+
     /// One of the flags that both directions have, for the direction of a packet; `from_lower` is 1 or 0.
     #[inline(always)]
     #[must_use]

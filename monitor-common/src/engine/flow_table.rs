@@ -43,10 +43,12 @@ pub(super) fn lookup<M: Maps>(maps: &M, ctx: &mut PacketContext) -> bool {
         ctx.flow.lookup = Lookup::KNOWN;
         return true;
     }
-    // A SYN on a flow that was settled or carried payload: the ports are in use again, and the old verdict must not be
-    // inherited. A repeated first SYN is no restart.
+    // A SYN on a flow that was settled, carried payload or began with another segment: the ports are in use again, and
+    // the old verdict must not be inherited. A repeated first SYN is no restart.
     let progress = cold.flows[way].progress();
-    let used = state.phase() == Phase::Settled || (progress.inspected_lower | progress.inspected_higher) != 0;
+    let used = state.phase() == Phase::Settled
+        || (progress.inspected_lower | progress.inspected_higher) != 0
+        || progress.evidence & evidence::OPENED == 0;
     // A pause ended the inspection early (see `settle_idle`): later packets are inspected like those of a new flow,
     // after the inactive timeout of flow metering (RFC 7011 section 2, RFC 5470 section 5.1.1).
     let resumes = state.has_paused(ctx.frame.now_s)
@@ -164,6 +166,7 @@ pub(super) fn install<M: Maps>(maps: &M, settings: &Settings, ctx: &mut PacketCo
     let unvouched = if ctx.subscribers.unvouched == 0 { 0 } else { mark::UNVOUCHED };
     cold.conversation.store(Conversation::new(ctx.frame.now_s, ctx.is_tcp()).with(unvouched).0);
     cold.watched.store(0);
+    cold.streams.store(0);
     // A full barrier: if two CPUs install one flow at once, at least one sees the other's tag and yields.
     set.tags[way].swap(ctx.flow.tag);
     if entries(maps, settings, ctx) > 1 {

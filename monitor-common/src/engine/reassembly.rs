@@ -1,5 +1,6 @@
 //! Joins the first segments of a stream: see `tables/reassembly.rs` and `dissect/hold_rules.rs`.
 
+use super::budget;
 use crate::{
     abi::event::KernelEvent,
     dissect::{hold_rules, rule_state::rule_flags},
@@ -44,10 +45,10 @@ pub(super) fn skip_segment<P: Packet, M: Maps>(packet: &P, maps: &M, scratch: &m
             return false;
         }
     }
-    let inspected = progress.inspect(ctx.is_from_lower());
+    progress.inspect(ctx.is_from_lower(), ctx.inspection.cost());
     cold.set_progress(progress);
     ctx.inspection.evidence = progress.evidence;
-    ctx.inspection.exhausted = u32::from(inspected >= FlowState(ctx.flow.state).inspection_budget());
+    ctx.inspection.exhausted = budget::is_used_up(ctx, progress, FlowState(ctx.flow.state).inspection_budget());
     true
 }
 

@@ -14,7 +14,7 @@ pub(super) fn count_empty<M: Maps>(maps: &M, ctx: &PacketContext) -> bool {
     let Some(cold) = maps.cold_set(ctx.flow.set_index) else { return true };
     let cold = cold.flow(ctx.flow.way);
     let mut progress = cold.progress();
-    let exhausted = progress.inspect(ctx.is_from_lower()) >= SERVER_FLOW_PACKETS;
+    let exhausted = progress.inspect(ctx.is_from_lower(), 1) >= SERVER_FLOW_PACKETS;
     cold.set_progress(progress);
     exhausted
 }

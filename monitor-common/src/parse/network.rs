@@ -16,6 +16,8 @@ pub(super) const IPV4_LEN: usize = 20;
 pub(super) const IPV6_LEN: usize = 40;
 /// Mask of the fragment offset in the IPv4 flags field.
 const FRAGMENT_OFFSET: u16 = 0x1fff;
+/// Flag of an IPv4 packet that is not the last fragment.
+const MORE_FRAGMENTS: u16 = 0x2000;
 
 /// One IP header.
 #[derive(Clone, Copy)]
@@ -31,6 +33,9 @@ pub(super) struct Network {
     pub(super) protocol: u8,
     /// 1 for a fragment that is not the first.
     pub(super) fragment: u8,
+    /// 1 for a first fragment.
+    pub(super) cut: u8,
+    pub(super) hop_limit: u8,
 }
 
 impl Network {
@@ -82,6 +87,8 @@ pub(super) fn ipv4<P: Packet>(packet: &P, offset: usize, limit: usize, outermost
         end,
         protocol: header[9],
         fragment: u8::from(fragment_field & FRAGMENT_OFFSET != 0),
+        cut: u8::from(fragment_field & (FRAGMENT_OFFSET | MORE_FRAGMENTS) == MORE_FRAGMENTS),
+        hop_limit: header[8],
     })
 }
 
@@ -91,7 +98,7 @@ pub(super) fn ipv6<P: Packet>(packet: &P, offset: usize, limit: usize, outermost
     if offset > MAX_HEADER_OFFSET {
         return Err(Reason::ShortIp);
     }
-    let [version, _, _, _, high, low, next, _] = packet.read::<8>(offset).ok_or(Reason::ShortIp)?;
+    let [version, _, _, _, high, low, next, hop_limit] = packet.read::<8>(offset).ok_or(Reason::ShortIp)?;
     if version >> 4 != 6 {
         return Err(Reason::BadIpVersion);
     }
@@ -105,7 +112,17 @@ pub(super) fn ipv6<P: Packet>(packet: &P, offset: usize, limit: usize, outermost
     if end < offset + IPV6_LEN {
         return Err(Reason::ShortIp);
     }
-    Ok(Network { version: 6, source, destination, offset: offset + IPV6_LEN, end, protocol: next, fragment: 0 })
+    Ok(Network {
+        version: 6,
+        source,
+        destination,
+        offset: offset + IPV6_LEN,
+        end,
+        protocol: next,
+        fragment: 0,
+        cut: 0,
+        hop_limit,
+    })
 }
 
 /// Extension headers that the parser steps over (RFC 8200 section 4, RFC 4302, RFC 6275).
@@ -144,9 +161,14 @@ pub(super) fn extensions<P: Packet>(packet: &P, network: &mut Network) {
         };
         network.offset = packet.verifier_barrier(network.offset + length);
         network.protocol = next;
-        if current == ip_protocol::FRAGMENT && u16::from_be_bytes([high, low]) & 0xfff8 != 0 {
-            network.fragment = 1;
-            return;
+        if current == ip_protocol::FRAGMENT {
+            let field = u16::from_be_bytes([high, low]);
+            if field & 0xfff8 != 0 {
+                network.fragment = 1;
+                return;
+            }
+            // RFC 8200 section 4.5: the lowest bit says that more fragments follow.
+            network.cut = (field & 1) as u8;
         }
         walked += 1;
     }

@@ -58,6 +58,8 @@ pub(super) fn parse<P: Packet>(packet: &P, offset: usize, end: usize, headers: &
     headers.destination = inner.destination;
     headers.protocol = inner.protocol;
     headers.fragment = inner.fragment;
+    headers.hop_limit = inner.hop_limit;
+    headers.cut = inner.cut;
     headers.source_port = 0;
     headers.destination_port = 0;
     headers.payload_len = 0;

@@ -17,6 +17,7 @@ use crate::{
         Headers, ip_protocol,
         packet::Packet,
         payload::{Payload, Transport},
+        tcp_flag,
     },
     tables::{flow_table::FlowState, maps::Maps, progress::Progress, token_bucket::TokenBucket},
 };
@@ -157,6 +158,20 @@ pub(crate) struct InspectionContext {
     pub(crate) exhausted: u32,
     /// 1 when a packet with a subscriber's address came in on a core interface.
     pub(crate) spoofed: u32,
+    /// 1 when the payload costs no budget (`engine/budget.rs`).
+    pub(crate) spared: u32,
+    /// 1 when the payload is ahead of its stream, so that it tells nothing of the stream's start.
+    pub(crate) ahead: u32,
+    /// 1 when the packet has no payload that is inspected.
+    pub(crate) skipped: u32,
+}
+
+impl InspectionContext {
+    /// What the payload takes from the budget of its direction.
+    #[inline(always)]
+    pub(crate) const fn cost(&self) -> u8 {
+        1 ^ (self.spared as u8 & 1)
+    }
 }
 
 /// Context of one packet on the slow path.
@@ -227,6 +242,9 @@ impl PacketContext {
                 ended: 0,
                 exhausted: 0,
                 spoofed: 0,
+                spared: 0,
+                ahead: 0,
+                skipped: 0,
             },
         }
     }
@@ -254,6 +272,9 @@ impl PacketContext {
             &mut self.inspection.found,
             &mut self.inspection.ended,
             &mut self.inspection.exhausted,
+            &mut self.inspection.spared,
+            &mut self.inspection.ahead,
+            &mut self.inspection.skipped,
             &mut self.inspection.peer_list.requests,
         ] {
             // SAFETY: as in `ContentHash::clear`, and for the same reason.
@@ -348,10 +369,11 @@ impl PacketContext {
         self.frame.numbers as u32
     }
 
-    /// Sequence number of the segment that follows this one.
+    /// Sequence number of the segment that follows this one; a SYN takes one itself.
     #[inline(always)]
     pub(crate) fn next_sequence(&self) -> u32 {
-        self.sequence().wrapping_add(self.frame.headers.payload_len)
+        let syn = u32::from(self.frame.headers.tcp_flags) >> tcp_flag::SYN.trailing_zeros() & 1;
+        self.sequence().wrapping_add(self.frame.headers.payload_len).wrapping_add(syn)
     }
 
     /// Stores the flow's evidence.

@@ -81,8 +81,8 @@ pub struct ColdFlow {
     /// Content of the watchlist that a payload named before the flow was charged: number of the entry plus 1, and the
     /// sender in bit 32 (1 for the lower endpoint); 0 for none.
     pub watched: SharedU64,
-    /// Explicit padding to a cache line.
-    pub reserved: SharedU64,
+    /// [`Streams`](super::streams::Streams): how far both directions have come.
+    pub streams: SharedU64,
 }
 
 const _: () = assert!(core::mem::size_of::<ColdFlow>() == 64);

@@ -1,5 +1,7 @@
 //! Progress of a flow's inspection, and the evidence that its packets gave: one word of the cold entry.
 
+use crate::{abi::limits::INSPECTED_PER_DIRECTION, bpf::branchless::is_less};
+
 /// Progress of a flow's inspection: inspected payload packets per direction, evidence, and the rules' flags.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Progress {
@@ -14,12 +16,42 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// Counts a payload of one direction as inspected; returns the new count.
+    /// Counts a payload of one direction as inspected, at a cost of 0 or 1; returns the new count.
+    ///
+    /// Without a branch, which would double the verifier's work.
     #[inline(always)]
-    pub const fn inspect(&mut self, from_lower: bool) -> u8 {
-        let inspected = if from_lower { &mut self.inspected_lower } else { &mut self.inspected_higher };
-        *inspected = inspected.saturating_add(1);
-        *inspected
+    pub fn inspect(&mut self, from_lower: bool, cost: u8) -> u8 {
+        let shift = 8 * (1 - u32::from(from_lower));
+        let counts = u64::from(self.inspected_lower) | u64::from(self.inspected_higher) << 8;
+        let room = is_less(counts >> shift & 0xff, 0xff);
+        let counts = counts + ((u64::from(cost) & room) << shift);
+        (self.inspected_lower, self.inspected_higher) = (counts as u8, (counts >> 8) as u8);
+        (counts >> shift) as u8
+    }
+
+    /// Inspected payload packets of one end (0 lower, 1 higher).
+    #[inline(always)]
+    #[must_use]
+    pub const fn inspected(&self, end: usize) -> u8 {
+        // Without a branch, which would double the verifier's work.
+        ((self.inspected_lower as u32 | (self.inspected_higher as u32) << 8) >> (8 * (end as u32 & 1))) as u8
+    }
+
+    /// Uses up the budget of one end (0 lower, 1 higher).
+    #[inline(always)]
+    pub const fn use_up(&mut self, end: usize) {
+        *self.inspected_mut(end) = INSPECTED_PER_DIRECTION;
+    }
+
+    /// Renews the budget of one end (0 lower, 1 higher).
+    #[inline(always)]
+    pub const fn renew(&mut self, end: usize) {
+        *self.inspected_mut(end) = 0;
+    }
+
+    #[inline(always)]
+    const fn inspected_mut(&mut self, end: usize) -> &mut u8 {
+        if end == 0 { &mut self.inspected_lower } else { &mut self.inspected_higher }
     }
 
     /// The packed form.

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use monitor_common::abi::{protocol::Protocol, reason::Reason, tally::Direction};
+use monitor_common::abi::{limits::MAX_IPV6_EXTENSIONS, protocol::Protocol, reason::Reason, tally::Direction};
 
 use super::frames::{
     IPV4, IPV6, Ipv4, Ipv6, Layer, authentication, bittorrent_handshake, ethernet, extension, fragment, tcp, udp,
@@ -339,12 +339,16 @@ fn ipv6_headers(table: &mut Table) {
         let flow = flow6(case, TCP, (0, 0), packet.len());
         (ethernet(&[], IPV6, &packet), Flow { fragment: true, protocol: Protocol::Fragment, ..flow })
     });
-    table.flow("seven extension headers: the chain's bound", |case| {
-        let mut content = udp(PORTS.0, PORTS.1, PLAIN);
-        for index in 0..7 {
-            content = extension(if index == 0 { UDP } else { 60 }, 0, &content);
-        }
-        let packet = up6(case, 60).packet(&content);
+    let chain = |length: u32| {
+        let datagram = udp(PORTS.0, PORTS.1, PLAIN);
+        (0..length).fold(datagram, |content, index| extension(if index == 0 { UDP } else { 60 }, 0, &content))
+    };
+    table.flow("as many extension headers as are stepped over", |case| {
+        let packet = up6(case, 60).packet(&chain(MAX_IPV6_EXTENSIONS));
+        (ethernet(&[], IPV6, &packet), flow6(case, UDP, PORTS, packet.len()))
+    });
+    table.flow("one extension header more", |case| {
+        let packet = up6(case, 60).packet(&chain(MAX_IPV6_EXTENSIONS + 1));
         (ethernet(&[], IPV6, &packet), flow6(case, 60, (0, 0), packet.len()))
     });
     table.flow("an extension header longer than its packet", |case| {

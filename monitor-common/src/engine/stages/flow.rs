@@ -13,7 +13,7 @@ use crate::{
         early_exit::{HEAD, is_known_non_p2p},
         rule_state::rule_flags,
     },
-    engine::{account, associate, charge, flow_table, server_flow, shedding, subscribers},
+    engine::{account, associate, budget, charge, flow_table, server_flow, shedding, subscribers},
     parse::{self, ip_protocol, packet::Packet},
     tables::{
         context::{Lookup, PacketContext, Task},
@@ -85,14 +85,22 @@ fn inspection_of<P: Packet, M: Maps>(
     }
     let inspecting = ctx.flow.task == Task::INSPECT;
     if inspecting {
-        if let Some(verdict) = verdict_of_headers(maps, settings, ctx) {
+        if let Some(verdict) = verdict_of_headers(settings, ctx) {
             if verdict != Verdict::UNCLASSIFIED {
                 ctx.set_verdict(verdict);
             }
             ctx.inspection.ended = 1;
             return Some(StageProgram::Verdict);
         }
-        if starts_known_non_p2p(packet, ctx) {
+        budget::judge(packet, maps, ctx);
+        if ctx.inspection.skipped != 0 {
+            if ctx.inspection.ended != 0 {
+                return Some(StageProgram::Verdict);
+            }
+            ctx.report_pending(maps);
+            return None;
+        }
+        if ctx.inspection.spared == 0 && starts_known_non_p2p(packet, ctx) {
             if record_non_p2p(maps, ctx) {
                 ctx.inspection.ended = 1;
                 return Some(StageProgram::Verdict);
@@ -102,9 +110,7 @@ fn inspection_of<P: Packet, M: Maps>(
         }
     }
     if ctx.frame.headers.payload_len == 0 {
-        if inspecting {
-            ctx.report_pending(maps);
-        } else if has_only_acks(maps, ctx) {
+        if has_only_acks(maps, ctx) {
             ctx.inspection.exhausted = 1;
             ctx.inspection.ended = 1;
             return Some(StageProgram::Verdict);
@@ -147,7 +153,7 @@ fn reset_context<M: Maps>(ctx: &mut PacketContext, maps: &M, settings: &Settings
 
 /// The verdict of a packet that needs no inspection of its payload.
 #[inline(always)]
-fn verdict_of_headers<M: Maps>(maps: &M, settings: &Settings, ctx: &PacketContext) -> Option<Verdict> {
+fn verdict_of_headers(settings: &Settings, ctx: &PacketContext) -> Option<Verdict> {
     if ctx.frame.headers.fragment != 0 {
         return Some(Verdict::FRAGMENT);
     }
@@ -155,10 +161,11 @@ fn verdict_of_headers<M: Maps>(maps: &M, settings: &Settings, ctx: &PacketContex
     if !has_ports || settings.inspection.load() == InspectionDepth::Headers as u64 {
         return Some(Verdict::UNCLASSIFIED);
     }
-    (ctx.frame.headers.payload_len == 0 && has_only_acks(maps, ctx)).then_some(Verdict::UNCLASSIFIED)
+    None
 }
 
-/// Whether this direction has sent too many packets without payload (acknowledgements) to wait for one any longer.
+/// Whether this direction of a flow that teaches has sent too many packets without payload (acknowledgements) to wait
+/// for one any longer.
 #[inline(always)]
 fn has_only_acks<M: Maps>(maps: &M, ctx: &PacketContext) -> bool {
     if FlowState(ctx.flow.state).is_server_flow() {
@@ -205,8 +212,8 @@ fn record_non_p2p<M: Maps>(maps: &M, ctx: &mut PacketContext) -> bool {
     let Some(cold) = maps.cold_set(ctx.flow.set_index) else { return false };
     let cold = cold.flow(ctx.flow.way);
     let mut progress = cold.progress();
-    let inspected = progress.inspect(ctx.is_from_lower());
-    let exhausted = inspected >= INSPECTED_PER_DIRECTION;
+    let inspected = progress.inspect(ctx.is_from_lower(), 1);
+    let exhausted = budget::is_used_up(ctx, progress, INSPECTED_PER_DIRECTION) != 0;
     if inspected == 1 {
         progress.evidence |= evidence::LOW_ENTROPY | evidence::of(evidence::NON_P2P_LOWER, ctx.flow.from_lower);
         if ctx.is_tcp() {

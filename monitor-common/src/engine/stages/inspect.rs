@@ -7,14 +7,14 @@ use crate::{
         settings::{InspectionDepth, Settings},
         stage::StageProgram,
     },
-    bpf::branchless::neg,
+    bpf::branchless::{is_equal, neg},
     dissect::{
         classify,
         entropy::{self, Entropy},
         is_shallow,
         rule_state::{RuleState, rule_flags},
     },
-    engine::{associate, reassembly},
+    engine::{associate, budget, reassembly},
     parse::{
         packet::Packet,
         payload::{Payload, Transport},
@@ -134,13 +134,13 @@ fn inspect_payload<P: Packet, M: Maps, const TCP: bool>(
     }
     ctx.inspection.evidence = progress.evidence;
     ctx.inspection.may_start = may_start::<TCP>(ctx, progress.rule_flags);
-    let inspected = progress.inspect(ctx.is_from_lower());
-    ctx.inspection.first = u32::from(inspected == 1);
-    if ctx.inspection.found == 0 && inspected == 1 && ctx.has_peer_ports() {
+    let inspected = progress.inspect(ctx.is_from_lower(), ctx.inspection.cost());
+    ctx.inspection.first = is_equal(u64::from(inspected), 1) as u32 & (1 ^ ctx.inspection.spared);
+    if ctx.inspection.found == 0 && ctx.inspection.first != 0 && ctx.has_peer_ports() {
         record_entropy::<TCP>(ctx, payload);
     }
-    if ctx.inspection.spoofed != 0 {
-        // A later packet must not count as an answer to a spoofed one.
+    if ctx.inspection.spoofed | ctx.inspection.ahead != 0 {
+        // A later packet must not count as an answer to a spoofed one, nor continue what is ahead of its stream.
         rule_state =
             RuleState { rule_value: cold.rule_value.load(), rule_flags: progress.rule_flags & !rule_flags::OF_PAYLOAD };
     }
@@ -154,7 +154,7 @@ fn inspect_payload<P: Packet, M: Maps, const TCP: bool>(
         & (state.first_bit() as u32 ^ ctx.flow.from_lower)
         & 1;
     ctx.inspection.evidence |= evidence::BOTH_SPOKE & neg(u64::from(answered)) as u32;
-    ctx.inspection.exhausted = u32::from(inspected >= state.inspection_budget());
+    ctx.inspection.exhausted = budget::is_used_up(ctx, progress, state.inspection_budget());
     progress.rule_flags =
         rule_state.rule_flags & !(rule_flags::of(rule_flags::HELD, ctx.flow.from_lower) & has_request as u32);
     if TCP {
@@ -167,14 +167,15 @@ fn inspect_payload<P: Packet, M: Maps, const TCP: bool>(
 
 /// 1 when a certain payload may be the start of its sender's stream; `before` has the rule flags from before it.
 ///
-/// That is the first payload of a stream seen from its start, or one after an opening that looks random, as MSE allows.
+/// That is the first payload of a stream seen from its start, or one after an opening that looks random, as MSE allows;
+/// none that is ahead of its stream.
 /// Any payload may start a UDP flow.
 #[inline(always)]
 fn may_start<const TCP: bool>(ctx: &PacketContext, before: u32) -> u32 {
     let obfuscated = ctx.inspection.evidence & evidence::of(evidence::HIGH_ENTROPY_LOWER, ctx.flow.from_lower) != 0;
     let first = before & rule_flags::of(rule_flags::PAST_START, ctx.flow.from_lower) == 0;
     let opened = ctx.inspection.evidence & evidence::OPENED != 0;
-    u32::from(!TCP | (opened & (first | obfuscated)))
+    u32::from(!TCP | (opened & (first | obfuscated))) & (1 ^ ctx.inspection.ahead)
 }
 
 /// Records the entropy of a direction's first payload, which no rule matched, and whether it may start an MSE

@@ -9,7 +9,7 @@ use crate::{
         stage::StageProgram,
     },
     dissect::{content, listen_port},
-    engine::{associate, charge, commit, learn, source_requests},
+    engine::{associate, budget, charge, commit, learn, source_requests},
     parse::packet::Packet,
     tables::{
         context::{PacketContext, Scratch, Task},
@@ -55,6 +55,7 @@ fn decide<P: Packet, M: Maps>(packet: &P, maps: &M, settings: &Settings, scratch
         if !ended {
             return;
         }
+        budget::renew_other(maps, ctx);
     }
     learn::learn(maps, settings, ctx);
 }
