@@ -355,12 +355,15 @@ mod tests {
 
     fn data_path(tallies: u32) -> HostDataPath {
         let pools = ["10.0.0.0/8".parse().expect("pool")];
-        HostDataPath::new(
+        let path = HostDataPath::new(
             &TableSizes { flows: 256, tallies, peers: 64 },
             &pools,
             Seed::from_random([1, 2, 3]),
             InspectionDepth::Framing,
-        )
+        );
+        // The tests send packets of one side only.
+        path.set_one_way();
+        path
     }
 
     /// A TCP segment from a subscriber to one server.
