@@ -90,13 +90,14 @@ impl BothDatapaths {
         found
     }
 
-    /// Counts a frame of a flow; the flow's verdict so far.
+    /// Counts a frame of a flow; the flow's verdict so far. On a core interface a forged frame has none.
     ///
     /// # Panics
     /// As [`Self::frame`], and when the frame is counted in no flow.
     pub fn send(&mut self, frame: &[u8]) -> Verdict {
         match self.frame(frame) {
             Outcome::Known(verdict) | Outcome::New(verdict) | Outcome::Restarted(verdict) => verdict,
+            Outcome::Uncached if self.interface == CORE => Verdict::UNCLASSIFIED,
             other => panic!("{other:?}"),
         }
     }
