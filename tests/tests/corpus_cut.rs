@@ -76,7 +76,7 @@ impl Segment {
             0 => Vec::new(),
             len => bytes.get(headers.payload_offset as usize..)?.get(..len as usize)?.to_vec(),
         };
-        let numbers = match headers.payload_len {
+        let numbers = match headers.transport_len {
             0 => (0, 0),
             _ => {
                 let header = headers.payload_offset as usize - usize::from(headers.transport_len);

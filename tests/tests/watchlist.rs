@@ -39,7 +39,9 @@ fn frames(subscriber: &str, content: &[u8; 20]) -> Vec<Vec<u8>> {
     let peer = at("192.0.2.7:6881");
     let handshake = [b"\x13BitTorrent protocol".as_slice(), &[0; 8], content, b"-PT0001-abcdefghijkl"].concat();
     let escaped: String = content.iter().map(|byte| format!("%{byte:02x}")).collect();
-    let announce = format!("GET /announce?info_hash={escaped}&peer_id=-PT0001-abcdefghijkl&port=6881 HTTP/1.1\r\n\r\n");
+    let announce = format!(
+        "GET /announce?info_hash={escaped}&peer_id=-PT0001-abcdefghijkl&port=6881 HTTP/1.1\r\nUser-Agent: PT/1\r\n\r\n"
+    );
     let query =
         [b"d1:ad2:id20:abcdefghij01234567899:info_hash20:".as_slice(), content, b"e1:q9:get_peers1:t2:aa1:y1:qe"]
             .concat();
@@ -52,6 +54,7 @@ fn frames(subscriber: &str, content: &[u8; 20]) -> Vec<Vec<u8>> {
     vec![
         tcp(local(40_000), peer, flag::SYN, b""),
         tcp(local(40_000), peer, flag::PUSH, &handshake),
+        tcp(local(40_001), at("192.0.2.80:80"), flag::SYN, b""),
         tcp(local(40_001), at("192.0.2.80:80"), flag::PUSH, announce.as_bytes()),
         udp(local(6881), peer, &query),
         udp(local(6882), at("192.0.2.80:6969"), &connect),
@@ -120,13 +123,15 @@ fn listed_content_is_reported_and_tallied() {
 fn what_a_full_buffer_loses_is_counted() {
     let mut paths = paths(InspectionDepth::Watchlist);
     let Some(kernel) = &mut paths.kernel else { return };
-    let frame = &frames("10.0.0.1", &LISTED)[1];
+    let connection = &frames("10.0.0.1", &LISTED)[..2];
     // 16,384 messages of 64 bytes fit; each frame is a flow of its own, since a flow tells once.
     let sent = 16_384 + 100;
     for number in 0..sent {
-        let mut frame = frame.clone();
-        frame[34..36].copy_from_slice(&(1_025 + number as u16).to_be_bytes());
-        kernel.frame(&frame, frame.len(), 1_000 + number / 200).expect("counts");
+        for frame in connection {
+            let mut frame = frame.clone();
+            frame[34..36].copy_from_slice(&(1_025 + number as u16).to_be_bytes());
+            kernel.frame(&frame, frame.len(), 1_000 + number / 200).expect("counts");
+        }
     }
     let reported = kernel.object().watchlist_hits().len() as u64;
     let count = |event| kernel.event(event).expect("reads");
