@@ -48,6 +48,8 @@ impl Subject {
             pools,
             // The loopback device, which the test runner's frames come from.
             interfaces: vec![MonitoredInterface { realm: row.realm, ..MonitoredInterface::access(1) }],
+            // Most rows have packets of one side only. Every flow is charged, as one of two sides would be, once.
+            one_way: true,
             ..LoadOptions::default()
         };
         let Some(path) = build else {
