@@ -34,9 +34,9 @@ pub struct Segment {
     pub trusted: bool,
 }
 
-/// Bits 0..16: bytes of the stream so far without a gap, from the first sequence number seen, [`Stream::UNKNOWN`] if
+/// Bits 0..16: bytes of the stream so far without a gap, from the first sequence number seen, `UNKNOWN` if
 /// that is not known or no longer told apart. 16..24: lowest hop limit of these, 0 for unknown. 24..30: payloads that
-/// cost no budget. Then [`AHEAD`] and [`ACKNOWLEDGED`].
+/// cost no budget. Then `AHEAD` and `ACKNOWLEDGED`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stream(u32);
 
