@@ -48,8 +48,8 @@ impl Subject {
             pools,
             // The loopback device, which the test runner's frames come from.
             interfaces: vec![MonitoredInterface { realm: row.realm, ..MonitoredInterface::access(1) }],
-            // Most rows have packets of one side only. Every flow is charged, as one of two sides would be, once.
-            one_way: true,
+            // Packets of one side only: a flow that shows a protocol is charged with it, as a real one would be.
+            one_way: row.shows.is_some(),
             ..LoadOptions::default()
         };
         let Some(path) = build else {
