@@ -162,9 +162,9 @@ impl<'a> Rounds<'a> {
     /// Sends every flow of the row enough packets that its inspection is over.
     fn settle(&mut self) -> Result<()> {
         let mask = u64::from(self.row.flows - 1);
-        let directions: &[u32] = if self.row.direction == UP { &[UP] } else { &[UP, DOWN] };
-        for direction in directions {
-            let generator = self.generator(SEQUENTIAL, *direction, mask, 0);
+        // The first hello of both sides ends an inspection: the next ones repeat its bytes.
+        for direction in [UP, DOWN] {
+            let generator = self.generator(SEQUENTIAL, direction, mask, 0);
             self.bench.generate(generator)?;
             self.bench.run(self.row.framing.prologue(), &self.row.frame, self.row.flows * SETTLING_PASSES)?;
         }

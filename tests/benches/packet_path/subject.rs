@@ -48,8 +48,8 @@ impl Subject {
             pools,
             // The loopback device, which the test runner's frames come from.
             interfaces: vec![MonitoredInterface { realm: row.realm, ..MonitoredInterface::access(1) }],
-            // Packets of one side only: a flow that shows a protocol is charged with it, as a real one would be.
-            one_way: row.shows.is_some(),
+            // The packets acknowledge nothing: flows past their first packet are charged all the same, as real ones are.
+            one_way: !matches!(row.kind, RowKind::New(_)),
             ..LoadOptions::default()
         };
         let Some(path) = build else {
