@@ -48,7 +48,8 @@ impl Subject {
             pools,
             // The loopback device, which the test runner's frames come from.
             interfaces: vec![MonitoredInterface { realm: row.realm, ..MonitoredInterface::access(1) }],
-            // The packets acknowledge nothing: flows past their first packet are charged all the same, as real ones are.
+            // The packets acknowledge nothing: flows past their first packet are charged all the same, as real ones
+            // are.
             one_way: !matches!(row.kind, RowKind::New(_)),
             ..LoadOptions::default()
         };
