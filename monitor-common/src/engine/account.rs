@@ -226,7 +226,8 @@ pub(super) fn settle<M: CounterMaps>(maps: &M, word: &SharedU64, cold: &ColdFlow
     while attempt < 8 {
         let state = FlowState(word.load());
         let slots = cold.slots.load();
-        if state.phase() != Phase::Inspecting || cold.generation.load() != generation {
+        // While another CPU charges the flow, its slots are not certain: a later packet, or the drain, settles it.
+        if state.phase() != Phase::Inspecting || state.is_charging() || cold.generation.load() != generation {
             return;
         }
         // Another CPU may have set a provisional verdict meanwhile.
@@ -299,34 +300,21 @@ pub(super) fn transit<M: Maps>(maps: &M, interface: InterfaceEntry, ip_bytes: u3
 /// part, so it counts for the interface alone, unless the router sees one direction only.
 #[inline(always)]
 pub(super) fn count_uncached<M: Maps>(maps: &M, settings: &Settings, ctx: &mut PacketContext) {
-    let verdict = flowless_verdict(ctx);
-    let counts = pack(1, u64::from(ctx.frame.headers.ip_bytes));
-    let slots =
-        if settings.one_way.load() == 0 { NO_SLOTS } else { subscribers::slots(maps, settings, ctx, verdict, 3) };
-    let (from_lower, from_higher) = if ctx.is_from_lower() { (counts, 0) } else { (0, counts) };
-    credit_ends(maps, slots, from_lower, from_higher, ctx.frame.now_s);
+    let mut slots = NO_SLOTS;
+    if settings.one_way.load() != 0 {
+        let counts = pack(1, u64::from(ctx.frame.headers.ip_bytes));
+        slots = subscribers::slots(maps, settings, ctx, flowless_verdict(ctx), 3);
+        let (from_lower, from_higher) = if ctx.is_from_lower() { (counts, 0) } else { (0, counts) };
+        credit_ends(maps, slots, from_lower, from_higher, ctx.frame.now_s);
+    }
+    count_flowless(maps, ctx, slots);
+}
+
+/// Counts a subscriber's packet that belongs to no flow: at node level, beside the tallies in `slots`.
+#[inline(always)]
+pub(super) fn count_flowless<M: Maps>(maps: &M, ctx: &PacketContext, slots: u64) {
     let direction = subscribers::subscriber_ends(ctx).direction(ctx.is_from_lower());
     let of = NodeOf { interface: ctx.interface(), direction, uncharged: u32::from(slots == NO_SLOTS) };
-    credit_node(maps, of, verdict, unpack(counts));
-    maps.report_outcome(PacketOutcome::UNCACHED);
-}
-
-/// Counts a packet in the name of a subscriber who is not behind its interface: for the interface alone.
-#[inline(always)]
-pub(super) fn spoofed<M: Maps>(maps: &M, ctx: &PacketContext) {
-    let (interface, bytes) = (ctx.interface(), u64::from(ctx.frame.headers.ip_bytes));
-    let direction = subscribers::subscriber_ends(ctx).direction(ctx.is_from_lower());
-    credit_node(maps, NodeOf { interface, direction, uncharged: 1 }, flowless_verdict(ctx), (1, bytes));
-    maps.count_spoofed(interface, bytes);
-    maps.report_outcome(PacketOutcome::UNCACHED);
-}
-
-/// Counts a packet that was shed before it had a flow: at node level and by its interface only.
-#[inline(always)]
-pub(super) fn shed<M: Maps>(maps: &M, ctx: &PacketContext) {
-    let (interface, bytes) = (ctx.interface(), u64::from(ctx.frame.headers.ip_bytes));
-    let direction = subscribers::subscriber_ends(ctx).direction(ctx.is_from_lower());
-    credit_node(maps, NodeOf { interface, direction, uncharged: 1 }, flowless_verdict(ctx), (1, bytes));
-    maps.count_shed(interface, bytes);
+    credit_node(maps, of, flowless_verdict(ctx), (1, u64::from(ctx.frame.headers.ip_bytes)));
     maps.report_outcome(PacketOutcome::UNCACHED);
 }

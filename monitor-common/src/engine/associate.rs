@@ -164,7 +164,8 @@ pub(super) fn relabel<M: Maps>(maps: &M, settings: &Settings, ctx: &mut PacketCo
     // The subscribers are known to speak the protocol; what is charged to them is the conversation's to say.
     let charged = charge::proved_ends(settings, state, cold.conversation());
     let slots = subscribers::slots(maps, settings, ctx, verdict, charged);
-    if state.phase() != Phase::Settled || state.protocol_number() != 0 || !word.replace(state.0, FlowState::LOCKED.0) {
+    let relabels = state.phase() == Phase::Settled && state.protocol_number() == 0 && !state.is_charging();
+    if !relabels || !word.replace(state.0, FlowState::LOCKED.0) {
         return;
     }
     if set.tags[way].load() != ctx.flow.tag {

@@ -223,7 +223,7 @@ pub(super) fn update<M: Maps>(maps: &M, settings: &Settings, ctx: &mut PacketCon
     let (word, cold) = (&set.states[way], cold.flow(ctx.flow.way));
     let state = FlowState(word.load());
     let live = matches!(state.phase(), Phase::Inspecting | Phase::Settled) && !state.is_claimed();
-    if !live || !state.is_pending() || set.tags[way].load() != ctx.flow.tag {
+    if !live || state.is_charging() || !state.is_pending() || set.tags[way].load() != ctx.flow.tag {
         return;
     }
     if !subscribers::find_subscribers(maps, ctx) {
@@ -238,7 +238,11 @@ pub(super) fn update<M: Maps>(maps: &M, settings: &Settings, ctx: &mut PacketCon
     }
 }
 
-/// Charges the flow to the subscribers in `added` (bit 0 lower, bit 1 higher) as well.
+/// Charges the flow to the subscribers in `added` (bit 0 lower, bit 1 higher) as well. If another CPU changes the flow,
+/// a later packet tries again.
+///
+/// Looks the flow up again: what the caller still needs would make the verifier walk all of this once for each of its
+/// values.
 #[inline(always)]
 fn charge<M: Maps>(maps: &M, settings: &Settings, ctx: &mut PacketContext, added: u64) {
     let way = ctx.flow.way as usize & (WAYS - 1);
@@ -250,75 +254,66 @@ fn charge<M: Maps>(maps: &M, settings: &Settings, ctx: &mut PacketContext, added
     let verdict = state.verdict_numbers();
     // Each half is a slot or all ones.
     let new = subscribers::slots(maps, settings, ctx, verdict, added);
-    let slots = new & cold.slots.load();
-    if cold.conversation().is_late(ctx.frame.now_s) {
-        if !begin_anew(maps, ctx, set, cold, state, slots) {
-            return;
-        }
-    } else {
-        cold.slots.store(slots);
-        decide(word, slots, cold.conversation());
+    if !begin_charging(word, state) {
+        return;
     }
+    // From here on, this CPU alone changes the slots.
+    let before = cold.slots.load();
+    if set.tags[way].load() != ctx.flow.tag || with_slots(before) & with_slots(new) != 0 {
+        end_charging(word, 0, false);
+        return;
+    }
+    if cold.conversation().is_late(ctx.frame.now_s) {
+        // What the flow has counted so far stays where it belongs without the new slots.
+        account::flush(maps, set, before, way, state, ctx.frame.now_s);
+        if state.phase() == Phase::Settled && cold.note(mark::COUNTED) {
+            account::count_node_flow(maps, state, before, verdict);
+        }
+        cold.generation.add(1);
+    }
+    let slots = before & new;
+    cold.slots.store(slots);
     if state.phase() == Phase::Settled {
         account::count_flow(maps, new);
         if cold.note(mark::COUNTED) {
             account::count_node_flow(maps, state, slots, verdict);
         }
     }
+    end_charging(word, with_slots(new), account::slots_complete(slots, state, cold.conversation()));
     maps.report_outcome(ctx.outcome(verdict.0, verdict.1).with_charge(true));
     watchlist::release(maps, settings, ctx, cold, with_slots(slots));
 }
 
-/// Ends the pending of a flow whose subscribers all have slots.
-#[inline(always)]
-fn decide(word: &SharedU64, slots: u64, conversation: Conversation) {
+/// Begins to charge a flow, for this CPU alone; `false` if its phase, verdict or charge is another than in `seen`.
+#[inline(never)]
+fn begin_charging(word: &SharedU64, seen: FlowState) -> bool {
     let mut attempt = 0;
-    // Another CPU may refresh the last-seen second in between. If this fails, the flow stays pending, and counts for
-    // its slots all the same.
+    // Other CPUs may refresh the last-seen second and the interfaces meanwhile.
     while attempt < 4 {
         let state = FlowState(word.load());
-        let live = matches!(state.phase(), Phase::Inspecting | Phase::Settled);
-        if !live || !account::slots_complete(slots, state, conversation) || word.replace(state.0, decided(state).0) {
+        if !state.is_charged_as(seen) || state.is_claimed() || state.is_charging() {
+            return false;
+        }
+        if word.replace(state.0, state.charging().0) {
+            return true;
+        }
+        attempt += 1;
+    }
+    false
+}
+
+/// Lets other CPUs change the flow again, after it was charged to `ends`. With `complete`, its charge is final: nothing
+/// more is to be proved.
+#[inline(never)]
+fn end_charging(word: &SharedU64, ends: u64, complete: bool) {
+    let mut attempt = 0;
+    // Other CPUs only refresh the last-seen second meanwhile.
+    while attempt < 4 {
+        let charging = FlowState(word.load());
+        if word.replace(charging.0, charging.charged(ends, complete).0) {
             return;
         }
         attempt += 1;
     }
-}
-
-/// The state of a flow whose charge is final: nothing more is to be proved.
-#[inline(always)]
-fn decided(state: FlowState) -> FlowState {
-    state.decided().waiting_for(0)
-}
-
-/// Flushes what a flow has counted so far to where it belongs without the new slots, then gives it these; `false` when
-/// another CPU was first.
-#[inline(always)]
-fn begin_anew<M: Maps>(
-    maps: &M,
-    ctx: &PacketContext,
-    set: &FlowSet,
-    cold: &ColdFlow,
-    state: FlowState,
-    slots: u64,
-) -> bool {
-    let way = ctx.flow.way as usize & (WAYS - 1);
-    let word = &set.states[way];
-    if !word.replace(state.0, FlowState::LOCKED.0) {
-        return false;
-    }
-    if set.tags[way].load() != ctx.flow.tag {
-        // Another flow took the way before it was locked.
-        word.swap(state.0);
-        return false;
-    }
-    let before = cold.slots.load();
-    account::flush(maps, set, before, way, state, ctx.frame.now_s);
-    if state.phase() == Phase::Settled && cold.note(mark::COUNTED) {
-        account::count_node_flow(maps, state, before, state.verdict_numbers());
-    }
-    cold.generation.add(1);
-    cold.slots.store(slots);
-    word.swap(if account::slots_complete(slots, state, cold.conversation()) { decided(state).0 } else { state.0 });
-    true
+    word.swap(FlowState(word.load()).charged(ends, complete).0);
 }

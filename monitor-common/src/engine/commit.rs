@@ -30,7 +30,13 @@ pub(super) fn commit_verdict<M: Maps>(maps: &M, settings: &Settings, ctx: &mut P
         return;
     }
     if protocol != Protocol::Unclassified as u8 {
-        if !claim_verdict(word, protocol, confidence) {
+        let before = claim_verdict(word, protocol, confidence);
+        if before == FlowState::EMPTY {
+            return;
+        }
+        if set.tags[way].load() != ctx.flow.tag {
+            // Another flow took the way before the claim, in an equal state.
+            unclaim_verdict(word, before);
             return;
         }
         if ctx.flow.rule != 0 {
@@ -71,20 +77,37 @@ fn mark_provisional(word: &SharedU64) {
     }
 }
 
-/// Claims the verdict of a flow under inspection for this CPU; returns whether it may write it.
+/// Claims the verdict of a flow under inspection for this CPU; returns the state before, or [`FlowState::EMPTY`] if
+/// this CPU may not write the verdict.
 #[inline(always)]
-fn claim_verdict(word: &SharedU64, protocol: u8, confidence: u8) -> bool {
+fn claim_verdict(word: &SharedU64, protocol: u8, confidence: u8) -> FlowState {
     let mut attempt = 0;
-    // Retry: another CPU may refresh the last-seen second in between.
-    while attempt < 4 {
+    // Retry: another CPU may refresh the last-seen second in between, or charge the flow, which takes as long as a
+    // few loads that miss the caches.
+    while attempt < 32 {
         let state = FlowState(word.load());
         if state.phase() != Phase::Inspecting || state.is_claimed() {
-            return false;
+            return FlowState::EMPTY;
         }
-        if word.replace(state.0, state.claimed_by(protocol, confidence).0) {
-            return true;
+        if !state.is_charging() && word.replace(state.0, state.claimed_by(protocol, confidence).0) {
+            return state;
         }
         attempt += 1;
     }
-    false
+    FlowState::EMPTY
+}
+
+/// Takes the claim of [`claim_verdict`] back.
+#[inline(always)]
+fn unclaim_verdict(word: &SharedU64, before: FlowState) {
+    let mut attempt = 0;
+    // Other CPUs only refresh the last-seen second meanwhile.
+    while attempt < 4 {
+        let state = FlowState(word.load());
+        if word.replace(state.0, state.unclaimed(before).0) {
+            return;
+        }
+        attempt += 1;
+    }
+    word.swap(before.0);
 }

@@ -38,8 +38,8 @@ pub(super) fn lookup<M: Maps>(maps: &M, ctx: &mut PacketContext) -> bool {
     if matches!(state.phase(), Phase::Empty | Phase::Locked) {
         return false;
     }
-    if state.is_claimed() {
-        // Another CPU is writing this flow's verdict: even a SYN counts with it, and the next one restarts.
+    if state.is_claimed() || state.is_charging() {
+        // Another CPU is writing this flow's verdict or charge: even a SYN counts with it, and the next one restarts.
         ctx.flow.lookup = Lookup::KNOWN;
         return true;
     }

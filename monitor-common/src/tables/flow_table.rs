@@ -8,6 +8,8 @@
 //!
 //! Who may write what:
 //! * a way is claimed, settled, restarted or released by compare-and-swap on its state, so one CPU wins;
+//! * slots are changed by the CPU that has claimed the flow's verdict, or marked the flow as charging, or locked the
+//!   way;
 //! * counters are only added to, or swapped for zero by the CPU that flushes them: nothing is lost or counted twice;
 //! * the cold entry is written by the claimer before the state leaves [`Phase::Locked`]; later only the inspection's
 //!   progress changes.
@@ -165,10 +167,11 @@ pub enum Phase {
     Settled = 3,
 }
 
-/// The packed state of the flow in a way: bits 0..16 last-seen second, 16 provisional, 18..24 protocol, 24..27
-/// confidence, 27 first packet's direction, 28..30 direction class, 30 pending, 31 server flow. Then for each direction
-/// 16 bits, those of lower-to-higher packets first: [`InterfaceEntry::code`] of the interface, in bit 8 whether its
-/// packets may prove something, in bit 9 whether its payloads teach, in bits 10 and 11 the phase of the way.
+/// The packed state of the flow in a way: bits 0..16 last-seen second, 16 provisional, 17 charging, 18..24 protocol,
+/// 24..27 confidence, 27 first packet's direction, 28..30 direction class, 30 pending, 31 server flow. Then for each
+/// direction 16 bits, those of lower-to-higher packets first: [`InterfaceEntry::code`] of the interface, in bit 8
+/// whether its packets may prove something, in bit 9 whether its payloads teach, in bits 10 and 11 the phase of the
+/// way, in bit 12 whether its sender was charged since the flow began.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FlowState(pub u64);
 
@@ -219,6 +222,8 @@ const WAITS: u64 = 1 << (INTERFACE_SHIFT + 8);
 const LEARNING: u64 = 1 << (INTERFACE_SHIFT + 9);
 const LEARNING_BOTH: u64 = LEARNING | LEARNING << 16;
 const PROVISIONAL: u64 = 1 << 16;
+const CHARGING: u64 = 1 << 17;
+const CHARGED: u64 = 1 << (INTERFACE_SHIFT + 12);
 
 /// Shift to the interface of a direction; `from_lower` is 1 or 0.
 #[inline(always)]
@@ -376,6 +381,48 @@ impl FlowState {
         self.0 & (PHASE_MASK | PROVISIONAL) == WANTED
     }
 
+    /// The state that the flow had before [`Self::claimed_by`], given one of that time.
+    #[inline(always)]
+    #[must_use]
+    pub const fn unclaimed(self, before: Self) -> Self {
+        const VERDICT: u64 = 0x1ff << PROTOCOL_SHIFT | PROVISIONAL;
+        Self(self.0 & !VERDICT | before.0 & VERDICT)
+    }
+
+    /// The state while the caller charges the flow: no other CPU may charge, settle, relabel or replace it.
+    #[inline(always)]
+    #[must_use]
+    pub const fn charging(self) -> Self {
+        Self(self.0 | CHARGING)
+    }
+
+    /// Whether a CPU is charging the flow.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_charging(self) -> bool {
+        self.0 & CHARGING != 0
+    }
+
+    /// Whether the flow's phase, verdict and charge are those of another state.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_charged_as(self, other: Self) -> bool {
+        const COMPARED: u64 = PHASE_MASK | 0x1ff << PROTOCOL_SHIFT | PROVISIONAL | PENDING | CHARGED | CHARGED << 16;
+        (self.0 ^ other.0) & COMPARED == 0
+    }
+
+    /// The state after the flow was charged to the subscribers in `ends` (bit 0 lower, bit 1 higher). With `complete`,
+    /// nothing more is to be proved, so the flow is no longer pending.
+    ///
+    /// It differs from all states before, so that a compare-and-swap by a CPU that saw other slots fails.
+    #[inline(always)]
+    #[must_use]
+    pub const fn charged(self, ends: u64, complete: bool) -> Self {
+        // Without a branch, which would double the verifier's work.
+        let cleared = CHARGING | (complete as u64 * (PENDING | WAITS | WAITS << 16));
+        Self(self.0 & !cleared | ((ends & 1) * CHARGED) | ((ends >> 1 & 1) * (CHARGED << 16)))
+    }
+
     /// Whether a CPU is writing the final verdict of the flow.
     #[inline(always)]
     #[must_use]
@@ -523,8 +570,8 @@ impl FlowState {
             Phase::Empty => FREE,
             Phase::Locked => 0,
             Phase::Inspecting | Phase::Settled if age < FRESH_SECONDS => 0,
-            // A verdict is being written: the way is as good as locked.
-            Phase::Inspecting if self.is_claimed() => 0,
+            // A verdict or a charge is being written: the way is as good as locked.
+            Phase::Inspecting | Phase::Settled if self.is_claimed() || self.is_charging() => 0,
             Phase::Inspecting | Phase::Settled if age >= IDLE_SECONDS => (2 - u32::from(p2p)) * IDLE + u32::from(age),
             Phase::Inspecting | Phase::Settled if p2p => 0,
             Phase::Inspecting | Phase::Settled => u32::from(age),

@@ -14,6 +14,7 @@ use monitor_common::abi::{event::KernelEvent, key::Address, protocol::Protocol};
 use peertally_datapath::{
     TableSizes,
     object::{LoadOptions, LoadedObject},
+    view::{TableRead, node_index_parts},
 };
 use peertally_tests::{both_datapaths, kernel::may_use_kernel, tables::Tables};
 
@@ -33,6 +34,13 @@ fn pin(cpu: usize) {
     if let Err(error) = rustix::thread::sched_setaffinity(None, &set) {
         println!("CPU {cpu}: {error}");
     }
+}
+
+/// Packets and IP bytes that count for no subscriber: a SYN on one CPU restarted their flow before the other CPU had
+/// charged it.
+fn uncharged(reading: &TableRead) -> (u64, u64) {
+    let nodes = reading.node.iter().enumerate().filter(|(index, _)| node_index_parts(*index).uncharged);
+    nodes.fold((0, 0), |sum, (_, node)| (sum.0 + node.packets, sum.1 + node.bytes))
 }
 
 /// Number of flows: 16 times the room of the table's single set.

@@ -17,7 +17,7 @@ use crate::{
     parse::{self, ip_protocol, packet::Packet},
     tables::{
         context::{Lookup, PacketContext, Task},
-        flow_table::{FlowState, counter_index, unpack},
+        flow_table::{FlowState, NO_SLOTS, counter_index, unpack},
         maps::Maps,
         pool_table,
         progress::{Progress, evidence},
@@ -37,7 +37,8 @@ pub fn flow<P: Packet, M: Maps>(packet: &P, maps: &M, settings: &Settings) -> Op
     reset_context(ctx, maps, settings);
     ctx.inspection.spoofed = u32::from(ctx.interface().is_core() && has_subscribers_source(maps, ctx));
     if ctx.inspection.spoofed != 0 && charge::is_forged(maps, ctx) {
-        account::spoofed(maps, ctx);
+        account::count_flowless(maps, ctx, NO_SLOTS);
+        maps.count_spoofed(ctx.interface(), u64::from(ctx.frame.headers.ip_bytes));
         return None;
     }
     if !flow_table::lookup(maps, ctx) {
@@ -47,7 +48,8 @@ pub fn flow<P: Packet, M: Maps>(packet: &P, maps: &M, settings: &Settings) -> Op
         }
         // A restarted flow is never shed: the verdict before must not be inherited.
         if ctx.flow.lookup == Lookup::NEW && !shedding::may_open(settings, ctx, bucket) {
-            account::shed(maps, ctx);
+            account::count_flowless(maps, ctx, NO_SLOTS);
+            maps.count_shed(ctx.interface(), u64::from(ctx.frame.headers.ip_bytes));
             return None;
         }
         if ctx.subscribers.unvouched != 0 {
