@@ -12,6 +12,7 @@ mod associate;
 mod budget;
 mod charge;
 mod commit;
+mod crowding;
 mod flow_table;
 mod known_peers;
 mod learn;

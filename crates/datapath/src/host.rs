@@ -288,11 +288,8 @@ impl Maps for HostDataPath {
         self.slots.borrow_mut().insert(*key, slot).is_none()
     }
 
-    fn write_slot_key(&self, slot: u32, key: Option<&KeyWords>) {
-        match self.keys.get(slot as usize) {
-            Some(cell) => cell.write(key),
-            None => self.count_event(KernelEvent::InternalError),
-        }
+    fn slot_key(&self, slot: u32) -> Option<&SlotKey> {
+        self.keys.get(slot as usize)
     }
 
     fn count_rule(&self, rule: u32) {

@@ -68,6 +68,10 @@ labelled_numbers! {
     /// A payload of a flow under inspection was not inspected: its receiver does not take it (outside the window, sent
     /// before, or too few hops left), or it is too short for any rule.
     JunkSegment = 26, "junk_segment";
+    /// A P2P endpoint was not learned, since its subscriber has taught its share of the peer cache.
+    PeerShareUsed = 27, "peer_share_used";
+    /// A P2P flow was evicted, because its subscriber held more than half of a full set.
+    EvictedCrowding = 28, "evicted_crowding";
 }
 
 /// Entries of a table indexed by event, with room to append.

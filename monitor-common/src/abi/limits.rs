@@ -138,6 +138,20 @@ pub const SERVER_FLOW_PACKETS: u8 = 32;
 /// answers of a tracker add more peers.
 pub const PEERS_PER_PACKET: u32 = 16;
 
+/// Tallies that one subscriber block can have: each verdict that a rule gives, unclassified and fragments.
+pub const TALLIES_PER_BLOCK: usize = 43;
+/// One subscriber may teach remote endpoints for this part of the peer cache, for one protocol in a period.
+pub const REMOTE_ENDPOINTS_PART: u64 = 64;
+/// Remote endpoints that it may teach in a small cache.
+pub const REMOTE_ENDPOINTS_LEAST: u64 = 16;
+/// One subscriber may teach endpoints of its own for this part of the peer cache. They outlive remote ones, and a
+/// subscriber has few.
+pub const OWN_ENDPOINTS_PART: u64 = 8_192;
+/// Endpoints of its own that it may teach in a small cache.
+pub const OWN_ENDPOINTS_LEAST: u64 = 8;
+/// A period of these shares has `1 << SHARE_PERIOD_BITS` seconds, which is less than [`PEER_SECONDS`].
+pub const SHARE_PERIOD_BITS: u32 = 11;
+
 /// Remote endpoints that the heuristic tier can distinguish: they are hashed into the bits of half a word.
 pub const MSE_CANDIDATE_BUCKETS: u32 = 32;
 /// Shortest and longest first payload of either side of an MSE connection, in bytes: 96 bytes of key and up to 512 of

@@ -167,6 +167,12 @@ mod tests {
     }
 
     #[test]
+    fn one_block_has_a_bounded_number_of_tallies() {
+        let verdicts: HashSet<_> = Rule::ALL.iter().map(|rule| (rule.protocol(), rule.confidence())).collect();
+        assert_eq!(verdicts.len() + 2, crate::abi::limits::TALLIES_PER_BLOCK);
+    }
+
+    #[test]
     fn every_protocol_that_is_learned_has_a_rule_by_association_with_its_number() {
         for protocol in Protocol::ALL {
             let rule = Rule::from_number(ASSOCIATION + *protocol as u8);

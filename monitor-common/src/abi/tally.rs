@@ -4,7 +4,7 @@ use super::{
     key::Address,
     protocol::{CONFIDENCE_SLOTS, PROTOCOL_SLOTS},
 };
-use crate::bpf::shared_u64::SharedU64;
+use crate::bpf::{branchless::neg, shared_u64::SharedU64};
 
 /// The key of a tally: one subscriber block, one protocol, one confidence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -110,6 +110,18 @@ impl SlotKey {
         self.high.store(key.high);
         self.low.store(key.low);
         self.meta.swap(key.meta);
+    }
+
+    /// A number that two subscriber blocks share by chance only; 0 if the slot is not in use.
+    #[inline(always)]
+    #[must_use]
+    pub fn block_digest(&self) -> u64 {
+        // Odd, with bits all over the word: a block's few differing bits change the upper half.
+        const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
+        let meta = self.meta.load();
+        // Realm and block length, without protocol and confidence.
+        let block = self.high.load() ^ self.low.load().wrapping_mul(SPREAD) ^ (meta >> 24);
+        block.wrapping_mul(SPREAD) & neg(meta & 1)
     }
 
     /// The key, if the slot is in use.

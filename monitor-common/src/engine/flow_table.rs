@@ -1,6 +1,6 @@
 //! Flow table: look-up, victim selection and installation of flows in the ways of a set.
 
-use super::{account, subscribers};
+use super::{account, crowding, subscribers};
 use crate::{
     abi::{
         event::KernelEvent,
@@ -87,8 +87,13 @@ pub(super) fn select_victim<M: Maps>(maps: &M, settings: &Settings, ctx: &mut Pa
         }
     }
     if best == 0 {
-        maps.count_event(KernelEvent::FlowRefused);
-        return false;
+        if !crowding::select_victim(maps, settings, ctx) {
+            maps.count_event(KernelEvent::FlowRefused);
+            return false;
+        }
+        maps.count_event(KernelEvent::FlowNew);
+        maps.count_event(KernelEvent::EvictedCrowding);
+        return true;
     }
     maps.count_event(KernelEvent::FlowNew);
     if best != FREE {

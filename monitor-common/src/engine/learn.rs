@@ -10,11 +10,15 @@
 //! * over TCP, only the side that accepted the connection is an endpoint: the other side's port is temporary;
 //! * over TCP, a side counts as a speaker only if its stream **started** with the protocol (or obfuscated). Later bytes
 //!   prove nothing: a web page can make a browser send them. A stream that was not seen from its start teaches nothing;
-//! * a port that a payload names (`listen_port.rs`) counts for the sender of the payload, under these conditions.
+//! * a port that a payload names (`listen_port.rs`) counts for the sender of the payload, under these conditions;
+//! * what a flow teaches for the first time takes a share of its subscriber ([`peer_cache::share`]).
+//!
 //!
 //! A server's answer may also refer one subscriber to endpoints: `source_requests.rs`. `associate.rs` uses the entries.
+//!
+//! [`peer_cache::share`]: crate::tables::peer_cache::share
 
-use super::{peer_keys, server_flow, subscribers};
+use super::{known_peers, peer_keys, server_flow, subscribers};
 use crate::{
     abi::{
         event::KernelEvent,
@@ -102,13 +106,9 @@ fn learn_from_end<M: Maps>(
             maps.count_event(KernelEvent::PeerSpoofed);
             return;
         }
-        peer_keys::insert(
-            maps,
-            settings,
-            peer_keys::subscriber_tag(settings, ctx, end, ctx.flow.protocol as u8),
-            ctx,
-            peer_keys::entry(ctx, true),
-        );
+        let tag = peer_keys::subscriber_tag(settings, ctx, end, ctx.flow.protocol as u8);
+        let held = known_peers::find_peer(maps, settings, tag, ctx.frame.now_s);
+        peer_keys::insert(maps, settings, tag, ctx, peer_keys::entry(ctx, true).with_counts_of(held));
     } else {
         let proved = ctx.is_tcp() || ctx.inspection.evidence & evidence::PROVED_LOWER << end != 0;
         if !(spoken_to && proved) {
@@ -127,14 +127,13 @@ fn learn_from_end<M: Maps>(
 /// Enters an endpoint on a port that peers choose.
 #[inline(never)]
 fn insert_endpoint<M: Maps>(maps: &M, settings: &Settings, ctx: &PacketContext, end: usize, port: u16, own: bool) {
-    if port >= FIRST_PEER_PORT {
-        peer_keys::insert(
-            maps,
-            settings,
-            peer_keys::endpoint_tag(settings, ctx, end, port),
-            ctx,
-            peer_keys::entry(ctx, own),
-        );
+    if port < FIRST_PEER_PORT {
+        return;
+    }
+    let tag = peer_keys::endpoint_tag(settings, ctx, end, port);
+    let known = known_peers::find_peer(maps, settings, tag, ctx.frame.now_s).is_used();
+    if known || peer_keys::takes_share(maps, settings, ctx, if own { end } else { 1 - end }, own) {
+        peer_keys::insert(maps, settings, tag, ctx, peer_keys::entry(ctx, own));
     }
 }
 

@@ -1,5 +1,6 @@
 //! Tags of the peer cache, and the insertion of entries.
 
+use super::known_peers;
 use crate::{
     abi::{event::KernelEvent, key::Address, protocol::Protocol, settings::Settings},
     bpf::branchless::neg,
@@ -59,13 +60,26 @@ pub(super) fn entry(ctx: &PacketContext, own: bool) -> PeerEntry {
 /// Inserts the endpoint to which a server referred the packet's receiver.
 #[inline(never)]
 pub(super) fn insert_referred<M: Maps>(maps: &M, settings: &Settings, ctx: &PacketContext) {
-    let tag = referred_tag(
-        settings,
-        ctx.inspection.requester,
-        ctx.inspection.peer_list.address,
-        ctx.inspection.peer_list.port as u16,
-    );
-    insert(maps, settings, tag, ctx, entry(ctx, false).referred());
+    let list = &ctx.inspection.peer_list;
+    let tag = referred_tag(settings, ctx.inspection.requester, list.address, list.port as u16);
+    let known = known_peers::find_peer(maps, settings, tag, ctx.frame.now_s).is_used();
+    if known || takes_share(maps, settings, ctx, ctx.receiver(), false) {
+        insert(maps, settings, tag, ctx, entry(ctx, false).referred());
+    }
+}
+
+/// Takes one endpoint from the share of the subscriber at one end, its own or a remote one; `false`, and an event, when
+/// the share is used up.
+#[inline(never)]
+pub(super) fn takes_share<M: Maps>(maps: &M, settings: &Settings, ctx: &PacketContext, end: usize, own: bool) -> bool {
+    let tag = subscriber_tag(settings, ctx, end, ctx.flow.protocol as u8);
+    let held = known_peers::find_peer(maps, settings, tag, ctx.frame.now_s);
+    let Some(entry) = held.after_endpoint(own, peer_cache::share(settings.peer_mask, own)) else {
+        maps.count_event(KernelEvent::PeerShareUsed);
+        return false;
+    };
+    insert(maps, settings, tag, ctx, entry);
+    true
 }
 
 /// Inserts one entry.

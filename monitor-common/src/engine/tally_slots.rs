@@ -44,12 +44,16 @@ fn hashed_slot<M: Maps>(maps: &M, settings: &Settings, key: &KeyWords) -> u32 {
         return 0;
     }
     let slot = slot as u32;
+    let Some(slot_key) = maps.slot_key(slot) else {
+        maps.count_event(KernelEvent::InternalError);
+        return 0;
+    };
     // Write the key first: a reader that finds the slot in the index then finds its key.
-    maps.write_slot_key(slot, Some(key));
+    slot_key.write(Some(key));
     if maps.enter_slot(key, slot) {
         return slot;
     }
-    maps.write_slot_key(slot, None);
+    slot_key.write(None);
     if let Some(found) = maps.find_slot(key) {
         maps.count_event(KernelEvent::TallyRaced);
         return found;

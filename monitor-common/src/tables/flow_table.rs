@@ -559,6 +559,15 @@ impl FlowState {
         (u64::from(self.second()) ^ now_s) & 0xffff & !(ASSOCIATION_SECONDS - 1) != 0
     }
 
+    /// Priority for eviction of a flow whose subscriber holds more than its share of a full set; 0 for never.
+    #[inline(always)]
+    #[must_use]
+    pub fn crowding_priority(self, now_s: u64) -> u32 {
+        let age = self.age_s(now_s);
+        let held = self.phase() != Phase::Settled || self.is_charging();
+        if held || age < FRESH_SECONDS { 0 } else { u32::from(age) }
+    }
+
     /// Priority for eviction; 0 for never.
     #[inline(always)]
     #[must_use]

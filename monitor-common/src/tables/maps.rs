@@ -10,7 +10,7 @@ use crate::{
         outcome::PacketOutcome,
         reason::Reason,
         settings::Settings,
-        tally::{KeyWords, NodeTally, Tally},
+        tally::{KeyWords, NodeTally, SlotKey, Tally},
         watch::{ContentHash, WatchHit},
     },
     tables::{
@@ -60,8 +60,8 @@ pub trait Maps: CounterMaps {
     fn find_slot(&self, key: &KeyWords) -> Option<u32>;
     /// Enters a key with its slot; returns whether it was new.
     fn enter_slot(&self, key: &KeyWords, slot: u32) -> bool;
-    /// Writes the key of a slot, where the agent reads it; `None` takes the slot out of use.
-    fn write_slot_key(&self, slot: u32, key: Option<&KeyWords>);
+    /// The key of a slot, where the agent reads it.
+    fn slot_key(&self, slot: u32) -> Option<&SlotKey>;
     /// Counts a flow by the number of the rule that labelled it.
     fn count_rule(&self, rule: u32);
     /// Counts a skipped frame.

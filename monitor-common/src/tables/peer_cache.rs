@@ -10,12 +10,17 @@
 //! An entry expires [`PEER_SECONDS`] after it was last learned. A full set evicts expired entries first, then referred
 //! endpoints, then remote ones, then subscribers' own, the oldest first. Nothing here is a counter, so an eviction
 //! loses no count.
+//!
+//! Each subscriber may teach a [`share`] of the cache for each protocol, so that no line wipes what others taught.
 
 use super::age_21_s;
 use crate::{
     abi::{
         key::{Address, Seed, absorb},
-        limits::{PEER_SECONDS, WAYS},
+        limits::{
+            OWN_ENDPOINTS_LEAST, OWN_ENDPOINTS_PART, PEER_SECONDS, REMOTE_ENDPOINTS_LEAST, REMOTE_ENDPOINTS_PART,
+            SHARE_PERIOD_BITS, WAYS,
+        },
     },
     bpf::{
         branchless::{bound, neg},
@@ -36,8 +41,9 @@ pub struct PeerSet {
 const _: () = assert!(core::mem::size_of::<PeerSet>() == 64);
 
 /// One entry. Bits 0..16 and 27..32: second in which it was last learned; 16..24: protocol; 24: a subscriber's own; 25:
-/// in use; 26: being written; 32..64: a subscriber's bitmap of remote endpoints; bit 32 of other entries: only
-/// referred.
+/// in use; 26: being written. Bits 32..64 are a subscriber's bitmap of remote endpoints ([`Key::MseCandidate`]), or how
+/// many endpoints it taught, its own and remote ones in 16 bits each ([`Key::Subscriber`]); bit 32 of other entries:
+/// only referred.
 ///
 /// The 21-bit seconds wrap after 24 days; the drain clears expired entries long before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,6 +80,25 @@ impl PeerEntry {
         Self((self.0 & 0xffff_ffff) | (endpoints as u64) << 32)
     }
 
+    /// A subscriber's entry with the counts of what it taught, from the entry held so far. A new period begins at zero.
+    #[inline(always)]
+    #[must_use]
+    pub const fn with_counts_of(self, held: Self) -> Self {
+        let other_period = (self.second() ^ held.second()) >> SHARE_PERIOD_BITS != 0;
+        let counts = (held.0 & !0xffff_ffff) * (held.is_used() & !other_period) as u64;
+        Self(self.0 & 0xffff_ffff | counts)
+    }
+
+    /// A subscriber's entry after it taught one more endpoint, its own or a remote one; `None` if its share of
+    /// `share` endpoints is used up.
+    #[inline(always)]
+    #[must_use]
+    pub const fn after_endpoint(self, own: bool, share: u32) -> Option<Self> {
+        let shift = if own { 32 } else { 48 };
+        let count = (self.0 >> shift) as u32 & 0xffff;
+        if self.is_used() && count < share { Some(Self(self.0 + (1 << shift))) } else { None }
+    }
+
     /// Whether the entry is in use.
     #[inline(always)]
     #[must_use]
@@ -95,12 +120,17 @@ impl PeerEntry {
         (self.0 >> 32) as u32
     }
 
+    /// Low 21 bits of the second in which the entry was last learned.
+    #[inline(always)]
+    const fn second(self) -> u32 {
+        (self.0 & 0xffff) as u32 | ((self.0 >> 27) as u32 & 0x1f) << 16
+    }
+
     /// Seconds since the entry was last learned.
     #[inline(always)]
     #[must_use]
     pub fn age_s(self, now_s: u64) -> u32 {
-        let second = (self.0 & 0xffff) as u32 | ((self.0 >> 27) as u32 & 0x1f) << 16;
-        age_21_s(now_s, second)
+        age_21_s(now_s, self.second())
     }
 
     /// Whether the entry is in use and has not expired.
@@ -173,6 +203,24 @@ pub fn tag(seed: &Seed, kind: Key, address: Address, detail: u64, tunnel: u64) -
     hash = absorb(hash, kind as u64 | detail, seed);
     // Without a branch, which would double the verifier's work from here on.
     hash | (1 ^ (hash | neg(hash)) >> 63)
+}
+
+/// Endpoints that one subscriber may teach for one protocol in a period of `1 << SHARE_PERIOD_BITS` seconds: its own,
+/// or remote ones. `mask` is that of the sets.
+#[inline(always)]
+#[must_use]
+pub const fn share(mask: u64, own: bool) -> u32 {
+    let entries = (mask + 1) * WAYS as u64;
+    let (part, least) =
+        if own { (OWN_ENDPOINTS_PART, OWN_ENDPOINTS_LEAST) } else { (REMOTE_ENDPOINTS_PART, REMOTE_ENDPOINTS_LEAST) };
+    let share = entries / part;
+    if share < least {
+        least as u32
+    } else if share > 0xffff {
+        0xffff
+    } else {
+        share as u32
+    }
 }
 
 /// The set of a tag, for a power-of-two number of sets.
@@ -298,6 +346,25 @@ mod tests {
             "now the oldest of a subscriber's own"
         );
         assert!(!set.find(1, 42).is_used() && set.find(4, 42).is_used());
+    }
+
+    #[test]
+    fn a_subscriber_has_a_share_of_own_and_one_of_remote_endpoints() {
+        let mask = (1 << 16) - 1;
+        assert_eq!((share(mask, true), share(mask, false)), (32, 4096));
+        assert_eq!((share(0, true), share(0, false), share(u64::from(u32::MAX), false)), (8, 16, 0xffff));
+        let mut entry = PeerEntry::new(2, true, 2_048);
+        for _ in 0..3 {
+            entry = entry.after_endpoint(true, 3).expect("room");
+        }
+        assert_eq!(entry.after_endpoint(true, 3), None);
+        assert!(entry.after_endpoint(false, 3).is_some(), "remote ones are another share");
+        assert_eq!(PeerEntry::EMPTY.after_endpoint(true, 3), None, "who has no entry has no share");
+        let refreshed = |now_s| PeerEntry::new(2, true, now_s).with_counts_of(entry);
+        assert_eq!(refreshed(4_095).after_endpoint(true, 3), None, "the same period");
+        assert!(refreshed(4_096).after_endpoint(true, 3).is_some(), "the next one");
+        assert_eq!(PeerEntry::new(2, true, 9).with_counts_of(PeerEntry::EMPTY), PeerEntry::new(2, true, 9));
+        assert_eq!((refreshed(4_095).protocol_number(), refreshed(4_095).age_s(4_100)), (2, 5));
     }
 
     #[test]

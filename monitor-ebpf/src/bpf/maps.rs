@@ -300,11 +300,8 @@ impl Maps for BpfMaps {
     }
 
     #[inline(always)]
-    fn write_slot_key(&self, slot: u32, key: Option<&KeyWords>) {
-        match TALLY_KEYS.get(slot) {
-            Some(slot_key) => slot_key.write(key),
-            None => self.count_event(KernelEvent::InternalError),
-        }
+    fn slot_key(&self, slot: u32) -> Option<&SlotKey> {
+        TALLY_KEYS.get(slot)
     }
 
     #[inline(always)]

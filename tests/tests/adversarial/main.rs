@@ -5,4 +5,5 @@ mod budgets;
 mod conversations;
 mod forged;
 mod pages;
+mod shares;
 mod world;

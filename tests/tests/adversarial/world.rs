@@ -72,6 +72,11 @@ impl World {
         ))
     }
 
+    /// A node that sees both directions and has tables of these sizes.
+    pub(crate) fn of_sizes(test: &str, sizes: TableSizes) -> Self {
+        Self(BothDatapaths::new(test, &LoadOptions { one_way: false, ..both_datapaths::options(sizes) }))
+    }
+
     /// Counts frames in the order given.
     pub(crate) fn play<'a>(&mut self, frames: impl IntoIterator<Item = &'a Vec<u8>>) {
         for frame in frames {
