@@ -76,6 +76,10 @@ pub struct Headers {
     pub outer_destination: Address,
     /// Digest of the outer addresses; 0 outside tunnels.
     pub tunnel: u64,
+    /// Sequence number of the segment, 0 if there is none.
+    pub sequence: u32,
+    /// Acknowledgement number of the segment, 0 if there is none.
+    pub acknowledgement: u32,
     /// IP bytes of the outermost packet, bounded by the wire.
     pub ip_bytes: u32,
     /// Offset of the transport payload in the frame, or of its place after a TCP header without payload.
@@ -102,7 +106,7 @@ pub struct Headers {
     pub reserved: [u8; 2],
 }
 
-const _: () = assert!(core::mem::size_of::<Headers>() == 96);
+const _: () = assert!(core::mem::size_of::<Headers>() == 104);
 
 impl Headers {
     /// Headers of an IP packet that starts at `start`, without ports.
@@ -114,6 +118,8 @@ impl Headers {
             outer_source: network.source,
             outer_destination: network.destination,
             tunnel: 0,
+            sequence: 0,
+            acknowledgement: 0,
             ip_bytes: (network.end - start) as u32,
             payload_offset: 0,
             payload_len: 0,
@@ -136,6 +142,8 @@ impl Headers {
         outer_source: Address { high: 0, low: 0 },
         outer_destination: Address { high: 0, low: 0 },
         tunnel: 0,
+        sequence: 0,
+        acknowledgement: 0,
         ip_bytes: 0,
         payload_offset: 0,
         payload_len: 0,

@@ -49,7 +49,7 @@ program! {
 }
 program! {
     /// [`StageProgram::Verdict`].
-    peertally_verdict: |packet, settings| stages::verdict(packet, &BpfMaps, settings)
+    peertally_verdict: |_packet, settings| stages::verdict(&BpfMaps, settings)
 }
 
 program! {

@@ -1,6 +1,6 @@
 //! Accounting: flushes a flow's counters into tallies, and counts packets without a flow.
 
-use super::{server_flow, subscribers};
+use super::{flow_table::FlowEntry, server_flow, subscribers};
 use crate::{
     abi::{
         event::KernelEvent,
@@ -159,14 +159,9 @@ pub(super) fn end_flow<M: CounterMaps>(
 /// Adds the packet to its flow's counter and keeps the flow's last-seen second and interface current. What there is
 /// more to do is then in the context.
 #[inline(always)]
-pub(super) fn count<M: Maps>(maps: &M, ctx: &mut PacketContext) {
-    let way = ctx.flow.way as usize & (WAYS - 1);
-    let (Some(set), Some(cold)) = (maps.flow_set(ctx.flow.set_index), maps.cold_set(ctx.flow.set_index)) else {
-        ctx.flow.task = Task::NONE;
-        return;
-    };
-    let (word, from_lower) = (&set.states[way], u64::from(ctx.flow.from_lower));
-    let counter = &set.counters[counter_index(way, from_lower)];
+pub(super) fn count<M: Maps>(maps: &M, ctx: &mut PacketContext, flow: FlowEntry<'_>) {
+    let (word, from_lower) = (flow.state_word(), u64::from(ctx.flow.from_lower));
+    let counter = flow.counter(from_lower);
     let state = FlowState(word.load());
     let settled = state.phase() == Phase::Settled;
     if settled {
@@ -176,7 +171,7 @@ pub(super) fn count<M: Maps>(maps: &M, ctx: &mut PacketContext) {
         }
         // Packets counted so far belong to the interface on which they arrived. Pending ones stay with the flow.
         if near_overflow || !state.is_pending() && state.interface(from_lower != 0) != ctx.interface() {
-            flush(maps, set, cold.flows[way].slots.load(), way, state, ctx.frame.now_s);
+            flush(maps, flow.set, flow.cold.slots.load(), flow.way, state, ctx.frame.now_s);
         }
     }
     let inspecting = state.phase() == Phase::Inspecting;
@@ -191,7 +186,7 @@ pub(super) fn count<M: Maps>(maps: &M, ctx: &mut PacketContext) {
     }
     counter.add(pack(1, u64::from(ctx.frame.headers.ip_bytes)));
     if renewed {
-        server_flow::renew_budget(maps, ctx);
+        server_flow::renew_budget(flow.cold);
     }
     ctx.flow.state = state.0;
     ctx.flow.protocol = u32::from(state.protocol_number());

@@ -11,18 +11,19 @@
 //!
 //! [`JUNK_PER_DIRECTION`]: crate::abi::limits::JUNK_PER_DIRECTION
 
+use super::flow_table::FlowEntry;
 use crate::{
     abi::{
         event::KernelEvent,
-        limits::{INSPECTED_PER_DIRECTION, PENDING_PACKETS, PENDING_PACKETS_MAX, SHORTEST_DATAGRAM, WAYS},
+        limits::{INSPECTED_PER_DIRECTION, PENDING_PACKETS, PENDING_PACKETS_MAX, SHORTEST_DATAGRAM},
     },
     bpf::branchless::{is_equal, is_less},
     dissect::rule_state::rule_flags,
-    parse::{packet::Packet, tcp_flag},
+    parse::tcp_flag,
     tables::{
         context::{PacketContext, Task},
         conversation::mark,
-        flow_table::{ColdFlow, FlowState, counter_index, unpack},
+        flow_table::{ColdFlow, FlowState, unpack},
         maps::Maps,
         progress::Progress,
         streams::{Fate, Segment, Streams},
@@ -31,16 +32,14 @@ use crate::{
 
 /// Judges a packet of a flow under inspection. Sets in the context whether its payload is skipped, whether it costs no
 /// budget (`spared`) or is `ahead` of its stream, and whether the inspection has `ended`.
-#[inline(never)]
-pub(super) fn judge<P: Packet, M: Maps>(packet: &P, maps: &M, ctx: &mut PacketContext) {
-    let Some(cold) = maps.cold_set(ctx.flow.set_index) else { return };
-    let cold = cold.flow(ctx.flow.way);
+#[inline(always)]
+pub(super) fn judge<M: Maps>(maps: &M, ctx: &mut PacketContext, flow: FlowEntry<'_>) {
+    let cold = flow.cold;
     let before = Streams(cold.streams.load());
     let (sender, len) = (ctx.sender(), ctx.frame.headers.payload_len);
     let mut streams = before;
     let mut fate = Fate::Counts;
     if ctx.frame.headers.transport_len != 0 {
-        ctx.read_numbers(packet);
         (streams, fate) = follow(cold, ctx, before);
     } else if len < SHORTEST_DATAGRAM && !ctx.is_tcp() {
         fate = Fate::Junk;
@@ -72,7 +71,7 @@ pub(super) fn judge<P: Packet, M: Maps>(packet: &P, maps: &M, ctx: &mut PacketCo
     ctx.inspection.skipped = u32::from(skipped);
     if skipped {
         ctx.inspection.evidence = progress.evidence;
-        ctx.inspection.ended = u32::from(is_over(maps, ctx, progress));
+        ctx.inspection.ended = u32::from(is_over(flow, ctx, progress));
     }
 }
 
@@ -88,7 +87,7 @@ fn follow(cold: &ColdFlow, ctx: &PacketContext, before: Streams) -> (Streams, Fa
     if ctx.inspection.spoofed == 0 && conversation.has(mark::of(mark::SEEN_LOWER, sender)) {
         let subscribers = FlowState(ctx.flow.state).subscribers();
         let segment = Segment {
-            offset: ctx.sequence().wrapping_sub((firsts >> (32 * (sender as u32 & 1))) as u32),
+            offset: ctx.frame.headers.sequence.wrapping_sub((firsts >> (32 * (sender as u32 & 1))) as u32),
             len: headers.payload_len,
             syn,
             hop_limit: headers.hop_limit,
@@ -100,7 +99,7 @@ fn follow(cold: &ColdFlow, ctx: &PacketContext, before: Streams) -> (Streams, Fa
     const KIND: u8 = tcp_flag::RST | tcp_flag::ACK;
     let acknowledges = headers.tcp_flags & KIND == tcp_flag::ACK;
     if ctx.inspection.spoofed == 0 && acknowledges && conversation.has(mark::of(mark::SEEN_LOWER, receiver)) {
-        let offset = ctx.acknowledgement().wrapping_sub((firsts >> (32 * (receiver as u32 & 1))) as u32);
+        let offset = ctx.frame.headers.acknowledgement.wrapping_sub((firsts >> (32 * (receiver as u32 & 1))) as u32);
         let (stream, refused) = before.of(receiver).acknowledged(offset, syn != 0);
         streams = streams.with(receiver, stream);
         if refused {
@@ -120,12 +119,10 @@ fn forget_start(cold: &ColdFlow, ctx: &PacketContext) {
 
 /// Whether the inspection of the packet's flow ends, although the packet's payload is not inspected.
 #[inline(always)]
-fn is_over<M: Maps>(maps: &M, ctx: &PacketContext, progress: Progress) -> bool {
-    let Some(set) = maps.flow_set(ctx.flow.set_index) else { return true };
-    let way = ctx.flow.way as usize & (WAYS - 1);
+fn is_over(flow: FlowEntry<'_>, ctx: &PacketContext, progress: Progress) -> bool {
     let from_lower = u64::from(ctx.flow.from_lower);
-    let own = unpack(set.counters[counter_index(way, from_lower)].load()).0;
-    let other = unpack(set.counters[counter_index(way, from_lower ^ 1)].load()).0;
+    let own = unpack(flow.counter(from_lower).load()).0;
+    let other = unpack(flow.counter(from_lower ^ 1).load()).0;
     let own_used = progress.inspected(ctx.sender()) >= INSPECTED_PER_DIRECTION;
     let other_used = progress.inspected(ctx.receiver()) >= INSPECTED_PER_DIRECTION;
     let waited = (own >= PENDING_PACKETS) & (other_used | (other == 0)) | own_used & (other >= PENDING_PACKETS);

@@ -16,7 +16,7 @@
 //! most for [`crate::abi::limits::ANSWER_SECONDS`] after its first packet. Then they count for those who are charged by
 //! then, or for the interface alone, and stay there; what is proved later charges what follows.
 
-use super::{account, known_peers, subscribers, watchlist};
+use super::{account, flow_table::FlowEntry, known_peers, subscribers, watchlist};
 use crate::{
     abi::{
         limits::{ACKNOWLEDGED_BYTES, WAYS},
@@ -24,11 +24,11 @@ use crate::{
         settings::Settings,
     },
     bpf::shared_u64::SharedU64,
-    parse::{packet::Packet, tcp_flag},
+    parse::tcp_flag,
     tables::{
         context::{NO_POOL, PacketContext},
         conversation::{Conversation, mark},
-        flow_table::{ColdFlow, FlowSet, FlowState, Phase, counter_index, unpack, with_slots},
+        flow_table::{ColdFlow, FlowState, Phase, unpack, with_slots},
         maps::Maps,
         progress::evidence,
     },
@@ -57,26 +57,40 @@ pub(super) fn is_forged<M: Maps>(maps: &M, ctx: &mut PacketContext) -> bool {
     known && with_slots(cold.flow(ctx.flow.way).slots.load()) >> ctx.sender() & 1 != 0
 }
 
+/// The conversation of a flow after the packet that opens it.
+#[inline(always)]
+pub(super) fn begin(settings: &Settings, ctx: &PacketContext) -> Conversation {
+    let mut marks = 0;
+    if !ctx.is_tcp() || ctx.frame.headers.transport_len != 0 {
+        marks |= mark::of(mark::SEEN_LOWER, ctx.sender());
+    }
+    if ctx.subscribers.unvouched != 0 {
+        marks |= mark::UNVOUCHED;
+    }
+    if ctx.inspection.spoofed != 0 {
+        marks |= mark::of(mark::FOREIGN_LOWER, ctx.sender());
+    }
+    if settings.one_way.load() != 0 {
+        marks |= mark::ANSWERED;
+    }
+    let first = Conversation::new(ctx.frame.now_s, ctx.is_tcp()).with(marks);
+    if ctx.is_tcp() { first } else { first.after_packet(u64::from(ctx.flow.from_lower)) }
+}
+
 /// Records what the packet proves of the ends of its flow while that is pending. Sets `charge_due` if it may charge
 /// somebody.
 #[inline(always)]
-pub(super) fn record<P: Packet, M: Maps>(packet: &P, maps: &M, settings: &Settings, ctx: &mut PacketContext) {
+pub(super) fn record(settings: &Settings, ctx: &mut PacketContext, flow: FlowEntry<'_>) {
     if !FlowState(ctx.flow.state).is_pending() {
         return;
     }
-    let way = ctx.flow.way as usize & (WAYS - 1);
-    let (Some(set), Some(cold)) = (maps.flow_set(ctx.flow.set_index), maps.cold_set(ctx.flow.set_index)) else {
-        return;
-    };
-    let (word, cold) = (&set.states[way], cold.flow(ctx.flow.way));
+    let (word, cold) = (flow.state_word(), flow.cold);
     let before = cold.conversation();
-    let mut conversation = before.after_packet(u64::from(ctx.flow.from_lower));
-    if ctx.is_tcp() {
-        ctx.read_numbers(packet);
-        conversation = conversation.with(numbers_prove(set, cold, way, before, ctx));
+    let mut conversation = if ctx.is_tcp() {
+        before.with(numbers_prove(flow, before, ctx))
     } else {
-        conversation = conversation.with(mark::of(mark::SEEN_LOWER, ctx.sender()));
-    }
+        before.after_packet(u64::from(ctx.flow.from_lower)).with(mark::of(mark::SEEN_LOWER, ctx.sender()))
+    };
     let foreign = mark::of(mark::FOREIGN_LOWER, ctx.sender());
     conversation = if ctx.inspection.spoofed != 0 {
         conversation.with(foreign).without(mark::of(mark::ACKNOWLEDGED_LOWER, ctx.sender()))
@@ -104,24 +118,26 @@ pub(super) fn record<P: Packet, M: Maps>(packet: &P, maps: &M, settings: &Settin
 
 /// What the sequence numbers of a segment prove: flags to set.
 #[inline(always)]
-fn numbers_prove(set: &FlowSet, cold: &ColdFlow, way: usize, before: Conversation, ctx: &PacketContext) -> u64 {
+fn numbers_prove(flow: FlowEntry<'_>, before: Conversation, ctx: &PacketContext) -> u64 {
     if ctx.frame.headers.transport_len == 0 {
         return 0;
     }
     let (sender, receiver) = (ctx.sender(), ctx.receiver());
-    let firsts = cold.first_sequences.load();
+    let firsts = flow.cold.first_sequences.load();
     let mut proved = 0;
     if !before.has(mark::of(mark::SEEN_LOWER, sender)) {
         let shift = 32 * (sender as u32 & 1);
-        cold.first_sequences.store(firsts & !(0xffff_ffff << shift) | u64::from(ctx.sequence()) << shift);
+        flow.cold
+            .first_sequences
+            .store(firsts & !(0xffff_ffff << shift) | u64::from(ctx.frame.headers.sequence) << shift);
         proved |= mark::of(mark::SEEN_LOWER, sender);
     }
     const KIND: u8 = tcp_flag::SYN | tcp_flag::RST | tcp_flag::ACK;
     if before.has(mark::of(mark::SEEN_LOWER, receiver)) && ctx.frame.headers.tcp_flags & KIND == tcp_flag::ACK {
         let first = (firsts >> (32 * (receiver as u32 & 1))) as u32;
-        let acknowledged = ctx.acknowledgement().wrapping_sub(first);
+        let acknowledged = ctx.frame.headers.acknowledgement.wrapping_sub(first);
         // The packets' bytes, headers included, are more than what they hold of the stream.
-        let sent = unpack(set.counters[counter_index(way, 1 - receiver as u64)].load()).1;
+        let sent = unpack(flow.counter(1 - receiver as u64).load()).1;
         let plausible = (acknowledged != 0) & (acknowledged <= ACKNOWLEDGED_BYTES) & (u64::from(acknowledged) <= sent);
         if plausible {
             proved |= mark::of(mark::ACKNOWLEDGED_LOWER, sender);

@@ -1,6 +1,6 @@
 //! Flow table: look-up, victim selection and installation of flows in the ways of a set.
 
-use super::{account, crowding, subscribers};
+use super::{account, charge, crowding, subscribers};
 use crate::{
     abi::{
         event::KernelEvent,
@@ -8,14 +8,44 @@ use crate::{
         limits::{INSPECTED_PER_DIRECTION, WAYS},
         settings::Settings,
     },
+    bpf::shared_u64::SharedU64,
     tables::{
         context::{Lookup, PacketContext},
-        conversation::{Conversation, mark},
-        flow_table::{FREE, FlowState, IDLE, NO_SLOTS, Phase},
+        flow_table::{ColdFlow, FREE, FlowSet, FlowState, IDLE, NO_SLOTS, Phase, counter_index},
         maps::Maps,
         progress::{Progress, evidence},
     },
 };
+
+/// The packet's flow in the table: looked up once for all that a stage does with it.
+#[derive(Clone, Copy)]
+pub(super) struct FlowEntry<'a> {
+    pub(super) set: &'a FlowSet,
+    pub(super) cold: &'a ColdFlow,
+    pub(super) way: usize,
+}
+
+impl<'a> FlowEntry<'a> {
+    /// The flow in the way that the context names.
+    #[inline(always)]
+    pub(super) fn of<M: Maps>(maps: &'a M, ctx: &PacketContext) -> Option<Self> {
+        let way = ctx.flow.way as usize & (WAYS - 1);
+        let set = maps.flow_set(ctx.flow.set_index)?;
+        Some(Self { set, cold: &maps.cold_set(ctx.flow.set_index)?.flows[way], way })
+    }
+
+    /// Its [`FlowState`].
+    #[inline(always)]
+    pub(super) fn state_word(&self) -> &'a SharedU64 {
+        &self.set.states[self.way]
+    }
+
+    /// Its packed counter of one direction; `from_lower` is 1 or 0.
+    #[inline(always)]
+    pub(super) fn counter(&self, from_lower: u64) -> &'a SharedU64 {
+        &self.set.counters[counter_index(self.way, from_lower)]
+    }
+}
 
 /// Whether the packet's flow is in the table and can continue. Sets `state` and `lookup`.
 #[inline(always)]
@@ -168,8 +198,8 @@ pub(super) fn install<M: Maps>(maps: &M, settings: &Settings, ctx: &mut PacketCo
     let opened = if ctx.frame.headers.opens_connection() { evidence::OPENED } else { 0 };
     cold.set_progress(Progress { evidence: opened, ..Progress::default() });
     cold.slots.store(NO_SLOTS);
-    let unvouched = if ctx.subscribers.unvouched == 0 { 0 } else { mark::UNVOUCHED };
-    cold.conversation.store(Conversation::new(ctx.frame.now_s, ctx.is_tcp()).with(unvouched).0);
+    cold.conversation.store(charge::begin(settings, ctx).0);
+    cold.first_sequences.store(u64::from(ctx.frame.headers.sequence) << (32 * (ctx.sender() as u32 & 1)));
     cold.watched.store(0);
     cold.streams.store(0);
     // A full barrier: if two CPUs install one flow at once, at least one sees the other's tag and yields.

@@ -25,7 +25,7 @@ pub(super) fn skip_segment<P: Packet, M: Maps>(packet: &P, maps: &M, scratch: &m
     let from_lower = ctx.flow.from_lower;
     let of = |flag| rule_flags::of(flag, from_lower);
     if progress.rule_flags & of(rule_flags::HELD) != 0 {
-        match resume(packet, maps, ctx, payload) {
+        match resume(maps, ctx, payload) {
             Continuation::Continues | Continuation::Replaces => {
                 progress.rule_flags &= !of(rule_flags::HELD);
                 cold.set_progress(progress);
@@ -54,22 +54,20 @@ pub(super) fn skip_segment<P: Packet, M: Maps>(packet: &P, maps: &M, scratch: &m
 
 /// Puts the bytes held for the packet's direction in front of its payload.
 #[inline(never)]
-fn resume<P: Packet, M: Maps>(packet: &P, maps: &M, ctx: &mut PacketContext, payload: &mut Payload) -> Continuation {
-    ctx.read_numbers(packet);
+fn resume<M: Maps>(maps: &M, ctx: &mut PacketContext, payload: &mut Payload) -> Continuation {
     let Some(entry) = entry(maps, ctx, ctx.flow.from_lower) else { return Continuation::Missing };
     if ctx.inspection.spoofed != 0 {
         // A spoofed packet must not continue a subscriber's stream.
         return Continuation::OutOfOrder;
     }
     let tag = reassembly::tag(ctx.flow.tag, ctx.flow.from_lower);
-    entry.resume(tag, ctx.sequence(), ctx.frame.headers.payload_len, ctx.frame.now_s, payload)
+    entry.resume(tag, ctx.frame.headers.sequence, ctx.frame.headers.payload_len, ctx.frame.now_s, payload)
 }
 
 /// Holds the packet's payload, and what it continued, until the next segment of its direction.
 #[inline(never)]
-pub(super) fn hold<P: Packet, M: Maps>(packet: &P, maps: &M, scratch: &mut Scratch) {
+pub(super) fn hold<M: Maps>(maps: &M, scratch: &mut Scratch) {
     let (ctx, payload) = (&mut scratch.ctx, &scratch.payload);
-    ctx.read_numbers(packet);
     let Some(entry) = entry(maps, ctx, ctx.flow.from_lower) else { return };
     let tag = reassembly::tag(ctx.flow.tag, ctx.flow.from_lower);
     if entry.hold(tag, ctx.next_sequence(), hold_rules::held_len(payload), ctx.frame.now_s, payload) {

@@ -5,14 +5,17 @@ use crate::{
     abi::limits::SERVER_FLOW_PACKETS,
     bpf::shared_u64::SharedU64,
     dissect::{peer_list::requests, rule_state::rule_flags},
-    tables::{context::PacketContext, flow_table::FlowState, maps::Maps, progress::Progress},
+    tables::{
+        context::PacketContext,
+        flow_table::{ColdFlow, FlowState},
+        maps::Maps,
+        progress::Progress,
+    },
 };
 
 /// Counts a packet without payload against the budget; whether the budget is used up.
 #[inline(always)]
-pub(super) fn count_empty<M: Maps>(maps: &M, ctx: &PacketContext) -> bool {
-    let Some(cold) = maps.cold_set(ctx.flow.set_index) else { return true };
-    let cold = cold.flow(ctx.flow.way);
+pub(super) fn count_empty(cold: &ColdFlow, ctx: &PacketContext) -> bool {
     let mut progress = cold.progress();
     let exhausted = progress.inspect(ctx.is_from_lower(), 1) >= SERVER_FLOW_PACKETS;
     cold.set_progress(progress);
@@ -21,11 +24,8 @@ pub(super) fn count_empty<M: Maps>(maps: &M, ctx: &PacketContext) -> bool {
 
 /// Renews the budget.
 #[inline(always)]
-pub(super) fn renew_budget<M: Maps>(maps: &M, ctx: &PacketContext) {
-    if let Some(cold) = maps.cold_set(ctx.flow.set_index) {
-        let cold = cold.flow(ctx.flow.way);
-        cold.set_progress(Progress { inspected_lower: 0, inspected_higher: 0, ..cold.progress() });
-    }
+pub(super) fn renew_budget(cold: &ColdFlow) {
+    cold.set_progress(Progress { inspected_lower: 0, inspected_higher: 0, ..cold.progress() });
 }
 
 /// Stores the request of the packet's sender, a subscriber: the flow is a server flow from now on, and an answer must
@@ -42,7 +42,7 @@ pub(super) fn store_request<M: Maps>(maps: &M, ctx: &PacketContext, word: &Share
             progress.rule_flags |= rule_flags::REQUEST_FROM_LOWER;
         }
         cold.set_progress(progress);
-        rule_value.store(u64::from(ctx.next_sequence()) << 32 | u64::from(ctx.acknowledgement()));
+        rule_value.store(u64::from(ctx.next_sequence()) << 32 | u64::from(ctx.frame.headers.acknowledgement));
     } else if ctx.is_tcp() && !state.is_server_flow() {
         // The value that rules stored is no request.
         rule_value.store(0);

@@ -30,7 +30,6 @@ use crate::{
         peer_list::{self, Context},
         rule_state::rule_flags,
     },
-    parse::packet::Packet,
     tables::{
         context::{NO_POOL, PacketContext, Scratch},
         flow_table::FlowState,
@@ -44,13 +43,7 @@ const ANSWER_BYTES: u32 = 0xffff;
 
 /// Reads requests and peer lists from a payload of a flow with this certain verdict.
 #[inline(never)]
-pub(super) fn read_peer_list<P: Packet, M: Maps>(
-    packet: &P,
-    maps: &M,
-    settings: &Settings,
-    scratch: &mut Scratch,
-    protocol: u8,
-) {
+pub(super) fn read_peer_list<M: Maps>(maps: &M, settings: &Settings, scratch: &mut Scratch, protocol: u8) {
     let (ctx, payload) = (&mut scratch.ctx, &mut scratch.payload);
     let requested = FlowState(ctx.flow.state).is_server_flow();
     if !requested && ctx.inspection.spoke == 0 {
@@ -64,9 +57,6 @@ pub(super) fn read_peer_list<P: Packet, M: Maps>(
         requested,
     };
     peer_list::begin(&context, payload, &mut ctx.inspection.peer_list);
-    if ctx.is_tcp() {
-        ctx.read_numbers(packet);
-    }
     let answers = requested && answers_request(maps, ctx) && is_for_subscriber(maps, settings, ctx);
     // The verifier does not know here whether it is an answer, so it walks the loop once.
     let answers = payload.verifier_barrier(u64::from(answers));
@@ -97,8 +87,8 @@ fn answers_request<M: Maps>(maps: &M, ctx: &PacketContext) -> bool {
         return false;
     }
     let request = cold.rule_value.load();
-    let sequence = ctx.sequence().wrapping_sub(request as u32);
-    let acknowledged = ctx.acknowledgement().wrapping_sub((request >> 32) as u32);
+    let sequence = ctx.frame.headers.sequence.wrapping_sub(request as u32);
+    let acknowledged = ctx.frame.headers.acknowledgement.wrapping_sub((request >> 32) as u32);
     // Before the end of the latest request if an earlier one is answered, beyond it if the client has sent more
     // meanwhile.
     (request != 0) & (sequence <= ANSWER_BYTES) & (acknowledged.wrapping_add(ANSWER_BYTES) <= 2 * ANSWER_BYTES)

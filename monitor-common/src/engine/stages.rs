@@ -38,7 +38,7 @@ pub fn process<P: Packet, M: Maps>(packet: &P, maps: &M, settings: &Settings, in
             StageProgram::Flow => flow(packet, maps, settings),
             StageProgram::InspectTcp => inspect_tcp(packet, maps, settings),
             StageProgram::InspectUdp => inspect_udp(packet, maps, settings),
-            StageProgram::Verdict => verdict(packet, maps, settings),
+            StageProgram::Verdict => verdict(maps, settings),
             StageProgram::Charge => charge(maps, settings),
         };
     }

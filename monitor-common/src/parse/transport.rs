@@ -21,13 +21,16 @@ pub(super) fn parse<P: Packet>(packet: &P, offset: usize, end: usize, headers: &
             headers.source_port = u16::from_be_bytes([a, b]);
             headers.destination_port = u16::from_be_bytes([c, d]);
         }
-        let Some([data_offset, flags]) = packet.read::<2>(offset + 12) else { return };
+        // RFC 9293 section 3.1: offsets 4 and 8 the numbers, 12 the data offset, 13 the flags.
+        let Some([s0, s1, s2, s3, a0, a1, a2, a3, data_offset, flags]) = packet.read::<10>(offset + 4) else { return };
         let header_len = usize::from(data_offset >> 4) * 4;
         let payload = offset + header_len;
         if offset + TCP_LEN > end {
             return;
         }
         headers.tcp_flags = flags;
+        headers.sequence = u32::from_be_bytes([s0, s1, s2, s3]);
+        headers.acknowledgement = u32::from_be_bytes([a0, a1, a2, a3]);
         if header_len >= TCP_LEN && payload <= end {
             headers.payload_offset = payload as u32;
             headers.payload_len = (end - payload) as u32;

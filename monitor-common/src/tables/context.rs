@@ -15,7 +15,6 @@ use crate::{
     dissect::peer_list::PeerListReader,
     parse::{
         Headers, ip_protocol,
-        packet::Packet,
         payload::{Payload, Transport},
         tcp_flag,
     },
@@ -70,8 +69,6 @@ pub(crate) struct FrameContext {
     pub(crate) now_s: u64,
     /// When this CPU read the time last.
     pub(crate) clock: CpuClock,
-    /// TCP sequence number (upper half) and acknowledgement number, where they were read.
-    pub(crate) numbers: u64,
     /// Interface: [`InterfaceEntry::code`].
     pub(crate) interface: u32,
     /// Realm of the packet's addresses.
@@ -200,7 +197,6 @@ impl PacketContext {
                 realm_mask: 0,
                 now_s: 0,
                 clock: CpuClock { tick: 0, ns: 0 },
-                numbers: 0,
                 interface: 0,
                 realm: 0,
                 headers_parsed: 0,
@@ -349,31 +345,11 @@ impl PacketContext {
         if self.is_tcp() { Transport::Tcp } else { Transport::Udp }
     }
 
-    /// Reads the sequence and acknowledgement numbers of the segment.
-    #[inline(never)]
-    pub(crate) fn read_numbers<P: Packet>(&mut self, packet: &P) {
-        let header = self.frame.headers.payload_offset.wrapping_sub(u32::from(self.frame.headers.transport_len));
-        // RFC 9293 section 3.1: offsets 4 and 8.
-        self.frame.numbers = packet.read::<8>(header as usize + 4).map_or(0, u64::from_be_bytes);
-    }
-
-    /// Sequence number of the segment, which [`Self::read_numbers`] has read.
-    #[inline(always)]
-    pub(crate) fn sequence(&self) -> u32 {
-        (self.frame.numbers >> 32) as u32
-    }
-
-    /// Acknowledgement number of the segment, which [`Self::read_numbers`] has read.
-    #[inline(always)]
-    pub(crate) fn acknowledgement(&self) -> u32 {
-        self.frame.numbers as u32
-    }
-
     /// Sequence number of the segment that follows this one; a SYN takes one itself.
     #[inline(always)]
     pub(crate) fn next_sequence(&self) -> u32 {
         let syn = u32::from(self.frame.headers.tcp_flags) >> tcp_flag::SYN.trailing_zeros() & 1;
-        self.sequence().wrapping_add(self.frame.headers.payload_len).wrapping_add(syn)
+        self.frame.headers.sequence.wrapping_add(self.frame.headers.payload_len).wrapping_add(syn)
     }
 
     /// Stores the flow's evidence.

@@ -31,6 +31,15 @@ pub(crate) fn frame(framing: Framing, transport: Transport, payload: &[u8]) -> V
     frame_behind(framing, transport, 0, payload)
 }
 
+/// Bytes of a frame's TCP payload; 0 for other frames than plain IPv4.
+pub(crate) fn tcp_payload_len(frame: &[u8]) -> u32 {
+    let plain_tcp = frame[12..14] == [0x08, 0x00] && frame[23] == number(Transport::Tcp);
+    if plain_tcp { frame.len() as u32 - (14 + 20 + 20) } else { 0 }
+}
+
+/// Sequence number of the first payload of each direction.
+pub(crate) const FIRST_SEQUENCE: u32 = 1;
+
 /// A frame with this payload, after so many bytes of its direction.
 pub(crate) fn frame_behind(framing: Framing, transport: Transport, before: u32, payload: &[u8]) -> Vec<u8> {
     let mut frame = vec![2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2];
@@ -80,7 +89,7 @@ fn segment(transport: Transport, before: u32, payload: &[u8]) -> Vec<u8> {
     let mut segment = vec![0; 4];
     match transport {
         Transport::Tcp => {
-            segment.extend((1 + before).to_be_bytes());
+            segment.extend((FIRST_SEQUENCE + before).to_be_bytes());
             segment.extend([0, 0, 0, 1, 0x50, 0x18, 0xff, 0xff, 0, 0, 0, 0]);
         }
         Transport::Udp => {

@@ -10,6 +10,7 @@ use peertally_tests::packet_paths::{PacketPath, PathCounts};
 use rustix::time::{ClockId, clock_gettime};
 
 use crate::{
+    frames::{FIRST_SEQUENCE, tcp_payload_len},
     kernel::Bench,
     layout::{DOWN, Generator, MAX_SPIN, RANDOM, SEQUENTIAL, UP},
     measure::median,
@@ -140,6 +141,8 @@ impl<'a> Rounds<'a> {
             salt,
             remote_port: u32::from(self.row.remote_port),
             spin: self.spin,
+            sequence: 0,
+            stride: 0,
         }
     }
 
@@ -273,7 +276,14 @@ impl<'a> Rounds<'a> {
                 self.bench.run(prologue, &packet.frame, row.flows)?;
             }
             let generator = self.generator(SEQUENTIAL, row.direction, mask, salt);
-            self.bench.generate(generator)?;
+            // Segments that repeat one another are not inspected.
+            let sent = opening.iter().filter(|packet| packet.direction == row.direction);
+            let sent: u32 = sent.map(|packet| tcp_payload_len(&packet.frame)).sum();
+            self.bench.generate(Generator {
+                sequence: FIRST_SEQUENCE + sent,
+                stride: tcp_payload_len(&row.frame),
+                ..generator
+            })?;
             sum_ns += self.bench.run(prologue, &row.frame, row.flows * passes)?;
         }
         let flows = u64::from(row.flows * row.batches());

@@ -4,7 +4,7 @@ use super::scratch;
 use crate::{
     abi::{
         event::KernelEvent,
-        limits::{INSPECTED_PER_DIRECTION, PENDING_PACKETS, WAYS},
+        limits::{INSPECTED_PER_DIRECTION, PENDING_PACKETS},
         protocol::Verdict,
         settings::{InspectionDepth, Settings},
         stage::StageProgram,
@@ -13,11 +13,15 @@ use crate::{
         early_exit::{HEAD, is_known_non_p2p},
         rule_state::rule_flags,
     },
-    engine::{account, associate, budget, charge, flow_table, server_flow, shedding, subscribers},
+    engine::{
+        account, associate, budget, charge,
+        flow_table::{self, FlowEntry},
+        server_flow, shedding, subscribers,
+    },
     parse::{self, ip_protocol, packet::Packet},
     tables::{
         context::{Lookup, PacketContext, Task},
-        flow_table::{FlowState, NO_SLOTS, counter_index, unpack},
+        flow_table::{FlowState, NO_SLOTS, unpack},
         maps::Maps,
         pool_table,
         progress::{Progress, evidence},
@@ -60,15 +64,20 @@ pub fn flow<P: Packet, M: Maps>(packet: &P, maps: &M, settings: &Settings) -> Op
             return None;
         }
     }
-    account::count(maps, ctx);
-    charge::record(packet, maps, settings, ctx);
+    let flow = FlowEntry::of(maps, ctx)?;
+    account::count(maps, ctx, flow);
+    if ctx.flow.lookup == Lookup::KNOWN {
+        charge::record(settings, ctx, flow);
+    } else {
+        ctx.flow.charge_due = u32::from(settings.one_way.load() != 0);
+    }
     let task = ctx.flow.task;
     let next = if task == Task::ASSOCIATE {
         Some(StageProgram::Verdict)
     } else if task == Task::NONE {
         None
     } else {
-        inspection_of(packet, maps, settings, ctx, bucket)
+        inspection_of(packet, maps, settings, ctx, bucket, flow)
     };
     next.or_else(|| (ctx.flow.charge_due != 0).then_some(StageProgram::Charge))
 }
@@ -81,6 +90,7 @@ fn inspection_of<P: Packet, M: Maps>(
     settings: &Settings,
     ctx: &mut PacketContext,
     bucket: &mut TokenBucket,
+    flow: FlowEntry<'_>,
 ) -> Option<StageProgram> {
     if ctx.inspection.spoofed != 0 {
         record_spoofed(maps, ctx);
@@ -94,7 +104,7 @@ fn inspection_of<P: Packet, M: Maps>(
             ctx.inspection.ended = 1;
             return Some(StageProgram::Verdict);
         }
-        budget::judge(packet, maps, ctx);
+        budget::judge(maps, ctx, flow);
         if ctx.inspection.skipped != 0 {
             if ctx.inspection.ended != 0 {
                 return Some(StageProgram::Verdict);
@@ -103,7 +113,7 @@ fn inspection_of<P: Packet, M: Maps>(
             return None;
         }
         if ctx.inspection.spared == 0 && starts_known_non_p2p(packet, ctx) {
-            if record_non_p2p(maps, ctx) {
+            if record_non_p2p(ctx, flow) {
                 ctx.inspection.ended = 1;
                 return Some(StageProgram::Verdict);
             }
@@ -112,7 +122,7 @@ fn inspection_of<P: Packet, M: Maps>(
         }
     }
     if ctx.frame.headers.payload_len == 0 {
-        if has_only_acks(maps, ctx) {
+        if has_only_acks(ctx, flow) {
             ctx.inspection.exhausted = 1;
             ctx.inspection.ended = 1;
             return Some(StageProgram::Verdict);
@@ -169,13 +179,11 @@ fn verdict_of_headers(settings: &Settings, ctx: &PacketContext) -> Option<Verdic
 /// Whether this direction of a flow that teaches has sent too many packets without payload (acknowledgements) to wait
 /// for one any longer.
 #[inline(always)]
-fn has_only_acks<M: Maps>(maps: &M, ctx: &PacketContext) -> bool {
+fn has_only_acks(ctx: &PacketContext, flow: FlowEntry<'_>) -> bool {
     if FlowState(ctx.flow.state).is_server_flow() {
-        return server_flow::count_empty(maps, ctx);
+        return server_flow::count_empty(flow.cold, ctx);
     }
-    let Some(set) = maps.flow_set(ctx.flow.set_index) else { return false };
-    let counter = counter_index(ctx.flow.way as usize & (WAYS - 1), u64::from(ctx.flow.from_lower));
-    unpack(set.counters[counter].load()).0 >= PENDING_PACKETS
+    unpack(flow.counter(u64::from(ctx.flow.from_lower)).load()).0 >= PENDING_PACKETS
 }
 
 /// Whether the packet has a subscriber's address as its source.
@@ -210,9 +218,8 @@ fn starts_known_non_p2p<P: Packet>(packet: &P, ctx: &PacketContext) -> bool {
 ///
 /// Both sides are needed: eight bytes of one side must not hide its later payloads.
 #[inline(always)]
-fn record_non_p2p<M: Maps>(maps: &M, ctx: &mut PacketContext) -> bool {
-    let Some(cold) = maps.cold_set(ctx.flow.set_index) else { return false };
-    let cold = cold.flow(ctx.flow.way);
+fn record_non_p2p(ctx: &mut PacketContext, flow: FlowEntry<'_>) -> bool {
+    let cold = flow.cold;
     let mut progress = cold.progress();
     let inspected = progress.inspect(ctx.is_from_lower(), 1);
     let exhausted = budget::is_used_up(ctx, progress, INSPECTED_PER_DIRECTION) != 0;

@@ -45,7 +45,7 @@ pub fn inspect_tcp<P: Packet, M: Maps>(packet: &P, maps: &M, settings: &Settings
     }
     inspect_payload::<P, M, true>(packet, maps, settings, scratch);
     if scratch.ctx.inspection.hold != 0 {
-        reassembly::hold(packet, maps, scratch);
+        reassembly::hold(maps, scratch);
     }
     after_rules(maps, scratch)
 }

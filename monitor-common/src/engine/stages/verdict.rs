@@ -10,7 +10,6 @@ use crate::{
     },
     dissect::{content, listen_port},
     engine::{associate, budget, charge, commit, learn, source_requests},
-    parse::packet::Packet,
     tables::{
         context::{PacketContext, Scratch, Task},
         conversation::mark,
@@ -21,16 +20,16 @@ use crate::{
 
 /// Ends or continues the inspection of a packet's flow.
 #[inline(always)]
-pub fn verdict<P: Packet, M: Maps>(packet: &P, maps: &M, settings: &Settings) -> Option<StageProgram> {
+pub fn verdict<M: Maps>(maps: &M, settings: &Settings) -> Option<StageProgram> {
     let scratch = &mut *scratch(maps)?;
-    decide(packet, maps, settings, scratch);
+    decide(maps, settings, scratch);
     let ctx = &scratch.ctx;
     (charge::is_due(maps, settings, ctx) || ctx.inspection.content.is_some()).then_some(StageProgram::Charge)
 }
 
 /// Associates, labels or learns from the packet's flow.
 #[inline(always)]
-fn decide<P: Packet, M: Maps>(packet: &P, maps: &M, settings: &Settings, scratch: &mut Scratch) {
+fn decide<M: Maps>(maps: &M, settings: &Settings, scratch: &mut Scratch) {
     let task = scratch.ctx.flow.task;
     if task == Task::ASSOCIATE {
         let ctx = &mut scratch.ctx;
@@ -40,7 +39,7 @@ fn decide<P: Packet, M: Maps>(packet: &P, maps: &M, settings: &Settings, scratch
         return;
     }
     if scratch.ctx.inspection.classified != 0 {
-        read_payload(packet, maps, settings, scratch);
+        read_payload(maps, settings, scratch);
     }
     let ctx = &mut scratch.ctx;
     if task == Task::INSPECT {
@@ -62,8 +61,8 @@ fn decide<P: Packet, M: Maps>(packet: &P, maps: &M, settings: &Settings, scratch
 
 /// Reads what a classified payload says of its sender and of other peers, and sets the flow's verdict.
 #[inline(always)]
-fn read_payload<P: Packet, M: Maps>(packet: &P, maps: &M, settings: &Settings, scratch: &mut Scratch) {
-    read_sender(packet, maps, settings, scratch);
+fn read_payload<M: Maps>(maps: &M, settings: &Settings, scratch: &mut Scratch) {
+    read_sender(maps, settings, scratch);
     let (ctx, payload) = (&mut scratch.ctx, &mut scratch.payload);
     if settings.inspection.load() == InspectionDepth::Watchlist as u64 {
         content::find(ctx.transport(), protocol_of(ctx), payload, &mut ctx.inspection.content);
@@ -95,7 +94,7 @@ fn protocol_of(ctx: &PacketContext) -> u8 {
 ///
 /// Not inlined: what the caller still needs would make the verifier walk all of this once for each of its values.
 #[inline(never)]
-fn read_sender<P: Packet, M: Maps>(packet: &P, maps: &M, settings: &Settings, scratch: &mut Scratch) {
+fn read_sender<M: Maps>(maps: &M, settings: &Settings, scratch: &mut Scratch) {
     let (ctx, payload) = (&mut scratch.ctx, &mut scratch.payload);
     let inspecting = ctx.flow.task == Task::INSPECT;
     let found = ctx.inspection.found != 0;
@@ -114,7 +113,7 @@ fn read_sender<P: Packet, M: Maps>(packet: &P, maps: &M, settings: &Settings, sc
     }
     listen_port::find_port(ctx.transport(), protocol, payload, &mut ctx.inspection.listen_port);
     record_speaker(maps, ctx, protocol);
-    source_requests::read_peer_list(packet, maps, settings, scratch, protocol_of(&scratch.ctx));
+    source_requests::read_peer_list(maps, settings, scratch, protocol_of(&scratch.ctx));
 }
 
 /// Records that the payload's sender sent a message of the flow's protocol, wherever in its stream.

@@ -1,6 +1,6 @@
 //! The prologue: makes one packet of a pseudo-random flow out of the frame, then tail-calls the program under test.
 //!
-//! Addresses are written with one 64-bit store and ports with one 32-bit store, so that the reader's narrower loads are
+//! Addresses are written with one 64-bit store, ports and sequence numbers with one 32-bit store each, so that the reader's narrower loads are
 //! forwarded from the store buffer and do not stall on it, as they would not after a network card's DMA. Checksums are
 //! left wrong: no program here reads them.
 #![expect(unsafe_code, reason = "pointers into packet memory and map values")]
@@ -51,6 +51,8 @@ pub(crate) fn prologue_qinq_pppoe(context: XdpContext) -> u32 {
 struct Draw {
     subscriber: u32,
     hash: u64,
+    /// Packets of the flow before, if flows come in their order.
+    pass: u64,
     down: bool,
 }
 
@@ -78,6 +80,7 @@ fn draw(generator: &mut Generator) -> Draw {
     Draw {
         subscriber: ((hash >> 20) as u32) & generator.subscriber_mask,
         hash,
+        pass: number.checked_div(generator.flow_mask + 1).unwrap_or(0),
         down: generator.direction == DOWN || (generator.direction == MIXED && random & 1 == 1),
     }
 }
@@ -117,10 +120,10 @@ fn rewrite<const IP: usize, const V6: bool>(context: &XdpContext) -> u32 {
     let header = if V6 { 40 } else { 20 };
     spin(generator);
     let data = context.data();
-    if data + IP + header + 4 > context.data_end() {
+    if data + IP + header + 8 > context.data_end() {
         return xdp_action::XDP_ABORTED;
     }
-    let Draw { subscriber, hash, down } = draw(generator);
+    let Draw { subscriber, hash, pass, down } = draw(generator);
     // High ports for the subscriber.
     let local_port = u32::from(((hash >> 48) as u16 | 0x8000).to_be());
     let remote_port = u32::from((generator.remote_port as u16).to_be());
@@ -153,6 +156,11 @@ fn rewrite<const IP: usize, const V6: bool>(context: &XdpContext) -> u32 {
     }
     // SAFETY: as above.
     unsafe { *((data + IP + header) as *mut u32) = ports };
+    if generator.stride != 0 {
+        let sequence = generator.sequence.wrapping_add((pass as u32).wrapping_mul(generator.stride));
+        // SAFETY: as above.
+        unsafe { *((data + IP + header + 4) as *mut u32) = sequence.to_be() };
+    }
     // SAFETY: the map holds XDP programs only, checked by the kernel when they are put in. Returns only when slot 0 is
     // empty.
     unsafe { PROGRAMS.tail_call(context, 0) };

@@ -30,9 +30,13 @@ pub(crate) struct Generator {
     pub(crate) remote_port: u32,
     /// Steps of idle arithmetic before the program under test, at most [`MAX_SPIN`]: makes it artificially slower.
     pub(crate) spin: u32,
+    /// TCP sequence number of the first packet of each flow, if `stride` is not 0.
+    pub(crate) sequence: u32,
+    /// Bytes of payload by which the next packet of a flow is further in its stream; 0 leaves the frame's number.
+    pub(crate) stride: u32,
 }
 
-const _: () = assert!(core::mem::size_of::<Generator>() == 64);
+const _: () = assert!(core::mem::size_of::<Generator>() == 72);
 
 /// Bound of [`Generator::spin`], for the verifier.
 pub(crate) const MAX_SPIN: u32 = 2048;
