@@ -1,8 +1,8 @@
 //! The prologue: makes one packet of a pseudo-random flow out of the frame, then tail-calls the program under test.
 //!
-//! Addresses are written with one 64-bit store, ports and sequence numbers with one 32-bit store each, so that the reader's narrower loads are
-//! forwarded from the store buffer and do not stall on it, as they would not after a network card's DMA. Checksums are
-//! left wrong: no program here reads them.
+//! Addresses are written with one 64-bit store, ports and sequence numbers with one 32-bit store each, so that the
+//! reader's narrower loads are forwarded from the store buffer and do not stall on it, as they would not after a
+//! network card's DMA. Checksums are left wrong: no program here reads them.
 #![expect(unsafe_code, reason = "pointers into packet memory and map values")]
 
 use aya_ebpf::{
