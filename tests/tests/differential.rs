@@ -8,14 +8,19 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use monitor_common::abi::{reason::Reason, settings::InspectionDepth};
+use monitor_common::abi::{limits::PENDING_IDLE_SECONDS, reason::Reason, settings::InspectionDepth};
 use peertally::verbs::replay::{
     args::EngineKind,
     engine::{EngineOptions, EngineTotals, first_buffer},
     every_address, open,
 };
 use peertally_capture::{Capture, Frame, Item};
-use peertally_datapath::{host::HostDataPath, object::LoadOptions, test_run::TestRunner};
+use peertally_datapath::{
+    host::HostDataPath,
+    object::LoadOptions,
+    test_run::TestRunner,
+    view::{RemoteRead, TableRead, View},
+};
 use peertally_tests::kernel::{load_options, may_use_kernel};
 use peertally_tests::packet_table::{SEED, cases};
 use peertally_tests::random::Random;
@@ -100,6 +105,14 @@ fn mutated_frames() {
         let found = kernel.frame(&frame, wire_len, now_s).expect("the kernel takes the frame");
         assert_eq!(found, expected, "round {round}, {wire_len} bytes on the wire: {frame:02x?}");
     }
+    let remotes = |view: View<'_>| {
+        let mut remotes = RemoteRead::default();
+        view.read_into(PENDING_IDLE_SECONDS, &mut TableRead::default(), Some(&mut remotes));
+        remotes.by_slot
+    };
+    let expected = remotes(host.view());
+    assert_eq!(remotes(kernel.view()), expected);
+    assert!(expected.iter().any(|remotes| !remotes.is_empty()), "no mutated frame had a remote");
     let skipped = Reason::ALL.iter().map(|reason| (*reason, host.skipped(*reason))).collect();
     let expected = EngineTotals::read(&host.view(), skipped);
     let found = EngineTotals::read(&kernel.view(), kernel.skipped().expect("reads"));

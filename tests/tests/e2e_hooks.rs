@@ -53,6 +53,7 @@ fn hooks_get_the_event() -> Result<()> {
         ensure!(event["value"].as_u64().is_some_and(|value| value >= 2_000_000), "{event}");
         ensure!(event["protocols"][0]["protocol"] == "bittorrent", "{event}");
         ensure!(event["protocols"][0]["confidence"] == "signature", "{event}");
+        ensure!(event["remotes"]["estimate"] == 1 && event["remotes"]["standard_error"] == 1, "{event}");
     }
     drop(agent);
     lab.close()

@@ -8,6 +8,7 @@ pub mod evaluate;
 pub mod event;
 mod history;
 mod metric_group;
+mod remotes;
 mod subscriber_index;
 #[cfg(test)]
 mod tests;

@@ -11,6 +11,7 @@ use std::{
 use monitor_common::abi::{
     protocol::Verdict,
     reason::Reason,
+    remotes::RemoteSet,
     rule::Rule,
     tally::{Direction, TallyKey, Totals},
     watch::WatchHit,
@@ -65,6 +66,8 @@ pub struct TallyChange {
     pub slot: u32,
     /// Counters since the drain before.
     pub delta: Totals,
+    /// Hosts that its flows went to since the drain before.
+    pub remotes: RemoteSet,
 }
 
 /// Node-level counters of one interface, direction and verdict.

@@ -10,6 +10,7 @@ use std::{
 use monitor_common::abi::{
     protocol::{Confidence, Protocol, Verdict},
     reason::Reason,
+    remotes::RemoteSet,
     rule::Rule,
     tally::{Direction, TallyKey, Totals},
 };
@@ -23,6 +24,7 @@ pub struct Kernel {
     slots: HashMap<TallyKey, usize>,
     totals: Vec<Totals>,
     drained: Vec<Totals>,
+    remotes: Vec<RemoteSet>,
     node: Vec<NodeRow>,
     start: (Instant, SystemTime),
     last: Option<Duration>,
@@ -75,6 +77,7 @@ impl Kernel {
             slots: HashMap::new(),
             totals: vec![Totals::default()],
             drained: vec![Totals::default()],
+            remotes: vec![RemoteSet::EMPTY],
             node: Vec::new(),
             start: (Instant::now(), SystemTime::now()),
             last: None,
@@ -83,18 +86,29 @@ impl Kernel {
 
     /// Counts traffic for a key.
     pub fn count(&mut self, key: TallyKey, more: Totals) {
-        let slot = *self.slots.entry(key).or_insert_with(|| {
-            Arc::make_mut(&mut self.keys).push(key);
-            self.totals.push(Totals::default());
-            self.drained.push(Totals::default());
-            self.totals.len() - 1
-        });
+        let slot = self.slot(key);
         let total = &mut self.totals[slot];
         total.flows += more.flows;
         total.packets_up += more.packets_up;
         total.bytes_up += more.bytes_up;
         total.packets_down += more.packets_down;
         total.bytes_down += more.bytes_down;
+    }
+
+    /// Adds remotes for a key.
+    pub fn add_remotes(&mut self, key: TallyKey, remotes: RemoteSet) {
+        let slot = self.slot(key);
+        self.remotes[slot].unite(remotes);
+    }
+
+    fn slot(&mut self, key: TallyKey) -> usize {
+        *self.slots.entry(key).or_insert_with(|| {
+            Arc::make_mut(&mut self.keys).push(key);
+            self.totals.push(Totals::default());
+            self.drained.push(Totals::default());
+            self.remotes.push(RemoteSet::EMPTY);
+            self.totals.len() - 1
+        })
     }
 
     /// Gives the first two slots of subscribers to each other, as when both were removed and came again.
@@ -141,9 +155,10 @@ impl Kernel {
             .totals
             .iter()
             .zip(&self.drained)
+            .zip(&mut self.remotes)
             .enumerate()
-            .filter(|(_, (now, before))| now != before)
-            .map(|(slot, (now, before))| TallyChange {
+            .filter(|(_, ((now, before), remotes))| now != before || !remotes.is_empty())
+            .map(|(slot, ((now, before), remotes))| TallyChange {
                 slot: slot as u32,
                 delta: Totals {
                     flows: now.flows - before.flows,
@@ -152,6 +167,7 @@ impl Kernel {
                     packets_down: now.packets_down - before.packets_down,
                     bytes_down: now.bytes_down - before.bytes_down,
                 },
+                remotes: std::mem::take(remotes),
             })
             .collect();
         self.drained.clone_from(&self.totals);

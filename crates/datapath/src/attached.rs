@@ -142,7 +142,7 @@ impl Datapath for AttachedDatapath {
         let view = self.object.view();
         view.settings.clock_s.store(program_clock::now_s());
         let mut read = self.drain.memory();
-        view.read_into(PENDING_IDLE_SECONDS, &mut read);
+        view.read_into(PENDING_IDLE_SECONDS, &mut read, Some(&mut self.drain.remotes));
         self.internal_errors += read.internal_errors;
         // Calls that can fail come before the drain state advances, so that the next drain reports what this one could
         // not.

@@ -10,6 +10,7 @@ use monitor_common::{
         event::KernelEvent,
         limits::WAYS,
         protocol::{CONFIDENCE_SLOTS, Confidence, PROTOCOL_SLOTS, Protocol, Verdict},
+        remotes::{RemoteNumbers, RemoteSet},
         settings::Settings,
         tally::{Direction, NODE_ENTRIES_PER_INTERFACE, NodeTally, SlotKey, Tally, Totals, node_index},
     },
@@ -17,7 +18,7 @@ use monitor_common::{
     engine::settle_idle,
     tables::{
         conversation::mark,
-        flow_table::{ColdSet, FlowSet, FlowState, NO_SLOT, NO_SLOTS, Phase, unpack, unpack_slots},
+        flow_table::{ColdSet, FlowSet, FlowState, NO_SLOT, NO_SLOTS, Phase, remotes_of, unpack, unpack_slots},
         maps::CounterMaps,
         peer_cache::{PeerEntry, PeerSet},
         reassembly::ReassemblySlot,
@@ -62,6 +63,52 @@ pub struct TableRead {
     pub pending: Counts,
     /// Verdict writes that failed; always 0 unless there is a bug.
     pub internal_errors: u64,
+}
+
+/// Remotes of each tally since they were taken last, and what tells flows that moved since then.
+///
+/// A reading takes the remotes out of the tallies, and adds those of flows in the table that counted something.
+#[derive(Debug, Default)]
+pub struct RemoteRead {
+    /// By slot. Each reading adds to them; the owner empties them once they were handed on.
+    pub by_slot: Vec<RemoteSet>,
+    /// By way of the flow table: [`fingerprint`] of the flow's counters when its remotes were added last.
+    seen: Vec<u16>,
+}
+
+impl RemoteRead {
+    /// Adds the remotes of a flow, unless it has not moved since they were added last.
+    fn add_flow(&mut self, index: usize, fingerprint: u16, slots: u64, remotes: RemoteNumbers) {
+        let Some(seen) = self.seen.get_mut(index) else { return };
+        if slots == NO_SLOTS || std::mem::replace(seen, fingerprint) == fingerprint {
+            return;
+        }
+        let (lower, higher) = unpack_slots(slots);
+        self.add(lower, remotes.of_lower());
+        self.add(higher, remotes.of_higher());
+    }
+
+    fn add(&mut self, slot: u32, remotes: RemoteSet) {
+        if slot == NO_SLOT || remotes.is_empty() {
+            return;
+        }
+        let slot = slot as usize;
+        if self.by_slot.len() <= slot {
+            // Grow by a sixteenth, not by a factor of two.
+            if self.by_slot.capacity() <= slot {
+                self.by_slot.reserve_exact(slot + 1 + slot / 16 - self.by_slot.len());
+            }
+            self.by_slot.resize(slot + 1, RemoteSet::EMPTY);
+        }
+        self.by_slot[slot].unite(remotes);
+    }
+}
+
+/// What changes with each packet of a flow, and with the flow. Two values are equal by chance in one of 2^16 cases; a
+/// remote is then missing in one reading.
+fn fingerprint(generation: u64, packets: u64) -> u16 {
+    let mixed = (generation ^ packets << 32).wrapping_add(packets).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    (mixed >> 48) as u16
 }
 
 /// The tallies as [`settle_idle`] needs them.
@@ -123,28 +170,43 @@ impl View<'_> {
     #[must_use]
     pub fn read(&self, idle_s: u16) -> TableRead {
         let mut read = TableRead::default();
-        self.read_into(idle_s, &mut read);
+        self.read_into(idle_s, &mut read, None);
         read
     }
 
     /// [`View::read`] into the memory of an earlier read: new pages for a million tallies take as long as the tallies.
-    pub fn read_into(&self, idle_s: u16, read: &mut TableRead) {
+    ///
+    /// With `remotes`, it takes the remotes out of the tallies, too. One reader only may do that.
+    pub fn read_into(&self, idle_s: u16, read: &mut TableRead, mut remotes: Option<&mut RemoteRead>) {
         read.totals.clear();
         read.node.clear();
         (read.flows, read.pending) = (0, Counts::default());
         self.settle(idle_s, read);
         let now_s = self.settings.clock_s.load();
         let slots = self.slots_in_use();
-        read.totals.extend(self.tallies[..slots].iter().map(Tally::totals));
+        read.totals.reserve_exact(slots);
+        if let Some(remotes) = &mut remotes {
+            remotes.seen.resize(self.flows.len() * WAYS, 0);
+        }
+        for (slot, tally) in self.tallies[..slots].iter().enumerate() {
+            read.totals.push(tally.totals());
+            if let Some(remotes) = &mut remotes {
+                remotes.add(slot as u32, tally.take_remotes());
+            }
+        }
         read.node.extend(self.node.iter().map(|node| Counts {
             packets: node.packets.load(),
             bytes: node.bytes.load(),
             flows: node.flows.load(),
         }));
-        for (set, cold) in self.flows.iter().zip(self.cold) {
+        for (index, (set, cold)) in self.flows.iter().zip(self.cold).enumerate() {
             for way in 0..WAYS {
-                read_flow(set, cold, way, idle_s, now_s, read);
+                read_flow(set, cold, (index, way), (idle_s, now_s), read, remotes.as_deref_mut());
             }
+        }
+        if remotes.is_some() {
+            // Not earlier: the remotes of a flow that ended before it was read belong to the next reading.
+            self.settings.drained_s.store(now_s);
         }
     }
 
@@ -168,7 +230,14 @@ impl View<'_> {
 
 /// Adds what one flow in the table has counted to the totals of its subscribers and its interfaces. With an `idle_s` of
 /// 0, nothing is pending any more.
-fn read_flow(set: &FlowSet, cold: &ColdSet, way: usize, idle_s: u16, now_s: u64, read: &mut TableRead) {
+fn read_flow(
+    set: &FlowSet,
+    cold: &ColdSet,
+    (index, way): (usize, usize),
+    (idle_s, now_s): (u16, u64),
+    read: &mut TableRead,
+    remotes: Option<&mut RemoteRead>,
+) {
     let state = FlowState(set.states[way].load());
     if matches!(state.phase(), Phase::Empty | Phase::Locked) {
         return;
@@ -198,6 +267,9 @@ fn read_flow(set: &FlowSet, cold: &ColdSet, way: usize, idle_s: u16, now_s: u64,
     let (lower, higher) = unpack_slots(slots);
     add(&mut read.totals, lower, forth, back);
     add(&mut read.totals, higher, back, forth);
+    if let Some(remotes) = remotes {
+        remotes.add_flow(index * WAYS + way, fingerprint(generation, forth.0 + back.0), slots, remotes_of(generation));
+    }
     let uncharged = u32::from(slots == NO_SLOTS);
     let index = |from_lower| {
         let (interface, direction) = (state.interface(from_lower).shared_number(), state.ends().direction(from_lower));

@@ -36,8 +36,8 @@ pub struct Settings {
     pub openings_until_ns: SharedU64,
     /// 1 on a router that sees one direction only: every flow counts as answered. Else 0.
     pub one_way: SharedU64,
-    /// Explicit padding.
-    pub reserved: [u64; 1],
+    /// [`Self::clock_s`] of the agent's latest drain, which knows the remotes of all flows without a packet since then.
+    pub drained_s: SharedU64,
 }
 
 const _: () = assert!(core::mem::size_of::<Settings>() == 128);

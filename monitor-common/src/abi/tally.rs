@@ -3,6 +3,7 @@
 use super::{
     key::Address,
     protocol::{CONFIDENCE_SLOTS, PROTOCOL_SLOTS},
+    remotes::RemoteSet,
 };
 use crate::bpf::{branchless::neg, shared_u64::SharedU64};
 
@@ -132,7 +133,7 @@ impl SlotKey {
     }
 }
 
-/// One tally in the mapped array. Counters only grow.
+/// One tally in the mapped array. Counters only grow; the agent's drain empties the remotes.
 #[derive(Debug, Default)]
 #[repr(C)]
 pub struct Tally {
@@ -146,8 +147,8 @@ pub struct Tally {
     pub bytes_down: SharedU64,
     /// Flows whose verdict this is.
     pub flows: SharedU64,
-    /// Time of the last flush into this tally, coarse monotonic seconds.
-    pub last_seen_s: SharedU64,
+    /// [`RemoteSet`] of flows that moved since the agent's latest drain, and have ended.
+    pub remotes: SharedU64,
 }
 
 const _: () = assert!(core::mem::size_of::<Tally>() == 48);
@@ -178,6 +179,21 @@ impl Tally {
             packets_down: self.packets_down.load(),
             bytes_down: self.bytes_down.load(),
         }
+    }
+
+    /// Adds hosts to the remotes.
+    #[inline(always)]
+    pub fn add_remotes(&self, remotes: RemoteSet) {
+        // Nearly always, the bit is set: a load costs less than an atomic operation.
+        if self.remotes.load() & remotes.0 != remotes.0 {
+            self.remotes.or(remotes.0);
+        }
+    }
+
+    /// Takes the remotes out.
+    #[must_use]
+    pub fn take_remotes(&self) -> RemoteSet {
+        RemoteSet(if self.remotes.load() == 0 { 0 } else { self.remotes.swap(0) })
     }
 }
 

@@ -42,6 +42,12 @@ impl SharedU64 {
         self.0.fetch_add(value, Ordering::Relaxed);
     }
 
+    /// Sets bits.
+    #[inline(always)]
+    pub fn or(&self, bits: u64) {
+        self.0.fetch_or(bits, Ordering::Relaxed);
+    }
+
     /// Adds and returns the old value.
     #[inline(always)]
     pub fn fetch_add(&self, value: u64) -> u64 {
@@ -64,7 +70,7 @@ impl SharedU64 {
 #[cfg(target_arch = "bpf")]
 mod bpf {
     use super::SharedU64;
-    use core::intrinsics::{AtomicOrdering, atomic_cxchg, atomic_xadd, atomic_xchg};
+    use core::intrinsics::{AtomicOrdering, atomic_cxchg, atomic_or, atomic_xadd, atomic_xchg};
 
     // SAFETY: every access below is one aligned 64-bit load, store or BPF_ATOMIC instruction.
     unsafe impl Sync for SharedU64 {}
@@ -87,6 +93,12 @@ mod bpf {
         pub fn add(&self, value: u64) {
             // SAFETY: as in `load`. The unused result lets LLVM choose the instruction without fetch.
             unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(self.0.get(), value) };
+        }
+
+        #[inline(always)]
+        pub fn or(&self, bits: u64) {
+            // SAFETY: as in `load`.
+            unsafe { atomic_or::<u64, u64, { AtomicOrdering::Relaxed }>(self.0.get(), bits) };
         }
 
         #[inline(always)]

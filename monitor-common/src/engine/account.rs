@@ -8,6 +8,7 @@ use crate::{
         limits::WAYS,
         outcome::PacketOutcome,
         protocol::{Confidence, Protocol, Verdict},
+        remotes::RemoteNumbers,
         settings::Settings,
         tally::{Direction, NodeTally, node_index},
     },
@@ -25,7 +26,7 @@ use crate::{
 
 /// Adds to a subscriber's tally.
 #[inline(always)]
-fn credit<M: CounterMaps>(maps: &M, slot: u32, up: (u64, u64), down: (u64, u64), now_s: u64) {
+fn credit<M: CounterMaps>(maps: &M, slot: u32, up: (u64, u64), down: (u64, u64)) {
     let Some(tally) = maps.tally(slot) else {
         maps.count_event(KernelEvent::InternalError);
         return;
@@ -39,19 +40,18 @@ fn credit<M: CounterMaps>(maps: &M, slot: u32, up: (u64, u64), down: (u64, u64),
         tally.packets_down.add(down.0);
         tally.bytes_down.add(down.1);
     }
-    tally.last_seen_s.store(now_s);
 }
 
 /// Adds to the tallies of both ends of a flow.
 #[inline(always)]
-fn credit_ends<M: CounterMaps>(maps: &M, slots: u64, from_lower: u64, from_higher: u64, now_s: u64) {
+fn credit_ends<M: CounterMaps>(maps: &M, slots: u64, from_lower: u64, from_higher: u64) {
     let (lower, higher) = unpack_slots(slots);
     let (from_lower, from_higher) = (unpack(from_lower), unpack(from_higher));
     if lower != NO_SLOT {
-        credit(maps, lower, from_lower, from_higher, now_s);
+        credit(maps, lower, from_lower, from_higher);
     }
     if higher != NO_SLOT {
-        credit(maps, higher, from_higher, from_lower, now_s);
+        credit(maps, higher, from_higher, from_lower);
     }
 }
 
@@ -68,6 +68,22 @@ pub(super) fn count_flow<M: CounterMaps>(maps: &M, slots: u64) {
         && let Some(tally) = maps.tally(higher)
     {
         tally.flows.add(1);
+    }
+}
+
+/// Adds the remotes of a flow to the tallies of its ends.
+#[inline(always)]
+fn add_remotes<M: CounterMaps>(maps: &M, slots: u64, remotes: RemoteNumbers) {
+    let (lower, higher) = unpack_slots(slots);
+    if lower != NO_SLOT
+        && let Some(tally) = maps.tally(lower)
+    {
+        tally.add_remotes(remotes.of_lower());
+    }
+    if higher != NO_SLOT
+        && let Some(tally) = maps.tally(higher)
+    {
+        tally.add_remotes(remotes.of_higher());
     }
 }
 
@@ -119,13 +135,13 @@ fn node_of(state: FlowState, slots: u64, from_lower: bool) -> NodeOf {
 
 /// Moves a flow's counters into its tallies. Safe at any time: each count is swapped out exactly once.
 #[inline(always)]
-pub(super) fn flush<M: CounterMaps>(maps: &M, set: &FlowSet, slots: u64, way: usize, state: FlowState, now_s: u64) {
+pub(super) fn flush<M: CounterMaps>(maps: &M, set: &FlowSet, slots: u64, way: usize, state: FlowState) {
     let from_lower = set.counters[counter_index(way, 1)].swap(0);
     let from_higher = set.counters[counter_index(way, 0)].swap(0);
     if from_lower | from_higher == 0 {
         return;
     }
-    credit_ends(maps, slots, from_lower, from_higher, now_s);
+    credit_ends(maps, slots, from_lower, from_higher);
     let verdict = state.verdict_numbers();
     if from_lower != 0 {
         credit_node(maps, node_of(state, slots, true), verdict, unpack(from_lower));
@@ -136,12 +152,13 @@ pub(super) fn flush<M: CounterMaps>(maps: &M, set: &FlowSet, slots: u64, way: us
 }
 
 /// Ends a flow whose way the caller has locked: flushes its counters, and counts it if it had no final verdict yet, as
-/// unclassified unless it had a provisional one.
+/// unclassified unless it had a provisional one. If it moved since the agent's latest drain, its remotes are kept: the
+/// drain itself adds those of flows that are still there.
 #[inline(always)]
 pub(super) fn end_flow<M: CounterMaps>(
     maps: &M,
-    set: &FlowSet,
-    cold: &ColdFlow,
+    settings: &Settings,
+    (set, cold): (&FlowSet, &ColdFlow),
     way: usize,
     state: FlowState,
     now_s: u64,
@@ -153,7 +170,10 @@ pub(super) fn end_flow<M: CounterMaps>(
     if cold.note(mark::COUNTED) {
         count_node_flow(maps, state, slots, state.verdict_numbers());
     }
-    flush(maps, set, slots, way, state, now_s);
+    flush(maps, set, slots, way, state);
+    if slots != NO_SLOTS && u64::from(state.age_s(now_s)) <= now_s.saturating_sub(settings.drained_s.load()) {
+        add_remotes(maps, slots, cold.remotes());
+    }
 }
 
 /// Adds the packet to its flow's counter and keeps the flow's last-seen second and interface current. What there is
@@ -171,7 +191,7 @@ pub(super) fn count<M: Maps>(maps: &M, ctx: &mut PacketContext, flow: FlowEntry<
         }
         // Packets counted so far belong to the interface on which they arrived. Pending ones stay with the flow.
         if near_overflow || !state.is_pending() && state.interface(from_lower != 0) != ctx.interface() {
-            flush(maps, flow.set, flow.cold.slots.load(), flow.way, state, ctx.frame.now_s);
+            flush(maps, flow.set, flow.cold.slots.load(), flow.way, state);
         }
     }
     let inspecting = state.phase() == Phase::Inspecting;
@@ -222,7 +242,7 @@ pub(super) fn settle<M: CounterMaps>(maps: &M, word: &SharedU64, cold: &ColdFlow
         let state = FlowState(word.load());
         let slots = cold.slots.load();
         // While another CPU charges the flow, its slots are not certain: a later packet, or the drain, settles it.
-        if state.phase() != Phase::Inspecting || state.is_charging() || cold.generation.load() != generation {
+        if state.phase() != Phase::Inspecting || state.is_charging() || cold.claims() != generation {
             return;
         }
         // Another CPU may have set a provisional verdict meanwhile.
@@ -262,7 +282,7 @@ pub fn settle_idle<M: CounterMaps>(
     idle_s: u16,
 ) -> bool {
     let way = way & (WAYS - 1);
-    let generation = cold.flows[way].generation.load();
+    let generation = cold.flows[way].claims();
     let state = FlowState(set.states[way].load());
     if state.phase() != Phase::Inspecting {
         return false;
@@ -300,7 +320,8 @@ pub(super) fn count_uncached<M: Maps>(maps: &M, settings: &Settings, ctx: &mut P
         let counts = pack(1, u64::from(ctx.frame.headers.ip_bytes));
         slots = subscribers::slots(maps, settings, ctx, flowless_verdict(ctx), 3);
         let (from_lower, from_higher) = if ctx.is_from_lower() { (counts, 0) } else { (0, counts) };
-        credit_ends(maps, slots, from_lower, from_higher, ctx.frame.now_s);
+        credit_ends(maps, slots, from_lower, from_higher);
+        add_remotes(maps, slots, ctx.remotes(settings));
     }
     count_flowless(maps, ctx, slots);
 }

@@ -173,9 +173,10 @@ pub(super) fn relabel<M: Maps>(maps: &M, settings: &Settings, ctx: &mut PacketCo
         word.swap(state.0);
         return;
     }
-    account::flush(maps, set, cold.slots.load(), way, state, ctx.frame.now_s);
+    account::flush(maps, set, cold.slots.load(), way, state);
     cold.generation.add(1);
     cold.slots.store(slots);
+    cold.set_remotes(ctx.remotes(settings));
     let labelled = state.settled(verdict.0, verdict.1);
     word.swap(labelled.0);
     account::count_flow(maps, slots);

@@ -281,7 +281,7 @@ fn charge<M: Maps>(maps: &M, settings: &Settings, ctx: &mut PacketContext, added
     }
     if cold.conversation().is_late(ctx.frame.now_s) {
         // What the flow has counted so far stays where it belongs without the new slots.
-        account::flush(maps, set, before, way, state, ctx.frame.now_s);
+        account::flush(maps, set, before, way, state);
         if state.phase() == Phase::Settled && cold.note(mark::COUNTED) {
             account::count_node_flow(maps, state, before, verdict);
         }
@@ -289,6 +289,7 @@ fn charge<M: Maps>(maps: &M, settings: &Settings, ctx: &mut PacketContext, added
     }
     let slots = before & new;
     cold.slots.store(slots);
+    cold.set_remotes(ctx.remotes(settings));
     if state.phase() == Phase::Settled {
         account::count_flow(maps, new);
         if cold.note(mark::COUNTED) {

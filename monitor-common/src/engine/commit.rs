@@ -24,7 +24,7 @@ pub(super) fn commit_verdict<M: Maps>(maps: &M, settings: &Settings, ctx: &mut P
     };
     let (word, cold) = (&set.states[way], &cold.flows[way]);
     maps.report_outcome(ctx.outcome(protocol, confidence));
-    let generation = cold.generation.load();
+    let generation = cold.claims();
     if set.tags[way].load() != ctx.flow.tag {
         // Another flow was installed in the way meanwhile; the counts of this one were flushed then.
         return;
@@ -47,6 +47,7 @@ pub(super) fn commit_verdict<M: Maps>(maps: &M, settings: &Settings, ctx: &mut P
             let charged = charge::charged_ends(settings, FlowState(word.load()), cold);
             let slots = subscribers::slots(maps, settings, ctx, (protocol, confidence), charged);
             cold.slots.store(slots);
+            cold.set_remotes(ctx.remotes(settings));
             maps.report_outcome(ctx.outcome(protocol, confidence).with_charge(slots != NO_SLOTS));
         }
     }

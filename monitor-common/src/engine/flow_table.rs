@@ -191,7 +191,7 @@ pub(super) fn install<M: Maps>(maps: &M, settings: &Settings, ctx: &mut PacketCo
     }
     let cold = &cold.flows[way];
     if state.phase() != Phase::Empty {
-        account::end_flow(maps, set, cold, way, state, ctx.frame.now_s);
+        account::end_flow(maps, settings, (set, cold), way, state, ctx.frame.now_s);
     }
     cold.generation.add(1);
     cold.rule_value.store(0);

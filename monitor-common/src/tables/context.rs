@@ -8,6 +8,7 @@ use crate::{
         limits::FIRST_PEER_PORT,
         outcome::PacketOutcome,
         protocol::Verdict,
+        remotes::RemoteNumbers,
         settings::Settings,
         tally::KeyWords,
         watch::ContentHash,
@@ -298,6 +299,12 @@ impl PacketContext {
     #[inline(always)]
     pub(crate) fn address(&self, end: usize) -> Address {
         if (end == 0) == self.is_from_lower() { self.frame.headers.source } else { self.frame.headers.destination }
+    }
+
+    /// The remotes of the flow's ends, inside any tunnel.
+    #[inline(always)]
+    pub(crate) fn remotes(&self, settings: &Settings) -> RemoteNumbers {
+        RemoteNumbers::between(self.address(0), self.address(1), &settings.seed)
     }
 
     /// The end (0 lower, 1 higher) that sent the packet.

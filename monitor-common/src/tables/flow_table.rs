@@ -23,6 +23,7 @@ use crate::{
             PENDING_IDLE_SECONDS, SERVER_FLOW_PACKETS, WAYS,
         },
         protocol::Protocol,
+        remotes::RemoteNumbers,
         tally::Direction,
     },
     bpf::shared_u64::SharedU64,
@@ -74,7 +75,8 @@ pub struct ColdFlow {
     pub rule_value: SharedU64,
     /// [`Progress`] of the inspection, packed.
     pub progress: SharedU64,
-    /// Counts claims of this way: two equal reads enclose one flow.
+    /// Bits 0..52 count claims of this way: two equal reads enclose one flow. Above are the [`RemoteNumbers`] of a flow
+    /// that is charged.
     pub generation: SharedU64,
     /// [`Conversation`]: what the flow's packets prove of its ends.
     pub conversation: SharedU64,
@@ -89,7 +91,29 @@ pub struct ColdFlow {
 
 const _: () = assert!(core::mem::size_of::<ColdFlow>() == 64);
 
+const REMOTES_SHIFT: u32 = u64::BITS - RemoteNumbers::BITS;
+
 impl ColdFlow {
+    /// Claims of this way so far.
+    #[inline(always)]
+    #[must_use]
+    pub fn claims(&self) -> u64 {
+        self.generation.load() & !(u64::MAX << REMOTES_SHIFT)
+    }
+
+    /// The remotes of the flow's ends. Without meaning before it is charged.
+    #[inline(always)]
+    #[must_use]
+    pub fn remotes(&self) -> RemoteNumbers {
+        remotes_of(self.generation.load())
+    }
+
+    /// Stores the remotes of the flow's ends; for the CPU that may change its slots.
+    #[inline(always)]
+    pub fn set_remotes(&self, remotes: RemoteNumbers) {
+        self.generation.store(self.claims() | remotes.0 << REMOTES_SHIFT);
+    }
+
     /// Progress of the inspection.
     #[inline(always)]
     #[must_use]
@@ -127,6 +151,13 @@ impl ColdFlow {
         }
         false
     }
+}
+
+/// The remotes of the flow with this [`ColdFlow::generation`].
+#[inline(always)]
+#[must_use]
+pub const fn remotes_of(generation: u64) -> RemoteNumbers {
+    RemoteNumbers(generation >> REMOTES_SHIFT)
 }
 
 /// Cold parts of the flows of one set.

@@ -20,6 +20,7 @@ use axum::{
 };
 use monitor_common::abi::{
     protocol::{Confidence, Protocol, Verdict},
+    remotes::RemoteSet,
     settings::InspectionDepth,
     tally::Totals,
 };
@@ -65,6 +66,7 @@ fn event_on(evidence: Evidence) -> Arc<PolicyEvent> {
         value: 1234,
         parts: vec![(Verdict { protocol: Protocol::BitTorrent, confidence: Confidence::Signature }, 1234)],
         totals: Totals { flows: 5, packets_up: 3, bytes_up: 234, packets_down: 4, bytes_down: 1000 },
+        remotes: RemoteSet(0b1011),
         window_start: SystemTime::now() - Duration::from_secs(60),
         window_end: SystemTime::now(),
     };
@@ -145,6 +147,7 @@ fn the_event_says_what_was_measured_and_names_the_subscriber_as_asked() {
     assert_eq!(both["protocols"][0]["protocol"], "bittorrent");
     let totals = ["bytes_up", "bytes_down", "packets_up", "packets_down", "flows"].map(|key| both[key].as_u64());
     assert_eq!(totals, [234, 1000, 3, 4, 5].map(Some));
+    assert_eq!(both["remotes"], serde_json::json!({ "estimate": 3, "standard_error": 1 }));
     assert_eq!(both["inspection"], "framing");
     assert_eq!(both["evidence"], "answered");
     let one_way = event_on(Evidence::OneWay).to_json(SubscriberForm::Both);

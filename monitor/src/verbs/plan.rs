@@ -36,15 +36,17 @@ use sizing::{LoadError, Sizing, bucket::Bucket};
 
 /// The agent without a tally: program, threads, runtime.
 const AGENT_BYTES: u64 = 18 << 20;
-/// Bytes that the agent keeps for each tally, including the current drain.
-const AGENT_BYTES_PER_TALLY: u64 = 185;
+/// Bytes that the agent keeps for each flow there is room for: whether it moved since the drain before.
+const AGENT_BYTES_PER_FLOW: u64 = 2;
+/// Bytes that the agent keeps for each tally, including the current drain: 185 were measured, and 8 are its remotes.
+const AGENT_BYTES_PER_TALLY: u64 = 193;
 /// Bytes of a drain for each tally that moved.
 const AGENT_BYTES_PER_CHANGE: u64 = size_of::<TallyChange>() as u64;
 /// Bytes for each tally that a policy covers, for each metric and direction: place, limit, sum and a spare bucket.
-const AGENT_BYTES_PER_TALLY_AND_GROUP: u64 = 44;
+const AGENT_BYTES_PER_TALLY_AND_GROUP: u64 = 52;
 /// Further bytes for each tally that a policy covers, for each window of a metric and direction: at most sixteen
-/// buckets of 24 bytes.
-const AGENT_BYTES_PER_TALLY_AND_WINDOW: u64 = 384;
+/// buckets of 32 bytes.
+const AGENT_BYTES_PER_TALLY_AND_WINDOW: u64 = 512;
 
 /// Memory of a configuration.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -197,7 +199,7 @@ impl Plan {
             kernel_bytes: tables.iter().map(|table| table.bytes).sum(),
             bytes_per_flow: ((size_of::<FlowSet>() + size_of::<ColdSet>()) / WAYS) as u64,
             bytes_per_tally: (size_of::<Tally>() + size_of::<SlotKey>()) as u64 + index / tallies.max(1),
-            agent_bytes: AGENT_BYTES + per_tally * tallies,
+            agent_bytes: AGENT_BYTES + AGENT_BYTES_PER_FLOW * u64::from(flows) + per_tally * tallies,
             memory_bytes: memory("MemTotal"),
             available_bytes: memory("MemAvailable"),
             shedding: resolved.datapath.shedding.map(|shedding| Bucket::new(shedding, sizes)),
@@ -253,7 +255,9 @@ mod tests {
         let more = two.kernel_bytes - one.kernel_bytes;
         assert_eq!(more / 4096, 262_144 * one.bytes_per_tally / 4096, "{} bytes a tally", one.bytes_per_tally);
         assert_eq!(one.bytes_per_flow, 96);
-        assert_eq!(plan("[capacity]\nflows = 1048576\n").kernel_bytes - plan("").kernel_bytes, 96 << 19);
+        let (flows, default) = (plan("[capacity]\nflows = 1048576\n"), plan(""));
+        assert_eq!(flows.kernel_bytes - default.kernel_bytes, 96 << 19);
+        assert_eq!(flows.agent_bytes - default.agent_bytes, AGENT_BYTES_PER_FLOW << 19);
         assert_eq!(two.agent_bytes - one.agent_bytes, 262_144 * (AGENT_BYTES_PER_TALLY + AGENT_BYTES_PER_CHANGE));
     }
 

@@ -28,6 +28,7 @@ use monitor_common::abi::{
 use peertally_datapath::{
     TableSizes,
     object::{LoadOptions, LoadedObject},
+    view::RemoteRead,
 };
 use serde_json::{Value, json};
 
@@ -97,10 +98,10 @@ fn drain(bench: &Path) -> Result<(Duration, Duration)> {
     let mut hash = batch::Hash::new(bench, TALLIES)?;
     // As the agent reads: into the memory of the reading before the last one.
     let mut reading = view.read(IDLE_S);
-    let (mut mapped, mut batch) = (Vec::new(), Vec::new());
+    let (mut mapped, mut batch, mut remotes) = (Vec::new(), Vec::new(), RemoteRead::default());
     for _ in 0..RUNS {
         let start = cpu_time();
-        view.read_into(IDLE_S, &mut reading);
+        view.read_into(IDLE_S, &mut reading, Some(&mut remotes));
         mapped.push(cpu_time() - start);
         let sum: u64 = reading.totals.iter().map(|totals| totals.packets_up).sum();
         ensure!(sum == u64::from(TALLIES), "the drain read {sum} in place of {TALLIES}");

@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 use monitor_common::abi::{
     key::Address,
     protocol::{Confidence, Protocol},
+    remotes::RemoteSet,
     tally::{TallyKey, Totals},
 };
 use peertally_core::snapshot::{Snapshot, TallyChange};
@@ -32,7 +33,7 @@ pub(crate) fn snapshot(subscribers: u32) -> Snapshot {
             bytes_down: moved * 1400,
         };
         totals.push(delta);
-        changes.push(TallyChange { slot: number, delta });
+        changes.push(TallyChange { slot: number, delta, remotes: RemoteSet::of(moved) });
     }
     Snapshot {
         drain_duration: Duration::from_millis(20),

@@ -1,13 +1,14 @@
-//! Totals of all tallies in one bucket of the history: exact, in three fifths of the memory of five 64-bit counters.
+//! Totals and remotes of all tallies in one bucket of the history: exact totals, in three fifths of the memory of five
+//! 64-bit counters.
 //!
 //! Nearly all counts of packets and flows in a bucket fit into 32 bits, and nearly all counts of bytes into 48. Totals
 //! that outgrow this move to a table of their own.
 
 use std::collections::HashMap;
 
-use monitor_common::abi::tally::Totals;
+use monitor_common::abi::{remotes::RemoteSet, tally::Totals};
 
-use super::history;
+use super::history::{self, Sum};
 
 /// Totals by a tally's place; places beyond the end have none.
 #[derive(Debug, Default)]
@@ -18,9 +19,9 @@ pub(super) struct BucketTotals {
 }
 
 /// Bytes of one tally in a bucket.
-const _: () = assert!(size_of::<Cell>() == 24);
+const _: () = assert!(size_of::<Cell>() == 32);
 
-/// Totals that fit.
+/// Totals that fit, and remotes.
 #[derive(Clone, Copy, Debug, Default)]
 struct Cell {
     flows: u32,
@@ -31,6 +32,7 @@ struct Cell {
     /// Bits 32..48 of the bytes.
     bytes_up_high: u16,
     bytes_down_high: u16,
+    remotes: RemoteSet,
 }
 
 impl BucketTotals {
@@ -53,26 +55,26 @@ impl BucketTotals {
 
     /// Adds to a place, for which there must be room.
     #[inline]
-    pub(super) fn add(&mut self, place: usize, delta: &Totals) {
+    pub(super) fn add(&mut self, place: usize, delta: &Sum) {
         let cell = &mut self.cells[place];
-        let mut sum = cell.totals();
-        history::add(&mut sum, delta);
-        *cell = if Cell::fits(&sum) {
+        let mut sum = cell.sum();
+        sum.add(delta);
+        *cell = if Cell::fits(&sum.totals) {
             Cell::of(&sum)
         } else {
-            outgrow(&mut self.outgrown, place, &sum);
-            Cell::default()
+            outgrow(&mut self.outgrown, place, &sum.totals);
+            Cell { remotes: sum.remotes, ..Cell::default() }
         };
     }
 
-    /// Totals of a place.
-    pub(super) fn get(&self, place: usize) -> Totals {
-        let Some(cell) = self.cells.get(place) else { return Totals::default() };
-        let mut totals = cell.totals();
+    /// Sum of a place.
+    pub(super) fn get(&self, place: usize) -> Sum {
+        let Some(cell) = self.cells.get(place) else { return Sum::default() };
+        let mut sum = cell.sum();
         if let Some(outgrown) = self.outgrown.get(&(place as u32)) {
-            history::add(&mut totals, outgrown);
+            history::add(&mut sum.totals, outgrown);
         }
-        totals
+        sum
     }
 
     /// Takes over what `later` holds, whose content is of no use afterwards.
@@ -81,7 +83,7 @@ impl BucketTotals {
             std::mem::swap(self, later);
         }
         for (place, cell) in later.cells.iter().enumerate() {
-            self.add(place, &cell.totals());
+            self.add(place, &cell.sum());
         }
         for (place, totals) in &later.outgrown {
             outgrow(&mut self.outgrown, *place as usize, totals);
@@ -108,7 +110,8 @@ impl Cell {
             && (totals.bytes_up | totals.bytes_down) >> 48 == 0
     }
 
-    const fn of(totals: &Totals) -> Self {
+    const fn of(sum: &Sum) -> Self {
+        let Sum { totals, remotes } = sum;
         Self {
             flows: totals.flows as u32,
             packets_up: totals.packets_up as u32,
@@ -117,17 +120,19 @@ impl Cell {
             bytes_down: totals.bytes_down as u32,
             bytes_up_high: (totals.bytes_up >> 32) as u16,
             bytes_down_high: (totals.bytes_down >> 32) as u16,
+            remotes: *remotes,
         }
     }
 
-    const fn totals(self) -> Totals {
-        Totals {
+    const fn sum(self) -> Sum {
+        let totals = Totals {
             flows: self.flows as u64,
             packets_up: self.packets_up as u64,
             bytes_up: self.bytes_up as u64 | (self.bytes_up_high as u64) << 32,
             packets_down: self.packets_down as u64,
             bytes_down: self.bytes_down as u64 | (self.bytes_down_high as u64) << 32,
-        }
+        };
+        Sum { totals, remotes: self.remotes }
     }
 }
 
@@ -137,9 +142,11 @@ mod tests {
 
     use super::*;
 
-    fn totals(counters: [u64; 5]) -> Totals {
+    /// The first counter makes the remotes, too.
+    fn sum(counters: [u64; 5]) -> Sum {
         let [flows, packets_up, bytes_up, packets_down, bytes_down] = counters;
-        Totals { flows, packets_up, bytes_up, packets_down, bytes_down }
+        let totals = Totals { flows, packets_up, bytes_up, packets_down, bytes_down };
+        Sum { totals, remotes: RemoteSet::of(flows) }
     }
 
     /// Small amounts, and those that a cell holds just, or not any more.
@@ -155,23 +162,23 @@ mod tests {
             (first, second) in (1_usize..7, 1_usize..7),
         ) {
             let (mut buckets, rooms) = ([BucketTotals::default(), BucketTotals::default()], [first, second]);
-            let mut plain = [Totals::default(); 6];
+            let mut plain = [Sum::default(); 6];
             for (bucket, room) in buckets.iter_mut().zip(rooms) {
                 bucket.grow(room);
             }
             for (bucket, place, counters, action) in steps {
                 if action == 0 {
                     buckets.iter_mut().for_each(|bucket| bucket.clear_place(place));
-                    plain[place] = Totals::default();
+                    plain[place] = Sum::default();
                 } else if place < rooms[bucket] {
-                    buckets[bucket].add(place, &totals(counters));
-                    history::add(&mut plain[place], &totals(counters));
+                    buckets[bucket].add(place, &sum(counters));
+                    plain[place].add(&sum(counters));
                 }
             }
             let [mut earlier, mut later] = buckets;
             earlier.merge(&mut later);
-            for (place, sum) in plain.iter().enumerate() {
-                prop_assert_eq!(earlier.get(place), *sum);
+            for (place, plain) in plain.iter().enumerate() {
+                prop_assert_eq!(earlier.get(place), *plain);
             }
         }
     }
@@ -181,11 +188,18 @@ mod tests {
         let mut bucket = BucketTotals::default();
         bucket.grow(1);
         for _ in 0..3 {
-            bucket.add(0, &totals([u64::MAX / 2 + 1; 5]));
+            bucket.add(0, &sum([u64::MAX / 2 + 1; 5]));
         }
-        assert_eq!(bucket.get(0), totals([u64::MAX; 5]));
+        let counters = Totals {
+            flows: u64::MAX,
+            packets_up: u64::MAX,
+            bytes_up: u64::MAX,
+            packets_down: u64::MAX,
+            bytes_down: u64::MAX,
+        };
+        assert_eq!(bucket.get(0), Sum { totals: counters, remotes: RemoteSet::of(0) });
         bucket.clear();
         bucket.grow(1);
-        assert_eq!(bucket.get(0), Totals::default());
+        assert_eq!(bucket.get(0), Sum::default());
     }
 }

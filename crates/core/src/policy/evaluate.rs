@@ -10,7 +10,7 @@ use std::{
     time::{Instant, SystemTime},
 };
 
-use monitor_common::abi::{protocol::Verdict, tally::Totals};
+use monitor_common::abi::{protocol::Verdict, remotes::RemoteSet, tally::Totals};
 
 use super::{
     Policy, SubscriberIndex,
@@ -33,6 +33,8 @@ pub struct Firing {
     pub parts: Vec<(Verdict, u64)>,
     /// Totals of the policy's protocols in the window, whatever its metric and direction.
     pub totals: Totals,
+    /// Hosts that the flows of the policy's protocols went to in the window.
+    pub remotes: RemoteSet,
     /// When the oldest traffic of the window may have passed.
     pub window_start: SystemTime,
     /// When the window was read.
@@ -165,7 +167,8 @@ impl PolicyEngine {
                     subscriber: number,
                     value: breach.value,
                     parts: breach.policy_group.parts(breach.parts),
-                    totals: breach.totals,
+                    totals: breach.sum.totals,
+                    remotes: breach.sum.remotes,
                     window_start: snapshot.taken_at.checked_sub(span).unwrap_or(snapshot.taken_at),
                     window_end: snapshot.taken_at,
                 });

@@ -9,7 +9,7 @@ use monitor_common::abi::settings::InspectionDepth;
 use serde::Serialize;
 use uuid::Uuid;
 
-use super::{Policy, evaluate::Firing};
+use super::{Policy, evaluate::Firing, remotes::RemoteEstimate};
 use crate::{
     subscriber::{Pseudonyms, Subscriber},
     words::{Evidence, SubscriberForm},
@@ -108,6 +108,7 @@ impl PolicyEvent {
             packets_up: self.firing.totals.packets_up,
             packets_down: self.firing.totals.packets_down,
             flows: self.firing.totals.flows,
+            remotes: RemoteEstimate::of(self.firing.remotes),
             window: EventWindow {
                 start: rfc3339(self.firing.window_start),
                 end: rfc3339(self.firing.window_end),
@@ -149,6 +150,7 @@ struct Body<'a> {
     packets_up: u64,
     packets_down: u64,
     flows: u64,
+    remotes: RemoteEstimate,
     window: EventWindow,
     inspection: &'static str,
     evidence: &'static str,

@@ -7,14 +7,15 @@
 //! there are. Two buckets merge once no window can start between them.
 //!
 //! A bucket stores the totals of all tallies in one array. A drain adds to one bucket of a million tallies, but only a
-//! few tallies need their sum over all buckets.
+//! few tallies need their sum over all buckets. Hosts cannot be subtracted from a set: a window's set is the union of
+//! those of its buckets.
 
 use std::{
     collections::VecDeque,
     time::{Duration, Instant},
 };
 
-use monitor_common::abi::tally::Totals;
+use monitor_common::abi::{remotes::RemoteSet, tally::Totals};
 
 use super::bucket_totals::BucketTotals;
 
@@ -24,6 +25,20 @@ const WINDOW_STARTS: u32 = 15;
 /// Excess of a window's span over its configured length: drains do not run at exact times.
 pub(super) fn tolerance(window: Duration) -> Duration {
     (window / 20).max(Duration::from_millis(250)).min(window)
+}
+
+/// What a tally, or several of them, counted in a span of time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Sum {
+    pub(super) totals: Totals,
+    pub(super) remotes: RemoteSet,
+}
+
+impl Sum {
+    pub(super) fn add(&mut self, more: &Self) {
+        add(&mut self.totals, &more.totals);
+        self.remotes.unite(more.remotes);
+    }
 }
 
 /// Changes between two drains.
@@ -53,7 +68,7 @@ pub(super) struct History {
     /// Memory of a dropped bucket, for reuse.
     spare: BucketTotals,
     /// Sums from each bucket to the current one.
-    scratch: Vec<Totals>,
+    scratch: Vec<Sum>,
 }
 
 impl History {
@@ -112,13 +127,13 @@ impl History {
         Some(totals)
     }
 
-    /// Appends each window's totals of a place to `sums`.
-    pub(super) fn sums(&mut self, place: usize, sums: &mut Vec<Totals>) {
+    /// Appends each window's sum of a place to `sums`.
+    pub(super) fn sums(&mut self, place: usize, sums: &mut Vec<Sum>) {
         self.scratch.clear();
-        self.scratch.resize(self.buckets.len() + 1, Totals::default());
-        let mut sum = Totals::default();
+        self.scratch.resize(self.buckets.len() + 1, Sum::default());
+        let mut sum = Sum::default();
         for (index, bucket) in self.buckets.iter().enumerate().rev() {
-            add(&mut sum, &bucket.totals.get(place));
+            sum.add(&bucket.totals.get(place));
             self.scratch[index] = sum;
         }
         sums.extend(self.windows.iter().map(|window| self.scratch[window.first]));

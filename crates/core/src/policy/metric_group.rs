@@ -13,7 +13,7 @@ use monitor_common::abi::{
 
 use super::{
     Policy, ProtocolSet,
-    history::{self, History},
+    history::{History, Sum},
     subscriber_index::{NO_SUBSCRIBER, SubscriberIndex, TallyOwner},
     verdict_index::{VERDICTS, VerdictIndex},
 };
@@ -69,7 +69,7 @@ pub(super) struct WindowSums {
     /// Verdict and place of each tally.
     tallies: Vec<(VerdictIndex, usize)>,
     /// By tally, then by window.
-    sums: Vec<Totals>,
+    sums: Vec<Sum>,
     /// Amount that each verdict adds to the evaluated window.
     parts: Vec<(Verdict, u64)>,
 }
@@ -84,8 +84,8 @@ pub(super) struct Breach<'a> {
     pub(super) policy_group: &'a PolicyGroup,
     /// Amount of each verdict in the window, including verdicts that the group does not cover.
     pub(super) parts: &'a [(Verdict, u64)],
-    /// Totals of the verdicts that the group covers, whatever the metric.
-    pub(super) totals: Totals,
+    /// Sum of the verdicts that the group covers, whatever the metric.
+    pub(super) sum: Sum,
 }
 
 impl MetricGroup {
@@ -151,7 +151,7 @@ impl MetricGroup {
                 current.grow(self.limits.len());
             }
             let place = self.places[slot] as usize;
-            current.add(place, &change.delta);
+            current.add(place, &Sum { totals: change.delta, remotes: change.remotes });
             if amount == 0 {
                 continue;
             }
@@ -197,7 +197,7 @@ impl MetricGroup {
         for (index, window) in self.windows.iter().enumerate() {
             window_sums.parts.clear();
             for ((verdict_index, _), sums) in window_sums.tallies.iter().zip(window_sums.sums.chunks_exact(windows)) {
-                let amount = amount(self.metric, self.direction, &sums[index]);
+                let amount = amount(self.metric, self.direction, &sums[index].totals);
                 if let (Some(verdict), true) =
                     (verdict_index.verdict(), window.covered[verdict_index.index()] && amount > 0)
                 {
@@ -220,8 +220,8 @@ impl MetricGroup {
                 let policies =
                     &policy_group.policies[..policy_group.policies.partition_point(|(least, _)| *least <= value)];
                 if let (Some(begun), false) = (self.history.begin(index), policies.is_empty()) {
-                    let totals = window_sums.totals(index, windows, policy_group);
-                    breach(&Breach { begun, value, policies, policy_group, parts, totals });
+                    let sum = window_sums.sum(index, windows, policy_group);
+                    breach(&Breach { begun, value, policies, policy_group, parts, sum });
                 }
             }
         }
@@ -254,15 +254,15 @@ impl MetricGroup {
 }
 
 impl WindowSums {
-    /// Totals in one of `windows` windows of the verdicts that a policy group covers.
-    fn totals(&self, window: usize, windows: usize, policy_group: &PolicyGroup) -> Totals {
-        let mut totals = Totals::default();
+    /// Sum in one of `windows` windows of the verdicts that a policy group covers.
+    fn sum(&self, window: usize, windows: usize, policy_group: &PolicyGroup) -> Sum {
+        let mut sum = Sum::default();
         for ((verdict_index, _), sums) in self.tallies.iter().zip(self.sums.chunks_exact(windows)) {
             if policy_group.covers(*verdict_index) {
-                history::add(&mut totals, &sums[window]);
+                sum.add(&sums[window]);
             }
         }
-        totals
+        sum
     }
 }
 

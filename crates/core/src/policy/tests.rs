@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use monitor_common::abi::{
     protocol::{Confidence, Protocol},
+    remotes::RemoteSet,
     tally::{TallyKey, Totals},
 };
 use proptest::prelude::*;
@@ -117,6 +118,31 @@ fn a_firing_has_all_totals_of_its_protocols_in_its_window() {
         (fired[1].value, fired[1].totals),
         (1000, Totals { packets_down, bytes_down: both.bytes_down + 60, ..both })
     );
+}
+
+#[test]
+fn a_firing_has_the_remotes_of_its_protocols_in_its_window() {
+    let mut bench = Bench::new(vec![policy(1000, 60, 0)]);
+    let add = |bench: &mut Bench, key, remotes, bytes_up| {
+        bench.kernel.add_remotes(key, RemoteSet(remotes));
+        bench.kernel.count(key, bytes(bytes_up, 0));
+    };
+    let unclassified = key("10.0.0.1", Protocol::Unclassified, Confidence::None);
+    add(&mut bench, bittorrent("10.0.0.1"), 0b1, 1);
+    assert!(bench.drain(10).is_empty());
+    add(&mut bench, bittorrent("10.0.0.1"), 0b110, 1);
+    add(&mut bench, bittorrent("10.0.0.2"), 0b1000, 1);
+    add(&mut bench, unclassified, 0b1_0000, 1);
+    assert!(bench.drain(40).is_empty());
+    // Remotes alone: their packets came with the drain before.
+    add(&mut bench, key("10.0.0.1", Protocol::Gnutella, Confidence::Signature), 0b10_0000, 0);
+    assert!(bench.drain(50).is_empty());
+    add(&mut bench, key("10.0.0.1", Protocol::BitTorrent, Confidence::Structural), 0b100_0010, 1000);
+    let fired = bench.drain(70);
+    assert_eq!(fired.iter().map(|firing| firing.remotes).collect::<Vec<_>>(), [RemoteSet(0b110_0110)]);
+    assert!(bench.drain(120).is_empty());
+    add(&mut bench, bittorrent("10.0.0.1"), 0, 1000);
+    assert_eq!(bench.drain(140)[0].remotes, RemoteSet::EMPTY, "the window has moved on");
 }
 
 #[test]

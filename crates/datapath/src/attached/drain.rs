@@ -8,11 +8,12 @@ use std::{
 
 use monitor_common::abi::{
     limits::{MAX_POOLS, WAYS},
+    remotes::RemoteSet,
     tally::{TallyKey, Totals},
 };
 use peertally_core::snapshot::{Counts, Snapshot, TableUse, TallyChange};
 
-use crate::view::{TableRead, View, node_rows};
+use crate::view::{RemoteRead, TableRead, View, node_rows};
 
 /// State kept between drains.
 #[derive(Debug, Default)]
@@ -26,6 +27,8 @@ pub(super) struct Drain {
     /// Slots whose key was not written yet when they were read.
     unnamed: Vec<usize>,
     last: Option<Instant>,
+    /// Remotes since the last snapshot. A drain that fails leaves its own for the next one.
+    pub(super) remotes: RemoteRead,
 }
 
 /// Facts that a snapshot needs and the tables do not hold.
@@ -112,8 +115,8 @@ impl Drain {
         }
     }
 
-    /// Keeps the higher of each known and read total, and returns the changes. The first drain moves nothing: counts
-    /// from pinned tables of an earlier run do not belong to this interval.
+    /// Keeps the higher of each known and read total, and returns the changes, with the remotes. The first drain moves
+    /// nothing: counts and remotes from pinned tables of an earlier run do not belong to this interval.
     fn advance(&mut self, mut read: Vec<Totals>, baseline: bool) -> Vec<TallyChange> {
         let mut changes = Vec::new();
         if read.len() < self.totals.len() {
@@ -121,7 +124,8 @@ impl Drain {
         }
         let known = self.totals.iter().copied().chain(iter::repeat(Totals::default()));
         for (slot, (known, read)) in known.zip(&mut read).enumerate() {
-            if *read == known {
+            let remotes = self.remotes.by_slot.get_mut(slot).map_or(RemoteSet::EMPTY, std::mem::take);
+            if *read == known && remotes.is_empty() {
                 continue;
             }
             let delta = Totals {
@@ -138,8 +142,8 @@ impl Drain {
                 packets_down: known.packets_down + delta.packets_down,
                 bytes_down: known.bytes_down + delta.bytes_down,
             };
-            if !baseline && delta != Totals::default() {
-                changes.push(TallyChange { slot: slot as u32, delta });
+            if !baseline && (delta != Totals::default() || !remotes.is_empty()) {
+                changes.push(TallyChange { slot: slot as u32, delta, remotes });
             }
         }
         self.spare = std::mem::replace(&mut self.totals, Arc::new(read));
@@ -167,11 +171,27 @@ mod tests {
         Totals { bytes_up, ..Totals::default() }
     }
 
+    fn change(slot: u32, bytes_up: u64, remotes: u64) -> TallyChange {
+        TallyChange { slot, delta: totals(bytes_up), remotes: RemoteSet(remotes) }
+    }
+
+    #[test]
+    fn remotes_are_handed_on_once_and_those_of_before_the_first_drain_never() {
+        let mut drain = Drain::default();
+        drain.remotes.by_slot = vec![RemoteSet(0b1), RemoteSet(0b10)];
+        assert_eq!(drain.advance(vec![totals(0), totals(500)], true), []);
+        assert_eq!(drain.advance(vec![totals(0), totals(700)], false), [change(1, 200, 0)]);
+        // A flow was flushed while the tables were read: its bytes were in the reading before.
+        drain.remotes.by_slot = vec![RemoteSet(0b100), RemoteSet::EMPTY];
+        assert_eq!(drain.advance(vec![totals(0), totals(700)], false), [change(0, 0, 0b100)]);
+        assert_eq!(drain.advance(vec![totals(0), totals(700)], false), []);
+    }
+
     #[test]
     fn the_first_drain_is_a_baseline() {
         let mut drain = Drain::default();
         assert_eq!(drain.advance(vec![totals(0), totals(500)], true), []);
-        assert_eq!(drain.advance(vec![totals(0), totals(700)], false), [TallyChange { slot: 1, delta: totals(200) }]);
+        assert_eq!(drain.advance(vec![totals(0), totals(700)], false), [change(1, 200, 0)]);
     }
 
     #[test]
@@ -181,7 +201,7 @@ mod tests {
         assert_eq!(drain.advance(vec![totals(400)], false), []);
         assert_eq!(*drain.totals, [totals(1000)]);
         // The flow turns up in its tally at the next drain: only what is new counts.
-        assert_eq!(drain.advance(vec![totals(1100)], false), [TallyChange { slot: 0, delta: totals(100) }]);
+        assert_eq!(drain.advance(vec![totals(1100)], false), [change(0, 100, 0)]);
     }
 
     #[test]
