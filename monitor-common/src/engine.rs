@@ -13,6 +13,7 @@ mod budget;
 mod charge;
 mod commit;
 mod crowding;
+mod flow_entry;
 mod flow_table;
 mod known_peers;
 mod learn;

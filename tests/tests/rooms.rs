@@ -213,8 +213,10 @@ const ROOMS: [(&str, &[&str]); 4] = [
     ("monitor/src", &["skip", "generated", "deliver", "config", "agent", "export", "listen", "verbs", "cli"]),
 ];
 /// Parts of the engine, each of which uses only those before it.
-const ENGINE: [&str; 17] = [
+const ENGINE: [&str; 19] = [
+    "flow_entry",
     "budget",
+    "crowding",
     "server_flow",
     "shedding",
     "tally_slots",

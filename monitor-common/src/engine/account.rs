@@ -1,6 +1,6 @@
 //! Accounting: flushes a flow's counters into tallies, and counts packets without a flow.
 
-use super::{flow_table::FlowEntry, server_flow, subscribers};
+use super::{flow_entry::FlowEntry, server_flow, subscribers};
 use crate::{
     abi::{
         event::KernelEvent,

@@ -117,7 +117,7 @@ fn referred_protocol<M: Maps>(maps: &M, settings: &Settings, ctx: &PacketContext
     }
     let requester = peer_keys::requester_tag(settings, ctx, opener);
     let tag = peer_keys::referred_tag(settings, requester, ctx.address(1 - opener), ctx.port(1 - opener));
-    let known = known_peers::find_peer(maps, settings, tag, ctx.frame.now_s).protocol_number();
+    let known = peer_keys::find(maps, settings, tag, ctx.frame.now_s).protocol_number();
     // In eDonkey, a peer's TCP port says nothing about its UDP traffic; BitTorrent has one port for both.
     if !ctx.is_tcp() && known == Protocol::EDonkey as u8 { 0 } else { u32::from(known) }
 }

@@ -11,7 +11,7 @@
 //!
 //! [`JUNK_PER_DIRECTION`]: crate::abi::limits::JUNK_PER_DIRECTION
 
-use super::flow_table::FlowEntry;
+use super::flow_entry::FlowEntry;
 use crate::{
     abi::{
         event::KernelEvent,

@@ -16,7 +16,7 @@
 //! most for [`crate::abi::limits::ANSWER_SECONDS`] after its first packet. Then they count for those who are charged by
 //! then, or for the interface alone, and stay there; what is proved later charges what follows.
 
-use super::{account, flow_table::FlowEntry, known_peers, subscribers, watchlist};
+use super::{account, flow_entry::FlowEntry, known_peers, subscribers, watchlist};
 use crate::{
     abi::{
         limits::{ACKNOWLEDGED_BYTES, WAYS},

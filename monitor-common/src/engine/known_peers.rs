@@ -6,7 +6,7 @@ use crate::{
     tables::{
         context::{NO_POOL, PacketContext},
         maps::Maps,
-        peer_cache::{self, PeerEntry},
+        peer_cache::PeerEntry,
     },
 };
 
@@ -17,7 +17,7 @@ pub(super) fn protocol_at<M: Maps>(maps: &M, settings: &Settings, ctx: &PacketCo
         return 0;
     }
     let tag = peer_keys::endpoint_tag(settings, ctx, end, ctx.port(end));
-    u32::from(find_peer(maps, settings, tag, ctx.frame.now_s).protocol_number())
+    u32::from(peer_keys::find(maps, settings, tag, ctx.frame.now_s).protocol_number())
 }
 
 /// Whether one end is no subscriber, or a subscriber that speaks the protocol.
@@ -42,14 +42,5 @@ pub(super) fn subscriber_entry<M: Maps>(
     end: usize,
     protocol: u8,
 ) -> PeerEntry {
-    find_peer(maps, settings, peer_keys::subscriber_tag(settings, ctx, end, protocol), ctx.frame.now_s)
-}
-
-/// The current entry of a tag.
-#[inline(never)]
-pub(super) fn find_peer<M: Maps>(maps: &M, settings: &Settings, tag: u64, now_s: u64) -> PeerEntry {
-    match maps.peer_set(peer_cache::set_index(tag, settings.peer_mask)) {
-        Some(set) => set.find(tag, now_s),
-        None => PeerEntry::EMPTY,
-    }
+    peer_keys::find(maps, settings, peer_keys::subscriber_tag(settings, ctx, end, protocol), ctx.frame.now_s)
 }

@@ -18,7 +18,7 @@
 //!
 //! [`peer_cache::share`]: crate::tables::peer_cache::share
 
-use super::{known_peers, peer_keys, server_flow, subscribers};
+use super::{peer_keys, server_flow, subscribers};
 use crate::{
     abi::{
         event::KernelEvent,
@@ -107,7 +107,7 @@ fn learn_from_end<M: Maps>(
             return;
         }
         let tag = peer_keys::subscriber_tag(settings, ctx, end, ctx.flow.protocol as u8);
-        let held = known_peers::find_peer(maps, settings, tag, ctx.frame.now_s);
+        let held = peer_keys::find(maps, settings, tag, ctx.frame.now_s);
         peer_keys::insert(maps, settings, tag, ctx, peer_keys::entry(ctx, true).with_counts_of(held));
     } else {
         let proved = ctx.is_tcp() || ctx.inspection.evidence & evidence::PROVED_LOWER << end != 0;
@@ -131,7 +131,7 @@ fn insert_endpoint<M: Maps>(maps: &M, settings: &Settings, ctx: &PacketContext, 
         return;
     }
     let tag = peer_keys::endpoint_tag(settings, ctx, end, port);
-    let known = known_peers::find_peer(maps, settings, tag, ctx.frame.now_s).is_used();
+    let known = peer_keys::find(maps, settings, tag, ctx.frame.now_s).is_used();
     if known || peer_keys::takes_share(maps, settings, ctx, if own { end } else { 1 - end }, own) {
         peer_keys::insert(maps, settings, tag, ctx, peer_keys::entry(ctx, own));
     }

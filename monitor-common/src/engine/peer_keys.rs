@@ -1,6 +1,5 @@
-//! Tags of the peer cache, and the insertion of entries.
+//! Entries of the peer cache: their tags, look-up and insertion, and the shares of subscribers.
 
-use super::known_peers;
 use crate::{
     abi::{event::KernelEvent, key::Address, protocol::Protocol, settings::Settings},
     bpf::branchless::neg,
@@ -62,7 +61,7 @@ pub(super) fn entry(ctx: &PacketContext, own: bool) -> PeerEntry {
 pub(super) fn insert_referred<M: Maps>(maps: &M, settings: &Settings, ctx: &PacketContext) {
     let list = &ctx.inspection.peer_list;
     let tag = referred_tag(settings, ctx.inspection.requester, list.address, list.port as u16);
-    let known = known_peers::find_peer(maps, settings, tag, ctx.frame.now_s).is_used();
+    let known = find(maps, settings, tag, ctx.frame.now_s).is_used();
     if known || takes_share(maps, settings, ctx, ctx.receiver(), false) {
         insert(maps, settings, tag, ctx, entry(ctx, false).referred());
     }
@@ -73,13 +72,22 @@ pub(super) fn insert_referred<M: Maps>(maps: &M, settings: &Settings, ctx: &Pack
 #[inline(never)]
 pub(super) fn takes_share<M: Maps>(maps: &M, settings: &Settings, ctx: &PacketContext, end: usize, own: bool) -> bool {
     let tag = subscriber_tag(settings, ctx, end, ctx.flow.protocol as u8);
-    let held = known_peers::find_peer(maps, settings, tag, ctx.frame.now_s);
+    let held = find(maps, settings, tag, ctx.frame.now_s);
     let Some(entry) = held.after_endpoint(own, peer_cache::share(settings.peer_mask, own)) else {
         maps.count_event(KernelEvent::PeerShareUsed);
         return false;
     };
     insert(maps, settings, tag, ctx, entry);
     true
+}
+
+/// The current entry of a tag.
+#[inline(never)]
+pub(super) fn find<M: Maps>(maps: &M, settings: &Settings, tag: u64, now_s: u64) -> PeerEntry {
+    match maps.peer_set(peer_cache::set_index(tag, settings.peer_mask)) {
+        Some(set) => set.find(tag, now_s),
+        None => PeerEntry::EMPTY,
+    }
 }
 
 /// Inserts one entry.

@@ -14,9 +14,7 @@ use crate::{
         rule_state::rule_flags,
     },
     engine::{
-        account, associate, budget, charge,
-        flow_table::{self, FlowEntry},
-        server_flow, shedding, subscribers,
+        account, associate, budget, charge, flow_entry::FlowEntry, flow_table, server_flow, shedding, subscribers,
     },
     parse::{self, ip_protocol, packet::Packet},
     tables::{
