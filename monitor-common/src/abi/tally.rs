@@ -147,11 +147,13 @@ pub struct Tally {
     pub bytes_down: SharedU64,
     /// Flows whose verdict this is.
     pub flows: SharedU64,
+    /// Time of the last flush into this tally, coarse monotonic seconds.
+    pub last_seen_s: SharedU64,
     /// [`RemoteSet`] of flows that moved since the agent's latest drain, and have ended.
     pub remotes: SharedU64,
 }
 
-const _: () = assert!(core::mem::size_of::<Tally>() == 48);
+const _: () = assert!(core::mem::size_of::<Tally>() == 56);
 
 /// The counters of a [`Tally`] as plain numbers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

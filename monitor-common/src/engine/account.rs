@@ -26,7 +26,7 @@ use crate::{
 
 /// Adds to a subscriber's tally.
 #[inline(always)]
-fn credit<M: CounterMaps>(maps: &M, slot: u32, up: (u64, u64), down: (u64, u64)) {
+fn credit<M: CounterMaps>(maps: &M, slot: u32, up: (u64, u64), down: (u64, u64), now_s: u64) {
     let Some(tally) = maps.tally(slot) else {
         maps.count_event(KernelEvent::InternalError);
         return;
@@ -40,18 +40,19 @@ fn credit<M: CounterMaps>(maps: &M, slot: u32, up: (u64, u64), down: (u64, u64))
         tally.packets_down.add(down.0);
         tally.bytes_down.add(down.1);
     }
+    tally.last_seen_s.store(now_s);
 }
 
 /// Adds to the tallies of both ends of a flow.
 #[inline(always)]
-fn credit_ends<M: CounterMaps>(maps: &M, slots: u64, from_lower: u64, from_higher: u64) {
+fn credit_ends<M: CounterMaps>(maps: &M, slots: u64, from_lower: u64, from_higher: u64, now_s: u64) {
     let (lower, higher) = unpack_slots(slots);
     let (from_lower, from_higher) = (unpack(from_lower), unpack(from_higher));
     if lower != NO_SLOT {
-        credit(maps, lower, from_lower, from_higher);
+        credit(maps, lower, from_lower, from_higher, now_s);
     }
     if higher != NO_SLOT {
-        credit(maps, higher, from_higher, from_lower);
+        credit(maps, higher, from_higher, from_lower, now_s);
     }
 }
 
@@ -135,13 +136,13 @@ fn node_of(state: FlowState, slots: u64, from_lower: bool) -> NodeOf {
 
 /// Moves a flow's counters into its tallies. Safe at any time: each count is swapped out exactly once.
 #[inline(always)]
-pub(super) fn flush<M: CounterMaps>(maps: &M, set: &FlowSet, slots: u64, way: usize, state: FlowState) {
+pub(super) fn flush<M: CounterMaps>(maps: &M, set: &FlowSet, slots: u64, way: usize, state: FlowState, now_s: u64) {
     let from_lower = set.counters[counter_index(way, 1)].swap(0);
     let from_higher = set.counters[counter_index(way, 0)].swap(0);
     if from_lower | from_higher == 0 {
         return;
     }
-    credit_ends(maps, slots, from_lower, from_higher);
+    credit_ends(maps, slots, from_lower, from_higher, now_s);
     let verdict = state.verdict_numbers();
     if from_lower != 0 {
         credit_node(maps, node_of(state, slots, true), verdict, unpack(from_lower));
@@ -170,7 +171,7 @@ pub(super) fn end_flow<M: CounterMaps>(
     if cold.note(mark::COUNTED) {
         count_node_flow(maps, state, slots, state.verdict_numbers());
     }
-    flush(maps, set, slots, way, state);
+    flush(maps, set, slots, way, state, now_s);
     if slots != NO_SLOTS && u64::from(state.age_s(now_s)) <= now_s.saturating_sub(settings.drained_s.load()) {
         add_remotes(maps, slots, cold.remotes());
     }
@@ -191,7 +192,7 @@ pub(super) fn count<M: Maps>(maps: &M, ctx: &mut PacketContext, flow: FlowEntry<
         }
         // Packets counted so far belong to the interface on which they arrived. Pending ones stay with the flow.
         if near_overflow || !state.is_pending() && state.interface(from_lower != 0) != ctx.interface() {
-            flush(maps, flow.set, flow.cold.slots.load(), flow.way, state);
+            flush(maps, flow.set, flow.cold.slots.load(), flow.way, state, ctx.frame.now_s);
         }
     }
     let inspecting = state.phase() == Phase::Inspecting;
@@ -320,7 +321,7 @@ pub(super) fn count_uncached<M: Maps>(maps: &M, settings: &Settings, ctx: &mut P
         let counts = pack(1, u64::from(ctx.frame.headers.ip_bytes));
         slots = subscribers::slots(maps, settings, ctx, flowless_verdict(ctx), 3);
         let (from_lower, from_higher) = if ctx.is_from_lower() { (counts, 0) } else { (0, counts) };
-        credit_ends(maps, slots, from_lower, from_higher);
+        credit_ends(maps, slots, from_lower, from_higher, ctx.frame.now_s);
         add_remotes(maps, slots, ctx.remotes(settings));
     }
     count_flowless(maps, ctx, slots);

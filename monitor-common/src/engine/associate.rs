@@ -173,7 +173,7 @@ pub(super) fn relabel<M: Maps>(maps: &M, settings: &Settings, ctx: &mut PacketCo
         word.swap(state.0);
         return;
     }
-    account::flush(maps, set, cold.slots.load(), way, state);
+    account::flush(maps, set, cold.slots.load(), way, state, ctx.frame.now_s);
     cold.generation.add(1);
     cold.slots.store(slots);
     cold.set_remotes(ctx.remotes(settings));

@@ -281,7 +281,7 @@ fn charge<M: Maps>(maps: &M, settings: &Settings, ctx: &mut PacketContext, added
     }
     if cold.conversation().is_late(ctx.frame.now_s) {
         // What the flow has counted so far stays where it belongs without the new slots.
-        account::flush(maps, set, before, way, state);
+        account::flush(maps, set, before, way, state, ctx.frame.now_s);
         if state.phase() == Phase::Settled && cold.note(mark::COUNTED) {
             account::count_node_flow(maps, state, before, verdict);
         }
