@@ -68,9 +68,9 @@ labelled_numbers! {
     /// A payload of a flow under inspection was not inspected: its receiver does not take it (outside the window, sent
     /// before, or too few hops left), or it is too short for any rule.
     JunkSegment = 26, "junk_segment";
-    /// A P2P endpoint was not learned, since its subscriber has taught its share of the peer cache.
+    /// A P2P endpoint was learned beyond its subscriber's share of the peer cache: it is evicted before others.
     PeerShareUsed = 27, "peer_share_used";
-    /// A P2P flow was evicted, because its subscriber held more than half of a full set.
+    /// A P2P flow was evicted, because its subscriber held more than one way of a full set.
     EvictedCrowding = 28, "evicted_crowding";
 }
 

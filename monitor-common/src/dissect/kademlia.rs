@@ -84,13 +84,21 @@ pub fn udp(payload: &Payload, state: &mut RuleState) -> Option<Rule> {
 #[inline(always)]
 fn exchange(payload: &Payload, state: &mut RuleState, opcode: u8, message: bool, certain: bool) {
     let answer = ANSWERS[usize::from(opcode & 0x7f)];
-    state.set_answered(
-        certain & state.pending_request(payload, rule_flags::PENDING_KAD) & (state.rule_value == u64::from(opcode)),
-    );
+    let pending = state.pending_request(payload, rule_flags::PENDING_KAD);
+    state.set_answered(certain & pending & (state.rule_value == u64::from(opcode)));
+    // The answer to a lookup repeats the target that the request chose, behind the opcode.
+    let target = u64::from(payload.be32(2)) << 32;
+    state.set_echoed(pending & (opcode == LOOKUP_ANSWER) & (state.rule_value == target | u64::from(opcode)));
+    let chosen = if opcode == LOOKUP { u64::from(payload.be32(3)) << 32 } else { 0 };
     if message & (answer != 0) {
-        state.remember_request(payload, rule_flags::PENDING_KAD, u64::from(answer));
+        state.remember_request(payload, rule_flags::PENDING_KAD, chosen | u64::from(answer));
     }
 }
+
+/// `KADEMLIA2_REQ`: kind, target of 16 bytes, own id.
+const LOOKUP: u8 = 0x21;
+/// `KADEMLIA2_RES`: target, contacts.
+const LOOKUP_ANSWER: u8 = 0x29;
 
 /// Opcodes of the answers to requests that need not be certain by themselves, by the opcode of the request; 0 for other
 /// messages. A table, because the verifier would walk the rest once for each path through a comparison.
@@ -98,6 +106,7 @@ static ANSWERS: [u8; 128] = {
     let mut answers = [0; 128];
     // Bootstrap, keyword search, firewall check, buddy search, ping.
     answers[0x01] = 0x09;
+    answers[LOOKUP as usize] = LOOKUP_ANSWER;
     answers[0x33] = 0x3b;
     answers[0x50] = 0x58;
     answers[0x51] = 0x5a;

@@ -21,6 +21,7 @@ use crate::{
             unpack_slots, with_slots,
         },
         maps::{CounterMaps, Maps},
+        progress::evidence,
     },
 };
 
@@ -190,8 +191,9 @@ pub(super) fn count<M: Maps>(maps: &M, ctx: &mut PacketContext, flow: FlowEntry<
         if near_overflow {
             maps.count_event(KernelEvent::FlushedOverflow);
         }
-        // Packets counted so far belong to the interface on which they arrived. Pending ones stay with the flow.
-        if near_overflow || !state.is_pending() && state.interface(from_lower != 0) != ctx.interface() {
+        // Packets counted so far belong to the interface on which they arrived. Those that wait for an answer stay with the flow.
+        let waits = state.is_pending() && !flow.cold.conversation().is_late(ctx.frame.now_s);
+        if near_overflow || !waits && state.interface(from_lower != 0) != ctx.interface() {
             flush(maps, flow.set, flow.cold.slots.load(), flow.way, state, ctx.frame.now_s);
         }
     }
@@ -232,6 +234,14 @@ pub(super) fn slots_complete(slots: u64, state: FlowState, conversation: Convers
     slots != NO_SLOTS && conversation.own(state.subscribers()) & !with_slots(slots) == 0
 }
 
+/// Whether the flow's verdict needs the acknowledgements of both sides: a certain one of a TCP stream that was joined
+/// midway.
+#[inline(always)]
+pub(super) fn is_midway(verdict: (u8, u8), cold: &ColdFlow) -> bool {
+    let certain = verdict.0 > Protocol::Fragment as u8 && verdict.1 >= Confidence::Structural as u8;
+    certain && cold.progress().evidence & evidence::OPENED == 0
+}
+
 /// Makes a verdict final, then counts the flow for it, on the one CPU that wins the compare-and-swap.
 ///
 /// `generation` is the flow's, read before the caller decided: a flow that replaced it meanwhile is left alone.
@@ -255,7 +265,9 @@ pub(super) fn settle<M: CounterMaps>(maps: &M, word: &SharedU64, cold: &ColdFlow
         let settled = if slots_complete(slots, state, conversation) {
             settled.decided()
         } else {
-            settled.pending().waiting_for(conversation.awaited(conversation.own(state.subscribers())))
+            let subscribers = conversation.own(state.subscribers());
+            let midway = is_midway(verdict, cold);
+            settled.pending().waiting_for(conversation.awaited(subscribers, midway))
         };
         if word.replace(state.0, settled.0) {
             count_flow(maps, slots);

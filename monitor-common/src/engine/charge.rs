@@ -4,8 +4,8 @@
 //! once it is **answered** (`tables/conversation.rs`) and, if its verdict is a P2P protocol, the subscriber itself took
 //! part in that:
 //! * UDP: the subscriber sent a message of the protocol;
-//! * TCP from its SYN: the subscriber's stream, or the one that it dialled, began as the protocol. What comes later in
-//!   a stream may be the work of a web page;
+//! * TCP from its SYN: the subscriber's stream began as the protocol, or the one that it dialled did and the subscriber
+//!   began as no other protocol. What comes later in a stream may be the work of a web page;
 //! * TCP joined midway: both sides acknowledge each other, and two messages of the protocol came, one of them from the
 //!   subscriber. A page cannot know when a program starts;
 //! * a request that a web page can make a browser send charges nobody;
@@ -24,13 +24,14 @@ use crate::{
         settings::Settings,
     },
     bpf::shared_u64::SharedU64,
+    dissect::rule_state::rule_flags,
     parse::tcp_flag,
     tables::{
-        context::{NO_POOL, PacketContext},
+        context::{Lookup, NO_POOL, PacketContext},
         conversation::{Conversation, mark},
         flow_table::{ColdFlow, FlowState, Phase, unpack, with_slots},
         maps::Maps,
-        progress::evidence,
+        progress::{Progress, evidence},
     },
 };
 
@@ -62,7 +63,10 @@ pub(super) fn is_forged<M: Maps>(maps: &M, ctx: &mut PacketContext) -> bool {
 pub(super) fn begin(settings: &Settings, ctx: &PacketContext) -> Conversation {
     let mut marks = 0;
     if !ctx.is_tcp() || ctx.frame.headers.transport_len != 0 {
-        marks |= mark::of(mark::SEEN_LOWER, ctx.sender());
+        marks |= mark::of(mark::SEEN_LOWER, ctx.sender()) | first_syn(ctx);
+    }
+    if ctx.flow.lookup == Lookup::RESTARTED && !ctx.frame.headers.opens_connection() {
+        marks |= mark::RESUMED;
     }
     if ctx.subscribers.unvouched != 0 {
         marks |= mark::UNVOUCHED;
@@ -75,6 +79,13 @@ pub(super) fn begin(settings: &Settings, ctx: &PacketContext) -> Conversation {
     }
     let first = Conversation::new(ctx.frame.now_s, ctx.is_tcp()).with(marks);
     if ctx.is_tcp() { first } else { first.after_packet(u64::from(ctx.flow.from_lower)) }
+}
+
+/// The mark of a direction whose first packet is its SYN.
+#[inline(always)]
+fn first_syn(ctx: &PacketContext) -> u64 {
+    let syn = u64::from(ctx.frame.headers.tcp_flags) >> tcp_flag::SYN.trailing_zeros() & 1;
+    mark::of(mark::SYN_LOWER, ctx.sender()) * syn
 }
 
 /// Records what the packet proves of the ends of its flow while that is pending. Sets `charge_due` if it may charge
@@ -95,8 +106,9 @@ pub(super) fn record(settings: &Settings, ctx: &mut PacketContext, flow: FlowEnt
     conversation = if ctx.inspection.spoofed != 0 {
         conversation.with(foreign).without(mark::of(mark::ACKNOWLEDGED_LOWER, ctx.sender()))
     } else {
-        // The subscriber is here, after all.
-        conversation.without(foreign)
+        // The subscriber is here, after all. What was proved before was not proved by all subscribers.
+        let stale = if conversation.has(foreign) { mark::ANSWERED } else { 0 };
+        conversation.without(foreign | stale)
     };
     let subscribers = conversation.own(FlowState(ctx.flow.state).subscribers());
     if conversation.is_proved(subscribers) || settings.one_way.load() != 0 {
@@ -107,8 +119,9 @@ pub(super) fn record(settings: &Settings, ctx: &mut PacketContext, flow: FlowEnt
         return;
     }
     let state = FlowState(word.load());
-    if state.phase() == Phase::Settled {
-        let waiting = state.waiting_for(conversation.awaited(subscribers));
+    if state.phase() == Phase::Settled && state.is_pending() {
+        let midway = account::is_midway(state.verdict_numbers(), cold);
+        let waiting = state.waiting_for(conversation.awaited(subscribers, midway));
         if waiting != state {
             word.replace(state.0, waiting.0);
         }
@@ -130,7 +143,7 @@ fn numbers_prove(flow: FlowEntry<'_>, before: Conversation, ctx: &PacketContext)
         flow.cold
             .first_sequences
             .store(firsts & !(0xffff_ffff << shift) | u64::from(ctx.frame.headers.sequence) << shift);
-        proved |= mark::of(mark::SEEN_LOWER, sender);
+        proved |= mark::of(mark::SEEN_LOWER, sender) | first_syn(ctx);
     }
     const KIND: u8 = tcp_flag::SYN | tcp_flag::RST | tcp_flag::ACK;
     if before.has(mark::of(mark::SEEN_LOWER, receiver)) && ctx.frame.headers.tcp_flags & KIND == tcp_flag::ACK {
@@ -163,13 +176,14 @@ pub(super) fn charged_ends(settings: &Settings, state: FlowState, cold: &ColdFlo
     if proved == 0 || !certain || settings.one_way.load() != 0 {
         return proved;
     }
-    proved & speakers(state, conversation, cold.progress().evidence)
+    proved & speakers(state, conversation, cold.progress())
 }
 
 /// Ends whose own doing the flow's certain verdict is.
 #[inline(always)]
-fn speakers(state: FlowState, conversation: Conversation, evidence: u32) -> u64 {
+fn speakers(state: FlowState, conversation: Conversation, progress: Progress) -> u64 {
     const _: () = assert!(evidence::BOTH_SPOKE == 3);
+    let evidence = progress.evidence;
     let spoke = u64::from(evidence & evidence::BOTH_SPOKE);
     if !conversation.has(mark::TCP) {
         return spoke;
@@ -178,12 +192,24 @@ fn speakers(state: FlowState, conversation: Conversation, evidence: u32) -> u64 
         return 0;
     }
     if evidence & evidence::OPENED != 0 {
-        // The side that opened the connection chose whom it dialled.
-        let opener = 2 - state.first_bit();
-        return spoke | if spoke & !opener != 0 { opener } else { 0 };
+        return spoke | dialler(state, progress);
     }
     let agreed = conversation.has_all(mark::ACKNOWLEDGED | mark::SAID_TWICE);
-    if agreed { (conversation.0 / mark::SAID_LOWER) & 3 } else { 0 }
+    if agreed && !conversation.has(mark::RESUMED) { (conversation.0 / mark::SAID_LOWER) & 3 } else { 0 }
+}
+
+/// The end that opened the connection, if the side that it dialled speaks the protocol, and what it sent itself first is
+/// of no other protocol. Any server may answer a browser's request, or a TLS hello, with the start of a P2P protocol.
+#[inline(always)]
+fn dialler(state: FlowState, progress: Progress) -> u64 {
+    let opener = 2 - state.first_bit();
+    let from_lower = state.first_bit() as u32;
+    let spoke = u64::from(progress.evidence & evidence::BOTH_SPOKE);
+    let other = progress.rule_flags & (rule_flags::of(rule_flags::OTHER | rule_flags::TEXT, from_lower)) != 0;
+    let known = progress.evidence & (evidence::of(evidence::NON_P2P_LOWER, from_lower) | evidence::SPOOFED) != 0;
+    let end = 1 - state.first_bit() as usize;
+    let said = progress.inspected(end) != 0;
+    if spoke & !opener != 0 && said && !other && !known { opener } else { 0 }
 }
 
 /// Subscribers whom the flow charges from now on, and did not so far.
@@ -237,6 +263,7 @@ pub(super) fn update<M: Maps>(maps: &M, settings: &Settings, ctx: &mut PacketCon
         return;
     };
     let (word, cold) = (&set.states[way], cold.flow(ctx.flow.way));
+    let claims = cold.claims();
     let state = FlowState(word.load());
     let live = matches!(state.phase(), Phase::Inspecting | Phase::Settled) && !state.is_claimed();
     if !live || state.is_charging() || !state.is_pending() || set.tags[way].load() != ctx.flow.tag {
@@ -250,17 +277,17 @@ pub(super) fn update<M: Maps>(maps: &M, settings: &Settings, ctx: &mut PacketCon
         added = known_speakers(maps, settings, ctx, state) & silent(settings, state, cold);
     }
     if added != 0 {
-        charge(maps, settings, ctx, added);
+        charge(maps, settings, ctx, added, claims);
     }
 }
 
-/// Charges the flow to the subscribers in `added` (bit 0 lower, bit 1 higher) as well. If another CPU changes the flow,
+/// Charges the flow to the subscribers in `added` (bit 0 lower, bit 1 higher) as well, if it is still the one with `claims`. If another CPU changes the flow,
 /// a later packet tries again.
 ///
 /// Looks the flow up again: what the caller still needs would make the verifier walk all of this once for each of its
 /// values.
 #[inline(always)]
-fn charge<M: Maps>(maps: &M, settings: &Settings, ctx: &mut PacketContext, added: u64) {
+fn charge<M: Maps>(maps: &M, settings: &Settings, ctx: &mut PacketContext, added: u64, claims: u64) {
     let way = ctx.flow.way as usize & (WAYS - 1);
     let (Some(set), Some(cold)) = (maps.flow_set(ctx.flow.set_index), maps.cold_set(ctx.flow.set_index)) else {
         return;
@@ -275,7 +302,8 @@ fn charge<M: Maps>(maps: &M, settings: &Settings, ctx: &mut PacketContext, added
     }
     // From here on, this CPU alone changes the slots.
     let before = cold.slots.load();
-    if set.tags[way].load() != ctx.flow.tag || with_slots(before) & with_slots(new) != 0 {
+    let other = set.tags[way].load() != ctx.flow.tag || cold.claims() != claims;
+    if other || with_slots(before) & with_slots(new) != 0 {
         end_charging(word, 0, false);
         return;
     }

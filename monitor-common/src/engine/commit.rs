@@ -6,7 +6,7 @@ use crate::{
     bpf::shared_u64::SharedU64,
     tables::{
         context::PacketContext,
-        flow_table::{FlowState, NO_SLOTS, Phase},
+        flow_table::{FlowState, NO_SLOTS, Phase, with_slots},
         maps::Maps,
     },
 };
@@ -34,8 +34,8 @@ pub(super) fn commit_verdict<M: Maps>(maps: &M, settings: &Settings, ctx: &mut P
         if before == FlowState::EMPTY {
             return;
         }
-        if set.tags[way].load() != ctx.flow.tag {
-            // Another flow took the way before the claim, in an equal state.
+        if set.tags[way].load() != ctx.flow.tag || cold.claims() != generation {
+            // Another flow took the way before the claim, in an equal state, or this one was charged or restarted.
             unclaim_verdict(word, before);
             return;
         }
@@ -46,6 +46,11 @@ pub(super) fn commit_verdict<M: Maps>(maps: &M, settings: &Settings, ctx: &mut P
         if subscribers::find_subscribers(maps, ctx) {
             let charged = charge::charged_ends(settings, FlowState(word.load()), cold);
             let slots = subscribers::slots(maps, settings, ctx, (protocol, confidence), charged);
+            let held = cold.slots.load();
+            if with_slots(slots) & !with_slots(held) != 0 && cold.conversation().is_late(ctx.frame.now_s) {
+                // What was counted before a late proof stays where it belongs without it.
+                account::flush(maps, set, held, way, FlowState(word.load()), ctx.frame.now_s);
+            }
             cold.slots.store(slots);
             cold.set_remotes(ctx.remotes(settings));
             maps.report_outcome(ctx.outcome(protocol, confidence).with_charge(slots != NO_SLOTS));

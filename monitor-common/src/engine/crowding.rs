@@ -1,8 +1,8 @@
-//! Crowding: a subscriber who holds more than half of a full set gives a way of it to a new flow.
+//! Crowding: a subscriber who holds more than one way of a full set gives one of them to a new flow.
 //!
 //! A P2P flow that was active within the last minute is not evicted for other flows. So a subscriber with many such
 //! flows, and a helper outside who answers them, could fill the table and hide all others. The ways of one set are
-//! shared by flows that chance brings together: two of four are room enough.
+//! shared by flows that chance brings together, so among a hundred thousand sets few have two flows of one line.
 
 use crate::{
     abi::{key::FlowKey, limits::WAYS, settings::Settings, tally::SlotKey},
@@ -14,8 +14,8 @@ use crate::{
     },
 };
 
-/// Ways of one set that a subscriber may hold.
-const SHARE: u64 = WAYS as u64 / 2;
+/// Ways of one full set that a subscriber may hold. With half of them, two subscribers could hold all of the table.
+const SHARE: u64 = 1;
 
 /// Selects the way of a crowding subscriber's flow, the longest unseen one, for the packet's new flow: sets
 /// `set_index`, `way` and `state`. `false` if there is none.

@@ -11,7 +11,8 @@
 //! * over TCP, a side counts as a speaker only if its stream **started** with the protocol (or obfuscated). Later bytes
 //!   prove nothing: a web page can make a browser send them. A stream that was not seen from its start teaches nothing;
 //! * a port that a payload names (`listen_port.rs`) counts for the sender of the payload, under these conditions;
-//! * what a flow teaches for the first time takes a share of its subscriber ([`peer_cache::share`]).
+//! * what a flow teaches for the first time takes a share of its subscriber ([`peer_cache::share`]); beyond that, it is
+//!   evicted before what others taught.
 //!
 //!
 //! A server's answer may also refer one subscriber to endpoints: `source_requests.rs`. `associate.rs` uses the entries.
@@ -51,8 +52,10 @@ pub(super) fn learn<M: Maps>(maps: &M, settings: &Settings, ctx: &mut PacketCont
         let lower = unpack(set.counters[counter_index(way, 1)].load()).0 != 0;
         let higher = unpack(set.counters[counter_index(way, 0)].load()).0 != 0;
         if subscribers::find_subscribers(maps, ctx) {
-            learn_from_end(maps, settings, ctx, state, 0, higher);
-            learn_from_end(maps, settings, ctx, state, 1, lower);
+            // A subscriber's end first: what the other end teaches takes its share.
+            let first = usize::from(ctx.subscribers.block_lens[0] == NO_POOL);
+            learn_from_end(maps, settings, ctx, state, first, if first == 0 { higher } else { lower });
+            learn_from_end(maps, settings, ctx, state, 1 - first, if first == 0 { lower } else { higher });
             complete = is_complete(ctx) && !state.is_server_flow();
             let answered = if ctx.is_from_lower() { higher } else { lower };
             if ctx.inspection.peer_list.requests != 0 && answered && ctx.subscribers.block_lens[ctx.sender()] != NO_POOL
@@ -131,10 +134,15 @@ fn insert_endpoint<M: Maps>(maps: &M, settings: &Settings, ctx: &PacketContext, 
         return;
     }
     let tag = peer_keys::endpoint_tag(settings, ctx, end, port);
-    let known = peer_keys::find(maps, settings, tag, ctx.frame.now_s).is_used();
-    if known || peer_keys::takes_share(maps, settings, ctx, if own { end } else { 1 - end }, own) {
-        peer_keys::insert(maps, settings, tag, ctx, peer_keys::entry(ctx, own));
-    }
+    let known = peer_keys::find(maps, settings, tag, ctx.frame.now_s);
+    // Beyond the share, and as long as it is kept, it is the first to be evicted.
+    let spared = if known.is_used() {
+        known.is_referred()
+    } else {
+        !peer_keys::takes_share(maps, settings, ctx, if own { end } else { 1 - end }, own)
+    };
+    let entry = if spared { peer_keys::entry(ctx, false).referred() } else { peer_keys::entry(ctx, own) };
+    peer_keys::insert(maps, settings, tag, ctx, entry);
 }
 
 /// Clears the learning bits, or that of one direction, so that later packets take the fast path. One side's payloads

@@ -61,10 +61,7 @@ pub(super) fn entry(ctx: &PacketContext, own: bool) -> PeerEntry {
 pub(super) fn insert_referred<M: Maps>(maps: &M, settings: &Settings, ctx: &PacketContext) {
     let list = &ctx.inspection.peer_list;
     let tag = referred_tag(settings, ctx.inspection.requester, list.address, list.port as u16);
-    let known = find(maps, settings, tag, ctx.frame.now_s).is_used();
-    if known || takes_share(maps, settings, ctx, ctx.receiver(), false) {
-        insert(maps, settings, tag, ctx, entry(ctx, false).referred());
-    }
+    insert(maps, settings, tag, ctx, entry(ctx, false).referred());
 }
 
 /// Takes one endpoint from the share of the subscriber at one end, its own or a remote one; `false`, and an event, when

@@ -62,6 +62,13 @@ pub mod mark {
     pub const FOREIGN_HIGHER: u64 = 1 << 14;
     /// One of them did.
     pub const FOREIGN: u64 = FOREIGN_LOWER | FOREIGN_HIGHER;
+    /// TCP: the first packet of the lower endpoint was its SYN, so its stream is seen from its start.
+    pub const SYN_LOWER: u64 = 1 << 15;
+    /// That of the higher endpoint was.
+    pub const SYN_HIGHER: u64 = 1 << 16;
+    /// The flow went on after a pause that had ended its inspection. Whoever made the pause chose the moment, so what
+    /// comes then is no stream joined midway.
+    pub const RESUMED: u64 = 1 << 17;
 }
 
 const TURNS_SHIFT: u32 = 27;
@@ -147,11 +154,14 @@ impl Conversation {
     }
 
     /// Directions whose packets may still prove something (bit 0 from the lower endpoint, bit 1 from the higher one).
+    /// With `midway`, the flow is one of TCP with a certain verdict that was not seen from its start: both sides must
+    /// acknowledge.
     #[inline(always)]
     #[must_use]
-    pub const fn awaited(self, subscribers: u64) -> u32 {
+    pub const fn awaited(self, subscribers: u64, midway: bool) -> u32 {
         if self.has(mark::ANSWERED) {
-            0
+            let missing = !(self.0 / mark::ACKNOWLEDGED_LOWER) & 3;
+            missing as u32 * (midway & self.has(mark::TCP)) as u32
         } else if self.has(mark::TCP) {
             let unseen = !(self.0 / mark::SEEN_LOWER);
             let unproved = subscribers & !(self.0 / mark::ACKNOWLEDGED_LOWER);
@@ -194,7 +204,7 @@ mod tests {
         for _ in 0..20 {
             conversation = conversation.after_packet(1);
         }
-        assert_eq!((conversation.turns(), conversation.awaited(1)), (1, 2), "one side alone makes one turn");
+        assert_eq!((conversation.turns(), conversation.awaited(1, false)), (1, 2), "one side alone makes one turn");
         conversation = conversation.with(mark::SEEN);
         for (index, from_lower) in [0, 1, 0, 1, 0].into_iter().enumerate() {
             assert!(!conversation.is_proved(1), "after {index} changes");
@@ -208,11 +218,14 @@ mod tests {
     fn each_subscriber_of_a_connection_must_acknowledge() {
         let conversation = Conversation::new(0, true).with(mark::SEEN | mark::ACKNOWLEDGED_LOWER);
         assert_eq!([1, 2, 3].map(|ends| conversation.is_proved(ends)), [true, false, false]);
-        assert_eq!([1, 2, 3].map(|ends| conversation.awaited(ends)), [0, 2, 2]);
+        assert_eq!([1, 2, 3].map(|ends| conversation.awaited(ends, false)), [0, 2, 2]);
         let both = conversation.with(mark::ACKNOWLEDGED_HIGHER);
         assert!(both.is_proved(3));
+        let answered = conversation.with(mark::ANSWERED);
+        assert_eq!([answered.awaited(1, false), answered.awaited(1, true)], [0, 2], "midway, both acknowledge");
+        assert_eq!(both.with(mark::ANSWERED).awaited(1, true), 0);
         assert!(!Conversation::new(0, true).with(mark::SEEN_LOWER | mark::ACKNOWLEDGED).is_proved(1), "one side alone");
-        assert_eq!(Conversation::new(0, true).with(mark::SEEN_HIGHER).awaited(2), 3);
+        assert_eq!(Conversation::new(0, true).with(mark::SEEN_HIGHER).awaited(2, false), 3);
     }
 
     #[test]

@@ -11,7 +11,8 @@
 //! endpoints, then remote ones, then subscribers' own, the oldest first. Nothing here is a counter, so an eviction
 //! loses no count.
 //!
-//! Each subscriber may teach a [`share`] of the cache for each protocol, so that no line wipes what others taught.
+//! Each subscriber may teach a [`share`] of the cache for each protocol. What it teaches beyond that is evicted first, so
+//! of what others taught one entry of a set is lost at most.
 
 use super::age_21_s;
 use crate::{
@@ -66,11 +67,18 @@ impl PeerEntry {
         Self(second | (protocol as u64) << 16 | if own { OWN } else { 0 } | USED)
     }
 
-    /// The entry marked as only referred.
+    /// The entry marked as only referred, or as beyond its subscriber's share.
     #[inline(always)]
     #[must_use]
     pub const fn referred(self) -> Self {
         Self(self.0 | REFERRED)
+    }
+
+    /// Whether the entry is evicted before others: it is only referred, or beyond its subscriber's share.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_referred(self) -> bool {
+        self.0 & REFERRED != 0
     }
 
     /// The entry with a bitmap of remote endpoints.

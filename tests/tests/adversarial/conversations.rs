@@ -130,14 +130,107 @@ fn a_stranger_who_speaks_to_a_web_server_charges_nobody_with_it() {
 }
 
 #[test]
-fn who_dials_a_speaker_is_charged_before_speaking() {
+fn who_dials_a_speaker_and_speaks_no_other_protocol_is_charged() {
     let mut world = World::new("a server that speaks first");
     let (mut connection, opening) = Connection::open(subscriber(50_000), outside(411));
     world.play(&opening);
     let lock = b"$Lock EXTENDEDPROTOCOLABCABCABCABCABCABC Pk=verlihub|";
     world.frame(&connection.says(false, lock));
     world.frame(&connection.says(true, b""));
-    assert_eq!(world.charged_p2p(), [(Protocol::DirectConnect, SIGNATURE, 1, 4)]);
+    // What a program says that no rule knows.
+    world.frame(&connection.says(true, &ciphertext(40, 3)));
+    world.frame(&connection.says(false, b""));
+    world.frame(&connection.says(true, b""));
+    assert_eq!(world.charged_p2p(), [(Protocol::DirectConnect, SIGNATURE, 1, 7)]);
+}
+
+#[test]
+fn who_only_dials_a_speaker_charges_nobody() {
+    let hello = [b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03".as_slice(), &ciphertext(506, 3)].concat();
+    let openings: [(&str, &[u8]); 4] = [
+        ("nothing", b""),
+        ("a request", b"GET / HTTP/1.1\r\nHost: a.example\r\nUser-Agent: Mozilla/5.0\r\n\r\n"),
+        ("a hello of TLS", &hello),
+        ("a mail client's line", b"EHLO mail.example.org\r\n"),
+    ];
+    for (name, said) in openings {
+        for server_first in [false, true] {
+            let mut world = World::new(name);
+            let (mut connection, opening) = Connection::open(subscriber(50_000), outside(81));
+            world.play(&opening);
+            world.frame(&connection.says(true, b""));
+            let mut segments = [(true, said.to_vec()), (false, handshake())];
+            if server_first {
+                segments.reverse();
+            }
+            for (forth, payload) in &segments {
+                world.frame(&connection.says(*forth, payload));
+            }
+            for seed in 0..6 {
+                world.frame(&connection.says(false, &ciphertext(1_400, seed)));
+                world.frame(&connection.says(true, b""));
+            }
+            assert_eq!(world.charged_p2p(), [], "{name}, server first: {server_first}");
+        }
+    }
+}
+
+#[test]
+fn a_stream_joined_midway_waits_for_both_sides() {
+    // Pieces are on their way before the peer sees a request: it acknowledges one only after a while.
+    let (mine, theirs) = (subscriber(50_000), outside(6881));
+    let mut world = World::new("a stream joined midway, with a round trip");
+    let request = [b"\0\0\0\x0d\x06\0\0\0\x01\0\0\0\0\0\0\x40\0".as_slice(); 2].concat();
+    let piece = |number: u32| tcp_at(theirs, mine, flag::PUSH, (5_000 + 1_400 * number, 900), &ciphertext(1_400, 9));
+    let asks = |number: u32, acknowledged: u32| {
+        tcp_at(mine, theirs, flag::PUSH, (900 + 34 * number, 5_000 + 1_400 * acknowledged), &request)
+    };
+    world.frame(&piece(0));
+    world.frame(&tcp_at(mine, theirs, flag::ACK, (900, 6_400), b""));
+    world.frame(&asks(0, 1));
+    for number in 1..20 {
+        world.frame(&piece(number));
+    }
+    world.frame(&asks(1, 20));
+    assert_eq!(world.charged_p2p(), [], "the peer has acknowledged nothing yet");
+    world.frame(&tcp_at(theirs, mine, flag::ACK, (33_000, 968), b""));
+    world.frame(&asks(2, 20));
+    let charged = world.charged_p2p();
+    assert!(matches!(charged[..], [(Protocol::BitTorrent, _, 1, _)]), "{charged:?}");
+}
+
+#[test]
+fn a_kad_lookup_and_its_answer_charge_who_asked() {
+    let target = [7, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15];
+    let lookup = [b"\xe4\x21\x0b".as_slice(), &target, &[0x55; 16]].concat();
+    let contact = [&[0x66; 16], [198, 51, 100, 7].as_slice(), &[0x36, 0x12, 0x37, 0x12, 8]].concat();
+    let answer = |target: &[u8]| [b"\xe4\x29".as_slice(), target, &[1], &contact].concat();
+    let (mine, theirs) = (subscriber(4_672), outside(4_672));
+    let mut world = World::new("a Kad lookup");
+    world.frame(&udp(mine, theirs, &lookup));
+    world.frame(&udp(theirs, mine, &answer(&target)));
+    let charged = world.charged_p2p();
+    assert!(matches!(charged[..], [(Protocol::Kademlia, _, 1, 2)]), "{charged:?}");
+    let mut world = World::new("an answer to another lookup");
+    world.frame(&udp(mine, theirs, &lookup));
+    world.frame(&udp(theirs, mine, &answer(&[9; 16])));
+    assert_eq!(world.charged_p2p(), [], "nobody has repeated what the subscriber chose");
+}
+
+#[test]
+fn what_came_before_a_late_proof_stays_the_interfaces_though_the_verdict_comes_with_it() {
+    let mut world = World::new("rubbish, then a query");
+    for seed in 0..7 {
+        world.datagram(false, &ciphertext(1_400, seed));
+    }
+    world.now_s += u64::from(ANSWER_SECONDS);
+    world.datagram(false, &ping(b"aa"));
+    world.datagram(true, &pong(b"aa"));
+    world.datagram(true, &ping(b"bb"));
+    world.datagram(false, &pong(b"bb"));
+    let charged = world.charged_p2p();
+    assert!(charged.iter().all(|(.., packets)| *packets <= 3), "{charged:?}");
+    assert_eq!(world.node().0.packets, 11);
 }
 
 #[test]

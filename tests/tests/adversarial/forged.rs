@@ -59,6 +59,25 @@ fn forged_packets_in_a_real_flow_are_counted_apart() {
 }
 
 #[test]
+fn a_neighbour_with_a_helper_outside_charges_nobody_else() {
+    let mut world = World::new("a neighbour with a helper outside");
+    let (victim, attacker) = (subscriber(50_000), "10.0.0.9:6881".parse().expect("an address"));
+    let (mut connection, opening) = Connection::open(victim, attacker);
+    world.core_frame(&opening[0]);
+    world.frame(&opening[1]);
+    world.core_frame(&connection.says(true, &handshake()));
+    world.frame(&connection.says(false, b""));
+    // The victim's host refuses what it did not ask for.
+    world.frame(&tcp_at(victim, attacker, 0x04, (0x2000_0000, 0), b""));
+    for seed in 0..6 {
+        world.frame(&connection.says(false, &handshake()));
+        world.frame(&connection.says(false, &ciphertext(1_400, seed)));
+    }
+    let charged: Vec<_> = world.charged().iter().map(|row| row.subscriber).collect();
+    assert!(!charged.contains(&1), "{charged:?}");
+}
+
+#[test]
 fn a_subscriber_of_another_router_is_no_reason_to_miss_ours() {
     let mut world = World::new("a subscriber of another router");
     let (ours, other) = (subscriber(40_000), "10.9.9.9:6881".parse().expect("an address"));

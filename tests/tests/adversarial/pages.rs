@@ -2,10 +2,12 @@
 
 use std::sync::Arc;
 
-use monitor_common::abi::{event::KernelEvent, protocol::Protocol, settings::InspectionDepth, watch::ContentHash};
+use monitor_common::abi::{
+    event::KernelEvent, limits::PENDING_IDLE_SECONDS, protocol::Protocol, settings::InspectionDepth, watch::ContentHash,
+};
 use peertally_core::content_list::Watchlist;
 use peertally_datapath::object::LoadOptions;
-use peertally_tests::wire::Connection;
+use peertally_tests::wire::{Connection, flag, tcp_at};
 
 use super::world::{World, handshake, outside, ping, pong, subscriber};
 
@@ -14,6 +16,11 @@ const HASH: [u8; 20] = [b'H'; 20];
 fn watching(test: &str) -> World {
     let watchlist = Arc::new(Watchlist { entries: vec![ContentHash::from_bytes(&HASH)], ..Watchlist::default() });
     World::with(test, LoadOptions { inspection: InspectionDepth::Watchlist, watchlist, ..LoadOptions::default() })
+}
+
+/// A handshake that names a torrent.
+fn handshake_of(hash: [u8; 20]) -> Vec<u8> {
+    [b"\x13BitTorrent protocol".as_slice(), &[0; 8], &hash, b"-TR4000-0123456789ab"].concat()
 }
 
 fn announce(headers: &str) -> Vec<u8> {
@@ -45,6 +52,47 @@ fn a_picture_in_a_page_charges_nobody() {
     twin.play(&visit(&announce("User-Agent: Transmission/4.00")));
     assert_eq!(twin.charged_p2p().len(), 1);
     assert_eq!(twin.events(KernelEvent::WatchlistHit), 1);
+}
+
+#[test]
+fn a_server_cannot_make_a_running_connection_look_new() {
+    // A page's upload, which the server holds up by its window; then the server opens the connection anew, as it seems.
+    let mut world = watching("a SYN in a running connection");
+    let (mut connection, opening) = Connection::open(subscriber(50_000), outside(80));
+    world.play(&opening);
+    world.frame(
+        &connection
+            .says(true, b"POST /x HTTP/1.1\r\nHost: a\r\nUser-Agent: Mozilla/5.0\r\nContent-Length: 900\r\n\r\n"),
+    );
+    world.frame(&connection.says(false, b""));
+    let (server, browser) = (outside(80), subscriber(50_000));
+    world.frame(&tcp_at(server, browser, flag::SYN, (0x2000_0000 - 1, 0), b""));
+    for _ in 0..3 {
+        world.frame(&connection.says(true, &[handshake_of(HASH), vec![0; 40]].concat()));
+        world.frame(&connection.says(false, &handshake_of(HASH)));
+    }
+    assert_eq!(world.charged_p2p(), []);
+    assert_eq!((world.events(KernelEvent::WatchlistHit), world.events(KernelEvent::PeerLearned)), (0, 0));
+}
+
+#[test]
+fn a_server_cannot_make_a_running_connection_look_joined_midway() {
+    let mut world = watching("a pause in a running connection");
+    let (mut connection, opening) = Connection::open(subscriber(50_000), outside(80));
+    world.play(&opening);
+    world.frame(
+        &connection
+            .says(true, b"POST /x HTTP/1.1\r\nHost: a\r\nUser-Agent: Mozilla/5.0\r\nContent-Length: 900\r\n\r\n"),
+    );
+    world.frame(&connection.says(false, b""));
+    world.now_s += u64::from(PENDING_IDLE_SECONDS) + 1;
+    world.settle_idle(PENDING_IDLE_SECONDS);
+    let request = b"\0\0\0\x0d\x06\0\0\0\x01\0\0\0\0\0\0\x40\0".repeat(3);
+    for _ in 0..4 {
+        world.frame(&connection.says(true, &request));
+        world.frame(&connection.says(false, b"HTTP/1.1 103 Early Hints\r\n\r\n"));
+    }
+    assert_eq!(world.charged_p2p(), []);
 }
 
 #[test]

@@ -91,6 +91,11 @@ impl World {
         self.frame(&frame);
     }
 
+    /// Settles flows that have been idle for so long, as a drain does.
+    pub(crate) fn settle_idle(&self, idle_s: u16) {
+        self.read(|view| view.read(idle_s).flows);
+    }
+
     /// What subscribers are charged with, once all flows have ended.
     pub(crate) fn charged(&self) -> Vec<Charged> {
         self.read(|view| {

@@ -119,6 +119,9 @@ fn inspection_of<P: Packet, M: Maps>(
             return associate::is_early(ctx).then_some(StageProgram::Verdict);
         }
     }
+    if !inspecting && ctx.is_tcp() && starts_known_non_p2p(packet, ctx) {
+        note_non_p2p(ctx, flow);
+    }
     if ctx.frame.headers.payload_len == 0 {
         if has_only_acks(ctx, flow) {
             ctx.inspection.exhausted = 1;
@@ -210,6 +213,16 @@ fn starts_known_non_p2p<P: Packet>(packet: &P, ctx: &PacketContext) -> bool {
     let Some(head) = packet.read::<HEAD>(ctx.frame.headers.payload_offset as usize) else { return false };
     let ports = (ctx.frame.headers.source_port, ctx.frame.headers.destination_port);
     is_known_non_p2p(ctx.transport(), head, ctx.frame.headers.payload_len, ports)
+}
+
+/// Records that the packet's sender began as another protocol, in a flow that the other side's payload has labelled.
+#[inline(always)]
+fn note_non_p2p(ctx: &PacketContext, flow: FlowEntry<'_>) {
+    let progress = flow.cold.progress();
+    if progress.inspected(ctx.sender()) == 0 {
+        let other = evidence::of(evidence::NON_P2P_LOWER, ctx.flow.from_lower);
+        flow.cold.set_progress(Progress { evidence: progress.evidence | other, ..progress });
+    }
 }
 
 /// Counts a known non-P2P payload as inspected; `true` if the first payloads of both sides are, which ends inspection.

@@ -21,7 +21,7 @@ use crate::{
     },
     tables::{
         context::{PacketContext, Scratch, Task},
-        conversation::mark,
+        conversation::{Conversation, mark},
         flow_table::FlowState,
         maps::Maps,
         progress::evidence,
@@ -133,7 +133,7 @@ fn inspect_payload<P: Packet, M: Maps, const TCP: bool>(
         ctx.inspection.found = 1;
     }
     ctx.inspection.evidence = progress.evidence;
-    ctx.inspection.may_start = may_start::<TCP>(ctx, progress.rule_flags);
+    ctx.inspection.may_start = may_start::<TCP>(ctx, cold.conversation(), progress.rule_flags);
     let inspected = progress.inspect(ctx.is_from_lower(), ctx.inspection.cost());
     ctx.inspection.first = is_equal(u64::from(inspected), 1) as u32 & (1 ^ ctx.inspection.spared);
     if ctx.inspection.found == 0 && ctx.inspection.first != 0 && ctx.has_peer_ports() {
@@ -171,10 +171,12 @@ fn inspect_payload<P: Packet, M: Maps, const TCP: bool>(
 /// none that is ahead of its stream.
 /// Any payload may start a UDP flow.
 #[inline(always)]
-fn may_start<const TCP: bool>(ctx: &PacketContext, before: u32) -> u32 {
+fn may_start<const TCP: bool>(ctx: &PacketContext, conversation: Conversation, before: u32) -> u32 {
     let obfuscated = ctx.inspection.evidence & evidence::of(evidence::HIGH_ENTROPY_LOWER, ctx.flow.from_lower) != 0;
     let first = before & rule_flags::of(rule_flags::PAST_START, ctx.flow.from_lower) == 0;
-    let opened = ctx.inspection.evidence & evidence::OPENED != 0;
+    // A SYN of one side restarts a flow, even on a connection that lives on: the other side's stream did not start then.
+    let opened =
+        ctx.inspection.evidence & evidence::OPENED != 0 && conversation.has(mark::of(mark::SYN_LOWER, ctx.sender()));
     u32::from(!TCP | (opened & (first | obfuscated))) & (1 ^ ctx.inspection.ahead)
 }
 
