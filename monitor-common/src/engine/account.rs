@@ -191,7 +191,8 @@ pub(super) fn count<M: Maps>(maps: &M, ctx: &mut PacketContext, flow: FlowEntry<
         if near_overflow {
             maps.count_event(KernelEvent::FlushedOverflow);
         }
-        // Packets counted so far belong to the interface on which they arrived. Those that wait for an answer stay with the flow.
+        // Packets counted so far belong to the interface on which they arrived. Those that wait for an answer stay with
+        // the flow.
         let waits = state.is_pending() && !flow.cold.conversation().is_late(ctx.frame.now_s);
         if near_overflow || !waits && state.interface(from_lower != 0) != ctx.interface() {
             flush(maps, flow.set, flow.cold.slots.load(), flow.way, state, ctx.frame.now_s);

@@ -198,8 +198,9 @@ fn speakers(state: FlowState, conversation: Conversation, progress: Progress) ->
     if agreed && !conversation.has(mark::RESUMED) { (conversation.0 / mark::SAID_LOWER) & 3 } else { 0 }
 }
 
-/// The end that opened the connection, if the side that it dialled speaks the protocol, and what it sent itself first is
-/// of no other protocol. Any server may answer a browser's request, or a TLS hello, with the start of a P2P protocol.
+/// The end that opened the connection, if the side that it dialled speaks the protocol, and what it sent itself first
+/// is of no other protocol. Any server may answer a browser's request, or a TLS hello, with the start of a P2P
+/// protocol.
 #[inline(always)]
 fn dialler(state: FlowState, progress: Progress) -> u64 {
     let opener = 2 - state.first_bit();
@@ -281,8 +282,8 @@ pub(super) fn update<M: Maps>(maps: &M, settings: &Settings, ctx: &mut PacketCon
     }
 }
 
-/// Charges the flow to the subscribers in `added` (bit 0 lower, bit 1 higher) as well, if it is still the one with `claims`. If another CPU changes the flow,
-/// a later packet tries again.
+/// Charges the flow to the subscribers in `added` (bit 0 lower, bit 1 higher) as well, if it is still the one with
+/// `claims`. If another CPU changes the flow, a later packet tries again.
 ///
 /// Looks the flow up again: what the caller still needs would make the verifier walk all of this once for each of its
 /// values.

@@ -11,8 +11,8 @@
 //! endpoints, then remote ones, then subscribers' own, the oldest first. Nothing here is a counter, so an eviction
 //! loses no count.
 //!
-//! Each subscriber may teach a [`share`] of the cache for each protocol. What it teaches beyond that is evicted first, so
-//! of what others taught one entry of a set is lost at most.
+//! Each subscriber may teach a [`share`] of the cache for each protocol. What it teaches beyond that is evicted first,
+//! so of what others taught one entry of a set is lost at most.
 
 use super::age_21_s;
 use crate::{

@@ -174,7 +174,8 @@ fn inspect_payload<P: Packet, M: Maps, const TCP: bool>(
 fn may_start<const TCP: bool>(ctx: &PacketContext, conversation: Conversation, before: u32) -> u32 {
     let obfuscated = ctx.inspection.evidence & evidence::of(evidence::HIGH_ENTROPY_LOWER, ctx.flow.from_lower) != 0;
     let first = before & rule_flags::of(rule_flags::PAST_START, ctx.flow.from_lower) == 0;
-    // A SYN of one side restarts a flow, even on a connection that lives on: the other side's stream did not start then.
+    // A SYN of one side restarts a flow, even on a connection that lives on: the other side's stream did not start
+    // then.
     let opened =
         ctx.inspection.evidence & evidence::OPENED != 0 && conversation.has(mark::of(mark::SYN_LOWER, ctx.sender()));
     u32::from(!TCP | (opened & (first | obfuscated))) & (1 ^ ctx.inspection.ahead)
