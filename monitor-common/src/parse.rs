@@ -207,19 +207,24 @@ impl Headers {
 }
 
 /// Parses the commonest frames: untagged Ethernet, IPv4 without options or IPv6 without extension headers, no fragment,
-/// no tunnel. `None` for all others, which [`all_headers`] parses.
+/// no tunnel.
+///
+/// # Errors
+/// [`Reason::NotIp`] for all others, which [`all_headers`] parses, and the reason why a frame carries no countable IP
+/// packet.
 #[inline(always)]
-pub fn plain_headers<P: Packet>(packet: &P) -> Option<Headers> {
-    let network = match link::plain_version(packet)? {
-        4 => network::ipv4(packet, link::ETHERNET_LEN, packet.readable(), true).ok()?,
-        _ => network::ipv6(packet, link::ETHERNET_LEN, packet.readable(), true).ok()?,
+pub fn plain_headers<P: Packet>(packet: &P) -> Result<Headers, Reason> {
+    let network = match link::plain_version(packet) {
+        Some(4) => network::ipv4(packet, link::ETHERNET_LEN, packet.readable(), true)?,
+        Some(_) => network::ipv6(packet, link::ETHERNET_LEN, packet.readable(), true)?,
+        None => return Err(Reason::NotIp),
     };
     if network.fragment != 0 || !network.is_plain(link::ETHERNET_LEN) {
-        return None;
+        return Err(Reason::NotIp);
     }
     let mut headers = Headers::of(&network, link::ETHERNET_LEN);
     transport::parse(packet, network.offset, network.end, &mut headers);
-    (!tunnel::may_start(&headers)).then_some(headers)
+    if tunnel::may_start(&headers) { Err(Reason::NotIp) } else { Ok(headers) }
 }
 
 /// Parses any frame.

@@ -65,7 +65,7 @@ impl Segment {
     /// The segment of a captured frame, if it is one that was captured whole.
     fn read(bytes: &[u8], wire_len: usize) -> Option<Self> {
         let frame = packet::Frame::new(bytes, wire_len);
-        let headers = parse::plain_headers(&frame)?;
+        let headers = parse::plain_headers(&frame).ok()?;
         if headers.protocol != ip_protocol::TCP || headers.fragment != 0 {
             return None;
         }

@@ -48,6 +48,14 @@ pub enum PoolError {
         /// Prefix length.
         prefix_len: u8,
     },
+    /// An IPv6 prefix of IPv4-mapped addresses.
+    #[error("`{given}` is of IPv4-mapped addresses, which no IPv6 packet has; write {prefix}")]
+    Mapped {
+        /// Text as typed.
+        given: String,
+        /// The IPv4 prefix.
+        prefix: IpNet,
+    },
     /// Bits after the prefix are set.
     #[error("`{given}` has bits set after its prefix; write {network}/{prefix_len}")]
     HostBits {
@@ -86,7 +94,11 @@ impl FromStr for Pool {
         if network != address {
             return Err(PoolError::HostBits { given: text.to_owned(), network, prefix_len });
         }
-        Ok(Self { address, prefix_len, assign_len })
+        let pool = Self { address, prefix_len, assign_len };
+        match unmapped(&pool.prefix()) {
+            Some(prefix) => Err(PoolError::Mapped { given: text.to_owned(), prefix }),
+            None => Ok(pool),
+        }
     }
 }
 
@@ -97,27 +109,52 @@ impl Pool {
         IpNet::new_assert(self.address, self.prefix_len)
     }
 
-    /// The prefix as the data path keys it: address with IPv4 mapped into IPv6, prefix length and block length out
-    /// of 128.
+    /// Length of one subscriber's block as the data path counts it, out of 128.
     #[must_use]
-    pub fn mapped(&self) -> (Address, u8, u8) {
-        match self.address {
-            IpAddr::V4(v4) => (Address::v4(v4.to_bits()), self.prefix_len + 96, self.assign_len + 96),
-            IpAddr::V6(v6) => (Address::v6(v6.octets()), self.prefix_len, self.assign_len),
-        }
+    pub fn block_len(&self) -> u8 {
+        if self.address.is_ipv4() { self.assign_len + MAPPED_LEN } else { self.assign_len }
     }
 }
 
-/// A prefix as the data path keys it: address with IPv4 mapped into IPv6, and prefix length out of 128.
+/// Bits in front of an IPv4 address where it is mapped into IPv6.
+const MAPPED_LEN: u8 = 96;
+/// The value of a prefix that is cut out of the one around it.
+const CUT_OUT: u8 = 0;
+
+/// Prefixes with a value each as the data path keys them: address with IPv4 mapped into IPv6, and prefix length out of
+/// 128. An IPv6 prefix around all mapped addresses, such as `::/0`, holds no IPv4 address: those are cut out of it.
 #[must_use]
-pub fn mapped_prefix(prefix: &IpNet) -> (Address, u8) {
-    match prefix {
-        IpNet::V4(v4) => (Address::v4(v4.network().to_bits()), v4.prefix_len() + 96),
-        IpNet::V6(v6) => (Address::v6(v6.network().octets()), v6.prefix_len()),
+pub fn keyed(prefixes: impl IntoIterator<Item = (IpNet, u8)>) -> Vec<(Address, u8, u8)> {
+    let key = |(prefix, value)| match prefix {
+        IpNet::V4(v4) => (Address::v4(v4.network().to_bits()), v4.prefix_len() + MAPPED_LEN, value),
+        IpNet::V6(v6) => (Address::v6(v6.network().octets()), v6.prefix_len(), value),
+    };
+    let mut keyed: Vec<_> = prefixes.into_iter().map(key).collect();
+    let all = Address::v4(0);
+    let is_around = |(address, len, _): &(Address, u8, u8)| *len < MAPPED_LEN && all.block(*len) == *address;
+    if keyed.iter().any(is_around) && !keyed.iter().any(|(address, len, _)| (*address, *len) == (all, MAPPED_LEN)) {
+        keyed.push((all, MAPPED_LEN, CUT_OUT));
     }
+    keyed
 }
 
-/// The table in front of the pools ([`monitor_common::tables::pool_table`]) as words, for pools as [`Pool::mapped`]
+/// Pools with the block lengths of their subscribers, as [`keyed`] has them.
+#[must_use]
+pub fn keyed_pools(pools: &[Pool]) -> Vec<(Address, u8, u8)> {
+    keyed(pools.iter().map(|pool| (pool.prefix(), pool.block_len())))
+}
+
+/// The IPv4 prefix of which an IPv6 prefix is the mapped form (RFC 4291 section 2.5.5.2). No packet has such an address
+/// (RFC 6890 section 2.2.3), so whoever writes it means the IPv4 prefix.
+#[must_use]
+pub fn unmapped(prefix: &IpNet) -> Option<IpNet> {
+    let IpNet::V6(v6) = prefix else { return None };
+    let len = v6.prefix_len().checked_sub(MAPPED_LEN)?;
+    let v4 = v6.network().to_ipv4_mapped()?;
+    IpNet::new(v4.into(), len).ok()
+}
+
+/// The table in front of the pools ([`monitor_common::tables::pool_table`]) as words, for pools as [`keyed_pools`]
 /// gives them.
 #[must_use]
 pub fn pool_words(pools: &[(Address, u8, u8)]) -> Vec<u64> {
@@ -188,10 +225,29 @@ mod tests {
             ("2001:db8::/32/129", "0 to 128"),
             ("10.0.0.0/8/7", "cannot be larger"),
             ("10.0.0.1/8", "write 10.0.0.0/8"),
+            ("::ffff:10.0.0.0/104", "write 10.0.0.0/8"),
+            ("::ffff:0:0/96/128", "write 0.0.0.0/0"),
         ] {
             let message = text.parse::<Pool>().expect_err(text).to_string();
             assert!(message.contains(part), "{text}: {message}");
         }
+    }
+
+    #[test]
+    fn ipv4_is_cut_out_of_an_ipv6_prefix_around_it() {
+        let keyed = |texts: &[&str]| {
+            let pools: Vec<Pool> = texts.iter().map(|text| text.parse().expect("a pool")).collect();
+            keyed_pools(&pools)
+        };
+        let (all, cut) = ((Address::default(), 0, 56), (Address::v4(0), 96, CUT_OUT));
+        assert_eq!(keyed(&["::/0"]), [all, cut]);
+        assert_eq!(keyed(&["10.0.0.0/8", "::/0"]), [(Address::v4(10 << 24), 104, 128), all, cut]);
+        assert_eq!(keyed(&["0.0.0.0/0", "::/0"]), [(Address::v4(0), 96, 128), all]);
+        assert_eq!(keyed(&["2001:db8::/32"]).len(), 1);
+        let ranges = keyed(&["::/80", "10.0.0.0/8"]);
+        let words = pool_words(&ranges);
+        let cell = |address| words[pool_table::cell(address) as usize / 8] >> (pool_table::cell(address) % 8 * 8) & 255;
+        assert_eq!((cell(Address::v4(10 << 24)), cell(Address::v4(11 << 24))), (128, 0));
     }
 
     proptest! {

@@ -33,7 +33,7 @@ use monitor_common::{
         token_bucket::PacketTally,
     },
 };
-use peertally_core::pool::{Pool, mapped_prefix, pool_words};
+use peertally_core::pool::{Pool, keyed, keyed_pools, pool_words};
 
 use super::{table_sizes::TableSizes, view::View};
 
@@ -51,7 +51,7 @@ pub struct HostDataPath {
     tally_cache: Box<[TallyLine]>,
     pools: Vec<(Address, u8, u8)>,
     pool_table: Box<[u64]>,
-    tunnel_endpoints: Vec<(Address, u8)>,
+    tunnel_endpoints: Vec<(Address, u8, u8)>,
     skips: [Cell<u64>; REASON_SLOTS],
     events: [Cell<u64>; EVENT_SLOTS],
     rules: [Cell<u64>; RULE_SLOTS],
@@ -86,9 +86,7 @@ impl HostDataPath {
         let tallies = sizes.tallies as usize;
         let keys: Box<[SlotKey]> = zeroed(tallies);
         keys[0].write(Some(&KeyWords::CATCH_ALL));
-        let mut pools: Vec<_> = pools.iter().map(Pool::mapped).collect();
-        // Longest prefix first: the first match is the best.
-        pools.sort_by_key(|(_, prefix_len, _)| std::cmp::Reverse(*prefix_len));
+        let pools = longest_first(keyed_pools(pools));
         Self {
             settings,
             flows: zeroed(sets),
@@ -171,7 +169,7 @@ impl HostDataPath {
 
     /// Names the endpoints between which the inner addresses of tunnels are charged; before, there are none.
     pub fn set_tunnel_endpoints(&mut self, endpoints: &[IpNet]) {
-        self.tunnel_endpoints = endpoints.iter().map(mapped_prefix).collect();
+        self.tunnel_endpoints = longest_first(keyed(endpoints.iter().map(|prefix| (*prefix, 1))));
     }
 
     /// Counts every flow as answered, as on a router that sees one direction only.
@@ -213,6 +211,17 @@ impl HostDataPath {
     pub fn events(&self, event: KernelEvent) -> u64 {
         self.events[event as usize].get()
     }
+}
+
+/// Prefixes with their values, so that the first match is the longest.
+fn longest_first(mut prefixes: Vec<(Address, u8, u8)>) -> Vec<(Address, u8, u8)> {
+    prefixes.sort_by_key(|(_, len, _)| std::cmp::Reverse(*len));
+    prefixes
+}
+
+/// The value of the longest prefix that holds an address, of prefixes in the order of [`longest_first`].
+fn longest_prefix(prefixes: &[(Address, u8, u8)], address: Address) -> Option<u8> {
+    prefixes.iter().find(|(prefix, len, _)| address.block(*len) == *prefix).map(|(_, _, value)| *value)
 }
 
 /// Counts a packet of an interface.
@@ -266,12 +275,11 @@ impl Maps for HostDataPath {
     }
 
     fn pool(&self, address: Address) -> Option<u8> {
-        let found = self.pools.iter().find(|(prefix, prefix_len, _)| address.block(*prefix_len) == *prefix);
-        found.map(|(_, _, block_len)| *block_len)
+        longest_prefix(&self.pools, address)
     }
 
     fn is_tunnel_endpoint(&self, address: Address) -> bool {
-        self.tunnel_endpoints.iter().any(|(prefix, prefix_len)| address.block(*prefix_len) == *prefix)
+        longest_prefix(&self.tunnel_endpoints, address).is_some_and(|value| value != 0)
     }
 
     fn tally_line(&self, index: u32) -> Option<&TallyLine> {

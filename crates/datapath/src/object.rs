@@ -33,7 +33,7 @@ use monitor_common::{
 };
 use peertally_core::{
     content_list::Watchlist,
-    pool::{Pool, mapped_prefix, pool_words},
+    pool::{Pool, keyed, keyed_pools, pool_words},
     words::Role,
 };
 
@@ -430,7 +430,7 @@ impl LoadedObject {
     }
 
     fn write_pools(&mut self, pools: &[Pool]) -> Result<(), ObjectError> {
-        let wanted: Vec<_> = pools.iter().map(Pool::mapped).collect();
+        let wanted = keyed_pools(pools);
         let stale = self.insert_prefixes("POOLS", &wanted)?;
         // While it is written, the trie holds the old and the new pools.
         for (cell, word) in self.pool_table.values().iter().zip(pool_words(&wanted)) {
@@ -444,7 +444,7 @@ impl LoadedObject {
             // An older build, loaded for a measurement.
             return Ok(());
         }
-        let entries: Vec<_> = endpoints.iter().map(mapped_prefix).map(|(address, len)| (address, len, 1)).collect();
+        let entries = keyed(endpoints.iter().map(|prefix| (*prefix, 1)));
         let stale = self.insert_prefixes("TUNNEL_ENDS", &entries)?;
         self.remove_prefixes("TUNNEL_ENDS", &stale)
     }

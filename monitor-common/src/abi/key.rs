@@ -125,6 +125,12 @@ pub(crate) const fn both_ipv4(a: Address, b: Address) -> bool {
     (a.high | b.high) | ((a.low ^ MAPPED) | (b.low ^ MAPPED)) >> 32 == 0
 }
 
+/// Whether one of two addresses is IPv4, or an IPv6 address that would share its key.
+#[inline(always)]
+pub(crate) const fn any_ipv4(a: Address, b: Address) -> bool {
+    a.is_v4() | b.is_v4()
+}
+
 /// Two steps for one word, so that the effect of a difference in it on the hash depends on the seed.
 ///
 /// One step would not be enough. With any odd multiplier, a difference in the top bit alone stays in the top bit alone.

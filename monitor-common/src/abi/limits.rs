@@ -113,9 +113,9 @@ pub const DEFAULT_TALLIES: u32 = 1 << 18;
 /// Share of the tallies, in quarters, that traffic without a P2P verdict may take. A scan of every address of a pool
 /// makes a tally for each; the rest is kept for verdicts.
 pub const UNCLASSIFIED_QUARTERS: u64 = 3;
-/// Address pools that can be configured.
+/// Address pools that can be configured. IPv4 may be cut out of them, which takes an entry more.
 pub const MAX_POOLS: u32 = 1024;
-/// Prefixes of tunnel endpoints that can be configured.
+/// Prefixes of tunnel endpoints that can be configured; as for pools, one entry more.
 pub const MAX_TUNNEL_ENDPOINTS: u32 = 1024;
 /// Interface numbers of the node counters.
 pub const MAX_INTERFACES: usize = 32;

@@ -21,6 +21,9 @@ labelled_numbers! {
     ShortIp = 6, "short_ip";
     /// An IPv4 header length below 20 bytes, or above the total length (RFC 791 section 3.1).
     BadIpLength = 7, "bad_ip_length";
+    /// An IPv6 packet with an IPv4-mapped address, `::ffff:0:0/96`, which no router may forward (RFC 6890 section
+    /// 2.2.3, table 20).
+    Ipv4Mapped = 8, "ipv4_mapped";
 }
 
 /// Entries of a table indexed by reason, with room to append.

@@ -72,7 +72,7 @@ fn find_inner_subscribers<M: Maps>(maps: &M, ctx: &mut PacketContext) {
     ctx.subscribers.unvouched = u32::from(!vouched);
 }
 
-/// Looks up the ends of a frame that has fast headers.
+/// Looks up the ends of a frame that has fast headers; `None` if it is one that the next stage skips.
 #[inline(always)]
 pub(super) fn plain_ends<P: Packet, M: Maps>(packet: &P, maps: &M) -> Option<PoolEnds> {
     let (source, destination) = parse::fast_addresses(packet)?;

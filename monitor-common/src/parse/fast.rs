@@ -97,7 +97,9 @@ pub fn fast_headers<P: Packet>(packet: &P, seed: impl FnOnce() -> Seed) -> Optio
     }
 }
 
-/// Source and destination of a frame that has fast headers.
+/// Source and destination of a frame that has fast headers; `None` for an IPv6 packet with an IPv4-mapped address.
+///
+/// [`fast_headers`] does not look for that: such a packet opens no flow, so no settled flow has its tag.
 #[inline(always)]
 pub fn fast_addresses<P: Packet>(packet: &P) -> Option<(Address, Address)> {
     if link::plain_version(packet)? == 4 {
@@ -106,7 +108,8 @@ pub fn fast_addresses<P: Packet>(packet: &P) -> Option<(Address, Address)> {
     }
     let bytes = packet.read::<32>(link::ETHERNET_LEN + 8)?;
     let address = |at| Address { high: be64(&bytes, at), low: be64(&bytes, at + 8) };
-    Some((address(0), address(16)))
+    let (source, destination) = (address(0), address(16));
+    (!key::any_ipv4(source, destination)).then_some((source, destination))
 }
 
 #[inline(always)]

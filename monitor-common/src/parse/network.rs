@@ -3,7 +3,7 @@
 use super::ip_protocol;
 use crate::{
     abi::{
-        key::Address,
+        key::{self, Address},
         limits::{MAX_HEADER_OFFSET, MAX_IPV6_EXTENSIONS},
         reason::Reason,
     },
@@ -104,6 +104,9 @@ pub(super) fn ipv6<P: Packet>(packet: &P, offset: usize, limit: usize, outermost
     }
     let source = Address::v6(packet.read::<16>(offset + 8).ok_or(Reason::ShortIp)?);
     let destination = Address::v6(packet.read::<16>(offset + 24).ok_or(Reason::ShortIp)?);
+    if key::any_ipv4(source, destination) {
+        return Err(Reason::Ipv4Mapped);
+    }
     let payload_len = usize::from(u16::from_be_bytes([high, low]));
     // A payload length of 0 is real for "no next header"; otherwise it is a jumbogram (RFC 2675) or segmentation
     // offload.

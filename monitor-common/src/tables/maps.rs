@@ -48,7 +48,8 @@ pub trait Maps: CounterMaps {
     fn interface(&self, index: u16) -> Option<InterfaceEntry>;
     /// A word of the pool table ([`crate::tables::pool_table`]).
     fn pool_word(&self, index: u32) -> Option<u64>;
-    /// Length in bits (out of 128) of the block that one subscriber gets in the pool that holds `address`.
+    /// Length in bits (out of 128) of the block that one subscriber gets in the pool that holds `address`; 0 in a
+    /// prefix that is cut out of a pool.
     fn pool(&self, address: Address) -> Option<u8>;
     /// Whether the operator named `address` as an endpoint of tunnels.
     fn is_tunnel_endpoint(&self, address: Address) -> bool;

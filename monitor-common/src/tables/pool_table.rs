@@ -42,7 +42,7 @@ pub fn find<M: Maps>(maps: &M, address: Address) -> Option<u8> {
     let word = maps.pool_word(cell / 8).unwrap_or(u64::MAX);
     match (word >> (cell % 8 * 8)) as u8 {
         NONE => None,
-        LOOK_UP => maps.pool(address),
+        LOOK_UP => maps.pool(address).filter(|block_len| *block_len != NONE),
         block_len => Some(block_len),
     }
 }

@@ -67,14 +67,15 @@ static NODE: Array<NodeTally> =
     Array::with_max_entries((MAX_INTERFACES * NODE_ENTRIES_PER_INTERFACE) as u32, BPF_F_MMAPABLE);
 #[map]
 static INTERFACES: Array<SharedU64> = Array::with_max_entries(INTERFACE_ENTRIES, BPF_F_MMAPABLE);
+/// As [`TUNNEL_ENDS`], it holds the old and the new prefixes while the agent writes it.
 #[map]
-static POOLS: LpmTrie<[u8; 16], u32> = LpmTrie::with_max_entries(MAX_POOLS, 0);
+static POOLS: LpmTrie<[u8; 16], u32> = LpmTrie::with_max_entries(2 * (MAX_POOLS + 1), 0);
 /// Answers most lookups in front of `POOLS`.
 #[map]
 static POOL_TABLE: Array<SharedU64> = Array::with_max_entries(pool_table::WORDS as u32, BPF_F_MMAPABLE);
 /// Prefixes of tunnel endpoints that the operator named. While the agent writes it, it holds the old and the new ones.
 #[map]
-static TUNNEL_ENDS: LpmTrie<[u8; 16], u32> = LpmTrie::with_max_entries(2 * MAX_TUNNEL_ENDPOINTS, 0);
+static TUNNEL_ENDS: LpmTrie<[u8; 16], u32> = LpmTrie::with_max_entries(2 * (MAX_TUNNEL_ENDPOINTS + 1), 0);
 #[map]
 static SKIPS: PerCpuArray<u64> = PerCpuArray::with_max_entries(REASON_SLOTS as u32, 0);
 #[map]
@@ -273,7 +274,7 @@ impl Maps for BpfMaps {
 
     #[inline(always)]
     fn is_tunnel_endpoint(&self, address: Address) -> bool {
-        longest_prefix(&TUNNEL_ENDS, address).is_some()
+        longest_prefix(&TUNNEL_ENDS, address).is_some_and(|value| value != 0)
     }
 
     #[inline(always)]

@@ -4,6 +4,7 @@ use std::{fmt, marker::PhantomData, str::FromStr, time::Duration};
 
 use ipnet::IpNet;
 use monitor_common::abi::settings::InspectionDepth;
+use peertally_core::pool::unmapped;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 /// Milliseconds of a second.
@@ -236,6 +237,9 @@ impl FromStr for Prefix {
         })?;
         if net.trunc() != net {
             return Err(format!("`{text}` has bits set after its prefix; write {}", net.trunc()));
+        }
+        if let Some(prefix) = unmapped(&net) {
+            return Err(format!("`{text}` is of IPv4-mapped addresses, which no IPv6 packet has; write {prefix}"));
         }
         Ok(Self(net))
     }

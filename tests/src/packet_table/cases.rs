@@ -371,6 +371,23 @@ fn ipv6_headers(table: &mut Table) {
         let packet = up6(case, 58).packet(&[128, 0, 0, 0, 0, 1, 0, 1]);
         (ethernet(&[], IPV6, &packet), flow6(case, 58, (0, 0), packet.len()))
     });
+    let mapped = SUBSCRIBER4.to_ipv6_mapped();
+    for (name, source, destination, layers) in [
+        ("an IPv4-mapped source", mapped, peer6(0), &[][..]),
+        ("an IPv4-mapped destination", peer6(0), mapped, &[]),
+        ("both ends IPv4-mapped", mapped, peer4(0).to_ipv6_mapped(), &[]),
+        ("an IPv4-mapped source behind a VLAN tag", mapped, SUBSCRIBER6, &[Layer::Vlan(0x8100)]),
+    ] {
+        let packet = |content: &[u8], next| Ipv6::new(source, destination, next).packet(content);
+        let syn = tcp(PORTS.0, PORTS.1, SYN, 0, &[]);
+        table.skip(name, ethernet(layers, IPV6, &packet(&datagram(), UDP)), Reason::Ipv4Mapped);
+        table.skip(name, ethernet(layers, IPV6, &packet(&syn, TCP)), Reason::Ipv4Mapped);
+        table.skip(name, ethernet(layers, IPV6, &packet(&extension(UDP, 0, &datagram()), 0)), Reason::Ipv4Mapped);
+    }
+    table.flow("an IPv4-mapped source inside 6in4", |case| {
+        let packet = up4(case, 41).packet(&Ipv6::new(mapped, peer6(0), UDP).packet(&datagram()));
+        (ethernet(&[], IPV4, &packet), flow4(case, 41, (0, 0), packet.len()))
+    });
     table.skip(
         "version 4 behind the type of IPv6",
         ethernet(&[], IPV6, &up4(0, UDP).packet(PLAIN)),

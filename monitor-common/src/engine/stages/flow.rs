@@ -5,7 +5,9 @@ use crate::{
     abi::{
         event::KernelEvent,
         limits::{INSPECTED_PER_DIRECTION, PENDING_PACKETS},
+        outcome::PacketOutcome,
         protocol::Verdict,
+        reason::Reason,
         settings::{InspectionDepth, Settings},
         stage::StageProgram,
     },
@@ -32,8 +34,9 @@ use crate::{
 pub fn flow<P: Packet, M: Maps>(packet: &P, maps: &M, settings: &Settings) -> Option<StageProgram> {
     let scratch = &mut *scratch(maps)?;
     let (ctx, bucket) = (&mut scratch.ctx, &mut scratch.bucket);
-    if !read_headers(packet, ctx) {
-        maps.count_event(KernelEvent::InternalError);
+    if let Err(reason) = read_headers(packet, ctx) {
+        maps.count_skip(reason);
+        maps.report_outcome(PacketOutcome::skipped(reason));
         return None;
     }
     reset_context(ctx, maps, settings);
@@ -141,20 +144,16 @@ fn inspection_of<P: Packet, M: Maps>(
     Some(if ctx.is_tcp() { StageProgram::InspectTcp } else { StageProgram::InspectUdp })
 }
 
-/// Parses the frame unless its headers are in the context; `false` if [`parse::plain_headers`] has none, which is an
-/// internal error: the entry has parsed them before.
+/// Parses the frame unless its headers are in the context.
+///
+/// # Errors
+/// The reason why it is skipped: the entry has read only the headers by which a settled flow is found.
 #[inline(always)]
-fn read_headers<P: Packet>(packet: &P, ctx: &mut PacketContext) -> bool {
-    if ctx.frame.headers_parsed != 0 {
-        return true;
+fn read_headers<P: Packet>(packet: &P, ctx: &mut PacketContext) -> Result<(), Reason> {
+    if ctx.frame.headers_parsed == 0 {
+        ctx.frame.headers = parse::plain_headers(packet)?;
     }
-    match parse::plain_headers(packet) {
-        Some(headers) => {
-            ctx.frame.headers = headers;
-            true
-        }
-        None => false,
-    }
+    Ok(())
 }
 
 /// Resets the context for a packet, except for its headers.
