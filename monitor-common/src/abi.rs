@@ -37,6 +37,7 @@ pub mod reason;
 pub mod remotes;
 pub mod rule;
 pub mod settings;
+pub mod spoofing;
 pub mod stage;
 pub mod tally;
 pub mod watch;

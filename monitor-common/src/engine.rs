@@ -22,6 +22,7 @@ mod reassembly;
 mod server_flow;
 mod shedding;
 mod source_requests;
+mod spoofing;
 pub mod stages;
 mod subscribers;
 mod tally_slots;

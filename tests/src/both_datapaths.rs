@@ -8,10 +8,11 @@ use monitor_common::{
         outcome::Outcome,
         protocol::Verdict,
         settings::{Heuristic, InspectionDepth},
+        spoofing::SpoofReason,
     },
     tables::token_bucket::PacketTally,
 };
-use peertally_core::words::Role;
+use peertally_core::{pool::Pool, words::Role};
 use peertally_datapath::{
     TableSizes,
     host::{ACCESS, CORE, HostDataPath},
@@ -42,6 +43,7 @@ pub struct BothDatapaths {
     pub interface: u16,
     /// The interfaces of the kernel's program.
     interfaces: Vec<MonitoredInterface>,
+    pools: Vec<Pool>,
 }
 
 impl BothDatapaths {
@@ -54,6 +56,7 @@ impl BothDatapaths {
         let seed = options.seed.expect("tests choose their seed");
         let mut host = HostDataPath::new(&options.sizes, &options.pools, seed, options.inspection);
         host.set_tunnel_endpoints(&options.tunnel_endpoints);
+        host.set_interfaces(&options.interfaces);
         host.view().settings.heuristic.store(options.heuristic.map_or(0, Heuristic::to_bits));
         options.write_shedding(host.view().settings);
         host.view().settings.one_way.store(u64::from(options.one_way));
@@ -64,7 +67,8 @@ impl BothDatapaths {
             may_use_kernel(test).expect("rights").then(|| TestRunner::new(options).expect("the program loads"));
         let core = options.interfaces.first().is_some_and(|interface| interface.role == Role::Core);
         let interfaces = options.interfaces.clone();
-        Self { host, kernel, now_s: 1_000, interface: if core { CORE } else { ACCESS }, interfaces }
+        let (interface, pools) = (if core { CORE } else { ACCESS }, options.pools.clone());
+        Self { host, kernel, now_s: 1_000, interface, interfaces, pools }
     }
 
     /// Makes the interface of the frames to come an access or a core interface. The host has one of each.
@@ -72,7 +76,20 @@ impl BothDatapaths {
         self.interface = if role == Role::Core { CORE } else { ACCESS };
         self.interfaces.iter_mut().for_each(|interface| interface.role = role);
         if let Some(kernel) = &mut self.kernel {
-            kernel.object().write_interfaces(&self.interfaces);
+            kernel.object().write_interfaces(&self.interfaces, &self.pools).expect("writes");
+        }
+    }
+
+    /// Makes the interface of the frames to come another one, which keeps its number.
+    ///
+    /// # Panics
+    /// When the maps cannot be written.
+    pub fn set_interface(&mut self, interface: MonitoredInterface) {
+        self.interface = ACCESS;
+        self.interfaces = vec![MonitoredInterface { index: u32::from(ACCESS), ..interface }];
+        self.host.set_interfaces(&self.interfaces);
+        if let Some(kernel) = &mut self.kernel {
+            kernel.object().write_interfaces(&self.interfaces, &self.pools).expect("writes");
         }
     }
 
@@ -117,6 +134,23 @@ impl BothDatapaths {
         let found = sum(self.host.shed());
         if let Some(kernel) = &self.kernel {
             assert_eq!(sum(kernel.shed().expect("reads")), found, "kernel and host");
+        }
+        found
+    }
+
+    /// Packets in the name of a subscriber who is not there.
+    ///
+    /// # Panics
+    /// When the two disagree.
+    #[must_use]
+    pub fn spoofed(&self, reason: SpoofReason) -> u64 {
+        let sum = |of_reasons: Vec<(SpoofReason, Vec<PacketTally>)>| {
+            let found = of_reasons.into_iter().find(|(other, _)| *other == reason);
+            found.map_or(0, |(_, tallies)| tallies.iter().map(|tally| tally.packets).sum::<u64>())
+        };
+        let found = sum(self.host.spoofed());
+        if let Some(kernel) = &self.kernel {
+            assert_eq!(sum(kernel.spoofed().expect("reads")), found, "kernel and host");
         }
         found
     }

@@ -9,7 +9,6 @@ use monitor_common::abi::{
 };
 use peertally_datapath::{
     TableSizes,
-    host::ACCESS,
     object::{LoadOptions, MonitoredInterface},
     view::View,
 };
@@ -38,16 +37,11 @@ wrap_both_datapaths!(
 
 impl Node {
     fn new(realm: u32) -> Self {
-        let mut node = Self(BothDatapaths::new("realms", &options(realm)));
-        node.host.set_realms(&[(ACCESS, realm)]);
-        node
+        Self(BothDatapaths::new("realms", &options(realm)))
     }
 
     fn enter(&mut self, realm: u32) {
-        self.host.set_realms(&[(ACCESS, realm)]);
-        if let Some(kernel) = &mut self.kernel {
-            kernel.object().configure(&options(realm)).expect("writes");
-        }
+        self.set_interface(MonitoredInterface { realm, ..MonitoredInterface::access(1) });
     }
 
     /// Packets of each tally, on which both paths agree.

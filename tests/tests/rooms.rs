@@ -203,6 +203,7 @@ const ROOMS: [(&str, &[&str]); 4] = [
             "mapped",
             "view",
             "mapped_tables",
+            "interface_tables",
             "object",
             "table_memory",
             "host",
@@ -213,11 +214,12 @@ const ROOMS: [(&str, &[&str]); 4] = [
     ("monitor/src", &["skip", "generated", "deliver", "config", "agent", "export", "listen", "verbs", "cli"]),
 ];
 /// Parts of the engine, each of which uses only those before it.
-const ENGINE: [&str; 19] = [
+const ENGINE: [&str; 20] = [
     "flow_entry",
     "budget",
     "crowding",
     "server_flow",
+    "spoofing",
     "shedding",
     "tally_slots",
     "subscribers",

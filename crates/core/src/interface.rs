@@ -2,30 +2,21 @@
 
 use std::str::FromStr;
 
-use serde::Deserialize;
+use ipnet::IpNet;
 
 use crate::words::Role;
 
 /// One interface.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[cfg_attr(feature = "schema", derive(serde::Serialize, schemars::JsonSchema))]
-#[serde(deny_unknown_fields)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Interface {
     /// Name, as `ip link` shows it.
-    #[cfg_attr(feature = "schema", schemars(example = &"eth0"))]
     pub name: String,
-    /// Which side it faces. Direction comes from the addresses. A packet that arrives on a `core` interface with a
-    /// subscriber's source address may be forged: no peer is learned from it.
-    #[serde(default = "access")]
+    /// Which side it faces.
     pub role: Role,
-    /// Number of its realm, for example one per VRF. Equal addresses of two realms are two subscribers. All interfaces
-    /// that carry one subscriber's packets, access and core, need one realm.
-    #[serde(default)]
+    /// Number of its realm.
     pub realm: u32,
-}
-
-fn access() -> Role {
-    Role::Access
+    /// Prefixes of the subscribers behind an access interface; empty for all pools.
+    pub prefixes: Vec<IpNet>,
 }
 
 impl FromStr for Interface {
@@ -40,7 +31,7 @@ impl FromStr for Interface {
             }
         };
         valid_name(name)?;
-        Ok(Self { name: name.to_owned(), role, realm: 0 })
+        Ok(Self { name: name.to_owned(), role, realm: 0, prefixes: Vec::new() })
     }
 }
 

@@ -21,6 +21,8 @@ pub struct Pool {
     pub prefix_len: u8,
     /// Length of one subscriber's block, at least `prefix_len`.
     pub assign_len: u8,
+    /// Whether other routers serve subscribers of the pool, too.
+    pub shared: bool,
 }
 
 /// Errors of a pool's text.
@@ -94,7 +96,7 @@ impl FromStr for Pool {
         if network != address {
             return Err(PoolError::HostBits { given: text.to_owned(), network, prefix_len });
         }
-        let pool = Self { address, prefix_len, assign_len };
+        let pool = Self { address, prefix_len, assign_len, shared: false };
         match unmapped(&pool.prefix()) {
             Some(prefix) => Err(PoolError::Mapped { given: text.to_owned(), prefix }),
             None => Ok(pool),

@@ -13,6 +13,7 @@ use monitor_common::abi::{
     reason::Reason,
     remotes::RemoteSet,
     rule::Rule,
+    spoofing::SpoofReason,
     tally::{Direction, TallyKey, Totals},
     watch::WatchHit,
 };
@@ -43,8 +44,9 @@ pub struct Snapshot {
     pub events: Vec<(&'static str, u64)>,
     /// Packets of the slow path that were shed, by interface; every monitored interface is listed.
     pub shed: Vec<InterfaceCount>,
-    /// Packets in the name of a subscriber who is not there, by interface; every monitored interface is listed.
-    pub spoofed: Vec<InterfaceCount>,
+    /// Packets in the name of a subscriber who is not there, by reason and interface; every monitored interface is
+    /// listed.
+    pub spoofed: Vec<(SpoofReason, Vec<InterfaceCount>)>,
     /// Flows by the rule that labelled them; rules without flows are left out.
     pub rules: Vec<(Rule, u64)>,
     /// Fill of each table.

@@ -12,6 +12,7 @@ use monitor_common::abi::{
     reason::Reason,
     remotes::RemoteSet,
     rule::Rule,
+    spoofing::SpoofReason,
     tally::{Direction, TallyKey, Totals},
 };
 
@@ -185,7 +186,10 @@ impl Kernel {
             skipped: Reason::ALL.iter().map(|reason| (*reason, 0)).collect(),
             events: vec![("tally_refused", 0)],
             shed: vec![InterfaceCount { interface: "eth0".into(), packets: 3, bytes: 300 }],
-            spoofed: vec![InterfaceCount { interface: "eth0".into(), packets: 4, bytes: 400 }],
+            spoofed: vec![(
+                SpoofReason::Spoofed,
+                vec![InterfaceCount { interface: "eth0".into(), packets: 4, bytes: 400 }],
+            )],
             rules: vec![(Rule::UtpSyn, 3), (Rule::MseAssociation, 1)],
             tables: vec![TableUse { name: "tallies", entries: self.keys.len() as u64, capacity: 1024 }],
             pending: Counts::default(),

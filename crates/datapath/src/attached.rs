@@ -152,7 +152,8 @@ impl Datapath for AttachedDatapath {
         let events = events.into_iter().map(|(event, count)| (event.label(), count + in_this_process(event))).collect();
         let rules = self.object.rule_verdicts()?;
         let shed = interface_counts(&self.object.shed()?, &self.interfaces);
-        let spoofed = interface_counts(&self.object.spoofed()?, &self.interfaces);
+        let spoofed = self.object.spoofed()?.into_iter();
+        let spoofed = spoofed.map(|(reason, tallies)| (reason, interface_counts(&tallies, &self.interfaces))).collect();
         let watching = view.settings.inspection.load() == InspectionDepth::Watchlist as u64;
         let watchlist = if watching { self.object.watchlist_tallies()? } else { Vec::new() };
         let context = drain::DrainContext { interfaces: &self.interfaces, pools: self.pools };

@@ -17,6 +17,7 @@ use monitor_common::{
         reason::{REASON_SLOTS, Reason},
         rule::{RULE_SLOTS, Rule},
         settings::{InspectionDepth, Settings},
+        spoofing::{IN_SET, SPOOFED_ENTRIES, SpoofReason, spoofed_index},
         tally::{KeyWords, NODE_ENTRIES_PER_INTERFACE, NodeTally, SlotKey, Tally},
         watch::{ContentHash, WatchHit},
     },
@@ -35,7 +36,11 @@ use monitor_common::{
 };
 use peertally_core::pool::{Pool, keyed, keyed_pools, pool_words};
 
-use super::{table_sizes::TableSizes, view::View};
+use super::{
+    interface_tables::{InterfaceTables, MonitoredInterface},
+    table_sizes::TableSizes,
+    view::View,
+};
 
 /// The data path in plain memory.
 pub struct HostDataPath {
@@ -56,14 +61,14 @@ pub struct HostDataPath {
     events: [Cell<u64>; EVENT_SLOTS],
     rules: [Cell<u64>; RULE_SLOTS],
     shed: [Cell<PacketTally>; MAX_INTERFACES],
-    spoofed: [Cell<PacketTally>; MAX_INTERFACES],
+    spoofed: [Cell<PacketTally>; SPOOFED_ENTRIES],
     scratch: RefCell<Scratch>,
     watchlist: HashMap<ContentHash, u32>,
     watch_tallies: RefCell<HashMap<KeyWords, u64>>,
     hits: RefCell<Vec<WatchHit>>,
     last: Cell<PacketOutcome>,
-    /// Realms of interfaces that have one.
-    realms: Vec<(u16, u32)>,
+    configured_pools: Vec<Pool>,
+    interfaces: InterfaceTables,
 }
 
 fn zeroed<T: Default>(length: usize) -> Box<[T]> {
@@ -78,7 +83,7 @@ pub const CORE: u16 = 2;
 impl HostDataPath {
     /// An empty data path.
     #[must_use]
-    pub fn new(sizes: &TableSizes, pools: &[Pool], seed: Seed, inspection: InspectionDepth) -> Self {
+    pub fn new(sizes: &TableSizes, configured: &[Pool], seed: Seed, inspection: InspectionDepth) -> Self {
         let sizes = TableSizes { tallies: sizes.tallies.max(1), ..*sizes };
         let mut settings = Settings { seed, inspection: SharedU64::new(inspection as u64), ..Settings::default() };
         sizes.fill(&mut settings);
@@ -86,7 +91,7 @@ impl HostDataPath {
         let tallies = sizes.tallies as usize;
         let keys: Box<[SlotKey]> = zeroed(tallies);
         keys[0].write(Some(&KeyWords::CATCH_ALL));
-        let pools = longest_first(keyed_pools(pools));
+        let pools = longest_first(keyed_pools(configured));
         Self {
             settings,
             flows: zeroed(sets),
@@ -105,13 +110,14 @@ impl HostDataPath {
             events: [const { Cell::new(0) }; EVENT_SLOTS],
             rules: [const { Cell::new(0) }; RULE_SLOTS],
             shed: [const { Cell::new(PacketTally { packets: 0, bytes: 0 }) }; MAX_INTERFACES],
-            spoofed: [const { Cell::new(PacketTally { packets: 0, bytes: 0 }) }; MAX_INTERFACES],
+            spoofed: [const { Cell::new(PacketTally { packets: 0, bytes: 0 }) }; SPOOFED_ENTRIES],
             scratch: RefCell::new(Scratch::empty()),
             watchlist: HashMap::new(),
             watch_tallies: RefCell::default(),
             hits: RefCell::default(),
             last: Cell::new(PacketOutcome::UNCACHED),
-            realms: Vec::new(),
+            configured_pools: configured.to_vec(),
+            interfaces: InterfaceTables::new(&[], configured),
         }
     }
 
@@ -162,9 +168,9 @@ impl HostDataPath {
         }
     }
 
-    /// Sets the realm of each interface: interface index and realm number.
-    pub fn set_realms(&mut self, realms: &[(u16, u32)]) {
-        self.realms = realms.to_vec();
+    /// Sets up interfaces by their indices. Others are as [`ACCESS`] and [`CORE`] say.
+    pub fn set_interfaces(&mut self, interfaces: &[MonitoredInterface]) {
+        self.interfaces = InterfaceTables::new(interfaces, &self.configured_pools);
     }
 
     /// Names the endpoints between which the inner addresses of tunnels are charged; before, there are none.
@@ -194,10 +200,11 @@ impl HostDataPath {
         self.skips[reason as usize].get()
     }
 
-    /// Packets and bytes in the name of a subscriber who is not there, by interface number.
+    /// Packets and bytes in the name of a subscriber who is not there, by reason and interface number.
     #[must_use]
-    pub fn spoofed(&self) -> Vec<PacketTally> {
-        self.spoofed.iter().map(Cell::get).collect()
+    pub fn spoofed(&self) -> Vec<(SpoofReason, Vec<PacketTally>)> {
+        let of = |reason: SpoofReason| self.spoofed[spoofed_index(reason, 0) as usize..].iter().take(MAX_INTERFACES);
+        SpoofReason::ALL.iter().map(|reason| (*reason, of(*reason).map(Cell::get).collect())).collect()
     }
 
     /// Packets and bytes that were shed, by interface number.
@@ -224,9 +231,9 @@ fn longest_prefix(prefixes: &[(Address, u8, u8)], address: Address) -> Option<u8
     prefixes.iter().find(|(prefix, len, _)| address.block(*len) == *prefix).map(|(_, _, value)| *value)
 }
 
-/// Counts a packet of an interface.
-fn count_apart(tallies: &[Cell<PacketTally>], interface: InterfaceEntry, ip_bytes: u64) {
-    let cell = &tallies[interface.shared_number() as usize];
+/// Counts a packet.
+fn count_apart(tallies: &[Cell<PacketTally>], index: u32, ip_bytes: u64) {
+    let cell = &tallies[index as usize];
     let PacketTally { packets, bytes } = cell.get();
     cell.set(PacketTally { packets: packets + 1, bytes: bytes + ip_bytes });
 }
@@ -266,8 +273,9 @@ impl Maps for HostDataPath {
     }
 
     fn interface(&self, index: u16) -> Option<InterfaceEntry> {
-        let realm = self.realms.iter().find(|(other, _)| *other == index).map_or(0, |(_, realm)| *realm);
-        Some(InterfaceEntry::new(u32::from(index == CORE)).with_core(index == CORE).with_realm(realm))
+        let unknown = InterfaceEntry::new(u32::from(index == CORE)).with_core(index == CORE);
+        let found = self.interfaces.entries.iter().find(|(other, _)| *other == index);
+        Some(found.map_or(unknown, |(_, entry)| entry.with_number_of(unknown)))
     }
 
     fn pool_word(&self, index: u32) -> Option<u64> {
@@ -311,11 +319,18 @@ impl Maps for HostDataPath {
     }
 
     fn count_shed(&self, interface: InterfaceEntry, ip_bytes: u64) {
-        count_apart(&self.shed, interface, ip_bytes);
+        count_apart(&self.shed, interface.shared_number(), ip_bytes);
     }
 
-    fn count_spoofed(&self, interface: InterfaceEntry, ip_bytes: u64) {
-        count_apart(&self.spoofed, interface, ip_bytes);
+    fn set_holds(&self, set: u32, address: Address) -> bool {
+        let holds =
+            |(other, prefix, len, _): &&(u32, Address, u8, u32)| *other == set && address.block(*len) == *prefix;
+        let longest = self.interfaces.prefixes.iter().filter(holds).max_by_key(|(_, _, len, _)| *len);
+        longest.is_some_and(|(_, _, _, value)| *value == IN_SET)
+    }
+
+    fn count_spoofed(&self, reason: SpoofReason, interface: InterfaceEntry, ip_bytes: u64) {
+        count_apart(&self.spoofed, spoofed_index(reason, interface.shared_number()), ip_bytes);
     }
 
     fn now_s(&self, settings: &Settings, clock: &mut CpuClock) -> u64 {

@@ -15,6 +15,7 @@ use peertally_core::{exit::ExitCause, snapshot::Snapshot, words::OnExit};
 pub mod attached;
 pub mod error;
 pub mod host;
+mod interface_tables;
 pub mod mapped;
 pub mod mapped_tables;
 pub mod object;

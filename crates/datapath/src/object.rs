@@ -25,6 +25,7 @@ use monitor_common::{
         reason::Reason,
         rule::Rule,
         settings::{Heuristic, InspectionDepth, Settings, Shedding},
+        spoofing::{SpoofReason, spoofed_index},
         tally::{KeyWords, TallyKey},
         watch::{ContentHash, WatchHit},
     },
@@ -34,11 +35,12 @@ use monitor_common::{
 use peertally_core::{
     content_list::Watchlist,
     pool::{Pool, keyed, keyed_pools, pool_words},
-    words::Role,
 };
 
+pub use super::interface_tables::MonitoredInterface;
 use super::{
     error::ObjectError,
+    interface_tables::{InterfaceTables, SetPrefix},
     mapped::{MappedArray, map_array},
     mapped_tables::MappedTables,
     table_sizes::TableSizes,
@@ -71,6 +73,7 @@ const PINNED: &[&str] = &[
     "RULE_VERDICTS",
     "SHED",
     "SPOOFED",
+    "PREFIX_SETS",
     "WATCH_TALLIES",
 ];
 
@@ -132,27 +135,6 @@ impl LoadOptions {
     pub fn write_shedding(&self, settings: &Settings) {
         settings.opening_ns.store(Shedding::opening_ns(u64::from(self.sizes.sets()) * WAYS as u64));
         settings.token_ns.store(self.shedding.map_or(0, Shedding::token_ns));
-    }
-}
-
-/// An interface of this machine that is monitored.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct MonitoredInterface {
-    /// Name, for messages and metrics.
-    pub name: Arc<str>,
-    /// Index in the kernel.
-    pub index: u32,
-    /// Side that the interface faces.
-    pub role: Role,
-    /// Realm of its packets, 0 on a node without realms.
-    pub realm: u32,
-}
-
-impl MonitoredInterface {
-    /// An interface that subscribers' packets may arrive on, known by its index alone.
-    #[must_use]
-    pub fn access(index: u32) -> Self {
-        Self { name: format!("if{index}").into(), index, role: Role::Access, realm: 0 }
     }
 }
 
@@ -224,7 +206,7 @@ impl LoadedObject {
         settings.heuristic.store(options.heuristic.map_or(0, Heuristic::to_bits));
         options.write_shedding(settings);
         settings.one_way.store(u64::from(options.one_way));
-        self.write_interfaces(&options.interfaces);
+        self.write_interfaces(&options.interfaces, &options.pools)?;
         self.write_tunnel_endpoints(&options.tunnel_endpoints)?;
         self.write_pools(&options.pools)
     }
@@ -346,18 +328,20 @@ impl LoadedObject {
     /// # Errors
     /// When the map cannot be read.
     pub fn shed(&self) -> Result<Vec<PacketTally>, ObjectError> {
-        self.by_interface("SHED")
+        self.by_interface("SHED", 0)
     }
 
-    /// Packets and bytes in the name of a subscriber who is not there, by interface number, summed over CPUs.
+    /// Packets and bytes in the name of a subscriber who is not there, by reason and interface number, summed over
+    /// CPUs.
     ///
     /// # Errors
     /// When the map cannot be read.
-    pub fn spoofed(&self) -> Result<Vec<PacketTally>, ObjectError> {
-        self.by_interface("SPOOFED")
+    pub fn spoofed(&self) -> Result<Vec<(SpoofReason, Vec<PacketTally>)>, ObjectError> {
+        let of = |reason: SpoofReason| Ok((reason, self.by_interface("SPOOFED", spoofed_index(reason, 0))?));
+        SpoofReason::ALL.iter().copied().map(of).collect()
     }
 
-    fn by_interface(&self, name: &'static str) -> Result<Vec<PacketTally>, ObjectError> {
+    fn by_interface(&self, name: &'static str, first: u32) -> Result<Vec<PacketTally>, ObjectError> {
         let error = |source| ObjectError::Map { name, source };
         let array: PerCpuArray<_, [u64; 2]> = self.map(name)?.try_into().map_err(error)?;
         let of_interface = |number| {
@@ -365,7 +349,7 @@ impl LoadedObject {
             let sum = of_cpus.iter().fold([0; 2], |sum: [u64; 2], [packets, bytes]| [sum[0] + packets, sum[1] + bytes]);
             Ok(PacketTally { packets: sum[0], bytes: sum[1] })
         };
-        (0..MAX_INTERFACES as u32).map(of_interface).collect()
+        (first..first + MAX_INTERFACES as u32).map(of_interface).collect()
     }
 
     fn per_cpu_sum(&self, name: &'static str, index: u32) -> Result<u64, ObjectError> {
@@ -498,18 +482,56 @@ impl LoadedObject {
         self.tables.interfaces = known;
     }
 
-    /// Sets role and realm of the interfaces. Interfaces that are no longer configured may still be attached: their
-    /// entries stay.
-    pub fn write_interfaces(&self, interfaces: &[MonitoredInterface]) {
-        let entries = self.interface_table.values();
-        for interface in interfaces {
-            let cell = &entries[usize::from(interface.index as u16)];
-            cell.store(
-                InterfaceEntry(cell.load()).with_core(interface.role == Role::Core).with_realm(interface.realm).0,
-            );
+    /// Sets role, realm and allowed prefixes of the interfaces. Interfaces that are no longer configured may still be
+    /// attached: their entries stay, but allow all prefixes.
+    ///
+    /// # Errors
+    /// When a map cannot be written.
+    pub fn write_interfaces(&mut self, interfaces: &[MonitoredInterface], pools: &[Pool]) -> Result<(), ObjectError> {
+        let tables = InterfaceTables::new(interfaces, pools);
+        let stale = self.insert_sets(&tables.prefixes)?;
+        for (index, cell) in (0..=u16::MAX).zip(self.interface_table.values()) {
+            let before = InterfaceEntry(cell.load());
+            let found = tables.entries.iter().find(|(other, _)| *other == index);
+            let entry = found.map_or(before.with_prefix_set(0), |(_, entry)| entry.with_number_of(before));
+            if entry != before {
+                cell.store(entry.0);
+            }
         }
+        let name = PREFIX_SETS;
+        let Some(mut sets) = self.sets()? else { return Ok(()) };
+        stale.iter().try_for_each(|key| sets.remove(key)).map_err(|source| ObjectError::Map { name, source })
+    }
+
+    /// Inserts prefixes of sets; returns the others that there are.
+    fn insert_sets(&mut self, prefixes: &[SetPrefix]) -> Result<Vec<Key<[u8; 20]>>, ObjectError> {
+        let name = PREFIX_SETS;
+        let error = |source| ObjectError::Map { name, source };
+        let Some(mut sets) = self.sets()? else { return Ok(Vec::new()) };
+        let mut stale: Vec<_> = sets.keys().filter_map(Result::ok).collect();
+        for (set, address, len, value) in prefixes {
+            let mut data = [0; 20];
+            data[..4].copy_from_slice(&set.to_be_bytes());
+            data[4..].copy_from_slice(&address.bytes());
+            let key = Key::new(32 + u32::from(*len), data);
+            sets.insert(&key, value, 0).map_err(error)?;
+            stale.retain(|other| other.prefix_len() != key.prefix_len() || other.data() != key.data());
+        }
+        Ok(stale)
+    }
+
+    /// The sets of prefixes; `None` in an older build, loaded for a measurement.
+    fn sets(&mut self) -> Result<Option<SetTrie<'_>>, ObjectError> {
+        let Some(map) = self.ebpf.map_mut(PREFIX_SETS) else { return Ok(None) };
+        map.try_into().map(Some).map_err(|source| ObjectError::Map { name: PREFIX_SETS, source })
     }
 }
+
+/// Name of the map of sets of prefixes.
+const PREFIX_SETS: &str = "PREFIX_SETS";
+
+/// The sets of prefixes, as the program keys them.
+type SetTrie<'a> = LpmTrie<&'a mut MapData, [u8; 20], u32>;
 
 /// A trie of prefixes, as the program keys them.
 type PrefixTrie<'a> = LpmTrie<&'a mut MapData, [u8; 16], u32>;

@@ -9,6 +9,7 @@ use monitor_common::{
         outcome::{Outcome, PacketOutcome},
         reason::Reason,
         rule::Rule,
+        spoofing::SpoofReason,
     },
     bpf::shared_u64::SharedU64,
     tables::token_bucket::PacketTally,
@@ -107,11 +108,11 @@ impl TestRunner {
         self.object.event(event)
     }
 
-    /// Packets and bytes in the name of a subscriber who is not there, by interface number.
+    /// Packets and bytes in the name of a subscriber who is not there, by reason and interface number.
     ///
     /// # Errors
     /// When the map cannot be read.
-    pub fn spoofed(&self) -> Result<Vec<PacketTally>, ObjectError> {
+    pub fn spoofed(&self) -> Result<Vec<(SpoofReason, Vec<PacketTally>)>, ObjectError> {
         self.object.spoofed()
     }
 

@@ -2,9 +2,10 @@
 
 use super::limits::MAX_INTERFACES;
 
-/// One entry of the map `INTERFACES`, which has an entry for every 16-bit interface index: number, core flag and realm.
+/// One entry of the map `INTERFACES`, which has an entry for every 16-bit interface index: number in bits 0..5, core
+/// flag in bit 5, set of allowed prefixes in bits 16..32, realm in bits 32..64.
 /// The number is stored inverted, so that an empty entry means the last number, which all unknown interfaces share.
-/// Bits 8 to 31 are clear.
+/// Bits 8 to 15 are clear: the fast path compares some of them with a flow's state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct InterfaceEntry(pub u64);
 
@@ -12,6 +13,7 @@ pub struct InterfaceEntry(pub u64);
 pub const INTERFACE_ENTRIES: u32 = 1 << 16;
 const LAST_INTERFACE: u64 = MAX_INTERFACES as u64 - 1;
 const CORE: u64 = MAX_INTERFACES as u64;
+const PREFIX_SET_SHIFT: u32 = 16;
 const REALM_SHIFT: u32 = 32;
 
 const _: () = assert!(MAX_INTERFACES.is_power_of_two() && CORE <= 0x80, "number and flag fit a byte");
@@ -27,6 +29,12 @@ impl InterfaceEntry {
     #[must_use]
     pub const fn with_core(self, core: bool) -> Self {
         Self(if core { self.0 | CORE } else { self.0 & !CORE })
+    }
+
+    /// The entry with the number of another one.
+    #[must_use]
+    pub const fn with_number_of(self, other: Self) -> Self {
+        Self(self.0 & !LAST_INTERFACE | other.0 & LAST_INTERFACE)
     }
 
     /// Number of the interface; `None` if it has none of its own.
@@ -64,6 +72,26 @@ impl InterfaceEntry {
         self.0 & CORE != 0
     }
 
+    /// The entry with the number of a set of allowed prefixes, or 0 for all subscribers' addresses.
+    #[must_use]
+    pub const fn with_prefix_set(self, set: u16) -> Self {
+        Self(self.0 & !(0xffff << PREFIX_SET_SHIFT) | (set as u64) << PREFIX_SET_SHIFT)
+    }
+
+    /// Number of the set of prefixes ([`super::spoofing`]) that subscribers' sources must lie in; 0 if there is none.
+    #[inline(always)]
+    #[must_use]
+    pub const fn prefix_set(self) -> u32 {
+        (self.0 >> PREFIX_SET_SHIFT) as u32 & 0xffff
+    }
+
+    /// The entry without its realm: what the slow path keeps of it.
+    #[inline(always)]
+    #[must_use]
+    pub const fn without_realm(self) -> u32 {
+        self.0 as u32
+    }
+
     /// The entry with a realm.
     #[must_use]
     pub const fn with_realm(self, realm: u32) -> Self {
@@ -93,6 +121,9 @@ mod tests {
             let realm = core.with_realm(u32::MAX);
             assert_eq!((realm.number(), realm.is_core(), realm.realm()), (Some(number), true, u32::MAX));
             assert_eq!((realm.with_realm(0), entry.realm()), (core, 0));
+            let allowed = realm.with_prefix_set(u16::MAX);
+            assert_eq!((allowed.prefix_set(), realm.prefix_set()), (u32::from(u16::MAX), 0));
+            assert_eq!((allowed.code(), allowed.realm(), allowed.with_prefix_set(0)), (realm.code(), u32::MAX, realm));
         }
         assert_eq!(InterfaceEntry(0).with_core(true).number(), None, "the last number is shared");
     }

@@ -6,7 +6,7 @@
 /// Layout version of all pinned and mapped data; part of the pin path. Bump it with any change of a shared type, of a
 /// map's name or of the meaning of a bit: a program of an older version counts into its pinned maps as long as an
 /// interface keeps it.
-pub const SCHEMA_VERSION: u32 = 9;
+pub const SCHEMA_VERSION: u32 = 10;
 
 /// VLAN tags that are parsed (IEEE 802.1ad: one service tag and one customer tag).
 pub const MAX_VLAN_TAGS: u32 = 2;
@@ -117,6 +117,8 @@ pub const UNCLASSIFIED_QUARTERS: u64 = 3;
 pub const MAX_POOLS: u32 = 1024;
 /// Prefixes of tunnel endpoints that can be configured; as for pools, one entry more.
 pub const MAX_TUNNEL_ENDPOINTS: u32 = 1024;
+/// Prefixes that all access interfaces together may allow; as for pools, each set of them may take one entry more.
+pub const MAX_ALLOWED_PREFIXES: u32 = 1024;
 /// Interface numbers of the node counters.
 pub const MAX_INTERFACES: usize = 32;
 /// Interfaces that can be monitored at a time. All other interfaces share the last number.

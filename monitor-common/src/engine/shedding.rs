@@ -20,7 +20,7 @@ use crate::{
 pub(super) fn may_open(settings: &Settings, ctx: &PacketContext, bucket: &mut TokenBucket) -> bool {
     let from_subscriber = ctx.subscribers.block_lens[ctx.sender() & 1] != NO_POOL && ctx.subscribers.unvouched == 0;
     let is_own = from_subscriber && ctx.frame.headers.payload_len > 0;
-    let reserved = is_own && !ctx.interface().is_core();
+    let reserved = is_own && ctx.inspection.spoofed == 0;
     bucket.take_opening(settings, ctx.frame.clock.ns, if reserved { Claim::Reserved } else { Claim::Common })
 }
 
@@ -33,7 +33,7 @@ pub(super) fn may_inspect<M: Maps>(
     bucket: &mut TokenBucket,
 ) -> bool {
     let direction = FlowState(ctx.flow.state).ends().direction(ctx.is_from_lower());
-    let is_own = matches!(direction, Direction::Up | Direction::Local) && !ctx.interface().is_core();
+    let is_own = matches!(direction, Direction::Up | Direction::Local) && ctx.inspection.spoofed == 0;
     let reserved = is_own && is_vouched(maps, ctx) || answers(maps, ctx);
     bucket.take(settings, ctx.frame.clock.ns, if reserved { Claim::Reserved } else { Claim::Common })
 }

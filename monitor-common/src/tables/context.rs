@@ -70,7 +70,7 @@ pub(crate) struct FrameContext {
     pub(crate) now_s: u64,
     /// When this CPU read the time last.
     pub(crate) clock: CpuClock,
-    /// Interface: [`InterfaceEntry::code`].
+    /// Interface: [`InterfaceEntry::without_realm`].
     pub(crate) interface: u32,
     /// Realm of the packet's addresses.
     pub(crate) realm: u32,
@@ -154,7 +154,7 @@ pub(crate) struct InspectionContext {
     pub(crate) ended: u32,
     /// 1 when no more payloads of the flow are inspected.
     pub(crate) exhausted: u32,
-    /// 1 when a packet with a subscriber's address came in on a core interface.
+    /// 1 when the packet has the address of a subscriber who is not behind its interface (`engine/spoofing.rs`).
     pub(crate) spoofed: u32,
     /// 1 when the payload costs no budget (`engine/budget.rs`).
     pub(crate) spared: u32,
@@ -283,6 +283,12 @@ impl PacketContext {
     #[inline(always)]
     pub(crate) fn interface(&self) -> InterfaceEntry {
         InterfaceEntry::of_code(self.frame.interface as u8)
+    }
+
+    /// Number of the set of prefixes that the interface allows, 0 for all.
+    #[inline(always)]
+    pub(crate) fn prefix_set(&self) -> u32 {
+        InterfaceEntry(u64::from(self.frame.interface)).prefix_set()
     }
 
     /// Port of one end (0 lower, 1 higher).

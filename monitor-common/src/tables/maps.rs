@@ -10,6 +10,7 @@ use crate::{
         outcome::PacketOutcome,
         reason::Reason,
         settings::Settings,
+        spoofing::SpoofReason,
         tally::{KeyWords, NodeTally, SlotKey, Tally},
         watch::{ContentHash, WatchHit},
     },
@@ -67,8 +68,10 @@ pub trait Maps: CounterMaps {
     fn count_rule(&self, rule: u32);
     /// Counts a skipped frame.
     fn count_skip(&self, reason: Reason);
+    /// Whether an address lies in a set of prefixes ([`crate::abi::spoofing`]).
+    fn set_holds(&self, set: u32, address: Address) -> bool;
     /// Counts a packet of an interface in the name of a subscriber who is not there.
-    fn count_spoofed(&self, interface: InterfaceEntry, ip_bytes: u64);
+    fn count_spoofed(&self, reason: SpoofReason, interface: InterfaceEntry, ip_bytes: u64);
     /// Counts a packet that was shed, by the interface on which it arrived.
     fn count_shed(&self, interface: InterfaceEntry, ip_bytes: u64);
     /// Coarse time in seconds. `clock` is this CPU's last reading, and is kept current.

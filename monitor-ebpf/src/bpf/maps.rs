@@ -20,11 +20,15 @@ use monitor_common::{
         event::{EVENT_SLOTS, KernelEvent},
         interface::{INTERFACE_ENTRIES, InterfaceEntry},
         key::Address,
-        limits::{self, MAX_INTERFACES, MAX_POOLS, MAX_TUNNEL_ENDPOINTS, WATCH_BUFFER_BYTES, WATCH_TALLIES_MAX},
+        limits::{
+            self, MAX_ALLOWED_PREFIXES, MAX_INTERFACES, MAX_POOLS, MAX_TUNNEL_ENDPOINTS, WATCH_BUFFER_BYTES,
+            WATCH_TALLIES_MAX,
+        },
         outcome::PacketOutcome,
         reason::{REASON_SLOTS, Reason},
         rule::RULE_SLOTS,
         settings::Settings,
+        spoofing::{IN_SET, SPOOFED_ENTRIES, SpoofReason, spoofed_index},
         stage::StageProgram,
         tally::{KeyWords, NODE_ENTRIES_PER_INTERFACE, NodeTally, SlotKey, Tally},
         watch::{ContentHash, WatchHit},
@@ -86,9 +90,14 @@ static RULE_VERDICTS: PerCpuArray<u64> = PerCpuArray::with_max_entries(RULE_SLOT
 /// Packets and bytes that were shed, by interface number.
 #[map]
 static SHED: PerCpuArray<PacketTally> = PerCpuArray::with_max_entries(MAX_INTERFACES as u32, 0);
-/// Packets and bytes in the name of a subscriber who is not there, by interface number.
+/// Packets and bytes in the name of a subscriber who is not there, by [`spoofed_index`].
 #[map]
-static SPOOFED: PerCpuArray<PacketTally> = PerCpuArray::with_max_entries(MAX_INTERFACES as u32, 0);
+static SPOOFED: PerCpuArray<PacketTally> = PerCpuArray::with_max_entries(SPOOFED_ENTRIES as u32, 0);
+/// Sets of prefixes, each by its number in front of the address ([`monitor_common::abi::spoofing`]). While the agent
+/// writes it, it holds the old and the new ones.
+#[map]
+static PREFIX_SETS: LpmTrie<[u8; 20], u32> =
+    LpmTrie::with_max_entries(2 * (MAX_POOLS + 1 + 2 * MAX_ALLOWED_PREFIXES), 0);
 #[map]
 static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
 /// Content hashes of the operator's list, with their numbers.
@@ -162,10 +171,10 @@ fn increment(counters: &PerCpuArray<u64>, index: u32) -> Option<u64> {
     }
 }
 
-/// Counts a packet of an interface on this CPU.
+/// Counts a packet on this CPU.
 #[inline(always)]
-fn count_apart(tallies: &PerCpuArray<PacketTally>, interface: InterfaceEntry, ip_bytes: u64) {
-    match tallies.get_ptr_mut(interface.shared_number()) {
+fn count_apart(tallies: &PerCpuArray<PacketTally>, index: u32, ip_bytes: u64) {
+    match tallies.get_ptr_mut(index) {
         // SAFETY: a per-CPU value; nothing else writes it while this program runs on the CPU.
         Some(tally) => unsafe {
             (*tally).packets += 1;
@@ -180,6 +189,15 @@ fn count_apart(tallies: &PerCpuArray<PacketTally>, interface: InterfaceEntry, ip
 struct PaddedKey {
     padding: u32,
     prefix_len: u32,
+    high: u64,
+    low: u64,
+}
+
+/// A key of `PREFIX_SETS` with an aligned address.
+#[repr(C)]
+struct SetKey {
+    prefix_len: u32,
+    set: u32,
     high: u64,
     low: u64,
 }
@@ -317,12 +335,21 @@ impl Maps for BpfMaps {
 
     #[inline(always)]
     fn count_shed(&self, interface: InterfaceEntry, ip_bytes: u64) {
-        count_apart(&SHED, interface, ip_bytes);
+        count_apart(&SHED, interface.shared_number(), ip_bytes);
     }
 
     #[inline(always)]
-    fn count_spoofed(&self, interface: InterfaceEntry, ip_bytes: u64) {
-        count_apart(&SPOOFED, interface, ip_bytes);
+    fn set_holds(&self, set: u32, address: Address) -> bool {
+        let (high, low) = (address.high.to_be(), address.low.to_be());
+        let key = SetKey { prefix_len: 32 + 128, set: set.to_be(), high, low };
+        // SAFETY: the bytes are those of `Key<[u8; 20]>`, which needs no alignment.
+        let key = unsafe { &*core::ptr::from_ref(&key).cast::<Key<[u8; 20]>>() };
+        PREFIX_SETS.get(key) == Some(&IN_SET)
+    }
+
+    #[inline(always)]
+    fn count_spoofed(&self, reason: SpoofReason, interface: InterfaceEntry, ip_bytes: u64) {
+        count_apart(&SPOOFED, spoofed_index(reason, interface.shared_number()), ip_bytes);
     }
 
     #[inline(always)]

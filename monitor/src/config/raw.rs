@@ -1,15 +1,14 @@
 //! The configuration file as typed. Every key, its text in the reference, and its default are defined here, once.
 
 mod hook;
+mod interface;
 
 use std::{net::SocketAddr, path::PathBuf};
 
 pub use hook::RawHook;
+pub use interface::RawInterface;
 use monitor_common::abi::{limits, settings::InspectionDepth};
-use peertally_core::{
-    interface::Interface,
-    words::{KernelLog, LogFormat, LogLevel, Metric, OnExit, PolicyDirection, XdpMode},
-};
+use peertally_core::words::{KernelLog, LogFormat, LogLevel, Metric, OnExit, PolicyDirection, XdpMode};
 use serde::Deserialize;
 
 use super::values::{Amount, BoundedCount, DAY, DepthText, DurationText, HOUR, Prefix, SECOND, table, tables};
@@ -22,7 +21,7 @@ pub struct Raw {
     /// Interfaces to attach to: every one that carries subscribers' traffic, on the access and on the core side.
     /// Attach to the parent of VLAN subinterfaces.
     #[serde(deserialize_with = "tables")]
-    pub interfaces: Vec<Interface>,
+    pub interfaces: Vec<RawInterface>,
     /// Which addresses are subscribers.
     #[serde(deserialize_with = "table")]
     pub subscribers: Subscribers,
@@ -145,6 +144,10 @@ pub struct RawPool {
     #[serde(default)]
     #[cfg_attr(test, schemars(example = 32))]
     pub assign: Option<u8>,
+    /// Whether other routers serve subscribers of the pool, too. It changes a label only: a packet with such a source
+    /// that arrives on a `core` interface, and counts for no flow, has the reason `core_source`, else `spoofed`.
+    #[serde(default)]
+    pub shared: bool,
 }
 
 /// Endpoints of tunnels.

@@ -10,11 +10,11 @@ use std::{
 
 use ipnet::IpNet;
 use monitor_common::abi::{
-    limits::{MAX_MONITORED_INTERFACES, MAX_POOLS, MAX_TUNNEL_ENDPOINTS},
+    limits::{MAX_POOLS, MAX_TUNNEL_ENDPOINTS},
     settings::{Heuristic, InspectionDepth, Shedding},
 };
 use peertally_core::{
-    interface::{Interface, valid_name},
+    interface::Interface,
     policy::Policy,
     pool::{DEFAULT_ASSIGN_IPV4, DEFAULT_ASSIGN_IPV6, Pool},
     words::{KernelLog, OnExit, XdpMode},
@@ -30,6 +30,7 @@ use super::{
 use crate::deliver::HookConfig;
 
 mod hooks;
+mod interfaces;
 mod policies;
 
 /// Resolved configuration. [`super::raw`] documents each part.
@@ -148,8 +149,8 @@ impl Checker<'_> {
 /// Checks everything; see [`super::load`].
 pub(super) fn resolve(raw: &Raw, overrides: &Overrides, locator: &Locator<'_>) -> Result<Resolved, ConfigError> {
     let mut check = Checker { locator, problems: Vec::new() };
-    let interfaces = interfaces(raw, overrides, &mut check);
     let pools = pools(raw, overrides, &mut check);
+    let interfaces = interfaces::resolve(raw, overrides, &pools, &mut check);
     let tunnel_endpoints = tunnel_endpoints(raw, &pools, &mut check);
     let watching = raw.inspection.0 == InspectionDepth::Watchlist;
     let watchlist_file = raw.watchlist_file.as_deref().map(|file| check.absolute("watchlist_file", file));
@@ -227,35 +228,6 @@ const fn log_level(level: KernelLog) -> u8 {
     }
 }
 
-fn interfaces(raw: &Raw, overrides: &Overrides, check: &mut Checker<'_>) -> Vec<Interface> {
-    let mut seen = HashSet::new();
-    let from_flags = !overrides.interfaces.is_empty();
-    let interfaces: Vec<Interface> = if from_flags {
-        // A flag names no realm: an interface of the file keeps its own.
-        let realm = |name: &str| raw.interfaces.iter().find(|each| each.name == name).map_or(0, |each| each.realm);
-        let given = overrides.interfaces.iter().cloned();
-        given.map(|interface| Interface { realm: realm(&interface.name), ..interface }).collect()
-    } else {
-        raw.interfaces.clone()
-    };
-    for (index, interface) in interfaces.iter().enumerate() {
-        let path = if from_flags { "--interface".to_owned() } else { format!("interfaces[{index}].name") };
-        if let Err(message) = valid_name(&interface.name) {
-            check.problem(&path, message);
-        } else if !seen.insert(interface.name.clone()) {
-            check.problem(&path, format!("`{}` is given twice; name each interface once", interface.name));
-        }
-    }
-    if interfaces.len() > MAX_MONITORED_INTERFACES {
-        let count = interfaces.len();
-        check.problem(
-            "interfaces",
-            format!("{count} interfaces are given; at most {MAX_MONITORED_INTERFACES} can be monitored at a time"),
-        );
-    }
-    interfaces
-}
-
 fn pools(raw: &Raw, overrides: &Overrides, check: &mut Checker<'_>) -> Vec<Pool> {
     let mut seen = HashSet::new();
     let mut pools = Vec::new();
@@ -289,7 +261,8 @@ fn pool_of(raw: &RawPool) -> Result<Pool, String> {
     let prefix = raw.prefix.0;
     let default = if prefix.addr().is_ipv4() { DEFAULT_ASSIGN_IPV4 } else { DEFAULT_ASSIGN_IPV6 };
     let assign = raw.assign.unwrap_or(default.max(prefix.prefix_len()));
-    format!("{prefix}/{assign}").parse::<Pool>().map_err(|error| error.to_string())
+    let pool = format!("{prefix}/{assign}").parse::<Pool>().map_err(|error| error.to_string())?;
+    Ok(Pool { shared: raw.shared, ..pool })
 }
 
 fn tunnel_endpoints(raw: &Raw, pools: &[Pool], check: &mut Checker<'_>) -> Vec<IpNet> {

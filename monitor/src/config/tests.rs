@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use monitor_common::abi::limits::{MAX_MONITORED_INTERFACES, MAX_TUNNEL_ENDPOINTS};
+use monitor_common::abi::limits::{MAX_ALLOWED_PREFIXES, MAX_MONITORED_INTERFACES, MAX_TUNNEL_ENDPOINTS};
 use peertally_core::{
     exit::{Exit, ExitCause as _},
     words::{Role, SubscriberForm, XdpMode},
@@ -106,6 +106,40 @@ fn a_whole_file_resolves() {
     assert_eq!((resolved.hooks[0].retries, resolved.hooks[1].retries), (0, 5));
     let shown = format!("{resolved:?}");
     assert!(!shown.contains("Bearer"), "a secret is shown: {shown}");
+}
+
+#[test]
+fn prefixes_of_an_access_interface_lie_in_pools() {
+    let file = |role: &str, prefixes: &str| {
+        format!(
+            "[[subscribers.pools]]\nprefix = \"10.0.0.0/8\"\nshared = true\n[[subscribers.pools]]\nprefix = \"fd00::/8\"\n\
+             [[interfaces]]\nname = \"eth0\"\nrole = \"{role}\"\nprefixes = [{prefixes}]\n"
+        )
+    };
+    let resolved = read(&file("access", "\"10.1.0.0/16\", \"::/0\"")).expect("valid");
+    let prefixes: Vec<String> = resolved.interfaces[0].prefixes.iter().map(ToString::to_string).collect();
+    assert_eq!(prefixes, ["10.1.0.0/16", "::/0"]);
+    assert_eq!(resolved.datapath.pools.iter().map(|pool| pool.shared).collect::<Vec<_>>(), [true, false]);
+    let shown = check_config::summary(&resolved);
+    assert!(shown.contains("eth0 (access, 10.1.0.0/16, ::/0)"), "{shown}");
+    assert!(shown.contains("10.0.0.0/8 in blocks of /32, shared"), "{shown}");
+    for (role, prefixes, parts) in [
+        ("core", "\"10.1.0.0/16\"", &["interfaces[0].prefixes", "no subscribers behind it"][..]),
+        ("access", "\"192.0.2.0/24\"", &["interfaces[0].prefixes[0]", "no address of a pool"]),
+        ("access", "\"10.1.0.0/16\", \"10.1.0.0/16\"", &["interfaces[0].prefixes[1]", "given twice"]),
+        ("access", "\"::ffff:10.0.0.0/104\"", &["write 10.0.0.0/8"]),
+        ("access", "\"10.1.0.1/16\"", &["write 10.1.0.0/16"]),
+    ] {
+        let message = message(&file(role, prefixes));
+        assert!(parts.iter().all(|part| message.contains(part)), "{prefixes}: {message}");
+    }
+    let overrides = Overrides { interfaces: vec!["eth0".parse().expect("interface")], ..Overrides::default() };
+    let given = parse(Path::new("p.toml"), &file("access", "\"10.1.0.0/16\""), &overrides).expect("valid");
+    assert_eq!(given.interfaces, read(&file("access", "\"10.1.0.0/16\"")).expect("valid").interfaces);
+    let many =
+        |count: u32| (0..count).map(|part| format!("\"10.{}.{}.0/24\",", part / 256, part % 256)).collect::<String>();
+    assert!(read(&file("access", &many(MAX_ALLOWED_PREFIXES))).is_ok());
+    assert!(message(&file("access", &many(MAX_ALLOWED_PREFIXES + 1))).contains("exceed the maximum of 1024"));
 }
 
 #[test]

@@ -26,9 +26,6 @@ use crate::{
 /// Upper limits of the drain histogram, in seconds: a million tallies take tens of milliseconds.
 const DRAIN_BUCKETS: &[f64] = &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 
-/// The reason why a packet counts as spoofed: a subscriber's source on a core interface.
-const SPOOFED: &str = "spoofed";
-
 /// The histogram of drain durations, for [`AgentState`].
 #[must_use]
 pub fn drain_histogram() -> Histogram {
@@ -200,9 +197,11 @@ fn kernel(published: &DrainResult) -> Vec<Family> {
         (Family::new(&definitions::SHED_PACKETS), Family::new(&definitions::SHED_BYTES));
     let (mut spoofed_packets, mut spoofed_bytes) =
         (Family::new(&definitions::SPOOFED_PACKETS), Family::new(&definitions::SPOOFED_BYTES));
-    for row in &snapshot.spoofed {
-        spoofed_packets.add(&[&row.interface, SPOOFED], row.packets as f64);
-        spoofed_bytes.add(&[&row.interface, SPOOFED], row.bytes as f64);
+    for (reason, rows) in &snapshot.spoofed {
+        for row in rows {
+            spoofed_packets.add(&[&row.interface, reason.label()], row.packets as f64);
+            spoofed_bytes.add(&[&row.interface, reason.label()], row.bytes as f64);
+        }
     }
     for row in &snapshot.shed {
         shed_packets.add(&[&row.interface], row.packets as f64);

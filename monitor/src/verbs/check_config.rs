@@ -2,7 +2,7 @@
 
 use std::{fmt::Write, path::Path};
 
-use peertally_core::{pool::Pool, words::Evidence};
+use peertally_core::{interface::Interface, pool::Pool, words::Evidence};
 
 use crate::config::{self, ConfigError, Overrides, Resolved, messages::escape_invisible, values::show_duration};
 
@@ -24,8 +24,7 @@ pub fn summary(resolved: &Resolved) -> String {
     let mut line = |name: &str, value: String| {
         let _infallible = writeln!(out, "  {name:<12} {}", escape_invisible(&value));
     };
-    let interfaces: Vec<String> =
-        resolved.interfaces.iter().map(|each| format!("{} ({})", each.name, each.role.label())).collect();
+    let interfaces: Vec<String> = resolved.interfaces.iter().map(interface).collect();
     line("interfaces", or_none(&interfaces, "none here: give --interface to `run`"));
     line("attach", resolved.xdp_mode.label().to_owned());
     line("subscribers", or_none(&resolved.datapath.pools.iter().map(pool).collect::<Vec<_>>(), "none"));
@@ -86,8 +85,14 @@ pub fn summary(resolved: &Resolved) -> String {
     out
 }
 
+fn interface(interface: &Interface) -> String {
+    let prefixes: String = interface.prefixes.iter().map(|prefix| format!(", {prefix}")).collect();
+    format!("{} ({}{prefixes})", interface.name, interface.role.label())
+}
+
 fn pool(pool: &Pool) -> String {
-    format!("{}/{} in blocks of /{}", pool.address, pool.prefix_len, pool.assign_len)
+    let shared = if pool.shared { ", shared" } else { "" };
+    format!("{}/{} in blocks of /{}{shared}", pool.address, pool.prefix_len, pool.assign_len)
 }
 
 fn or_none(items: &[String], none: &str) -> String {

@@ -62,14 +62,13 @@ impl World {
         Self::with(test, LoadOptions::default())
     }
 
-    /// A node with these options, but for its pools, sizes and seed.
+    /// A node with these options, but for its sizes and seed. Without pools it has the usual ones.
     pub(crate) fn with(test: &str, options: LoadOptions) -> Self {
         let sizes = TableSizes { flows: 1 << 12, tallies: 1 << 10, peers: 1 << 10 };
-        let LoadOptions { inspection, watchlist, one_way, .. } = options;
-        Self(BothDatapaths::new(
-            test,
-            &LoadOptions { inspection, watchlist, one_way, ..both_datapaths::options(sizes) },
-        ))
+        let LoadOptions { inspection, watchlist, one_way, pools, .. } = options;
+        let common = both_datapaths::options(sizes);
+        let pools = if pools.is_empty() { common.pools.clone() } else { pools };
+        Self(BothDatapaths::new(test, &LoadOptions { inspection, watchlist, one_way, pools, ..common }))
     }
 
     /// A node that sees both directions and has tables of these sizes.

@@ -20,6 +20,7 @@ use monitor_common::{
         limits::{PEER_SECONDS, PENDING_PACKETS},
         protocol::{Confidence, Protocol, Verdict},
         settings::Heuristic,
+        spoofing::SpoofReason,
     },
     bpf::shared_u64::SharedU64,
     tables::flow_table::{FlowSet, FlowState},
@@ -213,7 +214,7 @@ fn nothing_is_learned_from_subscriber_addresses_on_a_core_interface() {
     let mut network = Network::with(None, 1024, true);
     network.ping(of(SUBSCRIBER, 6881), at(PEER));
     network.ping(at(PEER), of(SUBSCRIBER, 6882));
-    assert_eq!(network.host.spoofed().iter().map(|tally| tally.packets).sum::<u64>(), 2);
+    assert_eq!(network.spoofed(SpoofReason::Spoofed), 2);
     assert_eq!(network.obfuscated(at("192.0.2.9:40002"), of(SUBSCRIBER, 6881)), Verdict::UNCLASSIFIED);
 }
 

@@ -212,7 +212,7 @@ fn record_lookup(
 ) {
     let realm = interface.realm();
     ctx.frame.headers_parsed = 0;
-    ctx.frame.interface = u32::from(interface.code());
+    ctx.frame.interface = interface.without_realm();
     ctx.subscribers.lookup_done = 0;
     (ctx.frame.realm, ctx.frame.realm_mask) = (realm, settings.seed.realm_mask(realm));
     ctx.flow.tag = fast.tag;

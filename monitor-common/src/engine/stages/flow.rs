@@ -16,14 +16,14 @@ use crate::{
         rule_state::rule_flags,
     },
     engine::{
-        account, associate, budget, charge, flow_entry::FlowEntry, flow_table, server_flow, shedding, subscribers,
+        account, associate, budget, charge, flow_entry::FlowEntry, flow_table, server_flow, shedding, spoofing,
+        subscribers,
     },
     parse::{self, ip_protocol, packet::Packet},
     tables::{
         context::{Lookup, PacketContext, Task},
         flow_table::{FlowState, NO_SLOTS, unpack},
         maps::Maps,
-        pool_table,
         progress::{Progress, evidence},
         token_bucket::TokenBucket,
     },
@@ -40,10 +40,10 @@ pub fn flow<P: Packet, M: Maps>(packet: &P, maps: &M, settings: &Settings) -> Op
         return None;
     }
     reset_context(ctx, maps, settings);
-    ctx.inspection.spoofed = u32::from(ctx.interface().is_core() && has_subscribers_source(maps, ctx));
+    ctx.inspection.spoofed = u32::from(spoofing::is_spoofed(maps, ctx));
     if ctx.inspection.spoofed != 0 && charge::is_forged(maps, ctx) {
         account::count_flowless(maps, ctx, NO_SLOTS);
-        maps.count_spoofed(ctx.interface(), u64::from(ctx.frame.headers.ip_bytes));
+        spoofing::count(maps, ctx);
         return None;
     }
     if !flow_table::lookup(maps, ctx) {
@@ -184,13 +184,6 @@ fn has_only_acks(ctx: &PacketContext, flow: FlowEntry<'_>) -> bool {
         return server_flow::count_empty(flow.cold, ctx);
     }
     unpack(flow.counter(u64::from(ctx.flow.from_lower)).load()).0 >= PENDING_PACKETS
-}
-
-/// Whether the packet has a subscriber's address as its source.
-#[inline(never)]
-fn has_subscribers_source<M: Maps>(maps: &M, ctx: &PacketContext) -> bool {
-    pool_table::find(maps, ctx.frame.headers.outer_source).is_some()
-        || pool_table::find(maps, ctx.frame.headers.source).is_some()
 }
 
 /// Records that a packet of the flow may be spoofed.
