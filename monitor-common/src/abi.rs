@@ -40,4 +40,5 @@ pub mod settings;
 pub mod spoofing;
 pub mod stage;
 pub mod tally;
+pub mod vlan;
 pub mod watch;

@@ -103,10 +103,12 @@ pub struct Headers {
     /// 1 for the first fragment of a packet.
     pub cut: u8,
     /// Explicit padding.
-    pub reserved: [u8; 2],
+    pub reserved: [u8; 6],
+    /// VLANs of the frame ([`crate::abi::vlan`]), 0 without a tag.
+    pub vlans: u32,
 }
 
-const _: () = assert!(core::mem::size_of::<Headers>() == 104);
+const _: () = assert!(core::mem::size_of::<Headers>() == 112);
 
 impl Headers {
     /// Headers of an IP packet that starts at `start`, without ports.
@@ -131,7 +133,8 @@ impl Headers {
             transport_len: 0,
             hop_limit: network.hop_limit,
             cut: network.cut,
-            reserved: [0; 2],
+            reserved: [0; 6],
+            vlans: 0,
         }
     }
 
@@ -155,7 +158,8 @@ impl Headers {
         transport_len: 0,
         hop_limit: 0,
         cut: 0,
-        reserved: [0; 2],
+        reserved: [0; 6],
+        vlans: 0,
     };
 
     /// The flow's key, and 1 if this packet comes from its lower endpoint, else 0.
@@ -245,6 +249,7 @@ pub fn all_headers<P: Packet>(packet: &P, headers: &mut Headers) -> Result<(), R
     }?;
     network::extensions(packet, &mut outer);
     *headers = Headers::of(&outer, start);
+    headers.vlans = link.vlans;
     if outer.fragment == 0 {
         let offset = packet.verifier_barrier(outer.offset);
         transport::parse(packet, offset, outer.end, headers);

@@ -13,6 +13,7 @@ pub mod reassembly;
 pub mod streams;
 pub mod tally_cache;
 pub mod token_bucket;
+pub mod vlan_table;
 
 /// Seconds since `second`, both of 16 bits; 0 if `second` is ahead by no more than the clocks of two CPUs differ.
 #[inline(always)]

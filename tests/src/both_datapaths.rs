@@ -65,32 +65,31 @@ impl BothDatapaths {
         }
         let kernel =
             may_use_kernel(test).expect("rights").then(|| TestRunner::new(options).expect("the program loads"));
-        let core = options.interfaces.first().is_some_and(|interface| interface.role == Role::Core);
         let interfaces = options.interfaces.clone();
-        let (interface, pools) = (if core { CORE } else { ACCESS }, options.pools.clone());
-        Self { host, kernel, now_s: 1_000, interface, interfaces, pools }
+        Self { host, kernel, now_s: 1_000, interface: ACCESS, interfaces, pools: options.pools.clone() }
     }
 
-    /// Makes the interface of the frames to come an access or a core interface. The host has one of each.
+    /// Makes the interface of the frames to come an access or a core interface.
     pub fn set_role(&mut self, role: Role) {
-        self.interface = if role == Role::Core { CORE } else { ACCESS };
         self.interfaces.iter_mut().for_each(|interface| interface.role = role);
-        if let Some(kernel) = &mut self.kernel {
-            kernel.object().write_interfaces(&self.interfaces, &self.pools).expect("writes");
-        }
+        self.write_interfaces();
     }
 
     /// Makes the interface of the frames to come another one, which keeps its number.
-    ///
-    /// # Panics
-    /// When the maps cannot be written.
     pub fn set_interface(&mut self, interface: MonitoredInterface) {
-        self.interface = ACCESS;
         self.interfaces = vec![MonitoredInterface { index: u32::from(ACCESS), ..interface }];
+        self.write_interfaces();
+    }
+
+    fn write_interfaces(&mut self) {
         self.host.set_interfaces(&self.interfaces);
         if let Some(kernel) = &mut self.kernel {
             kernel.object().write_interfaces(&self.interfaces, &self.pools).expect("writes");
         }
+    }
+
+    fn is_on_core(&self) -> bool {
+        self.interface == CORE || self.interfaces.iter().any(|interface| interface.role == Role::Core)
     }
 
     /// Counts a frame and returns the outcome.
@@ -114,7 +113,7 @@ impl BothDatapaths {
     pub fn send(&mut self, frame: &[u8]) -> Verdict {
         match self.frame(frame) {
             Outcome::Known(verdict) | Outcome::New(verdict) | Outcome::Restarted(verdict) => verdict,
-            Outcome::Uncached if self.interface == CORE => Verdict::UNCLASSIFIED,
+            Outcome::Uncached if self.is_on_core() => Verdict::UNCLASSIFIED,
             other => panic!("{other:?}"),
         }
     }

@@ -184,6 +184,7 @@ const ROOMS: [(&str, &[&str]); 4] = [
         "crates/core/src",
         &[
             "words",
+            "vlan",
             "interface",
             "exit",
             "pool",

@@ -4,7 +4,7 @@ use std::str::FromStr;
 
 use ipnet::IpNet;
 
-use crate::words::Role;
+use crate::{vlan::Vlan, words::Role};
 
 /// One interface.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,6 +17,8 @@ pub struct Interface {
     pub realm: u32,
     /// Prefixes of the subscribers behind an access interface; empty for all pools.
     pub prefixes: Vec<IpNet>,
+    /// VLANs for which something else holds.
+    pub vlans: Vec<Vlan>,
 }
 
 impl FromStr for Interface {
@@ -31,7 +33,7 @@ impl FromStr for Interface {
             }
         };
         valid_name(name)?;
-        Ok(Self { name: name.to_owned(), role, realm: 0, prefixes: Vec::new() })
+        Ok(Self { name: name.to_owned(), role, realm: 0, prefixes: Vec::new(), vlans: Vec::new() })
     }
 }
 

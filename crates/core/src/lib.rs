@@ -1,6 +1,7 @@
 //! Values and rules of the agent: subscribers, the counters of a drain, policies and their events.
 //!
-//! * [`words`]: settings that take one of a few words; [`interface`], [`pool`]: what an operator names;
+//! * [`words`]: settings that take one of a few words; [`interface`], [`vlan`], [`pool`]: what an operator
+//!   names;
 //! * [`subscriber`]: subscriber blocks and their pseudonyms; [`snapshot`]: the counters of one drain;
 //! * [`policy`]: thresholds within windows; [`analysis`]: rows for metrics, and policies that fired;
 //! * [`content_list`]: hashes of notices already received; [`exit`]: exit codes.
@@ -20,4 +21,5 @@ pub mod snapshot;
 pub mod subscriber;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+pub mod vlan;
 pub mod words;

@@ -69,6 +69,7 @@ pub struct HostDataPath {
     last: Cell<PacketOutcome>,
     configured_pools: Vec<Pool>,
     interfaces: InterfaceTables,
+    vlan_words: Vec<u64>,
 }
 
 fn zeroed<T: Default>(length: usize) -> Box<[T]> {
@@ -118,6 +119,7 @@ impl HostDataPath {
             last: Cell::new(PacketOutcome::UNCACHED),
             configured_pools: configured.to_vec(),
             interfaces: InterfaceTables::new(&[], configured),
+            vlan_words: Vec::new(),
         }
     }
 
@@ -171,6 +173,7 @@ impl HostDataPath {
     /// Sets up interfaces by their indices. Others are as [`ACCESS`] and [`CORE`] say.
     pub fn set_interfaces(&mut self, interfaces: &[MonitoredInterface]) {
         self.interfaces = InterfaceTables::new(interfaces, &self.configured_pools);
+        self.vlan_words = self.interfaces.vlan_words(|index| Some(number_of(index)));
     }
 
     /// Names the endpoints between which the inner addresses of tunnels are charged; before, there are none.
@@ -218,6 +221,11 @@ impl HostDataPath {
     pub fn events(&self, event: KernelEvent) -> u64 {
         self.events[event as usize].get()
     }
+}
+
+/// Number of an interface.
+fn number_of(index: u16) -> u32 {
+    u32::from(index == CORE)
 }
 
 /// Prefixes with their values, so that the first match is the longest.
@@ -273,9 +281,17 @@ impl Maps for HostDataPath {
     }
 
     fn interface(&self, index: u16) -> Option<InterfaceEntry> {
-        let unknown = InterfaceEntry::new(u32::from(index == CORE)).with_core(index == CORE);
+        let unknown = InterfaceEntry::new(number_of(index)).with_core(index == CORE);
         let found = self.interfaces.entries.iter().find(|(other, _)| *other == index);
         Some(found.map_or(unknown, |(_, entry)| entry.with_number_of(unknown)))
+    }
+
+    fn vlan_word(&self, index: u32) -> Option<u64> {
+        self.vlan_words.get(index as usize).copied()
+    }
+
+    fn vlan_entry(&self, number: u32) -> Option<InterfaceEntry> {
+        self.interfaces.vlan_entries.get(number as usize).copied()
     }
 
     fn pool_word(&self, index: u32) -> Option<u64> {

@@ -74,6 +74,8 @@ const PINNED: &[&str] = &[
     "SHED",
     "SPOOFED",
     "PREFIX_SETS",
+    "VLANS",
+    "VLAN_ENTRIES",
     "WATCH_TALLIES",
 ];
 
@@ -144,6 +146,8 @@ pub struct LoadedObject {
     tables: MappedTables,
     pool_table: MappedArray<SharedU64>,
     interface_table: MappedArray<SharedU64>,
+    /// Cells and entries of VLANs; `None` in an older build, loaded for a measurement.
+    vlan_tables: Option<(MappedArray<SharedU64>, MappedArray<SharedU64>)>,
     hits: RingBuf<MapData>,
 }
 
@@ -183,6 +187,10 @@ impl LoadedObject {
             tables,
             pool_table: map_array(&ebpf, "POOL_TABLE")?,
             interface_table: map_array(&ebpf, "INTERFACES")?,
+            vlan_tables: match ebpf.map("VLANS") {
+                Some(_) => Some((map_array(&ebpf, "VLANS")?, map_array(&ebpf, "VLAN_ENTRIES")?)),
+                None => None,
+            },
             hits: ring(&mut ebpf, "WATCH_HITS")?,
             ebpf,
         };
@@ -482,18 +490,31 @@ impl LoadedObject {
         self.tables.interfaces = known;
     }
 
-    /// Sets role, realm and allowed prefixes of the interfaces. Interfaces that are no longer configured may still be
-    /// attached: their entries stay, but allow all prefixes.
+    /// Sets role, realm and allowed prefixes of the interfaces and their VLANs. Interfaces that are no longer
+    /// configured may still be attached: their entries stay, but allow all prefixes, and hold for all VLANs.
     ///
     /// # Errors
     /// When a map cannot be written.
     pub fn write_interfaces(&mut self, interfaces: &[MonitoredInterface], pools: &[Pool]) -> Result<(), ObjectError> {
         let tables = InterfaceTables::new(interfaces, pools);
         let stale = self.insert_sets(&tables.prefixes)?;
+        if let Some((words, entries)) = &self.vlan_tables {
+            entries.values().iter().zip(&tables.vlan_entries).for_each(|(cell, entry)| cell.store(entry.0));
+            let number = |index| {
+                let found = self.tables.interfaces.iter().find(|(other, _)| *other == index);
+                found.map(|(_, number)| *number)
+            };
+            for (cell, word) in words.values().iter().zip(tables.vlan_words(number)) {
+                if cell.load() != word {
+                    cell.store(word);
+                }
+            }
+        }
         for (index, cell) in (0..=u16::MAX).zip(self.interface_table.values()) {
             let before = InterfaceEntry(cell.load());
             let found = tables.entries.iter().find(|(other, _)| *other == index);
-            let entry = found.map_or(before.with_prefix_set(0), |(_, entry)| entry.with_number_of(before));
+            let entry =
+                found.map_or(before.with_prefix_set(0).with_vlans(false), |(_, entry)| entry.with_number_of(before));
             if entry != before {
                 cell.store(entry.0);
             }

@@ -1,11 +1,12 @@
-//! Interfaces as the map `INTERFACES` holds them.
+//! Interfaces and VLANs as the maps `INTERFACES` and `VLAN_ENTRIES` hold them.
 
 use super::limits::MAX_INTERFACES;
 
 /// One entry of the map `INTERFACES`, which has an entry for every 16-bit interface index: number in bits 0..5, core
-/// flag in bit 5, set of allowed prefixes in bits 16..32, realm in bits 32..64.
+/// flag in bit 5, in bit 6 whether it is the entry of a VLAN, in bit 15 whether VLANs of the interface have entries,
+/// set of allowed prefixes in bits 16..32, realm in bits 32..64.
 /// The number is stored inverted, so that an empty entry means the last number, which all unknown interfaces share.
-/// Bits 8 to 15 are clear: the fast path compares some of them with a flow's state.
+/// Bits 8 to 14 are clear: the fast path compares some of them with a flow's state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct InterfaceEntry(pub u64);
 
@@ -13,10 +14,12 @@ pub struct InterfaceEntry(pub u64);
 pub const INTERFACE_ENTRIES: u32 = 1 << 16;
 const LAST_INTERFACE: u64 = MAX_INTERFACES as u64 - 1;
 const CORE: u64 = MAX_INTERFACES as u64;
+const OF_VLAN: u64 = CORE << 1;
+const HAS_VLANS: u64 = 1 << 15;
 const PREFIX_SET_SHIFT: u32 = 16;
 const REALM_SHIFT: u32 = 32;
 
-const _: () = assert!(MAX_INTERFACES.is_power_of_two() && CORE <= 0x80, "number and flag fit a byte");
+const _: () = assert!(MAX_INTERFACES.is_power_of_two() && OF_VLAN <= 0x80, "number and flags fit a byte");
 
 impl InterfaceEntry {
     /// The entry of an access interface by its number, which is not the last one.
@@ -51,7 +54,7 @@ impl InterfaceEntry {
         (self.0 & LAST_INTERFACE ^ LAST_INTERFACE) as u32
     }
 
-    /// Number and core flag: what a flow's state keeps of the entry.
+    /// Number and flags: what a flow's state keeps of the entry.
     #[inline(always)]
     #[must_use]
     pub const fn code(self) -> u8 {
@@ -70,6 +73,32 @@ impl InterfaceEntry {
     #[must_use]
     pub const fn is_core(self) -> bool {
         self.0 & CORE != 0
+    }
+
+    /// The entry as that of a VLAN.
+    #[must_use]
+    pub const fn of_vlan(self) -> Self {
+        Self(self.0 | OF_VLAN)
+    }
+
+    /// Whether it is the entry of a VLAN.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_of_vlan(self) -> bool {
+        self.0 & OF_VLAN != 0
+    }
+
+    /// The entry with the mark whether VLANs of the interface have entries of their own set or cleared.
+    #[must_use]
+    pub const fn with_vlans(self, vlans: bool) -> Self {
+        Self(if vlans { self.0 | HAS_VLANS } else { self.0 & !HAS_VLANS })
+    }
+
+    /// Whether VLANs of the interface have entries of their own.
+    #[inline(always)]
+    #[must_use]
+    pub const fn has_vlans(self) -> bool {
+        self.0 & HAS_VLANS != 0
     }
 
     /// The entry with the number of a set of allowed prefixes, or 0 for all subscribers' addresses.
@@ -124,6 +153,10 @@ mod tests {
             let allowed = realm.with_prefix_set(u16::MAX);
             assert_eq!((allowed.prefix_set(), realm.prefix_set()), (u32::from(u16::MAX), 0));
             assert_eq!((allowed.code(), allowed.realm(), allowed.with_prefix_set(0)), (realm.code(), u32::MAX, realm));
+            let vlan = InterfaceEntry(0).of_vlan().with_vlans(true).with_number_of(core);
+            assert_eq!((vlan.number(), vlan.is_of_vlan(), vlan.has_vlans()), (Some(number), true, true));
+            assert_eq!((vlan.is_core(), vlan.prefix_set(), vlan.with_vlans(false).has_vlans()), (false, 0, false));
+            assert!(!core.is_of_vlan() && !core.has_vlans() && vlan.code() != entry.code());
         }
         assert_eq!(InterfaceEntry(0).with_core(true).number(), None, "the last number is shared");
     }

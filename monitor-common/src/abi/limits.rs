@@ -117,10 +117,21 @@ pub const UNCLASSIFIED_QUARTERS: u64 = 3;
 pub const MAX_POOLS: u32 = 1024;
 /// Prefixes of tunnel endpoints that can be configured; as for pools, one entry more.
 pub const MAX_TUNNEL_ENDPOINTS: u32 = 1024;
-/// Prefixes that all access interfaces together may allow; as for pools, each set of them may take one entry more.
+/// Prefixes that all access interfaces and VLANs together may allow; as for pools, each set of them may take one entry
+/// more.
 pub const MAX_ALLOWED_PREFIXES: u32 = 1024;
 /// Interface numbers of the node counters.
 pub const MAX_INTERFACES: usize = 32;
+/// VLANs of a tag, those that no frame may have included (IEEE 802.1Q).
+pub const VLAN_IDS: usize = 1 << 12;
+/// VLANs, or ranges of them, that can have an entry of their own.
+pub const MAX_VLAN_ENTRIES: u32 = 1024;
+/// Tables of VLANs: one for the outer VLANs of each interface, the others for inner VLANs.
+pub const VLAN_TABLES: usize = 128;
+/// The first table of inner VLANs.
+pub const FIRST_INNER_TABLE: usize = MAX_INTERFACES;
+/// Tables of inner VLANs. Outer VLANs with the same inner ones share one.
+pub const MAX_INNER_TABLES: usize = VLAN_TABLES - FIRST_INNER_TABLE;
 /// Interfaces that can be monitored at a time. All other interfaces share the last number.
 pub const MAX_MONITORED_INTERFACES: usize = MAX_INTERFACES - 1;
 

@@ -3,7 +3,11 @@
 //! Such a packet never charges its sender and teaches nothing (`charge.rs` has what it counts for).
 
 use crate::{
-    abi::spoofing::{SHARED_POOLS, SpoofReason},
+    abi::{
+        interface::InterfaceEntry,
+        spoofing::{SHARED_POOLS, SpoofReason},
+    },
+    parse::Headers,
     tables::{context::PacketContext, maps::Maps, pool_table},
 };
 
@@ -11,16 +15,22 @@ use crate::{
 /// interface, and one outside the prefixes of an access interface that has some.
 #[inline(always)]
 pub(super) fn is_spoofed<M: Maps>(maps: &M, ctx: &PacketContext) -> bool {
-    (ctx.interface().is_core() || ctx.prefix_set() != 0) && !may_send(maps, ctx)
+    let entry = ctx.entry();
+    (entry.is_core() || entry.prefix_set() != 0) && !may_send(maps, &ctx.frame.headers, entry)
 }
 
-/// Whether the interface may bring packets of the source.
+/// Whether the source of the packet is a subscriber outside the prefixes of its access interface.
+#[inline(always)]
+pub(super) fn is_outside<M: Maps>(maps: &M, headers: &Headers, entry: InterfaceEntry) -> bool {
+    !entry.is_core() && entry.prefix_set() != 0 && !may_send(maps, headers, entry)
+}
+
+/// Whether packets of the source may come from an interface.
 ///
 /// Inside a tunnel, the outermost address that is a subscriber's counts, as for who is charged. On a core interface
 /// neither may be one.
 #[inline(never)]
-fn may_send<M: Maps>(maps: &M, ctx: &PacketContext) -> bool {
-    let headers = &ctx.frame.headers;
+fn may_send<M: Maps>(maps: &M, headers: &Headers, entry: InterfaceEntry) -> bool {
     let subscriber = if pool_table::find(maps, headers.outer_source).is_some() {
         headers.outer_source
     } else if headers.tunnel != 0 && pool_table::find(maps, headers.source).is_some() {
@@ -28,7 +38,7 @@ fn may_send<M: Maps>(maps: &M, ctx: &PacketContext) -> bool {
     } else {
         return true;
     };
-    !ctx.interface().is_core() && maps.set_holds(ctx.prefix_set(), subscriber)
+    !entry.is_core() && maps.set_holds(entry.prefix_set(), subscriber)
 }
 
 /// Counts a spoofed packet that belongs to no flow.

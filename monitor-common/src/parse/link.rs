@@ -4,6 +4,7 @@ use crate::{
     abi::{
         limits::{MAX_MPLS_LABELS, MAX_VLAN_TAGS},
         reason::Reason,
+        vlan,
     },
     parse::packet::Packet,
 };
@@ -35,6 +36,8 @@ pub(super) struct Link {
     pub(super) offset: usize,
     /// 4 or 6.
     pub(super) version: u8,
+    /// VLANs ([`crate::abi::vlan`]).
+    pub(super) vlans: u32,
 }
 
 #[inline(always)]
@@ -63,39 +66,46 @@ pub(super) const fn version(ethertype: u16) -> Option<u8> {
 pub(super) fn parse<P: Packet>(packet: &P) -> Result<Link, Reason> {
     let mut ethertype = u16::from_be_bytes(packet.read::<2>(ETHERNET_LEN - 2).ok_or(Reason::ShortFrame)?);
     let mut offset = ETHERNET_LEN;
-    let mut tags = 0;
+    let (mut tags, mut vlans) = (0, 0);
     while tags < MAX_VLAN_TAGS && is_vlan(ethertype) {
-        ethertype = u16::from_be_bytes(packet.read::<2>(offset + 2).ok_or(Reason::ShortFrame)?);
+        let [high, low, next_high, next_low] = packet.read::<4>(offset).ok_or(Reason::ShortFrame)?;
+        vlans = vlan::with_tag(vlans, u16::from_be_bytes([high, low]));
+        ethertype = u16::from_be_bytes([next_high, next_low]);
         offset += 4;
         tags += 1;
     }
-    match ethertype {
-        ethertype::IPV4 => Ok(Link { offset, version: 4 }),
-        ethertype::IPV6 => Ok(Link { offset, version: 6 }),
-        ethertype::PPPOE_SESSION => pppoe(packet, offset),
-        ethertype::MPLS | ethertype::MPLS_MULTICAST => mpls(packet, offset),
-        _ if is_vlan(ethertype) => Err(Reason::VlanDepth),
-        _ => Err(Reason::NotIp),
-    }
+    let (offset, version) = match ethertype {
+        ethertype::IPV4 => (offset, 4),
+        ethertype::IPV6 => (offset, 6),
+        ethertype::PPPOE_SESSION => pppoe(packet, offset)?,
+        ethertype::MPLS | ethertype::MPLS_MULTICAST => mpls(packet, offset)?,
+        _ if is_vlan(ethertype) => return Err(Reason::VlanDepth),
+        _ => return Err(Reason::NotIp),
+    };
+    Ok(Link { offset, version, vlans })
 }
 
+/// Place and version of the IP header in a PPPoE session.
+///
 /// RFC 2516 section 4: version 1, type 1, code 0 for session data; then a PPP protocol number.
 #[inline(always)]
-fn pppoe<P: Packet>(packet: &P, offset: usize) -> Result<Link, Reason> {
+fn pppoe<P: Packet>(packet: &P, offset: usize) -> Result<(usize, u8), Reason> {
     let [version_type, code, _, _, _, _, high, low] = packet.read::<8>(offset).ok_or(Reason::ShortFrame)?;
     if version_type != 0x11 || code != 0 {
         return Err(Reason::BadPppoe);
     }
     match u16::from_be_bytes([high, low]) {
-        ppp::IPV4 => Ok(Link { offset: offset + 8, version: 4 }),
-        ppp::IPV6 => Ok(Link { offset: offset + 8, version: 6 }),
+        ppp::IPV4 => Ok((offset + 8, 4)),
+        ppp::IPV6 => Ok((offset + 8, 6)),
         _ => Err(Reason::NotIp),
     }
 }
 
+/// Place and version of the IP header behind MPLS labels.
+///
 /// RFC 3032: labels until the bottom-of-stack bit; the IP version nibble names the content (RFC 4928 section 3).
 #[inline(always)]
-fn mpls<P: Packet>(packet: &P, start: usize) -> Result<Link, Reason> {
+fn mpls<P: Packet>(packet: &P, start: usize) -> Result<(usize, u8), Reason> {
     let mut offset = start;
     let mut labels = 0;
     while labels < MAX_MPLS_LABELS {
@@ -105,8 +115,8 @@ fn mpls<P: Packet>(packet: &P, start: usize) -> Result<Link, Reason> {
         if bottom & 1 == 1 {
             let [first] = packet.read::<1>(offset).ok_or(Reason::ShortFrame)?;
             return match first >> 4 {
-                4 => Ok(Link { offset, version: 4 }),
-                6 => Ok(Link { offset, version: 6 }),
+                4 => Ok((offset, 4)),
+                6 => Ok((offset, 6)),
                 _ => Err(Reason::NotIp),
             };
         }

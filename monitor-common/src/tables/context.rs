@@ -285,10 +285,10 @@ impl PacketContext {
         InterfaceEntry::of_code(self.frame.interface as u8)
     }
 
-    /// Number of the set of prefixes that the interface allows, 0 for all.
+    /// The entry of the interface, or of the VLAN, on which the packet arrived, without its realm.
     #[inline(always)]
-    pub(crate) fn prefix_set(&self) -> u32 {
-        InterfaceEntry(u64::from(self.frame.interface)).prefix_set()
+    pub(crate) fn entry(&self) -> InterfaceEntry {
+        InterfaceEntry(u64::from(self.frame.interface))
     }
 
     /// Port of one end (0 lower, 1 higher).

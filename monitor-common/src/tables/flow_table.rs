@@ -484,7 +484,7 @@ impl FlowState {
     pub const fn unsettled_bits(self, direction_shift: u64, interface: InterfaceEntry) -> u64 {
         const COMPARED: u64 = INTERFACE_MASK | (WAITS | LEARNING | 3 << PHASE_SHIFT) >> INTERFACE_SHIFT;
         const SETTLED: u64 = (Phase::Settled as u64) << (PHASE_SHIFT - INTERFACE_SHIFT);
-        // Bits 8 to 15 of an entry are clear: comparing them takes one instruction less than masking the code.
+        // Bits 8 to 14 of an entry are clear: comparing them takes one instruction less than masking the code.
         (self.0 >> INTERFACE_SHIFT >> (direction_shift & 16) ^ interface.0 ^ SETTLED) & COMPARED
     }
 

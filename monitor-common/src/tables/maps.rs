@@ -47,6 +47,10 @@ pub trait Maps: CounterMaps {
     fn reassembly_slot(&self, index: u32) -> Option<&ReassemblySlot>;
     /// The entry of an interface by the low 16 bits of its index.
     fn interface(&self, index: u16) -> Option<InterfaceEntry>;
+    /// A word of the VLAN tables ([`crate::tables::vlan_table`]).
+    fn vlan_word(&self, index: u32) -> Option<u64>;
+    /// An entry of VLANs by its number, without the number of an interface.
+    fn vlan_entry(&self, number: u32) -> Option<InterfaceEntry>;
     /// A word of the pool table ([`crate::tables::pool_table`]).
     fn pool_word(&self, index: u32) -> Option<u64>;
     /// Length in bits (out of 128) of the block that one subscriber gets in the pool that holds `address`; 0 in a

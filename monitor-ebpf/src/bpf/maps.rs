@@ -21,8 +21,8 @@ use monitor_common::{
         interface::{INTERFACE_ENTRIES, InterfaceEntry},
         key::Address,
         limits::{
-            self, MAX_ALLOWED_PREFIXES, MAX_INTERFACES, MAX_POOLS, MAX_TUNNEL_ENDPOINTS, WATCH_BUFFER_BYTES,
-            WATCH_TALLIES_MAX,
+            self, MAX_ALLOWED_PREFIXES, MAX_INTERFACES, MAX_POOLS, MAX_TUNNEL_ENDPOINTS, MAX_VLAN_ENTRIES,
+            WATCH_BUFFER_BYTES, WATCH_TALLIES_MAX,
         },
         outcome::PacketOutcome,
         reason::{REASON_SLOTS, Reason},
@@ -43,6 +43,7 @@ use monitor_common::{
         reassembly::ReassemblySlot,
         tally_cache::TallyLine,
         token_bucket::PacketTally,
+        vlan_table,
     },
 };
 
@@ -69,6 +70,12 @@ static TALLY_CACHE: Array<TallyLine> = Array::with_max_entries(1, 0);
 #[map]
 static NODE: Array<NodeTally> =
     Array::with_max_entries((MAX_INTERFACES * NODE_ENTRIES_PER_INTERFACE) as u32, BPF_F_MMAPABLE);
+/// Which entry of `VLAN_ENTRIES` a tagged frame has ([`vlan_table`]).
+#[map]
+static VLANS: Array<SharedU64> = Array::with_max_entries(vlan_table::WORDS as u32, BPF_F_MMAPABLE);
+/// Entries of VLANs, by their numbers from 1 on.
+#[map]
+static VLAN_ENTRIES: Array<SharedU64> = Array::with_max_entries(MAX_VLAN_ENTRIES + 1, BPF_F_MMAPABLE);
 #[map]
 static INTERFACES: Array<SharedU64> = Array::with_max_entries(INTERFACE_ENTRIES, BPF_F_MMAPABLE);
 /// As [`TUNNEL_ENDS`], it holds the old and the new prefixes while the agent writes it.
@@ -278,6 +285,16 @@ impl Maps for BpfMaps {
     #[inline(always)]
     fn interface(&self, index: u16) -> Option<InterfaceEntry> {
         INTERFACES.get(u32::from(index)).map(|entry| InterfaceEntry(entry.load()))
+    }
+
+    #[inline(always)]
+    fn vlan_word(&self, index: u32) -> Option<u64> {
+        VLANS.get(index).map(SharedU64::load)
+    }
+
+    #[inline(always)]
+    fn vlan_entry(&self, number: u32) -> Option<InterfaceEntry> {
+        VLAN_ENTRIES.get(number).map(|entry| InterfaceEntry(entry.load()))
     }
 
     #[inline(always)]

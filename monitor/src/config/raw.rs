@@ -19,7 +19,7 @@ use super::values::{Amount, BoundedCount, DAY, DepthText, DurationText, HOUR, Pr
 #[serde(deny_unknown_fields, default)]
 pub struct Raw {
     /// Interfaces to attach to: every one that carries subscribers' traffic, on the access and on the core side.
-    /// Attach to the parent of VLAN subinterfaces.
+    /// Attach to the parent of VLAN subinterfaces, and name those that differ in its `vlans`.
     #[serde(deserialize_with = "tables")]
     pub interfaces: Vec<RawInterface>,
     /// Which addresses are subscribers.

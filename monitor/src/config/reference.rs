@@ -150,8 +150,8 @@ fn flags(out: &mut String, keys: &[Key]) {
 
 fn sections(out: &mut String, keys: &[Key]) {
     for key in keys.iter().filter(|key| !key.children.is_empty()) {
-        let title =
-            if key.repeated { format!("`[[{}]]`", key.path) } else { format!("`[{}]`", key.path.replace("[]", "")) };
+        let path = key.path.replace("[]", "");
+        let title = if key.repeated { format!("`[[{path}]]`") } else { format!("`[{path}]`") };
         table(out, &title, &key.text, &key.children);
         sections(out, &key.children);
     }

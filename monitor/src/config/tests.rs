@@ -124,7 +124,7 @@ fn prefixes_of_an_access_interface_lie_in_pools() {
     assert!(shown.contains("eth0 (access, 10.1.0.0/16, ::/0)"), "{shown}");
     assert!(shown.contains("10.0.0.0/8 in blocks of /32, shared"), "{shown}");
     for (role, prefixes, parts) in [
-        ("core", "\"10.1.0.0/16\"", &["interfaces[0].prefixes", "no subscribers behind it"][..]),
+        ("core", "\"10.1.0.0/16\"", &["interfaces[0].prefixes", "no subscriber is behind"][..]),
         ("access", "\"192.0.2.0/24\"", &["interfaces[0].prefixes[0]", "no address of a pool"]),
         ("access", "\"10.1.0.0/16\", \"10.1.0.0/16\"", &["interfaces[0].prefixes[1]", "given twice"]),
         ("access", "\"::ffff:10.0.0.0/104\"", &["write 10.0.0.0/8"]),
@@ -140,6 +140,91 @@ fn prefixes_of_an_access_interface_lie_in_pools() {
         |count: u32| (0..count).map(|part| format!("\"10.{}.{}.0/24\",", part / 256, part % 256)).collect::<String>();
     assert!(read(&file("access", &many(MAX_ALLOWED_PREFIXES))).is_ok());
     assert!(message(&file("access", &many(MAX_ALLOWED_PREFIXES + 1))).contains("exceed the maximum of 1024"));
+}
+
+#[test]
+fn vlans_have_an_entry_each() {
+    let file = |vlans: &str| format!("[[interfaces]]\nname = \"eth0\"\nrealm = 3\n{vlans}");
+    let resolved = read(&file(
+        "[[interfaces.vlans]]\nouter = \"100-199\"\ninner = 7\nrole = \"core\"\n\
+         [[interfaces.vlans]]\nouter = 5\nrealm = 0\nprefixes = [\"10.0.0.0/16\"]\n\
+         [[interfaces.vlans]]\nouter = 6\nrole = \"core\"\nrealm = 0\n",
+    ));
+    let resolved = resolved.expect("valid");
+    let vlans = &resolved.interfaces[0].vlans;
+    assert_eq!((vlans[0].role, vlans[0].realm, vlans[1].role, vlans[1].realm), (Role::Core, 3, Role::Access, 0));
+    let shown = check_config::summary(&resolved);
+    let wanted = "eth0 (access, realm 3), eth0.100-199.7 (core, realm 3), eth0.5 (access, 10.0.0.0/16), eth0.6 (core)";
+    assert!(shown.contains(wanted), "{shown}");
+    let vlan = |keys: &str| format!("[[interfaces.vlans]]\n{keys}\n");
+    for (vlans, parts) in [
+        (vlan("inner = 7"), &["the key `outer` is missing"][..]),
+        (vlan("outer = 0"), &["`0` is not a VLAN or a range", "1 to 4094"]),
+        (vlan("outer = 4095"), &["`4095` is not a VLAN"]),
+        (vlan("outer = \"200-100\""), &["`200-100` is not a VLAN or a range"]),
+        (vlan("outer = 1\ninner = \"all\""), &["`all` is not a VLAN or a range"]),
+        (vlan("outer = true"), &["a VLAN such as 100"]),
+        (
+            vlan("outer = \"1-9\"") + &vlan("outer = 9\ninner = 5"),
+            &["interfaces[0].vlans[1].outer", "VLAN 9.5 and to 1-9", "one entry"],
+        ),
+        (
+            vlan("outer = 1\nrole = \"core\"\nprefixes = [\"10.0.0.0/8\"]"),
+            &["interfaces[0].vlans[0].prefixes", "core side"],
+        ),
+        (
+            (1..=97).map(|id| vlan(&format!("outer = {id}\ninner = {id}"))).collect(),
+            &["97 outer VLANs", "maximum of 96"],
+        ),
+        ((1..=1025).map(|id| vlan(&format!("outer = {id}"))).collect(), &["1025 entries of VLANs", "maximum of 1024"]),
+    ] {
+        let message = message(&file(&vlans));
+        assert!(parts.iter().all(|part| message.contains(part)), "{parts:?}: {message}");
+    }
+    for vlans in [
+        (1..=96).map(|id| vlan(&format!("outer = {id}\ninner = {id}"))).collect(),
+        (1..=1024).map(|id| vlan(&format!("outer = {id}"))).collect(),
+        vlan("outer = \"1-4094\"\ninner = \"1-2\"") + &vlan("outer = \"1-4094\"\ninner = \"3-4094\""),
+    ] {
+        let read: Result<_, _> = read(&file(&vlans));
+        assert!(read.is_ok(), "{read:?}");
+    }
+}
+
+#[test]
+fn realms_that_share_a_core_interface_are_refused() {
+    let interface = |name: &str, role: &str, realm: u32| {
+        format!("[[interfaces]]\nname = \"{name}\"\nrole = \"{role}\"\nrealm = {realm}\n")
+    };
+    let vlan = |outer: u32, role: &str, realm: u32| {
+        format!("[[interfaces.vlans]]\nouter = {outer}\nrole = \"{role}\"\nrealm = {realm}\n")
+    };
+    let two = interface("sub1", "access", 1) + &interface("sub2", "access", 2);
+    let message = message(&(two.clone() + &interface("core1", "core", 1)));
+    for part in [
+        "interfaces[1].realm",
+        "realm 2 of sub2",
+        "core1 of realm 1",
+        "such as 10.0.0.0/8",
+        "give realm 2 a core VLAN in [[interfaces.vlans]]",
+    ] {
+        assert!(message.contains(part), "{part}: {message}");
+    }
+    let one_armed =
+        interface("eth0", "access", 0) + &vlan(1, "access", 1) + &vlan(2, "core", 1) + &vlan(3, "access", 2);
+    assert!(self::message(&one_armed).contains("realm 2 of eth0.3"), "{}", self::message(&one_armed));
+    for good in [
+        two.clone(),
+        two.clone() + &interface("core1", "core", 1) + &interface("core2", "core", 2),
+        two.clone() + &interface("core", "core", 0) + &vlan(1, "core", 1) + &vlan(2, "core", 2),
+        one_armed + &vlan(4, "core", 2),
+        "one_way = true\n".to_owned() + &two + &interface("core1", "core", 1),
+    ] {
+        let read = read(&good);
+        assert!(read.is_ok(), "{read:?}");
+    }
+    let error = read(&(two + &interface("core1", "core", 1))).expect_err("refused");
+    assert_eq!(error.exit(), Exit::Usage);
 }
 
 #[test]

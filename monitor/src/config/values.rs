@@ -4,7 +4,7 @@ use std::{fmt, marker::PhantomData, str::FromStr, time::Duration};
 
 use ipnet::IpNet;
 use monitor_common::abi::settings::InspectionDepth;
-use peertally_core::pool::unmapped;
+use peertally_core::{pool::unmapped, vlan::VlanIds};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 /// Milliseconds of a second.
@@ -259,6 +259,58 @@ impl Serialize for Prefix {
     }
 }
 
+/// A VLAN, or a range of them: `100`, `"100-199"`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VlanText(pub VlanIds);
+
+/// The VLANs that a frame may have (IEEE 802.1Q: 0 is no VLAN, 4095 is reserved).
+const VLANS: std::ops::RangeInclusive<u16> = 1..=4094;
+
+impl FromStr for VlanText {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (first, last) = text.split_once('-').unwrap_or((text, text));
+        let id = |text: &str| text.trim().parse::<u16>().ok().filter(|id| VLANS.contains(id));
+        match (id(first), id(last)) {
+            (Some(first), Some(last)) if first <= last => Ok(Self(VlanIds(first..=last))),
+            _ => Err(format!("`{text}` is not a VLAN or a range; write for example 100 or \"100-199\", of 1 to 4094")),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for VlanText {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor;
+        impl de::Visitor<'_> for Visitor {
+            type Value = VlanText;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a VLAN such as 100, or a range such as \"100-199\"")
+            }
+
+            fn visit_i64<E: de::Error>(self, id: i64) -> Result<VlanText, E> {
+                id.to_string().parse().map_err(E::custom)
+            }
+
+            fn visit_u64<E: de::Error>(self, id: u64) -> Result<VlanText, E> {
+                id.to_string().parse().map_err(E::custom)
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<VlanText, E> {
+                text.parse().map_err(E::custom)
+            }
+        }
+        deserializer.deserialize_any(Visitor)
+    }
+}
+
+impl Serialize for VlanText {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&self.0)
+    }
+}
+
 /// An inspection depth, written as its label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DepthText(pub InspectionDepth);
@@ -308,7 +360,9 @@ pub(super) fn table<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer
 }
 
 /// As [`table`], for each item of a list.
-pub(super) fn tables<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Vec<T>, D::Error> {
+pub(in crate::config) fn tables<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
+    deserializer: D,
+) -> Result<Vec<T>, D::Error> {
     Vec::deserialize(deserializer).map(|tables: Vec<Table<T>>| tables.into_iter().map(|table| table.0).collect())
 }
 
@@ -351,7 +405,7 @@ mod schema {
 
     use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 
-    use super::{Amount, BoundedCount, DepthText, DurationText, InspectionDepth, Prefix, Ranged as _};
+    use super::{Amount, BoundedCount, DepthText, DurationText, InspectionDepth, Prefix, Ranged as _, VlanText};
 
     /// A schema with the name of a type for the reference, and the range if there is one.
     macro_rules! named {
@@ -373,6 +427,7 @@ mod schema {
     named!([<const MIN: u64, const MAX: u64>] DurationText<MIN, MAX>, "duration", Self::RANGE);
     named!([] Amount, "amount", Self::RANGE);
     named!([] Prefix, "prefix");
+    named!([] VlanText, "VLAN or range", "1 to 4094");
 
     impl JsonSchema for DepthText {
         fn inline_schema() -> bool {

@@ -2,7 +2,12 @@
 
 use std::{fmt::Write, path::Path};
 
-use peertally_core::{interface::Interface, pool::Pool, words::Evidence};
+use ipnet::IpNet;
+use peertally_core::{
+    interface::Interface,
+    pool::Pool,
+    words::{Evidence, Role},
+};
 
 use crate::config::{self, ConfigError, Overrides, Resolved, messages::escape_invisible, values::show_duration};
 
@@ -86,8 +91,14 @@ pub fn summary(resolved: &Resolved) -> String {
 }
 
 fn interface(interface: &Interface) -> String {
-    let prefixes: String = interface.prefixes.iter().map(|prefix| format!(", {prefix}")).collect();
-    format!("{} ({}{prefixes})", interface.name, interface.role.label())
+    let entry = |role: Role, realm: u32, prefixes: &[IpNet]| {
+        let realm = if realm == 0 { String::new() } else { format!(", realm {realm}") };
+        let prefixes: String = prefixes.iter().map(|prefix| format!(", {prefix}")).collect();
+        format!("({}{realm}{prefixes})", role.label())
+    };
+    let Interface { name, role, realm, prefixes, vlans } = interface;
+    let vlans = vlans.iter().map(|vlan| format!(", {name}.{vlan} {}", entry(vlan.role, vlan.realm, &vlan.prefixes)));
+    format!("{name} {}{}", entry(*role, *realm, prefixes), vlans.collect::<String>())
 }
 
 fn pool(pool: &Pool) -> String {

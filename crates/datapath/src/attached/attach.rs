@@ -27,8 +27,8 @@ pub(super) fn targets(interfaces: &[Interface]) -> Result<Vec<MonitoredInterface
         if let Some(other) = targets.iter().find(|other| other.index as u16 == index as u16) {
             return Err(AttachError::SameIndex(other.name.to_string(), interface.name.clone()));
         }
-        let Interface { role, realm, prefixes, .. } = interface.clone();
-        let target = MonitoredInterface { name: Arc::from(interface.name.as_str()), index, role, realm, prefixes };
+        let Interface { name, role, realm, prefixes, vlans } = interface.clone();
+        let target = MonitoredInterface { name: name.into(), index, role, realm, prefixes, vlans };
         own_or_free(&target)?;
         targets.push(target);
     }

@@ -13,12 +13,13 @@ use crate::{
         stage::StageProgram,
     },
     bpf::branchless::bound,
-    engine::{account, subscribers},
+    engine::{account, spoofing, subscribers},
     parse::{self, FastHeaders, packet::Packet},
     tables::{
         context::{Lookup, PacketContext},
         flow_table::{FlowState, is_full, pack},
         maps::Maps,
+        vlan_table,
     },
 };
 
@@ -91,8 +92,16 @@ fn parse_and_count<P: Packet, M: Maps>(
         maps.report_outcome(PacketOutcome::skipped(reason));
         return None;
     }
+    let vlans = ctx.frame.headers.vlans;
+    let tagged = interface.has_vlans() && vlans != 0;
+    let interface = if tagged { vlan_table::find(maps, interface, vlans) } else { interface };
     let fast = FastHeaders::of(&ctx.frame.headers, &seed(settings, interface));
-    let place = look_up(&fast, maps, settings, interface)?;
+    let place = if interface.is_of_vlan() && spoofing::is_outside(maps, &ctx.frame.headers, interface) {
+        // The flow's state tells interfaces apart, and roles, but not the VLANs of an interface.
+        find(&fast, maps, settings)
+    } else {
+        look_up(&fast, maps, settings, interface)?
+    };
     record_lookup(ctx, &fast, place, settings, interface);
     ctx.frame.headers_parsed = 1;
     Some(StageProgram::Flow)
