@@ -39,7 +39,7 @@ mod dissector;
 pub mod early_exit;
 pub mod entropy;
 pub(crate) mod hold_rules;
-mod http;
+pub(crate) mod http;
 pub mod listen_port;
 pub mod peer_list;
 pub mod rule_state;

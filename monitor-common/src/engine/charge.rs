@@ -8,7 +8,7 @@
 //!   began as no other protocol. What comes later in a stream may be the work of a web page;
 //! * TCP joined midway: both sides acknowledge each other, and two messages of the protocol came, one of them from the
 //!   subscriber. A page cannot know when a program starts;
-//! * a request that a web page can make a browser send charges nobody;
+//! * a request that a web page can make a browser send charges nobody, and neither does an answer to it;
 //! * association and behaviour: their own conditions say that the subscriber speaks the protocol (`associate.rs`).
 //!   Under these conditions, a flow with a certain label charges a subscriber who says nothing in it, too.
 //!
@@ -207,7 +207,8 @@ fn dialler(state: FlowState, progress: Progress) -> u64 {
     let from_lower = state.first_bit() as u32;
     let spoke = u64::from(progress.evidence & evidence::BOTH_SPOKE);
     let other = progress.rule_flags & (rule_flags::of(rule_flags::OTHER | rule_flags::TEXT, from_lower)) != 0;
-    let known = progress.evidence & (evidence::of(evidence::NON_P2P_LOWER, from_lower) | evidence::SPOOFED) != 0;
+    let known = evidence::of(evidence::NON_P2P_LOWER, from_lower) | evidence::SPOOFED | evidence::OPENED_AS_BROWSER;
+    let known = progress.evidence & known != 0;
     let end = 1 - state.first_bit() as usize;
     let said = progress.inspected(end) != 0;
     if spoke & !opener != 0 && said && !other && !known { opener } else { 0 }

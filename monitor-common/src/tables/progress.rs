@@ -94,6 +94,8 @@ pub mod evidence {
     pub const BOTH_SPOKE: u32 = SPOKE_LOWER | SPOKE_HIGHER;
     /// The flow began with a TCP SYN, so that its first packet came from the connecting side.
     pub const OPENED: u32 = 1 << 2;
+    /// The side that opened the connection began it with text of no P2P protocol, or with TLS, as browsers do.
+    pub const OPENED_AS_BROWSER: u32 = 1 << 3;
     /// The first payload of the lower endpoint had the size and entropy of an MSE handshake.
     pub const MSE_LOWER: u32 = 1 << 4;
     /// That of the higher endpoint had.

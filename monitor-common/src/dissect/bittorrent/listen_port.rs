@@ -1,10 +1,7 @@
 //! Listen ports of BitTorrent: HTTP tracker announces (BEP 3: `port=`), UDP tracker announces (BEP 15: offset 96), and
 //! the DHT's `announce_peer` (BEP 5: `4:porti..e` after the info hash).
 
-use super::super::{
-    http,
-    listen_port::{UNTRUSTED, digits, valid},
-};
+use super::super::listen_port::{digits, valid};
 use crate::parse::payload::Payload;
 
 /// Bytes of an HTTP request that are searched for the port.
@@ -14,11 +11,6 @@ const SCANNED: usize = 400;
 #[inline(never)]
 pub(in crate::dissect) fn http(payload: &Payload, port: &mut u32) {
     if payload.le32(0) == u32::from_le_bytes(*b"GET ") {
-        *port = UNTRUSTED;
-        if !http::is_of_program(payload) {
-            return;
-        }
-        *port = 0;
         find_parameter(payload, port);
         // Through memory: the verifier forgets the place, and walks the rest once for all places.
         let start = *port as usize;

@@ -11,7 +11,7 @@ use crate::{
     dissect::{
         classify,
         entropy::{self, Entropy},
-        is_shallow,
+        http, is_shallow,
         rule_state::{RuleState, rule_flags},
     },
     engine::{associate, budget, reassembly},
@@ -27,6 +27,9 @@ use crate::{
         progress::evidence,
     },
 };
+
+/// First bytes of a TLS record with a handshake message (RFC 8446 section 5.1).
+const TLS_HANDSHAKE: u64 = 0x1603;
 
 /// Inspects a segment with payload.
 #[inline(always)]
@@ -47,6 +50,7 @@ pub fn inspect_tcp<P: Packet, M: Maps>(packet: &P, maps: &M, settings: &Settings
     if scratch.ctx.inspection.hold != 0 {
         reassembly::hold(maps, scratch);
     }
+    record_opening(maps, scratch);
     after_rules(maps, scratch)
 }
 
@@ -179,6 +183,24 @@ fn may_start<const TCP: bool>(ctx: &PacketContext, conversation: Conversation, b
     let opened =
         ctx.inspection.evidence & evidence::OPENED != 0 && conversation.has(mark::of(mark::SYN_LOWER, ctx.sender()));
     u32::from(!TCP | (opened & (first | obfuscated))) & (1 ^ ctx.inspection.ahead)
+}
+
+/// Records [`evidence::OPENED_AS_BROWSER`] when the payload is the first one of the side that opened the connection, no
+/// rule matched it, and it is text, which every HTTP request is, or TLS.
+///
+/// Apart from the rules, and without a branch: the verifier walks it once.
+#[inline(never)]
+fn record_opening<M: Maps>(maps: &M, scratch: &mut Scratch) {
+    let (ctx, payload) = (&mut scratch.ctx, &scratch.payload);
+    let Some(cold) = maps.cold_set(ctx.flow.set_index) else { return };
+    let flags = cold.flow(ctx.flow.way).progress().rule_flags;
+    let higher = 1 ^ ctx.flow.from_lower;
+    let first = ctx.inspection.may_start & flags >> (rule_flags::PAST_START.trailing_zeros() + higher);
+    let text = flags >> (rule_flags::OTHER.trailing_zeros() + higher) | http::is_request(payload) as u32;
+    let tls = is_equal(u64::from(payload.be16(0)), TLS_HANDSHAKE) as u32;
+    let opener = higher ^ FlowState(ctx.flow.state).first_bit() as u32;
+    let opening = first & opener & (text | tls) & 1;
+    ctx.inspection.evidence |= opening << evidence::OPENED_AS_BROWSER.trailing_zeros();
 }
 
 /// Records the entropy of a direction's first payload, which no rule matched, and whether it may start an MSE

@@ -8,7 +8,8 @@ use crate::{
         settings::{InspectionDepth, Settings},
         stage::StageProgram,
     },
-    dissect::{content, listen_port},
+    bpf::branchless::{is_equal, neg},
+    dissect::{content, http, listen_port},
     engine::{associate, budget, charge, commit, learn, source_requests},
     tables::{
         context::{PacketContext, Scratch, Task},
@@ -102,35 +103,35 @@ fn read_sender<M: Maps>(maps: &M, settings: &Settings, scratch: &mut Scratch) {
         return;
     }
     let protocol = protocol_of(ctx);
-    let certain = found && (inspecting || u32::from(protocol) == ctx.flow.protocol);
+    // An answer that gives a flow its label answers a request that no rule knows, such as a browser's.
+    let page = inspecting && ctx.is_tcp() && http::is_answer(payload);
+    let certain = found && !page && (inspecting || u32::from(protocol) == ctx.flow.protocol);
     let started = evidence::of(evidence::STARTED_LOWER, ctx.flow.from_lower);
     if certain && ctx.inspection.may_start != 0 {
         ctx.inspection.evidence |= started;
     }
     ctx.inspection.spoke = u32::from(certain && ctx.inspection.evidence & started != 0);
-    if certain && ctx.inspection.spoofed == 0 {
-        record_message(maps, ctx);
-    }
     listen_port::find_port(ctx.transport(), protocol, payload, &mut ctx.inspection.listen_port);
+    // All ones if any web page can have this sent, else 0: a branch would have the verifier walk what follows twice.
+    let untrusted = neg(is_equal(u64::from(ctx.inspection.listen_port), u64::from(listen_port::UNTRUSTED)));
+    ctx.inspection.spoke &= !untrusted as u32;
+    ctx.inspection.listen_port &= !untrusted as u32;
+    if certain && ctx.inspection.spoofed == 0 {
+        record_message(maps, ctx, untrusted);
+    }
     record_speaker(maps, ctx, protocol);
     source_requests::read_peer_list(maps, settings, scratch, protocol_of(&scratch.ctx));
 }
 
-/// Records that the payload's sender sent a message of the flow's protocol, wherever in its stream.
+/// Records that the payload's sender sent a message of the flow's protocol, wherever in its stream, or, if it is
+/// untrusted, that any web page can have this sent.
 #[inline(always)]
-fn record_message<M: Maps>(maps: &M, ctx: &PacketContext) {
+fn record_message<M: Maps>(maps: &M, ctx: &PacketContext, untrusted: u64) {
     let Some(cold) = maps.cold_set(ctx.flow.set_index) else { return };
     let cold = cold.flow(ctx.flow.way);
     let again = if cold.conversation().has(mark::SAID) { mark::SAID_TWICE } else { 0 };
-    cold.note(mark::of(mark::SAID_LOWER, ctx.sender()) | again);
-}
-
-/// Sets a mark of the flow's conversation.
-#[inline(always)]
-fn note<M: Maps>(maps: &M, ctx: &PacketContext, bits: u64) {
-    if let Some(cold) = maps.cold_set(ctx.flow.set_index) {
-        cold.flow(ctx.flow.way).note(bits);
-    }
+    let said = mark::of(mark::SAID_LOWER, ctx.sender()) | again;
+    cold.note(said & !untrusted | mark::BROWSER & untrusted);
 }
 
 /// Whether a stream joined midway, with frames that BitTorrent and Delivery Optimization share, is of the latter: one
@@ -152,10 +153,6 @@ fn record_speaker<M: Maps>(maps: &M, ctx: &mut PacketContext, protocol: u8) {
     let names_port = !ctx.is_tcp() && protocol == Protocol::BitTorrent as u8;
     if ctx.inspection.spoke == 0 && !names_port {
         ctx.inspection.listen_port = 0;
-    }
-    if ctx.inspection.listen_port == listen_port::UNTRUSTED {
-        (ctx.inspection.spoke, ctx.inspection.listen_port) = (0, 0);
-        note(maps, ctx, mark::BROWSER);
     }
     if (ctx.inspection.spoke | ctx.inspection.listen_port) == 0 {
         return;
