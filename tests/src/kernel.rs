@@ -30,6 +30,15 @@ pub fn may_use_kernel(test: &str) -> Result<bool> {
     Ok(false)
 }
 
+/// Has the calling thread run on this CPU. Where there is one only, the threads interleave instead.
+pub fn pin(cpu: usize) {
+    let mut set = rustix::thread::CpuSet::new();
+    set.set(cpu);
+    if let Err(error) = rustix::thread::sched_setaffinity(None, &set) {
+        println!("CPU {cpu}: {error}");
+    }
+}
+
 /// Small tables, `10.0.0.0/8/32` and `2001:db8::/32/56` as subscribers, and tunnel endpoints in `203.0.113.0/28` and
 /// `2001:db9:1::/64`. Most tests send packets of one side only, so every flow counts as
 /// answered.

@@ -108,6 +108,8 @@ pub enum Carrier {
     Ip,
     /// GRE without optional fields (RFC 2784).
     Gre,
+    /// GRE with a checksum, a key and a sequence number (RFC 2890).
+    GreFull,
 }
 
 impl Carrier {
@@ -120,6 +122,10 @@ impl Carrier {
             Self::Gtpu(extensions) => udp(from, to, &gtpu(extensions, packet)),
             Self::Ip => frame(from, to, if ethernet[12] == 0x08 { 4 } else { 41 }, packet),
             Self::Gre => frame(from, to, 47, &[&[0, 0], &ethernet[12..], packet].concat()),
+            Self::GreFull => {
+                let fields = [0xab, 0xcd, 0, 0, 0, 0, 0, 7, 0, 0, 0, 1];
+                frame(from, to, 47, &[&[0xb0, 0], &ethernet[12..], &fields, packet].concat())
+            }
         }
     }
 }
@@ -147,7 +153,12 @@ fn ports(from: SocketAddr, to: SocketAddr) -> Vec<u8> {
     [from.port().to_be_bytes(), to.port().to_be_bytes()].concat()
 }
 
-fn frame(from: SocketAddr, to: SocketAddr, protocol: u8, content: &[u8]) -> Vec<u8> {
+/// An Ethernet frame with a packet of this IP protocol; ports are not used.
+///
+/// # Panics
+/// When the ends have different IP versions.
+#[must_use]
+pub fn frame(from: SocketAddr, to: SocketAddr, protocol: u8, content: &[u8]) -> Vec<u8> {
     let mut bytes = vec![0x02, 0, 0, 0, 0, 1, 0x02, 0, 0, 0, 0, 2];
     match (from.ip(), to.ip()) {
         (IpAddr::V4(source), IpAddr::V4(destination)) => {

@@ -2,8 +2,11 @@
 //! must still count. On the host and in the kernel, which must agree.
 
 mod budgets;
+mod carriers;
 mod conversations;
 mod forged;
 mod pages;
+mod races;
 mod shares;
+mod spray;
 mod world;

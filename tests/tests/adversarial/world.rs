@@ -136,7 +136,7 @@ impl World {
     }
 
     /// Reads both data paths, which must agree.
-    fn read<T: PartialEq + std::fmt::Debug>(&self, read: impl Fn(&View<'_>) -> T) -> T {
+    pub(crate) fn read<T: PartialEq + std::fmt::Debug>(&self, read: impl Fn(&View<'_>) -> T) -> T {
         let found = read(&self.host.view());
         if let Some(kernel) = &self.kernel {
             assert_eq!(read(&kernel.view()), found, "kernel and host");

@@ -24,7 +24,7 @@ use peertally_datapath::{
     view::{TableRead, node_index_parts},
 };
 use peertally_lab::{CORE, Lab, access, output, require};
-use peertally_tests::{both_datapaths, random::Random, tables::Tables};
+use peertally_tests::{both_datapaths, kernel::pin, random::Random, tables::Tables};
 
 use crate::CPUS;
 
@@ -116,7 +116,7 @@ fn send(
     begun: &AtomicU64,
     stop: Instant,
 ) -> Result<[Counts; FLOWS]> {
-    crate::pin(cpu);
+    pin(cpu);
     let frames: Vec<Vec<u8>> = (0..FLOWS * KINDS).map(|number| frame(number / KINDS, number % KINDS)).collect();
     let contexts: Vec<_> = frames.iter().map(|frame| interfaces.map(|interface| context(frame, interface))).collect();
     let mut sent = [Counts::default(); FLOWS];

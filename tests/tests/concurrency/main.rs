@@ -16,7 +16,11 @@ use peertally_datapath::{
     object::{LoadOptions, LoadedObject},
     view::{TableRead, node_index_parts},
 };
-use peertally_tests::{both_datapaths, kernel::may_use_kernel, tables::Tables};
+use peertally_tests::{
+    both_datapaths,
+    kernel::{may_use_kernel, pin},
+    tables::Tables,
+};
 
 const CPUS: usize = 2;
 
@@ -25,15 +29,6 @@ static BOTH_CPUS: Mutex<()> = Mutex::new(());
 
 fn both_cpus() -> MutexGuard<'static, ()> {
     BOTH_CPUS.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Has the calling thread run on this CPU. Where there is one only, the threads interleave instead.
-fn pin(cpu: usize) {
-    let mut set = rustix::thread::CpuSet::new();
-    set.set(cpu);
-    if let Err(error) = rustix::thread::sched_setaffinity(None, &set) {
-        println!("CPU {cpu}: {error}");
-    }
 }
 
 /// Packets and IP bytes that count for no subscriber: a SYN on one CPU restarted their flow before the other CPU had

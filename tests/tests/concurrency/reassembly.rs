@@ -16,12 +16,12 @@ use monitor_common::{
 use peertally_datapath::{TableSizes, object::LoadedObject, view::TableRead};
 use peertally_tests::{
     both_datapaths,
-    kernel::may_use_kernel,
+    kernel::{may_use_kernel, pin},
     tables::Tables,
     wire::{flag, tcp_at},
 };
 
-use crate::{CPUS, both_cpus, pin};
+use crate::{CPUS, both_cpus};
 
 /// Signatures cut in two: in which segments a stream begins.
 const CUT: [(Protocol, &[u8], &[u8]); 4] = [

@@ -19,6 +19,7 @@ const CEILINGS: &[Ceiling] = &[
     Ceiling { lanes: &[Lane::Accuracy], minutes: 4 },
     Ceiling { lanes: &[Lane::Fuzz], minutes: 2 },
     Ceiling { lanes: &[Lane::Unit, Lane::Tests], minutes: 8 },
+    Ceiling { lanes: &[Lane::Adversarial], minutes: 2 },
     Ceiling { lanes: &[Lane::E2e], minutes: 6 },
     Ceiling { lanes: &[Lane::Bench], minutes: 2 },
 ];

@@ -35,6 +35,8 @@ pub enum Lane {
     Unit,
     /// Integration, differential and kernel tests
     Tests,
+    /// Attacks, each beside its harmless twin
+    Adversarial,
     /// Real clients and servers between network namespaces
     E2e,
     /// The labels on the corpus, compared with nDPI's
@@ -53,6 +55,9 @@ const COMPILING: Duration = Duration::from_secs(15 * 60);
 /// Limit of all tests of the workspace, their compilation included.
 const TESTING: Duration = Duration::from_secs(30 * 60);
 
+/// The integration test that is a lane of its own.
+const ADVERSARIAL: &str = "adversarial";
+
 impl Lane {
     /// Every lane, in this order: those without set-up, those that need packages, those that need a compiled tool.
     pub const ALL: &[Self] = &[
@@ -65,6 +70,7 @@ impl Lane {
         Self::Demo,
         Self::Accuracy,
         Self::Tests,
+        Self::Adversarial,
         Self::E2e,
         Self::Deny,
         Self::Object,
@@ -91,6 +97,7 @@ impl Lane {
             Self::Demo => "`cargo xtask demo`, as a person starts it",
             Self::Unit => "unit and property tests inside the crates",
             Self::Tests => "integration, differential and kernel tests, strict",
+            Self::Adversarial => "attacks on counts, tables and labels, each beside its harmless twin, strict",
             Self::E2e => "real clients and servers between namespaces, one test at a time, strict",
             Self::Fuzz => "libFuzzer on each target, a fixed number of inputs from the named seeds",
             Self::Accuracy => "docs/detection.md says what the captures, the sources and nDPI give",
@@ -109,7 +116,7 @@ impl Lane {
             // The demonstration's packages are the lab's: a running agent is measured in one.
             Self::Bench => &[Need::Ebpf, Need::Demo],
             Self::Demo => &[Need::Demo],
-            Self::Unit | Self::Tests | Self::E2e => &[Need::Tests],
+            Self::Unit | Self::Tests | Self::Adversarial | Self::E2e => &[Need::Tests],
             Self::Accuracy => &[Need::Accuracy],
             Self::Fuzz => &[Need::Fuzz],
             Self::Kernels => &[Need::Kernels],
@@ -148,10 +155,12 @@ impl Lane {
             }
             Self::Unit => tests(mode, outcome, &["--lib", "--bins"], &[], &[]),
             Self::Tests => {
-                let (plain, _) = integration_tests()?;
+                let (mut plain, _) = integration_tests()?;
+                plain.retain(|name| name != ADVERSARIAL);
                 tests(mode, outcome, &[], &plain, &[])?;
                 stream(&mut cargo(&["test", "--workspace", "--locked", "--doc"]), TESTING, |line| outcome.read(line))
             }
+            Self::Adversarial => tests(mode, outcome, &[], &[ADVERSARIAL.to_owned()], &[]),
             // Clients that share two cores with others retransmit late packets, and counts would differ.
             Self::E2e => tests(mode, outcome, &[], &integration_tests()?.1, &["--test-threads=1"]),
             Self::Fuzz => {
@@ -272,7 +281,7 @@ mod tests {
     #[test]
     fn integration_tests_of_every_member_are_found() {
         let (plain, apart) = integration_tests().expect("the repository can be read");
-        for name in ["differential", "object"] {
+        for name in ["differential", "object", ADVERSARIAL] {
             assert!(plain.iter().any(|test| test == name), "{name} in {plain:?}");
         }
         assert!(apart.iter().any(|test| test == "e2e_lab"), "{apart:?}");
