@@ -63,6 +63,9 @@ pub mod tcp_flag {
 }
 
 /// The headers of a frame that carries an IP packet.
+///
+/// Fields that start as zero are no more than three in a row: of a longer row the compiler makes a call of `memset`,
+/// which on the BPF target writes byte after byte.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct Headers {
@@ -76,20 +79,10 @@ pub struct Headers {
     pub outer_destination: Address,
     /// Digest of the outer addresses; 0 outside tunnels.
     pub tunnel: u64,
-    /// Sequence number of the segment, 0 if there is none.
-    pub sequence: u32,
-    /// Acknowledgement number of the segment, 0 if there is none.
-    pub acknowledgement: u32,
     /// IP bytes of the outermost packet, bounded by the wire.
     pub ip_bytes: u32,
     /// Offset of the transport payload in the frame, or of its place after a TCP header without payload.
     pub payload_offset: u32,
-    /// Length of the transport payload in bytes; 0 when there is none or its header cannot be read.
-    pub payload_len: u32,
-    /// Source port, 0 without ports.
-    pub source_port: u16,
-    /// Destination port, 0 without ports.
-    pub destination_port: u16,
     /// IP protocol number of the innermost parsed packet.
     pub protocol: u8,
     /// TCP flags, 0 for other protocols.
@@ -98,14 +91,26 @@ pub struct Headers {
     pub fragment: u8,
     /// Bytes of the TCP header, 0 for other protocols and for a header that cannot be read.
     pub transport_len: u8,
+    /// Source port, 0 without ports.
+    pub source_port: u16,
+    /// Destination port, 0 without ports.
+    pub destination_port: u16,
     /// Time to live or hop limit of the innermost parsed IP packet.
     pub hop_limit: u8,
     /// 1 for the first fragment of a packet.
     pub cut: u8,
     /// Explicit padding.
-    pub reserved: [u8; 6],
+    pub reserved: u16,
+    /// Sequence number of the segment, 0 if there is none.
+    pub sequence: u32,
     /// VLANs of the frame ([`crate::abi::vlan`]), 0 without a tag.
     pub vlans: u32,
+    /// Length of the transport payload in bytes; 0 when there is none or its header cannot be read.
+    pub payload_len: u32,
+    /// Acknowledgement number of the segment, 0 if there is none.
+    pub acknowledgement: u32,
+    /// Explicit padding.
+    pub reserved_end: u32,
 }
 
 const _: () = assert!(core::mem::size_of::<Headers>() == 112);
@@ -113,28 +118,29 @@ const _: () = assert!(core::mem::size_of::<Headers>() == 112);
 impl Headers {
     /// Headers of an IP packet that starts at `start`, without ports.
     #[inline(always)]
-    fn of(network: &network::Network, start: usize) -> Self {
+    fn of(network: &network::Network, start: usize, vlans: u32) -> Self {
         Self {
             source: network.source,
             destination: network.destination,
             outer_source: network.source,
             outer_destination: network.destination,
             tunnel: 0,
-            sequence: 0,
-            acknowledgement: 0,
             ip_bytes: (network.end - start) as u32,
             payload_offset: 0,
-            payload_len: 0,
-            source_port: 0,
-            destination_port: 0,
             protocol: network.protocol,
             tcp_flags: 0,
             fragment: network.fragment,
             transport_len: 0,
+            source_port: 0,
+            destination_port: 0,
             hop_limit: network.hop_limit,
             cut: network.cut,
-            reserved: [0; 6],
-            vlans: 0,
+            reserved: 0,
+            sequence: 0,
+            vlans,
+            payload_len: 0,
+            acknowledgement: 0,
+            reserved_end: 0,
         }
     }
 
@@ -145,21 +151,22 @@ impl Headers {
         outer_source: Address { high: 0, low: 0 },
         outer_destination: Address { high: 0, low: 0 },
         tunnel: 0,
-        sequence: 0,
-        acknowledgement: 0,
         ip_bytes: 0,
         payload_offset: 0,
-        payload_len: 0,
-        source_port: 0,
-        destination_port: 0,
         protocol: 0,
         tcp_flags: 0,
         fragment: 0,
         transport_len: 0,
+        source_port: 0,
+        destination_port: 0,
         hop_limit: 0,
         cut: 0,
-        reserved: [0; 6],
+        reserved: 0,
+        sequence: 0,
         vlans: 0,
+        payload_len: 0,
+        acknowledgement: 0,
+        reserved_end: 0,
     };
 
     /// The flow's key, and 1 if this packet comes from its lower endpoint, else 0.
@@ -226,7 +233,7 @@ pub fn plain_headers<P: Packet>(packet: &P) -> Result<Headers, Reason> {
     if network.fragment != 0 || !network.is_plain(link::ETHERNET_LEN) {
         return Err(Reason::NotIp);
     }
-    let mut headers = Headers::of(&network, link::ETHERNET_LEN);
+    let mut headers = Headers::of(&network, link::ETHERNET_LEN, 0);
     transport::parse(packet, network.offset, network.end, &mut headers);
     if tunnel::may_start(&headers) { Err(Reason::NotIp) } else { Ok(headers) }
 }
@@ -248,8 +255,7 @@ pub fn all_headers<P: Packet>(packet: &P, headers: &mut Headers) -> Result<(), R
         network::ipv6(packet, start, packet.readable(), true)
     }?;
     network::extensions(packet, &mut outer);
-    *headers = Headers::of(&outer, start);
-    headers.vlans = link.vlans;
+    *headers = Headers::of(&outer, start, link.vlans);
     if outer.fragment == 0 {
         let offset = packet.verifier_barrier(outer.offset);
         transport::parse(packet, offset, outer.end, headers);
