@@ -27,7 +27,7 @@ impl<'a> FlowEntry<'a> {
         Some(Self { set, cold: &maps.cold_set(ctx.flow.set_index)?.flows[way], way })
     }
 
-    /// Its [`FlowState`].
+    /// Its state ([`crate::tables::flow_table::FlowState`]).
     #[inline(always)]
     pub(super) fn state_word(&self) -> &'a SharedU64 {
         &self.set.states[self.way]

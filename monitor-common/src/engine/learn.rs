@@ -141,8 +141,7 @@ fn insert_endpoint<M: Maps>(maps: &M, settings: &Settings, ctx: &PacketContext, 
     } else {
         !peer_keys::takes_share(maps, settings, ctx, if own { end } else { 1 - end }, own)
     };
-    let entry = if spared { peer_keys::entry(ctx, false).referred() } else { peer_keys::entry(ctx, own) };
-    peer_keys::insert(maps, settings, tag, ctx, entry);
+    peer_keys::insert(maps, settings, tag, ctx, peer_keys::entry(ctx, own & !spared).referred_if(spared));
 }
 
 /// Clears the learning bits, or that of one direction, so that later packets take the fast path. One side's payloads

@@ -69,13 +69,12 @@ pub(super) fn insert_referred<M: Maps>(maps: &M, settings: &Settings, ctx: &Pack
 #[inline(never)]
 pub(super) fn takes_share<M: Maps>(maps: &M, settings: &Settings, ctx: &PacketContext, end: usize, own: bool) -> bool {
     let tag = subscriber_tag(settings, ctx, end, ctx.flow.protocol as u8);
-    let held = find(maps, settings, tag, ctx.frame.now_s);
-    let Some(entry) = held.after_endpoint(own, peer_cache::share(settings.peer_mask, own)) else {
+    let Some(set) = maps.peer_set(peer_cache::set_index(tag, settings.peer_mask)) else { return false };
+    let takes = set.take_share(tag, own, peer_cache::share(settings.peer_mask, own));
+    if !takes {
         maps.count_event(KernelEvent::PeerShareUsed);
-        return false;
-    };
-    insert(maps, settings, tag, ctx, entry);
-    true
+    }
+    takes
 }
 
 /// The current entry of a tag.

@@ -74,6 +74,13 @@ impl PeerEntry {
         Self(self.0 | REFERRED)
     }
 
+    /// [`Self::referred`] if so, without a branch, which would double the verifier's work.
+    #[inline(always)]
+    #[must_use]
+    pub const fn referred_if(self, referred: bool) -> Self {
+        Self(self.0 | (REFERRED * referred as u64))
+    }
+
     /// Whether the entry is evicted before others: it is only referred, or beyond its subscriber's share.
     #[inline(always)]
     #[must_use]
@@ -254,6 +261,26 @@ impl PeerSet {
             way += 1;
         }
         PeerEntry::EMPTY
+    }
+
+    /// Takes one endpoint, own or remote, from the share of a subscriber; `false` if the share is used up, or the
+    /// subscriber has no entry.
+    #[inline(always)]
+    #[must_use]
+    pub fn take_share(&self, tag: u64, own: bool, share: u32) -> bool {
+        let mut way = 0;
+        while way < WAYS {
+            if self.tags[way].load() == tag {
+                let held = PeerEntry(self.entries[way].load());
+                // If another CPU was first, one endpoint is not counted.
+                return held
+                    .after_endpoint(own, share)
+                    .map(|entry| self.entries[way].replace(held.0, entry.0))
+                    .is_some();
+            }
+            way += 1;
+        }
+        false
     }
 
     /// Inserts the entry of a tag, or refreshes it.

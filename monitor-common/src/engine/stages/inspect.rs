@@ -21,7 +21,7 @@ use crate::{
     },
     tables::{
         context::{PacketContext, Scratch, Task},
-        conversation::{Conversation, mark},
+        conversation::mark,
         flow_table::FlowState,
         maps::Maps,
         progress::evidence,
@@ -137,7 +137,10 @@ fn inspect_payload<P: Packet, M: Maps, const TCP: bool>(
         ctx.inspection.found = 1;
     }
     ctx.inspection.evidence = progress.evidence;
-    ctx.inspection.may_start = may_start::<TCP>(ctx, cold.conversation(), progress.rule_flags);
+    // A SYN of one side restarts a flow, even on a connection that lives on: the other side's stream did not start
+    // then. A router that sees one direction takes the weaker evidence, and keeps no marks of flows it has charged.
+    let syn_seen = (cold.conversation().0 / mark::of(mark::SYN_LOWER, ctx.sender())) | settings.one_way.load();
+    ctx.inspection.may_start = may_start::<TCP>(ctx, syn_seen, progress.rule_flags);
     let inspected = progress.inspect(ctx.is_from_lower(), ctx.inspection.cost());
     ctx.inspection.first = is_equal(u64::from(inspected), 1) as u32 & (1 ^ ctx.inspection.spared);
     if ctx.inspection.found == 0 && ctx.inspection.first != 0 && ctx.has_peer_ports() {
@@ -175,13 +178,10 @@ fn inspect_payload<P: Packet, M: Maps, const TCP: bool>(
 /// none that is ahead of its stream.
 /// Any payload may start a UDP flow.
 #[inline(always)]
-fn may_start<const TCP: bool>(ctx: &PacketContext, conversation: Conversation, before: u32) -> u32 {
+fn may_start<const TCP: bool>(ctx: &PacketContext, syn_seen: u64, before: u32) -> u32 {
     let obfuscated = ctx.inspection.evidence & evidence::of(evidence::HIGH_ENTROPY_LOWER, ctx.flow.from_lower) != 0;
     let first = before & rule_flags::of(rule_flags::PAST_START, ctx.flow.from_lower) == 0;
-    // A SYN of one side restarts a flow, even on a connection that lives on: the other side's stream did not start
-    // then.
-    let opened =
-        ctx.inspection.evidence & evidence::OPENED != 0 && conversation.has(mark::of(mark::SYN_LOWER, ctx.sender()));
+    let opened = (ctx.inspection.evidence & evidence::OPENED != 0) & (syn_seen & 1 != 0);
     u32::from(!TCP | (opened & (first | obfuscated))) & (1 ^ ctx.inspection.ahead)
 }
 
