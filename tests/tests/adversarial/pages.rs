@@ -74,10 +74,8 @@ fn a_picture_in_a_page_charges_nobody() {
     assert_eq!(twin.events(KernelEvent::WatchlistHit), 1);
 }
 
-#[test]
-fn a_server_cannot_make_a_running_connection_look_new() {
-    // A page's upload, which the server holds up by its window; then the server opens the connection anew, as it seems.
-    let mut world = watching("a SYN in a running connection");
+/// A connection in which a page has a browser send more than the server takes at once.
+fn uploading(world: &mut World) -> Connection {
     let (mut connection, opening) = Connection::open(subscriber(50_000), outside(80));
     world.play(&opening);
     world.frame(
@@ -85,6 +83,14 @@ fn a_server_cannot_make_a_running_connection_look_new() {
             .says(true, b"POST /x HTTP/1.1\r\nHost: a\r\nUser-Agent: Mozilla/5.0\r\nContent-Length: 900\r\n\r\n"),
     );
     world.frame(&connection.says(false, b""));
+    connection
+}
+
+#[test]
+fn a_server_cannot_make_a_running_connection_look_new() {
+    // A page's upload, which the server holds up by its window; then the server opens the connection anew, as it seems.
+    let mut world = watching("a SYN in a running connection");
+    let mut connection = uploading(&mut world);
     let (server, browser) = (outside(80), subscriber(50_000));
     world.frame(&tcp_at(server, browser, flag::SYN, (0x2000_0000 - 1, 0), b""));
     for _ in 0..3 {
@@ -98,13 +104,7 @@ fn a_server_cannot_make_a_running_connection_look_new() {
 #[test]
 fn a_server_cannot_make_a_running_connection_look_joined_midway() {
     let mut world = watching("a pause in a running connection");
-    let (mut connection, opening) = Connection::open(subscriber(50_000), outside(80));
-    world.play(&opening);
-    world.frame(
-        &connection
-            .says(true, b"POST /x HTTP/1.1\r\nHost: a\r\nUser-Agent: Mozilla/5.0\r\nContent-Length: 900\r\n\r\n"),
-    );
-    world.frame(&connection.says(false, b""));
+    let mut connection = uploading(&mut world);
     world.now_s += u64::from(PENDING_IDLE_SECONDS) + 1;
     world.settle_idle(PENDING_IDLE_SECONDS);
     let request = b"\0\0\0\x0d\x06\0\0\0\x01\0\0\0\0\0\0\x40\0".repeat(3);
