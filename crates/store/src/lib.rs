@@ -1,0 +1,25 @@
+//! The agent's database: what must survive a restart, in one SQLite file (`peertally.db` in `state_dir`).
+//!
+//! * [`folder`]: the folder and the file, their owner and rights;
+//! * [`migrations`]: the tables, as numbered steps;
+//! * [`writer`]: one thread that writes; whatever waits is committed together;
+//! * [`store`]: opening, and connections for readers; [`failure`]: what can go wrong.
+//!
+//! A write that was acknowledged survives a crash and a loss of power: the write-ahead log is synchronised before the
+//! acknowledgement (<https://www.sqlite.org/pragma.html#pragma_synchronous>, `FULL`). The crate never deletes or
+//! repairs a file that it cannot read.
+//!
+//! This crate knows files, transactions and tables, and no rules: those are in `peertally-core`.
+
+#![forbid(unsafe_code)]
+
+pub mod failure;
+pub mod folder;
+pub mod migrations;
+pub mod store;
+pub mod writer;
+
+pub use failure::{StoreError, WriteFailure};
+pub use rusqlite;
+pub use store::Store;
+pub use writer::Observer;
