@@ -90,8 +90,14 @@ pub const FRESH_SECONDS: u16 = 2;
 /// Largest difference between the clocks of two CPUs, in seconds: a time so little ahead is no great age.
 pub const CLOCK_SKEW_SECONDS: u16 = 16;
 /// Packets in a flow counter at which it is flushed into its tally: half of what 24 bits hold, so that adders on many
-/// CPUs cannot overflow it meanwhile. 2^23 packets of at most 65,575 bytes are half of 2^40 bytes.
+/// CPUs cannot overflow it meanwhile. 2^23 packets of at most [`STATED_BYTES_MAX`] are half of 2^40 bytes.
 pub const FLUSH_PACKETS: u64 = 1 << 23;
+/// Most IP bytes of a packet whose header states its length: an IPv6 header of 40 bytes, and 16 bits of payload.
+/// Merged packets have more, and state none (BIG TCP, up to 512 KiB: `GSO_MAX_SIZE` of include/linux/netdevice.h).
+pub const STATED_BYTES_MAX: u32 = 40 + 65_535;
+/// Bytes in a flow counter at which a merged packet has it flushed before it is added. Together with what
+/// [`FLUSH_PACKETS`] ordinary packets add, and a merged packet of 2^32 bytes on each of many CPUs, that is below 2^40.
+pub const FLUSH_BYTES: u64 = 1 << 38;
 
 /// Credit that a CPU's bucket of the slow path holds, in nanoseconds. Half of it is reserved; the other half must be
 /// longer than the kernel's longest tick, 10 ms (`CONFIG_HZ=100`), by which the bucket is refilled.

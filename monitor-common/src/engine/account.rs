@@ -17,8 +17,8 @@ use crate::{
         context::{PacketContext, Task},
         conversation::{Conversation, mark},
         flow_table::{
-            ColdFlow, ColdSet, FlowSet, FlowState, NO_SLOT, NO_SLOTS, Phase, counter_index, is_full, pack, unpack,
-            unpack_slots, with_slots,
+            ColdFlow, ColdSet, FlowSet, FlowState, NO_SLOT, NO_SLOTS, Phase, counter_index, is_full_of_bytes, pack,
+            unpack, unpack_slots, with_slots,
         },
         maps::{CounterMaps, Maps},
         progress::evidence,
@@ -187,7 +187,7 @@ pub(super) fn count<M: Maps>(maps: &M, ctx: &mut PacketContext, flow: FlowEntry<
     let state = FlowState(word.load());
     let settled = state.phase() == Phase::Settled;
     if settled {
-        let near_overflow = is_full(counter.load());
+        let near_overflow = is_full_of_bytes(counter.load());
         if near_overflow {
             maps.count_event(KernelEvent::FlushedOverflow);
         }

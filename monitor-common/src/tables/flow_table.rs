@@ -19,7 +19,7 @@ use crate::{
     abi::{
         interface::InterfaceEntry,
         limits::{
-            ASSOCIATION_SECONDS, FLUSH_PACKETS, FRESH_SECONDS, IDLE_SECONDS, INSPECTED_PER_DIRECTION,
+            ASSOCIATION_SECONDS, FLUSH_BYTES, FLUSH_PACKETS, FRESH_SECONDS, IDLE_SECONDS, INSPECTED_PER_DIRECTION,
             PENDING_IDLE_SECONDS, SERVER_FLOW_PACKETS, WAYS,
         },
         protocol::Protocol,
@@ -654,6 +654,14 @@ pub const fn unpack(counter: u64) -> (u64, u64) {
 pub const fn is_full(counter: u64) -> bool {
     const { assert!(FLUSH_PACKETS << BYTES_BITS == 1 << 63) }
     (counter as i64) < 0
+}
+
+/// Whether a counter is to be flushed into its tally before a merged packet is added: at [`FLUSH_PACKETS`] or at
+/// [`FLUSH_BYTES`].
+#[inline(always)]
+#[must_use]
+pub const fn is_full_of_bytes(counter: u64) -> bool {
+    counter & (1 << 63 | BYTES_MASK & !(FLUSH_BYTES - 1)) != 0
 }
 
 /// Both slots of a flow in one word.

@@ -6,7 +6,7 @@ use crate::{
         event::KernelEvent,
         interface::InterfaceEntry,
         key::{FlowKey, Seed},
-        limits::WAYS,
+        limits::{STATED_BYTES_MAX, WAYS},
         outcome::PacketOutcome,
         protocol::Verdict,
         settings::Settings,
@@ -96,8 +96,10 @@ fn parse_and_count<P: Packet, M: Maps>(
     let tagged = interface.has_vlans() && vlans != 0;
     let interface = if tagged { vlan_table::find(maps, interface, vlans) } else { interface };
     let fast = FastHeaders::of(&ctx.frame.headers, &seed(settings, interface));
-    let place = if interface.is_of_vlan() && spoofing::is_outside(maps, &ctx.frame.headers, interface) {
-        // The flow's state tells interfaces apart, and roles, but not the VLANs of an interface.
+    let merged = fast.ip_bytes > STATED_BYTES_MAX;
+    let place = if merged || interface.is_of_vlan() && spoofing::is_outside(maps, &ctx.frame.headers, interface) {
+        // The flow's state tells interfaces apart, and roles, but not the VLANs of an interface. Only the next stage
+        // flushes a counter whose bytes would overflow.
         find(&fast, maps, settings)
     } else {
         look_up(&fast, maps, settings, interface)?
