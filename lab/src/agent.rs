@@ -68,8 +68,21 @@ impl<'a> Agent<'a> {
     /// # Errors
     /// The agent ends, or is not ready in time.
     pub fn start(lab: &'a Lab, executable: &Path, toml: &str) -> Result<Self> {
+        Self::spawn(lab, lab.router_command(executable.to_str().context("a path in UTF-8")?), toml)
+    }
+
+    /// As [`Agent::start`], for an agent that may open `files` files.
+    ///
+    /// # Errors
+    /// As [`Agent::start`].
+    pub fn start_with_files(lab: &'a Lab, executable: &Path, toml: &str, files: u64) -> Result<Self> {
+        let mut command = lab.router_command("prlimit");
+        command.arg(format!("--nofile={files}:{files}")).arg(executable);
+        Self::spawn(lab, command, toml)
+    }
+
+    fn spawn(lab: &'a Lab, mut command: Command, toml: &str) -> Result<Self> {
         let file = configuration(lab, toml)?;
-        let mut command = lab.router_command(executable.to_str().context("a path in UTF-8")?);
         command.args(["run", "--config"]).arg(&file);
         let mut agent = Self { lab, process: Process::spawn("peertally", lab.directory(), &mut command)? };
         wait_for("ready agent", Duration::from_secs(60), Duration::from_millis(50), || {

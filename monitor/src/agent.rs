@@ -1,6 +1,7 @@
 //! The running agent: the drain loop, the state that it publishes, and the files that the agent keeps.
 
 pub mod audit;
+pub mod connection_counts;
 pub mod drain_loop;
 pub mod heartbeat;
 pub mod hit_log;

@@ -13,7 +13,7 @@ use monitor_common::abi::settings::InspectionDepth;
 use peertally_core::{analysis::DrainResult, words::Evidence};
 use prometheus::Histogram;
 
-use super::shedding::Shed;
+use super::{connection_counts::ConnectionCounts, shedding::Shed};
 use crate::deliver::HookStats;
 
 /// State of the running agent: the drain thread and the hooks write it, HTTP and the control socket read it.
@@ -29,6 +29,8 @@ pub struct AgentState {
     inspection: InspectionDepth,
     evidence: Evidence,
     start: SystemTime,
+    /// What the metrics port and the control socket refused or gave up.
+    pub connections: ConnectionCounts,
 }
 
 impl fmt::Debug for AgentState {
@@ -56,6 +58,7 @@ impl AgentState {
             inspection,
             evidence,
             start: SystemTime::now(),
+            connections: ConnectionCounts::default(),
         })
     }
 

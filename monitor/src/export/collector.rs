@@ -19,7 +19,7 @@ use super::{
     family::Family,
 };
 use crate::{
-    agent::state::AgentState,
+    agent::{connection_counts::ListenerName, state::AgentState},
     deliver::{HookReport, HookStats, stats::FailureCount},
 };
 
@@ -115,7 +115,17 @@ fn agent_families(state: &AgentState) -> Vec<Family> {
             protocols.add(&[protocol.label(), class.label()], 1.0);
         }
     }
+    let mut open = Family::new(&definitions::CONNECTIONS_OPEN);
+    let mut given_up = Family::new(&definitions::CONNECTIONS_CLOSED);
+    for listener in ListenerName::ALL {
+        open.add(&[listener.label()], state.connections.open(listener) as f64);
+        for (reason, count) in state.connections.given_up(listener) {
+            given_up.add(&[listener.label(), reason.label()], count as f64);
+        }
+    }
     vec![
+        open,
+        given_up,
         build,
         protocols,
         inspection,

@@ -141,6 +141,10 @@ definitions! {
         "Payloads that named content of the watchlist; only in the inspection depth watchlist.";
     PROTOCOL = "/metrics" Gauge "peertally_protocol_info" in "" by ["protocol", "class"]:
         "1, with the class of each protocol; join it to other metrics by protocol.";
+    CONNECTIONS_OPEN = "/metrics" Gauge "peertally_connections_open" in "" by ["listener"]:
+        "Open connections of the metrics port and of the control socket.";
+    CONNECTIONS_CLOSED = "/metrics" Counter "peertally_connections_given_up_total" in "" by ["listener", "reason"]:
+        "Connections that were refused or given up: header_timeout, write_timeout, answer_timeout, displaced by a new one, full, too_many_streams, no_descriptor, foreign_user.";
     BUILD = "/metrics" Gauge "peertally_build_info" in "" by ["version"]:
         "1, with the version of the agent.";
     START_TIME = "/metrics" Gauge "peertally_start_time_seconds" in "seconds" by []:

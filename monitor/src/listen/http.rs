@@ -22,7 +22,11 @@ use tokio::sync::{Semaphore, mpsc};
 
 use super::encoding::Encoding;
 use crate::{
-    agent::{AgentInfo, AgentState, Heartbeat, shedding::Shed},
+    agent::{
+        AgentInfo, AgentState, Heartbeat,
+        connection_counts::{GivenUp, ListenerName},
+        shedding::Shed,
+    },
     export::{
         collector::Exposition,
         status::Status,
@@ -33,8 +37,10 @@ use crate::{
 
 /// Content type of the text format.
 const TEXT_FORMAT: &str = "text/plain; version=0.0.4; charset=utf-8";
-/// Streams of `/metrics/subscribers` at a time.
+/// Streams of every subscriber at a time, for each listener: readers of one cannot take the places of the other.
 const STREAMS: usize = 2;
+/// Answers of `/metrics` that are written at a time, each on a thread of its own.
+const EXPOSITIONS: usize = 4;
 /// Pieces of a stream that may wait for a slow reader.
 const PIECES_AHEAD: usize = 4;
 
@@ -51,7 +57,8 @@ pub struct HttpContext {
     pub heartbeat: Arc<Heartbeat>,
     /// Static facts of the agent.
     pub info: Arc<AgentInfo>,
-    streams: Arc<Semaphore>,
+    streams: [Arc<Semaphore>; ListenerName::ALL.len()],
+    expositions: Arc<Semaphore>,
 }
 
 impl HttpContext {
@@ -64,7 +71,8 @@ impl HttpContext {
             pseudonyms,
             heartbeat,
             info: Arc::new(info),
-            streams: Arc::new(Semaphore::new(STREAMS)),
+            streams: ListenerName::ALL.map(|_| Arc::new(Semaphore::new(STREAMS))),
+            expositions: Arc::new(Semaphore::new(EXPOSITIONS)),
         }
     }
 }
@@ -104,7 +112,13 @@ async fn landing(State(context): State<HttpContext>) -> Html<String> {
 
 async fn metrics(State(context): State<HttpContext>, headers: HeaderMap) -> Response {
     let encoding = Encoding::of(&headers);
-    match tokio::task::spawn_blocking(move || encoding.writer().whole(context.exposition.text())).await {
+    let place = Arc::clone(&context.expositions).acquire_owned().await;
+    match tokio::task::spawn_blocking(move || {
+        let _place = place;
+        encoding.writer().whole(context.exposition.text())
+    })
+    .await
+    {
         Ok(Ok(text)) => ([(header::CONTENT_TYPE, TEXT_FORMAT)], encoding.headers(), text).into_response(),
         Ok(Err(error)) => unwritten(&error),
         Err(error) => unwritten(&error),
@@ -168,7 +182,7 @@ async fn all_subscribers(
     };
     let pseudonyms = context.pseudonyms.clone();
     let encoding = Encoding::of(&headers);
-    streamed(&context, TEXT_FORMAT, encoding, move |send| {
+    streamed(&context, ListenerName::Metrics, TEXT_FORMAT, encoding, move |send| {
         subscribers::write(&published.snapshot, &pseudonyms, shard, send);
     })
 }
@@ -177,7 +191,7 @@ async fn tallies(State(context): State<HttpContext>) -> Response {
     let Some(published) = context.state.published() else {
         return (StatusCode::SERVICE_UNAVAILABLE, "no drain yet\n").into_response();
     };
-    streamed(&context, "application/x-ndjson", Encoding::Identity, move |send| {
+    streamed(&context, ListenerName::Control, "application/x-ndjson", Encoding::Identity, move |send| {
         tally_stream::write(&published.snapshot, send)
     })
 }
@@ -185,11 +199,13 @@ async fn tallies(State(context): State<HttpContext>) -> Response {
 /// Answers with what `write` hands on, piece by piece, so that memory does not grow with the number of subscribers.
 fn streamed(
     context: &HttpContext,
+    listener: ListenerName,
     content_type: &'static str,
     encoding: Encoding,
     write: impl FnOnce(&mut dyn FnMut(String) -> bool) + Send + 'static,
 ) -> Response {
-    let Ok(place) = Arc::clone(&context.streams).try_acquire_owned() else {
+    let Ok(place) = Arc::clone(&context.streams[listener as usize]).try_acquire_owned() else {
+        context.state.connections.count(listener, GivenUp::TooManyStreams);
         let text = "too many scrapes of every subscriber at once; scrape one shard after another\n";
         return (StatusCode::SERVICE_UNAVAILABLE, text).into_response();
     };

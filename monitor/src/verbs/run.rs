@@ -25,6 +25,7 @@ use crate::{
     agent::{
         AgentInfo, AgentState, Heartbeat,
         audit::{Audit, AuditError, DepthChange},
+        connection_counts::ListenerName,
         drain_loop::DrainLoop,
         hit_log::HitLog,
         logging,
@@ -35,6 +36,8 @@ use crate::{
     export::collector::drain_histogram,
     listen::{
         addresses::{self, ControlSocket, ListenError},
+        connections::Limits,
+        descriptors::{self, DescriptorError},
         http::{self, HttpContext},
         serve,
     },
@@ -53,6 +56,9 @@ pub enum RunError {
     /// An address is taken.
     #[error(transparent)]
     Listen(#[from] ListenError),
+    /// Too few descriptors.
+    #[error(transparent)]
+    Descriptors(#[from] DescriptorError),
     /// The pseudonym key.
     #[error(transparent)]
     Pseudonyms(#[from] PseudonymKeyError),
@@ -97,6 +103,7 @@ impl ExitCause for RunError {
             Self::Config(error) => error.exit(),
             Self::Plan(error) => error.exit(),
             Self::Listen(error) => error.exit(),
+            Self::Descriptors(error) => error.exit(),
             Self::Pseudonyms(PseudonymKeyError::Io { source, .. })
             | Self::Audit(AuditError::Io { source, .. })
             | Self::HitLog { source, .. }
@@ -159,6 +166,8 @@ async fn serve<D: Datapath>(
     bound: Option<oneshot::Sender<std::net::SocketAddr>>,
 ) -> Result<(), RunError> {
     let resolved = Arc::new(resolved);
+    let deliveries = resolved.hooks.iter().map(|hook| hook.concurrency).sum();
+    let connections = descriptors::metrics_connections(descriptors::raise_limit(), deliveries)?;
     let tcp = addresses::tcp(resolved.listen)?;
     let address = tcp.local_addr().map_err(RunError::Runtime)?;
     let (control, _control_socket) = ControlSocket::bind(&resolved.control_socket)?;
@@ -188,8 +197,22 @@ async fn serve<D: Datapath>(
     let control = tokio::net::UnixListener::from_std(control).map_err(RunError::Runtime)?;
     let (end_http, http_ends) = watch::channel(());
     let servers = [
-        serve::spawn("metrics server", tcp, http::public(&context), http_ends.clone()),
-        serve::spawn("control socket", control, http::control(&context), http_ends),
+        serve::spawn(
+            ListenerName::Metrics,
+            Limits::of(connections),
+            tcp,
+            http::public(&context),
+            Arc::clone(&state),
+            http_ends.clone(),
+        ),
+        serve::spawn(
+            ListenerName::Control,
+            Limits::of(descriptors::CONTROL_CONNECTIONS),
+            control,
+            http::control(&context),
+            Arc::clone(&state),
+            http_ends,
+        ),
     ];
     let (end_drain, drain_ends) = mpsc::channel::<()>();
     let drain_loop = DrainLoop {

@@ -31,6 +31,16 @@ pub(crate) async fn get(address: SocketAddr, path: &str) -> (u16, String) {
 }
 
 async fn serve(text: &str, drained: bool, heartbeat: Duration) -> SocketAddr {
+    let context = context(text, drained, heartbeat);
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("bound");
+    let address = listener.local_addr().expect("address");
+    let router = public(&context);
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    address
+}
+
+/// What the handlers read: three thousand subscribers, if there was a drain.
+pub(crate) fn context(text: &str, drained: bool, heartbeat: Duration) -> HttpContext {
     let resolved = Arc::new(crate::config::parse(Path::new("p.toml"), text, &Overrides::default()).expect("valid"));
     let state = AgentState::new(InspectionDepth::Framing, resolved.evidence(), Vec::new(), drain_histogram());
     let pseudonyms = Pseudonyms::with_key([1; 32]);
@@ -43,12 +53,7 @@ async fn serve(text: &str, drained: bool, heartbeat: Duration) -> SocketAddr {
         let mut analysis = Analysis::new(resolved.analysis_options(), pseudonyms.clone());
         state.publish(analysis.take(kernel.drain_at(Duration::ZERO), Default::default).0);
     }
-    let context = HttpContext::new(state, pseudonyms, Arc::new(Heartbeat::new(heartbeat)), AgentInfo::of(&resolved));
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("bound");
-    let address = listener.local_addr().expect("address");
-    let router = public(&context);
-    tokio::spawn(async move { axum::serve(listener, router).await });
-    address
+    HttpContext::new(state, pseudonyms, Arc::new(Heartbeat::new(heartbeat)), AgentInfo::of(&resolved))
 }
 
 #[tokio::test]
