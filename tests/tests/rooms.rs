@@ -206,6 +206,7 @@ const ROOMS: [(&str, &[&str]); 5] = [
         "crates/datapath/src",
         &[
             "error",
+            "owned",
             "table_sizes",
             "mapped",
             "view",

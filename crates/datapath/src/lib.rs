@@ -19,6 +19,7 @@ mod interface_tables;
 pub mod mapped;
 pub mod mapped_tables;
 pub mod object;
+pub mod owned;
 pub mod table_memory;
 pub mod table_sizes;
 pub mod test_run;

@@ -1,10 +1,11 @@
 //! Binds the agent's addresses before anything is attached, so that a port in use stops the start and not the counting.
 
 use std::{
-    fs, io,
+    fs::{self, DirBuilder},
+    io,
     net::{SocketAddr, TcpListener},
     os::unix::{
-        fs::{FileTypeExt, PermissionsExt},
+        fs::{DirBuilderExt as _, FileTypeExt, PermissionsExt},
         net::{UnixListener, UnixStream},
     },
     path::{Path, PathBuf},
@@ -99,7 +100,7 @@ impl ControlSocket {
         match fs::symlink_metadata(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 if let Some(directory) = path.parent() {
-                    fs::create_dir_all(directory).map_err(failed)?;
+                    DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(failed)?;
                 }
             }
             Err(error) => return Err(failed(error)),

@@ -18,7 +18,10 @@ use peertally_core::{
     analysis::Analysis,
     exit::{Exit, ExitCause},
 };
-use peertally_datapath::Datapath;
+use peertally_datapath::{
+    Datapath,
+    owned::{self, OwnedError},
+};
 use tokio::sync::{oneshot, watch};
 
 use crate::{
@@ -56,6 +59,9 @@ pub enum RunError {
     /// An address is taken.
     #[error(transparent)]
     Listen(#[from] ListenError),
+    /// The folder of the state cannot be trusted.
+    #[error(transparent)]
+    Owned(#[from] OwnedError),
     /// Too few descriptors.
     #[error(transparent)]
     Descriptors(#[from] DescriptorError),
@@ -104,6 +110,7 @@ impl ExitCause for RunError {
             Self::Plan(error) => error.exit(),
             Self::Listen(error) => error.exit(),
             Self::Descriptors(error) => error.exit(),
+            Self::Owned(error) => error.exit(),
             Self::Pseudonyms(PseudonymKeyError::Io { source, .. })
             | Self::Audit(AuditError::Io { source, .. })
             | Self::HitLog { source, .. }
@@ -171,6 +178,7 @@ async fn serve<D: Datapath>(
     let tcp = addresses::tcp(resolved.listen)?;
     let address = tcp.local_addr().map_err(RunError::Runtime)?;
     let (control, _control_socket) = ControlSocket::bind(&resolved.control_socket)?;
+    owned::folder(&resolved.state_dir)?;
     let pseudonyms = pseudonym_key::open(&resolved.pseudonym_key_file)?;
     let dispatcher = Arc::new(Dispatcher::start(&resolved.hooks)?);
     let state = AgentState::new(

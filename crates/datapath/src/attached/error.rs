@@ -5,7 +5,10 @@ use std::{io, path::PathBuf};
 use aya::{pin::PinError, programs::ProgramError};
 use peertally_core::exit::{Exit, ExitCause};
 
-use crate::error::{ObjectError, is_denied};
+use crate::{
+    error::{ObjectError, is_denied},
+    owned::OwnedError,
+};
 
 /// See the module documentation.
 #[derive(Debug, thiserror::Error)]
@@ -74,6 +77,9 @@ pub enum AttachError {
         #[source]
         source: io::Error,
     },
+    /// A folder or a file of the agent cannot be trusted.
+    #[error(transparent)]
+    Owned(#[from] OwnedError),
     /// The BPF file system cannot be used.
     #[error(
         "cannot keep pins in {path}: {source}. Is a BPF file system mounted there (`mount -t bpf bpf /sys/fs/bpf`)?"
@@ -160,6 +166,7 @@ fn root_cause(error: &dyn std::error::Error) -> String {
 impl ExitCause for AttachError {
     fn exit(&self) -> Exit {
         let denied = match self {
+            Self::Owned(error) => return error.exit(),
             Self::Object(error) => error.is_missing_rights(),
             Self::Lock { source, .. } | Self::PinFolder { source, .. } | Self::Remove { source, .. } => {
                 is_denied(source)

@@ -14,9 +14,13 @@ use std::{
 };
 
 use monitor_common::abi::limits::SCHEMA_VERSION;
-use rustix::thread::{MembarrierCommand, membarrier};
+use rustix::{
+    mount::MountFlags,
+    thread::{MembarrierCommand, membarrier},
+};
 
 use super::error::AttachError;
+use crate::owned;
 
 /// Mount point of the BPF file system.
 const BPF_FILE_SYSTEM: &str = "/sys/fs/bpf";
@@ -113,11 +117,14 @@ pub(super) fn prepare() -> Result<PathBuf, AttachError> {
     let path = folder();
     let error = |source| AttachError::PinFolder { path: path.clone(), source };
     if !is_bpf_file_system(Path::new(BPF_FILE_SYSTEM)) {
-        rustix::mount::mount("bpf", BPF_FILE_SYSTEM, "bpf", rustix::mount::MountFlags::empty(), None)
+        // As systemd mounts it: whoever can write it could unpin the program of others.
+        let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+        rustix::mount::mount("bpf", BPF_FILE_SYSTEM, "bpf", flags, c"mode=0700")
             .map_err(|errno| error(errno.into()))?;
         tracing::info!("mounted the BPF file system at {BPF_FILE_SYSTEM}");
     }
-    fs::create_dir_all(&path).map_err(error)?;
+    owned::folder(&base())?;
+    owned::folder(&path)?;
     Ok(path)
 }
 
@@ -132,8 +139,9 @@ fn is_bpf_file_system(path: &Path) -> bool {
 pub(super) fn lock() -> Result<File, AttachError> {
     let path = Path::new(LOCK_FOLDER).join("run.lock");
     let error = |source| AttachError::Lock { path: path.clone(), source };
-    fs::create_dir_all(LOCK_FOLDER).map_err(error)?;
-    let file = File::options().create(true).truncate(false).write(true).open(&path).map_err(error)?;
+    // Whoever can open the file can hold its lock.
+    owned::folder(Path::new(LOCK_FOLDER))?;
+    let file = owned::file(&path)?;
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => Err(AttachError::Running { lock: path }),
@@ -152,6 +160,8 @@ fn is_link(pin: &Path) -> bool {
 pub(super) fn remove_all() -> Result<Vec<PathBuf>, AttachError> {
     let mut removed = Vec::new();
     let base = base();
+    // In a folder of somebody else, an entry could be a link to anywhere.
+    owned::check_folder(&base)?;
     let folders = match fs::read_dir(&base) {
         Ok(folders) => folders,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(removed),
