@@ -24,7 +24,7 @@ case "$SANDBOX/" in
 esac
 for folder in /etc/peertally /usr/local/bin /usr/local/lib /var/lib/peertally /run/peertally /etc/systemd/system; do
     test -d "$folder" || { mkdir -p "$folder" && echo "$folder" >> "$MADE"; }
-    mount -t tmpfs tmpfs "$folder"
+    mount -t tmpfs -o mode=755 tmpfs "$folder"
 done
 mount -t sysfs sysfs /sys
 mkdir -p /sys/fs/bpf && mount -t bpf bpf /sys/fs/bpf
