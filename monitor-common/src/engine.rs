@@ -19,6 +19,8 @@ mod known_peers;
 mod learn;
 mod peer_keys;
 mod reassembly;
+#[cfg(not(target_arch = "bpf"))]
+pub mod release;
 mod server_flow;
 mod shedding;
 mod source_requests;

@@ -210,6 +210,7 @@ const ROOMS: [(&str, &[&str]); 5] = [
             "table_sizes",
             "mapped",
             "view",
+            "released_flows",
             "mapped_tables",
             "interface_tables",
             "object",
@@ -223,7 +224,7 @@ const ROOMS: [(&str, &[&str]); 5] = [
     ("monitor/src", &["skip", "generated", "deliver", "config", "agent", "export", "listen", "verbs", "cli"]),
 ];
 /// Parts of the engine, each of which uses only those before it.
-const ENGINE: [&str; 20] = [
+const ENGINE: [&str; 21] = [
     "flow_entry",
     "budget",
     "crowding",
@@ -233,6 +234,7 @@ const ENGINE: [&str; 20] = [
     "tally_slots",
     "subscribers",
     "account",
+    "release",
     "watchlist",
     "peer_keys",
     "known_peers",

@@ -1,7 +1,7 @@
 //! The operator's list of content hashes: hashes of notices already received.
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     path::{Path, PathBuf},
 };
 
@@ -15,7 +15,7 @@ pub const MAX_ENTRIES: usize = 1 << 20;
 pub struct Watchlist {
     /// The content, by entry number.
     pub entries: Vec<ContentHash>,
-    /// Line of each entry in the file.
+    /// Line of each entry in the file; 0 for an entry that was taken off the list.
     pub lines: Vec<u32>,
     /// BLAKE3 of the file, in hexadecimal.
     pub digest: String,
@@ -71,6 +71,31 @@ impl Watchlist {
             return Err(WatchlistError::TooLong { path: path.to_owned(), entries: list.entries.len() });
         }
         Ok(list)
+    }
+
+    /// The list with the entry numbers of the list before, which flows may name: content of both keeps its number, and
+    /// the number of content that was taken off is not used again.
+    #[must_use]
+    pub fn numbered_after(&self, before: &Self) -> Self {
+        let lines: HashMap<ContentHash, u32> =
+            self.entries.iter().copied().zip(self.lines.iter().copied()).filter(|(_, line)| *line != 0).collect();
+        let known: HashSet<&ContentHash> = before.entries.iter().collect();
+        let added = self.entries.iter().filter(|entry| lines.contains_key(entry) && !known.contains(entry));
+        let entries: Vec<ContentHash> = before.entries.iter().chain(added).copied().collect();
+        let lines = entries.iter().map(|entry| lines.get(entry).copied().unwrap_or(0)).collect();
+        Self { entries, lines, digest: self.digest.clone() }
+    }
+
+    /// Content on the list, with its number.
+    pub fn in_force(&self) -> impl Iterator<Item = (u32, &ContentHash)> {
+        let numbered = (0..).zip(self.entries.iter().zip(&self.lines));
+        numbered.filter(|(_, (_, line))| **line != 0).map(|(number, (entry, _))| (number, entry))
+    }
+
+    /// Entries on the list.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.lines.iter().filter(|line| **line != 0).count()
     }
 }
 

@@ -2,10 +2,14 @@
 //!
 //! A pool is a prefix with the length of the block that each subscriber gets (`docs/architecture.md#subscribers`).
 
+mod change;
+
 use std::{fmt, net::IpAddr, str::FromStr};
 
 use ipnet::IpNet;
 use monitor_common::{abi::key::Address, tables::pool_table};
+
+pub use change::{BlockFate, PoolChange};
 
 /// Block length of one IPv4 subscriber when none is given.
 pub const DEFAULT_ASSIGN_IPV4: u8 = 32;

@@ -29,6 +29,7 @@ pub use error::AttachError;
 use crate::{
     Datapath,
     object::{LoadOptions, LoadedObject, MonitoredInterface},
+    released_flows::{self, ReleasedFlows},
 };
 
 /// See the module documentation.
@@ -38,7 +39,8 @@ pub struct AttachedDatapath {
     drain: drain::Drain,
     /// Names by interface number.
     interfaces: Vec<Arc<str>>,
-    pools: u64,
+    /// The configuration in force.
+    options: LoadOptions,
     /// Verdict writes that failed in this process; always 0 unless there is a bug.
     internal_errors: u64,
     kernel_log: Option<EbpfLogger<&'static dyn log::Log>>,
@@ -81,8 +83,12 @@ impl AttachedDatapath {
             None
         });
         attach::attach_all(&mut object, &targets, mode)?;
+        // A packet holds no way of the flow table for long. Whoever does so now has died.
+        let abandoned = released_flows::release_abandoned(&object.view(), pins::wait_for_packets);
         // Configure only now: a refused start must not change a program that is already counting.
-        object.configure(options)?;
+        let change = object.configure(options)?.from_any();
+        let released = released_flows::release_flows(&object.view(), &change, pins::wait_for_packets);
+        report_released(&ReleasedFlows { abandoned, ..released });
         let interfaces = interface_names(&object, &targets);
         let object_settings = object.map_settings()?;
         Ok(Self {
@@ -90,12 +96,27 @@ impl AttachedDatapath {
             targets,
             drain: drain::Drain::default(),
             interfaces,
-            pools: options.pools.len() as u64,
-            internal_errors: 0,
+            options: options.clone(),
+            internal_errors: released.internal_errors,
             kernel_log,
             _clock: program_clock::ProgramClock::start(object_settings)?,
             _lock: lock,
         })
+    }
+}
+
+/// Says which flows were released.
+fn report_released(released: &ReleasedFlows) {
+    if released.abandoned > 0 {
+        tracing::warn!(flows = released.abandoned, "an earlier agent died while it released flows: released them");
+    }
+    if !released.is_nothing() {
+        tracing::info!(
+            ended = released.ended,
+            uncharged = released.uncharged,
+            busy = released.busy,
+            "released the flows of subscribers whose pool changed"
+        );
     }
 }
 
@@ -156,7 +177,7 @@ impl Datapath for AttachedDatapath {
         let spoofed = spoofed.map(|(reason, tallies)| (reason, interface_counts(&tallies, &self.interfaces))).collect();
         let watching = view.settings.inspection.load() == InspectionDepth::Watchlist as u64;
         let watchlist = if watching { self.object.watchlist_tallies()? } else { Vec::new() };
-        let context = drain::DrainContext { interfaces: &self.interfaces, pools: self.pools };
+        let context = drain::DrainContext { interfaces: &self.interfaces, pools: self.options.pools.len() as u64 };
         let mut snapshot = self.drain.snapshot(&view, read, begun, &context);
         snapshot.skipped = skipped;
         snapshot.events = events;
@@ -174,6 +195,33 @@ impl Datapath for AttachedDatapath {
             log.flush();
         }
         Ok(snapshot)
+    }
+
+    fn apply(&mut self, configured: &LoadOptions, interfaces: &[Interface]) -> Result<ReleasedFlows, AttachError> {
+        let mut targets = Vec::new();
+        for Interface { name, role, realm, prefixes, vlans } in interfaces.iter().cloned() {
+            let Some(target) = self.targets.iter().find(|target| *target.name == *name) else { continue };
+            targets.push(MonitoredInterface { role, realm, prefixes, vlans, ..target.clone() });
+        }
+        let pin_folder = self.options.pin_folder.clone();
+        let options = LoadOptions { pin_folder, interfaces: targets.clone(), ..configured.clone() };
+        let change = match self.object.configure(&options) {
+            Ok(change) => change,
+            Err(error) => {
+                if let Err(undo) = self.object.configure(&self.options) {
+                    tracing::error!(%undo, "cannot write the configuration before back; restart the agent");
+                }
+                return Err(error.into());
+            }
+        };
+        (self.targets, self.options) = (targets, options);
+        let mut released = ReleasedFlows::default();
+        if !change.is_empty() {
+            released = released_flows::release_flows(&self.object.view(), &change, pins::wait_for_packets);
+            self.internal_errors += released.internal_errors;
+            report_released(&released);
+        }
+        Ok(released)
     }
 
     fn finish(mut self, on_exit: OnExit) -> Result<(), AttachError> {

@@ -34,10 +34,11 @@ use monitor_common::{
         token_bucket::PacketTally,
     },
 };
-use peertally_core::pool::{Pool, keyed, keyed_pools, pool_words};
+use peertally_core::pool::{Pool, PoolChange, keyed, keyed_pools, pool_words};
 
 use super::{
     interface_tables::{InterfaceTables, MonitoredInterface},
+    released_flows::{ReleasedFlows, release_flows},
     table_sizes::TableSizes,
     view::View,
 };
@@ -174,6 +175,15 @@ impl HostDataPath {
     pub fn set_interfaces(&mut self, interfaces: &[MonitoredInterface]) {
         self.interfaces = InterfaceTables::new(interfaces, &self.configured_pools);
         self.vlan_words = self.interfaces.vlan_words(|index| Some(number_of(index)));
+    }
+
+    /// Replaces the pools, and releases the flows of subscribers whose pool changed.
+    pub fn set_pools(&mut self, pools: &[Pool]) -> ReleasedFlows {
+        let keyed = longest_first(keyed_pools(pools));
+        let change = PoolChange::new(&self.pools, &keyed);
+        self.pool_table = pool_words(&keyed).into();
+        (self.pools, self.configured_pools) = (keyed, pools.to_vec());
+        release_flows(&self.view(), &change, || {})
     }
 
     /// Names the endpoints between which the inner addresses of tunnels are charged; before, there are none.

@@ -6,11 +6,12 @@
 //! * [`object`]: the BPF object, loaded and configured;
 //! * [`mapped`]: memory mappings of its array maps; [`mapped_tables`]: those that a drain reads;
 //! * [`attached`]: the object attached to interfaces, for `run`;
+//! * [`released_flows`]: flows of subscribers whose pool changed;
 //! * [`table_sizes`]: capacities of the tables; [`table_memory`]: memory that they take;
 //! * [`error`]: errors of the object and its maps;
 //! * [`test_run`]: the object driven by the kernel's test runner, for `replay --engine kernel` and tests.
 
-use peertally_core::{exit::ExitCause, snapshot::Snapshot, words::OnExit};
+use peertally_core::{exit::ExitCause, interface::Interface, snapshot::Snapshot, words::OnExit};
 
 pub mod attached;
 pub mod error;
@@ -20,12 +21,15 @@ pub mod mapped;
 pub mod mapped_tables;
 pub mod object;
 pub mod owned;
+pub mod released_flows;
 pub mod table_memory;
 pub mod table_sizes;
 pub mod test_run;
 pub mod view;
 
 pub use error::ObjectError;
+pub use object::LoadOptions;
+pub use released_flows::ReleasedFlows;
 pub use table_sizes::TableSizes;
 
 /// A program that counts, and its tables. Used by one thread; calls may block.
@@ -38,6 +42,15 @@ pub trait Datapath: Send + 'static {
     /// # Errors
     /// When a table cannot be read. The next call reports what this one could not: nothing is lost.
     fn drain(&mut self) -> Result<Snapshot, Self::Error>;
+
+    /// Applies another configuration while the program counts: pools, tunnel endpoints, roles, realms, prefixes and VLANs
+    /// of the interfaces, inspection depth, watchlist, heuristic tier and bound of the slow path. Table sizes and the
+    /// names of the interfaces are those of the start. Flows of subscribers whose pool changed are released.
+    ///
+    /// # Errors
+    /// When a table cannot be written; then the configuration before is in force again, as far as the tables can be
+    /// written.
+    fn apply(&mut self, options: &LoadOptions, interfaces: &[Interface]) -> Result<ReleasedFlows, Self::Error>;
 
     /// Leaves the program attached, or detaches it and removes its pins.
     ///

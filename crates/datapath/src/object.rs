@@ -27,14 +27,14 @@ use monitor_common::{
         settings::{Heuristic, InspectionDepth, Settings, Shedding},
         spoofing::{SpoofReason, spoofed_index},
         tally::{KeyWords, TallyKey},
-        watch::{ContentHash, WatchHit},
+        watch::WatchHit,
     },
     bpf::shared_u64::SharedU64,
     tables::token_bucket::PacketTally,
 };
 use peertally_core::{
     content_list::Watchlist,
-    pool::{Pool, keyed, keyed_pools, pool_words},
+    pool::{Pool, PoolChange, keyed, keyed_pools, pool_words},
 };
 
 pub use super::interface_tables::MonitoredInterface;
@@ -43,7 +43,7 @@ use super::{
     interface_tables::{InterfaceTables, SetPrefix},
     mapped::{MappedArray, map_array},
     mapped_tables::MappedTables,
-    table_sizes::TableSizes,
+    table_sizes::{TableSizes, watchlist_room},
     view::View,
 };
 
@@ -171,7 +171,7 @@ impl LoadedObject {
             loader.map_max_entries(name, entries);
         }
         loader
-            .map_max_entries("WATCHLIST", (options.watchlist.entries.len() as u32).max(1))
+            .map_max_entries("WATCHLIST", watchlist_room(options.watchlist.count()))
             .override_global("REPLAYING", &replaying, true)
             .override_global("AYA_LOG_LEVEL", &options.log_level, true);
         if let Some(folder) = &options.pin_folder {
@@ -196,24 +196,32 @@ impl LoadedObject {
         };
         object.check_sizes(&options.sizes)?;
         object.number_interfaces(&options.interfaces);
-        object.write_watchlist(&options.watchlist.entries)?;
+        object.write_watchlist(&options.watchlist)?;
         if fresh {
             object.configure(options)?;
         }
         Ok(object)
     }
 
-    /// Applies pools, tunnel endpoints, roles of interfaces and inspection depth. Fresh maps get them when loaded. For
-    /// pinned maps, into which a program may be counting, the caller decides when.
+    /// Applies pools, tunnel endpoints, roles of interfaces, inspection depth and watchlist. Fresh maps get them when
+    /// loaded. For pinned maps, into which a program may be counting, the caller decides when; flows of subscribers
+    /// whose pool changed are the caller's task, too ([`crate::released_flows`]).
     ///
     /// # Errors
     /// When a map cannot be written.
-    pub fn configure(&mut self, options: &LoadOptions) -> Result<(), ObjectError> {
+    pub fn configure(&mut self, options: &LoadOptions) -> Result<PoolChange, ObjectError> {
+        if options.inspection == InspectionDepth::Watchlist {
+            // First the list, so that nothing is compared with another one.
+            self.write_watchlist(&options.watchlist)?;
+        }
         let settings = self.view().settings;
         settings.inspection.store(options.inspection as u64);
         settings.heuristic.store(options.heuristic.map_or(0, Heuristic::to_bits));
         options.write_shedding(settings);
         settings.one_way.store(u64::from(options.one_way));
+        if options.inspection != InspectionDepth::Watchlist {
+            self.write_watchlist(&Watchlist::default())?;
+        }
         self.write_interfaces(&options.interfaces, &options.pools)?;
         self.write_tunnel_endpoints(&options.tunnel_endpoints)?;
         self.write_pools(&options.pools)
@@ -410,25 +418,52 @@ impl LoadedObject {
         hits
     }
 
-    fn write_watchlist(&mut self, entries: &[ContentHash]) -> Result<(), ObjectError> {
+    /// Replaces the list: content that was taken off first, so that the new list has room.
+    fn write_watchlist(&mut self, watchlist: &Watchlist) -> Result<(), ObjectError> {
         let name = "WATCHLIST";
         let error = |source| ObjectError::Map { name, source };
         let map = self.ebpf.map_mut(name).ok_or(ObjectError::MapMissing { name })?;
         let mut list: HashMap<_, [u64; 3], u32> = map.try_into().map_err(error)?;
-        for (entry, number) in entries.iter().zip(0..) {
-            list.insert(entry.0, number, 0).map_err(error)?;
+        let wanted: std::collections::HashMap<[u64; 3], u32> =
+            watchlist.in_force().map(|(number, entry)| (entry.0, number)).collect();
+        let held: Vec<_> = list.iter().filter_map(Result::ok).collect();
+        for (entry, number) in &held {
+            if wanted.get(entry) != Some(number) {
+                list.remove(entry).map_err(error)?;
+            }
+        }
+        let held: std::collections::HashMap<[u64; 3], u32> = held.into_iter().collect();
+        for (entry, number) in &wanted {
+            if held.get(entry) != Some(number) {
+                list.insert(entry, number, 0).map_err(error)?;
+            }
         }
         Ok(())
     }
 
-    fn write_pools(&mut self, pools: &[Pool]) -> Result<(), ObjectError> {
+    /// Writes the pools. At any moment, an address is a subscriber as before or as afterwards.
+    fn write_pools(&mut self, pools: &[Pool]) -> Result<PoolChange, ObjectError> {
+        let name = "POOLS";
+        let error = |source| ObjectError::Map { name, source };
         let wanted = keyed_pools(pools);
-        let stale = self.insert_prefixes("POOLS", &wanted)?;
-        // While it is written, the trie holds the old and the new pools.
+        let trie = self.trie(name)?;
+        let prefix =
+            |entry: (Key<[u8; 16]>, u32)| (Address::v6(entry.0.data()), entry.0.prefix_len() as u8, entry.1 as u8);
+        let held = trie.iter().map(|entry| entry.map(prefix)).collect::<Result<Vec<_>, _>>().map_err(error)?;
+        let change = PoolChange::new(&held, &wanted);
+        let key = |address: Address, len: u8| Key::new(u32::from(len), address.bytes());
+        let mut trie = self.trie(name)?;
+        for (address, len, block_len) in change.insertions() {
+            trie.insert(&key(*address, *len), u32::from(*block_len), 0).map_err(error)?;
+        }
         for (cell, word) in self.pool_table.values().iter().zip(pool_words(&wanted)) {
             cell.store(word);
         }
-        self.remove_prefixes("POOLS", &stale)
+        let mut trie = self.trie(name)?;
+        for (address, len) in change.removals() {
+            trie.remove(&key(*address, *len)).map_err(error)?;
+        }
+        Ok(change)
     }
 
     fn write_tunnel_endpoints(&mut self, endpoints: &[IpNet]) -> Result<(), ObjectError> {

@@ -10,7 +10,7 @@ use serde::Serialize;
 
 pub use aya_obj::ParseError;
 
-use crate::{TableSizes, object::OBJECT};
+use crate::{TableSizes, object::OBJECT, table_sizes::watchlist_room};
 
 /// Bytes of a page.
 const PAGE: u64 = 4096;
@@ -47,7 +47,7 @@ pub struct TableMemory {
 /// [`ParseError`] when the built-in object cannot be read.
 pub fn tables(sizes: &TableSizes, watched: u32) -> Result<Vec<TableMemory>, ParseError> {
     let object = Object::parse(OBJECT)?;
-    let sized = [&sizes.entries()[..], &[("WATCHLIST", watched.max(1))]].concat();
+    let sized = [&sizes.entries()[..], &[("WATCHLIST", watchlist_room(watched as usize))]].concat();
     let cpus = nr_cpus().map_or(1, |cpus| cpus as u64);
     let mut tables: Vec<TableMemory> = object
         .maps

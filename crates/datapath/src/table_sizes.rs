@@ -68,6 +68,14 @@ impl TableSizes {
     }
 }
 
+/// Entries that the watchlist's map has room for, when the program is loaded with a list of `count` entries: a later
+/// list may be longer.
+#[must_use]
+pub fn watchlist_room(count: usize) -> u32 {
+    const LEAST: usize = 1 << 10;
+    ((count + count / 4).max(LEAST) as u32).next_power_of_two()
+}
+
 fn sets(entries: u32) -> u32 {
     entries.max(1).div_ceil(WAYS as u32).next_power_of_two()
 }

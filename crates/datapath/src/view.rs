@@ -111,10 +111,22 @@ fn fingerprint(generation: u64, packets: u64) -> u16 {
     (mixed >> 48) as u16
 }
 
-/// The tallies as [`settle_idle`] needs them.
-struct MappedCounters<'a> {
+/// The tallies as [`settle_idle`] and [`monitor_common::engine::release`] need them.
+pub(crate) struct MappedCounters<'a> {
     view: View<'a>,
     internal_errors: Cell<u64>,
+}
+
+impl<'a> MappedCounters<'a> {
+    /// The counters of these tables.
+    pub(crate) const fn new(view: View<'a>) -> Self {
+        Self { view, internal_errors: Cell::new(0) }
+    }
+
+    /// Verdict writes that failed.
+    pub(crate) const fn internal_errors(&self) -> u64 {
+        self.internal_errors.get()
+    }
 }
 
 impl CounterMaps for MappedCounters<'_> {
@@ -211,7 +223,7 @@ impl View<'_> {
     }
 
     fn settle(&self, idle_s: u16, read: &mut TableRead) {
-        let counters = MappedCounters { view: *self, internal_errors: Cell::new(0) };
+        let counters = MappedCounters::new(*self);
         let now_s = self.settings.clock_s.load();
         for (set, cold) in self.flows.iter().zip(self.cold) {
             for way in 0..WAYS {
@@ -224,7 +236,7 @@ impl View<'_> {
                 }
             }
         }
-        read.internal_errors = counters.internal_errors.get();
+        read.internal_errors = counters.internal_errors();
     }
 }
 

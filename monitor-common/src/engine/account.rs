@@ -172,6 +172,21 @@ pub(super) fn end_flow<M: CounterMaps>(
     if cold.note(mark::COUNTED) {
         count_node_flow(maps, state, slots, state.verdict_numbers());
     }
+    leave_subscribers(maps, settings, (set, cold), way, state, now_s);
+}
+
+/// Flushes the counters of a flow whose way the caller has locked, and keeps its remotes, for the subscribers that it is
+/// charged to, and will not be charged to any more.
+#[inline(always)]
+pub(super) fn leave_subscribers<M: CounterMaps>(
+    maps: &M,
+    settings: &Settings,
+    (set, cold): (&FlowSet, &ColdFlow),
+    way: usize,
+    state: FlowState,
+    now_s: u64,
+) {
+    let slots = cold.slots.load();
     flush(maps, set, slots, way, state, now_s);
     if slots != NO_SLOTS && u64::from(state.age_s(now_s)) <= now_s.saturating_sub(settings.drained_s.load()) {
         add_remotes(maps, slots, cold.remotes());

@@ -44,7 +44,7 @@ pub fn summary(resolved: &Resolved) -> String {
         },
     );
     if let Some(file) = &resolved.watchlist_file {
-        line("watchlist", format!("{} entries of {}", resolved.datapath.watchlist.entries.len(), file.display()));
+        line("watchlist", format!("{} entries of {}", resolved.datapath.watchlist.count(), file.display()));
     }
     let sizes = resolved.datapath.sizes;
     line("capacity", format!("{} flows, {} tallies, {} peers", sizes.flows, sizes.tallies, sizes.peers));

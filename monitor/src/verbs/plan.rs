@@ -179,7 +179,7 @@ impl Plan {
     }
 
     fn of(resolved: &Resolved, sizes: &TableSizes) -> Result<Self, PlanError> {
-        let tables = tables(sizes, resolved.datapath.watchlist.entries.len() as u32)?;
+        let tables = tables(sizes, resolved.datapath.watchlist.count() as u32)?;
         let (flows, tallies) = (sizes.flows, u64::from(sizes.tallies));
         let groups: HashSet<_> = resolved.policies.iter().map(|policy| (policy.metric, policy.direction)).collect();
         let windows: HashSet<_> =

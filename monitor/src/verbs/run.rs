@@ -267,7 +267,7 @@ fn record_depth(resolved: &Resolved) -> Result<(), RunError> {
     let watching = resolved.datapath.inspection == InspectionDepth::Watchlist;
     let change = DepthChange {
         inspection: resolved.datapath.inspection.label().to_owned(),
-        watchlist_entries: resolved.datapath.watchlist.entries.len(),
+        watchlist_entries: resolved.datapath.watchlist.count(),
         watchlist_digest: if watching { resolved.datapath.watchlist.digest.clone() } else { String::new() },
     };
     match Audit::new(resolved.state_dir.join("audit.jsonl")).record(&change) {

@@ -89,7 +89,7 @@ pub(super) fn remove_stages_of_others(programs: &[u32]) -> io::Result<()> {
 
 /// Waits until no CPU runs a program that was replaced or detached before this call: such a packet still needs its
 /// stages.
-fn wait_for_packets() {
+pub(super) fn wait_for_packets() {
     // The kernel's `synchronize_rcu` (kernel/sched/membarrier.c); programs run within RCU read sections.
     if membarrier(MembarrierCommand::Global).is_err() {
         // Not offered with `nohz_full`. A packet takes microseconds.

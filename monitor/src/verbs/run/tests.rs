@@ -12,10 +12,12 @@ use monitor_common::abi::{
 };
 use peertally_core::{
     exit::{Exit, ExitCause},
+    interface::Interface,
     snapshot::{Counts, Snapshot},
     testing::{Kernel, bytes, key},
     words::OnExit,
 };
+use peertally_datapath::{LoadOptions, ReleasedFlows};
 use tokio::sync::oneshot;
 
 use super::{AuditError, Datapath, PseudonymKeyError, RunError, serve};
@@ -77,6 +79,10 @@ impl Datapath for Fake {
             snapshot.attachments[0].mode = "none";
         }
         Ok(snapshot)
+    }
+
+    fn apply(&mut self, _options: &LoadOptions, _interfaces: &[Interface]) -> Result<ReleasedFlows, No> {
+        Ok(ReleasedFlows::default())
     }
 
     fn finish(self, on_exit: OnExit) -> Result<(), No> {
