@@ -8,6 +8,8 @@ pub mod hit_log;
 pub mod info;
 pub mod logging;
 pub mod pseudonym_key;
+pub mod record_counts;
+pub mod record_file;
 pub mod shedding;
 pub mod state;
 

@@ -11,8 +11,8 @@ use crate::{
 
 /// Counts P2P protocol traffic per subscriber in the kernel; never touches, delays or blocks a packet.
 ///
-/// Exit codes: 0 done, 64 bad usage or configuration, 65 damaged capture, 69 the kernel or an interface cannot do it,
-/// 70 a bug, 77 missing rights.
+/// Exit codes: 0 done, 64 bad usage or configuration, 65 damaged capture or records, 69 the kernel or an
+/// interface cannot do it, 70 a bug, 77 missing rights.
 #[derive(Debug, Parser)]
 #[command(name = "peertally", version)]
 pub struct Cli {
@@ -38,7 +38,18 @@ pub enum Command {
     /// Attach to the interfaces and count, serve metrics, watch thresholds and call hooks, until SIGTERM.
     Run(RunArgs),
     /// Detach the program from every interface and remove its pinned counters. Needs no running agent.
-    Detach,
+    Detach {
+        /// Configuration file, whose `state_dir` has the audit file. Default: /etc/peertally/peertally.toml if it
+        /// exists.
+        #[arg(long, value_name = "FILE", env = "PEERTALLY_CONFIG")]
+        config: Option<PathBuf>,
+    },
+    /// Check the records of the audit file and of watchlist hits.
+    Audit {
+        /// What to do.
+        #[command(subcommand)]
+        command: AuditCommand,
+    },
     /// Show the state of the running agent.
     Status {
         /// Control socket of the agent.
@@ -52,5 +63,20 @@ pub enum Command {
         /// Output format.
         #[arg(long, value_enum, default_value_t = Format::Table)]
         format: Format,
+    },
+}
+
+/// What `audit` does.
+#[derive(Debug, Subcommand)]
+pub enum AuditCommand {
+    /// Check that no record was changed or removed, older files included. Removal at the end shows only by the last
+    /// digest.
+    Verify {
+        /// Files of records. Default: those in `state_dir`.
+        #[arg(value_name = "FILE")]
+        files: Vec<PathBuf>,
+        /// Configuration file with the `state_dir`. Default: /etc/peertally/peertally.toml if it exists.
+        #[arg(long, value_name = "FILE", env = "PEERTALLY_CONFIG")]
+        config: Option<PathBuf>,
     },
 }

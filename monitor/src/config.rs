@@ -13,6 +13,7 @@ pub mod raw;
 #[cfg(test)]
 mod reference;
 pub mod resolve;
+mod rotation;
 pub mod run_args;
 mod typed;
 pub mod values;
@@ -24,6 +25,7 @@ use std::{
 };
 
 pub use resolve::{Overrides, Resolved};
+pub use rotation::Rotation;
 pub use run_args::RunArgs;
 
 use peertally_core::exit::{Exit, ExitCause};

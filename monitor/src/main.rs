@@ -4,8 +4,8 @@ use std::{io::Write as _, process::ExitCode};
 
 use clap::Parser;
 use peertally::{
-    cli::{Cli, Command},
-    verbs::{Format, check_config, detach, plan, replay, run, status},
+    cli::{AuditCommand, Cli, Command},
+    verbs::{Format, audit, check_config, detach, plan, replay, run, status},
 };
 use peertally_core::exit::{Exit, ExitCause};
 use peertally_datapath::attached::AttachedDatapath;
@@ -31,8 +31,20 @@ fn main() -> ExitCode {
             Ok(()) => Exit::Ok.into(),
             Err(error) => fail(&error),
         },
-        Command::Detach => match detach::main() {
-            Ok(removed) => show(&removed),
+        Command::Audit { command: AuditCommand::Verify { files, config } } => {
+            match audit::verify(&files, config.as_deref()) {
+                Ok(text) => show(&text),
+                Err(error) => fail(&error),
+            }
+        }
+        Command::Detach { config } => match detach::main() {
+            Ok(removed) => {
+                // The program is off, which is what was asked for.
+                if let Err(error) = audit::record_detach(config.as_deref()) {
+                    eprintln!("peertally: the program is detached, but cannot record that: {error}");
+                }
+                show(&removed)
+            }
             Err(error) => fail(&error),
         },
         Command::Plan(args) => match plan::main(&args) {

@@ -3,6 +3,7 @@
 
 use clap::ValueEnum;
 
+pub mod audit;
 pub mod check_config;
 pub mod detach;
 pub mod plan;

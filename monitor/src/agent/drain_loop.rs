@@ -96,6 +96,9 @@ impl DrainLoop {
             self.heartbeat.beat();
             self.once(&mut datapath, &mut reported);
             if ending {
+                if let Some(log) = &mut self.hit_log {
+                    log.finish(SystemTime::now());
+                }
                 return datapath.finish(self.on_exit);
             }
             next += self.interval;
@@ -125,10 +128,8 @@ impl DrainLoop {
                 );
             }
         }
-        if let Some(log) = &mut self.hit_log
-            && let Err(error) = log.append(&snapshot.hits, SystemTime::now(), monotonic_ns())
-        {
-            tracing::error!(%error, hits = snapshot.hits.len(), "cannot write watchlist hits; they are still counted");
+        if let Some(log) = &mut self.hit_log {
+            log.append(&snapshot.hits, SystemTime::now(), monotonic_ns());
         }
         let (shed, change) = reported.shedding.observe(&snapshot);
         report_shedding(change);

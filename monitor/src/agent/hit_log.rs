@@ -1,33 +1,78 @@
-//! The file of watchlist hits: one JSON object per line, append-only, readable by its owner only.
+//! The file of watchlist hits: a [`RecordFile`] of those that each subscriber may have in an hour.
+//!
+//! While the disk takes nothing, hits wait in memory, so many and no more. Each hit ends in exactly one count: written,
+//! or lost by reason.
 
 use std::{
-    fs::{File, OpenOptions},
-    io::{self, Write as _},
+    collections::{HashMap, VecDeque},
+    io,
     net::{IpAddr, Ipv6Addr},
-    os::unix::fs::OpenOptionsExt as _,
-    path::Path,
+    path::PathBuf,
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
 use monitor_common::abi::{
+    key::Address,
     protocol::{Confidence, Protocol},
     watch::WatchHit,
 };
-use peertally_core::{policy::event::rfc3339, words::Evidence};
+use peertally_core::{content_list::Watchlist, policy::event::rfc3339, pool::Pool, words::Evidence};
+use peertally_datapath::owned::OwnedError;
 use serde::Serialize;
+
+use super::{
+    record_counts::{RecordKind, RecordLoss},
+    record_file::RecordFile,
+    state::AgentState,
+};
+use crate::config::Rotation;
+
+const KIND: RecordKind = RecordKind::WatchlistHits;
+/// Hits that wait for the disk: 16 MB, some minutes of the busiest watchlist.
+const MAX_WAITING: usize = 1 << 16;
+const HOUR_NS: u64 = 3_600_000_000_000;
+
+/// What a [`HitLog`] is opened with.
+#[derive(Debug)]
+pub struct HitLogOptions {
+    /// The file.
+    pub path: PathBuf,
+    /// The list that hits are of.
+    pub watchlist: Arc<Watchlist>,
+    /// What subscribers are charged on; each row names it.
+    pub evidence: Evidence,
+    /// Pools, which tell the subscriber of a hit.
+    pub pools: Vec<Pool>,
+    /// Rows of one subscriber in an hour.
+    pub hourly: u64,
+    /// Size and number of files.
+    pub rotation: Rotation,
+}
 
 /// See the module documentation.
 #[derive(Debug)]
 pub struct HitLog {
-    file: File,
-    lines: Vec<u32>,
-    evidence: Evidence,
+    file: RecordFile,
+    options: HitLogOptions,
+    state: Arc<AgentState>,
+    waiting: VecDeque<String>,
+    hour: Hour,
+}
+
+/// Rows of the present hour, on the hits' clock.
+#[derive(Debug, Default)]
+struct Hour {
+    number: u64,
+    rows: HashMap<(u32, Address), u64>,
+    lost: u64,
 }
 
 #[derive(Serialize)]
 struct HitRow<'a> {
     time: String,
     list_line: u32,
+    list_digest: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     realm: Option<u32>,
     protocol: &'a str,
@@ -40,113 +85,140 @@ struct HitRow<'a> {
     evidence: &'a str,
 }
 
+/// Says that hits of an hour are not in the file.
+#[derive(Serialize)]
+struct LossRow {
+    time: String,
+    lost: u64,
+    reason: &'static str,
+}
+
 impl HitLog {
-    /// Opens the file, or makes it. `lines` are the list's lines by entry number; each row names `evidence`.
+    /// Opens the file, or makes it. Counts go to `state`.
     ///
     /// # Errors
-    /// Error of the operating system.
-    pub fn open(path: &Path, lines: Vec<u32>, evidence: Evidence) -> io::Result<Self> {
-        let file = OpenOptions::new().append(true).create(true).mode(0o600).open(path)?;
-        Ok(Self { file, lines, evidence })
+    /// [`OwnedError`].
+    pub fn open(options: HitLogOptions, state: Arc<AgentState>) -> Result<Self, OwnedError> {
+        let file = RecordFile::open(options.path.clone(), options.rotation)?;
+        Ok(Self { file, options, state, waiting: VecDeque::new(), hour: Hour::default() })
     }
 
-    /// Appends hits; `now` and `now_ns` are the same moment on the wall clock and on the hits' clock.
-    ///
-    /// # Errors
-    /// Errors of the file system; the hits are still counted.
-    pub fn append(&mut self, hits: &[WatchHit], now: SystemTime, now_ns: u64) -> io::Result<()> {
-        if hits.is_empty() {
-            return Ok(());
-        }
-        let mut text = Vec::new();
+    /// Hits of another list and other pools from now on.
+    pub fn set_list(&mut self, watchlist: Arc<Watchlist>, pools: Vec<Pool>) {
+        self.options.watchlist = watchlist;
+        self.options.pools = pools;
+    }
+
+    /// Appends hits; `now` and `now_ns` are the same moment on the wall clock and on the hits' clock. What the disk
+    /// does not take waits for the next call.
+    pub fn append(&mut self, hits: &[WatchHit], now: SystemTime, now_ns: u64) {
         for hit in hits {
             let age = Duration::from_nanos(now_ns.saturating_sub(hit.time_ns));
-            let row = HitRow {
-                time: rfc3339(now.checked_sub(age).unwrap_or(now)),
-                list_line: self.lines.get(hit.entry as usize).copied().unwrap_or(0),
-                realm: (hit.realm != 0).then_some(hit.realm),
-                protocol: Protocol::from_number(hit.protocol).map_or("unclassified", Protocol::label),
-                confidence: Confidence::from_number(hit.confidence).map_or("none", Confidence::label),
-                transport: if hit.transport == monitor_common::parse::ip_protocol::TCP { "tcp" } else { "udp" },
-                source: Ipv6Addr::from(hit.source.bytes()).to_canonical(),
-                source_port: hit.source_port,
-                destination: Ipv6Addr::from(hit.destination.bytes()).to_canonical(),
-                destination_port: hit.destination_port,
-                evidence: self.evidence.label(),
-            };
-            serde_json::to_writer(&mut text, &row).map_err(io::Error::other)?;
-            text.push(b'\n');
+            let time = now.checked_sub(age).unwrap_or(now);
+            self.begin_hour(hit.time_ns / HOUR_NS, now);
+            let rows = self.hour.rows.entry(self.subscriber(hit)).or_default();
+            *rows += 1;
+            if *rows > self.options.hourly {
+                self.hour.lost += 1;
+                self.state.records.lost(KIND, RecordLoss::Rate, 1);
+                continue;
+            }
+            let row = json(&self.row(hit, time));
+            self.push(row);
         }
-        self.file.write_all(&text)?;
-        self.file.sync_data()
+        self.begin_hour(now_ns / HOUR_NS, now);
+        self.write();
     }
+
+    /// Writes what waits for the last time.
+    pub fn finish(&mut self, now: SystemTime) {
+        self.begin_hour(u64::MAX, now);
+        self.write();
+        let lost = self.waiting.len();
+        if lost > 0 {
+            self.state.records.lost(KIND, RecordLoss::Shutdown, lost);
+            tracing::error!(
+                records = lost,
+                "watchlist hits that waited for the disk are lost with the end of the agent"
+            );
+        }
+    }
+
+    /// Ends the hour before, and says what it lost.
+    fn begin_hour(&mut self, number: u64, now: SystemTime) {
+        // Hits of several CPUs come in any order.
+        if number <= self.hour.number {
+            return;
+        }
+        let ended = std::mem::replace(&mut self.hour, Hour { number, ..Hour::default() });
+        if ended.lost > 0 {
+            let row = LossRow { time: rfc3339(now), lost: ended.lost, reason: RecordLoss::Rate.label() };
+            self.push(json(&row));
+        }
+    }
+
+    /// The subscriber whose hit it is: the sender if that is one, and else the receiver.
+    fn subscriber(&self, hit: &WatchHit) -> (u32, Address) {
+        let block = |address: Address| {
+            let ip = Ipv6Addr::from(address.bytes()).to_canonical();
+            let pools = self.options.pools.iter().filter(|pool| pool.prefix().contains(&ip));
+            pools.max_by_key(|pool| pool.prefix_len).map(|pool| address.block(pool.block_len()))
+        };
+        (hit.realm, block(hit.source).or_else(|| block(hit.destination)).unwrap_or(hit.source))
+    }
+
+    fn row(&self, hit: &WatchHit, time: SystemTime) -> HitRow<'_> {
+        HitRow {
+            time: rfc3339(time),
+            list_line: self.options.watchlist.lines.get(hit.entry as usize).copied().unwrap_or(0),
+            list_digest: &self.options.watchlist.digest,
+            realm: (hit.realm != 0).then_some(hit.realm),
+            protocol: Protocol::from_number(hit.protocol).map_or("unclassified", Protocol::label),
+            confidence: Confidence::from_number(hit.confidence).map_or("none", Confidence::label),
+            transport: if hit.transport == monitor_common::parse::ip_protocol::TCP { "tcp" } else { "udp" },
+            source: Ipv6Addr::from(hit.source.bytes()).to_canonical(),
+            source_port: hit.source_port,
+            destination: Ipv6Addr::from(hit.destination.bytes()).to_canonical(),
+            destination_port: hit.destination_port,
+            evidence: self.options.evidence.label(),
+        }
+    }
+
+    fn push(&mut self, row: String) {
+        if self.waiting.len() >= MAX_WAITING {
+            return self.state.records.lost(KIND, RecordLoss::QueueFull, 1);
+        }
+        self.waiting.push_back(row);
+    }
+
+    fn write(&mut self) {
+        let appended = self.file.append(self.waiting.iter().map(String::as_str));
+        self.waiting.drain(..appended.written);
+        self.state.records.written(KIND, appended.written, appended.removed_files);
+        self.state.records.set_waiting(KIND, self.waiting.len());
+        match appended.error {
+            Some(error) => self.report(&error),
+            None if self.state.records.recovered(KIND) => {
+                tracing::warn!("watchlist hits are written again");
+            }
+            None => {}
+        }
+    }
+
+    fn report(&self, error: &io::Error) {
+        let file = self.file.path().display();
+        if self.state.records.failed(KIND, format!("watchlist hits cannot be written: {error}")) {
+            tracing::error!(
+                %file, %error,
+                "cannot write watchlist hits; they wait in memory, {MAX_WAITING} at most; free some space, or make `state_dir` writable"
+            );
+        }
+    }
+}
+
+fn json(row: &impl Serialize) -> String {
+    serde_json::to_string(row).expect("a row is plain data")
 }
 
 #[cfg(test)]
-mod tests {
-    use std::os::unix::fs::PermissionsExt as _;
-
-    use monitor_common::abi::key::Address;
-
-    use super::*;
-
-    /// A hit at 4 seconds on the hits' clock.
-    fn hit() -> WatchHit {
-        WatchHit {
-            time_ns: 4_000_000_000,
-            source: Address::v4(0x0a00_0001),
-            destination: Address::v4(0xc000_0201),
-            entry: 1,
-            source_port: 40_000,
-            destination_port: 6881,
-            protocol: Protocol::BitTorrent as u8,
-            confidence: Confidence::Signature as u8,
-            transport: 6,
-            reserved: 0,
-            realm: 0,
-        }
-    }
-
-    #[test]
-    fn a_hit_before_1970_is_written() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let path = folder.path().join("hits.jsonl");
-        let mut log = HitLog::open(&path, Vec::new(), Evidence::Answered).expect("opens");
-        // A router without a clock chip: the wall clock starts at 1970 and is set back after the hit.
-        log.append(&[hit()], SystemTime::UNIX_EPOCH + Duration::from_secs(1), 9_000_000_000).expect("writes");
-        let text = std::fs::read_to_string(&path).expect("reads");
-        assert!(text.starts_with("{\"time\":\"1970-01-01T00:00:00.000Z\""), "{text}");
-    }
-
-    #[test]
-    fn a_hit_is_a_line_without_the_hash() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let path = folder.path().join("hits.jsonl");
-        let mut log = HitLog::open(&path, vec![7, 9], Evidence::Answered).expect("opens");
-        let hit = hit();
-        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
-        let other = WatchHit { realm: 7, ..hit };
-        log.append(&[hit, other], now, 5_500_000_000).expect("writes");
-        log.append(&[], now, 0).expect("nothing to write");
-        let text = std::fs::read_to_string(&path).expect("reads");
-        let (first, second) = text.split_once('\n').expect("two lines");
-        assert!(second.contains("\"list_line\":9,\"realm\":7,\"protocol\""), "a hit of a realm says which: {second}");
-        assert_eq!(
-            first,
-            "{\"time\":\"2023-11-14T22:13:18.500Z\",\"list_line\":9,\"protocol\":\"bittorrent\",\"confidence\":\"signature\",\
-             \"transport\":\"tcp\",\"source\":\"10.0.0.1\",\"source_port\":40000,\"destination\":\"192.0.2.1\",\"destination_port\":6881,\
-             \"evidence\":\"answered\"}"
-        );
-        assert_eq!(std::fs::metadata(&path).expect("there").permissions().mode() & 0o777, 0o600);
-    }
-
-    #[test]
-    fn a_hit_of_one_direction_says_so() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let path = folder.path().join("hits.jsonl");
-        let mut log = HitLog::open(&path, vec![7, 9], Evidence::OneWay).expect("opens");
-        log.append(&[hit()], SystemTime::now(), 5_500_000_000).expect("writes");
-        let row: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).expect("reads")).expect("JSON");
-        assert_eq!(row["evidence"], "one_way");
-    }
-}
+mod tests;

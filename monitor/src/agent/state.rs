@@ -13,7 +13,11 @@ use monitor_common::abi::settings::InspectionDepth;
 use peertally_core::{analysis::DrainResult, words::Evidence};
 use prometheus::Histogram;
 
-use super::{connection_counts::ConnectionCounts, shedding::Shed};
+use super::{
+    connection_counts::ConnectionCounts,
+    record_counts::{RecordCounts, RecordKind},
+    shedding::Shed,
+};
 use crate::deliver::HookStats;
 
 /// State of the running agent: the drain thread and the hooks write it, HTTP and the control socket read it.
@@ -31,6 +35,8 @@ pub struct AgentState {
     start: SystemTime,
     /// What the metrics port and the control socket refused or gave up.
     pub connections: ConnectionCounts,
+    /// What became of records.
+    pub records: RecordCounts,
 }
 
 impl fmt::Debug for AgentState {
@@ -59,6 +65,7 @@ impl AgentState {
             evidence,
             start: SystemTime::now(),
             connections: ConnectionCounts::default(),
+            records: RecordCounts::default(),
         })
     }
 
@@ -132,6 +139,17 @@ impl AgentState {
     #[must_use]
     pub fn drain_failures(&self) -> u64 {
         self.drain_failures.load(Relaxed)
+    }
+
+    /// What is wrong with records while traffic is counted all the same: one line for each file.
+    #[must_use]
+    pub fn record_problems(&self) -> Vec<String> {
+        let reports = RecordKind::ALL.map(|kind| self.records.report(kind));
+        let line = |report: &super::record_counts::RecordReport| {
+            let problem = report.problem.as_ref()?;
+            Some(format!("{problem}; {} records wait in memory", report.waiting))
+        };
+        reports.iter().filter_map(line).collect()
     }
 
     /// Ready means attached and drained once.

@@ -63,6 +63,9 @@ pub struct Raw {
     /// Exported metrics.
     #[serde(deserialize_with = "table")]
     pub metrics: Metrics,
+    /// Files of records in `state_dir`: `audit.jsonl` and `watchlist-hits.jsonl`.
+    #[serde(deserialize_with = "table")]
+    pub records: Records,
     /// Name of this node in events. Default: the host name.
     #[cfg_attr(test, schemars(example = &"edge-1"))]
     pub node: Option<String>,
@@ -108,6 +111,7 @@ impl Default for Raw {
             shedding: RawShedding::default(),
             drain_interval: DurationText::from_secs(10),
             metrics: Metrics::default(),
+            records: Records::default(),
             node: None,
             state_dir: PathBuf::from("/var/lib/peertally"),
             control_socket: PathBuf::from(super::DEFAULT_CONTROL_SOCKET),
@@ -240,6 +244,25 @@ pub struct Metrics {
 impl Default for Metrics {
     fn default() -> Self {
         Self { top_k: BoundedCount(50), subscribers: false }
+    }
+}
+
+/// Files of records. Each line holds the digest of the line before; `peertally audit verify` checks them.
+#[derive(Clone, Debug, Deserialize)]
+#[cfg_attr(test, derive(serde::Serialize, schemars::JsonSchema))]
+#[serde(deny_unknown_fields, default)]
+pub struct Records {
+    /// Size of a file in megabytes, after which a new one is begun and the old one gets the ending `.1`.
+    pub file_megabytes: BoundedCount<1, 1_000_000>,
+    /// Older files that are kept of each kind.
+    pub files: BoundedCount<1, 1_000>,
+    /// Watchlist hits of one subscriber that are written in an hour. Further ones are counted only.
+    pub hits_per_hour: BoundedCount<1, 1_000_000>,
+}
+
+impl Default for Records {
+    fn default() -> Self {
+        Self { file_megabytes: BoundedCount(64), files: BoundedCount(16), hits_per_hour: BoundedCount(1_000) }
     }
 }
 

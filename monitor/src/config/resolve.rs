@@ -22,7 +22,7 @@ use peertally_core::{
 use peertally_datapath::{TableSizes, object::LoadOptions};
 
 use super::{
-    ConfigError, Problem,
+    ConfigError, Problem, Rotation,
     locate::Locator,
     raw::{Log, Raw, RawPool},
     values::Ranged,
@@ -58,6 +58,10 @@ pub struct Resolved {
     pub subscriber_metrics: bool,
     /// Directory for state that must survive a restart.
     pub state_dir: PathBuf,
+    /// Size and number of files of records.
+    pub rotation: Rotation,
+    /// Watchlist hits of one subscriber that are written in an hour.
+    pub hits_per_hour: u64,
     /// Unix socket of the control interface.
     pub control_socket: PathBuf,
     /// Key of the pseudonyms.
@@ -167,6 +171,9 @@ pub(super) fn resolve(raw: &Raw, overrides: &Overrides, locator: &Locator<'_>) -
     let shedding = Shedding { packets_per_second: packets_per_second as u32 };
     let drain_interval = check.ranged("drain_interval", &raw.drain_interval);
     let top_k = check.ranged("metrics.top_k", &raw.metrics.top_k);
+    let file_megabytes = check.ranged("records.file_megabytes", &raw.records.file_megabytes);
+    let files = check.ranged("records.files", &raw.records.files);
+    let hits_per_hour = check.ranged("records.hits_per_hour", &raw.records.hits_per_hour);
     let shutdown_grace = check.ranged("shutdown_grace", &raw.shutdown_grace);
     let state_dir = check.absolute("state_dir", &raw.state_dir);
     let control_socket = check.absolute("control_socket", &raw.control_socket);
@@ -209,6 +216,8 @@ pub(super) fn resolve(raw: &Raw, overrides: &Overrides, locator: &Locator<'_>) -
         top_k: top_k as usize,
         subscriber_metrics: raw.metrics.subscribers,
         state_dir,
+        rotation: Rotation { file_bytes: file_megabytes * 1_000_000, files: files as usize },
+        hits_per_hour,
         control_socket,
         pseudonym_key_file,
         on_exit: raw.on_exit,

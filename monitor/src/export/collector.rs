@@ -19,7 +19,11 @@ use super::{
     family::Family,
 };
 use crate::{
-    agent::{connection_counts::ListenerName, state::AgentState},
+    agent::{
+        connection_counts::ListenerName,
+        record_counts::{RecordKind, RecordLoss},
+        state::AgentState,
+    },
     deliver::{HookReport, HookStats, stats::FailureCount},
 };
 
@@ -91,6 +95,7 @@ impl Collector for AgentCollector {
             families.extend(policies(&published));
         }
         families.extend(hooks(state.hooks()));
+        families.extend(records(state));
         let mut families: Vec<MetricFamily> = families.into_iter().map(Family::finish).collect();
         families.extend(state.drain_durations().collect());
         families.retain(|family| !family.get_metric().is_empty());
@@ -246,6 +251,25 @@ fn policies(published: &DrainResult) -> Vec<Family> {
         suppressed.add(&[name, "allow_list"], counts.allowed as f64);
     }
     vec![events, suppressed]
+}
+
+fn records(state: &AgentState) -> Vec<Family> {
+    let mut written = Family::new(&definitions::RECORDS_WRITTEN);
+    let mut lost = Family::new(&definitions::RECORDS_LOST);
+    let mut waiting = Family::new(&definitions::RECORDS_WAITING);
+    let mut failures = Family::new(&definitions::RECORD_FAILURES);
+    let mut removed = Family::new(&definitions::RECORD_FILES_REMOVED);
+    for kind in RecordKind::ALL {
+        let (file, report) = (kind.label(), state.records.report(kind));
+        written.add(&[file], report.written as f64);
+        for (reason, count) in RecordLoss::ALL.into_iter().zip(report.lost) {
+            lost.add(&[file, reason.label()], count as f64);
+        }
+        waiting.add(&[file], report.waiting as f64);
+        failures.add(&[file], report.failures as f64);
+        removed.add(&[file], report.removed_files as f64);
+    }
+    vec![written, lost, waiting, failures, removed]
 }
 
 fn hooks(stats: &[Arc<HookStats>]) -> Vec<Family> {

@@ -141,6 +141,16 @@ definitions! {
         "Payloads that named content of the watchlist; only in the inspection depth watchlist.";
     PROTOCOL = "/metrics" Gauge "peertally_protocol_info" in "" by ["protocol", "class"]:
         "1, with the class of each protocol; join it to other metrics by protocol.";
+    RECORDS_WRITTEN = "/metrics" Counter "peertally_records_written_total" in "" by ["file"]:
+        "Records written to a file in state_dir: watchlist_hits or audit.";
+    RECORDS_LOST = "/metrics" Counter "peertally_records_lost_total" in "" by ["file", "reason"]:
+        "Records that are in no file: rate (more of one subscriber in an hour than are kept), queue_full or shutdown (the disk took nothing).";
+    RECORDS_WAITING = "/metrics" Gauge "peertally_records_waiting" in "" by ["file"]:
+        "Records that wait in memory because the disk takes nothing.";
+    RECORD_FAILURES = "/metrics" Counter "peertally_record_write_failures_total" in "" by ["file"]:
+        "Failed attempts to write records. They are tried again.";
+    RECORD_FILES_REMOVED = "/metrics" Counter "peertally_record_files_removed_total" in "" by ["file"]:
+        "Oldest files of records that were removed because there were records.files newer ones.";
     CONNECTIONS_OPEN = "/metrics" Gauge "peertally_connections_open" in "" by ["listener"]:
         "Open connections of the metrics port and of the control socket.";
     CONNECTIONS_CLOSED = "/metrics" Counter "peertally_connections_given_up_total" in "" by ["listener", "reason"]:

@@ -21,6 +21,8 @@ pub struct Status {
     pub uptime_seconds: f64,
     pub ready: bool,
     pub not_ready: Option<String>,
+    /// What is wrong while traffic is counted all the same.
+    pub warnings: Vec<String>,
     pub snapshot_age_seconds: Option<f64>,
     pub drain_duration_seconds: Option<f64>,
     pub drain_failures: u64,
@@ -106,6 +108,7 @@ impl Status {
             uptime_seconds: SystemTime::now().duration_since(state.start()).unwrap_or_default().as_secs_f64(),
             ready: ready.is_ok(),
             not_ready: ready.err(),
+            warnings: state.record_problems(),
             drain_failures: state.drain_failures(),
             hooks: hooks(state),
             ..Self::default()

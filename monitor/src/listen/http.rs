@@ -141,7 +141,13 @@ async fn livez(State(context): State<HttpContext>) -> Response {
 
 async fn readyz(State(context): State<HttpContext>) -> Response {
     match context.state.ready() {
-        Ok(()) => ready_text(context.state.shed()).into_response(),
+        Ok(()) => {
+            let mut text = ready_text(context.state.shed());
+            for problem in context.state.record_problems() {
+                text += &format!("records: {problem}\n");
+            }
+            text.into_response()
+        }
         Err(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {reason}\n")).into_response(),
     }
 }

@@ -17,6 +17,7 @@ use monitor_common::abi::settings::InspectionDepth;
 use peertally_core::{
     analysis::Analysis,
     exit::{Exit, ExitCause},
+    words::OnExit,
 };
 use peertally_datapath::{
     Datapath,
@@ -27,12 +28,13 @@ use tokio::sync::{oneshot, watch};
 use crate::{
     agent::{
         AgentInfo, AgentState, Heartbeat,
-        audit::{Audit, AuditError, DepthChange},
+        audit::{Audit, AuditAction, AuditError, DepthChange, Prepared},
         connection_counts::ListenerName,
         drain_loop::DrainLoop,
-        hit_log::HitLog,
+        hit_log::{HitLog, HitLogOptions},
         logging,
         pseudonym_key::{self, PseudonymKeyError},
+        record_counts::RecordKind,
     },
     config::{self, ConfigError, Resolved, RunArgs},
     deliver::{Dispatcher, HookError},
@@ -49,6 +51,9 @@ use crate::{
 
 /// Time open scrapes get at the end.
 const HTTP_GRACE: Duration = Duration::from_secs(1);
+
+/// Time between attempts to write a record of the audit file.
+const AUDIT_RETRY: Duration = Duration::from_secs(1);
 
 /// Why the agent ended.
 #[derive(Debug, thiserror::Error)]
@@ -80,15 +85,6 @@ pub enum RunError {
     /// The audit file.
     #[error(transparent)]
     Audit(#[from] AuditError),
-    /// The file of watchlist hits cannot be opened.
-    #[error("cannot open the file of watchlist hits {}: {source}; check `state_dir`", path.display())]
-    HitLog {
-        /// The file.
-        path: std::path::PathBuf,
-        /// Error of the operating system.
-        #[source]
-        source: io::Error,
-    },
     /// The runtime cannot start.
     #[error("cannot start the agent's threads: {0}; check the limits of this service (`ulimit -u`, `ulimit -n`)")]
     Runtime(#[source] io::Error),
@@ -111,17 +107,13 @@ impl ExitCause for RunError {
             Self::Listen(error) => error.exit(),
             Self::Descriptors(error) => error.exit(),
             Self::Owned(error) => error.exit(),
+            Self::Audit(error) => error.exit(),
             Self::Pseudonyms(PseudonymKeyError::Io { source, .. })
-            | Self::Audit(AuditError::Io { source, .. })
-            | Self::HitLog { source, .. }
                 if source.kind() == io::ErrorKind::PermissionDenied =>
             {
                 Exit::Rights
             }
-            Self::Pseudonyms(PseudonymKeyError::Io { .. })
-            | Self::Runtime(_)
-            | Self::Audit(_)
-            | Self::HitLog { .. } => Exit::Unavailable,
+            Self::Pseudonyms(PseudonymKeyError::Io { .. }) | Self::Runtime(_) => Exit::Unavailable,
             Self::Pseudonyms(PseudonymKeyError::Length { .. }) | Self::Hook(_) => Exit::Usage,
             Self::Kernel(error) => error.exit(),
             Self::Bug(_) => Exit::Bug,
@@ -191,15 +183,19 @@ async fn serve<D: Datapath>(
     let info = AgentInfo { listen: address.to_string(), ..AgentInfo::of(&resolved) };
     let context = HttpContext::new(Arc::clone(&state), pseudonyms.clone(), Arc::clone(&heartbeat), info);
 
-    record_depth(&resolved)?;
+    let audit = Audit::new(&resolved.state_dir, resolved.rotation);
+    let prepared = prepare_depth(&audit, &resolved)?;
     let watching = resolved.datapath.inspection == InspectionDepth::Watchlist;
-    let hit_log = if watching { Some(open_hit_log(&resolved)?) } else { None };
+    let hit_log = if watching { Some(open_hit_log(&resolved, &state)?) } else { None };
 
     let starting = Arc::clone(&resolved);
     let datapath = tokio::task::spawn_blocking(move || start(&starting))
         .await
         .map_err(|_| RunError::Bug("attaching task"))?
         .map_err(RunError::kernel)?;
+    if let Some(prepared) = prepared {
+        tokio::spawn(record_depth(prepared, Arc::clone(&state)));
+    }
 
     let tcp = tokio::net::TcpListener::from_std(tcp).map_err(RunError::Runtime)?;
     let control = tokio::net::UnixListener::from_std(control).map_err(RunError::Runtime)?;
@@ -258,34 +254,65 @@ async fn serve<D: Datapath>(
             server.abort();
         }
     }
+    let detached = outcome.is_ok() && resolved.on_exit == OnExit::Detach;
+    let action = if detached { AuditAction::Detached } else { AuditAction::LeftInForce };
+    if let Err(error) = audit.record_end(action) {
+        tracing::error!(%error, "cannot record how the watchlist was left");
+    }
     tracing::info!("shut down");
     outcome
 }
 
-/// Records the inspection depth in the audit file. Only the depth `watchlist` needs the record to start.
-fn record_depth(resolved: &Resolved) -> Result<(), RunError> {
+/// Makes room for a record of the inspection depth, if it changes. Only the depth `watchlist` needs the record to
+/// start.
+fn prepare_depth(audit: &Audit, resolved: &Resolved) -> Result<Option<Prepared>, RunError> {
     let watching = resolved.datapath.inspection == InspectionDepth::Watchlist;
     let change = DepthChange {
         inspection: resolved.datapath.inspection.label().to_owned(),
         watchlist_entries: resolved.datapath.watchlist.count(),
         watchlist_digest: if watching { resolved.datapath.watchlist.digest.clone() } else { String::new() },
     };
-    match Audit::new(resolved.state_dir.join("audit.jsonl")).record(&change) {
-        Ok(false) => {}
-        Ok(true) => tracing::warn!(
-            depth = change.inspection,
-            entries = change.watchlist_entries,
-            "the inspection depth changed; the audit file records it"
-        ),
-        Err(error) if watching => return Err(error.into()),
+    match audit.prepare(AuditAction::InForce, &change) {
+        Ok(prepared) => Ok(prepared),
+        Err(error) if watching => Err(error.into()),
         // Looking less deep needs no record to be safe, and must not fail for the lack of one.
-        Err(error) => tracing::warn!(%error, "cannot record the inspection depth"),
+        Err(error) => {
+            tracing::warn!(%error, "cannot record the inspection depth");
+            Ok(None)
+        }
     }
-    Ok(())
 }
 
-fn open_hit_log(resolved: &Resolved) -> Result<HitLog, RunError> {
-    let path = resolved.state_dir.join("watchlist-hits.jsonl");
-    HitLog::open(&path, resolved.datapath.watchlist.lines.clone(), resolved.evidence())
-        .map_err(|source| RunError::HitLog { path, source })
+/// Records the inspection depth, now that it is in force. The record has its space; a disk that fails all the same is
+/// tried again until it takes it.
+async fn record_depth(mut prepared: Prepared, state: Arc<AgentState>) {
+    while let Err(error) = prepared.commit() {
+        state.records.set_waiting(RecordKind::Audit, 1);
+        if state.records.failed(RecordKind::Audit, error.to_string()) {
+            tracing::error!(%error, "cannot record the inspection depth that is in force; will retry");
+        }
+        tokio::time::sleep(AUDIT_RETRY).await;
+    }
+    state.records.set_waiting(RecordKind::Audit, 0);
+    state.records.written(RecordKind::Audit, 1, 0);
+    let was_failing = state.records.recovered(RecordKind::Audit);
+    let DepthChange { inspection, watchlist_entries, .. } = prepared.change();
+    tracing::warn!(
+        depth = inspection,
+        entries = watchlist_entries,
+        was_failing,
+        "the inspection depth changed; the audit file records it"
+    );
+}
+
+fn open_hit_log(resolved: &Resolved, state: &Arc<AgentState>) -> Result<HitLog, OwnedError> {
+    let options = HitLogOptions {
+        path: resolved.state_dir.join("watchlist-hits.jsonl"),
+        watchlist: Arc::clone(&resolved.datapath.watchlist),
+        evidence: resolved.evidence(),
+        pools: resolved.datapath.pools.clone(),
+        hourly: resolved.hits_per_hour,
+        rotation: resolved.rotation,
+    };
+    HitLog::open(options, Arc::clone(state))
 }

@@ -20,8 +20,9 @@ use peertally_core::{
 use peertally_datapath::{LoadOptions, ReleasedFlows};
 use tokio::sync::oneshot;
 
-use super::{AuditError, Datapath, PseudonymKeyError, RunError, serve};
+use super::{AuditError, Datapath, OwnedError, PseudonymKeyError, RunError, serve};
 use crate::{
+    agent::record_file::ChainError,
     config::{Overrides, Resolved},
     verbs::status,
 };
@@ -294,8 +295,8 @@ fn missing_rights_end_with_their_own_code() {
     let errors = |kind: std::io::ErrorKind| -> [RunError; 3] {
         [
             PseudonymKeyError::Io { action: "read", path: path(), source: kind.into() }.into(),
-            AuditError::Io { action: "open", path: path(), source: kind.into() }.into(),
-            RunError::HitLog { path: path(), source: kind.into() },
+            AuditError::Write { path: path(), source: kind.into() }.into(),
+            OwnedError::Io { action: "open", path: path(), source: kind.into() }.into(),
         ]
     };
     for error in errors(std::io::ErrorKind::PermissionDenied) {
@@ -304,7 +305,7 @@ fn missing_rights_end_with_their_own_code() {
     for error in errors(std::io::ErrorKind::StorageFull) {
         assert_eq!(error.exit(), Exit::Unavailable, "{error}");
     }
-    let broken = RunError::from(AuditError::Broken { path: path(), line: 1 });
+    let broken = RunError::from(AuditError::from(ChainError::Broken { path: path(), line: 1 }));
     assert_eq!(broken.exit(), Exit::Unavailable, "{broken}");
 }
 

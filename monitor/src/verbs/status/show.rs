@@ -14,6 +14,9 @@ pub fn show(status: &Status) -> String {
     let uptime = Duration::from_secs(status.uptime_seconds.max(0.0) as u64);
     line("agent", format!("{} on {}, pid {}, up {}", status.version, status.node, status.pid, show_duration(uptime)));
     line("ready", status.not_ready.clone().map_or_else(|| "yes".to_owned(), |reason| format!("no: {reason}")));
+    for warning in &status.warnings {
+        line("warning", warning.clone());
+    }
     if let Some(config) = &status.config {
         line("config", config.display().to_string());
     }
