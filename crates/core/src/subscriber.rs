@@ -67,6 +67,13 @@ impl Pseudonyms {
         Self { key }
     }
 
+    /// Name of the key, in hexadecimal: equal names mean that pseudonyms can be compared. It tells nothing of the key.
+    #[must_use]
+    pub fn key_id(&self) -> String {
+        let id = blake3::derive_key("peertally 2026-12-01 name of the pseudonym key", &self.key);
+        id[..4].iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
     /// The pseudonym of a subscriber: 96 bits in hexadecimal, far more than a million subscribers need to stay apart.
     #[must_use]
     pub fn of(&self, subscriber: &Subscriber) -> String {

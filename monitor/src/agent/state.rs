@@ -3,7 +3,7 @@
 use std::{
     fmt,
     sync::{
-        Arc, Mutex, PoisonError, RwLock,
+        Arc, Mutex, OnceLock, PoisonError, RwLock,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
     time::SystemTime,
@@ -35,6 +35,8 @@ pub struct AgentState {
     start: SystemTime,
     /// What the metrics port and the control socket refused or gave up.
     pub connections: ConnectionCounts,
+    /// Name of the key of the pseudonyms.
+    pub pseudonym_key: OnceLock<String>,
     /// What became of records.
     pub records: RecordCounts,
 }
@@ -65,6 +67,7 @@ impl AgentState {
             evidence,
             start: SystemTime::now(),
             connections: ConnectionCounts::default(),
+            pseudonym_key: OnceLock::new(),
             records: RecordCounts::default(),
         })
     }

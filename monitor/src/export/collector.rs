@@ -128,7 +128,12 @@ fn agent_families(state: &AgentState) -> Vec<Family> {
             given_up.add(&[listener.label(), reason.label()], count as f64);
         }
     }
+    let mut key = Family::new(&definitions::PSEUDONYM_KEY);
+    if let Some(id) = state.pseudonym_key.get() {
+        key.add(&[id], 1.0);
+    }
     vec![
+        key,
         open,
         given_up,
         build,

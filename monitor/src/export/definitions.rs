@@ -155,6 +155,8 @@ definitions! {
         "Open connections of the metrics port and of the control socket.";
     CONNECTIONS_CLOSED = "/metrics" Counter "peertally_connections_given_up_total" in "" by ["listener", "reason"]:
         "Connections that were refused or given up: header_timeout, write_timeout, answer_timeout, displaced by a new one, full, too_many_streams, no_descriptor, foreign_user.";
+    PSEUDONYM_KEY = "/metrics" Gauge "peertally_pseudonym_key_info" in "" by ["key"]:
+        "1, with the name of the pseudonym key. Pseudonyms under keys of different names cannot be compared.";
     BUILD = "/metrics" Gauge "peertally_build_info" in "" by ["version"]:
         "1, with the version of the agent.";
     START_TIME = "/metrics" Gauge "peertally_start_time_seconds" in "seconds" by []:

@@ -17,6 +17,8 @@ pub struct Status {
     pub config: Option<PathBuf>,
     pub inspection: String,
     pub evidence: String,
+    /// Name of the key of the pseudonyms.
+    pub pseudonym_key: String,
     pub metrics: String,
     pub uptime_seconds: f64,
     pub ready: bool,
@@ -104,6 +106,7 @@ impl Status {
             config: info.config.clone(),
             inspection: info.inspection.to_owned(),
             evidence: info.evidence.to_owned(),
+            pseudonym_key: state.pseudonym_key.get().cloned().unwrap_or_default(),
             metrics: format!("http://{}/metrics", info.listen),
             uptime_seconds: SystemTime::now().duration_since(state.start()).unwrap_or_default().as_secs_f64(),
             ready: ready.is_ok(),

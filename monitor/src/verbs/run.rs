@@ -108,13 +108,9 @@ impl ExitCause for RunError {
             Self::Descriptors(error) => error.exit(),
             Self::Owned(error) => error.exit(),
             Self::Audit(error) => error.exit(),
-            Self::Pseudonyms(PseudonymKeyError::Io { source, .. })
-                if source.kind() == io::ErrorKind::PermissionDenied =>
-            {
-                Exit::Rights
-            }
-            Self::Pseudonyms(PseudonymKeyError::Io { .. }) | Self::Runtime(_) => Exit::Unavailable,
-            Self::Pseudonyms(PseudonymKeyError::Length { .. }) | Self::Hook(_) => Exit::Usage,
+            Self::Pseudonyms(error) => error.exit(),
+            Self::Runtime(_) => Exit::Unavailable,
+            Self::Hook(_) => Exit::Usage,
             Self::Kernel(error) => error.exit(),
             Self::Bug(_) => Exit::Bug,
         }
@@ -179,6 +175,7 @@ async fn serve<D: Datapath>(
         dispatcher.stats().to_vec(),
         drain_histogram(),
     );
+    state.pseudonym_key.get_or_init(|| pseudonyms.key_id());
     let heartbeat = Arc::new(Heartbeat::new((resolved.drain_interval * 10).max(Duration::from_secs(60))));
     let info = AgentInfo { listen: address.to_string(), ..AgentInfo::of(&resolved) };
     let context = HttpContext::new(Arc::clone(&state), pseudonyms.clone(), Arc::clone(&heartbeat), info);

@@ -1,6 +1,7 @@
 //! The whole agent over a data path that is a fake: start, scrape, events, failures, end.
 
 use std::{
+    os::unix::fs::PermissionsExt as _,
     path::Path,
     sync::{Arc, Mutex},
     time::{Duration, Instant},
@@ -248,6 +249,7 @@ async fn what_can_be_refused_is_refused_before_anything_is_attached() {
     file.control_socket = directory.path().join("file");
     let mut key = configuration(directory.path(), "");
     std::fs::write(directory.path().join("key"), "short").expect("written");
+    std::fs::set_permissions(directory.path().join("key"), std::fs::Permissions::from_mode(0o600)).expect("own");
     key.pseudonym_key_file = directory.path().join("key");
     let ca = "[[hooks]]\nname = \"h\"\n[hooks.webhook]\nurl = \"https://127.0.0.1/\"\nca_file = \"/nonexistent.pem\"\n";
     let ca = configuration(directory.path(), ca);
