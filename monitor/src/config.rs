@@ -17,6 +17,7 @@ mod rotation;
 pub mod run_args;
 mod typed;
 pub mod values;
+mod warnings;
 mod watchlist_file;
 
 use std::{

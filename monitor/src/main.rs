@@ -22,7 +22,10 @@ fn main() -> ExitCode {
     };
     match cli.command {
         Command::CheckConfig { file } => match check_config::check(file.as_deref()) {
-            Ok(summary) => show(&summary.to_string()),
+            Ok(checked) => {
+                checked.warnings.iter().for_each(|warning| eprintln!("peertally: warning: {warning}"));
+                show(&checked.summary)
+            }
             Err(error) => fail(&error),
         },
         Command::Run(args) => match run::main(&args, |resolved| {

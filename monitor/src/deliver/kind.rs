@@ -57,6 +57,11 @@ pub trait HookTarget: fmt::Debug + Send + Sync {
     /// One line for people, without secrets.
     fn describe(&self) -> String;
 
+    /// Whether others can read what is delivered on its way.
+    fn is_readable_on_the_way(&self) -> bool {
+        false
+    }
+
     /// Prepares deliveries; contacts nobody.
     ///
     /// # Errors

@@ -11,12 +11,22 @@ use peertally_core::{
 
 use crate::config::{self, ConfigError, Overrides, Resolved, messages::escape_invisible, values::show_duration};
 
-/// Checks `file`, or the file that `run` would read, and returns a summary to print.
+/// A configuration that is valid.
+#[derive(Clone, Debug)]
+pub struct Checked {
+    /// Effect, for people.
+    pub summary: String,
+    /// What is worth a second look.
+    pub warnings: Vec<String>,
+}
+
+/// Checks `file`, or the file that `run` would read.
 ///
 /// # Errors
 /// [`ConfigError`] with every problem found.
-pub fn check(file: Option<&Path>) -> Result<String, ConfigError> {
-    config::load(file, &Overrides::default()).map(|resolved| summary(&resolved))
+pub fn check(file: Option<&Path>) -> Result<Checked, ConfigError> {
+    let resolved = config::load(file, &Overrides::default())?;
+    Ok(Checked { summary: summary(&resolved), warnings: resolved.warnings() })
 }
 
 /// Summary of a configuration, for people.

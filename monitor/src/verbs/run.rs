@@ -128,6 +128,7 @@ pub fn main<D: Datapath>(
     let resolved = config::load(args.config.as_deref(), &args.overrides())?;
     resolved.require_interfaces()?;
     logging::start(&resolved.log);
+    resolved.warnings().iter().for_each(|warning| tracing::warn!("{warning}"));
     Plan::new(&resolved)?.check()?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)

@@ -3,6 +3,7 @@
 
 use std::{
     collections::BTreeMap,
+    net::IpAddr,
     path::{Path, PathBuf},
     sync::{Arc, Once},
     time::Duration,
@@ -157,6 +158,13 @@ impl Endpoint {
 impl HookTarget for Endpoint {
     fn describe(&self) -> String {
         format!("POST {}", self.url_without_query())
+    }
+
+    fn is_readable_on_the_way(&self) -> bool {
+        let host = self.url.host_str().unwrap_or_default().trim_matches(['[', ']']);
+        let is_local =
+            host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.to_canonical().is_loopback());
+        self.url.scheme() == "http" && !is_local
     }
 
     fn open(&self) -> Result<Box<dyn Deliver>, String> {
