@@ -34,6 +34,10 @@ use source::{ByteSource, array};
 /// Bytes of the longest packet that is read, as in libpcap (`MAXIMUM_SNAPLEN`) and Wireshark.
 pub const MAX_PACKET_BYTES: usize = 262_144;
 
+/// Bytes on the wire beyond which a packet is implausible: Linux makes none of more than 524,280 (`GSO_MAX_SIZE`,
+/// include/linux/netdevice.h).
+pub const MAX_PLAUSIBLE_BYTES: usize = 1 << 20;
+
 /// Interfaces of one section that are remembered; bounds memory.
 const MAX_INTERFACES: usize = 1 << 16;
 
@@ -82,6 +86,7 @@ pub struct Capture {
     format: Format,
     buffer: Vec<u8>,
     packets: u64,
+    implausible: u64,
     link_type: Option<u32>,
     failed: bool,
 }
@@ -125,7 +130,15 @@ impl Capture {
             None
         };
         let format = format.ok_or_else(|| CaptureError::NotACapture { first: magic[..got].to_vec() })?;
-        Ok(Self { source, format, buffer: vec![0; HEADROOM], packets: 0, link_type: None, failed: false })
+        Ok(Self {
+            source,
+            format,
+            buffer: vec![0; HEADROOM],
+            packets: 0,
+            implausible: 0,
+            link_type: None,
+            failed: false,
+        })
     }
 
     /// The next packet, or `None` at the end.
@@ -159,6 +172,12 @@ impl Capture {
         self.packets
     }
 
+    /// Packets so far that claim more than [`MAX_PLAUSIBLE_BYTES`] on the wire.
+    #[must_use]
+    pub fn implausible(&self) -> u64 {
+        self.implausible
+    }
+
     /// Link type that the latest packet had in the capture; `None` before the first one. 1 is Ethernet
     /// (<https://www.tcpdump.org/linktypes.html>).
     #[must_use]
@@ -170,9 +189,9 @@ impl Capture {
         let Some(framed) = link::reframe(record.link_type, &mut self.buffer, record.captured.clone()) else {
             return Item::UnsupportedLinkType(record.link_type);
         };
-        // A claim beyond any real frame is a lie. A frame shorter than its own link-layer header has no length of its
-        // own.
-        let claimed = record.original_len.min(MAX_PACKET_BYTES);
+        let claimed = record.original_len;
+        self.implausible += u64::from(claimed > MAX_PLAUSIBLE_BYTES);
+        // A frame shorter than its own link-layer header has no length of its own.
         let wire_len = match framed.len() {
             0 => 0,
             captured => (claimed + captured).saturating_sub(record.captured.len()).max(captured),

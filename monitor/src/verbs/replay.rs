@@ -24,7 +24,7 @@ use std::{
 use args::{EngineKind, ReplayArgs};
 use driver::Driver;
 use engine::{EngineError, EngineOptions, ReplayEngine};
-use peertally_capture::CaptureError;
+use peertally_capture::{CaptureError, MAX_PLAUSIBLE_BYTES};
 use peertally_core::{
     exit::{Exit, ExitCause},
     pool::Pool,
@@ -82,7 +82,13 @@ impl ExitCause for ReplayError {
 #[must_use]
 pub fn main(args: &ReplayArgs) -> ExitCode {
     match run(args, &mut BufWriter::new(io::stdout().lock())) {
-        Ok(damaged) => {
+        Ok((damaged, implausible)) => {
+            if implausible > 0 {
+                eprintln!(
+                    "peertally replay: warning: {implausible} packets claim more than {MAX_PLAUSIBLE_BYTES} bytes on the wire, which no \
+                     machine sends; they are counted as they claim, if their headers state no length"
+                );
+            }
             for (path, error) in &damaged {
                 eprintln!("peertally replay: {}: {error}", path.display());
             }
@@ -98,15 +104,15 @@ pub fn main(args: &ReplayArgs) -> ExitCode {
     .into()
 }
 
-/// Replays the captures and prints the result; returns the captures that could not be read to their end. If no capture
-/// could be read at all, no table is printed.
-fn run(args: &ReplayArgs, out: &mut impl Write) -> Result<Vec<(PathBuf, CaptureError)>, ReplayError> {
+/// Replays the captures and prints the result; returns the captures that could not be read to their end, and how many
+/// packets claim an implausible length. If no capture could be read at all, no table is printed.
+fn run(args: &ReplayArgs, out: &mut impl Write) -> Result<(Vec<(PathBuf, CaptureError)>, u64), ReplayError> {
     let (report, damaged) = collect(args)?;
     let read_nothing = report.packets == 0 && report.skipped.is_empty() && damaged.len() == report.captures;
     if args.format == Format::Json || !read_nothing {
         print(&report, args.format, out).map_err(ReplayError::Output)?;
     }
-    Ok(damaged)
+    Ok((damaged, report.implausible))
 }
 
 /// Replays the captures; returns the result, and the captures that could not be read to their end.

@@ -19,6 +19,7 @@ pub(super) struct Driver {
     flows: Option<Flows>,
     one_way: bool,
     unsupported: u64,
+    implausible: u64,
     captures: usize,
 }
 
@@ -31,6 +32,7 @@ impl Driver {
             flows: flows.then(Flows::default),
             one_way,
             unsupported: 0,
+            implausible: 0,
             captures: 0,
         }
     }
@@ -39,7 +41,11 @@ impl Driver {
     pub(super) fn capture(&mut self, path: &Path) -> Result<Option<CaptureError>, EngineError> {
         self.captures += 1;
         match Capture::open(path) {
-            Ok(mut capture) => self.packets(&mut capture),
+            Ok(mut capture) => {
+                let read = self.packets(&mut capture);
+                self.implausible += capture.implausible();
+                read
+            }
             Err(error) => Ok(Some(error)),
         }
     }
@@ -74,6 +80,6 @@ impl Driver {
         let totals = self.engine.finish()?;
         let flows = self.flows.map(Flows::into_rows);
         let report = ReplayReport::new(engine, self.captures, &totals, self.unsupported, flows);
-        Ok(ReplayReport { one_way: self.one_way, ..report })
+        Ok(ReplayReport { one_way: self.one_way, implausible: self.implausible, ..report })
     }
 }

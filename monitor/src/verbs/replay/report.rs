@@ -36,6 +36,9 @@ pub struct ReplayReport {
     /// True when every flow counts as answered, since the captures hold one direction only.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub one_way: bool,
+    /// Packets that claim more bytes on the wire than any machine sends; absent if there are none.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub implausible: u64,
     /// Traffic by protocol and confidence; adds up to `packets` and `bytes`.
     pub protocols: Vec<ProtocolRow>,
     /// Traffic by subscriber, protocol and confidence: what the subscriber took part in.
@@ -126,6 +129,10 @@ pub const CATCH_ALL: &str = "catch-all";
 /// Label of packets whose link type cannot be turned into Ethernet frames.
 pub const UNSUPPORTED_LINK_TYPE: &str = "unsupported_link_type";
 
+fn is_zero(count: &u64) -> bool {
+    *count == 0
+}
+
 impl ReplayReport {
     /// Sorts the engine's counters and the driver's rows.
     #[must_use]
@@ -151,6 +158,7 @@ impl ReplayReport {
             bytes: totals.node.iter().map(|node| node.bytes).sum(),
             skipped,
             one_way: false,
+            implausible: 0,
             protocols: protocols(&totals.node, |node| (node.flows, node.packets, node.bytes)),
             subscribers: subscribers(&totals.tallies),
             unanswered: protocols(&totals.node, |NodeRow { unanswered, .. }| {

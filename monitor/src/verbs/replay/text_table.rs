@@ -168,6 +168,7 @@ mod tests {
             bytes: 4_000,
             skipped: vec![SkippedRow { reason: "not_ip", packets: 3 }],
             one_way: true,
+            implausible: 0,
             protocols: vec![
                 protocol("bittorrent", "signature", 1, 1, 1_000),
                 protocol("unclassified", "none", 2, 2, 3_000),
