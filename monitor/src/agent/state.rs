@@ -6,7 +6,7 @@ use std::{
         Arc, Mutex, OnceLock, PoisonError, RwLock,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
-    time::SystemTime,
+    time::{Duration, Instant, SystemTime},
 };
 
 use monitor_common::abi::settings::InspectionDepth;
@@ -33,6 +33,8 @@ pub struct AgentState {
     inspection: InspectionDepth,
     evidence: Evidence,
     start: SystemTime,
+    /// The start on a clock that nobody sets.
+    started: Instant,
     /// What the metrics port and the control socket refused or gave up.
     pub connections: ConnectionCounts,
     /// Name of the key of the pseudonyms.
@@ -66,6 +68,7 @@ impl AgentState {
             inspection,
             evidence,
             start: SystemTime::now(),
+            started: Instant::now(),
             connections: ConnectionCounts::default(),
             pseudonym_key: OnceLock::new(),
             records: RecordCounts::default(),
@@ -136,6 +139,12 @@ impl AgentState {
     #[must_use]
     pub const fn start(&self) -> SystemTime {
         self.start
+    }
+
+    /// Time since the agent's start, however the wall clock was set meanwhile.
+    #[must_use]
+    pub fn uptime(&self) -> Duration {
+        self.started.elapsed()
     }
 
     /// Drains that failed.

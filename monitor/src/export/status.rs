@@ -1,6 +1,6 @@
 //! The status of a running agent, as the control socket and `peertally status` show it.
 
-use std::{path::PathBuf, sync::Arc, time::SystemTime};
+use std::{path::PathBuf, sync::Arc};
 
 use peertally_core::analysis::DrainResult;
 use serde::{Deserialize, Serialize};
@@ -108,7 +108,7 @@ impl Status {
             evidence: info.evidence.to_owned(),
             pseudonym_key: state.pseudonym_key.get().cloned().unwrap_or_default(),
             metrics: format!("http://{}/metrics", info.listen),
-            uptime_seconds: SystemTime::now().duration_since(state.start()).unwrap_or_default().as_secs_f64(),
+            uptime_seconds: state.uptime().as_secs_f64(),
             ready: ready.is_ok(),
             not_ready: ready.err(),
             warnings: state.record_problems(),

@@ -47,6 +47,8 @@ struct Seen {
     panic: bool,
     taken_off: bool,
     bytes: u64,
+    /// Sets the wall clock an hour on and an hour back, in turn, from one drain to the next.
+    wall_jumps: bool,
 }
 
 struct Fake {
@@ -77,6 +79,11 @@ impl Datapath for Fake {
         self.kernel.count_node("eth0", Direction::Up, verdict, seen.bytes);
         self.kernel.unanswer(Counts { flows: 0, packets: 1, bytes: 1 });
         let mut snapshot = self.kernel.drain_at(self.begun.elapsed());
+        if seen.wall_jumps {
+            let hour = Duration::from_secs(3600);
+            let (on, back) = (snapshot.taken_at + hour, snapshot.taken_at - hour);
+            snapshot.taken_at = if seen.drains.is_multiple_of(2) { on } else { back };
+        }
         if seen.taken_off {
             snapshot.attachments[0].mode = "none";
         }
@@ -205,6 +212,28 @@ async fn an_event_of_the_last_drain_is_delivered_before_the_end_and_a_hanging_ho
     ended.expect("a clean end");
     assert!(out.exists(), "the last event was lost");
     assert!(begun.elapsed() < Duration::from_secs(8), "{:?}", begun.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wall_clock_that_is_set_moves_no_window_and_no_cool_down() {
+    // The twin has a clock that nobody sets: both give one event, and no alarm.
+    for wall_jumps in [false, true] {
+        let directory = tempfile::tempdir().expect("directory");
+        // Five drains reach the threshold, and a cool-down of half an hour outlasts the test unless a clock ends it.
+        let more = "[[policies]]\nname = \"heavy\"\nthreshold = 1500\nwindow = \"10m\"\ncool_down = \"30m\"\nhooks = [\"none\"]\n\
+                    [[hooks]]\nname = \"none\"\nexec = [\"/bin/true\"]\n";
+        let seen = Seen { bytes: 300, wall_jumps, ..Seen::default() };
+        let running = start(configuration(directory.path(), more), seen).await;
+        running.wait_for("/metrics", "peertally_hook_deliveries_total{hook=\"none\"} 1").await;
+        let cooling = "peertally_policy_suppressed_total{policy=\"heavy\",reason=\"cool_down\"} 1";
+        running.wait_for("/metrics", cooling).await;
+        let (_, metrics) = running.get("/metrics").await;
+        assert!(metrics.contains("peertally_policy_events_total{policy=\"heavy\"} 1\n"), "{metrics}");
+        for path in ["/livez", "/readyz"] {
+            assert_eq!(running.get(path).await, (200, "ok\n".to_owned()), "{path}");
+        }
+        running.stop().await.0.expect("a clean end");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
