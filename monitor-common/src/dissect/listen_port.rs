@@ -37,7 +37,7 @@ pub fn find_port(transport: Transport, protocol: u8, payload: &Payload, port: &m
 
 /// Whether a payload over TCP with a certain message may be a browser's: a request that is of no program, or a frame of
 /// a WebSocket, which any page can open.
-#[inline(never)]
+#[inline(always)]
 fn is_of_browser(protocol: u8, payload: &Payload) -> bool {
     let frame = protocol == Protocol::WebTorrent as u8
         || protocol == Protocol::LibP2p as u8 && payload.byte(0) == websocket::BINARY;

@@ -102,6 +102,13 @@ pub(super) fn record(settings: &Settings, ctx: &mut PacketContext, flow: FlowEnt
     } else {
         before.after_packet(u64::from(ctx.flow.from_lower)).with(mark::of(mark::SEEN_LOWER, ctx.sender()))
     };
+    let inspecting = FlowState(ctx.flow.state).phase() == Phase::Inspecting;
+    let unusual =
+        u64::from(ctx.inspection.spoofed) | settings.one_way.load() | before.0 & (mark::FOREIGN | mark::ANSWERED);
+    if inspecting && conversation == before && unusual == 0 {
+        // Most first payloads of one side prove nothing yet.
+        return;
+    }
     let foreign = mark::of(mark::FOREIGN_LOWER, ctx.sender());
     conversation = if ctx.inspection.spoofed != 0 {
         conversation.with(foreign).without(mark::of(mark::ACKNOWLEDGED_LOWER, ctx.sender()))

@@ -1,6 +1,6 @@
 //! Flow table: look-up, victim selection and installation of flows in the ways of a set.
 
-use super::{account, charge, crowding, subscribers};
+use super::{account, charge, crowding, flow_entry::FlowEntry, subscribers};
 use crate::{
     abi::{
         event::KernelEvent,
@@ -16,35 +16,32 @@ use crate::{
     },
 };
 
-/// Whether the packet's flow is in the table and can continue. Sets `state` and `lookup`.
+/// The packet's flow, if it is in the table and can continue. Sets `state` and `lookup`.
 #[inline(always)]
-pub(super) fn lookup<M: Maps>(maps: &M, ctx: &mut PacketContext) -> bool {
+pub(super) fn lookup<'a, M: Maps>(maps: &'a M, ctx: &mut PacketContext) -> Option<FlowEntry<'a>> {
     ctx.flow.lookup = Lookup::NEW;
     if ctx.flow.way >= WAYS as u32 {
-        return false;
+        return None;
     }
-    let (Some(set), Some(cold)) = (maps.flow_set(ctx.flow.set_index), maps.cold_set(ctx.flow.set_index)) else {
-        return false;
-    };
-    let way = ctx.flow.way as usize & (WAYS - 1);
-    let state = FlowState(set.states[way].load());
+    let flow = FlowEntry::of(maps, ctx)?;
+    let state = FlowState(flow.state_word().load());
     ctx.flow.state = state.0;
-    if set.tags[way].load() != ctx.flow.tag {
+    if flow.set.tags[flow.way].load() != ctx.flow.tag {
         // Another flow was installed in the way meanwhile.
         ctx.flow.way = WAYS as u32;
-        return false;
+        return None;
     }
     if matches!(state.phase(), Phase::Empty | Phase::Locked) {
-        return false;
+        return None;
     }
     if state.is_claimed() || state.is_charging() {
         // Another CPU is writing this flow's verdict or charge: even a SYN counts with it, and the next one restarts.
         ctx.flow.lookup = Lookup::KNOWN;
-        return true;
+        return Some(flow);
     }
     // A SYN on a flow that was settled, carried payload or began with another segment: the ports are in use again, and
     // the old verdict must not be inherited. A repeated first SYN is no restart.
-    let progress = cold.flows[way].progress();
+    let progress = flow.cold.progress();
     let used = state.phase() == Phase::Settled
         || (progress.inspected_lower | progress.inspected_higher) != 0
         || progress.evidence & evidence::OPENED == 0;
@@ -55,10 +52,10 @@ pub(super) fn lookup<M: Maps>(maps: &M, ctx: &mut PacketContext) -> bool {
         && progress.inspected_higher < INSPECTED_PER_DIRECTION;
     if (ctx.frame.headers.opens_connection() && used) || resumes {
         ctx.flow.lookup = Lookup::RESTARTED;
-        return false;
+        return None;
     }
     ctx.flow.lookup = Lookup::KNOWN;
-    true
+    Some(flow)
 }
 
 /// Selects a way for the packet's new flow; `false` (and a counted event) when no way of both sets can be evicted.

@@ -69,7 +69,10 @@ pub(super) fn insert_referred<M: Maps>(maps: &M, settings: &Settings, ctx: &Pack
 #[inline(never)]
 pub(super) fn takes_share<M: Maps>(maps: &M, settings: &Settings, ctx: &PacketContext, end: usize, own: bool) -> bool {
     let tag = subscriber_tag(settings, ctx, end, ctx.flow.protocol as u8);
-    let Some(set) = maps.peer_set(peer_cache::set_index(tag, settings.peer_mask)) else { return false };
+    let Some(set) = maps.peer_set(peer_cache::set_index(tag, settings.peer_mask)) else {
+        maps.count_event(KernelEvent::InternalError);
+        return false;
+    };
     let takes = set.take_share(tag, own, peer_cache::share(settings.peer_mask, own));
     if !takes {
         maps.count_event(KernelEvent::PeerShareUsed);

@@ -8,7 +8,7 @@ use crate::parse::payload::Payload;
 const SCANNED: usize = 400;
 
 /// `port=` with its digits, as a parameter of an HTTP request.
-#[inline(never)]
+#[inline(always)]
 pub(in crate::dissect) fn http(payload: &Payload, port: &mut u32) {
     if payload.le32(0) == u32::from_le_bytes(*b"GET ") {
         find_parameter(payload, port);

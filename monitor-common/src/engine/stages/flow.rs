@@ -46,7 +46,9 @@ pub fn flow<P: Packet, M: Maps>(packet: &P, maps: &M, settings: &Settings) -> Op
         spoofing::count(maps, ctx);
         return None;
     }
-    if !flow_table::lookup(maps, ctx) {
+    let flow = if let Some(flow) = flow_table::lookup(maps, ctx) {
+        flow
+    } else {
         if !subscribers::find_subscribers(maps, ctx) {
             account::transit(maps, ctx.interface(), ctx.frame.headers.ip_bytes, account::flowless_verdict(ctx));
             return None;
@@ -64,8 +66,8 @@ pub fn flow<P: Packet, M: Maps>(packet: &P, maps: &M, settings: &Settings) -> Op
             account::count_uncached(maps, settings, ctx);
             return None;
         }
-    }
-    let flow = FlowEntry::of(maps, ctx)?;
+        FlowEntry::of(maps, ctx)?
+    };
     account::count(maps, ctx, flow);
     if ctx.flow.lookup == Lookup::KNOWN {
         charge::record(settings, ctx, flow);

@@ -188,8 +188,8 @@ fn may_start<const TCP: bool>(ctx: &PacketContext, syn_seen: u64, before: u32) -
 /// Records [`evidence::OPENED_AS_BROWSER`] when the payload is the first one of the side that opened the connection, no
 /// rule matched it, and it is text, which every HTTP request is, or TLS.
 ///
-/// Apart from the rules, and without a branch: the verifier walks it once.
-#[inline(never)]
+/// Apart from the rules: the verifier walks it once.
+#[inline(always)]
 fn record_opening<M: Maps>(maps: &M, scratch: &mut Scratch) {
     let (ctx, payload) = (&mut scratch.ctx, &scratch.payload);
     let Some(cold) = maps.cold_set(ctx.flow.set_index) else { return };
