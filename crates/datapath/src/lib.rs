@@ -43,9 +43,9 @@ pub trait Datapath: Send + 'static {
     /// When a table cannot be read. The next call reports what this one could not: nothing is lost.
     fn drain(&mut self) -> Result<Snapshot, Self::Error>;
 
-    /// Applies another configuration while the program counts: pools, tunnel endpoints, roles, realms, prefixes and VLANs
-    /// of the interfaces, inspection depth, watchlist, heuristic tier and bound of the slow path. Table sizes and the
-    /// names of the interfaces are those of the start. Flows of subscribers whose pool changed are released.
+    /// Applies another configuration while the program counts: pools, tunnel endpoints, roles, realms, prefixes and
+    /// VLANs of the interfaces, inspection depth, watchlist, heuristic tier and bound of the slow path. Table sizes and
+    /// the names of the interfaces are those of the start. Flows of subscribers whose pool changed are released.
     ///
     /// # Errors
     /// When a table cannot be written; then the configuration before is in force again, as far as the tables can be

@@ -1,8 +1,8 @@
 //! Takes the flows in the table away from subscribers whose pool was removed or is cut into other blocks.
 //!
-//! Flows name tally slots, whose keys name blocks. A flow of a removed block ends: its next packet is looked up like that
-//! of a new flow. A flow of a block that is cut otherwise keeps its verdict, and its next packet shows who is charged.
-//! Flows that charge nobody yet are left alone: they look the subscribers up when they charge somebody.
+//! Flows name tally slots, whose keys name blocks. A flow of a removed block ends: its next packet is looked up like
+//! that of a new flow. A flow of a block that is cut otherwise keeps its verdict, and its next packet shows who is
+//! charged. Flows that charge nobody yet are left alone: they look the subscribers up when they charge somebody.
 
 use std::collections::HashMap;
 

@@ -175,8 +175,8 @@ pub(super) fn end_flow<M: CounterMaps>(
     leave_subscribers(maps, settings, (set, cold), way, state, now_s);
 }
 
-/// Flushes the counters of a flow whose way the caller has locked, and keeps its remotes, for the subscribers that it is
-/// charged to, and will not be charged to any more.
+/// Flushes the counters of a flow whose way the caller has locked, and keeps its remotes, for the subscribers that it
+/// is charged to, and will not be charged to any more.
 #[inline(always)]
 pub(super) fn leave_subscribers<M: CounterMaps>(
     maps: &M,

@@ -1,5 +1,5 @@
-//! The change from one list of pools to another: the order in which the kernel's trie is rewritten, and what it means for
-//! the subscribers there are.
+//! The change from one list of pools to another: the order in which the kernel's trie is rewritten, and what it means
+//! for the subscribers there are.
 
 use std::{
     cmp::Reverse,
