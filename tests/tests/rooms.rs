@@ -207,6 +207,7 @@ const ROOMS: [(&str, &[&str]); 5] = [
         &[
             "error",
             "owned",
+            "offloads",
             "table_sizes",
             "mapped",
             "view",

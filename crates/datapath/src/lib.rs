@@ -20,6 +20,7 @@ mod interface_tables;
 pub mod mapped;
 pub mod mapped_tables;
 pub mod object;
+pub mod offloads;
 pub mod owned;
 pub mod released_flows;
 pub mod table_memory;

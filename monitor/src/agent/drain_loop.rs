@@ -10,7 +10,7 @@ use std::{
 };
 
 use peertally_core::{analysis::Analysis, exit::ExitCause, words::OnExit};
-use peertally_datapath::Datapath;
+use peertally_datapath::{Datapath, offloads};
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
@@ -127,6 +127,13 @@ impl DrainLoop {
                     "the program was detached by something else; restart the agent to attach it again"
                 );
             }
+        }
+        for interface in self.state.set_merging(offloads::merging(&snapshot.attachments)) {
+            tracing::warn!(
+                interface = &*interface,
+                "generic mode counts merged packets here: the interface merges what it receives (GRO or LRO) before the program \
+                 sees it; use native mode, or `ethtool -K {interface} gro off lro off`"
+            );
         }
         if let Some(log) = &mut self.hit_log {
             log.append(&snapshot.hits, SystemTime::now(), monotonic_ns());

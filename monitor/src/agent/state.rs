@@ -37,6 +37,8 @@ pub struct AgentState {
     started: Instant,
     /// What the metrics port and the control socket refused or gave up.
     pub connections: ConnectionCounts,
+    /// Interfaces in generic mode, each with whether packets are merged before they are counted.
+    merging: Mutex<Vec<(Arc<str>, bool)>>,
     /// Name of the key of the pseudonyms.
     pub pseudonym_key: OnceLock<String>,
     /// What became of records.
@@ -70,6 +72,7 @@ impl AgentState {
             start: SystemTime::now(),
             started: Instant::now(),
             connections: ConnectionCounts::default(),
+            merging: Mutex::default(),
             pseudonym_key: OnceLock::new(),
             records: RecordCounts::default(),
         })
@@ -151,6 +154,21 @@ impl AgentState {
     #[must_use]
     pub fn drain_failures(&self) -> u64 {
         self.drain_failures.load(Relaxed)
+    }
+
+    /// Notes which interfaces in generic mode merge packets before they are counted; returns those that merge since now.
+    pub fn set_merging(&self, merging: Vec<(Arc<str>, bool)>) -> Vec<Arc<str>> {
+        let mut known = self.merging.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_new = |each: &&(Arc<str>, bool)| each.1 && !known.contains(each);
+        let new = merging.iter().filter(is_new).map(|(name, _)| Arc::clone(name)).collect();
+        *known = merging;
+        new
+    }
+
+    /// Interfaces in generic mode, each with whether packets are merged before they are counted.
+    #[must_use]
+    pub fn merging(&self) -> Vec<(Arc<str>, bool)> {
+        self.merging.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// What is wrong with records while traffic is counted all the same: one line for each file.

@@ -132,7 +132,12 @@ fn agent_families(state: &AgentState) -> Vec<Family> {
     if let Some(id) = state.pseudonym_key.get() {
         key.add(&[id], 1.0);
     }
+    let mut merged = Family::new(&definitions::MERGED);
+    for (interface, merges) in state.merging() {
+        merged.add(&[&interface], f64::from(merges));
+    }
     vec![
+        merged,
         key,
         open,
         given_up,

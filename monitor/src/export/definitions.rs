@@ -105,6 +105,8 @@ definitions! {
         "Entries a kernel table can hold.";
     ATTACHED = "/metrics" Gauge "peertally_xdp_attached" in "" by ["interface", "role", "mode"]:
         "1 for each interface the XDP program is attached to, with the mode read back from the kernel; 0 with mode `none` where it is no longer attached.";
+    MERGED = "/metrics" Gauge "peertally_xdp_merged_packets" in "" by ["interface"]:
+        "1 for each interface in generic mode that merges received packets (GRO or LRO) before they are counted, 0 for one that does not. Absent in native mode, and where the kernel does not say.";
     SNAPSHOT_AGE = "/metrics" Gauge "peertally_snapshot_age_seconds" in "seconds" by []:
         "Time since the drain that this scrape shows.";
     SNAPSHOT_TIME = "/metrics" Gauge "peertally_snapshot_timestamp_seconds" in "seconds" by []:

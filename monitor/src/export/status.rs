@@ -111,7 +111,7 @@ impl Status {
             uptime_seconds: state.uptime().as_secs_f64(),
             ready: ready.is_ok(),
             not_ready: ready.err(),
-            warnings: state.record_problems(),
+            warnings: warnings(state),
             drain_failures: state.drain_failures(),
             hooks: hooks(state),
             ..Self::default()
@@ -157,6 +157,15 @@ impl Status {
             })
             .collect();
     }
+}
+
+/// What is wrong while traffic is counted all the same.
+fn warnings(state: &AgentState) -> Vec<String> {
+    let merging = state.merging().into_iter().filter(|(_, merges)| *merges);
+    let merging = merging.map(|(interface, _)| {
+        format!("{interface} counts merged packets: generic mode behind GRO or LRO (`ethtool -K {interface} gro off lro off`)")
+    });
+    state.record_problems().into_iter().chain(merging).collect()
 }
 
 /// Node-level totals by verdict.

@@ -47,6 +47,7 @@ impl Bench {
             vec![HookStats::new("tell".into(), &exec::KIND)],
             drain_histogram(),
         );
+        state.set_merging(vec![("eth7".into(), true)]);
         state.pseudonym_key.set("0a1b2c3d".to_owned()).expect("set once");
         let analysis = Analysis::new(resolved(text).analysis_options(), Pseudonyms::with_key([3; 32]));
         let exposition = Exposition::new(Arc::clone(&state));
