@@ -194,6 +194,7 @@ const ROOMS: [(&str, &[&str]); 5] = [
             "interface",
             "exit",
             "pool",
+            "reconcile",
             "content_list",
             "subscriber",
             "snapshot",

@@ -4,6 +4,7 @@
 //!   names;
 //! * [`subscriber`]: subscriber blocks and their pseudonyms; [`snapshot`]: the counters of one drain;
 //! * [`policy`]: thresholds within windows; [`analysis`]: rows for metrics, and policies that fired;
+//! * [`reconcile`]: what the kernel has against what is configured;
 //! * [`content_list`]: hashes of notices already received; [`exit`]: exit codes.
 //!
 //! Pure: no clock, no file, no network, no environment (`clippy.toml` of this crate lists the calls). The caller hands
@@ -17,6 +18,7 @@ pub mod exit;
 pub mod interface;
 pub mod policy;
 pub mod pool;
+pub mod reconcile;
 pub mod snapshot;
 pub mod subscriber;
 #[cfg(any(test, feature = "testing"))]
