@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use peertally_core::snapshot::{Counts, Snapshot};
+use peertally_core::snapshot::{Counts, Reconciled, Snapshot};
 
 /// A drain that found nothing, ten seconds after the one before.
 #[must_use]
@@ -29,5 +29,6 @@ pub fn empty() -> Snapshot {
         watchlist: Vec::new(),
         hits: Vec::new(),
         attachments: Vec::new(),
+        reconciled: Reconciled::default(),
     }
 }

@@ -221,8 +221,8 @@ pub fn plan(names: &[Arc<str>], links: &[Link], pinned: &[Pinned], mode: XdpMode
     plan
 }
 
-/// The link that is counted under a configured name: the one with that name, else the one that was attached under it and
-/// has another name now, which is not configured.
+/// The link that is counted under a configured name: the one with that name, else the one that was attached under it
+/// and has another name now, which is not configured.
 fn link_of<'a>(name: &Arc<str>, names: &[Arc<str>], links: &'a [Link], pinned: &[Pinned]) -> Option<&'a Link> {
     links.iter().find(|link| link.name == *name).or_else(|| {
         let known = pinned.iter().filter(|pinned| pinned.name.as_ref() == Some(name));

@@ -59,6 +59,52 @@ pub struct Snapshot {
     pub hits: Vec<WatchHit>,
     /// Where the program is attached.
     pub attachments: Vec<Attachment>,
+    /// What else is known of attachments.
+    pub reconciled: Reconciled,
+}
+
+/// What comparing the configured interfaces with those of the kernel has led to, in this process.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Reconciled {
+    /// Changes so far.
+    pub changes: Vec<AttachmentChange>,
+    /// Comparisons that failed because the kernel could not be asked. The attachments are those of the last answer
+    /// then.
+    pub failed_queries: u64,
+    /// Programs of Peertally on interfaces that are not configured, or of another version.
+    pub others: Vec<RunningProgram>,
+}
+
+/// How often the program was attached to an interface or taken off it, for one reason.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AttachmentChange {
+    /// Interface name.
+    pub interface: Arc<str>,
+    /// `attached`, `swapped`, `mode_changed`; or why it was taken off: `gone`, `moved`, `not_configured`; or `refused`.
+    pub change: &'static str,
+    /// How often.
+    pub count: u64,
+}
+
+/// A program of Peertally on an XDP hook.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RunningProgram {
+    /// Present name of the interface.
+    pub interface: Arc<str>,
+    /// Mode of the program.
+    pub mode: &'static str,
+    /// Id of the program.
+    pub program: u32,
+    /// Version of the pins that hold it, such as `v10`; `none` if they are not in the BPF file system seen here.
+    pub pins: Arc<str>,
+}
+
+impl RunningProgram {
+    /// Whether its pins are in the BPF file system seen here.
+    #[must_use]
+    pub fn is_pinned(&self) -> bool {
+        *self.pins != *"none"
+    }
 }
 
 /// How far a tally moved between two drains.
@@ -141,6 +187,8 @@ pub struct Attachment {
     pub role: &'static str,
     /// XDP mode read back from the kernel: `native` or `generic`; `none` where the program is no longer attached.
     pub mode: &'static str,
+    /// Why the program is not there, or what else is to be known.
+    pub detail: Option<Arc<str>>,
 }
 
 impl Attachment {

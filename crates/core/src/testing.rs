@@ -16,7 +16,10 @@ use monitor_common::abi::{
     tally::{Direction, TallyKey, Totals},
 };
 
-use crate::snapshot::{Attachment, Counts, InterfaceCount, NodeRow, Snapshot, TableUse, TallyChange};
+use crate::snapshot::{
+    Attachment, AttachmentChange, Counts, InterfaceCount, NodeRow, Reconciled, RunningProgram, Snapshot, TableUse,
+    TallyChange,
+};
 
 /// Counters of a data path that only a test adds to.
 #[derive(Debug)]
@@ -195,7 +198,17 @@ impl Kernel {
             pending: Counts::default(),
             watchlist: Vec::new(),
             hits: Vec::new(),
-            attachments: vec![Attachment { interface: "eth0".into(), role: "access", mode: "native" }],
+            attachments: vec![Attachment { interface: "eth0".into(), role: "access", mode: "native", detail: None }],
+            reconciled: Reconciled {
+                changes: vec![AttachmentChange { interface: "eth0".into(), change: "attached", count: 1 }],
+                failed_queries: 0,
+                others: vec![RunningProgram {
+                    interface: "eth9".into(),
+                    mode: "native",
+                    program: 9,
+                    pins: "v1".into(),
+                }],
+            },
         }
     }
 }

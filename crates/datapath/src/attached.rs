@@ -1,16 +1,23 @@
 //! The program attached to its interfaces, its pinned maps, and their draining.
 //!
-//! Order of a start: checks that touch nothing (names, foreign programs, a second agent), then maps and program, then
-//! all interfaces or none. The program only counts; nothing here changes what happens to a packet.
+//! Order of a start: checks that touch nothing (a second agent, names, foreign programs, namespaces), then maps and
+//! program, then all interfaces or none. From then on, each drain and each message of the kernel about a link compares
+//! what is configured with what the kernel has. The program only counts; nothing here changes what happens to a packet.
 
 mod attach;
+mod attachments;
 mod drain;
 mod error;
+mod interface_numbers;
+mod link_watch;
+mod monitored;
+mod namespaces;
 mod netlink;
 mod pins;
 mod program_clock;
+mod records;
 
-use std::{fs::File, path::PathBuf, sync::Arc, time::Instant};
+use std::{fs::File, io, path::PathBuf, sync::Arc, time::Instant};
 
 use aya_log::EbpfLogger;
 use monitor_common::{
@@ -20,30 +27,30 @@ use monitor_common::{
 use peertally_core::{
     analysis::node::OTHER,
     interface::Interface,
-    snapshot::{InterfaceCount, Snapshot},
+    snapshot::{InterfaceCount, RunningProgram, Snapshot},
     words::{OnExit, XdpMode},
 };
 
 pub use error::AttachError;
 
+use self::{link_watch::LinkWatch, monitored::Monitored, netlink::Rtnetlink, pins::Tables};
 use crate::{
     Datapath,
-    object::{LoadOptions, LoadedObject, MonitoredInterface},
+    object::{LoadOptions, LoadedObject},
     released_flows::{self, ReleasedFlows},
 };
 
 /// See the module documentation.
 pub struct AttachedDatapath {
     object: LoadedObject,
-    targets: Vec<MonitoredInterface>,
+    monitored: Monitored,
     drain: drain::Drain,
-    /// Names by interface number.
-    interfaces: Vec<Arc<str>>,
     /// The configuration in force.
     options: LoadOptions,
     /// Verdict writes that failed in this process; always 0 unless there is a bug.
     internal_errors: u64,
     kernel_log: Option<EbpfLogger<&'static dyn log::Log>>,
+    link_watch: Option<LinkWatch>,
     /// Both live as long as the attachment is used.
     _clock: program_clock::ProgramClock,
     _lock: File,
@@ -53,17 +60,33 @@ impl AttachedDatapath {
     /// Loads the program, takes over pinned maps if there are any, and attaches.
     ///
     /// # Errors
-    /// [`AttachError`]; then nothing new is attached.
+    /// [`AttachError`]; then nothing new is attached, and nothing is left that was not there before.
     pub fn start(configured: &LoadOptions, interfaces: &[Interface], mode: XdpMode) -> Result<Self, AttachError> {
-        let targets = attach::targets(interfaces)?;
         let lock = pins::lock()?;
+        let unread = |source| AttachError::Links { source };
         let folder = pins::prepare()?;
-        let first = !pins::any();
-        let options = LoadOptions { pin_folder: Some(folder), interfaces: targets.clone(), ..configured.clone() };
-        let started = Self::start_pinned(&options, targets, mode, lock);
-        if started.is_err() && first {
+        let tables = pins::tables().map_err(unread)?;
+        let namespace = namespaces::network().map_err(unread)?;
+        if let Tables::Complete(Some(theirs)) = &tables {
+            refuse_other_namespace(theirs, &namespace)?;
+        }
+        // Interfaces are written when their numbers are known.
+        let options = LoadOptions { pin_folder: Some(folder), interfaces: Vec::new(), ..configured.clone() };
+        let checked = Monitored::new(interfaces, &configured.pools, mode).and_then(|mut monitored| {
+            let look = monitored.look(None).map_err(unread)?;
+            monitored.check(&look).map(|()| monitored)
+        });
+        let started = checked.and_then(|monitored| {
+            if tables == Tables::Unused {
+                // Nothing was counted in what a killed start has left.
+                pins::empty_own()?;
+            }
+            say_if_pins_are_private();
+            Self::start_pinned(&options, monitored, &namespace, lock)
+        });
+        if started.is_err() && tables == Tables::Unused {
             // Unused pinned tables must not block another start with other sizes.
-            if let Err(error) = pins::remove_all() {
+            if let Err(error) = pins::remove_own() {
                 tracing::warn!(%error, "cannot clean up after a failed start");
             }
         }
@@ -72,8 +95,8 @@ impl AttachedDatapath {
 
     fn start_pinned(
         options: &LoadOptions,
-        targets: Vec<MonitoredInterface>,
-        mode: XdpMode,
+        mut monitored: Monitored,
+        namespace: &str,
         lock: File,
     ) -> Result<Self, AttachError> {
         let mut object = LoadedObject::load(options)?;
@@ -82,23 +105,26 @@ impl AttachedDatapath {
             tracing::warn!(%error, "no log messages from the XDP program");
             None
         });
-        attach::attach_all(&mut object, &targets, mode)?;
+        let folder = pins::folder();
+        records::set_complete(&folder, namespace)
+            .map_err(|source| AttachError::PinFolder { path: folder.clone(), source })?;
+        monitored.start(&mut object)?;
         // A packet holds no way of the flow table for long. Whoever does so now has died.
         let abandoned = released_flows::release_abandoned(&object.view(), pins::wait_for_packets);
         // Configure only now: a refused start must not change a program that is already counting.
-        let change = object.configure(options)?.from_any();
+        let options = LoadOptions { interfaces: monitored.targets().to_vec(), ..options.clone() };
+        let change = object.configure(&options)?.from_any();
         let released = released_flows::release_flows(&object.view(), &change, pins::wait_for_packets);
         report_released(&ReleasedFlows { abandoned, ..released });
-        let interfaces = interface_names(&object, &targets);
         let object_settings = object.map_settings()?;
         Ok(Self {
             object,
-            targets,
+            monitored,
             drain: drain::Drain::default(),
-            interfaces,
-            options: options.clone(),
+            options,
             internal_errors: released.internal_errors,
             kernel_log,
+            link_watch: None,
             _clock: program_clock::ProgramClock::start(object_settings)?,
             _lock: lock,
         })
@@ -120,18 +146,33 @@ fn report_released(released: &ReleasedFlows) {
     }
 }
 
-/// Names of the interfaces by number; those of earlier runs that are not monitored now keep their number.
-fn interface_names(object: &LoadedObject, targets: &[MonitoredInterface]) -> Vec<Arc<str>> {
-    let mut names: Vec<Arc<str>> = Vec::new();
-    for (index, number) in object.interface_numbers() {
-        let number = *number as usize;
-        if names.len() <= number {
-            names.resize(number + 1, Arc::from(OTHER));
-        }
-        let target = targets.iter().find(|target| target.index as u16 == *index);
-        names[number] = target.map_or_else(|| Arc::from(format!("if{index}")), |target| Arc::clone(&target.name));
+fn say_if_pins_are_private() {
+    if namespaces::pins_are_private() {
+        tracing::warn!(
+            "the BPF file system at {} is this mount namespace's own, as after `ip netns exec`: the program and its counters end \
+             with the last process of that namespace. To keep them, enter the network namespace with \
+             `nsenter --net=/run/netns/NAME`",
+            pins::BPF_FILE_SYSTEM
+        );
     }
-    names
+}
+
+/// Refuses pins of another network namespace, if one of their attachments has its device still. Without any, nothing
+/// counts into the tables: they are taken over.
+fn refuse_other_namespace(theirs: &str, ours: &str) -> Result<(), AttachError> {
+    if theirs == ours {
+        return Ok(());
+    }
+    let pinned = attachments::pinned().map_err(|source| AttachError::Links { source })?;
+    if pinned.iter().any(|pinned| pinned.device.is_some()) {
+        let (theirs, ours) = (namespaces::describe_network(theirs), namespaces::describe_network(ours));
+        return Err(AttachError::OtherNamespace { path: pins::folder(), theirs, ours });
+    }
+    tracing::warn!(
+        theirs,
+        "the interfaces of the network namespace that was counted are gone: its counters go on here"
+    );
+    Ok(())
 }
 
 /// What was counted apart on each interface. Numbers without a name of their own share [`OTHER`], if one of them has
@@ -160,6 +201,8 @@ impl Datapath for AttachedDatapath {
 
     fn drain(&mut self) -> Result<Snapshot, AttachError> {
         let begun = Instant::now();
+        self.reconcile();
+        let interfaces = self.monitored.labels();
         let view = self.object.view();
         view.settings.clock_s.store(program_clock::now_s());
         let mut read = self.drain.memory();
@@ -172,12 +215,12 @@ impl Datapath for AttachedDatapath {
         let events = self.object.events()?;
         let events = events.into_iter().map(|(event, count)| (event.label(), count + in_this_process(event))).collect();
         let rules = self.object.rule_verdicts()?;
-        let shed = interface_counts(&self.object.shed()?, &self.interfaces);
+        let shed = interface_counts(&self.object.shed()?, &interfaces);
         let spoofed = self.object.spoofed()?.into_iter();
-        let spoofed = spoofed.map(|(reason, tallies)| (reason, interface_counts(&tallies, &self.interfaces))).collect();
+        let spoofed = spoofed.map(|(reason, tallies)| (reason, interface_counts(&tallies, &interfaces))).collect();
         let watching = view.settings.inspection.load() == InspectionDepth::Watchlist as u64;
         let watchlist = if watching { self.object.watchlist_tallies()? } else { Vec::new() };
-        let context = drain::DrainContext { interfaces: &self.interfaces, pools: self.options.pools.len() as u64 };
+        let context = drain::DrainContext { interfaces: &interfaces, pools: self.options.pools.len() as u64 };
         let mut snapshot = self.drain.snapshot(&view, read, begun, &context);
         snapshot.skipped = skipped;
         snapshot.events = events;
@@ -188,7 +231,8 @@ impl Datapath for AttachedDatapath {
         if watching {
             snapshot.hits = self.object.watchlist_hits();
         }
-        snapshot.attachments = attach::attachments(&self.targets);
+        snapshot.attachments = self.monitored.attachments();
+        snapshot.reconciled = self.monitored.reconciled(self.object.program_id()?);
         attach::keep_stages(&mut self.object);
         snapshot.drain_duration = begun.elapsed();
         if let Some(log) = &mut self.kernel_log {
@@ -198,40 +242,61 @@ impl Datapath for AttachedDatapath {
     }
 
     fn apply(&mut self, configured: &LoadOptions, interfaces: &[Interface]) -> Result<ReleasedFlows, AttachError> {
-        let mut targets = Vec::new();
-        for Interface { name, role, realm, prefixes, vlans } in interfaces.iter().cloned() {
-            let Some(target) = self.targets.iter().find(|target| *target.name == *name) else { continue };
-            targets.push(MonitoredInterface { role, realm, prefixes, vlans, ..target.clone() });
-        }
+        let before = self.monitored.configure(interfaces, &configured.pools);
         let pin_folder = self.options.pin_folder.clone();
-        let options = LoadOptions { pin_folder, interfaces: targets.clone(), ..configured.clone() };
+        let options = LoadOptions { pin_folder, interfaces: self.monitored.targets().to_vec(), ..configured.clone() };
         let change = match self.object.configure(&options) {
             Ok(change) => change,
             Err(error) => {
+                self.monitored.configure(&before, &self.options.pools);
                 if let Err(undo) = self.object.configure(&self.options) {
                     tracing::error!(%undo, "cannot write the configuration before back; restart the agent");
                 }
                 return Err(error.into());
             }
         };
-        (self.targets, self.options) = (targets, options);
+        self.options = options;
         let mut released = ReleasedFlows::default();
         if !change.is_empty() {
             released = released_flows::release_flows(&self.object.view(), &change, pins::wait_for_packets);
             self.internal_errors += released.internal_errors;
             report_released(&released);
         }
+        self.reconcile();
         Ok(released)
+    }
+
+    fn reconcile(&mut self) {
+        if let Some(watch) = &self.link_watch {
+            watch.looked();
+        }
+        self.monitored.reconcile(&mut self.object);
+    }
+
+    fn wake_by(&mut self, wake: Box<dyn Fn() + Send>) {
+        match LinkWatch::start(wake) {
+            Ok(watch) => self.link_watch = Some(watch),
+            Err(error) => {
+                tracing::error!(%error, "cannot watch links: an interface made anew waits for the next drain");
+            }
+        }
     }
 
     fn finish(mut self, on_exit: OnExit) -> Result<(), AttachError> {
         match on_exit {
             OnExit::Leave => {
                 attach::keep_stages(&mut self.object);
-                tracing::info!("the program stays attached and keeps counting; `peertally detach` detaches it")
+                if namespaces::pins_are_private() {
+                    tracing::warn!(
+                        "the pins are in a BPF file system of this mount namespace alone: the program is detached, and its counters \
+                         end, with the last process of that namespace"
+                    );
+                } else {
+                    tracing::info!("the program stays attached and keeps counting; `peertally detach` detaches it");
+                }
             }
             OnExit::Detach => {
-                detach()?;
+                pins::remove_all()?;
                 tracing::info!("detached");
             }
         }
@@ -239,13 +304,34 @@ impl Datapath for AttachedDatapath {
     }
 }
 
-/// Detaches the program from every interface and removes its pinned maps; returns the removed pins. Needs no running
-/// agent.
+/// What [`detach`] did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Detached {
+    /// Pins that were removed.
+    pub removed: Vec<PathBuf>,
+    /// Programs of Peertally that still run on interfaces of this network namespace: their pins are not in the BPF file
+    /// system seen here.
+    pub left: Vec<RunningProgram>,
+}
+
+/// Detaches the program from every interface and removes its pinned maps.
 ///
 /// # Errors
-/// [`AttachError::Remove`].
-pub fn detach() -> Result<Vec<PathBuf>, AttachError> {
-    pins::remove_all()
+/// [`AttachError::Running`] beside a running agent, [`AttachError::Remove`].
+pub fn detach() -> Result<Detached, AttachError> {
+    let _lock = pins::lock()?;
+    // Asked before: the kernel takes a program off some milliseconds after its pin is gone.
+    let mut left = running().map_err(|source| AttachError::Links { source })?;
+    left.retain(|each| !each.is_pinned());
+    Ok(Detached { removed: pins::remove_all()?, left })
+}
+
+/// Programs of Peertally on interfaces of this network namespace, whoever attached them. Needs no running agent.
+///
+/// # Errors
+/// The kernel cannot be asked.
+pub fn running() -> io::Result<Vec<RunningProgram>> {
+    attachments::running(&mut Rtnetlink::open()?, &[], &[])
 }
 
 #[cfg(test)]

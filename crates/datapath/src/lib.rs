@@ -45,13 +45,23 @@ pub trait Datapath: Send + 'static {
     fn drain(&mut self) -> Result<Snapshot, Self::Error>;
 
     /// Applies another configuration while the program counts: pools, tunnel endpoints, roles, realms, prefixes and
-    /// VLANs of the interfaces, inspection depth, watchlist, heuristic tier and bound of the slow path. Table sizes and
-    /// the names of the interfaces are those of the start. Flows of subscribers whose pool changed are released.
+    /// VLANs of the interfaces, inspection depth, watchlist, heuristic tier and bound of the slow path. Table sizes are
+    /// those of the start. Interfaces that are new are attached to, those that are not named any more are let go. Flows
+    /// of subscribers whose pool changed are released.
     ///
     /// # Errors
     /// When a table cannot be written; then the configuration before is in force again, as far as the tables can be
     /// written.
     fn apply(&mut self, options: &LoadOptions, interfaces: &[Interface]) -> Result<ReleasedFlows, Self::Error>;
+
+    /// Compares the interfaces that are configured with those that there are, and does what is missing. A drain does
+    /// so, too.
+    fn reconcile(&mut self) {}
+
+    /// Has `wake` called when interfaces changed: [`Self::reconcile`] should then be called soon.
+    fn wake_by(&mut self, wake: Box<dyn Fn() + Send>) {
+        drop(wake);
+    }
 
     /// Leaves the program attached, or detaches it and removes its pins.
     ///

@@ -26,11 +26,11 @@ use monitor_common::{
         rule::Rule,
         settings::{Heuristic, InspectionDepth, Settings, Shedding},
         spoofing::{SpoofReason, spoofed_index},
-        tally::{KeyWords, TallyKey},
+        tally::{KeyWords, NODE_ENTRIES_PER_INTERFACE, TallyKey},
         watch::WatchHit,
     },
     bpf::shared_u64::SharedU64,
-    tables::token_bucket::PacketTally,
+    tables::{flow_table::FlowState, token_bucket::PacketTally},
 };
 use peertally_core::{
     content_list::Watchlist,
@@ -503,6 +503,90 @@ impl LoadedObject {
         map.try_into().map_err(|source| ObjectError::Map { name, source })
     }
 
+    /// Sets the numbers under which interfaces are counted, by the low 16 bits of their indices. They are in the tables
+    /// with the next [`Self::write_interfaces`].
+    pub(super) fn set_interface_numbers(&mut self, mut numbers: Vec<(u16, u32)>) {
+        numbers.sort_by_key(|(_, number)| *number);
+        self.tables.interfaces = numbers;
+    }
+
+    /// Clears the entries of all interfaces but these.
+    pub(super) fn forget_interfaces_except(&self, interfaces: &[MonitoredInterface]) {
+        for (index, cell) in (0..=u16::MAX).zip(self.interface_table.values()) {
+            if cell.load() != 0 && !interfaces.iter().any(|interface| interface.index as u16 == index) {
+                cell.store(0);
+            }
+        }
+    }
+
+    /// Whether something was counted under an interface number, or a flow will be.
+    pub(super) fn counted_under(&self, number: u32) -> bool {
+        let view = self.view();
+        let node = view.node.chunks_exact(NODE_ENTRIES_PER_INTERFACE).nth(number as usize).unwrap_or_default();
+        let node = node.iter().any(|tally| tally.packets.load() != 0 || tally.flows.load() != 0);
+        let of_flow =
+            |state: FlowState| [true, false].map(|side| state.interface(side).shared_number()).contains(&number);
+        let mut states = view.flows.iter().flat_map(|set| &set.states).map(|state| FlowState(state.load()));
+        let shed = || self.shed().is_ok_and(|shed| shed[number as usize] == PacketTally::default());
+        let clean = |tallies: &[PacketTally]| tallies[number as usize] == PacketTally::default();
+        let spoofed = || self.spoofed().is_ok_and(|rows| rows.iter().all(|(_, tallies)| clean(tallies)));
+        node || states.any(|state| state != FlowState(0) && of_flow(state)) || !shed() || !spoofed()
+    }
+
+    /// What the tables of interfaces hold.
+    ///
+    /// # Errors
+    /// When a map cannot be read.
+    pub(super) fn save_interfaces(&mut self) -> Result<SavedInterfaces, ObjectError> {
+        let words = |map: &MappedArray<SharedU64>| map.values().iter().map(SharedU64::load).collect();
+        let name = PREFIX_SETS;
+        let sets = match self.sets()? {
+            Some(sets) => sets.iter().collect::<Result<_, _>>().map_err(|source| ObjectError::Map { name, source })?,
+            None => Vec::new(),
+        };
+        Ok(SavedInterfaces {
+            numbers: self.tables.interfaces.clone(),
+            interfaces: words(&self.interface_table),
+            vlans: self.vlan_tables.as_ref().map(|(cells, entries)| (words(cells), words(entries))),
+            sets,
+        })
+    }
+
+    /// Writes back what the tables of interfaces held.
+    ///
+    /// # Errors
+    /// When a map cannot be written.
+    pub(super) fn restore_interfaces(&mut self, saved: &SavedInterfaces) -> Result<(), ObjectError> {
+        let name = PREFIX_SETS;
+        let error = |source| ObjectError::Map { name, source };
+        let write = |map: &MappedArray<SharedU64>, words: &[u64]| {
+            map.values()
+                .iter()
+                .zip(words)
+                .filter(|(cell, word)| cell.load() != **word)
+                .for_each(|(cell, word)| cell.store(*word));
+        };
+        if let Some(mut sets) = self.sets()? {
+            for (key, value) in &saved.sets {
+                sets.insert(key, value, 0).map_err(error)?;
+            }
+        }
+        if let (Some((cells, entries)), Some((old_cells, old_entries))) = (&self.vlan_tables, &saved.vlans) {
+            write(entries, old_entries);
+            write(cells, old_cells);
+        }
+        write(&self.interface_table, &saved.interfaces);
+        self.tables.interfaces.clone_from(&saved.numbers);
+        if let Some(mut sets) = self.sets()? {
+            let known = |key: &Key<[u8; 20]>| {
+                saved.sets.iter().any(|(other, _)| other.prefix_len() == key.prefix_len() && other.data() == key.data())
+            };
+            let stale: Vec<_> = sets.keys().filter_map(Result::ok).filter(|key| !known(key)).collect();
+            stale.iter().try_for_each(|key| sets.remove(key)).map_err(error)?;
+        }
+        Ok(())
+    }
+
     /// Assigns the numbers under which interfaces are counted. Interfaces of earlier runs keep theirs, because pinned
     /// counters use them.
     fn number_interfaces(&mut self, interfaces: &[MonitoredInterface]) {
@@ -548,8 +632,10 @@ impl LoadedObject {
         for (index, cell) in (0..=u16::MAX).zip(self.interface_table.values()) {
             let before = InterfaceEntry(cell.load());
             let found = tables.entries.iter().find(|(other, _)| *other == index);
-            let entry =
-                found.map_or(before.with_prefix_set(0).with_vlans(false), |(_, entry)| entry.with_number_of(before));
+            let entry = found.map_or(before.with_prefix_set(0).with_vlans(false), |(_, entry)| {
+                let number = self.tables.interfaces.iter().find(|(other, _)| *other == index);
+                entry.with_number_of(number.map_or(InterfaceEntry(0), |(_, number)| InterfaceEntry::new(*number)))
+            });
             if entry != before {
                 cell.store(entry.0);
             }
@@ -581,6 +667,14 @@ impl LoadedObject {
         let Some(map) = self.ebpf.map_mut(PREFIX_SETS) else { return Ok(None) };
         map.try_into().map(Some).map_err(|source| ObjectError::Map { name: PREFIX_SETS, source })
     }
+}
+
+/// What the tables of interfaces held at a time.
+pub(super) struct SavedInterfaces {
+    numbers: Vec<(u16, u32)>,
+    interfaces: Vec<u64>,
+    vlans: Option<(Vec<u64>, Vec<u64>)>,
+    sets: Vec<(Key<[u8; 20]>, u32)>,
 }
 
 /// Name of the map of sets of prefixes.

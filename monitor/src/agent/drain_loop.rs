@@ -3,7 +3,6 @@
 //! One thread owns the datapath, so that no map is read on the reactor.
 
 use std::{
-    collections::HashSet,
     io,
     sync::{Arc, mpsc},
     time::{Duration, Instant, SystemTime},
@@ -45,11 +44,32 @@ fn monotonic_ns() -> u64 {
     now.tv_sec.unsigned_abs() * 1_000_000_000 + now.tv_nsec.unsigned_abs()
 }
 
+/// Shortest time between two looks at the interfaces: a router that makes many at once sends a message for each.
+const BETWEEN_LOOKS: Duration = Duration::from_millis(100);
+
+/// What ends the wait for the next drain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wake {
+    /// Drain once more, and end.
+    End,
+    /// Interfaces changed.
+    Links,
+}
+
+/// Ends the drain loop when dropped.
+#[derive(Debug)]
+pub struct EndOfDrains(pub mpsc::Sender<Wake>);
+
+impl Drop for EndOfDrains {
+    fn drop(&mut self) {
+        // Nobody receives it if the loop has ended.
+        let _ended = self.0.send(Wake::End);
+    }
+}
+
 /// What the log has said.
 #[derive(Default)]
 struct Reported {
-    /// Interfaces that were reported as detached.
-    detached: HashSet<Arc<str>>,
     /// Whether shedding goes on.
     shedding: SheddingWatch,
 }
@@ -68,27 +88,52 @@ fn report_shedding(change: Option<SheddingChange>) {
     }
 }
 
+/// Waits until the time of the next drain, and looks at the interfaces when they changed; `true` if the end has come.
+fn wait<D: Datapath>(datapath: &mut D, wakes: &mpsc::Receiver<Wake>, next: Instant) -> bool {
+    // A drain, which looks at them too, was just now.
+    let mut looked = Instant::now();
+    let mut changed = false;
+    loop {
+        let until = if changed { next.min(looked + BETWEEN_LOOKS) } else { next };
+        match wakes.recv_timeout(until.saturating_duration_since(Instant::now())) {
+            Ok(Wake::Links) => changed = true,
+            Ok(Wake::End) | Err(mpsc::RecvTimeoutError::Disconnected) => return true,
+            Err(mpsc::RecvTimeoutError::Timeout) if until >= next => return false,
+            Err(mpsc::RecvTimeoutError::Timeout) => {
+                datapath.reconcile();
+                (looked, changed) = (Instant::now(), false);
+            }
+        }
+    }
+}
+
 /// Result of a drain thread: success, or an error of the data path.
 pub type DrainEnd = Result<(), Box<dyn ExitCause>>;
 
 impl DrainLoop {
-    /// Starts the drain thread. The thread ends when `end` closes; the receiver gets the result, or nothing after a
-    /// panic.
+    /// Starts the drain thread. The thread ends when the first value is dropped; the receiver gets the result, or
+    /// nothing after a panic.
     ///
     /// # Errors
     /// When the system gives no thread.
-    pub fn spawn<D: Datapath>(self, datapath: D, end: mpsc::Receiver<()>) -> io::Result<oneshot::Receiver<DrainEnd>> {
+    pub fn spawn<D: Datapath>(self, mut datapath: D) -> io::Result<(EndOfDrains, oneshot::Receiver<DrainEnd>)> {
         let (sender, receiver) = oneshot::channel();
+        let (waker, wakes) = mpsc::channel();
+        let end = EndOfDrains(waker.clone());
+        datapath.wake_by(Box::new(move || {
+            // Nobody receives it if the loop has ended.
+            let _ended = waker.send(Wake::Links);
+        }));
         std::thread::Builder::new().name("drain".to_owned()).spawn(move || {
-            let ended = self.run(datapath, &end).map_err(|error| Box::new(error) as Box<dyn ExitCause>);
+            let ended = self.run(datapath, &wakes).map_err(|error| Box::new(error) as Box<dyn ExitCause>);
             // Nobody waits if the agent is ending by a panic of its own.
             let _gone = sender.send(ended);
         })?;
-        Ok(receiver)
+        Ok((end, receiver))
     }
 
-    /// Drains until `end` is closed, once more after that, and then leaves or detaches.
-    fn run<D: Datapath>(mut self, mut datapath: D, end: &mpsc::Receiver<()>) -> Result<(), D::Error> {
+    /// Drains until the end comes, once more after that, and then leaves or detaches.
+    fn run<D: Datapath>(mut self, mut datapath: D, wakes: &mpsc::Receiver<Wake>) -> Result<(), D::Error> {
         let mut next = Instant::now();
         let mut ending = false;
         let mut reported = Reported::default();
@@ -107,8 +152,7 @@ impl DrainLoop {
                 tracing::warn!(behind = ?(now - next), "a drain takes longer than drain_interval; increase it");
                 next = now + self.interval;
             }
-            // Only closing ends the wait early: nothing is ever sent.
-            ending = !matches!(end.recv_timeout(next - now), Err(mpsc::RecvTimeoutError::Timeout));
+            ending = wait(&mut datapath, wakes, next);
         }
     }
 
@@ -120,14 +164,6 @@ impl DrainLoop {
                 return self.state.drain_failed(error.to_string());
             }
         };
-        for each in snapshot.attachments.iter().filter(|each| !each.is_on()) {
-            if reported.detached.insert(Arc::clone(&each.interface)) {
-                tracing::error!(
-                    interface = &*each.interface,
-                    "the program was detached by something else; restart the agent to attach it again"
-                );
-            }
-        }
         for interface in self.state.set_merging(offloads::merging(&snapshot.attachments)) {
             tracing::warn!(
                 interface = &*interface,

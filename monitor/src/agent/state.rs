@@ -193,7 +193,10 @@ impl AgentState {
                 Err("not attached to any interface".to_owned())
             }
             Some(published) => match published.snapshot.attachments.iter().find(|each| !each.is_on()) {
-                Some(each) => Err(format!("the program is not attached to `{}`", each.interface)),
+                Some(each) => {
+                    let detail = each.detail.as_ref().map(|detail| format!(": {detail}")).unwrap_or_default();
+                    Err(format!("the program is not attached to `{}`{detail}", each.interface))
+                }
                 None => self.last_error().map_or(Ok(()), Err),
             },
         }

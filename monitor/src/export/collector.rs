@@ -204,6 +204,14 @@ fn kernel(published: &DrainResult) -> Vec<Family> {
     for each in &snapshot.attachments {
         attached.add(&[&each.interface, each.role, each.mode], f64::from(each.is_on()));
     }
+    let mut others = Family::new(&definitions::OTHER_PROGRAMS);
+    for each in &snapshot.reconciled.others {
+        others.add(&[&each.interface, each.mode, &each.pins], 1.0);
+    }
+    let mut changes = Family::new(&definitions::ATTACHMENT_CHANGES);
+    for each in &snapshot.reconciled.changes {
+        changes.add(&[&each.interface, each.change], each.count as f64);
+    }
     let mut hits: BTreeMap<&'static str, u64> = Protocol::ALL
         .iter()
         .filter(|protocol| protocol.names_content())
@@ -244,6 +252,9 @@ fn kernel(published: &DrainResult) -> Vec<Family> {
         labelled(&definitions::TABLE_ENTRIES, &mut snapshot.tables.iter().map(|table| (table.name, table.entries))),
         labelled(&definitions::TABLE_CAPACITY, &mut snapshot.tables.iter().map(|table| (table.name, table.capacity))),
         attached,
+        others,
+        changes,
+        Family::single(&definitions::ATTACHMENT_QUERY_FAILURES, snapshot.reconciled.failed_queries as f64),
         rules,
         labelled(&definitions::WATCHLIST_HITS, &mut hits.into_iter()),
         Family::single(&definitions::SNAPSHOT_AGE, snapshot.taken.elapsed().as_secs_f64()),

@@ -107,6 +107,12 @@ definitions! {
         "1 for each interface the XDP program is attached to, with the mode read back from the kernel; 0 with mode `none` where it is no longer attached.";
     MERGED = "/metrics" Gauge "peertally_xdp_merged_packets" in "" by ["interface"]:
         "1 for each interface in generic mode that merges received packets (GRO or LRO) before they are counted, 0 for one that does not. Absent in native mode, and where the kernel does not say.";
+    OTHER_PROGRAMS = "/metrics" Gauge "peertally_xdp_other_programs" in "" by ["interface", "mode", "pins"]:
+        "1 for each interface with an XDP program of Peertally that this agent does not count for: of another version, or on an interface that is not configured. The label pins has the version of its pins, or none.";
+    ATTACHMENT_CHANGES = "/metrics" Counter "peertally_xdp_changes_total" in "" by ["interface", "change"]:
+        "Attachments changed by this agent: attached, swapped, mode_changed; taken off because the interface is gone, moved to another network namespace or not_configured; or refused.";
+    ATTACHMENT_QUERY_FAILURES = "/metrics" Counter "peertally_xdp_query_failures_total" in "" by []:
+        "Times the kernel could not be asked where the program is attached. The other metrics then show its last answer.";
     SNAPSHOT_AGE = "/metrics" Gauge "peertally_snapshot_age_seconds" in "seconds" by []:
         "Time since the drain that this scrape shows.";
     SNAPSHOT_TIME = "/metrics" Gauge "peertally_snapshot_timestamp_seconds" in "seconds" by []:

@@ -29,6 +29,8 @@ pub struct Status {
     pub drain_duration_seconds: Option<f64>,
     pub drain_failures: u64,
     pub attached: Vec<Attached>,
+    #[serde(default)]
+    pub other_programs: Vec<OtherProgram>,
     pub protocols: Vec<ProtocolTotals>,
     pub pending_flows: u64,
     pub tables: Vec<TableRow>,
@@ -44,6 +46,19 @@ pub struct Attached {
     pub interface: String,
     pub role: String,
     pub mode: String,
+    /// Why the program is not there, or what else is to be known.
+    #[serde(default)]
+    pub detail: Option<String>,
+}
+
+/// A program of Peertally that the agent does not count for.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[expect(missing_docs, reason = "as for Status")]
+pub struct OtherProgram {
+    pub interface: String,
+    pub mode: String,
+    pub program: u32,
+    pub pins: String,
 }
 
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
@@ -135,6 +150,18 @@ impl Status {
                 interface: each.interface.to_string(),
                 role: each.role.to_owned(),
                 mode: each.mode.to_owned(),
+                detail: each.detail.as_deref().map(str::to_owned),
+            })
+            .collect();
+        self.other_programs = snapshot
+            .reconciled
+            .others
+            .iter()
+            .map(|each| OtherProgram {
+                interface: each.interface.to_string(),
+                mode: each.mode.to_owned(),
+                program: each.program,
+                pins: each.pins.to_string(),
             })
             .collect();
         self.protocols = protocols(published);

@@ -6,12 +6,7 @@
 #[cfg(test)]
 mod tests;
 
-use std::{
-    future::Future,
-    io,
-    sync::{Arc, mpsc},
-    time::Duration,
-};
+use std::{future::Future, io, sync::Arc, time::Duration};
 
 use monitor_common::abi::settings::InspectionDepth;
 use peertally_core::{
@@ -216,7 +211,6 @@ async fn serve<D: Datapath>(
             http_ends,
         ),
     ];
-    let (end_drain, drain_ends) = mpsc::channel::<()>();
     let drain_loop = DrainLoop {
         analysis: Analysis::new(resolved.analysis_options(), pseudonyms),
         state,
@@ -226,7 +220,7 @@ async fn serve<D: Datapath>(
         on_exit: resolved.on_exit,
         hit_log,
     };
-    let mut drain = drain_loop.spawn(datapath, drain_ends).map_err(RunError::Runtime)?;
+    let (end_drain, mut drain) = drain_loop.spawn(datapath).map_err(RunError::Runtime)?;
     tracing::info!(metrics = %format_args!("http://{address}/metrics"), "counting");
     if let Some(bound) = bound {
         // The receiver may not wait for it.

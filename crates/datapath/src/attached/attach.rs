@@ -1,182 +1,129 @@
-//! Attaches to all interfaces or none, and never replaces a foreign program.
+//! Attaches the program to one interface, swaps it into an attachment there is, and takes attachments off.
 
-use std::{fs, io, path::Path, sync::Arc};
+use std::{
+    fs, io,
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use aya::programs::{
     ProgramError, Xdp, XdpMode as AyaMode,
-    links::{FdLink, PinnedLink},
-    xdp::XdpLink,
+    links::FdLink,
+    xdp::{XdpLink, XdpLinkId},
 };
-use peertally_core::{interface::Interface, snapshot::Attachment, words::XdpMode};
+use peertally_core::{reconcile::HookMode, words::XdpMode};
 
-use super::{
-    error::AttachError,
-    netlink::{self, XdpHook},
-    pins,
-};
+use super::{attachments::pinned_link, error::AttachError, netlink::Rtnetlink, pins, records};
 use crate::object::{LoadedObject, MonitoredInterface};
 
-/// Resolves names to interfaces, and refuses those that cannot be attached to; changes nothing.
-pub(super) fn targets(interfaces: &[Interface]) -> Result<Vec<MonitoredInterface>, AttachError> {
-    let mut targets: Vec<MonitoredInterface> = Vec::new();
-    for interface in interfaces {
-        let index = fs::read_to_string(Path::new("/sys/class/net").join(&interface.name).join("ifindex"))
-            .ok()
-            .and_then(|text| text.trim().parse().ok())
-            .ok_or_else(|| AttachError::NoInterface { name: interface.name.clone(), present: present() })?;
-        if let Some(other) = targets.iter().find(|other| other.index as u16 == index as u16) {
-            return Err(AttachError::SameIndex(other.name.to_string(), interface.name.clone()));
-        }
-        let Interface { name, role, realm, prefixes, vlans } = interface.clone();
-        let target = MonitoredInterface { name: name.into(), index, role, realm, prefixes, vlans };
-        own_or_free(&target)?;
-        targets.push(target);
-    }
-    Ok(targets)
-}
+/// Longest wait until the kernel has let a detached program go: it does so some milliseconds after the pin is gone.
+const RELEASE: Duration = Duration::from_secs(5);
+/// Time between two looks at a hook.
+const RELEASE_LOOK: Duration = Duration::from_millis(1);
 
-/// Names of the interfaces there are.
-fn present() -> String {
-    let mut names: Vec<_> = fs::read_dir("/sys/class/net")
-        .map(|entries| {
-            entries.filter_map(Result::ok).map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
-        })
-        .unwrap_or_default();
-    names.sort();
-    names.join(", ")
-}
-
-/// The pinned link of an interface, if it still holds a program there.
-fn own_link(target: &MonitoredInterface, hook: XdpHook) -> Option<FdLink> {
-    let program = hook.program?;
-    let (link, pinned) = pinned_link(&pins::link(target.index))?;
-    (pinned == program).then_some(link)
-}
-
-/// The link at a pin, and the id of its program.
-fn pinned_link(pin: &Path) -> Option<(FdLink, u32)> {
-    let link = FdLink::from(PinnedLink::from_pin(pin).ok()?);
-    let program = link.info().ok()?.program_id();
-    Some((link, program))
-}
-
-/// The link of an interface that holds a program of ours, `None` for a free interface. Refuses any other program.
-fn own_or_free(target: &MonitoredInterface) -> Result<Option<FdLink>, AttachError> {
-    let hook = netlink::xdp_hook(target.index)
-        .map_err(|source| AttachError::Hook { name: target.name.to_string(), source })?;
-    let Some(program) = hook.program else { return Ok(None) };
-    if let Some(link) = own_link(target, hook) {
-        return Ok(Some(link));
-    }
-    if let Some(pin) = pins::links_of_other_versions(target.index).pop() {
-        return Err(AttachError::OtherVersion { name: target.name.to_string(), pin });
-    }
-    let by = aya::programs::loaded_programs()
-        .filter_map(Result::ok)
-        .find(|info| info.id() == program)
-        .and_then(|info| info.name_as_str().map(|name| format!(", `{name}`")))
-        .unwrap_or_default();
-    Err(AttachError::Foreign { name: target.name.to_string(), program, by, mode: hook.mode })
-}
-
-/// Attaches to all targets; on a failure those attached by this call are detached again. Then removes the stages of
-/// programs that no pinned link holds.
-pub(super) fn attach_all(
-    object: &mut LoadedObject,
-    targets: &[MonitoredInterface],
-    mode: XdpMode,
-) -> Result<(), AttachError> {
-    let pin = pins::stages(object.program_id()?);
-    object.pin_stages(&pin).map_err(|source| AttachError::PinStages { path: pin, source })?;
-    let attached = attach_each(object.program()?, targets, mode);
-    // A program whose link cannot be read may still need its stages: then none are removed. What is left is removed by
-    // the next start.
-    if let Err(error) = attached_programs().and_then(|programs| pins::remove_stages_of_others(&programs)) {
-        tracing::warn!(%error, "cannot remove the stages of programs that are no longer attached");
-    }
-    attached
-}
-
-/// Pins the table of stages again if its pin was removed while a pinned link holds the program.
-pub(super) fn keep_stages(object: &mut LoadedObject) {
-    let Ok(id) = object.program_id() else { return };
-    let pin = pins::stages(id);
-    if pin.exists() || !attached_programs().is_ok_and(|programs| programs.contains(&id)) {
-        return;
-    }
-    match object.pin_stages(&pin) {
-        Ok(()) => tracing::warn!(pin = %pin.display(), "the pin of the program's stages was gone: pinned again"),
-        Err(error) => {
-            tracing::error!(%error, "the pin of the program's stages is gone: new flows end uncounted with this process")
-        }
-    }
-}
-
-/// Ids of the programs that pinned links hold.
-fn attached_programs() -> io::Result<Vec<u32>> {
-    let unreadable = |pin: &Path| io::Error::other(format!("cannot read the link pinned at {}", pin.display()));
-    pins::links()?.iter().map(|pin| Ok(pinned_link(pin).ok_or_else(|| unreadable(pin))?.1)).collect()
-}
-
-fn attach_each(program: &mut Xdp, targets: &[MonitoredInterface], mode: XdpMode) -> Result<(), AttachError> {
-    let mut fresh = Vec::new();
-    for target in targets {
-        match attach(program, target, mode) {
-            Ok(None) => {}
-            Ok(Some(link)) => fresh.push(link),
-            Err(error) => {
-                for link in fresh {
-                    let link: PinnedLink = link;
-                    if let Err(source) = link.unpin() {
-                        tracing::error!(%source, "cannot undo an attachment; run `peertally detach`");
-                    }
-                }
-                return Err(error);
+/// Removes the pin of an attachment, which takes the program off, and its record.
+///
+/// # Errors
+/// [`AttachError::Remove`].
+pub(super) fn unpin(pin: u32) -> Result<(), AttachError> {
+    for path in [pins::link(pin), pins::folder().join(pins::attached(pin))] {
+        match fs::remove_file(&path) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                return Err(AttachError::Remove { path, source });
             }
+            _ => {}
         }
     }
     Ok(())
 }
 
-/// Attaches to one target; returns the pinned link if it is new, `None` if the program was swapped into an existing
-/// link.
-fn attach(program: &mut Xdp, target: &MonitoredInterface, mode: XdpMode) -> Result<Option<PinnedLink>, AttachError> {
-    let own = own_or_free(target)?;
+/// Attaches to an interface without a program, and pins the attachment.
+///
+/// # Errors
+/// [`AttachError`]; then the interface has no program of ours.
+pub(super) fn attach(
+    program: &mut Xdp,
+    netlink: &mut Rtnetlink,
+    target: &MonitoredInterface,
+    mode: XdpMode,
+) -> Result<(), AttachError> {
     let name = || target.name.to_string();
+    // A pin whose interface is gone, or whose program was detached by hand.
+    unpin(target.index)?;
+    wait_for_free_hook(netlink, target)?;
     let path = pins::link(target.index);
-    if let Some(link) = own {
-        let failed = |source| AttachError::Attach {
-            name: name(),
-            mode: "the present",
-            next: "Run `peertally detach` and start again",
-            source: Box::new(source),
-        };
-        let link = XdpLink::try_from(link).map_err(|_| AttachError::NoLink { name: name() })?;
-        // A link update is atomic: each packet is counted by the old program or by the new one.
-        let id = program.attach_to_link(link).map_err(failed)?;
-        let _kept_by_its_pin = program.take_link(id).map_err(failed)?;
-        return Ok(None);
-    }
-    if path.exists() {
-        // A pin whose interface is gone, or whose program was detached by hand.
-        fs::remove_file(&path).map_err(|source| AttachError::Remove { path: path.clone(), source })?;
-    }
+    let pin_error = |reason: String| AttachError::Pin { name: name(), path: path.clone(), reason };
+    records::write(&pins::folder(), &pins::attached(target.index), &target.name)
+        .map_err(|error| pin_error(error.to_string()))?;
     let id = attach_in_mode(program, target, mode)?;
     let link = program.take_link(id).map_err(|_| AttachError::NoLink { name: name() })?;
     let link: FdLink = link.try_into().map_err(|_| AttachError::NoLink { name: name() })?;
-    let pinned = link.pin(&path).map_err(|error| AttachError::Pin {
-        name: name(),
-        path: path.clone(),
-        reason: error.to_string(),
-    })?;
-    Ok(Some(pinned))
+    let _kept_by_its_pin = link.pin(&path).map_err(|error| pin_error(error.to_string()))?;
+    Ok(())
 }
 
-fn attach_in_mode(
+/// Detaches from an interface, and attaches in the mode that was asked for. If that is refused, the program is attached
+/// in the mode of before. Returns the frames that the interface received meanwhile: they passed uncounted.
+///
+/// # Errors
+/// [`AttachError`].
+pub(super) fn reattach(
     program: &mut Xdp,
+    netlink: &mut Rtnetlink,
     target: &MonitoredInterface,
     mode: XdpMode,
-) -> Result<aya::programs::xdp::XdpLinkId, AttachError> {
+    from: HookMode,
+) -> Result<u64, AttachError> {
+    let received = |netlink: &mut Rtnetlink| netlink.by_index(target.index).ok().flatten().map(|found| found.received);
+    let before = received(netlink);
+    unpin(target.index)?;
+    if let Err(error) = attach(program, netlink, target, mode) {
+        let old = if from == HookMode::Generic { XdpMode::Generic } else { XdpMode::Native };
+        if let Err(error) = attach(program, netlink, target, old) {
+            tracing::error!(interface = &*target.name, %error, "cannot attach in the mode of before either");
+        }
+        return Err(error);
+    }
+    let after = received(netlink);
+    Ok(before.zip(after).map_or(0, |(before, after)| after.saturating_sub(before)))
+}
+
+/// Swaps the program into the attachment of an interface. The change is atomic: each packet is counted by the old
+/// program or by the new one.
+///
+/// # Errors
+/// [`AttachError`].
+pub(super) fn swap(program: &mut Xdp, target: &MonitoredInterface) -> Result<(), AttachError> {
+    let name = || target.name.to_string();
+    let failed = |source| AttachError::Attach {
+        name: name(),
+        mode: "the present",
+        next: "Run `peertally detach` and start again",
+        source: Box::new(source),
+    };
+    let hook = |source| AttachError::Hook { name: name(), source };
+    let (link, _) =
+        pinned_link(&pins::link(target.index)).map_err(hook)?.ok_or(AttachError::NoLink { name: name() })?;
+    let link = XdpLink::try_from(link).map_err(|_| AttachError::NoLink { name: name() })?;
+    let id = program.attach_to_link(link).map_err(failed)?;
+    let _kept_by_its_pin = program.take_link(id).map_err(failed)?;
+    Ok(())
+}
+
+/// Waits until the hook of an interface has no program.
+fn wait_for_free_hook(netlink: &mut Rtnetlink, target: &MonitoredInterface) -> Result<(), AttachError> {
+    let begun = Instant::now();
+    let error = |source| AttachError::Hook { name: target.name.to_string(), source };
+    while let Some(found) = netlink.by_index(target.index).map_err(error)?
+        && found.link.hook.program.is_some()
+        && begun.elapsed() < RELEASE
+    {
+        std::thread::sleep(RELEASE_LOOK);
+    }
+    Ok(())
+}
+
+fn attach_in_mode(program: &mut Xdp, target: &MonitoredInterface, mode: XdpMode) -> Result<XdpLinkId, AttachError> {
     let error = |mode, next, source: ProgramError| AttachError::Attach {
         name: target.name.to_string(),
         mode,
@@ -204,16 +151,46 @@ fn attach_in_mode(
     }
 }
 
-/// Present attachments of the program, read from the kernel.
-pub(super) fn attachments(targets: &[MonitoredInterface]) -> Vec<Attachment> {
-    targets
-        .iter()
-        .map(|target| {
-            let mode = match netlink::xdp_hook(target.index) {
-                Ok(hook) if own_link(target, hook).is_some() => hook.mode,
-                _ => "none",
-            };
-            Attachment { interface: Arc::clone(&target.name), role: target.role.label(), mode }
-        })
-        .collect()
+/// Pins the table of stages of the loaded program.
+///
+/// # Errors
+/// [`AttachError::PinStages`].
+pub(super) fn pin_stages(object: &mut LoadedObject) -> Result<(), AttachError> {
+    let pin = pins::stages(object.program_id()?);
+    object.pin_stages(&pin).map_err(|source| AttachError::PinStages { path: pin, source })
+}
+
+/// Removes the stages of programs that no pinned link holds.
+pub(super) fn remove_stages_of_others() {
+    // A program whose link cannot be read may still need its stages: then none are removed. What is left is removed by
+    // the next start.
+    if let Err(error) = attached_programs().and_then(|programs| pins::remove_stages_of_others(&programs)) {
+        tracing::warn!(%error, "cannot remove the stages of programs that are no longer attached");
+    }
+}
+
+/// Pins the table of stages again if its pin was removed while a pinned link holds the program.
+pub(super) fn keep_stages(object: &mut LoadedObject) {
+    let Ok(id) = object.program_id() else { return };
+    let pin = pins::stages(id);
+    if pin.exists() || !attached_programs().is_ok_and(|programs| programs.contains(&id)) {
+        return;
+    }
+    match object.pin_stages(&pin) {
+        Ok(()) => tracing::warn!(pin = %pin.display(), "the pin of the program's stages was gone: pinned again"),
+        Err(error) => {
+            tracing::error!(%error, "the pin of the program's stages is gone: new flows end uncounted with this process")
+        }
+    }
+}
+
+/// Ids of the programs that pinned links hold.
+pub(super) fn attached_programs() -> io::Result<Vec<u32>> {
+    let unreadable =
+        |pin: &Path, error| io::Error::other(format!("cannot read the link pinned at {}: {error}", pin.display()));
+    let mut programs = Vec::new();
+    for (_, pin) in pins::links()? {
+        programs.extend(pinned_link(&pin).map_err(|error| unreadable(&pin, error))?.map(|(_, program)| program));
+    }
+    Ok(programs)
 }

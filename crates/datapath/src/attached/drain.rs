@@ -11,7 +11,7 @@ use monitor_common::abi::{
     remotes::RemoteSet,
     tally::{TallyKey, Totals},
 };
-use peertally_core::snapshot::{Counts, Snapshot, TableUse, TallyChange};
+use peertally_core::snapshot::{Counts, Reconciled, Snapshot, TableUse, TallyChange};
 
 use crate::view::{RemoteRead, TableRead, View, node_rows};
 
@@ -91,6 +91,7 @@ impl Drain {
             watchlist: Vec::new(),
             hits: Vec::new(),
             attachments: Vec::new(),
+            reconciled: Reconciled::default(),
         }
     }
 

@@ -27,7 +27,7 @@ pub enum AttachError {
     )]
     SameIndex(String, String),
     /// The interface's hook cannot be read.
-    #[error("cannot query the XDP program of `{name}`: {source}")]
+    #[error("cannot query the XDP program of `{name}`: {source}; try again")]
     Hook {
         /// Interface name.
         name: String,
@@ -35,11 +35,33 @@ pub enum AttachError {
         #[source]
         source: io::Error,
     },
+    /// The kernel cannot be asked for links and attachments.
+    #[error(
+        "cannot read the interfaces and attachments there are: {source}; check the limits of this service (`ulimit -n`)"
+    )]
+    Links {
+        /// Error of the kernel.
+        #[source]
+        source: io::Error,
+    },
+    /// Pins of another network namespace.
+    #[error(
+        "the pins in {path} are of the network namespace {theirs}, whose interfaces are counted there; this start is in {ours}, and \
+         Peertally never takes them over from there. Start it there, or run `peertally detach` (its counters end with it). Two \
+         namespaces need a BPF file system each. Nothing was attached"
+    )]
+    OtherNamespace {
+        /// Folder of the pins.
+        path: PathBuf,
+        /// The namespace that they are of.
+        theirs: String,
+        /// The present namespace.
+        ours: String,
+    },
     /// Somebody else's program.
     #[error(
         "`{name}` already runs another XDP program (id {program}{by}, {mode} mode), and Peertally never replaces one that is not \
-         its own. Look at it with `bpftool prog show id {program}`; if it may go, `ip link set dev {name} xdp off`. Nothing was \
-         attached"
+         its own. Look at it with `bpftool prog show id {program}`; if it may go: {next}. Nothing was attached"
     )]
     Foreign {
         /// Interface name.
@@ -50,10 +72,14 @@ pub enum AttachError {
         by: String,
         /// Mode of the program.
         mode: &'static str,
+        /// What takes it off.
+        next: String,
     },
     /// Another agent of ours holds the tables.
-    #[error("another `peertally run` holds {lock}; stop it first, or inspect it with `peertally status`")]
+    #[error("another `peertally run`{by} holds {lock}; stop it first, or inspect it with `peertally status`")]
     Running {
+        /// The process, in words.
+        by: String,
         /// The lock file.
         lock: PathBuf,
     },

@@ -9,6 +9,7 @@
 use std::{
     fs::{self, File, TryLockError},
     io,
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -19,15 +20,17 @@ use rustix::{
     thread::{MembarrierCommand, membarrier},
 };
 
-use super::error::AttachError;
+use super::{error::AttachError, records};
 use crate::owned;
 
 /// Mount point of the BPF file system.
-const BPF_FILE_SYSTEM: &str = "/sys/fs/bpf";
+pub(super) const BPF_FILE_SYSTEM: &str = "/sys/fs/bpf";
 /// `BPF_FS_MAGIC` of include/uapi/linux/magic.h.
 const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
 /// Prefix of the names of pinned links.
 const LINK_PREFIX: &str = "link_";
+/// Prefix of the names of records of attachments.
+const ATTACHED_PREFIX: &str = "attached_";
 /// Prefix of the names of pinned tables of stages.
 const STAGES_PREFIX: &str = "stages_";
 /// Where the lock of the running agent lies.
@@ -43,9 +46,14 @@ pub(super) fn folder() -> PathBuf {
     base().join(format!("v{SCHEMA_VERSION}"))
 }
 
-/// The pin of the attachment of the interface with this index. An interface's name may change, its index does not.
+/// The pin of the attachment to the interface that had this index when it was attached.
 pub(super) fn link(index: u32) -> PathBuf {
     folder().join(format!("{LINK_PREFIX}{index}"))
+}
+
+/// Name of the record of the name under which that interface is counted.
+pub(super) fn attached(index: u32) -> String {
+    format!("{ATTACHED_PREFIX}{index}")
 }
 
 /// The pin of the table of stages of the entry program with this id.
@@ -56,7 +64,11 @@ pub(super) fn stages(program: u32) -> PathBuf {
 /// The pins of this version whose names start so, with the rest of the name as a number.
 fn numbered(prefix: &str) -> io::Result<Vec<(u32, PathBuf)>> {
     let mut pins = Vec::new();
-    for entry in fs::read_dir(folder())? {
+    let entries = match fs::read_dir(folder()) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(pins),
+        entries => entries?,
+    };
+    for entry in entries {
         let path = entry?.path();
         let name = path.file_name().and_then(|name| name.to_str()?.strip_prefix(prefix)?.parse().ok());
         if let Some(number) = name {
@@ -66,12 +78,12 @@ fn numbered(prefix: &str) -> io::Result<Vec<(u32, PathBuf)>> {
     Ok(pins)
 }
 
-/// Pins of this version's attachments.
+/// Pins of this version's attachments, with the indices in their names.
 ///
 /// # Errors
 /// The folder cannot be read.
-pub(super) fn links() -> io::Result<Vec<PathBuf>> {
-    Ok(numbered(LINK_PREFIX)?.into_iter().map(|(_, path)| path).collect())
+pub(super) fn links() -> io::Result<Vec<(u32, PathBuf)>> {
+    numbered(LINK_PREFIX)
 }
 
 /// Removes the tables of stages of all entry programs but these, which ends those sets of programs.
@@ -104,9 +116,34 @@ pub(super) fn links_of_other_versions(index: u32) -> Vec<PathBuf> {
     folders.filter(|path| *path != folder()).map(|path| path.join(&name)).filter(|path| path.exists()).collect()
 }
 
-/// Whether this build's folder holds pins.
-pub(super) fn any() -> bool {
-    fs::read_dir(folder()).is_ok_and(|mut pins| pins.next().is_some())
+/// Version of the pins that hold the attachment of the interface with this index, such as `v10`; else `none`.
+pub(super) fn schema_of_link(index: u32) -> String {
+    let own = Some(link(index)).filter(|pin| pin.exists());
+    let pin = own.or_else(|| links_of_other_versions(index).pop());
+    let folder = pin.and_then(|pin| Some(pin.parent()?.file_name()?.to_string_lossy().into_owned()));
+    folder.unwrap_or_else(|| "none".to_owned())
+}
+
+/// What this version's folder holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Tables {
+    /// Nothing, or what a start left that was killed: nothing was counted in it.
+    Unused,
+    /// Tables that may have counts, of the interfaces of this network namespace.
+    Complete(Option<String>),
+}
+
+/// What this version's folder holds.
+///
+/// # Errors
+/// The folder cannot be read.
+pub(super) fn tables() -> io::Result<Tables> {
+    match records::complete(&folder())? {
+        Some(namespace) => Ok(Tables::Complete(Some(namespace))),
+        // A build that kept no record has attached something.
+        None if !links()?.is_empty() => Ok(Tables::Complete(None)),
+        None => Ok(Tables::Unused),
+    }
 }
 
 /// Creates the folder, and mounts the BPF file system if needed.
@@ -144,9 +181,23 @@ pub(super) fn lock() -> Result<File, AttachError> {
     let file = owned::file(&path)?;
     match file.try_lock() {
         Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(AttachError::Running { lock: path }),
+        Err(TryLockError::WouldBlock) => Err(AttachError::Running { by: holder(&file), lock: path }),
         Err(TryLockError::Error(source)) => Err(error(source)),
     }
+}
+
+/// The process that holds the lock, in words (`/proc/locks`, proc_locks(5)); empty if the kernel does not tell.
+fn holder(lock: &File) -> String {
+    let Ok(file) = lock.metadata() else { return String::new() };
+    let (major, minor) = (rustix::fs::major(file.dev()), rustix::fs::minor(file.dev()));
+    let lock = format!("{major:02x}:{minor:02x}:{}", file.ino());
+    let locks = fs::read_to_string("/proc/locks").unwrap_or_default();
+    let held = locks.lines().find_map(|line| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let [_, "FLOCK", _, _, process, file, ..] = fields[..] else { return None };
+        (*file == *lock && process != "-1").then(|| process.to_owned())
+    });
+    held.map(|process| format!(" (process {process})")).unwrap_or_default()
 }
 
 fn is_link(pin: &Path) -> bool {
@@ -168,24 +219,56 @@ pub(super) fn remove_all() -> Result<Vec<PathBuf>, AttachError> {
         Err(source) => return Err(AttachError::Remove { path: base, source }),
     };
     for schema in folders.filter_map(Result::ok) {
-        let mut pins: Vec<_> = fs::read_dir(schema.path())
-            .map_err(|source| AttachError::Remove { path: schema.path(), source })?
-            .filter_map(Result::ok)
-            .map(|pin| pin.path())
-            .collect();
-        // Links first, so that nothing counts into maps that are removed next.
-        pins.sort_by_key(|path| !is_link(path));
-        let mut waited = false;
-        for pin in pins {
-            if !waited && !is_link(&pin) {
-                wait_for_packets();
-                waited = true;
-            }
-            fs::remove_file(&pin).map_err(|source| AttachError::Remove { path: pin.clone(), source })?;
-            removed.push(pin);
-        }
-        fs::remove_dir(schema.path()).map_err(|source| AttachError::Remove { path: schema.path(), source })?;
+        let path = schema.path();
+        empty(&path, &mut removed)?;
+        fs::remove_dir(&path).map_err(|source| AttachError::Remove { path: path.clone(), source })?;
     }
     fs::remove_dir(&base).map_err(|source| AttachError::Remove { path: base.clone(), source })?;
     Ok(removed)
+}
+
+/// Removes this version's pins, and nothing else.
+///
+/// # Errors
+/// [`AttachError::Remove`] at the first pin that cannot be removed.
+pub(super) fn remove_own() -> Result<(), AttachError> {
+    empty_own()?;
+    let folder = folder();
+    fs::remove_dir(&folder).map_err(|source| AttachError::Remove { path: folder.clone(), source })?;
+    // Other versions' folders may be beside it.
+    let _not_empty = fs::remove_dir(base());
+    Ok(())
+}
+
+/// Removes the pins in this version's folder, which there is.
+///
+/// # Errors
+/// [`AttachError::Remove`] at the first pin that cannot be removed.
+pub(super) fn empty_own() -> Result<(), AttachError> {
+    empty(&folder(), &mut Vec::new())
+}
+
+fn empty(folder: &Path, removed: &mut Vec<PathBuf>) -> Result<(), AttachError> {
+    let error = |path: &Path, source| AttachError::Remove { path: path.to_owned(), source };
+    let mut pins: Vec<_> = fs::read_dir(folder)
+        .map_err(|source| error(folder, source))?
+        .filter_map(Result::ok)
+        .map(|pin| pin.path())
+        .collect();
+    // Links first, so that nothing counts into maps that are removed next.
+    pins.sort_by_key(|path| !is_link(path));
+    let mut waited = false;
+    for pin in pins {
+        if !waited && !is_link(&pin) {
+            // From here on, what is left is no complete set of tables.
+            records::clear_complete(folder).map_err(|source| error(folder, source))?;
+            wait_for_packets();
+            waited = true;
+        }
+        match fs::remove_file(&pin) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => return Err(error(&pin, source)),
+            _ => removed.push(pin),
+        }
+    }
+    Ok(())
 }

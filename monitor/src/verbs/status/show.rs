@@ -2,7 +2,10 @@
 
 use std::{fmt::Write, time::Duration};
 
-use crate::{config::values::show_duration, export::status::Status};
+use crate::{
+    config::values::show_duration,
+    export::status::{OtherProgram, Status},
+};
 
 /// Writes a status as lines.
 #[must_use]
@@ -24,7 +27,14 @@ pub fn show(status: &Status) -> String {
     line("inspection", status.inspection.clone());
     line("evidence", status.evidence.clone());
     for each in &status.attached {
-        line("attached", format!("{} ({}, {})", each.interface, each.role, each.mode));
+        let detail = each.detail.as_ref().map(|detail| format!(": {detail}")).unwrap_or_default();
+        line("attached", format!("{} ({}, {}){detail}", each.interface, each.role, each.mode));
+    }
+    for OtherProgram { interface, mode, program, pins } in &status.other_programs {
+        line(
+            "other",
+            format!("{interface} ({mode}): program {program} of Peertally is not this agent's, pins: {pins}"),
+        );
     }
     if let (Some(age), Some(took)) = (status.snapshot_age_seconds, status.drain_duration_seconds) {
         line(
