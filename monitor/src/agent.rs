@@ -2,6 +2,7 @@
 
 pub mod audit;
 pub mod connection_counts;
+pub mod consequences;
 pub mod drain_loop;
 pub mod heartbeat;
 pub mod hit_log;
@@ -12,6 +13,7 @@ pub mod record_counts;
 pub mod record_file;
 pub mod shedding;
 pub mod state;
+pub mod store_stats;
 
 pub use heartbeat::Heartbeat;
 pub use info::AgentInfo;

@@ -6,7 +6,7 @@ use clap::{Parser, Subcommand};
 
 use crate::{
     config::{DEFAULT_CONTROL_SOCKET, RunArgs},
-    verbs::{Format, plan::args::PlanArgs, replay::args::ReplayArgs},
+    verbs::{Format, events::args::EventsArgs, plan::args::PlanArgs, replay::args::ReplayArgs},
 };
 
 /// Counts P2P protocol traffic per subscriber in the kernel; never touches, delays or blocks a packet.
@@ -50,6 +50,8 @@ pub enum Command {
         #[command(subcommand)]
         command: AuditCommand,
     },
+    /// List the events in the store, newest first, or decide about one. A running agent carries decisions out.
+    Events(EventsArgs),
     /// Show the state of the running agent.
     Status {
         /// Control socket of the agent.

@@ -1,10 +1,11 @@
 //! Hooks: receivers of policy events.
 //!
-//! Each hook has an outbox (a bounded queue) and its own workers, so a hook that hangs or fails delays no other hook,
-//! no drain and no packet. Every event handed in ends in exactly one count: delivered, failed by reason, or dropped by
-//! reason.
+//! An event is in the store before a hook sees it, and stays there until every hook delivered it or gave up. Each hook
+//! has a worker of its own, so a hook that hangs or fails delays no other hook, no drain and no packet. A receiver may
+//! get an event twice, with the same id, if the agent died before it noted the answer.
 
 mod backoff;
+pub mod book;
 pub mod failure;
 pub mod kind;
 pub mod kinds;
@@ -15,7 +16,12 @@ mod tests;
 
 use std::{sync::Arc, time::Duration};
 
-use peertally_core::{policy::PolicyEvent, words::SubscriberForm};
+use peertally_core::words::SubscriberForm;
+use peertally_store::{
+    StoreError,
+    events::{self, Waiting},
+    rusqlite,
+};
 use tokio::{
     sync::{mpsc, watch},
     task::JoinHandle,
@@ -24,9 +30,9 @@ use tokio::{
 pub use stats::{HookReport, HookStats};
 
 use self::{
+    book::EventBook,
     kind::{HookKind, HookTarget},
-    outbox::Hook,
-    stats::Ticket,
+    outbox::{Hook, Pace},
 };
 
 /// A hook as configured.
@@ -46,7 +52,7 @@ pub struct HookConfig {
     pub retries: u32,
     /// Wait before the second attempt.
     pub retry_delay: Duration,
-    /// Events that may wait in the outbox.
+    /// Events that may wait for the hook; beyond them, events are held for a person.
     pub queue: usize,
     /// Concurrent deliveries.
     pub concurrency: usize,
@@ -62,51 +68,59 @@ pub struct HookError {
     pub message: String,
 }
 
-/// One event for one hook.
-struct Job {
-    event: Arc<PolicyEvent>,
-    ticket: Ticket,
-}
-
-/// Owns the outboxes and workers of all hooks.
+/// Owns the workers of all hooks.
 #[derive(Debug)]
 pub struct Dispatcher {
-    outboxes: Vec<mpsc::Sender<Job>>,
+    book: Arc<EventBook>,
     workers: Vec<JoinHandle<()>>,
     stats: Vec<Arc<HookStats>>,
-    abandon: watch::Sender<bool>,
+    pace: watch::Sender<Pace>,
+}
+
+/// Why the hooks cannot be started.
+#[derive(Debug, thiserror::Error)]
+pub enum DispatchError {
+    /// A hook lacks something on this machine.
+    #[error(transparent)]
+    Hook(#[from] HookError),
+    /// The store cannot be read or written.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// What waits in the store cannot be read.
+    #[error("cannot read what waits in the store: {0}; check the file in `state_dir`")]
+    Read(#[from] rusqlite::Error),
 }
 
 impl Dispatcher {
-    /// Starts the workers of each hook on the current runtime.
+    /// Starts the worker of each hook on the current runtime, with what waits in the store.
     ///
     /// # Errors
-    /// [`HookError`] if a hook lacks something on this machine, such as certificate authorities.
-    pub fn start(configs: &[HookConfig]) -> Result<Self, HookError> {
-        let mut dispatcher =
-            Self { outboxes: Vec::new(), workers: Vec::new(), stats: Vec::new(), abandon: watch::channel(false).0 };
+    /// [`DispatchError`]; no hook was called.
+    pub fn start(configs: &[HookConfig], book: &Arc<EventBook>) -> Result<Self, DispatchError> {
         let hooks: Vec<Hook> = configs.iter().map(Hook::new).collect::<Result<_, _>>()?;
-        for hook in hooks {
+        book.drop_unknown_hooks(configs.iter().map(|config| config.name.to_string()).collect())?;
+        let found: Vec<Vec<Waiting>> = configs
+            .iter()
+            .map(|config| book.read(|connection| events::waiting(connection, &config.name)))
+            .collect::<Result<_, _>>()?;
+        let mut dispatcher =
+            Self { book: Arc::clone(book), workers: Vec::new(), stats: Vec::new(), pace: watch::channel(Pace::Run).0 };
+        for (hook, found) in hooks.into_iter().zip(found) {
             let stats = Arc::clone(hook.stats());
-            let (sender, receiver) = mpsc::channel(hook.queue());
-            dispatcher.outboxes.push(sender);
+            let (sender, receiver) = mpsc::unbounded_channel();
+            book.connect(Arc::clone(&stats), sender);
             dispatcher.stats.push(stats);
-            let abandon = dispatcher.abandon.subscribe();
-            dispatcher.workers.push(tokio::spawn(outbox::work(Arc::new(hook), receiver, abandon)));
+            let pace = dispatcher.pace.subscribe();
+            let found = found.into_iter().map(|each| hook.hand(each)).collect();
+            dispatcher.workers.push(tokio::spawn(outbox::work(
+                Arc::new(hook),
+                Arc::clone(book),
+                found,
+                receiver,
+                pace,
+            )));
         }
         Ok(dispatcher)
-    }
-
-    /// Hands an event to a hook; never waits. If the outbox is full, the event is dropped and counted.
-    pub fn send(&self, hook: usize, event: &Arc<PolicyEvent>) {
-        let (Some(outbox), Some(stats)) = (self.outboxes.get(hook), self.stats.get(hook)) else { return };
-        match outbox.try_reserve() {
-            Ok(place) => place.send(Job { event: Arc::clone(event), ticket: stats.open() }),
-            Err(_) => {
-                stats.refuse();
-                tracing::warn!(hook = &*stats.name, event = %event.id, "the hook's outbox is full; the event is dropped");
-            }
-        }
     }
 
     /// Numbers for metrics and the control socket.
@@ -115,17 +129,20 @@ impl Dispatcher {
         &self.stats
     }
 
-    /// Lets waiting deliveries run for at most `grace`, then ends them. Events that were not delivered count as
-    /// dropped.
+    /// Lets deliveries that are due run for at most `grace`, then ends them. What was not delivered stays in the store
+    /// for the next start.
     pub async fn finish(self, grace: Duration) {
-        drop(self.outboxes);
+        self.book.disconnect();
+        // Fails if every worker has ended, which is the aim.
+        let _ended = self.pace.send(Pace::Finish);
         let mut workers = self.workers;
         if tokio::time::timeout(grace, ended(&mut workers)).await.is_err() {
-            let open: usize = self.stats.iter().map(|stats| stats.report().waiting()).sum();
-            tracing::warn!(open, "the agent ends before all events were delivered; the rest are dropped");
-            // Fails if every worker has ended, which is the aim.
-            let _ended = self.abandon.send(true);
+            let _ended = self.pace.send(Pace::Abandon);
             ended(&mut workers).await;
+        }
+        let open: usize = self.stats.iter().map(|stats| stats.report().waiting()).sum();
+        if open > 0 {
+            tracing::warn!(open, "the agent ends before all events were delivered; the rest wait in the store");
         }
     }
 }
@@ -133,7 +150,7 @@ impl Dispatcher {
 /// Waits for every worker that has not been waited for.
 async fn ended(workers: &mut Vec<JoinHandle<()>>) {
     while let Some(worker) = workers.last_mut() {
-        // A worker ends early only by a panic; dropped tickets have counted its events.
+        // A worker ends early only by a panic; its events wait in the store.
         let _ended = worker.await;
         workers.pop();
     }

@@ -5,7 +5,7 @@ use std::{io::Write as _, process::ExitCode};
 use clap::Parser;
 use peertally::{
     cli::{AuditCommand, Cli, Command},
-    verbs::{Format, audit, check_config, detach, plan, replay, run, status},
+    verbs::{Format, audit, check_config, detach, events, plan, replay, run, status},
 };
 use peertally_core::exit::{Exit, ExitCause};
 use peertally_datapath::attached::AttachedDatapath;
@@ -48,6 +48,10 @@ fn main() -> ExitCode {
                 }
                 show(&removed)
             }
+            Err(error) => fail(&error),
+        },
+        Command::Events(args) => match events::main(&args) {
+            Ok(text) => show(&text),
             Err(error) => fail(&error),
         },
         Command::Plan(args) => match plan::main(&args) {

@@ -6,6 +6,7 @@ use clap::ValueEnum;
 pub mod audit;
 pub mod check_config;
 pub mod detach;
+pub mod events;
 pub mod plan;
 pub mod replay;
 pub mod run;

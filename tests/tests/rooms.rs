@@ -222,7 +222,7 @@ const ROOMS: [(&str, &[&str]); 5] = [
             "attached",
         ],
     ),
-    ("crates/store/src", &["failure", "folder", "migrations", "writer", "store"]),
+    ("crates/store/src", &["failure", "folder", "clock", "migrations", "events", "writer", "store"]),
     ("monitor/src", &["skip", "generated", "deliver", "config", "agent", "export", "listen", "verbs", "cli"]),
 ];
 /// Parts of the engine, each of which uses only those before it.

@@ -17,9 +17,12 @@ use node::{BoundedRows, NodeRows};
 use top::{Top, TopRow};
 
 use crate::{
-    policy::{CHUNK, Policy, PolicyCounts, PolicyEngine, PolicyEvent, SubscriberIndex, TallyOwner, event::EventSource},
+    policy::{
+        CHUNK, Policy, PolicyCounts, PolicyEngine, PolicyEvent, Standing, SubscriberIndex, TallyOwner,
+        event::EventSource,
+    },
     snapshot::Snapshot,
-    subscriber::Pseudonyms,
+    subscriber::{Pseudonyms, Subscriber},
 };
 
 /// Result of one drain, for metrics and the control socket.
@@ -80,6 +83,12 @@ impl Analysis {
             pseudonyms,
             source: options.source,
         }
+    }
+
+    /// Sets why a policy does not fire for a subscriber; `None`: it may. A policy that fired does not fire again for the
+    /// subscriber before the caller said what became of the event.
+    pub fn settle(&mut self, policy: &str, subscriber: Subscriber, standing: Option<Standing>) {
+        self.engine.settle(policy, subscriber, standing);
     }
 
     /// Analyses a drain; returns the result to publish, and an event for each policy that fired. `new_id` makes the

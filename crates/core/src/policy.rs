@@ -4,6 +4,7 @@
 //! traffic, not about the content that was transferred.
 
 mod bucket_totals;
+pub mod ceiling;
 pub mod evaluate;
 pub mod event;
 mod history;
@@ -19,8 +20,9 @@ use std::{sync::Arc, time::Duration};
 use ipnet::IpNet;
 use monitor_common::abi::protocol::{Confidence, Protocol, ProtocolClass};
 
-pub use evaluate::{Firing, PolicyCounts, PolicyEngine};
-pub use event::PolicyEvent;
+pub use evaluate::{Firing, PolicyCounts, PolicyEngine, Standing};
+pub use event::{EventMessage, PolicyEvent};
+pub use remotes::RemoteEstimate;
 pub use subscriber_index::SubscriberIndex;
 pub(crate) use subscriber_index::{CHUNK, TallyOwner};
 
@@ -52,6 +54,22 @@ pub struct Policy {
 }
 
 impl Policy {
+    /// Digest of what the policy measures: protocols, confidence, metric, direction and window. The threshold, the
+    /// cool-down, the allow list and the hooks do not change it.
+    #[must_use]
+    pub fn measures(&self) -> String {
+        let protocols: Vec<&str> = self.protocols.iter().map(Protocol::label).collect();
+        let text = format!(
+            "{} {} {} {} {}",
+            protocols.join(","),
+            self.min_confidence.label(),
+            self.metric.label(),
+            self.direction.label(),
+            self.window.as_nanos()
+        );
+        blake3::hash(text.as_bytes()).to_hex()[..32].to_owned()
+    }
+
     /// Whether a subscriber's block shares an address with the allow list.
     #[must_use]
     pub fn allows(&self, block: &IpNet) -> bool {

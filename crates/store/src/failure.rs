@@ -48,6 +48,12 @@ pub enum StoreError {
         /// `folder` or `file`.
         expected: &'static str,
     },
+    /// Another process has the store open for writing.
+    #[error("another program writes to the store in {}; only one agent can use a `state_dir`", folder.display())]
+    InUse {
+        /// The folder.
+        folder: PathBuf,
+    },
     /// There is no store: no agent ran with this `state_dir`.
     #[error("there is no store {}; check `state_dir`, or start the agent once", path.display())]
     Missing {

@@ -2,17 +2,27 @@
 //! them.
 
 use std::{
-    fs::{self, DirBuilder, Metadata, OpenOptions, Permissions},
+    fs::{self, DirBuilder, File, Metadata, OpenOptions, Permissions},
     io,
     os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
     sync::Arc,
 };
 
+use rustix::{
+    fs::{FlockOperation, OFlags, flock},
+    io::Errno,
+};
+
 use crate::StoreError;
 
 /// Name of the database in `state_dir`.
 pub const FILE: &str = "peertally.db";
+
+/// Name of the file that the writing process locks.
+const LOCK: &str = "peertally.db-lock";
+/// Never follow a link that somebody put in the file's place (`open(2)`).
+const O_NOFOLLOW: i32 = OFlags::NOFOLLOW.bits() as i32;
 
 /// Rights of the owner alone.
 const FOLDER_MODE: u32 = 0o700;
@@ -68,6 +78,23 @@ pub fn ensure_file(folder: &Path) -> Result<PathBuf, StoreError> {
     }
     check_file(&path)?;
     Ok(path)
+}
+
+/// Takes the lock of the one process that writes; it is given up with the handle.
+///
+/// # Errors
+/// [`StoreError::InUse`] while another process has it, and those of [`ensure_file`].
+pub fn lock(folder: &Path) -> Result<File, StoreError> {
+    let path = folder.join(LOCK);
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(false).mode(FILE_MODE).custom_flags(O_NOFOLLOW);
+    let file = options.open(&path).map_err(failed("open", &path))?;
+    check_file(&path)?;
+    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(file),
+        Err(Errno::WOULDBLOCK) => Err(StoreError::InUse { folder: folder.to_owned() }),
+        Err(error) => Err(failed("lock", &path)(error.into())),
+    }
 }
 
 /// Checks a file of the store that exists.

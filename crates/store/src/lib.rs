@@ -3,7 +3,8 @@
 //! * [`folder`]: the folder and the file, their owner and rights;
 //! * [`migrations`]: the tables, as numbered steps;
 //! * [`writer`]: one thread that writes; whatever waits is committed together;
-//! * [`store`]: opening, and connections for readers; [`failure`]: what can go wrong.
+//! * [`store`]: opening, and connections for readers; [`failure`]: what can go wrong;
+//! * [`clock`]: times that are kept; [`events`]: events, deliveries and cool-downs.
 //!
 //! A write that was acknowledged survives a crash and a loss of power: the write-ahead log is synchronised before the
 //! acknowledgement (<https://www.sqlite.org/pragma.html#pragma_synchronous>, `FULL`). The crate never deletes or
@@ -13,6 +14,8 @@
 
 #![forbid(unsafe_code)]
 
+pub mod clock;
+pub mod events;
 pub mod failure;
 pub mod folder;
 pub mod migrations;

@@ -17,8 +17,10 @@ pub struct Migration {
 }
 
 /// Every step, in order. The version of a store (`user_version`) is the number of steps that it went through.
-pub const MIGRATIONS: &[Migration] =
-    &[Migration { name: "facts of the node", sql: include_str!("migrations/0001_facts.sql") }];
+pub const MIGRATIONS: &[Migration] = &[
+    Migration { name: "facts of the node", sql: include_str!("migrations/0001_facts.sql") },
+    Migration { name: "events and cool-downs", sql: include_str!("migrations/0002_events.sql") },
+];
 
 /// Version of the tables that this program reads and writes.
 pub const VERSION: u32 = MIGRATIONS.len() as u32;

@@ -2,6 +2,7 @@
 
 use std::{
     fmt,
+    fs::File,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -29,7 +30,9 @@ const PREPARED: usize = 128;
 #[derive(Clone)]
 pub struct Store {
     path: Arc<Path>,
+    // Before the lock: the writer ends first.
     writer: Arc<Writer>,
+    _lock: Arc<File>,
 }
 
 impl fmt::Debug for Store {
@@ -45,6 +48,7 @@ impl Store {
     /// [`StoreError`]; a file that cannot be used is left as it is.
     pub fn open(folder: &Path, observer: impl Observer + 'static) -> Result<Self, StoreError> {
         folder::ensure(folder)?;
+        let lock = Arc::new(folder::lock(folder)?);
         let path = folder::ensure_file(folder)?;
         let mut connection = connect(&path)?;
         // A store of a newer version, or of another program, is refused before anything is changed in it.
@@ -57,7 +61,7 @@ impl Store {
         migrations::migrate(&mut connection, &path, MIGRATIONS)?;
         let path: Arc<Path> = path.into();
         let writer = Arc::new(Writer::start(connection, Arc::clone(&path), Box::new(observer))?);
-        Ok(Self { path, writer })
+        Ok(Self { path, writer, _lock: lock })
     }
 
     /// File of the store.

@@ -10,7 +10,7 @@ use std::{
     path::Path,
     sync::{
         Arc,
-        mpsc::{self, Receiver, SyncSender, TrySendError},
+        mpsc::{self, Receiver, SyncSender},
     },
     thread::JoinHandle,
     time::{Duration, Instant},
@@ -79,7 +79,9 @@ where
     }
 
     fn end(self: Box<Self>, outcome: Result<(), StoreError>) {
-        let Self { written, done, .. } = *self;
+        let Self { write, written, done } = *self;
+        // A write that never ran holds what the caller wants to write again.
+        drop(write);
         done(outcome.map(|()| written.expect("what was committed was written before")));
     }
 }
@@ -126,26 +128,6 @@ impl Writer {
         let Some(queue) = &self.queue else { return task.end(Err(self.closed())) };
         if let Err(mpsc::SendError(task)) = queue.send(task) {
             task.end(Err(self.closed()));
-        }
-    }
-
-    /// Hands in a write as [`Writer::submit`] does, but never waits; returns whether there was room.
-    pub fn try_submit<T: Send + 'static>(
-        &self,
-        write: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<T> + Send + 'static,
-        done: impl FnOnce(Result<T, StoreError>) + Send + 'static,
-    ) -> bool {
-        let task: Box<dyn Task> = Box::new(Typed { write: Some(write), written: None, done });
-        match &self.queue {
-            Some(queue) => match queue.try_send(task) {
-                Ok(()) => true,
-                Err(TrySendError::Full(_)) => false,
-                Err(TrySendError::Disconnected(task)) => {
-                    task.end(Err(self.closed()));
-                    true
-                }
-            },
-            None => false,
         }
     }
 

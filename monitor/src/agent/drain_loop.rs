@@ -15,10 +15,10 @@ use uuid::Uuid;
 
 use super::{
     AgentState, Heartbeat,
+    consequences::Consequences,
     hit_log::HitLog,
     shedding::{SheddingChange, SheddingWatch},
 };
-use crate::deliver::Dispatcher;
 
 /// State of the drain thread.
 pub struct DrainLoop {
@@ -26,8 +26,8 @@ pub struct DrainLoop {
     pub analysis: Analysis,
     /// State that each drain updates.
     pub state: Arc<AgentState>,
-    /// Queues of the hooks.
-    pub dispatcher: Arc<Dispatcher>,
+    /// What becomes of policies that fired.
+    pub consequences: Consequences,
     /// Beats once a drain.
     pub heartbeat: Arc<Heartbeat>,
     /// Time between drains.
@@ -144,6 +144,7 @@ impl DrainLoop {
                 if let Some(log) = &mut self.hit_log {
                     log.finish(SystemTime::now());
                 }
+                self.consequences.flush();
                 return datapath.finish(self.on_exit);
             }
             next += self.interval;
@@ -177,11 +178,12 @@ impl DrainLoop {
         let (shed, change) = reported.shedding.observe(&snapshot);
         report_shedding(change);
         self.state.set_shed(shed);
+        self.consequences.settle(&mut self.analysis);
         let begun = Instant::now();
         let (mut published, events) = self.analysis.take(snapshot, Uuid::now_v7);
         published.evaluation = begun.elapsed();
         self.state.publish(published);
-        for event in events {
+        for event in &events {
             tracing::info!(
                 event = %event.id,
                 policy = &*event.policy.name,
@@ -190,10 +192,7 @@ impl DrainLoop {
                 evidence = event.source.evidence.label(),
                 "P2P protocol traffic reached the threshold of a policy"
             );
-            let event = Arc::new(event);
-            for hook in &event.policy.hooks {
-                self.dispatcher.send(*hook, &event);
-            }
         }
+        self.consequences.take(events);
     }
 }

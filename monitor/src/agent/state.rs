@@ -15,10 +15,12 @@ use prometheus::Histogram;
 
 use super::{
     connection_counts::ConnectionCounts,
+    consequences::FiringCounts,
     record_counts::{RecordCounts, RecordKind},
     shedding::Shed,
+    store_stats::StoreStats,
 };
-use crate::deliver::HookStats;
+use crate::deliver::{HookStats, book::EventBook};
 
 /// State of the running agent: the drain thread and the hooks write it, HTTP and the control socket read it.
 pub struct AgentState {
@@ -43,6 +45,18 @@ pub struct AgentState {
     pub pseudonym_key: OnceLock<String>,
     /// What became of records.
     pub records: RecordCounts,
+    kept: OnceLock<Kept>,
+}
+
+/// What the agent keeps in the store.
+#[derive(Clone, Debug)]
+pub struct Kept {
+    /// Events and their deliveries.
+    pub book: Arc<EventBook>,
+    /// Counts of firings.
+    pub firings: Arc<FiringCounts>,
+    /// Counts of the writer.
+    pub store: Arc<StoreStats>,
 }
 
 impl fmt::Debug for AgentState {
@@ -75,7 +89,20 @@ impl AgentState {
             merging: Mutex::default(),
             pseudonym_key: OnceLock::new(),
             records: RecordCounts::default(),
+            kept: OnceLock::new(),
         })
+    }
+
+    /// Sets what the agent keeps in the store, once.
+    pub fn keep(&self, kept: Kept) {
+        // A second call would be a bug without harm: the first one stands.
+        let _first_stands = self.kept.set(kept);
+    }
+
+    /// What the agent keeps in the store.
+    #[must_use]
+    pub fn kept(&self) -> Option<&Kept> {
+        self.kept.get()
     }
 
     /// Publishes a drain.

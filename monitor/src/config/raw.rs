@@ -87,6 +87,9 @@ pub struct Raw {
     /// Addresses for which no policy ever fires.
     #[cfg_attr(test, schemars(example = ["192.0.2.10", "2001:db8:1::/48"]))]
     pub allow: Vec<Prefix>,
+    /// What becomes of events.
+    #[serde(deserialize_with = "table")]
+    pub events: RawEvents,
     /// Thresholds.
     #[serde(deserialize_with = "tables")]
     pub policies: Vec<RawPolicy>,
@@ -120,6 +123,7 @@ impl Default for Raw {
             shutdown_grace: DurationText::from_secs(5),
             log: Log::default(),
             allow: Vec::new(),
+            events: RawEvents::default(),
             policies: Vec::new(),
             hooks: Vec::new(),
         }
@@ -285,6 +289,30 @@ impl Default for Log {
     }
 }
 
+/// What becomes of events.
+#[derive(Clone, Debug, Deserialize)]
+#[cfg_attr(test, derive(serde::Serialize, schemars::JsonSchema))]
+#[serde(deny_unknown_fields, default)]
+pub struct RawEvents {
+    /// Events of one policy in `ceiling_interval` that go to its hooks. Further ones are held for a person:
+    /// `peertally events --held` lists them.
+    pub ceiling: BoundedCount<1, 1_000_000>,
+    /// Interval of `ceiling`.
+    pub ceiling_interval: DurationText<SECOND, DAY>,
+    /// How long events are kept after they ended: delivered, dead, discarded, or made by a policy without hooks.
+    pub keep: DurationText<HOUR, { 3650 * DAY }>,
+}
+
+impl Default for RawEvents {
+    fn default() -> Self {
+        Self {
+            ceiling: BoundedCount(20),
+            ceiling_interval: DurationText::from_secs(600),
+            keep: DurationText::from_secs(90 * 24 * 3600),
+        }
+    }
+}
+
 /// A threshold on one subscriber's traffic.
 #[derive(Clone, Debug, Deserialize)]
 #[cfg_attr(test, derive(serde::Serialize, schemars::JsonSchema))]
@@ -317,7 +345,8 @@ pub struct RawPolicy {
     /// Length of the sliding window; at least `drain_interval`.
     #[cfg_attr(test, schemars(example = &"1h"))]
     pub window: DurationText<100, { 31 * DAY }>,
-    /// Time after firing during which the policy does not fire again for that subscriber.
+    /// Time after the first successful delivery during which the policy does not fire again for that subscriber. While
+    /// an event waits for its delivery or for a person, the policy does not fire again for that subscriber either.
     #[serde(default = "one_hour")]
     pub cool_down: DurationText<0, { 365 * DAY }>,
     /// Addresses for which this policy does not fire, in addition to the common allow list.

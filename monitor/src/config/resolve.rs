@@ -15,7 +15,7 @@ use monitor_common::abi::{
 };
 use peertally_core::{
     interface::Interface,
-    policy::Policy,
+    policy::{Policy, ceiling::CeilingRule},
     pool::{DEFAULT_ASSIGN_IPV4, DEFAULT_ASSIGN_IPV6, Pool},
     words::{KernelLog, OnExit, XdpMode},
 };
@@ -72,6 +72,10 @@ pub struct Resolved {
     pub shutdown_grace: Duration,
     /// Log settings.
     pub log: Log,
+    /// How many events of a policy go to its hooks.
+    pub ceiling: CeilingRule,
+    /// How long events are kept after they ended.
+    pub keep_events: Duration,
     /// Policies.
     pub policies: Vec<Policy>,
     /// Hooks.
@@ -187,6 +191,11 @@ pub(super) fn resolve(raw: &Raw, overrides: &Overrides, locator: &Locator<'_>) -
     }
     let hooks = hooks::resolve(raw, &mut check);
     let policies = policies::resolve(raw, &mut check);
+    let ceiling = CeilingRule {
+        events: check.ranged("events.ceiling", &raw.events.ceiling) as usize,
+        interval: check.ranged("events.ceiling_interval", &raw.events.ceiling_interval),
+    };
+    let keep_events = check.ranged("events.keep", &raw.events.keep);
     if !check.problems.is_empty() {
         return Err(ConfigError::Invalid(check.problems));
     }
@@ -223,6 +232,8 @@ pub(super) fn resolve(raw: &Raw, overrides: &Overrides, locator: &Locator<'_>) -
         on_exit: raw.on_exit,
         shutdown_grace,
         log: raw.log.clone(),
+        ceiling,
+        keep_events,
         policies,
         hooks,
     })

@@ -74,7 +74,9 @@ pub trait HookTarget: fmt::Debug + Send + Sync {
 pub struct Message<'a> {
     /// Event id: equal over all attempts.
     pub id: &'a str,
-    /// Name of the policy that fired.
+    /// What the event says: `fired` or `cleared`.
+    pub kind: &'a str,
+    /// Name of the policy.
     pub policy: &'a str,
     /// The event as JSON.
     pub body: &'a [u8],

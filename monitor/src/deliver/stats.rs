@@ -1,4 +1,4 @@
-//! Counts of one hook. Shared by the workers, metrics and the control socket.
+//! Counts of one hook. Shared by the worker, metrics and the control socket.
 
 use std::{
     collections::BTreeMap,
@@ -16,13 +16,13 @@ use super::{failure::FailureReason, kind::HookKind};
 pub struct HookStats {
     /// Name of the hook.
     pub name: Arc<str>,
+    /// Events that may wait for the hook.
+    capacity: usize,
     delivered: AtomicU64,
     failures: Vec<Failures>,
-    refused: AtomicU64,
-    abandoned: AtomicU64,
     running: AtomicU64,
     next: AtomicU64,
-    /// When each event that waits or is in progress came in.
+    /// When each event that waits or is in progress was made.
     open: Mutex<BTreeMap<u64, Instant>>,
 }
 
@@ -52,20 +52,16 @@ pub struct HookReport {
     pub delivered: u64,
     /// Failures, one entry for each reason that the hook's kind can report.
     pub failures: Vec<FailureCount>,
-    /// Events dropped because the outbox was full.
-    pub dropped_full: u64,
-    /// Events dropped because the agent ended.
-    pub dropped_shutdown: u64,
-    /// Deliveries in progress.
+    /// Attempts in progress.
     pub in_flight: u64,
-    /// Events that wait in the outbox.
+    /// Events that wait for an attempt.
     pub queued: u64,
     /// Age of the oldest event that waits or is in progress.
     pub oldest: Option<Duration>,
 }
 
 impl HookReport {
-    /// Events handed in and not yet done.
+    /// Events that are neither delivered nor failed.
     #[must_use]
     pub fn waiting(&self) -> usize {
         (self.in_flight + self.queued) as usize
@@ -75,14 +71,14 @@ impl HookReport {
     #[cfg(test)]
     pub(super) fn accepted(&self) -> u64 {
         let failed: u64 = self.failures.iter().map(|count| count.events).sum();
-        self.delivered + failed + self.dropped_full + self.dropped_shutdown + self.in_flight + self.queued
+        self.delivered + failed + self.in_flight + self.queued
     }
 }
 
 impl HookStats {
     /// Counts of a hook that was never called.
     #[must_use]
-    pub fn new(name: Arc<str>, kind: &HookKind) -> Arc<Self> {
+    pub fn new(name: Arc<str>, kind: &HookKind, capacity: usize) -> Arc<Self> {
         let failures = |reason: &FailureReason| Failures {
             reason: *reason,
             events: AtomicU64::new(0),
@@ -90,10 +86,9 @@ impl HookStats {
         };
         Arc::new(Self {
             name,
+            capacity,
             delivered: AtomicU64::new(0),
             failures: kind.reasons.iter().map(failures).collect(),
-            refused: AtomicU64::new(0),
-            abandoned: AtomicU64::new(0),
             running: AtomicU64::new(0),
             next: AtomicU64::new(0),
             open: Mutex::default(),
@@ -113,16 +108,16 @@ impl HookStats {
         HookReport {
             delivered: self.delivered.load(Relaxed),
             failures: failures.collect(),
-            dropped_full: self.refused.load(Relaxed),
-            dropped_shutdown: self.abandoned.load(Relaxed),
             in_flight,
             queued: open.len() as u64 - in_flight,
-            oldest: open.values().next().map(Instant::elapsed),
+            oldest: open.values().min().map(Instant::elapsed),
         }
     }
 
-    pub(super) fn refuse(&self) {
-        self.refused.fetch_add(1, Relaxed);
+    /// Events that may still be handed in before the hook's queue is full.
+    #[must_use]
+    pub fn room(&self) -> usize {
+        self.capacity.saturating_sub(self.open.lock().unwrap_or_else(PoisonError::into_inner).len())
     }
 
     pub(super) fn attempt_failed(&self, reason: FailureReason) {
@@ -135,31 +130,36 @@ impl HookStats {
         found.expect("a kind lists each reason that it reports")
     }
 
-    /// Takes in an event.
-    pub(super) fn open(self: &Arc<Self>) -> Ticket {
+    /// Takes in an event that was made at a time.
+    pub(super) fn open(self: &Arc<Self>, begun: Instant) -> Ticket {
         let number = self.next.fetch_add(1, Relaxed);
-        self.open.lock().unwrap_or_else(PoisonError::into_inner).insert(number, Instant::now());
-        Ticket { stats: Arc::clone(self), number, running: false, done: false }
+        self.open.lock().unwrap_or_else(PoisonError::into_inner).insert(number, begun);
+        Ticket { stats: Arc::clone(self), number, running: false }
     }
 }
 
-/// One event on its way. Whatever happens to it, it is counted once: a ticket that is dropped counts as abandoned.
+/// One event on its way. A ticket that is dropped before its end counts nothing: the store has the event.
 #[derive(Debug)]
 pub(super) struct Ticket {
     stats: Arc<HookStats>,
     number: u64,
     running: bool,
-    done: bool,
 }
 
 impl Ticket {
     pub(super) fn begin(&mut self) {
-        self.running = true;
-        self.stats.running.fetch_add(1, Relaxed);
+        if !std::mem::replace(&mut self.running, true) {
+            self.stats.running.fetch_add(1, Relaxed);
+        }
     }
 
-    pub(super) fn end(mut self, outcome: Result<(), FailureReason>) {
-        self.done = true;
+    pub(super) fn pause(&mut self) {
+        if std::mem::replace(&mut self.running, false) {
+            self.stats.running.fetch_sub(1, Relaxed);
+        }
+    }
+
+    pub(super) fn end(self, outcome: Result<(), FailureReason>) {
         match outcome {
             Ok(()) => self.stats.delivered.fetch_add(1, Relaxed),
             Err(reason) => self.stats.failures(reason).events.fetch_add(1, Relaxed),
@@ -169,12 +169,7 @@ impl Ticket {
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        if !self.done {
-            self.stats.abandoned.fetch_add(1, Relaxed);
-        }
-        if self.running {
-            self.stats.running.fetch_sub(1, Relaxed);
-        }
+        self.pause();
         self.stats.open.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.number);
     }
 }

@@ -21,8 +21,9 @@ use super::{
 use crate::{
     agent::{
         connection_counts::ListenerName,
+        consequences::HoldReason,
         record_counts::{RecordKind, RecordLoss},
-        state::AgentState,
+        state::{AgentState, Kept},
     },
     deliver::{HookReport, HookStats, stats::FailureCount},
 };
@@ -35,6 +36,17 @@ const DRAIN_BUCKETS: &[f64] = &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.
 pub fn drain_histogram() -> Histogram {
     let definition = &definitions::DRAIN_DURATION;
     let options = HistogramOpts::new(definition.name, definition.help).buckets(DRAIN_BUCKETS.to_vec());
+    Histogram::with_opts(options).expect("the buckets are in order")
+}
+
+/// Upper limits of the commit histogram, in seconds: a synchronisation of a disk takes milliseconds to tens of them.
+const COMMIT_BUCKETS: &[f64] = &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+
+/// The histogram of commits, for [`crate::agent::store_stats::StoreStats`].
+#[must_use]
+pub fn commit_histogram() -> Histogram {
+    let definition = &definitions::STORE_COMMIT_DURATION;
+    let options = HistogramOpts::new(definition.name, definition.help).buckets(COMMIT_BUCKETS.to_vec());
     Histogram::with_opts(options).expect("the buckets are in order")
 }
 
@@ -96,8 +108,10 @@ impl Collector for AgentCollector {
         }
         families.extend(hooks(state.hooks()));
         families.extend(records(state));
+        families.extend(state.kept().map(|kept| kept_families(kept, state)).unwrap_or_default());
         let mut families: Vec<MetricFamily> = families.into_iter().map(Family::finish).collect();
         families.extend(state.drain_durations().collect());
+        families.extend(state.kept().map(|kept| kept.store.commits().collect()).unwrap_or_default());
         families.retain(|family| !family.get_metric().is_empty());
         families
     }
@@ -269,6 +283,7 @@ fn policies(published: &DrainResult) -> Vec<Family> {
     for (name, counts) in &published.policies {
         events.add(&[name], counts.fired as f64);
         suppressed.add(&[name, "cool_down"], counts.cooling as f64);
+        suppressed.add(&[name, "pending"], counts.pending as f64);
         suppressed.add(&[name, "allow_list"], counts.allowed as f64);
     }
     vec![events, suppressed]
@@ -293,6 +308,25 @@ fn records(state: &AgentState) -> Vec<Family> {
     vec![written, lost, waiting, failures, removed]
 }
 
+fn kept_families(kept: &Kept, state: &AgentState) -> Vec<Family> {
+    let mut events = Family::new(&definitions::EVENTS);
+    for (event_state, count) in kept.book.counts() {
+        events.add(&[event_state.label()], count as f64);
+    }
+    let mut held = Family::new(&definitions::EVENTS_HELD);
+    for (policy, _) in state.published().iter().flat_map(|published| &published.policies) {
+        for reason in HoldReason::ALL {
+            held.add(&[policy, reason.label()], kept.firings.held(policy, reason) as f64);
+        }
+    }
+    let mut failures = Family::new(&definitions::STORE_FAILURES);
+    for (failure, count) in kept.store.failures() {
+        failures.add(&[failure.label()], count as f64);
+    }
+    let uncommitted = Family::single(&definitions::EVENTS_UNCOMMITTED, kept.firings.uncommitted() as f64);
+    vec![events, held, uncommitted, failures]
+}
+
 fn hooks(stats: &[Arc<HookStats>]) -> Vec<Family> {
     let reports: Vec<(&str, HookReport)> = stats.iter().map(|stats| (&*stats.name, stats.report())).collect();
     let per_hook = |definition: &'static Definition, value: fn(&HookReport) -> f64| {
@@ -309,16 +343,10 @@ fn hooks(stats: &[Arc<HookStats>]) -> Vec<Family> {
         }
         family
     };
-    let mut dropped = Family::new(&definitions::HOOK_DROPPED);
-    for (name, report) in &reports {
-        dropped.add(&[name, "queue_full"], report.dropped_full as f64);
-        dropped.add(&[name, "shutdown"], report.dropped_shutdown as f64);
-    }
     vec![
         per_hook(&definitions::HOOK_DELIVERIES, |report| report.delivered as f64),
         per_reason(&definitions::HOOK_FAILURES, |count| count.events),
         per_reason(&definitions::HOOK_ATTEMPT_FAILURES, |count| count.attempts),
-        dropped,
         per_hook(&definitions::HOOK_IN_FLIGHT, |report| report.in_flight as f64),
         per_hook(&definitions::HOOK_QUEUED, |report| report.queued as f64),
         per_hook(&definitions::HOOK_OLDEST, |report| report.oldest.unwrap_or(Duration::ZERO).as_secs_f64()),

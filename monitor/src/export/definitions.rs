@@ -126,21 +126,29 @@ definitions! {
     POLICY_EVENTS = "/metrics" Counter "peertally_policy_events_total" in "" by ["policy"]:
         "Events that a policy made.";
     POLICY_SUPPRESSED = "/metrics" Counter "peertally_policy_suppressed_total" in "" by ["policy", "reason"]:
-        "Evaluations at or above the threshold that made no event: cool_down or allow_list.";
+        "Evaluations at or above the threshold that made no event: cool_down, pending (an event of that subscriber waits) or allow_list.";
+    EVENTS = "/metrics" Gauge "peertally_events" in "" by ["state"]:
+        "Events in the store: queued, held (for a person), delivered, dead (every hook failed), discarded, or logged (the policy has no hooks).";
+    EVENTS_HELD = "/metrics" Counter "peertally_events_held_total" in "" by ["policy", "reason"]:
+        "Events that were held for a person: ceiling (too many of the policy in the interval), or queue_full (too many wait for a hook).";
+    EVENTS_UNCOMMITTED = "/metrics" Gauge "peertally_events_uncommitted" in "" by []:
+        "Events that fired and are not in the store yet, because it could not be written.";
+    STORE_FAILURES = "/metrics" Counter "peertally_store_failures_total" in "" by ["reason"]:
+        "Writes that the store did not take. They are tried again unless the reason is damaged or refused.";
+    STORE_COMMIT_DURATION = "/metrics" Histogram "peertally_store_commit_duration_seconds" in "seconds" by []:
+        "Time a commit to the store took, writing included.";
     HOOK_DELIVERIES = "/metrics" Counter "peertally_hook_deliveries_total" in "" by ["hook"]:
         "Events delivered to a hook.";
     HOOK_FAILURES = "/metrics" Counter "peertally_hook_failures_total" in "" by ["hook", "reason"]:
         "Events that a hook failed to deliver after its last attempt.";
     HOOK_ATTEMPT_FAILURES = "/metrics" Counter "peertally_hook_attempt_failures_total" in "" by ["hook", "reason"]:
         "Failed attempts of a hook, including those that were retried.";
-    HOOK_DROPPED = "/metrics" Counter "peertally_hook_dropped_total" in "" by ["hook", "reason"]:
-        "Events never delivered: queue_full, or shutdown.";
     HOOK_IN_FLIGHT = "/metrics" Gauge "peertally_hook_in_flight" in "" by ["hook"]:
         "Deliveries in progress.";
     HOOK_QUEUED = "/metrics" Gauge "peertally_hook_queued" in "" by ["hook"]:
-        "Events in the outbox of a hook.";
+        "Events that wait for an attempt of a hook.";
     HOOK_OLDEST = "/metrics" Gauge "peertally_hook_oldest_age_seconds" in "seconds" by ["hook"]:
-        "Age of the oldest event that is queued or in progress; 0 if there is none.";
+        "Age of the oldest event that waits or is in progress; 0 if there is none.";
     INSPECTION = "/metrics" Gauge "peertally_inspection_depth_info" in "" by ["depth"]:
         "1, with the current inspection depth.";
     EVIDENCE = "/metrics" Gauge "peertally_evidence_info" in "" by ["evidence"]:

@@ -3,6 +3,7 @@
 use std::{path::PathBuf, sync::Arc};
 
 use peertally_core::analysis::DrainResult;
+use peertally_store::events::EventState;
 use serde::{Deserialize, Serialize};
 
 use crate::agent::{AgentInfo, AgentState};
@@ -38,6 +39,9 @@ pub struct Status {
     pub events: Vec<NamedCount>,
     pub policies: Vec<PolicyStatus>,
     pub hooks: Vec<HookStatus>,
+    /// Events in the store by state.
+    #[serde(default)]
+    pub kept_events: Vec<NamedCount>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
@@ -94,6 +98,8 @@ pub struct PolicyStatus {
     pub policy: String,
     pub events: u64,
     pub cool_down: u64,
+    #[serde(default)]
+    pub pending: u64,
     pub allow_list: u64,
 }
 
@@ -103,7 +109,6 @@ pub struct HookStatus {
     pub hook: String,
     pub delivered: u64,
     pub failed: u64,
-    pub dropped: u64,
     pub in_flight: u64,
     pub queued: u64,
     pub failures: Vec<NamedCount>,
@@ -129,6 +134,7 @@ impl Status {
             warnings: warnings(state),
             drain_failures: state.drain_failures(),
             hooks: hooks(state),
+            kept_events: kept_events(state),
             ..Self::default()
         };
         if let Some(published) = state.published() {
@@ -180,6 +186,7 @@ impl Status {
                 policy: name.to_string(),
                 events: counts.fired,
                 cool_down: counts.cooling,
+                pending: counts.pending,
                 allow_list: counts.allowed,
             })
             .collect();
@@ -193,6 +200,13 @@ fn warnings(state: &AgentState) -> Vec<String> {
         format!("{interface} counts merged packets: generic mode behind GRO or LRO (`ethtool -K {interface} gro off lro off`)")
     });
     state.record_problems().into_iter().chain(merging).collect()
+}
+
+/// Events in the store by state.
+fn kept_events(state: &AgentState) -> Vec<NamedCount> {
+    let counts = state.kept().map(|kept| kept.book.counts()).unwrap_or_default();
+    let count = |(state, count): (EventState, u64)| NamedCount { name: state.label().to_owned(), count };
+    counts.into_iter().filter(|(_, count)| *count > 0).map(count).collect()
 }
 
 /// Node-level totals by verdict.
@@ -229,7 +243,6 @@ fn hooks(state: &AgentState) -> Vec<HookStatus> {
             hook: stats.name.to_string(),
             delivered: report.delivered,
             failed: report.failures.iter().map(|count| count.events).sum(),
-            dropped: report.dropped_full + report.dropped_shutdown,
             in_flight: report.in_flight,
             queued: report.queued,
             failures: failures

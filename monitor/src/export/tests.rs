@@ -13,16 +13,21 @@ use peertally_core::{
     subscriber::Pseudonyms,
     testing::{Kernel, bytes, key},
 };
+use peertally_store::Store;
 
 use super::{
-    collector::{Exposition, drain_histogram},
+    collector::{Exposition, commit_histogram, drain_histogram},
     definitions::{ALL, MetricKind},
     subscribers::{self, Shard},
 };
 use crate::{
-    agent::AgentState,
+    agent::{
+        AgentState,
+        state::Kept,
+        store_stats::{StoreObserver, StoreStats},
+    },
     config::{Overrides, Resolved},
-    deliver::{HookStats, kinds::exec},
+    deliver::{HookStats, book::EventBook, kinds::exec},
 };
 
 const BITTORRENT: Verdict = Verdict { protocol: Protocol::BitTorrent, confidence: Confidence::Signature };
@@ -44,11 +49,16 @@ impl Bench {
         let state = AgentState::new(
             InspectionDepth::Framing,
             resolved(text).evidence(),
-            vec![HookStats::new("tell".into(), &exec::KIND)],
+            vec![HookStats::new("tell".into(), &exec::KIND, 10)],
             drain_histogram(),
         );
         state.set_merging(vec![("eth7".into(), true)]);
         state.pseudonym_key.set("0a1b2c3d".to_owned()).expect("set once");
+        let folder = tempfile::tempdir().expect("a folder");
+        let store = StoreStats::new(commit_histogram());
+        let opened = Store::open(folder.path(), StoreObserver(Arc::clone(&store))).expect("opens");
+        let book = EventBook::new(opened).expect("reads");
+        state.keep(Kept { book, firings: Arc::default(), store });
         let analysis = Analysis::new(resolved(text).analysis_options(), Pseudonyms::with_key([3; 32]));
         let exposition = Exposition::new(Arc::clone(&state));
         Self { kernel: Kernel::new(), analysis, state, exposition, at: Duration::ZERO }

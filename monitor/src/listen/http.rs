@@ -1,7 +1,9 @@
 //! The agent's HTTP face: metrics, health, and on the control socket its status.
 //!
-//! Every answer comes from the last drain; no request reads the kernel. Nothing here changes anything.
+//! Every answer comes from the last drain; no request reads the kernel. The control socket alone takes decisions about
+//! events.
 
+mod events;
 #[cfg(test)]
 pub(crate) mod tests;
 
@@ -13,7 +15,7 @@ use axum::{
     extract::{Query, State},
     http::{HeaderMap, StatusCode, header},
     response::{Html, IntoResponse, Response},
-    routing::get,
+    routing::{get, post},
 };
 use futures_util::stream;
 use peertally_core::subscriber::Pseudonyms;
@@ -92,7 +94,11 @@ pub fn public(context: &HttpContext) -> Router {
 
 /// Routes on the control socket.
 pub fn control(context: &HttpContext) -> Router {
-    Router::new().route("/status", get(show_status)).route("/subscribers", get(tallies)).with_state(context.clone())
+    Router::new()
+        .route("/status", get(show_status))
+        .route("/subscribers", get(tallies))
+        .route("/events/{id}/{decision}", post(events::decide))
+        .with_state(context.clone())
 }
 
 async fn landing(State(context): State<HttpContext>) -> Html<String> {
@@ -142,7 +148,7 @@ async fn livez(State(context): State<HttpContext>) -> Response {
 async fn readyz(State(context): State<HttpContext>) -> Response {
     match context.state.ready() {
         Ok(()) => {
-            let mut text = ready_text(context.state.shed());
+            let mut text = ready_text(context.state.shed(), events::held(&context.state));
             for problem in context.state.record_problems() {
                 text += &format!("records: {problem}\n");
             }
@@ -152,12 +158,17 @@ async fn readyz(State(context): State<HttpContext>) -> Response {
     }
 }
 
-/// The answer of a ready agent. Shedding makes it no less ready: all packets are counted.
-fn ready_text(shed: Shed) -> String {
-    if shed == Shed::default() {
-        return "ok\n".to_owned();
+/// The answer of a ready agent. Shedding and held events make it no less ready: all packets are counted.
+fn ready_text(shed: Shed, held: u64) -> String {
+    let mut text = "ok\n".to_owned();
+    if shed != Shed::default() {
+        let Shed { packets, inspections, .. } = shed;
+        text += &format!("shedding: {packets} packets and {inspections} inspections since the drain before\n");
     }
-    format!("ok\nshedding: {} packets and {} inspections since the drain before\n", shed.packets, shed.inspections)
+    if held > 0 {
+        text += &format!("held: {held} events wait for a person (`peertally events --held`)\n");
+    }
+    text
 }
 
 async fn show_status(State(context): State<HttpContext>) -> Response {

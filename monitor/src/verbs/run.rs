@@ -18,6 +18,7 @@ use peertally_datapath::{
     Datapath,
     owned::{self, OwnedError},
 };
+use peertally_store::{Store, StoreError};
 use tokio::sync::{oneshot, watch};
 
 use crate::{
@@ -25,15 +26,18 @@ use crate::{
         AgentInfo, AgentState, Heartbeat,
         audit::{Audit, AuditAction, AuditError, DepthChange, Prepared},
         connection_counts::ListenerName,
+        consequences::Consequences,
         drain_loop::DrainLoop,
         hit_log::{HitLog, HitLogOptions},
         logging,
         pseudonym_key::{self, PseudonymKeyError},
         record_counts::RecordKind,
+        state::Kept,
+        store_stats::{StoreObserver, StoreStats},
     },
     config::{self, ConfigError, Resolved, RunArgs},
-    deliver::{Dispatcher, HookError},
-    export::collector::drain_histogram,
+    deliver::{DispatchError, Dispatcher, book::EventBook},
+    export::collector::{commit_histogram, drain_histogram},
     listen::{
         addresses::{self, ControlSocket, ListenError},
         connections::Limits,
@@ -71,9 +75,12 @@ pub enum RunError {
     /// The tables do not fit into the machine.
     #[error(transparent)]
     Plan(#[from] PlanError),
-    /// A hook cannot be set up.
+    /// The hooks cannot be started.
     #[error(transparent)]
-    Hook(#[from] HookError),
+    Hook(#[from] DispatchError),
+    /// The store cannot be opened.
+    #[error(transparent)]
+    Store(#[from] StoreError),
     /// The data path.
     #[error("{0}")]
     Kernel(Box<dyn ExitCause>),
@@ -105,11 +112,18 @@ impl ExitCause for RunError {
             Self::Audit(error) => error.exit(),
             Self::Pseudonyms(error) => error.exit(),
             Self::Runtime(_) => Exit::Unavailable,
-            Self::Hook(_) => Exit::Usage,
+            Self::Store(error) | Self::Hook(DispatchError::Store(error)) => store_exit(error),
+            Self::Hook(DispatchError::Read(_)) => Exit::Unavailable,
+            Self::Hook(DispatchError::Hook(_)) => Exit::Usage,
             Self::Kernel(error) => error.exit(),
             Self::Bug(_) => Exit::Bug,
         }
     }
+}
+
+/// Exit code of an error of the store.
+pub(super) fn store_exit(error: &StoreError) -> Exit {
+    if error.is_permission() { Exit::Rights } else { Exit::Unavailable }
 }
 
 /// Runs the agent until SIGTERM or SIGINT.
@@ -164,7 +178,15 @@ async fn serve<D: Datapath>(
     let (control, _control_socket) = ControlSocket::bind(&resolved.control_socket)?;
     owned::folder(&resolved.state_dir)?;
     let pseudonyms = pseudonym_key::open(&resolved.pseudonym_key_file)?;
-    let dispatcher = Arc::new(Dispatcher::start(&resolved.hooks)?);
+    let store_stats = StoreStats::new(commit_histogram());
+    let store = Store::open(&resolved.state_dir, StoreObserver(Arc::clone(&store_stats)))?;
+    let book = EventBook::new(store)?;
+    let dispatcher = Dispatcher::start(&resolved.hooks, &book)?;
+    let mut analysis = Analysis::new(resolved.analysis_options(), pseudonyms.clone());
+    let consequences =
+        Consequences::new(Arc::clone(&book), dispatcher.stats().to_vec(), resolved.ceiling, resolved.keep_events)
+            .map_err(DispatchError::Read)?;
+    consequences.restore(&mut analysis).map_err(DispatchError::Read)?;
     let state = AgentState::new(
         resolved.datapath.inspection,
         resolved.evidence(),
@@ -172,6 +194,7 @@ async fn serve<D: Datapath>(
         drain_histogram(),
     );
     state.pseudonym_key.get_or_init(|| pseudonyms.key_id());
+    state.keep(Kept { book, firings: Arc::clone(consequences.counts()), store: store_stats });
     let heartbeat = Arc::new(Heartbeat::new((resolved.drain_interval * 10).max(Duration::from_secs(60))));
     let info = AgentInfo { listen: address.to_string(), ..AgentInfo::of(&resolved) };
     let context = HttpContext::new(Arc::clone(&state), pseudonyms.clone(), Arc::clone(&heartbeat), info);
@@ -212,9 +235,9 @@ async fn serve<D: Datapath>(
         ),
     ];
     let drain_loop = DrainLoop {
-        analysis: Analysis::new(resolved.analysis_options(), pseudonyms),
+        analysis,
         state,
-        dispatcher: Arc::clone(&dispatcher),
+        consequences,
         heartbeat,
         interval: resolved.drain_interval,
         on_exit: resolved.on_exit,
@@ -237,9 +260,7 @@ async fn serve<D: Datapath>(
         None => drain.await,
     };
     let outcome = ended.map_or(Err(RunError::Bug("drain loop")), |ended| ended.map_err(RunError::Kernel));
-    if let Some(dispatcher) = Arc::into_inner(dispatcher) {
-        dispatcher.finish(resolved.shutdown_grace).await;
-    }
+    dispatcher.finish(resolved.shutdown_grace).await;
     drop(end_http);
     for mut server in servers {
         if tokio::time::timeout(HTTP_GRACE, &mut server).await.is_err() {

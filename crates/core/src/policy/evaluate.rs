@@ -18,7 +18,10 @@ use super::{
     subscriber_index::TallyOwner,
     verdict_index::VerdictIndex,
 };
-use crate::snapshot::{Snapshot, TallyChange};
+use crate::{
+    snapshot::{Snapshot, TallyChange},
+    subscriber::Subscriber,
+};
 
 /// A policy that fired.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,6 +44,15 @@ pub struct Firing {
     pub window_end: SystemTime,
 }
 
+/// Why a policy does not fire for a subscriber.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// An event waits to be delivered, or for a person.
+    Pending,
+    /// An event was delivered; it may fire again at this time.
+    Cooling(Instant),
+}
+
 /// Counts of a policy's evaluations at or above the threshold.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PolicyCounts {
@@ -48,6 +60,8 @@ pub struct PolicyCounts {
     pub fired: u64,
     /// Evaluations at or above the threshold during a cool-down.
     pub cooling: u64,
+    /// Evaluations at or above the threshold while an event of that subscriber waits.
+    pub pending: u64,
     /// Evaluations at or above the threshold of an allowed subscriber.
     pub allowed: u64,
 }
@@ -57,9 +71,9 @@ pub struct PolicyCounts {
 pub struct PolicyEngine {
     policies: Vec<Arc<Policy>>,
     groups: Vec<MetricGroup>,
-    /// End of the cool-down of (policy, subscriber).
-    cooling: HashMap<(u32, u32), Instant>,
-    /// Size of `cooling` at which ended ones are removed.
+    /// Why a policy does not fire for a subscriber, whose number another run of the agent does not know.
+    standings: HashMap<(usize, Subscriber), Standing>,
+    /// Size of `standings` at which ended cool-downs are removed.
     sweep_at: usize,
     counts: Vec<PolicyCounts>,
     window_sums: WindowSums,
@@ -80,7 +94,7 @@ impl PolicyEngine {
         }
         let counts = vec![PolicyCounts::default(); policies.len()];
         let policies = policies.into_iter().map(Arc::new).collect();
-        Self { policies, groups, cooling: HashMap::new(), sweep_at: 1024, counts, window_sums: WindowSums::default() }
+        Self { policies, groups, standings: HashMap::new(), sweep_at: 1024, counts, window_sums: WindowSums::default() }
     }
 
     /// The policies, by index.
@@ -93,6 +107,16 @@ impl PolicyEngine {
     #[must_use]
     pub fn counts(&self) -> &[PolicyCounts] {
         &self.counts
+    }
+
+    /// Sets why a policy does not fire for a subscriber; `None`: it may. [`PolicyEngine::end`] makes each subscriber
+    /// that fired [`Standing::Pending`], until the caller knows what became of the event.
+    pub fn settle(&mut self, policy: &str, subscriber: Subscriber, standing: Option<Standing>) {
+        let Some(index) = self.policies.iter().position(|each| &*each.name == policy) else { return };
+        match standing {
+            Some(standing) => self.standings.insert((index, subscriber), standing),
+            None => self.standings.remove(&(index, subscriber)),
+        };
     }
 
     /// Begins the evaluation of a drain. `subscribers` was updated with the snapshot; `reused` is the result of that.
@@ -140,9 +164,9 @@ impl PolicyEngine {
         subscribers: &SubscriberIndex,
         firings: &mut Vec<Firing>,
     ) {
-        let Self { policies, groups, cooling, counts, window_sums, .. } = self;
+        let Self { policies, groups, standings, counts, window_sums, .. } = self;
         let Some((number, _)) = moved.first().copied() else { return };
-        let Some(subscriber) = subscribers.subscriber(number) else { return };
+        let Some(subscriber) = subscribers.subscriber(number).copied() else { return };
         let block = subscriber.block();
         groups[group].evaluate_policies(moved, subscribers, window_sums, |breach| {
             for (_, index) in breach.policies {
@@ -152,14 +176,17 @@ impl PolicyEngine {
                     counts.allowed += 1;
                     continue;
                 }
-                let key = (*index as u32, number);
-                if cooling.get(&key).is_some_and(|until| snapshot.taken < *until) {
-                    counts.cooling += 1;
-                    continue;
-                }
-                if let Some(until) = snapshot.taken.checked_add(policy.cool_down) {
-                    cooling.insert(key, until);
-                }
+                match standings.get(&(*index, subscriber)) {
+                    Some(Standing::Pending) => {
+                        counts.pending += 1;
+                        continue;
+                    }
+                    Some(Standing::Cooling(until)) if snapshot.taken < *until => {
+                        counts.cooling += 1;
+                        continue;
+                    }
+                    _ => standings.insert((*index, subscriber), Standing::Pending),
+                };
                 counts.fired += 1;
                 let span = snapshot.taken.saturating_duration_since(breach.begun);
                 firings.push(Firing {
@@ -178,9 +205,12 @@ impl PolicyEngine {
 
     /// Removes ended cool-downs once the table is twice as large as after the last removal.
     fn sweep(&mut self, now: Instant) {
-        if self.cooling.len() >= self.sweep_at {
-            self.cooling.retain(|_, until| now < *until);
-            self.sweep_at = (self.cooling.len() * 2).max(1024);
+        if self.standings.len() >= self.sweep_at {
+            self.standings.retain(|_, standing| match standing {
+                Standing::Pending => true,
+                Standing::Cooling(until) => now < *until,
+            });
+            self.sweep_at = (self.standings.len() * 2).max(1024);
         }
     }
 }

@@ -3,10 +3,10 @@
 //! An event never holds content identifiers (info hashes, names, search words): the agent has none. It says "P2P
 //! protocol traffic" and nothing about what was transferred.
 
-use std::{sync::Arc, time::SystemTime};
+use std::{borrow::Cow, sync::Arc, time::SystemTime};
 
-use monitor_common::abi::settings::InspectionDepth;
-use serde::Serialize;
+use monitor_common::abi::{protocol::Verdict, settings::InspectionDepth};
+use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::{Policy, evaluate::Firing, remotes::RemoteEstimate};
@@ -29,12 +29,43 @@ pub struct EventSource {
     pub evidence: Evidence,
 }
 
+/// What an event says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EventKind {
+    /// The subscriber reached the threshold.
+    Fired,
+    /// The subscriber fell below the threshold again.
+    Cleared,
+}
+
+impl EventKind {
+    /// The word in messages.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Fired => "fired",
+            Self::Cleared => "cleared",
+        }
+    }
+
+    const fn summary(self) -> &'static str {
+        match self {
+            Self::Fired => "reached the threshold of",
+            Self::Cleared => "fell below the threshold of",
+        }
+    }
+}
+
 /// One event.
 #[derive(Clone, Debug)]
 pub struct PolicyEvent {
     /// Unique and ordered by time (UUID version 7, RFC 9562). Equal over all attempts and hooks.
     pub id: Uuid,
-    /// When it fired.
+    /// What it says.
+    pub kind: EventKind,
+    /// The event that a `cleared` one ends.
+    pub fired_event: Option<Uuid>,
+    /// When the window was read.
     pub time: SystemTime,
     /// The node.
     pub source: EventSource,
@@ -49,7 +80,7 @@ pub struct PolicyEvent {
 }
 
 impl PolicyEvent {
-    /// The event of a firing.
+    /// The `fired` event of a firing.
     #[must_use]
     pub fn new(
         id: Uuid,
@@ -61,6 +92,8 @@ impl PolicyEvent {
     ) -> Self {
         Self {
             id,
+            kind: EventKind::Fired,
+            fired_event: None,
             time: firing.window_end,
             source: source.clone(),
             policy: Arc::clone(policy),
@@ -70,38 +103,36 @@ impl PolicyEvent {
         }
     }
 
-    /// The JSON form, with the subscriber named as `form` says.
+    /// The message that hooks get.
     #[must_use]
-    pub fn to_json(&self, form: SubscriberForm) -> Vec<u8> {
-        let with_block = form != SubscriberForm::Pseudonym;
-        let with_pseudonym = form != SubscriberForm::Block;
-        let part = |(verdict, value): &(monitor_common::abi::protocol::Verdict, u64)| Part {
-            protocol: verdict.protocol.label(),
-            confidence: verdict.confidence.label(),
+    pub fn message(&self) -> EventMessage {
+        let weakest = self.firing.parts.iter().map(|(verdict, _)| verdict.confidence).min();
+        let part = |(verdict, value): &(Verdict, u64)| Part {
+            protocol: verdict.protocol.label().into(),
+            confidence: verdict.confidence.label().into(),
             value: *value,
         };
-        let weakest = self.firing.parts.iter().map(|(verdict, _)| verdict.confidence).min();
-        let body = Body {
+        let policy = &self.policy;
+        EventMessage {
             version: EVENT_VERSION,
             id: self.id.to_string(),
+            kind: self.kind.label().into(),
+            fired_event: self.fired_event.map(|id| id.to_string()),
             time: rfc3339(self.time),
-            node: &self.source.node,
-            policy: &self.policy.name,
-            summary: format!(
-                "P2P protocol traffic of one subscriber reached the threshold of policy {}",
-                self.policy.name
-            ),
+            node: self.source.node.to_string(),
+            policy: policy.name.to_string(),
+            summary: format!("P2P protocol traffic of one subscriber {} policy {}", self.kind.summary(), policy.name),
             subscriber: EventSubscriber {
-                pseudonym: with_pseudonym.then_some(self.pseudonym.as_str()),
-                block: with_block.then(|| self.subscriber.block().to_string()),
-                realm: (with_block && self.subscriber.realm != 0).then_some(self.subscriber.realm),
+                pseudonym: Some(self.pseudonym.clone()),
+                block: Some(self.subscriber.block().to_string()),
+                realm: (self.subscriber.realm != 0).then_some(self.subscriber.realm),
             },
-            metric: self.policy.metric.label(),
-            direction: self.policy.direction.label(),
+            metric: policy.metric.label().into(),
+            direction: policy.direction.label().into(),
             value: self.firing.value,
-            threshold: self.policy.threshold,
-            confidence: weakest.unwrap_or(self.policy.min_confidence).label(),
-            min_confidence: self.policy.min_confidence.label(),
+            threshold: policy.threshold,
+            confidence: weakest.unwrap_or(policy.min_confidence).label().into(),
+            min_confidence: policy.min_confidence.label().into(),
             protocols: self.firing.parts.iter().map(part).collect(),
             bytes_up: self.firing.totals.bytes_up,
             bytes_down: self.firing.totals.bytes_down,
@@ -112,12 +143,17 @@ impl PolicyEvent {
             window: EventWindow {
                 start: rfc3339(self.firing.window_start),
                 end: rfc3339(self.firing.window_end),
-                seconds: self.policy.window.as_secs_f64(),
+                seconds: policy.window.as_secs_f64(),
             },
-            inspection: self.source.inspection.label(),
-            evidence: self.source.evidence.label(),
-        };
-        serde_json::to_vec(&body).expect("strings, numbers and lists always serialise")
+            inspection: self.source.inspection.label().into(),
+            evidence: self.source.evidence.label().into(),
+        }
+    }
+
+    /// The JSON form, with the subscriber named as `form` says.
+    #[must_use]
+    pub fn to_json(&self, form: SubscriberForm) -> Vec<u8> {
+        self.message().to_json(form)
     }
 }
 
@@ -128,58 +164,99 @@ pub fn rfc3339(time: SystemTime) -> String {
     humantime::format_rfc3339_millis(time.max(SystemTime::UNIX_EPOCH)).to_string()
 }
 
-#[derive(Serialize)]
-struct Body<'a> {
-    version: u32,
-    id: String,
-    time: String,
-    node: &'a str,
-    policy: &'a str,
-    summary: String,
-    subscriber: EventSubscriber<'a>,
-    metric: &'static str,
-    direction: &'static str,
-    value: u64,
-    threshold: u64,
+/// Words of an event, which are this program's own or were read from a kept message.
+type Word = Cow<'static, str>;
+
+/// An event as hooks get it, and as it is kept until it is delivered.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[expect(missing_docs, reason = "docs/hooks.md describes the keys")]
+pub struct EventMessage {
+    pub version: u32,
+    pub id: String,
+    pub kind: Word,
+    /// The event that a `cleared` one ends.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fired_event: Option<String>,
+    pub time: String,
+    pub node: String,
+    pub policy: String,
+    pub summary: String,
+    pub subscriber: EventSubscriber,
+    pub metric: Word,
+    pub direction: Word,
+    pub value: u64,
+    pub threshold: u64,
     /// The weakest verdict that contributed.
-    confidence: &'static str,
-    min_confidence: &'static str,
-    protocols: Vec<Part>,
-    bytes_up: u64,
-    bytes_down: u64,
-    packets_up: u64,
-    packets_down: u64,
-    flows: u64,
-    remotes: RemoteEstimate,
-    window: EventWindow,
-    inspection: &'static str,
-    evidence: &'static str,
+    pub confidence: Word,
+    pub min_confidence: Word,
+    pub protocols: Vec<Part>,
+    pub bytes_up: u64,
+    pub bytes_down: u64,
+    pub packets_up: u64,
+    pub packets_down: u64,
+    pub flows: u64,
+    pub remotes: RemoteEstimate,
+    pub window: EventWindow,
+    pub inspection: Word,
+    pub evidence: Word,
 }
 
-#[derive(Serialize)]
-struct EventSubscriber<'a> {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pseudonym: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    block: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    realm: Option<u32>,
+impl EventMessage {
+    /// The JSON form, with the subscriber named as `form` says.
+    ///
+    /// # Panics
+    /// Never: strings, numbers and lists always serialise.
+    #[must_use]
+    pub fn to_json(mut self, form: SubscriberForm) -> Vec<u8> {
+        if form == SubscriberForm::Pseudonym {
+            self.subscriber.block = None;
+            self.subscriber.realm = None;
+        }
+        if form == SubscriberForm::Block {
+            self.subscriber.pseudonym = None;
+        }
+        serde_json::to_vec(&self).expect("strings, numbers and lists always serialise")
+    }
+
+    /// The message that [`EventMessage::to_json`] wrote with the form `both`.
+    ///
+    /// # Errors
+    /// The text is no message.
+    pub fn from_json(text: &str) -> Result<Self, serde_json::Error> {
+        serde_json::from_str(text)
+    }
 }
 
-#[derive(Serialize)]
-struct Part {
-    protocol: &'static str,
-    confidence: &'static str,
-    value: u64,
+/// Names of the subscriber.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[expect(missing_docs, reason = "docs/hooks.md describes the keys")]
+pub struct EventSubscriber {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pseudonym: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub block: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub realm: Option<u32>,
 }
 
-#[derive(Serialize)]
-struct EventWindow {
+/// What one verdict contributed.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[expect(missing_docs, reason = "docs/hooks.md describes the keys")]
+pub struct Part {
+    pub protocol: Word,
+    pub confidence: Word,
+    pub value: u64,
+}
+
+/// Time that an event covers.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+pub struct EventWindow {
     /// When the oldest traffic that counts may have passed.
-    start: String,
-    end: String,
+    pub start: String,
+    /// When the window was read.
+    pub end: String,
     /// Configured length of the window.
-    seconds: f64,
+    pub seconds: f64,
 }
 
 #[cfg(test)]

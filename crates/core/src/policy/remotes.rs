@@ -2,7 +2,7 @@
 //! probabilistic counting algorithm for database applications", 1990).
 
 use monitor_common::abi::remotes::{REMOTE_BITS, RemoteSet};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Bits, for the formulas.
 const BITS: f64 = REMOTE_BITS as f64;
@@ -12,12 +12,12 @@ const BITS: f64 = REMOTE_BITS as f64;
 pub(super) const FULL: u64 = 196;
 
 /// Estimate of distinct hosts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-pub(super) struct RemoteEstimate {
-    /// Most likely number of hosts. For a full set [`FULL`], a lower bound.
-    estimate: u64,
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+pub struct RemoteEstimate {
+    /// Most likely number of hosts; for a full set a lower bound.
+    pub estimate: u64,
     /// Standard error of the estimate in hosts, rounded up; none for a full set.
-    standard_error: Option<u64>,
+    pub standard_error: Option<u64>,
 }
 
 impl RemoteEstimate {

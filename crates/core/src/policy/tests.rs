@@ -1,6 +1,6 @@
 //! When a policy fires, and when it must not.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use monitor_common::abi::{
     protocol::{Confidence, Protocol},
@@ -10,9 +10,11 @@ use monitor_common::abi::{
 use proptest::prelude::*;
 
 use super::{
-    CHUNK, Policy, PolicyCounts, PolicyEngine, ProtocolSet, SubscriberIndex, evaluate::Firing, history::tolerance,
+    CHUNK, Policy, PolicyCounts, PolicyEngine, ProtocolSet, Standing, SubscriberIndex, evaluate::Firing,
+    history::tolerance,
 };
 use crate::{
+    subscriber::Subscriber,
     testing::{Kernel, bytes, key},
     words::{Metric, PolicyDirection},
 };
@@ -40,7 +42,10 @@ struct Bench {
 }
 
 impl Bench {
-    fn new(policies: Vec<Policy>) -> Self {
+    fn new(mut policies: Vec<Policy>) -> Self {
+        for (index, policy) in policies.iter_mut().enumerate() {
+            policy.name = format!("p{index}").into();
+        }
         let mut bench = Self {
             kernel: Kernel::new(),
             subscribers: SubscriberIndex::default(),
@@ -59,7 +64,15 @@ impl Bench {
             self.subscribers.owners(changes, &mut owners);
             self.engine.take(&snapshot, changes, &owners);
         }
-        self.engine.end(&snapshot, &self.subscribers)
+        let firings = self.engine.end(&snapshot, &self.subscribers);
+        // Each event is delivered at once.
+        for firing in &firings {
+            let policy = Arc::clone(&self.engine.policies()[firing.policy]);
+            let subscriber = *self.subscribers.subscriber(firing.subscriber).expect("known");
+            let until = Standing::Cooling(snapshot.taken + policy.cool_down);
+            self.engine.settle(&policy.name, subscriber, Some(until));
+        }
+        firings
     }
 
     fn drain(&mut self, at_s: u64) -> Vec<Firing> {
@@ -191,8 +204,27 @@ fn cool_down_and_allow_list_suppress_and_are_counted() {
         fired.extend(bench.drain(step * 10).into_iter().map(|_| step));
     }
     assert_eq!(fired, [1, 4, 7, 10]);
-    assert_eq!(bench.engine.counts()[0], PolicyCounts { fired: 4, cooling: 6, allowed: 0 });
-    assert_eq!(bench.engine.counts()[1], PolicyCounts { fired: 0, cooling: 0, allowed: 10 });
+    assert_eq!(bench.engine.counts()[0], PolicyCounts { fired: 4, cooling: 6, ..PolicyCounts::default() });
+    assert_eq!(bench.engine.counts()[1], PolicyCounts { allowed: 10, ..PolicyCounts::default() });
+}
+
+#[test]
+fn nothing_fires_while_an_event_waits_and_the_cool_down_begins_when_the_caller_says_so() {
+    let mut bench = Bench::new(vec![policy(100, 60, 25)]);
+    let subscriber = Subscriber::of(&bittorrent("10.0.0.1")).expect("a subscriber");
+    let drain = |bench: &mut Bench, at: u64, standing: Option<Option<Standing>>| {
+        if let Some(standing) = standing {
+            bench.engine.settle("p0", subscriber, standing);
+        }
+        bench.kernel.count(bittorrent("10.0.0.1"), bytes(100, 0));
+        bench.drain(at).len()
+    };
+    assert_eq!(drain(&mut bench, 10, None), 1);
+    assert_eq!(drain(&mut bench, 20, Some(Some(Standing::Pending))), 0);
+    assert_eq!(drain(&mut bench, 70, None), 0, "however long it waits");
+    assert_eq!(bench.engine.counts()[0], PolicyCounts { fired: 1, pending: 2, ..PolicyCounts::default() });
+    assert_eq!(drain(&mut bench, 80, Some(None)), 1, "the event is dead");
+    assert_eq!(drain(&mut bench, 90, None), 0, "delivered at once");
 }
 
 #[test]

@@ -38,7 +38,7 @@ macro_rules! hook_kinds {
             /// Wait before the second attempt; it doubles with each attempt up to five minutes, with jitter.
             #[serde(default = "one_second")]
             pub retry_delay: DurationText<10, HOUR>,
-            /// Events that may wait in the outbox of this hook; further events are dropped and counted.
+            /// Events that may wait for this hook; further events are held for a person.
             #[serde(default = "queue")]
             pub queue: BoundedCount<1, 100_000>,
             /// Concurrent deliveries.

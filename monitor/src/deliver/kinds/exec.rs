@@ -105,7 +105,11 @@ impl HookTarget for Program {
 impl Deliver for Program {
     fn attempt<'a>(&'a self, message: Message<'a>, limit: Duration) -> BoxFuture<'a, Result<(), Failure>> {
         Box::pin(async move {
-            let environment = [("PEERTALLY_EVENT_ID", message.id), ("PEERTALLY_POLICY", message.policy)];
+            let environment = [
+                ("PEERTALLY_EVENT_ID", message.id),
+                ("PEERTALLY_EVENT_KIND", message.kind),
+                ("PEERTALLY_POLICY", message.policy),
+            ];
             run(&self.program, &self.arguments, &environment, message.body, limit).await
         })
     }

@@ -71,8 +71,8 @@ async fn pages_answer() {
 
 #[test]
 fn shedding_is_told_and_is_no_lack_of_readiness() {
-    assert_eq!(ready_text(Shed::default()), "ok\n");
-    let text = ready_text(Shed { packets: 12, inspections: 3 });
+    assert_eq!(ready_text(Shed::default(), 0), "ok\n");
+    let text = ready_text(Shed { packets: 12, inspections: 3 }, 0);
     assert_eq!(text, "ok\nshedding: 12 packets and 3 inspections since the drain before\n");
 }
 

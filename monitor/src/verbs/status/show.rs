@@ -2,6 +2,8 @@
 
 use std::{fmt::Write, time::Duration};
 
+use peertally_store::events::EventState;
+
 use crate::{
     config::values::show_duration,
     export::status::{OtherProgram, Status},
@@ -53,14 +55,23 @@ pub fn show(status: &Status) -> String {
         }
     }
     for policy in &status.policies {
-        let (cooling, allowed) = (policy.cool_down, policy.allow_list);
+        let (cooling, pending, allowed) = (policy.cool_down, policy.pending, policy.allow_list);
         line(
             "policy",
             format!(
-                "{}: {} events; suppressed {cooling} times by cool-down, {allowed} times by the allow list",
+                "{}: {} events; suppressed {cooling} times by cool-down, {pending} times while an event waited, {allowed} times by \
+                 the allow list",
                 policy.policy, policy.events
             ),
         );
+    }
+    if !status.kept_events.is_empty() {
+        let counts: Vec<String> =
+            status.kept_events.iter().map(|each| format!("{} {}", each.count, each.name)).collect();
+        line("events", counts.join(", "));
+    }
+    if let Some(held) = status.kept_events.iter().find(|each| each.name == EventState::Held.label()) {
+        line("alarm", format!("{} events wait for a person: `peertally events --held` lists them", held.count));
     }
     for hook in &status.hooks {
         let why: Vec<String> = hook.failures.iter().map(|each| format!("{} {}", each.count, each.name)).collect();
@@ -68,8 +79,8 @@ pub fn show(status: &Status) -> String {
         line(
             "hook",
             format!(
-                "{}: {} delivered, {} failed{why}, {} dropped, {} in progress, {} waiting",
-                hook.hook, hook.delivered, hook.failed, hook.dropped, hook.in_flight, hook.queued
+                "{}: {} delivered, {} failed{why}, {} in progress, {} waiting",
+                hook.hook, hook.delivered, hook.failed, hook.in_flight, hook.queued
             ),
         );
     }

@@ -1,0 +1,304 @@
+//! From policies that fired to events in the store. An event is committed before a hook sees it; one that cannot be
+//! committed waits in memory for the next drain.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Condvar, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
+};
+
+use peertally_core::{
+    analysis::Analysis,
+    policy::{
+        PolicyEvent, Standing,
+        ceiling::{Ceiling, CeilingRule},
+    },
+    words::SubscriberForm,
+};
+use peertally_store::{
+    StoreError,
+    events::{self, CoolDown, EventKind, EventState, NewEvent, Subject},
+    rusqlite::{self, Transaction},
+};
+
+use crate::deliver::{HookStats, book::EventBook};
+
+/// Time between two removals of old events.
+const PRUNE_EVERY: Duration = Duration::from_secs(3600);
+
+/// Longest wait for the last commit at the end of the agent.
+const LAST_COMMIT: Duration = Duration::from_secs(10);
+
+/// Why an event is held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum HoldReason {
+    /// Its policy made too many events in the interval.
+    Ceiling,
+    /// Too many events wait for one of its hooks.
+    QueueFull,
+}
+
+impl HoldReason {
+    /// Every reason.
+    pub const ALL: [Self; 2] = [Self::Ceiling, Self::QueueFull];
+
+    /// Label value.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Ceiling => "ceiling",
+            Self::QueueFull => "queue_full",
+        }
+    }
+}
+
+/// Counts of what became of firings, for metrics.
+#[derive(Debug, Default)]
+pub struct FiringCounts {
+    held: Mutex<BTreeMap<(Arc<str>, HoldReason), u64>>,
+    uncommitted: AtomicU64,
+}
+
+impl FiringCounts {
+    /// Events of a policy that were held so far.
+    #[must_use]
+    pub fn held(&self, policy: &str, reason: HoldReason) -> u64 {
+        let held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        held.iter().find(|((name, each), _)| **name == *policy && *each == reason).map_or(0, |(_, count)| *count)
+    }
+
+    /// Events that fired and are not in the store yet.
+    #[must_use]
+    pub fn uncommitted(&self) -> u64 {
+        self.uncommitted.load(Relaxed)
+    }
+
+    fn hold(&self, policy: &Arc<str>, reason: HoldReason) {
+        *self.held.lock().unwrap_or_else(PoisonError::into_inner).entry((Arc::clone(policy), reason)).or_default() += 1;
+    }
+}
+
+/// Events on their way into the store.
+#[derive(Debug, Default)]
+struct Backlog {
+    waiting: Vec<NewEvent>,
+    is_committing: bool,
+}
+
+/// Takes the events of each drain.
+#[derive(Debug)]
+pub struct Consequences {
+    book: Arc<EventBook>,
+    hooks: Vec<Arc<HookStats>>,
+    ceiling: Ceiling,
+    keep: Duration,
+    counts: Arc<FiringCounts>,
+    backlog: Arc<(Mutex<Backlog>, Condvar)>,
+    pruned: Option<Instant>,
+}
+
+impl Consequences {
+    /// Consequences of firings, with the memory of the last run: what passed the ceiling lately.
+    ///
+    /// # Errors
+    /// Those of SQLite.
+    pub fn new(
+        book: Arc<EventBook>,
+        hooks: Vec<Arc<HookStats>>,
+        rule: CeilingRule,
+        keep: Duration,
+    ) -> rusqlite::Result<Self> {
+        let mut ceiling = Ceiling::new(rule);
+        let (now, begun) = (book.now(), Instant::now());
+        let since = now.wall_ms.saturating_sub(i64::try_from(rule.interval.as_millis()).unwrap_or(i64::MAX));
+        for (policy, at_ms) in book.read(|connection| events::passed_since(connection, since))? {
+            let age = Duration::from_millis(now.wall_ms.saturating_sub(at_ms).max(0).unsigned_abs());
+            ceiling.restore(&policy, begun.checked_sub(age).unwrap_or(begun));
+        }
+        let (counts, backlog) = (Arc::default(), Arc::default());
+        Ok(Self { book, hooks, ceiling, keep, counts, backlog, pruned: None })
+    }
+
+    /// Counts for metrics.
+    #[must_use]
+    pub const fn counts(&self) -> &Arc<FiringCounts> {
+        &self.counts
+    }
+
+    /// Tells the policies what became of their events.
+    ///
+    /// # Errors
+    /// Those of SQLite.
+    pub fn restore(&self, analysis: &mut Analysis) -> rusqlite::Result<()> {
+        for (subject, standing) in self.book.standings()? {
+            analysis.settle(&subject.policy, subject.subscriber, standing);
+        }
+        Ok(())
+    }
+
+    /// Tells the policies what became of their events since the drain before.
+    pub fn settle(&self, analysis: &mut Analysis) {
+        for (subject, standing) in self.book.take_settled() {
+            analysis.settle(&subject.policy, subject.subscriber, standing);
+        }
+    }
+
+    /// Takes the events of a drain, and commits them with those that wait.
+    pub fn take(&mut self, events: Vec<PolicyEvent>) {
+        let mut held: BTreeMap<Arc<str>, u64> = BTreeMap::new();
+        // Events of this drain that go to a hook are not in its queue yet.
+        let mut rooms: Vec<usize> = self.hooks.iter().map(|stats| stats.room()).collect();
+        let events: Vec<NewEvent> = events.iter().map(|event| self.new_event(event, &mut rooms, &mut held)).collect();
+        for (policy, events) in held {
+            tracing::error!(
+                policy = &*policy,
+                events,
+                ceiling = self.ceiling.rule().events,
+                interval = ?self.ceiling.rule().interval,
+                "events are held for a person: see `peertally events --held`, then release or discard them"
+            );
+        }
+        self.backlog.0.lock().unwrap_or_else(PoisonError::into_inner).waiting.extend(events);
+        self.commit();
+        self.prune();
+        self.book.refresh_counts();
+    }
+
+    fn new_event(&mut self, event: &PolicyEvent, rooms: &mut [usize], held: &mut BTreeMap<Arc<str>, u64>) -> NewEvent {
+        let policy = &event.policy;
+        let reason = if policy.hooks.is_empty() {
+            None
+        } else if !self.ceiling.pass(&policy.name, Instant::now()) {
+            Some(HoldReason::Ceiling)
+        } else if policy.hooks.iter().any(|hook| rooms.get(*hook) == Some(&0)) {
+            Some(HoldReason::QueueFull)
+        } else {
+            for hook in &policy.hooks {
+                if let Some(room) = rooms.get_mut(*hook) {
+                    *room -= 1;
+                }
+            }
+            None
+        };
+        if let Some(reason) = reason {
+            self.counts.hold(&policy.name, reason);
+            *held.entry(Arc::clone(&policy.name)).or_default() += 1;
+        }
+        let hooks: Vec<String> =
+            policy.hooks.iter().filter_map(|hook| self.hooks.get(*hook)).map(|stats| stats.name.to_string()).collect();
+        let state = match reason {
+            Some(_) => EventState::Held,
+            None if hooks.is_empty() => EventState::Logged,
+            None => EventState::Queued,
+        };
+        NewEvent {
+            id: event.id.to_string(),
+            kind: EventKind::Fired,
+            fired: None,
+            policy: policy.name.to_string(),
+            measures: policy.measures(),
+            subscriber: event.subscriber,
+            time: self.book.now(),
+            cool_down: policy.cool_down,
+            state,
+            reason: reason.map_or("", HoldReason::label),
+            hooks,
+            message: String::from_utf8_lossy(&event.to_json(SubscriberForm::Both)).into_owned(),
+        }
+    }
+
+    /// Commits what waits, unless a commit is on its way: that one's end leaves the rest to the next drain.
+    fn commit(&self) {
+        let mut backlog = self.backlog.0.lock().unwrap_or_else(PoisonError::into_inner);
+        self.counts.uncommitted.store(backlog.waiting.len() as u64, Relaxed);
+        if backlog.is_committing || backlog.waiting.is_empty() {
+            return;
+        }
+        backlog.is_committing = true;
+        let events = Arc::new(std::mem::take(&mut backlog.waiting));
+        drop(backlog);
+        let own = Arc::clone(&events);
+        let write = move |transaction: &Transaction<'_>| own.iter().try_for_each(|event| insert(transaction, event));
+        let (book, counts, shared) = (Arc::clone(&self.book), Arc::clone(&self.counts), Arc::clone(&self.backlog));
+        let done = move |outcome: Result<(), StoreError>| {
+            let events = Arc::unwrap_or_clone(events);
+            let mut backlog = shared.0.lock().unwrap_or_else(PoisonError::into_inner);
+            backlog.is_committing = false;
+            match outcome {
+                Ok(()) => events.iter().for_each(|event| committed(&book, event)),
+                Err(error) => {
+                    tracing::error!(%error, events = events.len(), "cannot commit events; the next drain will try again");
+                    backlog.waiting.splice(..0, events);
+                }
+            }
+            counts.uncommitted.store(backlog.waiting.len() as u64, Relaxed);
+            drop(backlog);
+            shared.1.notify_all();
+        };
+        self.book.store().writer().submit(write, done);
+    }
+
+    /// Waits until no commit is on its way, for the end of the agent.
+    pub fn flush(&self) {
+        self.commit();
+        let (mutex, ended) = &*self.backlog;
+        let backlog = mutex.lock().unwrap_or_else(PoisonError::into_inner);
+        let waited = ended.wait_timeout_while(backlog, LAST_COMMIT, |backlog| backlog.is_committing);
+        let left = waited.unwrap_or_else(PoisonError::into_inner).0.waiting.len();
+        if left > 0 {
+            tracing::error!(events = left, "these events are lost: the store could not take them before the end");
+        }
+    }
+
+    /// Removes events that ended long ago.
+    fn prune(&mut self) {
+        if self.pruned.is_some_and(|last| last.elapsed() < PRUNE_EVERY) {
+            return;
+        }
+        self.pruned = Some(Instant::now());
+        let now = self.book.now();
+        let before = now.wall_ms.saturating_sub(i64::try_from(self.keep.as_millis()).unwrap_or(i64::MAX));
+        let book = Arc::clone(&self.book);
+        self.book.store().writer().submit(
+            move |transaction| events::prune(transaction, before, &now),
+            move |outcome| match outcome {
+                Ok(0) => {}
+                Ok(events) => {
+                    book.changed();
+                    tracing::info!(events, "old events were removed from the store");
+                }
+                Err(error) => tracing::warn!(%error, "cannot remove old events; the next hour will try again"),
+            },
+        );
+    }
+}
+
+/// Adds an event. One without hooks begins its cool-down at once: nothing will be delivered.
+fn insert(transaction: &Transaction<'_>, event: &NewEvent) -> rusqlite::Result<()> {
+    events::insert(transaction, event)?;
+    if event.state == EventState::Logged {
+        let cool_down =
+            CoolDown { subject: subject(event), until: event.time.after(event.cool_down), length: event.cool_down };
+        events::cool(transaction, &cool_down)?;
+    }
+    Ok(())
+}
+
+fn subject(event: &NewEvent) -> Subject {
+    Subject { policy: event.policy.clone(), subscriber: event.subscriber }
+}
+
+/// Acts on an event that is in the store.
+fn committed(book: &EventBook, event: &NewEvent) {
+    book.changed();
+    match event.state {
+        EventState::Queued => book.enqueue(&event.id, &event.hooks, &event.time),
+        EventState::Logged => {
+            book.settle((subject(event), Some(Standing::Cooling(Instant::now() + event.cool_down))));
+        }
+        _ => {}
+    }
+}
