@@ -8,10 +8,11 @@ use std::net::SocketAddr;
 use monitor_common::{
     abi::{
         event::KernelEvent,
-        limits::{HOLD_SECONDS, REASSEMBLY_SLOTS},
+        limits::{HOLD_SECONDS, REASSEMBLY_SLOTS, SWEPT_SLOTS},
         protocol::Protocol,
     },
     parse::payload::Transport,
+    tables::reassembly::ReassemblySlot,
 };
 use peertally_datapath::TableSizes;
 use peertally_tests::{
@@ -276,6 +277,38 @@ fn a_crowd_overwrites_and_is_counted() {
     let mut connection = network.open((9_999, 6346));
     network.send(&connection.says(true, PARTS[0]));
     assert_eq!(network.host.view().expire_reassembly(), 1, "the drain zeroes what waits in vain");
+}
+
+#[test]
+fn without_an_agent_held_bytes_are_zeroed_by_later_packets() {
+    let mut network = Network::new();
+    let held = |network: &Network| {
+        let on = |slots: &[ReassemblySlot]| slots.iter().filter(|slot| slot.is_used()).count();
+        let host = on(network.host.view().reassembly);
+        if let Some(kernel) = &network.kernel {
+            assert_eq!(on(kernel.view().reassembly), host, "kernel and host");
+        }
+        host
+    };
+    for port in 0..40 {
+        let mut connection = network.open((40_000 + port, 6346));
+        network.send(&connection.says(true, PARTS[0]));
+    }
+    let before = held(&network);
+    assert!(before > 30, "{before}");
+    network.now_s += u64::from(HOLD_SECONDS) - 1;
+    network.open((50_000, 6346));
+    assert_eq!(held(&network), before, "they may still be used");
+    network.now_s += 1;
+    // Packets of the slow path at one reading of the clock make one step.
+    for step in 0..(REASSEMBLY_SLOTS / SWEPT_SLOTS) as u16 {
+        network.open((10_000 + step, 6346));
+        if step == 0 {
+            assert!(held(&network) > before / 2, "a step looks at a few slots");
+        }
+        network.now_s += 1;
+    }
+    assert_eq!(held(&network), 0);
 }
 
 #[test]

@@ -47,6 +47,8 @@ pub const HOLD_SECONDS: u16 = 5;
 /// Reassembly slots of 128 bytes, one for a TCP direction; a power of two. A slot is in use for one round trip, and few
 /// streams start with a short segment that may be part of a signature.
 pub const REASSEMBLY_SLOTS: u32 = 1 << 12;
+/// Reassembly slots that a CPU looks at when its clock has moved, to zero those that have expired: one cache line each.
+pub const SWEPT_SLOTS: u32 = 8;
 
 /// Packets of a direction after which the inspection of its flow no longer waits for its payloads, if the other
 /// direction has used up its budget or sent nothing at all.

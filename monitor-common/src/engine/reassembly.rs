@@ -2,7 +2,10 @@
 
 use super::budget;
 use crate::{
-    abi::event::KernelEvent,
+    abi::{
+        event::KernelEvent,
+        limits::{REASSEMBLY_SLOTS, SWEPT_SLOTS},
+    },
     dissect::{hold_rules, rule_state::rule_flags},
     parse::{packet::Packet, payload::Payload},
     tables::{
@@ -10,7 +13,7 @@ use crate::{
         flow_table::{ColdFlow, FlowState},
         maps::Maps,
         progress::Progress,
-        reassembly::{self, Continuation, ReassemblySlot},
+        reassembly::{self, Continuation, ReassemblySlot, Sweep},
     },
 };
 
@@ -50,6 +53,25 @@ pub(super) fn skip_segment<P: Packet, M: Maps>(packet: &P, maps: &M, scratch: &m
     ctx.inspection.evidence = progress.evidence;
     ctx.inspection.exhausted = budget::is_used_up(ctx, progress, FlowState(ctx.flow.state).inspection_budget());
     true
+}
+
+/// Zeroes slots that have expired, a few at each tick of the clock: without an agent, nobody else does.
+#[inline(always)]
+pub(super) fn sweep<M: Maps>(maps: &M, sweep: &mut Sweep, ctx: &PacketContext) {
+    if let Some(first) = sweep.step(ctx.frame.clock.ns) {
+        expire_from(maps, first, ctx.frame.now_s);
+    }
+}
+
+#[inline(never)]
+fn expire_from<M: Maps>(maps: &M, first: u32, now_s: u64) {
+    let mut index = 0;
+    while index < SWEPT_SLOTS {
+        if let Some(slot) = maps.reassembly_slot(first.wrapping_add(index) & (REASSEMBLY_SLOTS - 1)) {
+            slot.expire(now_s);
+        }
+        index += 1;
+    }
 }
 
 /// Puts the bytes held for the packet's direction in front of its payload.

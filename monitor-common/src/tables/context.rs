@@ -19,7 +19,7 @@ use crate::{
         payload::{Payload, Transport},
         tcp_flag,
     },
-    tables::{flow_table::FlowState, maps::Maps, progress::Progress, token_bucket::TokenBucket},
+    tables::{flow_table::FlowState, maps::Maps, progress::Progress, reassembly::Sweep, token_bucket::TokenBucket},
 };
 
 /// Outcome of the flow table's look-up for a packet.
@@ -404,12 +404,19 @@ pub struct Scratch {
     pub ctx: PacketContext,
     /// Tokens of the slow path.
     pub bucket: TokenBucket,
+    /// This CPU's way through the reassembly slots.
+    pub sweep: Sweep,
 }
 
 impl Scratch {
     /// Before any packet.
     #[must_use]
     pub const fn empty() -> Self {
-        Self { payload: Payload::empty(), ctx: PacketContext::empty(), bucket: TokenBucket::empty() }
+        Self {
+            payload: Payload::empty(),
+            ctx: PacketContext::empty(),
+            bucket: TokenBucket::empty(),
+            sweep: Sweep::new(),
+        }
     }
 }

@@ -6,11 +6,11 @@
 //!
 //! A slot is used only by the flow direction that wrote it, for the segment with the next expected sequence number,
 //! within [`HOLD_SECONDS`]. It is zeroed as soon as it is used or its flow settles, and otherwise by the agent's next
-//! drain. `dissect/hold_rules.rs` decides which bytes may be held.
+//! drain, or without an agent by the program's own [`Sweep`]. `dissect/hold_rules.rs` decides which bytes may be held.
 
 use super::age_s;
 use crate::{
-    abi::limits::{HELD_BYTES, HOLD_SECONDS, REASSEMBLY_SLOTS},
+    abi::limits::{HELD_BYTES, HOLD_SECONDS, REASSEMBLY_SLOTS, SWEPT_SLOTS},
     bpf::{branchless::neg, shared_u64::SharedU64},
     parse::payload::Payload,
 };
@@ -32,7 +32,7 @@ pub struct ReassemblySlot {
 }
 
 const _: () = assert!(core::mem::size_of::<ReassemblySlot>() == 128);
-const _: () = assert!(HELD_BYTES < 1 << 7 && REASSEMBLY_SLOTS.is_power_of_two());
+const _: () = assert!(HELD_BYTES < 1 << 7 && REASSEMBLY_SLOTS.is_power_of_two() && REASSEMBLY_SLOTS % SWEPT_SLOTS == 0);
 
 const WRITING: u64 = 1 << 23;
 
@@ -65,6 +65,12 @@ pub enum Continuation {
 }
 
 impl ReassemblySlot {
+    /// Whether bytes are held, or were and are not zeroed yet.
+    #[must_use]
+    pub fn is_used(&self) -> bool {
+        self.word.load() != 0
+    }
+
     /// Relates the segment of `len` bytes at `sequence` to the held bytes, and zeroes them unless they may still be
     /// needed.
     #[inline(always)]
@@ -134,9 +140,10 @@ impl ReassemblySlot {
         }
     }
 
-    /// Zeroes the slot if it has expired, for the drain; returns whether it is in use.
+    /// Zeroes the slot if it has expired; returns whether it is in use.
     ///
-    /// The 16-bit seconds wrap after 18 hours; drains are far more frequent.
+    /// The 16-bit seconds wrap after 18 hours: a slot that nobody zeroed for so long may be kept for five seconds more.
+    #[inline(always)]
     pub fn expire(&self, now_s: u64) -> bool {
         let word = self.word.load();
         let out_of_date = word != 0 && word & WRITING == 0 && age_s(now_s, word as u16) >= HOLD_SECONDS;
@@ -156,6 +163,40 @@ impl ReassemblySlot {
         }
         self.tag.store(0);
         self.word.swap(0);
+    }
+}
+
+/// A CPU's way through the slots: it zeroes those that have expired, a few at a time, so that no agent is needed.
+///
+/// Time moves with the kernel's ticks, so the cost is bounded however many packets there are. A CPU that inspects
+/// packets at each tick has seen every slot after `REASSEMBLY_SLOTS / SWEPT_SLOTS` ticks: two seconds of 250 ticks.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub struct Sweep {
+    /// The reading of the clock at which this CPU went on last.
+    at_ns: u64,
+    /// The next slot, counted on without end.
+    next: u32,
+    _padding: u32,
+}
+
+impl Sweep {
+    /// Before any packet.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self { at_ns: 0, next: 0, _padding: 0 }
+    }
+
+    /// The first of the [`SWEPT_SLOTS`] slots to look at now; `None` if the clock has not moved.
+    #[inline(always)]
+    pub fn step(&mut self, now_ns: u64) -> Option<u32> {
+        if self.at_ns == now_ns {
+            return None;
+        }
+        self.at_ns = now_ns;
+        let first = self.next;
+        self.next = first.wrapping_add(SWEPT_SLOTS);
+        Some(first)
     }
 }
 

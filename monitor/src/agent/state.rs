@@ -183,7 +183,8 @@ impl AgentState {
         self.drain_failures.load(Relaxed)
     }
 
-    /// Notes which interfaces in generic mode merge packets before they are counted; returns those that merge since now.
+    /// Notes which interfaces in generic mode merge packets before they are counted; returns those that merge since
+    /// now.
     pub fn set_merging(&self, merging: Vec<(Arc<str>, bool)>) -> Vec<Arc<str>> {
         let mut known = self.merging.lock().unwrap_or_else(PoisonError::into_inner);
         let is_new = |each: &&(Arc<str>, bool)| each.1 && !known.contains(each);

@@ -16,8 +16,8 @@ use crate::{
         rule_state::rule_flags,
     },
     engine::{
-        account, associate, budget, charge, flow_entry::FlowEntry, flow_table, server_flow, shedding, spoofing,
-        subscribers,
+        account, associate, budget, charge, flow_entry::FlowEntry, flow_table, reassembly, server_flow, shedding,
+        spoofing, subscribers,
     },
     parse::{self, ip_protocol, packet::Packet},
     tables::{
@@ -33,13 +33,14 @@ use crate::{
 #[inline(always)]
 pub fn flow<P: Packet, M: Maps>(packet: &P, maps: &M, settings: &Settings) -> Option<StageProgram> {
     let scratch = &mut *scratch(maps)?;
-    let (ctx, bucket) = (&mut scratch.ctx, &mut scratch.bucket);
+    let (ctx, bucket, sweep) = (&mut scratch.ctx, &mut scratch.bucket, &mut scratch.sweep);
     if let Err(reason) = read_headers(packet, ctx) {
         maps.count_skip(reason);
         maps.report_outcome(PacketOutcome::skipped(reason));
         return None;
     }
     reset_context(ctx, maps, settings);
+    reassembly::sweep(maps, sweep, ctx);
     ctx.inspection.spoofed = u32::from(spoofing::is_spoofed(maps, ctx));
     if ctx.inspection.spoofed != 0 && charge::is_forged(maps, ctx) {
         account::count_flowless(maps, ctx, NO_SLOTS);
