@@ -39,6 +39,9 @@ pub enum Command {
     Run(RunArgs),
     /// Detach the program from every interface and remove its pinned counters. Needs no running agent.
     Detach {
+        /// Also remove what the agent keeps in `state_dir`: its store, its files of records, and its pseudonym key.
+        #[arg(long)]
+        purge: bool,
         /// Configuration file, whose `state_dir` has the audit file. Default: /etc/peertally/peertally.toml if it
         /// exists.
         #[arg(long, value_name = "FILE", env = "PEERTALLY_CONFIG")]

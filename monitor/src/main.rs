@@ -40,7 +40,11 @@ fn main() -> ExitCode {
                 Err(error) => fail(&error),
             }
         }
-        Command::Detach { config } => match detach::main() {
+        Command::Detach { purge: true, config } => match detach::purge(config.as_deref()) {
+            Ok(removed) => show(&removed),
+            Err(error) => fail(&error),
+        },
+        Command::Detach { purge: false, config } => match detach::main() {
             Ok(removed) => {
                 // The program is off, which is what was asked for.
                 if let Err(error) = audit::record_detach(config.as_deref()) {
@@ -67,7 +71,10 @@ fn main() -> ExitCode {
                 Format::Table => status::show(&status),
                 Format::Json => status::json(&status),
             }),
-            Err(error) => fail(&error),
+            Err(error) => {
+                eprint!("{}", status::without_agent());
+                fail(&error)
+            }
         },
     }
 }

@@ -467,9 +467,17 @@ fn detach_beside_a_running_agent_refuses() -> Result<()> {
     let process = format!("process {}", agent.process().id());
     ensure!(code == UNAVAILABLE && said.contains(&process), "no `{process}` in {code}: {said}");
     ensure!(attached(&lab, "acc1")? == program, "detached");
+    let state = lab.directory().join("state");
+    let file = lab.directory().join("peertally.toml");
+    let purge = ["detach", "--purge", "--config", file.to_str().context("UTF-8")?];
+    let (code, said) = peertally(&lab, &purge)?;
+    ensure!(code == UNAVAILABLE && state.join("pseudonym.key").exists(), "{code}: {said}");
     leave(&mut agent)?;
-    let (code, said) = peertally(&lab, &["detach"])?;
-    ensure!(code == 0 && said.contains("link_"), "{code}: {said}");
+    let (_, said) = peertally(&lab, &["status"])?;
+    ensure!(said.contains("acc1 (native, pins v"), "what counts on is not named: {said}");
+    let (code, said) = peertally(&lab, &purge)?;
+    ensure!(code == 0 && said.contains("link_") && said.contains("pseudonym.key"), "{code}: {said}");
+    ensure!(!state.join("pseudonym.key").exists(), "the key is left: {said}");
     free(lab.router(), "acc1")?;
     lab.close()
 }

@@ -305,13 +305,16 @@ impl Datapath for AttachedDatapath {
 }
 
 /// What [`detach`] did.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+///
+/// No agent starts as long as it lives.
+#[derive(Debug)]
 pub struct Detached {
     /// Pins that were removed.
     pub removed: Vec<PathBuf>,
     /// Programs of Peertally that still run on interfaces of this network namespace: their pins are not in the BPF file
     /// system seen here.
     pub left: Vec<RunningProgram>,
+    _lock: File,
 }
 
 /// Detaches the program from every interface and removes its pinned maps.
@@ -319,11 +322,11 @@ pub struct Detached {
 /// # Errors
 /// [`AttachError::Running`] beside a running agent, [`AttachError::Remove`].
 pub fn detach() -> Result<Detached, AttachError> {
-    let _lock = pins::lock()?;
+    let lock = pins::lock()?;
     // Asked before: the kernel takes a program off some milliseconds after its pin is gone.
     let mut left = running().map_err(|source| AttachError::Links { source })?;
     left.retain(|each| !each.is_pinned());
-    Ok(Detached { removed: pins::remove_all()?, left })
+    Ok(Detached { removed: pins::remove_all()?, left, _lock: lock })
 }
 
 /// Programs of Peertally on interfaces of this network namespace, whoever attached them. Needs no running agent.

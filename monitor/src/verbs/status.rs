@@ -11,7 +11,11 @@ use std::{
     time::Duration,
 };
 
-use peertally_core::exit::{Exit, ExitCause};
+use peertally_core::{
+    exit::{Exit, ExitCause},
+    snapshot::RunningProgram,
+};
+use peertally_datapath::attached;
 
 pub use show::{json, show};
 
@@ -59,6 +63,18 @@ pub fn query(path: &Path) -> Result<Status, StatusError> {
         return Err(unexpected());
     }
     serde_json::from_str(body).map_err(|_| unexpected())
+}
+
+/// What the kernel says where no agent answers: the interfaces on which a program of Peertally counts on, if it may be
+/// asked.
+#[must_use]
+pub fn without_agent() -> String {
+    let running = attached::running().unwrap_or_default();
+    let line = |program: &RunningProgram| {
+        let RunningProgram { interface, mode, pins, .. } = program;
+        format!("attached     {interface} ({mode}, pins {pins}): a program of Peertally counts on there\n")
+    };
+    running.iter().map(line).collect()
 }
 
 /// One request in HTTP/1.0, whose answer ends with the connection (RFC 1945 section 7.2.2).

@@ -1,0 +1,122 @@
+//! Removes what the agent keeps in `state_dir`: the pseudonym key, the store, and the files of records. Everything else
+//! in the folder is left, and named.
+
+use std::{
+    fmt::Write as _,
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use peertally_core::exit::{Exit, ExitCause};
+
+/// Files of the agent. Each may have rotated ones beside it, with a dot and a number behind the name.
+const FILES: [&str; 6] = [
+    "audit.jsonl",
+    "watchlist-hits.jsonl",
+    "pseudonym.key",
+    "peertally.db",
+    // SQLite's files beside its database (sqlite.org/walformat.html).
+    "peertally.db-wal",
+    "peertally.db-shm",
+];
+
+/// A file that stays.
+#[derive(Debug, thiserror::Error)]
+#[error("the program is detached, but cannot {action} {}: {source}; remove the files of the agent there by hand", path.display())]
+pub struct PurgeError {
+    /// What was tried.
+    action: &'static str,
+    /// The folder or file.
+    path: PathBuf,
+    /// Error of the operating system.
+    #[source]
+    source: io::Error,
+}
+
+impl ExitCause for PurgeError {
+    fn exit(&self) -> Exit {
+        if self.source.kind() == io::ErrorKind::PermissionDenied { Exit::Rights } else { Exit::Unavailable }
+    }
+}
+
+/// Removes the agent's files in a folder, and the folder if it is empty then; returns what to print.
+///
+/// # Errors
+/// [`PurgeError`] at the first file that cannot be removed.
+pub(super) fn purge(state_dir: &Path) -> Result<String, PurgeError> {
+    let error = |action, path: &Path, source| PurgeError { action, path: path.to_owned(), source };
+    let entries = match fs::read_dir(state_dir) {
+        Ok(entries) => entries,
+        Err(source) if source.kind() == io::ErrorKind::NotFound => return Ok(String::new()),
+        Err(source) => return Err(error("read", state_dir, source)),
+    };
+    let mut names: Vec<_> = entries.filter_map(Result::ok).map(|entry| entry.file_name()).collect();
+    names.sort();
+    let (mut out, mut left) = (String::new(), Vec::new());
+    for name in names {
+        let path = state_dir.join(&name);
+        let is_file = fs::symlink_metadata(&path).is_ok_and(|file| file.is_file());
+        if is_file && name.to_str().is_some_and(is_ours) {
+            fs::remove_file(&path).map_err(|source| error("remove", &path, source))?;
+            let _infallible = writeln!(out, "removed {}", path.display());
+        } else {
+            left.push(path);
+        }
+    }
+    for path in &left {
+        let _infallible = writeln!(out, "left {}: it is not the agent's", path.display());
+    }
+    // It may be a mount point: then it stays, empty.
+    if left.is_empty() && fs::remove_dir(state_dir).is_ok() {
+        let _infallible = writeln!(out, "removed {}", state_dir.display());
+    }
+    Ok(out)
+}
+
+fn is_ours(name: &str) -> bool {
+    let rotated = |rest: &str| {
+        rest.is_empty()
+            || rest
+                .strip_prefix('.')
+                .is_some_and(|number| !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit()))
+    };
+    FILES.iter().any(|file| name.strip_prefix(file).is_some_and(rotated))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_agents_files_go_and_those_of_others_stay() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let state = folder.path().join("state");
+        fs::create_dir_all(state.join("audit.jsonl.d")).expect("made");
+        let ours = ["audit.jsonl", "audit.jsonl.12", "pseudonym.key", "peertally.db", "peertally.db-wal"];
+        let others = ["audit.jsonl.", "audit.jsonl.old", "notes", "peertally.db2"];
+        for name in ours.iter().chain(&others) {
+            fs::write(state.join(name), "x").expect("written");
+        }
+        std::os::unix::fs::symlink("/etc/hosts", state.join("watchlist-hits.jsonl")).expect("linked");
+        let said = purge(&state).expect("purged");
+        for name in ours {
+            assert!(!state.join(name).exists(), "{name} is left");
+            assert!(said.contains(&format!("removed {}\n", state.join(name).display())), "{said}");
+        }
+        for name in others.iter().chain(&["audit.jsonl.d", "watchlist-hits.jsonl"]) {
+            assert!(state.join(name).exists(), "{name} is gone");
+            assert!(said.contains(&format!("left {}:", state.join(name).display())), "{said}");
+        }
+    }
+
+    #[test]
+    fn an_empty_folder_goes_and_a_missing_one_is_no_error() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let state = folder.path().join("state");
+        assert_eq!(purge(&state).expect("nothing to do"), "");
+        fs::create_dir(&state).expect("made");
+        fs::write(state.join("pseudonym.key"), "x").expect("written");
+        purge(&state).expect("purged");
+        assert!(!state.exists());
+    }
+}
