@@ -12,7 +12,7 @@ pub mod kinds;
 mod outbox;
 pub mod stats;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::{sync::Arc, time::Duration};
 

@@ -302,3 +302,65 @@ fn committed(book: &EventBook, event: &NewEvent) {
         _ => {}
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use peertally_store::{Store, writer::Unobserved};
+
+    use super::*;
+    use crate::deliver::{kinds::exec, tests::event};
+
+    struct Bench {
+        _folder: tempfile::TempDir,
+        book: Arc<EventBook>,
+        consequences: Consequences,
+    }
+
+    /// A hook whose queue has this many places.
+    fn bench(queue: usize) -> Bench {
+        let folder = tempfile::tempdir().expect("a folder");
+        let book = EventBook::new(Store::open(folder.path(), Unobserved).expect("opens")).expect("reads");
+        let hooks = vec![HookStats::new("h".into(), &exec::KIND, queue)];
+        let rule = CeilingRule { events: 100, interval: Duration::from_secs(600) };
+        let day = Duration::from_secs(24 * 3600);
+        let consequences = Consequences::new(Arc::clone(&book), hooks, rule, day).expect("reads");
+        Bench { _folder: folder, book, consequences }
+    }
+
+    fn take(bench: &mut Bench, events: usize) -> Vec<(EventState, String)> {
+        bench.consequences.take((0..events).map(|_| PolicyEvent::clone(&event())).collect());
+        bench.consequences.flush();
+        let rows = bench.book.read(|connection| events::list(connection, None, 100)).expect("reads");
+        rows.into_iter().map(|row| (row.state, row.reason)).collect()
+    }
+
+    #[test]
+    fn an_event_that_the_store_cannot_take_waits_and_is_committed_when_there_is_space() {
+        let mut bench = bench(10);
+        let limit = |pages: i64| {
+            let statement = format!("PRAGMA max_page_count = {pages}");
+            move |transaction: &Transaction<'_>| transaction.query_row(&statement, [], |row| row.get::<_, i64>(0))
+        };
+        assert_eq!(take(&mut bench, 1).len(), 1);
+        // No page more than it has, and no event fits into what is left of them.
+        bench.book.store().writer().write(limit(1)).expect("a limit");
+        let mut kept = 1;
+        while bench.consequences.counts().uncommitted() == 0 {
+            kept = take(&mut bench, 1).len();
+        }
+        assert_eq!(bench.consequences.counts().uncommitted(), 1);
+        assert_eq!(take(&mut bench, 0).len(), kept, "still full");
+        bench.book.store().writer().write(limit(1_000_000)).expect("a limit");
+        assert_eq!(take(&mut bench, 0).len(), kept + 1);
+        assert_eq!(bench.consequences.counts().uncommitted(), 0);
+    }
+
+    #[test]
+    fn events_beyond_the_queue_of_a_hook_are_held() {
+        let mut bench = bench(2);
+        let states = take(&mut bench, 3);
+        let count = |state, reason: &str| states.iter().filter(|each| **each == (state, reason.to_owned())).count();
+        assert_eq!((count(EventState::Queued, ""), count(EventState::Held, "queue_full")), (2, 1));
+        assert_eq!(bench.consequences.counts().held("heavy", HoldReason::QueueFull), 1);
+    }
+}

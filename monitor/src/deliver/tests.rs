@@ -51,7 +51,7 @@ use super::{
 };
 use crate::{config::raw::RawHook, generated::assert_block_current};
 
-fn event() -> Arc<PolicyEvent> {
+pub(crate) fn event() -> Arc<PolicyEvent> {
     event_on(Evidence::Answered)
 }
 
