@@ -85,8 +85,8 @@ impl Analysis {
         }
     }
 
-    /// Sets why a policy does not fire for a subscriber; `None`: it may. A policy that fired does not fire again for the
-    /// subscriber before the caller said what became of the event.
+    /// Sets why a policy does not fire for a subscriber; `None`: it may. A policy that fired does not fire again for
+    /// the subscriber before the caller said what became of the event.
     pub fn settle(&mut self, policy: &str, subscriber: Subscriber, standing: Option<Standing>) {
         self.engine.settle(policy, subscriber, standing);
     }
