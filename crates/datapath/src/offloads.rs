@@ -105,12 +105,16 @@ pub fn merges(interface: &str) -> io::Result<bool> {
     Ok(names.any(|name| MERGING.contains(&name.strip_suffix(b"\0").unwrap_or(&name))))
 }
 
-/// Interfaces in generic mode, each with whether it merges packets. Those that the kernel does not tell of are left
-/// out.
+/// Interfaces that the program is attached to, each with whether packets are merged before it counts them.
+/// Interfaces in generic mode that the kernel does not tell of are left out.
 #[must_use]
 pub fn merging(attachments: &[Attachment]) -> Vec<(Arc<str>, bool)> {
-    let generic = attachments.iter().filter(|each| each.mode == "generic");
-    generic.filter_map(|each| Some((Arc::clone(&each.interface), merges(&each.interface).ok()?))).collect()
+    let attached = attachments.iter().filter(|each| each.is_on());
+    let answered = attached.filter_map(|each| {
+        let merges = if each.mode == "generic" { merges(&each.interface).ok()? } else { false };
+        Some((Arc::clone(&each.interface), merges))
+    });
+    answered.collect()
 }
 
 #[cfg(test)]

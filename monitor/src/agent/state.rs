@@ -39,7 +39,7 @@ pub struct AgentState {
     started: Instant,
     /// What the metrics port and the control socket refused or gave up.
     pub connections: ConnectionCounts,
-    /// Interfaces in generic mode, each with whether packets are merged before they are counted.
+    /// Attached interfaces, each with whether packets are merged before they are counted.
     merging: Mutex<Vec<(Arc<str>, bool)>>,
     /// Name of the key of the pseudonyms.
     pub pseudonym_key: OnceLock<String>,
@@ -183,8 +183,7 @@ impl AgentState {
         self.drain_failures.load(Relaxed)
     }
 
-    /// Notes which interfaces in generic mode merge packets before they are counted; returns those that merge since
-    /// now.
+    /// Notes which interfaces merge packets before they are counted; returns those that merge since now.
     pub fn set_merging(&self, merging: Vec<(Arc<str>, bool)>) -> Vec<Arc<str>> {
         let mut known = self.merging.lock().unwrap_or_else(PoisonError::into_inner);
         let is_new = |each: &&(Arc<str>, bool)| each.1 && !known.contains(each);
@@ -193,7 +192,7 @@ impl AgentState {
         new
     }
 
-    /// Interfaces in generic mode, each with whether packets are merged before they are counted.
+    /// Attached interfaces, each with whether packets are merged before they are counted.
     #[must_use]
     pub fn merging(&self) -> Vec<(Arc<str>, bool)> {
         self.merging.lock().unwrap_or_else(PoisonError::into_inner).clone()

@@ -106,7 +106,7 @@ definitions! {
     ATTACHED = "/metrics" Gauge "peertally_xdp_attached" in "" by ["interface", "role", "mode"]:
         "1 for each interface the XDP program is attached to, with the mode read back from the kernel; 0 with mode `none` where it is no longer attached.";
     MERGED = "/metrics" Gauge "peertally_xdp_merged_packets" in "" by ["interface"]:
-        "1 for each interface in generic mode that merges received packets (GRO or LRO) before they are counted, 0 for one that does not. Absent in native mode, and where the kernel does not say.";
+        "1 for each interface that merges received packets (GRO or LRO) before the program counts them, which happens in generic mode only; else 0. Absent where the kernel does not say.";
     OTHER_PROGRAMS = "/metrics" Gauge "peertally_xdp_other_programs" in "" by ["interface", "mode", "pins"]:
         "1 for each interface with an XDP program of Peertally that this agent does not count for: of another version, or on an interface that is not configured. The label pins has the version of its pins, or none.";
     ATTACHMENT_CHANGES = "/metrics" Counter "peertally_xdp_changes_total" in "" by ["interface", "change"]:
