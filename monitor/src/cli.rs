@@ -55,6 +55,15 @@ pub enum Command {
     },
     /// List the events in the store, newest first, or decide about one. A running agent carries decisions out.
     Events(EventsArgs),
+    /// Name the subscriber of a pseudonym, under the present key or an older one. Needs a running agent, and root.
+    Resolve {
+        /// The pseudonym, from a metric, a log line or an event.
+        #[arg(value_name = "PSEUDONYM")]
+        pseudonym: String,
+        /// Configuration file of the agent. Default: /etc/peertally/peertally.toml if it exists.
+        #[arg(long, value_name = "FILE", env = "PEERTALLY_CONFIG")]
+        config: Option<PathBuf>,
+    },
     /// Show the state of the running agent.
     Status {
         /// Control socket of the agent.

@@ -5,7 +5,7 @@ use std::{io::Write as _, process::ExitCode};
 use clap::Parser;
 use peertally::{
     cli::{AuditCommand, Cli, Command},
-    verbs::{Format, audit, check_config, detach, events, plan, replay, run, status},
+    verbs::{Format, audit, check_config, detach, events, plan, replay, resolve, run, status},
 };
 use peertally_core::exit::{Exit, ExitCause};
 use peertally_datapath::attached::AttachedDatapath;
@@ -66,6 +66,10 @@ fn main() -> ExitCode {
             Err(error) => fail(&error),
         },
         Command::Replay(args) => replay::main(&args),
+        Command::Resolve { pseudonym, config } => match resolve::resolve(&pseudonym, config.as_deref()) {
+            Ok(subscriber) => show(&subscriber),
+            Err(error) => fail(&error),
+        },
         Command::Status { socket, format } => match status::query(&socket) {
             Ok(status) => show(&match format {
                 Format::Table => status::show(&status),

@@ -9,6 +9,7 @@ pub mod detach;
 pub mod events;
 pub mod plan;
 pub mod replay;
+pub mod resolve;
 pub mod run;
 pub mod status;
 

@@ -91,6 +91,11 @@ impl Analysis {
         self.engine.settle(policy, subscriber, standing);
     }
 
+    /// Takes over a new key of the pseudonyms, which the analysis shares: subscribers of the top get their new names.
+    pub fn rename_subscribers(&mut self) {
+        self.top.rename(&self.subscribers, &self.pseudonyms);
+    }
+
     /// Analyses a drain; returns the result to publish, and an event for each policy that fired. `new_id` makes the
     /// events' identifiers.
     pub fn take(

@@ -6,6 +6,7 @@
 use std::{
     fmt,
     net::{IpAddr, Ipv6Addr},
+    sync::{Arc, PoisonError, RwLock},
 };
 
 use ipnet::IpNet;
@@ -33,6 +34,17 @@ impl Subscriber {
         })
     }
 
+    /// The subscriber of a block as an operator writes it; the other way round than [`Self::block`].
+    #[must_use]
+    pub fn of_block(block: IpNet, realm: u32) -> Self {
+        match block {
+            IpNet::V4(net) => {
+                Self { address: net.addr().to_ipv6_mapped().octets(), realm, prefix_len: net.prefix_len() + 96 }
+            }
+            IpNet::V6(net) => Self { address: net.addr().octets(), realm, prefix_len: net.prefix_len() },
+        }
+    }
+
     /// The block as an operator writes it: `10.0.0.1/32`, `2001:db8::/56`.
     #[must_use]
     pub fn block(&self) -> IpNet {
@@ -48,10 +60,10 @@ impl Subscriber {
 /// Length of a pseudonym key, in bytes.
 pub const KEY_BYTES: usize = 32;
 
-/// Makes pseudonyms. The key is neither shown nor logged.
+/// Makes pseudonyms. The key is neither shown nor logged. Clones share it: a new key is that of all.
 #[derive(Clone)]
 pub struct Pseudonyms {
-    key: [u8; KEY_BYTES],
+    key: Arc<RwLock<[u8; KEY_BYTES]>>,
 }
 
 impl fmt::Debug for Pseudonyms {
@@ -63,14 +75,23 @@ impl fmt::Debug for Pseudonyms {
 impl Pseudonyms {
     /// Pseudonyms under a key.
     #[must_use]
-    pub const fn with_key(key: [u8; KEY_BYTES]) -> Self {
-        Self { key }
+    pub fn with_key(key: [u8; KEY_BYTES]) -> Self {
+        Self { key: Arc::new(RwLock::new(key)) }
+    }
+
+    /// Makes pseudonyms under another key from now on.
+    pub fn set_key(&self, key: [u8; KEY_BYTES]) {
+        *self.key.write().unwrap_or_else(PoisonError::into_inner) = key;
+    }
+
+    fn key(&self) -> [u8; KEY_BYTES] {
+        *self.key.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Name of the key, in hexadecimal: equal names mean that pseudonyms can be compared. It tells nothing of the key.
     #[must_use]
     pub fn key_id(&self) -> String {
-        let id = blake3::derive_key("peertally 2026-12-01 name of the pseudonym key", &self.key);
+        let id = blake3::derive_key("peertally 2026-12-01 name of the pseudonym key", &self.key());
         id[..4].iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
@@ -81,7 +102,7 @@ impl Pseudonyms {
         input[..4].copy_from_slice(&subscriber.realm.to_be_bytes());
         input[4..20].copy_from_slice(&subscriber.address);
         input[20] = subscriber.prefix_len;
-        let hash = blake3::keyed_hash(&self.key, &input).to_hex();
+        let hash = blake3::keyed_hash(&self.key(), &input).to_hex();
         hash[..24].to_owned()
     }
 }
@@ -102,6 +123,9 @@ mod tests {
         let v6 =
             Subscriber { address: "2001:db8::".parse::<Ipv6Addr>().expect("v6").octets(), realm: 0, prefix_len: 56 };
         assert_eq!(v6.block().to_string(), "2001:db8::/56");
+        for subscriber in [v6, subscriber(1), Subscriber { realm: 7, ..v6 }] {
+            assert_eq!(Subscriber::of_block(subscriber.block(), subscriber.realm), subscriber);
+        }
         assert_eq!(Subscriber::of(&TallyKey::CATCH_ALL), None);
     }
 

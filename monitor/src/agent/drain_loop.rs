@@ -17,6 +17,7 @@ use super::{
     AgentState, Heartbeat,
     consequences::Consequences,
     hit_log::HitLog,
+    pseudonym_key::KeyRotation,
     shedding::{SheddingChange, SheddingWatch},
 };
 
@@ -36,6 +37,8 @@ pub struct DrainLoop {
     pub on_exit: OnExit,
     /// File of watchlist hits; only in the inspection depth `watchlist`.
     pub hit_log: Option<HitLog>,
+    /// Replaces the pseudonym key when its time is over, if ever.
+    pub key_rotation: Option<KeyRotation>,
 }
 
 /// Clock of the times of watchlist hits, in nanoseconds (`bpf_ktime_get_ns`).
@@ -157,6 +160,26 @@ impl DrainLoop {
         }
     }
 
+    fn rotate_key(&mut self) {
+        let Some(rotated) = self.key_rotation.as_mut().and_then(|rotation| rotation.rotate_if_due(Instant::now()))
+        else {
+            return;
+        };
+        self.state.count_key_rotation(rotated.is_err());
+        // Also after a failure: the key may be new and an old one could not be removed.
+        self.analysis.rename_subscribers();
+        if let Some(rotation) = &self.key_rotation {
+            self.state.set_pseudonym_key(rotation.key_id());
+        }
+        match rotated {
+            Ok(()) => tracing::warn!(
+                key = self.state.pseudonym_key(),
+                "a new pseudonym key: every subscriber has a new pseudonym; `peertally resolve` knows the old ones, too"
+            ),
+            Err(error) => tracing::error!(%error, "cannot replace the pseudonym key; will retry"),
+        }
+    }
+
     fn once<D: Datapath>(&mut self, datapath: &mut D, reported: &mut Reported) {
         let snapshot = match datapath.drain() {
             Ok(snapshot) => snapshot,
@@ -165,6 +188,7 @@ impl DrainLoop {
                 return self.state.drain_failed(error.to_string());
             }
         };
+        self.rotate_key();
         for interface in self.state.set_merging(offloads::merging(&snapshot.attachments)) {
             tracing::warn!(
                 interface = &*interface,

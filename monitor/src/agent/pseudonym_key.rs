@@ -9,6 +9,7 @@ use std::{
     io::{self, Read as _, Write as _},
     os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
+    time::{Duration, Instant, SystemTime},
 };
 
 use peertally_core::{
@@ -100,16 +101,23 @@ impl ExitCause for PseudonymKeyError {
 /// # Errors
 /// [`PseudonymKeyError`] if the file can neither be read nor made, or holds no key that is a secret.
 pub fn open(path: &Path) -> Result<Pseudonyms, PseudonymKeyError> {
+    match read(path) {
+        Err(PseudonymKeyError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+            let failed = |source| PseudonymKeyError::Io { action: "create", path: path.to_owned(), source };
+            create(path).map(Pseudonyms::with_key).map_err(failed)
+        }
+        read => read,
+    }
+}
+
+/// Reads the key at `path`.
+///
+/// # Errors
+/// [`PseudonymKeyError`] if the file cannot be read, or holds no key that is a secret.
+pub fn read(path: &Path) -> Result<Pseudonyms, PseudonymKeyError> {
     let failed = |action, source| PseudonymKeyError::Io { action, path: path.to_owned(), source };
     let opened = OpenOptions::new().read(true).custom_flags(OFlags::NOFOLLOW.bits() as i32).open(path);
-    let mut file = match opened {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let key = create(path).map_err(|source| failed("create", source))?;
-            return Ok(Pseudonyms::with_key(key));
-        }
-        Err(error) => return Err(failed("read", error)),
-    };
+    let mut file = opened.map_err(|source| failed("read", source))?;
     let metadata = file.metadata().map_err(|source| failed("read", source))?;
     let (owner, own) = (metadata.uid(), rustix::process::geteuid().as_raw());
     if owner != own && owner != 0 {
@@ -148,6 +156,90 @@ fn create(path: &Path) -> io::Result<[u8; KEY_BYTES]> {
     file.sync_all()?;
     fs::rename(&temporary, path)?;
     Ok(key)
+}
+
+/// Older keys that are kept, to resolve pseudonyms of events that are still open.
+const KEPT_KEYS: usize = 12;
+/// Time after which a rotation that failed is tried again.
+const RETRY: Duration = Duration::from_secs(60);
+
+/// Replaces the key when its time is over.
+#[derive(Debug)]
+pub struct KeyRotation {
+    path: PathBuf,
+    period: Duration,
+    due: Instant,
+    pseudonyms: Pseudonyms,
+}
+
+/// The file of an older key.
+fn older(path: &Path, id: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(format!(".{id}"));
+    name.into()
+}
+
+/// Files of older keys beside the present one, oldest first.
+///
+/// # Errors
+/// The folder cannot be read.
+pub fn older_keys(path: &Path) -> io::Result<Vec<PathBuf>> {
+    let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else { return Ok(Vec::new()) };
+    let prefix = format!("{}.", name.to_string_lossy());
+    let is_id = |id: &str| id.len() == 8 && id.chars().all(|letter| letter.is_ascii_hexdigit());
+    let mut keys = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        if entry.file_name().to_string_lossy().strip_prefix(&prefix).is_some_and(is_id) {
+            keys.push((entry.metadata()?.modified()?, entry.path()));
+        }
+    }
+    keys.sort();
+    Ok(keys.into_iter().map(|(_, path)| path).collect())
+}
+
+impl KeyRotation {
+    /// Rotates the key at `path` each `period` after it was made, and makes `pseudonyms` use the new one.
+    ///
+    /// # Errors
+    /// The age of the key cannot be read.
+    pub fn new(path: &Path, period: Duration, pseudonyms: Pseudonyms) -> Result<Self, PseudonymKeyError> {
+        let failed = |source| PseudonymKeyError::Io { action: "read", path: path.to_owned(), source };
+        let made = fs::metadata(path).and_then(|metadata| metadata.modified()).map_err(failed)?;
+        // A key from the future is of a clock that was set back: it is as old as this process.
+        let age = SystemTime::now().duration_since(made).unwrap_or_default();
+        let now = Instant::now();
+        let due = now.checked_add(period.saturating_sub(age)).unwrap_or(now);
+        Ok(Self { path: path.to_owned(), period, due, pseudonyms })
+    }
+
+    /// Name of the present key.
+    #[must_use]
+    pub fn key_id(&self) -> String {
+        self.pseudonyms.key_id()
+    }
+
+    /// Replaces the key if its time is over at `now`; `None` if it is not.
+    pub fn rotate_if_due(&mut self, now: Instant) -> Option<io::Result<()>> {
+        if now < self.due {
+            return None;
+        }
+        let rotated = self.rotate();
+        self.due = now + if rotated.is_ok() { self.period } else { RETRY };
+        Some(rotated)
+    }
+
+    fn rotate(&self) -> io::Result<()> {
+        // The old key first: a crash at any point leaves a key at the path, and loses none.
+        match fs::hard_link(&self.path, older(&self.path, &self.pseudonyms.key_id())) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+            _ => {}
+        }
+        self.pseudonyms.set_key(create(&self.path)?);
+        let mut old = older_keys(&self.path)?;
+        old.truncate(old.len().saturating_sub(KEPT_KEYS));
+        old.into_iter().try_for_each(fs::remove_file)
+    }
 }
 
 #[cfg(test)]
@@ -219,5 +311,43 @@ mod tests {
         assert_eq!(key.key_id(), open(&directory.path().join("key")).expect("read").key_id());
         assert_ne!(key.key_id(), open(&directory.path().join("other")).expect("created").key_id());
         assert_eq!(key.key_id().len(), 8);
+    }
+
+    #[test]
+    fn a_key_is_replaced_when_its_time_is_over_and_kept_for_open_events() {
+        let directory = tempfile::tempdir().expect("directory");
+        let path = directory.path().join("key");
+        let pseudonyms = open(&path).expect("created");
+        let shared = pseudonyms.clone();
+        let hour = Duration::from_secs(3600);
+        let mut rotation = KeyRotation::new(&path, hour, pseudonyms).expect("an age");
+        let now = Instant::now();
+        assert!(rotation.rotate_if_due(now + hour / 2).is_none());
+        let first = shared.key_id();
+        rotation.rotate_if_due(now + hour).expect("due").expect("rotated");
+        assert_ne!(shared.key_id(), first, "all clones have the new key");
+        assert_eq!(open(&path).expect("a whole key").key_id(), shared.key_id());
+        assert_eq!(open(&older_keys(&path).expect("reads")[0]).expect("the old key").key_id(), first);
+        assert!(rotation.rotate_if_due(now + hour + hour / 2).is_none());
+        for number in 2..20 {
+            rotation.rotate_if_due(now + hour * number).expect("due").expect("rotated");
+        }
+        assert_eq!(older_keys(&path).expect("reads").len(), KEPT_KEYS);
+    }
+
+    #[test]
+    fn a_rotation_that_fails_keeps_the_key() {
+        let directory = tempfile::tempdir().expect("directory");
+        let path = directory.path().join("keys/key");
+        let pseudonyms = open(&path).expect("created");
+        let mut rotation = KeyRotation::new(&path, Duration::from_secs(1), pseudonyms.clone()).expect("an age");
+        let (id, now) = (pseudonyms.key_id(), Instant::now() + Duration::from_secs(1));
+        fs::rename(directory.path().join("keys"), directory.path().join("moved")).expect("moved");
+        assert!(rotation.rotate_if_due(now).expect("due").is_err());
+        assert_eq!(pseudonyms.key_id(), id);
+        fs::rename(directory.path().join("moved"), directory.path().join("keys")).expect("moved");
+        assert!(rotation.rotate_if_due(now + RETRY / 2).is_none(), "not again at once");
+        rotation.rotate_if_due(now + RETRY).expect("due").expect("rotated");
+        assert_ne!(pseudonyms.key_id(), id);
     }
 }

@@ -42,7 +42,9 @@ pub struct AgentState {
     /// Attached interfaces, each with whether packets are merged before they are counted.
     merging: Mutex<Vec<(Arc<str>, bool)>>,
     /// Name of the key of the pseudonyms.
-    pub pseudonym_key: OnceLock<String>,
+    pseudonym_key: Mutex<String>,
+    /// Rotations of that key: done and failed.
+    key_rotations: [AtomicU64; 2],
     /// What became of records.
     pub records: RecordCounts,
     kept: OnceLock<Kept>,
@@ -87,7 +89,8 @@ impl AgentState {
             started: Instant::now(),
             connections: ConnectionCounts::default(),
             merging: Mutex::default(),
-            pseudonym_key: OnceLock::new(),
+            pseudonym_key: Mutex::default(),
+            key_rotations: Default::default(),
             records: RecordCounts::default(),
             kept: OnceLock::new(),
         })
@@ -196,6 +199,28 @@ impl AgentState {
     #[must_use]
     pub fn merging(&self) -> Vec<(Arc<str>, bool)> {
         self.merging.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Notes the name of the key of the pseudonyms.
+    pub fn set_pseudonym_key(&self, id: String) {
+        *self.pseudonym_key.lock().unwrap_or_else(PoisonError::into_inner) = id;
+    }
+
+    /// Name of the key of the pseudonyms.
+    #[must_use]
+    pub fn pseudonym_key(&self) -> String {
+        self.pseudonym_key.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Counts a rotation of that key.
+    pub fn count_key_rotation(&self, has_failed: bool) {
+        self.key_rotations[usize::from(has_failed)].fetch_add(1, Relaxed);
+    }
+
+    /// Rotations of that key: done and failed.
+    #[must_use]
+    pub fn key_rotations(&self) -> [u64; 2] {
+        [0, 1].map(|outcome: usize| self.key_rotations[outcome].load(Relaxed))
     }
 
     /// What is wrong with records while traffic is counted all the same: one line for each file.

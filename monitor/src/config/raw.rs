@@ -77,6 +77,10 @@ pub struct Raw {
     /// pseudonyms to addresses. Default: `pseudonym.key` in `state_dir`.
     #[cfg_attr(test, schemars(example = &"/var/lib/peertally/pseudonym.key"))]
     pub pseudonym_key_file: Option<PathBuf>,
+    /// Time after which a new pseudonym key is made, and every subscriber gets a new pseudonym; at least an hour. 0:
+    /// never, because series and cases then keep their names. The last 12 keys are kept beside the present one, so that
+    /// `peertally resolve` finds the subscribers of older events.
+    pub pseudonym_rotation: DurationText<0, { 3_650 * DAY }>,
     /// Whether the program stays attached when the agent ends. Traffic passes either way.
     pub on_exit: OnExit,
     /// Time that deliveries in progress get when the agent ends.
@@ -119,6 +123,7 @@ impl Default for Raw {
             state_dir: PathBuf::from("/var/lib/peertally"),
             control_socket: PathBuf::from(super::DEFAULT_CONTROL_SOCKET),
             pseudonym_key_file: None,
+            pseudonym_rotation: DurationText::from_secs(0),
             on_exit: OnExit::Leave,
             shutdown_grace: DurationText::from_secs(5),
             log: Log::default(),

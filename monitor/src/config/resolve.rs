@@ -33,6 +33,9 @@ mod hooks;
 mod interfaces;
 mod policies;
 
+/// Shortest life of a pseudonym key.
+const LEAST_ROTATION: Duration = Duration::from_secs(3600);
+
 /// Resolved configuration. [`super::raw`] documents each part.
 #[derive(Clone, Debug)]
 pub struct Resolved {
@@ -66,6 +69,8 @@ pub struct Resolved {
     pub control_socket: PathBuf,
     /// Key of the pseudonyms.
     pub pseudonym_key_file: PathBuf,
+    /// Age at which the key is replaced; `None` for never.
+    pub pseudonym_rotation: Option<Duration>,
     /// Whether the attached program stays at the end.
     pub on_exit: OnExit,
     /// Time for deliveries in progress at the end.
@@ -178,6 +183,13 @@ pub(super) fn resolve(raw: &Raw, overrides: &Overrides, locator: &Locator<'_>) -
     let file_megabytes = check.ranged("records.file_megabytes", &raw.records.file_megabytes);
     let files = check.ranged("records.files", &raw.records.files);
     let hits_per_hour = check.ranged("records.hits_per_hour", &raw.records.hits_per_hour);
+    let pseudonym_rotation = check.ranged("pseudonym_rotation", &raw.pseudonym_rotation);
+    if !pseudonym_rotation.is_zero() && pseudonym_rotation < LEAST_ROTATION {
+        check.problem(
+            "pseudonym_rotation",
+            "a key that is younger than an hour is not replaced; write 0s, or at least 1h",
+        );
+    }
     let shutdown_grace = check.ranged("shutdown_grace", &raw.shutdown_grace);
     let state_dir = check.absolute("state_dir", &raw.state_dir);
     let control_socket = check.absolute("control_socket", &raw.control_socket);
@@ -229,6 +241,7 @@ pub(super) fn resolve(raw: &Raw, overrides: &Overrides, locator: &Locator<'_>) -
         hits_per_hour,
         control_socket,
         pseudonym_key_file,
+        pseudonym_rotation: Some(pseudonym_rotation).filter(|period| !period.is_zero()),
         on_exit: raw.on_exit,
         shutdown_grace,
         log: raw.log.clone(),

@@ -143,8 +143,10 @@ fn agent_families(state: &AgentState) -> Vec<Family> {
         }
     }
     let mut key = Family::new(&definitions::PSEUDONYM_KEY);
-    if let Some(id) = state.pseudonym_key.get() {
-        key.add(&[id], 1.0);
+    key.add(&[&state.pseudonym_key()], 1.0);
+    let mut rotations = Family::new(&definitions::KEY_ROTATIONS);
+    for (outcome, count) in ["done", "failed"].into_iter().zip(state.key_rotations()) {
+        rotations.add(&[outcome], count as f64);
     }
     let mut merged = Family::new(&definitions::MERGED);
     for (interface, merges) in state.merging() {
@@ -153,6 +155,7 @@ fn agent_families(state: &AgentState) -> Vec<Family> {
     vec![
         merged,
         key,
+        rotations,
         open,
         given_up,
         build,

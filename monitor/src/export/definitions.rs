@@ -173,6 +173,8 @@ definitions! {
         "Connections that were refused or given up: header_timeout, write_timeout, answer_timeout, displaced by a new one, full, too_many_streams, no_descriptor, foreign_user.";
     PSEUDONYM_KEY = "/metrics" Gauge "peertally_pseudonym_key_info" in "" by ["key"]:
         "1, with the name of the pseudonym key. Pseudonyms under keys of different names cannot be compared.";
+    KEY_ROTATIONS = "/metrics" Counter "peertally_pseudonym_key_rotations_total" in "" by ["outcome"]:
+        "Rotations of the pseudonym key since the agent's start: done, or failed and to be tried again.";
     BUILD = "/metrics" Gauge "peertally_build_info" in "" by ["version"]:
         "1, with the version of the agent.";
     START_TIME = "/metrics" Gauge "peertally_start_time_seconds" in "seconds" by []:

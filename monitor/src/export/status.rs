@@ -126,7 +126,7 @@ impl Status {
             config: info.config.clone(),
             inspection: info.inspection.to_owned(),
             evidence: info.evidence.to_owned(),
-            pseudonym_key: state.pseudonym_key.get().cloned().unwrap_or_default(),
+            pseudonym_key: state.pseudonym_key(),
             metrics: format!("http://{}/metrics", info.listen),
             uptime_seconds: state.uptime().as_secs_f64(),
             ready: ready.is_ok(),

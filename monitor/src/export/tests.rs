@@ -53,7 +53,7 @@ impl Bench {
             drain_histogram(),
         );
         state.set_merging(vec![("eth7".into(), true)]);
-        state.pseudonym_key.set("0a1b2c3d".to_owned()).expect("set once");
+        state.set_pseudonym_key("0a1b2c3d".to_owned());
         let folder = tempfile::tempdir().expect("a folder");
         let store = StoreStats::new(commit_histogram());
         let opened = Store::open(folder.path(), StoreObserver(Arc::clone(&store))).expect("opens");

@@ -30,7 +30,7 @@ use crate::{
         drain_loop::DrainLoop,
         hit_log::{HitLog, HitLogOptions},
         logging,
-        pseudonym_key::{self, PseudonymKeyError},
+        pseudonym_key::{self, KeyRotation, PseudonymKeyError},
         record_counts::RecordKind,
         state::Kept,
         store_stats::{StoreObserver, StoreStats},
@@ -193,12 +193,15 @@ async fn serve<D: Datapath>(
         dispatcher.stats().to_vec(),
         drain_histogram(),
     );
-    state.pseudonym_key.get_or_init(|| pseudonyms.key_id());
+    state.set_pseudonym_key(pseudonyms.key_id());
     state.keep(Kept { book, firings: Arc::clone(consequences.counts()), store: store_stats });
     let heartbeat = Arc::new(Heartbeat::new((resolved.drain_interval * 10).max(Duration::from_secs(60))));
     let info = AgentInfo { listen: address.to_string(), ..AgentInfo::of(&resolved) };
     let context = HttpContext::new(Arc::clone(&state), pseudonyms.clone(), Arc::clone(&heartbeat), info);
 
+    let key_file = &resolved.pseudonym_key_file;
+    let rotation = resolved.pseudonym_rotation.map(|period| KeyRotation::new(key_file, period, pseudonyms.clone()));
+    let key_rotation = rotation.transpose()?;
     let audit = Audit::new(&resolved.state_dir, resolved.rotation);
     let prepared = prepare_depth(&audit, &resolved)?;
     let watching = resolved.datapath.inspection == InspectionDepth::Watchlist;
@@ -242,6 +245,7 @@ async fn serve<D: Datapath>(
         interval: resolved.drain_interval,
         on_exit: resolved.on_exit,
         hit_log,
+        key_rotation,
     };
     let (end_drain, mut drain) = drain_loop.spawn(datapath).map_err(RunError::Runtime)?;
     tracing::info!(metrics = %format_args!("http://{address}/metrics"), "counting");

@@ -93,6 +93,15 @@ impl Top {
         }
     }
 
+    /// Gives all members the names of a new key.
+    pub(crate) fn rename(&mut self, subscribers: &SubscriberIndex, pseudonyms: &Pseudonyms) {
+        for (number, (name, _)) in &mut self.members {
+            if let Some(subscriber) = subscribers.subscriber(*number) {
+                *name = pseudonyms.of(subscriber);
+            }
+        }
+    }
+
     /// Ends a drain: members enter and leave.
     pub(crate) fn end(&mut self, snapshot: &Snapshot, subscribers: &SubscriberIndex, pseudonyms: &Pseudonyms) {
         if self.rank == 0 {
