@@ -4,6 +4,7 @@ use std::{
     collections::BTreeMap,
     fs,
     net::{Ipv4Addr, UdpSocket},
+    process::Command,
     time::Duration,
 };
 
@@ -533,5 +534,42 @@ fn pins_of_a_private_mount_namespace_are_said_to_end_with_it() -> Result<()> {
     let said = String::from_utf8_lossy(&done.stdout);
     ensure!(said.contains("still attached: `acc1`") && said.contains("still attached: `core0`"), "{said} {done:?}");
     attached(&lab, "acc1")?;
+    lab.close()
+}
+
+#[test]
+fn a_question_that_fails_is_not_taken_for_an_answer() -> Result<()> {
+    if !lab::require("a_question_that_fails_is_not_taken_for_an_answer", &["prlimit"]) {
+        return Ok(());
+    }
+    let lab = Lab::new(1)?;
+    let mut agent = Agent::start(&lab, &executable()?, KEYS)?;
+    let process = agent.process().id().to_string();
+    let limit = |descriptors: &str| {
+        lab::run(Command::new("prlimit").args(["--pid", &process, &format!("--nofile={descriptors}:")]))
+    };
+    // No pin can be opened.
+    limit("4")?;
+    lab::wait_for("a failed question", PATIENCE, PAUSE, || {
+        agent.process().ensure_running()?;
+        Ok(agent.process().log().contains("cannot ask the kernel where the program is attached"))
+    })
+    .with_context(|| agent.process().log())?;
+    limit("1024")?;
+    says(&agent, "/readyz", 200, "ok")?;
+    let log = agent.process().log();
+    ensure!(!log.contains("the program is not attached"), "a false alarm: {log}");
+    lab::wait_for("a counted failure", PATIENCE, PAUSE, || {
+        Ok(agent.metrics()?.sum("peertally_xdp_query_failures_total", &[]) > 0)
+    })?;
+    ensure!(agent.metrics()?.sum("peertally_xdp_attached", &[("mode", "native")]) == 2, "not shown as attached");
+    // Twin: what is asked and answered is said.
+    make(&lab, "x0", None)?;
+    drop(agent);
+    let agent = Agent::start(&lab, &executable()?, &format!("{KEYS}{}", interface("x0", "access")))?;
+    remove(&lab, "x0")?;
+    says(&agent, "/readyz", 503, "`x0`: there is no such interface")?;
+    ensure!(agent.metrics()?.sum("peertally_xdp_query_failures_total", &[]) == 0, "a failure without a reason");
+    drop(agent);
     lab.close()
 }
