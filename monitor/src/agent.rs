@@ -3,6 +3,7 @@
 pub mod audit;
 pub mod connection_counts;
 pub mod consequences;
+pub mod depth_record;
 pub mod drain_loop;
 pub mod heartbeat;
 pub mod hit_log;
@@ -11,6 +12,7 @@ pub mod logging;
 pub mod pseudonym_key;
 pub mod record_counts;
 pub mod record_file;
+pub mod reload;
 pub mod shedding;
 pub mod state;
 pub mod store_stats;

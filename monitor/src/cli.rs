@@ -47,6 +47,23 @@ pub enum Command {
         #[arg(long, value_name = "FILE", env = "PEERTALLY_CONFIG")]
         config: Option<PathBuf>,
     },
+    /// Have the running agent read its configuration again: all of it is applied, or nothing.
+    Reload {
+        /// Only check, and show what would change.
+        #[arg(long)]
+        check: bool,
+        /// Control socket of the agent.
+        #[arg(
+            long,
+            value_name = "PATH",
+            env = "PEERTALLY_CONTROL_SOCKET",
+            default_value = DEFAULT_CONTROL_SOCKET
+        )]
+        socket: PathBuf,
+        /// Output format.
+        #[arg(long, value_enum, default_value_t = Format::Table)]
+        format: Format,
+    },
     /// Check the records of the audit file and of watchlist hits.
     Audit {
         /// What to do.

@@ -6,6 +6,7 @@
 //! A check goes through three stages: syntax, then keys and types, then values. A syntax error ends the check. Each
 //! later stage reports all its mistakes at once, each with file, line, key and next step.
 
+pub mod changes;
 pub mod locate;
 pub(crate) mod messages;
 mod options;
@@ -129,6 +130,7 @@ pub fn load(file: Option<&Path>, overrides: &Overrides) -> Result<Resolved, Conf
     if let Some(file) = &resolved.watchlist_file {
         let list = watchlist_file::read(file)
             .map_err(|error| ConfigError::Invalid(vec![locator.problem("watchlist_file", error.to_string())]))?;
+        resolved.digest = digest(&[&text, &list.digest]);
         resolved.datapath.watchlist = std::sync::Arc::new(list);
     }
     Ok(resolved)
@@ -149,7 +151,22 @@ pub fn parse(path: &Path, text: &str, overrides: &Overrides) -> Result<Resolved,
         problems.sort_by(|left, right| left.place.cmp(&right.place));
         ConfigError::Invalid(problems)
     })?;
-    resolve::resolve(&raw, overrides, &locator)
+    let resolved = resolve::resolve(&raw, overrides, &locator)?;
+    Ok(Resolved { digest: digest(&[text]), ..resolved })
+}
+
+/// Digits of a digest that people compare.
+const DIGEST_DIGITS: usize = 16;
+
+/// The start of the BLAKE3 of texts, in hexadecimal.
+fn digest(texts: &[&str]) -> String {
+    let mut hasher = blake3::Hasher::new();
+    for text in texts {
+        hasher.update(text.as_bytes());
+    }
+    let mut digits = hasher.finalize().to_hex().to_string();
+    digits.truncate(DIGEST_DIGITS);
+    digits
 }
 
 #[cfg(test)]

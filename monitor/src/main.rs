@@ -5,7 +5,7 @@ use std::{io::Write as _, process::ExitCode};
 use clap::Parser;
 use peertally::{
     cli::{AuditCommand, Cli, Command},
-    verbs::{Format, audit, check_config, detach, events, plan, replay, resolve, run, status},
+    verbs::{Format, audit, check_config, detach, events, plan, reload, replay, resolve, run, status},
 };
 use peertally_core::exit::{Exit, ExitCause};
 use peertally_datapath::attached::AttachedDatapath;
@@ -68,6 +68,17 @@ fn main() -> ExitCode {
         Command::Replay(args) => replay::main(&args),
         Command::Resolve { pseudonym, config } => match resolve::resolve(&pseudonym, config.as_deref()) {
             Ok(subscriber) => show(&subscriber),
+            Err(error) => fail(&error),
+        },
+        Command::Reload { check, socket, format } => match reload::ask(&socket, check) {
+            Ok(report) => {
+                let shown = show(&match format {
+                    Format::Table => reload::show(&report),
+                    Format::Json => reload::json(&report),
+                });
+                let exit = reload::exit(&report);
+                if exit == Exit::Ok { shown } else { exit.into() }
+            }
             Err(error) => fail(&error),
         },
         Command::Status { socket, format } => match status::query(&socket) {

@@ -8,6 +8,7 @@ pub mod check_config;
 pub mod detach;
 pub mod events;
 pub mod plan;
+pub mod reload;
 pub mod replay;
 pub mod resolve;
 pub mod run;

@@ -96,6 +96,13 @@ impl Analysis {
         self.top.rename(&self.subscribers, &self.pseudonyms);
     }
 
+    /// Takes other policies and another rank. What goes on keeps what it has measured ([`PolicyEngine::reconfigure`]).
+    pub fn reconfigure(&mut self, options: AnalysisOptions) {
+        self.engine.reconfigure(options.policies);
+        self.top.set_rank(options.top_k);
+        self.source = options.source;
+    }
+
     /// Analyses a drain; returns the result to publish, and an event for each policy that fired. `new_id` makes the
     /// events' identifiers.
     pub fn take(

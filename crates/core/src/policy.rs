@@ -29,7 +29,7 @@ pub(crate) use subscriber_index::{CHUNK, TallyOwner};
 use crate::words::{Metric, PolicyDirection};
 
 /// One policy.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Policy {
     /// Name in events and metrics.
     pub name: Arc<str>,

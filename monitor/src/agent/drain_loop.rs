@@ -9,17 +9,19 @@ use std::{
 };
 
 use peertally_core::{analysis::Analysis, exit::ExitCause, words::OnExit};
-use peertally_datapath::{Datapath, offloads};
+use peertally_datapath::{Datapath, ReleasedFlows, offloads};
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
 use super::{
     AgentState, Heartbeat,
     consequences::Consequences,
+    heartbeat,
     hit_log::HitLog,
     pseudonym_key::KeyRotation,
     shedding::{SheddingChange, SheddingWatch},
 };
+use crate::config::Resolved;
 
 /// State of the drain thread.
 pub struct DrainLoop {
@@ -41,6 +43,15 @@ pub struct DrainLoop {
     pub key_rotation: Option<KeyRotation>,
 }
 
+/// Another configuration for a running drain loop. Whatever can be checked before was checked.
+#[derive(Debug)]
+pub struct Reconfigure {
+    /// What is to be in force.
+    pub after: Arc<Resolved>,
+    /// Gets the flows that were released, or why everything stays as it is.
+    pub reply: oneshot::Sender<Result<ReleasedFlows, String>>,
+}
+
 /// Clock of the times of watchlist hits, in nanoseconds (`bpf_ktime_get_ns`).
 fn monotonic_ns() -> u64 {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
@@ -51,12 +62,14 @@ fn monotonic_ns() -> u64 {
 const BETWEEN_LOOKS: Duration = Duration::from_millis(100);
 
 /// What ends the wait for the next drain.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum Wake {
     /// Drain once more, and end.
     End,
     /// Interfaces changed.
     Links,
+    /// Another configuration.
+    Reconfigure(Reconfigure),
 }
 
 /// Ends the drain loop when dropped.
@@ -88,25 +101,6 @@ fn report_shedding(change: Option<SheddingChange>) {
             tracing::warn!(packets = shed.packets, inspections = shed.inspections, "shedding has ended");
         }
         None => {}
-    }
-}
-
-/// Waits until the time of the next drain, and looks at the interfaces when they changed; `true` if the end has come.
-fn wait<D: Datapath>(datapath: &mut D, wakes: &mpsc::Receiver<Wake>, next: Instant) -> bool {
-    // A drain, which looks at them too, was just now.
-    let mut looked = Instant::now();
-    let mut changed = false;
-    loop {
-        let until = if changed { next.min(looked + BETWEEN_LOOKS) } else { next };
-        match wakes.recv_timeout(until.saturating_duration_since(Instant::now())) {
-            Ok(Wake::Links) => changed = true,
-            Ok(Wake::End) | Err(mpsc::RecvTimeoutError::Disconnected) => return true,
-            Err(mpsc::RecvTimeoutError::Timeout) if until >= next => return false,
-            Err(mpsc::RecvTimeoutError::Timeout) => {
-                datapath.reconcile();
-                (looked, changed) = (Instant::now(), false);
-            }
-        }
     }
 }
 
@@ -156,7 +150,7 @@ impl DrainLoop {
                 tracing::warn!(behind = ?(now - next), "a drain takes longer than drain_interval; increase it");
                 next = now + self.interval;
             }
-            ending = wait(&mut datapath, wakes, next);
+            ending = self.wait(&mut datapath, wakes, &mut next);
         }
     }
 
@@ -178,6 +172,46 @@ impl DrainLoop {
             ),
             Err(error) => tracing::error!(%error, "cannot replace the pseudonym key; will retry"),
         }
+    }
+
+    /// Waits until the time of the next drain, and looks at the interfaces when they changed; `true` if the end has
+    /// come.
+    fn wait<D: Datapath>(&mut self, datapath: &mut D, wakes: &mpsc::Receiver<Wake>, next: &mut Instant) -> bool {
+        // A drain, which looks at them too, was just now.
+        let mut looked = Instant::now();
+        let mut changed = false;
+        loop {
+            let until = if changed { (*next).min(looked + BETWEEN_LOOKS) } else { *next };
+            match wakes.recv_timeout(until.saturating_duration_since(Instant::now())) {
+                Ok(Wake::Links) => changed = true,
+                Ok(Wake::Reconfigure(reconfigure)) => {
+                    self.reconfigure(datapath, reconfigure);
+                    *next = (*next).min(Instant::now() + self.interval);
+                }
+                Ok(Wake::End) | Err(mpsc::RecvTimeoutError::Disconnected) => return true,
+                Err(mpsc::RecvTimeoutError::Timeout) if until >= *next => return false,
+                Err(mpsc::RecvTimeoutError::Timeout) => {
+                    datapath.reconcile();
+                    (looked, changed) = (Instant::now(), false);
+                }
+            }
+        }
+    }
+
+    /// Applies another configuration, or leaves everything as it is.
+    fn reconfigure<D: Datapath>(&mut self, datapath: &mut D, reconfigure: Reconfigure) {
+        let Reconfigure { after, reply } = reconfigure;
+        let applied = datapath.apply(&after.datapath, &after.interfaces).map_err(|error| error.to_string());
+        if applied.is_ok() {
+            self.analysis.reconfigure(after.analysis_options());
+            self.interval = after.drain_interval;
+            self.heartbeat.set_limit(heartbeat::limit(after.drain_interval));
+            if let Some(log) = &mut self.hit_log {
+                log.set_list(Arc::clone(&after.datapath.watchlist), after.datapath.pools.clone());
+            }
+        }
+        // Nobody waits if the agent is ending.
+        let _gone = reply.send(applied);
     }
 
     fn once<D: Datapath>(&mut self, datapath: &mut D, reported: &mut Reported) {

@@ -103,7 +103,7 @@ impl HitLog {
         Ok(Self { file, options, state, waiting: VecDeque::new(), hour: Hour::default() })
     }
 
-    /// Hits of another list and other pools from now on.
+    /// Hits of another list and other pools from now on. Content that was taken off has line 0.
     pub fn set_list(&mut self, watchlist: Arc<Watchlist>, pools: Vec<Pool>) {
         self.options.watchlist = watchlist;
         self.options.pools = pools;
@@ -112,7 +112,10 @@ impl HitLog {
     /// Appends hits; `now` and `now_ns` are the same moment on the wall clock and on the hits' clock. What the disk
     /// does not take waits for the next call.
     pub fn append(&mut self, hits: &[WatchHit], now: SystemTime, now_ns: u64) {
-        for hit in hits {
+        let watchlist = Arc::clone(&self.options.watchlist);
+        // A flow may name content that was taken off the list since.
+        let is_off = |hit: &&WatchHit| watchlist.lines.get(hit.entry as usize) == Some(&0);
+        for hit in hits.iter().filter(|hit| !is_off(hit)) {
             let age = Duration::from_nanos(now_ns.saturating_sub(hit.time_ns));
             let time = now.checked_sub(age).unwrap_or(now);
             self.begin_hour(hit.time_ns / HOUR_NS, now);

@@ -17,6 +17,7 @@ use super::{
     connection_counts::ConnectionCounts,
     consequences::FiringCounts,
     record_counts::{RecordCounts, RecordKind},
+    reload::ReloadResult,
     shedding::Shed,
     store_stats::StoreStats,
 };
@@ -37,6 +38,9 @@ pub struct AgentState {
     start: SystemTime,
     /// The start on a clock that nobody sets.
     started: Instant,
+    /// Digest of the configuration in force, and since when it is.
+    configuration: Mutex<(String, SystemTime, Instant)>,
+    reloads: [AtomicU64; ReloadResult::ALL.len()],
     /// What the metrics port and the control socket refused or gave up.
     pub connections: ConnectionCounts,
     /// Attached interfaces, each with whether packets are merged before they are counted.
@@ -87,6 +91,8 @@ impl AgentState {
             evidence,
             start: SystemTime::now(),
             started: Instant::now(),
+            configuration: Mutex::new((String::new(), SystemTime::now(), Instant::now())),
+            reloads: Default::default(),
             connections: ConnectionCounts::default(),
             merging: Mutex::default(),
             pseudonym_key: Mutex::default(),
@@ -106,6 +112,30 @@ impl AgentState {
     #[must_use]
     pub fn kept(&self) -> Option<&Kept> {
         self.kept.get()
+    }
+
+    /// Notes that a configuration is in force from now on.
+    pub fn set_configuration(&self, digest: &str) {
+        let mut configuration = self.configuration.lock().unwrap_or_else(PoisonError::into_inner);
+        *configuration = (digest.to_owned(), SystemTime::now(), Instant::now());
+    }
+
+    /// Digest of the configuration in force, and since when it is: the time of day, and on a clock that nobody
+    /// sets.
+    #[must_use]
+    pub fn configuration(&self) -> (String, SystemTime, Instant) {
+        self.configuration.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Counts a reload.
+    pub fn count_reload(&self, result: ReloadResult) {
+        self.reloads[result as usize].fetch_add(1, Relaxed);
+    }
+
+    /// Reloads by result.
+    #[must_use]
+    pub fn reloads(&self) -> [(ReloadResult, u64); ReloadResult::ALL.len()] {
+        ReloadResult::ALL.map(|result| (result, self.reloads[result as usize].load(Relaxed)))
     }
 
     /// Publishes a drain.

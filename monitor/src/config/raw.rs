@@ -38,7 +38,8 @@ pub struct Raw {
     /// `state_dir`.
     pub inspection: DepthText,
     /// File with the content hashes of notices received, one per line: 40 hexadecimal digits (BitTorrent info hash,
-    /// SHA-1), 32 (eDonkey), or 32 or 39 characters of base 32 (Gnutella, Direct Connect). Read at the start.
+    /// SHA-1), 32 (eDonkey), or 32 or 39 characters of base 32 (Gnutella, Direct Connect). Read at the start
+    /// and by each reload.
     #[cfg_attr(test, schemars(example = &"/etc/peertally/watchlist"))]
     pub watchlist_file: Option<PathBuf>,
     /// Whether the interfaces carry one direction of each flow only. Every flow then counts as answered. That is weaker
@@ -71,7 +72,7 @@ pub struct Raw {
     pub node: Option<String>,
     /// Directory for state that must survive a restart.
     pub state_dir: PathBuf,
-    /// Unix socket that `peertally status` queries.
+    /// Unix socket that `peertally status` and `peertally reload` ask.
     pub control_socket: PathBuf,
     /// File with the 32-byte key of the subscriber pseudonyms. The first start creates it. Whoever has the key can link
     /// pseudonyms to addresses. Default: `pseudonym.key` in `state_dir`.
@@ -276,7 +277,7 @@ impl Default for Records {
 }
 
 /// Log of the agent, on standard error.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[cfg_attr(test, derive(serde::Serialize, schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct Log {

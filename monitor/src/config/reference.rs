@@ -9,6 +9,7 @@ use serde_json::{Map, Value};
 
 use super::{
     RunArgs,
+    changes::is_applied,
     raw::{Raw, RawHook},
 };
 use crate::generated::assert_current;
@@ -124,7 +125,8 @@ fn reference() -> String {
     out.push_str(
         "\n\
          `peertally check-config [FILE]` checks that file and attaches nothing. An unknown key is an error. Durations are written `10s`, `5m`, `1h 30m`,\n\
-         `7days`; amounts of bytes `500 MB` (10^6) or `10 GiB` (2^30). `monitor/peertally.example.toml` has every key.\n",
+         `7days`; amounts of bytes `500 MB` (10^6) or `10 GiB` (2^30). `monitor/peertally.example.toml` has every key.\n\n\
+         The column `reload` says whether SIGHUP and `peertally reload` apply a change of the key, or a restart is needed.\n",
     );
     table(&mut out, "Top level", "", &keys);
     sections(&mut out, &keys);
@@ -162,7 +164,7 @@ fn table(out: &mut String, title: &str, text: &str, keys: &[Key]) {
     if !text.is_empty() {
         let _infallible = write!(out, "{text}\n\n");
     }
-    out.push_str("| key | type | default | range | meaning |\n|---|---|---|---|---|\n");
+    out.push_str("| key | type | default | range | reload | meaning |\n|---|---|---|---|---|---|\n");
     for key in keys {
         let default = match &key.default {
             _ if key.required => "required".to_owned(),
@@ -171,7 +173,25 @@ fn table(out: &mut String, title: &str, text: &str, keys: &[Key]) {
             Some(Value::Object(_)) | None => String::new(),
             Some(value) => format!("`{}`", toml_of(value)),
         };
-        let _infallible = writeln!(out, "| `{}` | {} | {default} | {} | {} |", key.name, key.kind, key.range, key.text);
+        let reload = reload(key);
+        let _infallible =
+            writeln!(out, "| `{}` | {} | {default} | {} | {reload} | {} |", key.name, key.kind, key.range, key.text);
+    }
+}
+
+/// Whether a reload applies a key: all of it, a part, or nothing.
+fn reload(key: &Key) -> &'static str {
+    let of_children: Vec<&str> = key.children.iter().map(reload).collect();
+    match &of_children[..] {
+        [] => {
+            if is_applied(&key.path) {
+                "applies"
+            } else {
+                "restart"
+            }
+        }
+        [first, rest @ ..] if rest.iter().all(|each| each == first) => first,
+        _ => "parts",
     }
 }
 

@@ -22,7 +22,7 @@ use peertally_core::{
 use peertally_datapath::{TableSizes, object::LoadOptions};
 
 use super::{
-    ConfigError, Problem, Rotation,
+    ConfigError, Problem, Rotation, digest,
     locate::Locator,
     raw::{Log, Raw, RawPool},
     values::Ranged,
@@ -85,6 +85,12 @@ pub struct Resolved {
     pub policies: Vec<Policy>,
     /// Hooks.
     pub hooks: Vec<HookConfig>,
+    /// Name of each hook, and a digest of what was typed for it.
+    pub hook_digests: Vec<(Arc<str>, String)>,
+    /// Addresses for which no policy fires; those of each policy begin with them.
+    pub allow: Vec<IpNet>,
+    /// Digest of the file and of its watchlist; empty without a file.
+    pub digest: String,
 }
 
 /// Values of flags and environment; each replaces the key of the file.
@@ -248,6 +254,13 @@ pub(super) fn resolve(raw: &Raw, overrides: &Overrides, locator: &Locator<'_>) -
         ceiling,
         keep_events,
         policies,
+        hook_digests: raw
+            .hooks
+            .iter()
+            .map(|hook| (hook.name.as_str().into(), digest(&[&format!("{hook:?}")])))
+            .collect(),
+        allow: raw.allow.iter().map(|prefix| prefix.0).collect(),
+        digest: String::new(),
         hooks,
     })
 }

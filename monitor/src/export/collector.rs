@@ -152,6 +152,11 @@ fn agent_families(state: &AgentState) -> Vec<Family> {
     for (interface, merges) in state.merging() {
         merged.add(&[&interface], f64::from(merges));
     }
+    let mut reloads = Family::new(&definitions::RELOADS);
+    state.reloads().iter().for_each(|(result, count)| reloads.add(&[result.label()], *count as f64));
+    let (digest, since, _) = state.configuration();
+    let mut configuration = Family::new(&definitions::CONFIGURATION);
+    configuration.add(&[if digest.is_empty() { "defaults" } else { &digest }], 1.0);
     vec![
         merged,
         key,
@@ -159,6 +164,9 @@ fn agent_families(state: &AgentState) -> Vec<Family> {
         open,
         given_up,
         build,
+        reloads,
+        configuration,
+        Family::single(&definitions::CONFIGURATION_TIME, unix_seconds(since)),
         protocols,
         inspection,
         evidence,

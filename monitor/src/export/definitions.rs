@@ -175,6 +175,12 @@ definitions! {
         "1, with the name of the pseudonym key. Pseudonyms under keys of different names cannot be compared.";
     KEY_ROTATIONS = "/metrics" Counter "peertally_pseudonym_key_rotations_total" in "" by ["outcome"]:
         "Rotations of the pseudonym key since the agent's start: done, or failed and to be tried again.";
+    RELOADS = "/metrics" Counter "peertally_reloads_total" in "" by ["result"]:
+        "Reloads of the configuration: applied, unchanged, checked (nothing applied), invalid, needs_restart, failed. The last three leave the configuration as it was.";
+    CONFIGURATION = "/metrics" Gauge "peertally_configuration_info" in "" by ["digest"]:
+        "1, with the start of the digest of the configuration file and watchlist in force; `defaults` without a file.";
+    CONFIGURATION_TIME = "/metrics" Gauge "peertally_configuration_timestamp_seconds" in "seconds" by []:
+        "Unix time since when the configuration is in force: of the start, or of the last reload that was applied.";
     BUILD = "/metrics" Gauge "peertally_build_info" in "" by ["version"]:
         "1, with the version of the agent.";
     START_TIME = "/metrics" Gauge "peertally_start_time_seconds" in "seconds" by []:

@@ -16,6 +16,8 @@ pub struct Status {
     pub pid: u32,
     pub node: String,
     pub config: Option<PathBuf>,
+    pub config_digest: String,
+    pub config_age_seconds: f64,
     pub inspection: String,
     pub evidence: String,
     /// Name of the key of the pseudonyms.
@@ -119,11 +121,14 @@ impl Status {
     #[must_use]
     pub fn of(state: &AgentState, info: &AgentInfo) -> Self {
         let ready = state.ready();
+        let (digest, _, since) = state.configuration();
         let mut status = Self {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
             node: info.node.to_string(),
             config: info.config.clone(),
+            config_digest: digest,
+            config_age_seconds: since.elapsed().as_secs_f64(),
             inspection: info.inspection.to_owned(),
             evidence: info.evidence.to_owned(),
             pseudonym_key: state.pseudonym_key(),

@@ -1,7 +1,7 @@
 //! The agent's HTTP face: metrics, health, and on the control socket its status.
 //!
 //! Every answer comes from the last drain; no request reads the kernel. The control socket alone takes decisions about
-//! events.
+//! events, and requests to reload.
 
 mod events;
 #[cfg(test)]
@@ -27,6 +27,7 @@ use crate::{
     agent::{
         AgentInfo, AgentState, Heartbeat,
         connection_counts::{GivenUp, ListenerName},
+        reload::ReloadHandle,
         shedding::Shed,
     },
     export::{
@@ -59,6 +60,7 @@ pub struct HttpContext {
     pub heartbeat: Arc<Heartbeat>,
     /// Static facts of the agent.
     pub info: Arc<AgentInfo>,
+    reload: Option<ReloadHandle>,
     streams: [Arc<Semaphore>; ListenerName::ALL.len()],
     expositions: Arc<Semaphore>,
 }
@@ -73,9 +75,16 @@ impl HttpContext {
             pseudonyms,
             heartbeat,
             info: Arc::new(info),
+            reload: None,
             streams: ListenerName::ALL.map(|_| Arc::new(Semaphore::new(STREAMS))),
             expositions: Arc::new(Semaphore::new(EXPOSITIONS)),
         }
+    }
+
+    /// The context with reloads on the control socket.
+    #[must_use]
+    pub fn with_reload(self, handle: ReloadHandle) -> Self {
+        Self { reload: Some(handle), ..self }
     }
 }
 
@@ -98,6 +107,7 @@ pub fn control(context: &HttpContext) -> Router {
         .route("/status", get(show_status))
         .route("/subscribers", get(tallies))
         .route("/events/{id}/{decision}", post(events::decide))
+        .route("/reload", post(reload))
         .with_state(context.clone())
 }
 
@@ -174,6 +184,28 @@ fn ready_text(shed: Shed, held: u64) -> String {
 async fn show_status(State(context): State<HttpContext>) -> Response {
     let status = Status::of(&context.state, &context.info);
     match serde_json::to_vec(&status) {
+        Ok(json) => ([(header::CONTENT_TYPE, "application/json")], json).into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
+    }
+}
+
+/// The query of `/reload`.
+#[derive(Deserialize)]
+struct ReloadQuery {
+    #[serde(default)]
+    check: bool,
+}
+
+async fn reload(State(context): State<HttpContext>, Query(query): Query<ReloadQuery>) -> Response {
+    let report = match &context.reload {
+        Some(handle) => handle.reload(query.check).await,
+        None => None,
+    };
+    let Some(report) = report else {
+        let text = "no reload: others wait, or the agent is ending; ask again\n";
+        return (StatusCode::SERVICE_UNAVAILABLE, text).into_response();
+    };
+    match serde_json::to_vec(&report) {
         Ok(json) => ([(header::CONTENT_TYPE, "application/json")], json).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
     }

@@ -24,14 +24,16 @@ use tokio::sync::{oneshot, watch};
 use crate::{
     agent::{
         AgentInfo, AgentState, Heartbeat,
-        audit::{Audit, AuditAction, AuditError, DepthChange, Prepared},
+        audit::{Audit, AuditAction, AuditError},
         connection_counts::ListenerName,
         consequences::Consequences,
+        depth_record,
         drain_loop::DrainLoop,
+        heartbeat,
         hit_log::{HitLog, HitLogOptions},
         logging,
         pseudonym_key::{self, KeyRotation, PseudonymKeyError},
-        record_counts::RecordKind,
+        reload::{self, ReloadHandle, Reloader, Reread},
         state::Kept,
         store_stats::{StoreObserver, StoreStats},
     },
@@ -50,9 +52,6 @@ use crate::{
 
 /// Time open scrapes get at the end.
 const HTTP_GRACE: Duration = Duration::from_secs(1);
-
-/// Time between attempts to write a record of the audit file.
-const AUDIT_RETRY: Duration = Duration::from_secs(1);
 
 /// Why the agent ended.
 #[derive(Debug, thiserror::Error)]
@@ -147,7 +146,9 @@ pub fn main<D: Datapath>(
         .map_err(RunError::Runtime)?;
     runtime.block_on(async {
         let stop = stop_signal().map_err(RunError::Runtime)?;
-        serve(resolved, start, stop, None).await
+        let (file, overrides) = (args.config.clone(), args.overrides());
+        let reread = Arc::new(move || config::load(file.as_deref(), &overrides));
+        serve_reloading(resolved, start, stop, None, reread).await
     })
 }
 
@@ -163,13 +164,29 @@ fn stop_signal() -> io::Result<impl Future<Output = ()>> {
     })
 }
 
-/// Runs the agent until `stop` is done. `bound` receives the address of metrics, for a configuration with port 0.
+/// [`serve_reloading`] with the configuration's own file.
+#[cfg(test)]
 async fn serve<D: Datapath>(
     resolved: Resolved,
     start: impl FnOnce(&Resolved) -> Result<D, D::Error> + Send + 'static,
     stop: impl Future<Output = ()>,
     bound: Option<oneshot::Sender<std::net::SocketAddr>>,
 ) -> Result<(), RunError> {
+    let file = resolved.source.clone();
+    let reread = Arc::new(move || config::load(file.as_deref(), &config::Overrides::default()));
+    serve_reloading(resolved, start, stop, bound, reread).await
+}
+
+/// Runs the agent until `stop` is done. `bound` receives the address of metrics, for a configuration with port 0.
+async fn serve_reloading<D: Datapath>(
+    resolved: Resolved,
+    start: impl FnOnce(&Resolved) -> Result<D, D::Error> + Send + 'static,
+    stop: impl Future<Output = ()>,
+    bound: Option<oneshot::Sender<std::net::SocketAddr>>,
+    reread: Reread,
+) -> Result<(), RunError> {
+    let (reload, requests) = ReloadHandle::new();
+    let signals = reload::on_signals(reload.clone()).map_err(RunError::Runtime)?;
     let resolved = Arc::new(resolved);
     let deliveries = resolved.hooks.iter().map(|hook| hook.concurrency).sum();
     let connections = descriptors::metrics_connections(descriptors::raise_limit(), deliveries)?;
@@ -195,15 +212,15 @@ async fn serve<D: Datapath>(
     );
     state.set_pseudonym_key(pseudonyms.key_id());
     state.keep(Kept { book, firings: Arc::clone(consequences.counts()), store: store_stats });
-    let heartbeat = Arc::new(Heartbeat::new((resolved.drain_interval * 10).max(Duration::from_secs(60))));
+    let heartbeat = Arc::new(Heartbeat::new(heartbeat::limit(resolved.drain_interval)));
     let info = AgentInfo { listen: address.to_string(), ..AgentInfo::of(&resolved) };
-    let context = HttpContext::new(Arc::clone(&state), pseudonyms.clone(), Arc::clone(&heartbeat), info);
+    let context =
+        HttpContext::new(Arc::clone(&state), pseudonyms.clone(), Arc::clone(&heartbeat), info).with_reload(reload);
 
     let key_file = &resolved.pseudonym_key_file;
     let rotation = resolved.pseudonym_rotation.map(|period| KeyRotation::new(key_file, period, pseudonyms.clone()));
     let key_rotation = rotation.transpose()?;
-    let audit = Audit::new(&resolved.state_dir, resolved.rotation);
-    let prepared = prepare_depth(&audit, &resolved)?;
+    let prepared = depth_record::prepare(&resolved)?;
     let watching = resolved.datapath.inspection == InspectionDepth::Watchlist;
     let hit_log = if watching { Some(open_hit_log(&resolved, &state)?) } else { None };
 
@@ -213,7 +230,7 @@ async fn serve<D: Datapath>(
         .map_err(|_| RunError::Bug("attaching task"))?
         .map_err(RunError::kernel)?;
     if let Some(prepared) = prepared {
-        tokio::spawn(record_depth(prepared, Arc::clone(&state)));
+        tokio::spawn(depth_record::record(prepared, Arc::clone(&state)));
     }
 
     let tcp = tokio::net::TcpListener::from_std(tcp).map_err(RunError::Runtime)?;
@@ -237,6 +254,8 @@ async fn serve<D: Datapath>(
             http_ends,
         ),
     ];
+    state.set_configuration(&resolved.digest);
+    let reloaded_state = Arc::clone(&state);
     let drain_loop = DrainLoop {
         analysis,
         state,
@@ -248,6 +267,8 @@ async fn serve<D: Datapath>(
         key_rotation,
     };
     let (end_drain, mut drain) = drain_loop.spawn(datapath).map_err(RunError::Runtime)?;
+    let reloader = Reloader::new(Arc::clone(&resolved), reread, reloaded_state, end_drain.0.clone());
+    let reloader = tokio::spawn(reloader.run(requests));
     tracing::info!(metrics = %format_args!("http://{address}/metrics"), "counting");
     if let Some(bound) = bound {
         // The receiver may not wait for it.
@@ -258,6 +279,8 @@ async fn serve<D: Datapath>(
         () = stop => None,
         ended = &mut drain => Some(ended),
     };
+    signals.abort();
+    reloader.abort();
     drop(end_drain);
     let ended = match ended {
         Some(ended) => ended,
@@ -273,53 +296,12 @@ async fn serve<D: Datapath>(
     }
     let detached = outcome.is_ok() && resolved.on_exit == OnExit::Detach;
     let action = if detached { AuditAction::Detached } else { AuditAction::LeftInForce };
+    let audit = Audit::new(&resolved.state_dir, resolved.rotation);
     if let Err(error) = audit.record_end(action) {
         tracing::error!(%error, "cannot record how the watchlist was left");
     }
     tracing::info!("shut down");
     outcome
-}
-
-/// Makes room for a record of the inspection depth, if it changes. Only the depth `watchlist` needs the record to
-/// start.
-fn prepare_depth(audit: &Audit, resolved: &Resolved) -> Result<Option<Prepared>, RunError> {
-    let watching = resolved.datapath.inspection == InspectionDepth::Watchlist;
-    let change = DepthChange {
-        inspection: resolved.datapath.inspection.label().to_owned(),
-        watchlist_entries: resolved.datapath.watchlist.count(),
-        watchlist_digest: if watching { resolved.datapath.watchlist.digest.clone() } else { String::new() },
-    };
-    match audit.prepare(AuditAction::InForce, &change) {
-        Ok(prepared) => Ok(prepared),
-        Err(error) if watching => Err(error.into()),
-        // Looking less deep needs no record to be safe, and must not fail for the lack of one.
-        Err(error) => {
-            tracing::warn!(%error, "cannot record the inspection depth");
-            Ok(None)
-        }
-    }
-}
-
-/// Records the inspection depth, now that it is in force. The record has its space; a disk that fails all the same is
-/// tried again until it takes it.
-async fn record_depth(mut prepared: Prepared, state: Arc<AgentState>) {
-    while let Err(error) = prepared.commit() {
-        state.records.set_waiting(RecordKind::Audit, 1);
-        if state.records.failed(RecordKind::Audit, error.to_string()) {
-            tracing::error!(%error, "cannot record the inspection depth that is in force; will retry");
-        }
-        tokio::time::sleep(AUDIT_RETRY).await;
-    }
-    state.records.set_waiting(RecordKind::Audit, 0);
-    state.records.written(RecordKind::Audit, 1, 0);
-    let was_failing = state.records.recovered(RecordKind::Audit);
-    let DepthChange { inspection, watchlist_entries, .. } = prepared.change();
-    tracing::warn!(
-        depth = inspection,
-        entries = watchlist_entries,
-        was_failing,
-        "the inspection depth changed; the audit file records it"
-    );
 }
 
 fn open_hit_log(resolved: &Resolved, state: &Arc<AgentState>) -> Result<HitLog, OwnedError> {

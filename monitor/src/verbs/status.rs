@@ -1,6 +1,6 @@
 //! `peertally status`: queries a running agent over its control socket.
 //!
-//! The socket speaks HTTP (`GET /status`, `GET /subscribers`), so `curl --unix-socket` can ask too.
+//! The socket speaks HTTP (`GET /status`, `GET /subscribers`, `POST /reload`), so `curl --unix-socket` can ask too.
 
 mod show;
 
@@ -55,14 +55,24 @@ impl ExitCause for StatusError {
 /// # Errors
 /// [`StatusError`].
 pub fn query(path: &Path) -> Result<Status, StatusError> {
-    let answer = exchange(path).map_err(|source| StatusError::NoAnswer { path: path.to_owned(), source })?;
+    let body = request(path, "GET", "/status", ANSWER_TIMEOUT)?;
+    serde_json::from_str(&body).map_err(|_| StatusError::UnexpectedAnswer(path.to_owned()))
+}
+
+/// Asks the agent at a control socket for a resource; returns the body of the answer.
+///
+/// # Errors
+/// [`StatusError`].
+pub(super) fn request(path: &Path, method: &str, resource: &str, timeout: Duration) -> Result<String, StatusError> {
+    let answer = exchange(path, method, resource, timeout)
+        .map_err(|source| StatusError::NoAnswer { path: path.to_owned(), source })?;
     let unexpected = || StatusError::UnexpectedAnswer(path.to_owned());
     let text = String::from_utf8(answer).map_err(|_| unexpected())?;
     let (head, body) = text.split_once("\r\n\r\n").ok_or_else(unexpected)?;
     if head.split(' ').nth(1) != Some("200") {
         return Err(unexpected());
     }
-    serde_json::from_str(body).map_err(|_| unexpected())
+    Ok(body.to_owned())
 }
 
 /// What the kernel says where no agent answers: the interfaces on which a program of Peertally counts on, if it may be
@@ -78,11 +88,11 @@ pub fn without_agent() -> String {
 }
 
 /// One request in HTTP/1.0, whose answer ends with the connection (RFC 1945 section 7.2.2).
-fn exchange(path: &Path) -> io::Result<Vec<u8>> {
+fn exchange(path: &Path, method: &str, resource: &str, timeout: Duration) -> io::Result<Vec<u8>> {
     let mut stream = UnixStream::connect(path)?;
-    stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
-    stream.set_write_timeout(Some(ANSWER_TIMEOUT))?;
-    stream.write_all(b"GET /status HTTP/1.0\r\nHost: localhost\r\n\r\n")?;
+    stream.set_read_timeout(Some(timeout))?;
+    stream.set_write_timeout(Some(timeout))?;
+    write!(stream, "{method} {resource} HTTP/1.0\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n")?;
     let mut answer = Vec::new();
     stream.take(16 << 20).read_to_end(&mut answer)?;
     Ok(answer)

@@ -67,6 +67,14 @@ impl Top {
         Self { rank, scores: Vec::new(), epoch: None, unit: 1.0, leading: Vec::new(), members: HashMap::new() }
     }
 
+    /// Exports another rank; 0 forgets everything.
+    pub fn set_rank(&mut self, rank: usize) {
+        if rank == 0 {
+            *self = Self::new(0);
+        }
+        self.rank = rank;
+    }
+
     /// Most series that [`Top::rows`] makes: K times protocols times directions.
     #[must_use]
     pub const fn most_series(&self) -> usize {

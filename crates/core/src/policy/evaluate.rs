@@ -84,17 +84,33 @@ impl PolicyEngine {
     #[must_use]
     pub fn new(policies: Vec<Policy>) -> Self {
         let mut groups: Vec<MetricGroup> = Vec::new();
-        for (index, policy) in policies.iter().enumerate() {
-            let same = |group: &MetricGroup| group.metric == policy.metric && group.direction == policy.direction;
-            let position = groups.iter().position(same).unwrap_or_else(|| {
-                groups.push(MetricGroup::new(policy));
-                groups.len() - 1
-            });
-            groups[position].include(index, policy);
-        }
+        regroup(&mut groups, &policies);
         let counts = vec![PolicyCounts::default(); policies.len()];
         let policies = policies.into_iter().map(Arc::new).collect();
         Self { policies, groups, standings: HashMap::new(), sweep_at: 1024, counts, window_sums: WindowSums::default() }
+    }
+
+    /// Takes other policies. One that stays, by its name, keeps its counts, its cool-downs and
+    /// the events that wait. Windows of equal metric,
+    /// direction and length go on with what they have measured; others start now.
+    pub fn reconfigure(&mut self, policies: Vec<Policy>) {
+        let place = |name: &str| policies.iter().position(|policy| *policy.name == *name);
+        let places: Vec<Option<usize>> = self.policies.iter().map(|policy| place(&policy.name)).collect();
+        let standings = std::mem::take(&mut self.standings);
+        let moved = |((policy, subscriber), standing): ((usize, Subscriber), Standing)| {
+            let place = places.get(policy).copied().flatten()?;
+            Some(((place, subscriber), standing))
+        };
+        self.standings = standings.into_iter().filter_map(moved).collect();
+        let mut counts = vec![PolicyCounts::default(); policies.len()];
+        for (place, count) in places.iter().zip(&self.counts) {
+            if let Some(place) = place {
+                counts[*place] = *count;
+            }
+        }
+        self.counts = counts;
+        regroup(&mut self.groups, &policies);
+        self.policies = policies.into_iter().map(Arc::new).collect();
     }
 
     /// The policies, by index.
@@ -213,4 +229,18 @@ impl PolicyEngine {
             self.sweep_at = (self.standings.len() * 2).max(1024);
         }
     }
+}
+
+/// Groups policies anew; what the groups and windows that are still needed have measured stays.
+fn regroup(groups: &mut Vec<MetricGroup>, policies: &[Policy]) {
+    groups.iter_mut().for_each(MetricGroup::clear_policies);
+    for (index, policy) in policies.iter().enumerate() {
+        let same = |group: &MetricGroup| group.metric == policy.metric && group.direction == policy.direction;
+        let position = groups.iter().position(same).unwrap_or_else(|| {
+            groups.push(MetricGroup::new(policy));
+            groups.len() - 1
+        });
+        groups[position].include(index, policy);
+    }
+    groups.retain_mut(MetricGroup::drop_unused_windows);
 }

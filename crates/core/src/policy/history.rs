@@ -75,7 +75,17 @@ impl History {
     /// Adds a window and gives it the next number.
     pub(super) fn include(&mut self, window: Duration) {
         let longest = window + tolerance(window);
-        self.windows.push(LookBack { longest, step: longest / WINDOW_STARTS, begins: VecDeque::new(), first: 0 });
+        self.windows.push(LookBack {
+            longest,
+            step: longest / WINDOW_STARTS,
+            begins: VecDeque::new(),
+            first: self.buckets.len(),
+        });
+    }
+
+    /// Removes a window; the numbers of those after it fall by one.
+    pub(super) fn exclude(&mut self, window: usize) {
+        self.windows.remove(window);
     }
 
     /// Begins a drain that covers the time from `from` to `to`, and drops buckets older than all windows.

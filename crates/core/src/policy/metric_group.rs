@@ -118,6 +118,30 @@ impl MetricGroup {
         }
     }
 
+    /// Forgets the policies, and nothing that was measured.
+    pub(super) fn clear_policies(&mut self) {
+        self.least.fill(u64::MAX);
+        for window in &mut self.windows {
+            window.policy_groups.clear();
+            window.covered.fill(false);
+        }
+        // Other thresholds may be nearer.
+        self.limits.fill(0);
+    }
+
+    /// Drops the windows of no policy; whether there are others.
+    pub(super) fn drop_unused_windows(&mut self) -> bool {
+        for index in (0..self.windows.len())
+            .rev()
+            .filter(|index| self.windows[*index].policy_groups.is_empty())
+            .collect::<Vec<_>>()
+        {
+            self.windows.remove(index);
+            self.history.exclude(index);
+        }
+        !self.windows.is_empty()
+    }
+
     /// Begins a drain.
     pub(super) fn begin(&mut self, snapshot: &Snapshot, subscribers: &SubscriberIndex, reused: &[u32]) {
         let from = snapshot.taken.checked_sub(snapshot.interval).unwrap_or(snapshot.taken);

@@ -411,3 +411,55 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_policy_that_stays_keeps_its_window_and_its_cool_down() {
+    let named = |name: &str, threshold, window_s, cool_down_s| Policy {
+        name: name.into(),
+        ..policy(threshold, window_s, cool_down_s)
+    };
+    let mut bench = Bench::new(vec![named("p0", 1, 30, 0), named("p1", 100, 60, 300), named("p2", 1000, 60, 0)]);
+    bench.kernel.count(bittorrent("10.0.0.1"), bytes(600, 0));
+    assert_eq!(bench.drain(10).len(), 2);
+    let mut flows = named("flows", 1, 60, 0);
+    flows.metric = Metric::Flows;
+    // In another order, and beside new ones.
+    let near = || named("p2", 1000, 60, 0);
+    bench.engine.reconfigure(vec![near(), flows, named("later", 700, 120, 0), named("p1", 100, 60, 300)]);
+    let counts = bench.engine.counts().to_vec();
+    assert_eq!((counts[3].fired, counts[0].fired, counts[2].fired), (1, 0, 0));
+    bench.kernel.count(bittorrent("10.0.0.1"), bytes(300, 0));
+    assert!(bench.drain(20).is_empty(), "900 bytes in the old window, 300 in the new one, and a cool-down");
+    assert!(bench.engine.counts()[3].cooling > 0);
+    bench.kernel.count(bittorrent("10.0.0.1"), Totals { flows: 1, ..bytes(100, 0) });
+    let fired: Vec<_> = bench.drain(30).iter().map(|firing| (firing.policy, firing.value)).collect();
+    assert_eq!(fired, [(0, 1000), (1, 1)], "the window of `p2` has what came before");
+    bench.engine.reconfigure(vec![near()]);
+    bench.engine.reconfigure(Vec::new());
+    bench.kernel.count(bittorrent("10.0.0.1"), bytes(9999, 0));
+    assert!(bench.drain(40).is_empty());
+    bench.engine.reconfigure(vec![near()]);
+    bench.kernel.count(bittorrent("10.0.0.1"), bytes(999, 0));
+    assert!(bench.drain(50).is_empty(), "a window that was dropped starts anew");
+    bench.kernel.count(bittorrent("10.0.0.1"), bytes(1, 0));
+    assert_eq!(bench.drain(60).len(), 1);
+}
+
+proptest! {
+    #[test]
+    fn equal_policies_change_nothing(steps in proptest::collection::vec((0_u64..400, any::<bool>()), 1..40)) {
+        let named = |name: &str, policy| Policy { name: name.into(), ..policy };
+        let policies = || vec![named("p0", policy(500, 30, 20)), named("p1", policy(900, 60, 0))];
+        let (mut plain, mut reloaded) = (Bench::new(policies()), Bench::new(policies()));
+        for (step, (amount, reload)) in steps.into_iter().enumerate() {
+            if reload {
+                reloaded.engine.reconfigure(policies());
+            }
+            let drain = |bench: &mut Bench| {
+                bench.kernel.count(bittorrent("10.0.0.1"), bytes(amount, 0));
+                bench.drain(10 * (step as u64 + 1)).iter().map(|firing| (firing.policy, firing.value)).collect::<Vec<_>>()
+            };
+            prop_assert_eq!(drain(&mut plain), drain(&mut reloaded));
+        }
+    }
+}

@@ -26,9 +26,9 @@ use tokio::sync::oneshot;
 
 use super::{AuditError, Datapath, OwnedError, PseudonymKeyError, RunError, serve};
 use crate::{
-    agent::record_file::ChainError,
+    agent::{record_file::ChainError, reload::ReloadResult},
     config::{Overrides, Resolved},
-    verbs::status,
+    verbs::{reload, status},
 };
 
 #[derive(Debug, thiserror::Error)]
@@ -49,6 +49,9 @@ struct Seen {
     fail_drains: bool,
     panic: bool,
     taken_off: bool,
+    /// Configurations that were applied while it ran.
+    applied: u32,
+    refuse: bool,
     bytes: u64,
     /// Sets the wall clock an hour on and an hour back, in turn, from one drain to the next.
     wall_jumps: bool,
@@ -99,6 +102,11 @@ impl Datapath for Fake {
     }
 
     fn apply(&mut self, _options: &LoadOptions, _interfaces: &[Interface]) -> Result<ReleasedFlows, No> {
+        let mut seen = self.seen.lock().expect("lock");
+        if seen.refuse {
+            return Err(No(Exit::Unavailable));
+        }
+        seen.applied += 1;
         Ok(ReleasedFlows::default())
     }
 
@@ -108,12 +116,16 @@ impl Datapath for Fake {
     }
 }
 
-fn configuration(directory: &Path, more: &str) -> Resolved {
-    let text = format!(
+fn configuration_text(directory: &Path) -> String {
+    format!(
         "interfaces = [{{ name = \"eth0\" }}]\nlisten = \"127.0.0.1:0\"\ndrain_interval = \"100ms\"\nstate_dir = \"{0}/state\"\n\
-         control_socket = \"{0}/run/control.sock\"\nshutdown_grace = \"2s\"\n{more}",
+         control_socket = \"{0}/run/control.sock\"\nshutdown_grace = \"2s\"\n",
         directory.display()
-    );
+    )
+}
+
+fn configuration(directory: &Path, more: &str) -> Resolved {
+    let text = configuration_text(directory) + more;
     crate::config::parse(Path::new("p.toml"), &text, &Overrides::default()).expect("valid")
 }
 
@@ -220,6 +232,75 @@ async fn an_event_of_the_last_drain_is_delivered_before_the_end_and_a_hanging_ho
     ended.expect("a clean end");
     assert!(out.exists(), "the last event was lost");
     assert!(begun.elapsed() < Duration::from_secs(8), "{:?}", begun.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reload_applies_all_of_a_configuration_or_nothing() {
+    let directory = tempfile::tempdir().expect("directory");
+    let file = directory.path().join("p.toml");
+    let policy = |name: &str| format!("[[policies]]\nname = \"{name}\"\nthreshold = 500\nwindow = \"1m\"\n");
+    let write = |keys: &str, more: &str| {
+        let text = format!("{keys}\n{}{more}", configuration_text(directory.path()));
+        std::fs::write(&file, text).expect("written");
+    };
+    write("", &policy("first"));
+    let resolved = crate::config::load(Some(&file), &Overrides::default()).expect("valid");
+    let socket = resolved.control_socket.clone();
+    let running = start(resolved, Seen { bytes: 300, ..Seen::default() }).await;
+    running.wait_for("/metrics", "peertally_policy_events_total{policy=\"first\"} 1").await;
+    let reload = |check| {
+        let socket = socket.clone();
+        async move {
+            let asked = tokio::task::spawn_blocking(move || reload::ask(&socket, check)).await.expect("asked");
+            asked.expect("answered")
+        }
+    };
+    assert_eq!(reload(false).await.result, ReloadResult::Unchanged);
+
+    write("", &(policy("first") + &policy("second")));
+    let report = reload(true).await;
+    assert_eq!(
+        (report.result, reload::show(&report).lines().next()),
+        (ReloadResult::Checked, Some("+ policies second"))
+    );
+    assert_eq!(running.seen.lock().expect("lock").applied, 0, "a check applied something");
+    let before = report.digest;
+    let report = reload(false).await;
+    assert_eq!(report.result, ReloadResult::Applied);
+    assert_ne!(report.digest, before);
+    running.wait_for("/metrics", "peertally_policy_events_total{policy=\"second\"} 1").await;
+    running.wait_for("/metrics", "peertally_policy_events_total{policy=\"first\"} 1").await;
+
+    for (keys, result, part) in [
+        ("drain_intervall = \"1s\"", ReloadResult::Invalid, "drain_intervall"),
+        ("one_way = true\ntop = 1", ReloadResult::Invalid, "top"),
+        ("one_way = true", ReloadResult::NeedsRestart, "one_way cannot be changed"),
+    ] {
+        write(keys, "");
+        let refused = reload(false).await;
+        let message = refused.message.clone().expect("a reason");
+        assert!(refused.result == result && message.contains(part), "{refused:?}");
+        assert_eq!((reload::exit(&refused), &refused.digest), (Exit::Usage, &report.digest));
+    }
+    // What the kernel refuses changes nothing, either.
+    write("", "");
+    running.seen.lock().expect("lock").refuse = true;
+    let failed = reload(false).await;
+    assert_eq!((failed.result, reload::exit(&failed)), (ReloadResult::Failed, Exit::Unavailable));
+    assert!(failed.message.is_some_and(|message| message.contains("the fake kernel said no")));
+    let metrics = running.wait_for("/metrics", "peertally_policy_events_total{policy=\"second\"}").await;
+    for line in [
+        "peertally_reloads_total{result=\"applied\"} 1",
+        "peertally_reloads_total{result=\"invalid\"} 2",
+        "peertally_reloads_total{result=\"needs_restart\"} 1",
+        "peertally_reloads_total{result=\"failed\"} 1",
+        &format!("peertally_configuration_info{{digest=\"{}\"}} 1", report.digest),
+    ] {
+        assert!(metrics.contains(line), "{line}: {metrics}");
+    }
+    let status = tokio::task::spawn_blocking(move || status::query(&socket)).await.expect("asked").expect("answered");
+    assert_eq!(status.config_digest, report.digest);
+    running.stop().await.0.expect("a clean end");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -23,7 +23,8 @@ pub fn show(status: &Status) -> String {
         line("warning", warning.clone());
     }
     if let Some(config) = &status.config {
-        line("config", config.display().to_string());
+        let age = Duration::from_secs(status.config_age_seconds.max(0.0) as u64);
+        line("config", format!("{} ({}), for {}", config.display(), status.config_digest, show_duration(age)));
     }
     line("metrics", status.metrics.clone());
     line("inspection", status.inspection.clone());
