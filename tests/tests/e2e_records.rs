@@ -91,13 +91,20 @@ fn the_audit_file_says_what_was_in_force() -> Result<()> {
     let audit = lab.subdirectory("state")?.join("audit.jsonl");
     let keys = "drain_interval = \"200ms\"\non_exit = \"leave\"\n";
     let agent = Agent::start(&lab, &executable()?, keys)?;
-    // A second agent, with a port and a socket of its own, is refused by the lock.
+    // A second agent, with a port, a socket and a state of its own, is refused by the lock.
+    let second = lab.subdirectory("second")?;
     let file = configuration(&lab, &watching(&lab, "leave")?)?;
-    let text = fs::read_to_string(&file)?.replace(":9847", ":9848").replace("control.sock", "second.sock");
+    let text = fs::read_to_string(&file)?
+        .replace(":9847", ":9848")
+        .replace("control.sock", "second.sock")
+        .replace("/state\"", "/second\"");
     fs::write(&file, text)?;
     let (code, refused) = Agent::refusal(&lab, peertally(&lab)?.args(["run", "--config"]).arg(&file))?;
     ensure!(code == 69 && refused.contains("another `peertally run`"), "{code}: {refused}");
-    ensure!(fs::read_to_string(&audit).unwrap_or_default().is_empty(), "what never was in force is recorded");
+    ensure!(
+        fs::read_to_string(second.join("audit.jsonl")).unwrap_or_default().is_empty(),
+        "what never was in force is recorded"
+    );
     drop(agent);
 
     let mut agent = Agent::start(&lab, &executable()?, &watching(&lab, "leave")?)?;
