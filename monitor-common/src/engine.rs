@@ -13,6 +13,7 @@ mod budget;
 mod charge;
 mod commit;
 mod crowding;
+mod end_idle;
 mod flow_entry;
 mod flow_table;
 mod known_peers;
@@ -31,3 +32,4 @@ mod tally_slots;
 mod watchlist;
 
 pub use account::settle_idle;
+pub use end_idle::end_idle;

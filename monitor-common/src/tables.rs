@@ -10,6 +10,7 @@ pub mod peer_cache;
 pub mod pool_table;
 pub mod progress;
 pub mod reassembly;
+pub mod slot_ring;
 pub mod streams;
 pub mod tally_cache;
 pub mod token_bucket;

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use peertally_core::snapshot::{Counts, Reconciled, Snapshot};
+use peertally_core::snapshot::{AgeingCounts, Counts, Reconciled, SharedKeys, Snapshot};
 
 /// A drain that found nothing, ten seconds after the one before.
 #[must_use]
@@ -25,6 +25,8 @@ pub fn empty() -> Snapshot {
         spoofed: Vec::new(),
         rules: Vec::new(),
         tables: Vec::new(),
+        shared_keys: SharedKeys::default(),
+        ageing: AgeingCounts::default(),
         pending: Counts::default(),
         watchlist: Vec::new(),
         hits: Vec::new(),

@@ -197,6 +197,7 @@ const ROOMS: [(&str, &[&str]); 5] = [
             "reconcile",
             "content_list",
             "subscriber",
+            "booked",
             "snapshot",
             "testing",
             "policy",
@@ -212,6 +213,7 @@ const ROOMS: [(&str, &[&str]); 5] = [
             "table_sizes",
             "mapped",
             "view",
+            "ageing",
             "released_flows",
             "mapped_tables",
             "interface_tables",
@@ -222,11 +224,11 @@ const ROOMS: [(&str, &[&str]); 5] = [
             "attached",
         ],
     ),
-    ("crates/store/src", &["failure", "folder", "clock", "migrations", "events", "writer", "store"]),
+    ("crates/store/src", &["failure", "folder", "clock", "migrations", "events", "writer", "store", "booked"]),
     ("monitor/src", &["skip", "generated", "deliver", "config", "agent", "export", "listen", "verbs", "cli"]),
 ];
 /// Parts of the engine, each of which uses only those before it.
-const ENGINE: [&str; 21] = [
+const ENGINE: [&str; 22] = [
     "flow_entry",
     "budget",
     "crowding",
@@ -236,6 +238,7 @@ const ENGINE: [&str; 21] = [
     "tally_slots",
     "subscribers",
     "account",
+    "end_idle",
     "release",
     "watchlist",
     "peer_keys",

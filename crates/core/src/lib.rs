@@ -4,6 +4,7 @@
 //!   names;
 //! * [`subscriber`]: subscriber blocks and their pseudonyms; [`snapshot`]: the counters of one drain;
 //! * [`policy`]: thresholds within windows; [`analysis`]: rows for metrics, and policies that fired;
+//! * [`booked`]: totals of tallies that left the table;
 //! * [`reconcile`]: what the kernel has against what is configured;
 //! * [`content_list`]: hashes of notices already received; [`exit`]: exit codes.
 //!
@@ -13,6 +14,7 @@
 #![forbid(unsafe_code)]
 
 pub mod analysis;
+pub mod booked;
 pub mod content_list;
 pub mod exit;
 pub mod interface;

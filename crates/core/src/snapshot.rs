@@ -3,6 +3,7 @@
 //! Produced by the drain task only; everybody else holds an `Arc<Snapshot>` and never touches a map.
 
 use std::{
+    collections::{HashMap, HashSet},
     ops::AddAssign,
     sync::Arc,
     time::{Duration, Instant, SystemTime},
@@ -17,6 +18,8 @@ use monitor_common::abi::{
     tally::{Direction, TallyKey, Totals},
     watch::WatchHit,
 };
+
+use crate::booked;
 
 /// One drain.
 #[derive(Clone, Debug)]
@@ -33,6 +36,8 @@ pub struct Snapshot {
     pub keys: Arc<Vec<TallyKey>>,
     /// Cumulative counters of each tally, by slot; same length as `keys`. They never go down, restarts included.
     pub totals: Arc<Vec<Totals>>,
+    /// Slots that are no rows of their own.
+    pub shared_keys: SharedKeys,
     /// Tallies that moved since the drain before, by slot, in slot order. Nothing once the drain was evaluated: it
     /// would only be kept.
     pub changes: Vec<TallyChange>,
@@ -51,6 +56,8 @@ pub struct Snapshot {
     pub rules: Vec<(Rule, u64)>,
     /// Fill of each table.
     pub tables: Vec<TableUse>,
+    /// Tallies that left the table.
+    pub ageing: AgeingCounts,
     /// IP packets and bytes of flows under inspection, or not answered yet: counted, in no other number.
     pub pending: Counts,
     /// Watchlist hits so far, by subscriber block, protocol and confidence; none in other depths.
@@ -107,6 +114,58 @@ impl RunningProgram {
     }
 }
 
+impl Snapshot {
+    /// Counters of a slot's row; `None` for a slot that is no row of its own.
+    #[must_use]
+    pub fn row(&self, slot: usize) -> Option<Totals> {
+        let mut totals = *self.totals.get(slot)?;
+        if self.shared_keys.is_empty() {
+            return Some(totals);
+        }
+        let slot = slot as u32;
+        if self.shared_keys.successors.contains_key(&slot) || self.shared_keys.without_base.contains(&slot) {
+            return None;
+        }
+        if let Some(before) = self.shared_keys.predecessors.get(&slot)
+            && let Some(more) = self.totals.get(*before as usize)
+        {
+            booked::add(&mut totals, more);
+        }
+        Some(totals)
+    }
+}
+
+/// Slots whose counters are shown elsewhere, or not yet. A tally that leaves the table has two slots, if its subscriber
+/// comes back meanwhile.
+#[derive(Clone, Debug, Default)]
+pub struct SharedKeys {
+    /// The later slot of the key of a slot that leaves.
+    pub successors: HashMap<u32, u32>,
+    /// The leaving slot of the key of a later one.
+    pub predecessors: HashMap<u32, u32>,
+    /// Slots whose booked totals are not known yet: shown without them, the counter would go down.
+    pub without_base: HashSet<u32>,
+}
+
+impl SharedKeys {
+    /// Whether each slot is a row of its own.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.successors.is_empty() && self.without_base.is_empty()
+    }
+}
+
+/// Tallies that left the table, since the start of the agent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct AgeingCounts {
+    /// Tallies whose totals were booked, and whose slots were given back.
+    pub retired: u64,
+    /// Tallies that are to leave, but belong to a flow that goes on.
+    pub held: u64,
+    /// Attempts to book, to read what was booked, or to take a tally out of use that failed.
+    pub failures: u64,
+}
+
 /// How far a tally moved between two drains.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TallyChange {
@@ -157,6 +216,14 @@ pub struct TableUse {
     pub entries: u64,
     /// Entries it can hold.
     pub capacity: u64,
+}
+
+impl TableUse {
+    /// Part in use, from 0 to 1.
+    #[must_use]
+    pub fn ratio(&self) -> f64 {
+        if self.capacity == 0 { 0.0 } else { self.entries as f64 / self.capacity as f64 }
+    }
 }
 
 /// Plain counters of flows, and of their IP packets and bytes.

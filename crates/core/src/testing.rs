@@ -3,7 +3,7 @@
 use std::{
     collections::HashMap,
     net::IpAddr,
-    sync::Arc,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant, SystemTime},
 };
 
@@ -16,9 +16,10 @@ use monitor_common::abi::{
     tally::{Direction, TallyKey, Totals},
 };
 
+use crate::booked::{self, BookedTally, BookedTotals, BookingError};
 use crate::snapshot::{
-    Attachment, AttachmentChange, Counts, InterfaceCount, NodeRow, Reconciled, RunningProgram, Snapshot, TableUse,
-    TallyChange,
+    AgeingCounts, Attachment, AttachmentChange, Counts, InterfaceCount, NodeRow, Reconciled, RunningProgram,
+    SharedKeys, Snapshot, TableUse, TallyChange,
 };
 
 /// Counters of a data path that only a test adds to.
@@ -195,6 +196,8 @@ impl Kernel {
             )],
             rules: vec![(Rule::UtpSyn, 3), (Rule::MseAssociation, 1)],
             tables: vec![TableUse { name: "tallies", entries: self.keys.len() as u64, capacity: 1024 }],
+            shared_keys: SharedKeys::default(),
+            ageing: AgeingCounts::default(),
             pending: Counts::default(),
             watchlist: Vec::new(),
             hits: Vec::new(),
@@ -210,5 +213,83 @@ impl Kernel {
                 }],
             },
         }
+    }
+}
+
+/// Books in memory. A clone stands for the same books, which outlive the agents of a test.
+#[derive(Clone, Debug, Default)]
+pub struct MemoryBooks(Arc<Mutex<Books>>);
+
+/// What [`MemoryBooks`] hold.
+#[derive(Debug, Default)]
+pub struct Books {
+    tables: Option<u64>,
+    /// Booked totals.
+    pub totals: HashMap<TallyKey, Totals>,
+    /// The latest batch.
+    pub latest: Vec<(u32, TallyKey)>,
+    /// Whether each call fails.
+    pub fails: bool,
+    /// Whether the end of a commit is not told.
+    pub silent: bool,
+    outcome: Option<bool>,
+}
+
+impl MemoryBooks {
+    /// The books, locked.
+    pub fn lock(&self) -> MutexGuard<'_, Books> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Books {
+    fn check(&self, action: &'static str) -> Result<(), BookingError> {
+        if self.fails { Err(BookingError { action, source: "the test says so".into() }) } else { Ok(()) }
+    }
+}
+
+impl BookedTotals for MemoryBooks {
+    fn open(&mut self, tables: u64) -> Result<Vec<(u32, TallyKey)>, BookingError> {
+        let mut books = self.lock();
+        books.check("open")?;
+        books.outcome = None;
+        if books.tables.replace(tables).is_some_and(|before| before != tables) {
+            books.totals.clear();
+        }
+        Ok(books.latest.clone())
+    }
+
+    fn book(&mut self, batch: Vec<BookedTally>) {
+        let mut books = self.lock();
+        books.outcome = Some(!books.fails);
+        if !books.fails {
+            for BookedTally { key, totals, .. } in &batch {
+                booked::add(books.totals.entry(*key).or_default(), totals);
+            }
+            books.latest = batch.into_iter().map(|each| (each.slot, each.key)).collect();
+        }
+    }
+
+    fn forget_batch(&mut self) {
+        let mut books = self.lock();
+        books.outcome = Some(!books.fails);
+        if !books.fails {
+            books.latest.clear();
+        }
+    }
+
+    fn outcome(&mut self) -> Option<Result<(), BookingError>> {
+        let mut books = self.lock();
+        if books.silent {
+            return None;
+        }
+        let failed = || BookingError { action: "write", source: "the test says so".into() };
+        books.outcome.take().map(|done| if done { Ok(()) } else { Err(failed()) })
+    }
+
+    fn bases(&mut self, keys: &[TallyKey]) -> Result<Vec<Totals>, BookingError> {
+        let books = self.lock();
+        books.check("read")?;
+        Ok(keys.iter().map(|key| books.totals.get(key).copied().unwrap_or_default()).collect())
     }
 }

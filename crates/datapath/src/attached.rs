@@ -6,7 +6,7 @@
 
 mod attach;
 mod attachments;
-mod drain;
+pub(crate) mod drain;
 mod error;
 mod interface_numbers;
 mod link_watch;
@@ -17,17 +17,28 @@ mod pins;
 mod program_clock;
 mod records;
 
-use std::{fs::File, io, path::PathBuf, sync::Arc, time::Instant};
+use std::{
+    fs::File,
+    io,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use aya_log::EbpfLogger;
 use monitor_common::{
-    abi::{event::KernelEvent, limits::PENDING_IDLE_SECONDS, settings::InspectionDepth},
+    abi::{
+        event::KernelEvent,
+        limits::{PENDING_IDLE_SECONDS, WATCH_TALLIES_MAX},
+        settings::InspectionDepth,
+    },
     tables::token_bucket::PacketTally,
 };
 use peertally_core::{
     analysis::node::OTHER,
+    booked::BookedTotals,
     interface::Interface,
-    snapshot::{InterfaceCount, RunningProgram, Snapshot},
+    snapshot::{InterfaceCount, RunningProgram, Snapshot, TableUse},
     words::{OnExit, XdpMode},
 };
 
@@ -36,7 +47,8 @@ pub use error::AttachError;
 use self::{link_watch::LinkWatch, monitored::Monitored, netlink::Rtnetlink, pins::Tables};
 use crate::{
     Datapath,
-    object::{LoadOptions, LoadedObject},
+    ageing::{Ageing, RcuGrace, wait_for_packets},
+    object::{KernelIndex, LoadOptions, LoadedObject},
     released_flows::{self, ReleasedFlows},
 };
 
@@ -45,6 +57,8 @@ pub struct AttachedDatapath {
     object: LoadedObject,
     monitored: Monitored,
     drain: drain::Drain,
+    /// Ageing of tallies, and the map from which it removes keys.
+    ageing: Option<(Ageing, KernelIndex)>,
     /// The configuration in force.
     options: LoadOptions,
     /// Verdict writes that failed in this process; always 0 unless there is a bug.
@@ -110,11 +124,11 @@ impl AttachedDatapath {
             .map_err(|source| AttachError::PinFolder { path: folder.clone(), source })?;
         monitored.start(&mut object)?;
         // A packet holds no way of the flow table for long. Whoever does so now has died.
-        let abandoned = released_flows::release_abandoned(&object.view(), pins::wait_for_packets);
+        let abandoned = released_flows::release_abandoned(&object.view(), wait_for_packets);
         // Configure only now: a refused start must not change a program that is already counting.
         let options = LoadOptions { interfaces: monitored.targets().to_vec(), ..options.clone() };
         let change = object.configure(&options)?.from_any();
-        let released = released_flows::release_flows(&object.view(), &change, pins::wait_for_packets);
+        let released = released_flows::release_flows(&object.view(), &change, wait_for_packets);
         report_released(&ReleasedFlows { abandoned, ..released });
         let object_settings = object.map_settings()?;
         Ok(Self {
@@ -122,6 +136,7 @@ impl AttachedDatapath {
             monitored,
             drain: drain::Drain::default(),
             options,
+            ageing: None,
             internal_errors: released.internal_errors,
             kernel_log,
             link_watch: None,
@@ -203,8 +218,13 @@ impl Datapath for AttachedDatapath {
         let begun = Instant::now();
         self.reconcile();
         let interfaces = self.monitored.labels();
+        self.object.view().settings.clock_s.store(program_clock::now_s());
+        if let Some(ageing) = &mut self.ageing {
+            let (ageing, index) = ageing;
+            let freed = ageing.before_read(&self.object.view(), index);
+            self.drain.note_freed(&freed);
+        }
         let view = self.object.view();
-        view.settings.clock_s.store(program_clock::now_s());
         let mut read = self.drain.memory();
         view.read_into(PENDING_IDLE_SECONDS, &mut read, Some(&mut self.drain.remotes));
         self.internal_errors += read.internal_errors;
@@ -221,7 +241,8 @@ impl Datapath for AttachedDatapath {
         let watching = view.settings.inspection.load() == InspectionDepth::Watchlist as u64;
         let watchlist = if watching { self.object.watchlist_tallies()? } else { Vec::new() };
         let context = drain::DrainContext { interfaces: &interfaces, pools: self.options.pools.len() as u64 };
-        let mut snapshot = self.drain.snapshot(&view, read, begun, &context);
+        let mut snapshot =
+            self.drain.snapshot(&view, read, begun, &context, self.ageing.as_mut().map(|(ageing, _)| ageing));
         snapshot.skipped = skipped;
         snapshot.events = events;
         snapshot.rules = rules;
@@ -229,7 +250,14 @@ impl Datapath for AttachedDatapath {
         snapshot.spoofed = spoofed;
         snapshot.watchlist = watchlist;
         if watching {
+            let entries = snapshot.watchlist.len() as u64;
+            let capacity = u64::from(WATCH_TALLIES_MAX);
+            snapshot.tables.push(TableUse { name: "watch_tallies", entries, capacity });
             snapshot.hits = self.object.watchlist_hits();
+        }
+        if let Some(ageing) = &mut self.ageing {
+            let (ageing, index) = ageing;
+            ageing.after_read(&self.object.view(), index, |slot| self.drain.keeps(slot));
         }
         snapshot.attachments = self.monitored.attachments();
         snapshot.reconciled = self.monitored.reconciled(self.object.program_id()?);
@@ -258,7 +286,7 @@ impl Datapath for AttachedDatapath {
         self.options = options;
         let mut released = ReleasedFlows::default();
         if !change.is_empty() {
-            released = released_flows::release_flows(&self.object.view(), &change, pins::wait_for_packets);
+            released = released_flows::release_flows(&self.object.view(), &change, wait_for_packets);
             self.internal_errors += released.internal_errors;
             report_released(&released);
         }
@@ -280,6 +308,12 @@ impl Datapath for AttachedDatapath {
                 tracing::error!(%error, "cannot watch links: an interface made anew waits for the next drain");
             }
         }
+    }
+
+    fn age_tallies(&mut self, age: Duration, books: Box<dyn BookedTotals>) -> Result<(), AttachError> {
+        let grace = RcuGrace::start().map_err(|source| AttachError::Thread { source })?;
+        self.ageing = Some((Ageing::new(age, books, Box::new(grace)), self.object.slot_index()?));
+        Ok(())
     }
 
     fn finish(mut self, on_exit: OnExit) -> Result<(), AttachError> {

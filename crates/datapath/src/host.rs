@@ -37,6 +37,8 @@ use monitor_common::{
 use peertally_core::pool::{Pool, PoolChange, keyed, keyed_pools, pool_words};
 
 use super::{
+    ObjectError,
+    ageing::SlotIndex,
     interface_tables::{InterfaceTables, MonitoredInterface},
     released_flows::{ReleasedFlows, release_flows},
     table_sizes::TableSizes,
@@ -53,7 +55,8 @@ pub struct HostDataPath {
     tallies: Box<[Tally]>,
     keys: Box<[SlotKey]>,
     node: Box<[NodeTally]>,
-    slots: RefCell<HashMap<KeyWords, u32>>,
+    slots: RefCell<HashMap<KeyWords, u64>>,
+    free_slots: Box<[SharedU64]>,
     tally_cache: Box<[TallyLine]>,
     pools: Vec<(Address, u8, u8)>,
     pool_table: Box<[u64]>,
@@ -75,6 +78,13 @@ pub struct HostDataPath {
 
 fn zeroed<T: Default>(length: usize) -> Box<[T]> {
     (0..length).map(|_| T::default()).collect()
+}
+
+/// The ring of free slots of an empty table.
+fn first_round(sizes: &TableSizes) -> Box<[SharedU64]> {
+    let ring: Box<[SharedU64]> = zeroed(sizes.ring_cells() as usize);
+    sizes.fill_ring(&ring);
+    ring
 }
 
 /// The interface that frames arrive on unless said otherwise.
@@ -105,6 +115,7 @@ impl HostDataPath {
             node: zeroed(MAX_INTERFACES * NODE_ENTRIES_PER_INTERFACE),
             tally_cache: zeroed(sizes.tally_lines() as usize),
             slots: RefCell::new(HashMap::new()),
+            free_slots: first_round(&sizes),
             pool_table: pool_words(&pools).into(),
             pools,
             tunnel_endpoints: Vec::new(),
@@ -167,8 +178,15 @@ impl HostDataPath {
             reassembly: &self.reassembly,
             tallies: &self.tallies,
             keys: &self.keys,
+            tally_cache: &self.tally_cache,
+            free_slots: &self.free_slots,
             node: &self.node,
         }
+    }
+
+    /// The map of all slots, for the agent's side.
+    pub fn slot_index(&self) -> impl SlotIndex + '_ {
+        HostIndex(&self.slots)
     }
 
     /// Sets up interfaces by their indices. Others are as [`ACCESS`] and [`CORE`] say.
@@ -230,6 +248,19 @@ impl HostDataPath {
     #[must_use]
     pub fn events(&self, event: KernelEvent) -> u64 {
         self.events[event as usize].get()
+    }
+}
+
+/// The map of all slots.
+struct HostIndex<'a>(&'a RefCell<HashMap<KeyWords, u64>>);
+
+impl SlotIndex for HostIndex<'_> {
+    fn remove(&mut self, key: &KeyWords, slot: u32) -> Result<(), ObjectError> {
+        let mut slots = self.0.borrow_mut();
+        if slots.get(key).is_some_and(|checked_slot| *checked_slot as u32 == slot) {
+            slots.remove(key);
+        }
+        Ok(())
     }
 }
 
@@ -322,12 +353,16 @@ impl Maps for HostDataPath {
 
     fn prefetch_tally_line(&self, _index: u32) {}
 
-    fn find_slot(&self, key: &KeyWords) -> Option<u32> {
+    fn find_slot(&self, key: &KeyWords) -> Option<u64> {
         self.slots.borrow().get(key).copied()
     }
 
-    fn enter_slot(&self, key: &KeyWords, slot: u32) -> bool {
-        self.slots.borrow_mut().insert(*key, slot).is_none()
+    fn enter_slot(&self, key: &KeyWords, checked_slot: u64) -> bool {
+        self.slots.borrow_mut().insert(*key, checked_slot).is_none()
+    }
+
+    fn free_slot(&self, index: u32) -> Option<u64> {
+        self.free_slots.get(index as usize).map(SharedU64::load)
     }
 
     fn slot_key(&self, slot: u32) -> Option<&SlotKey> {

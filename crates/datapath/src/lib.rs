@@ -5,14 +5,18 @@
 //! * [`host`]: the shared engine over plain memory, for `replay --engine host` and tests;
 //! * [`object`]: the BPF object, loaded and configured;
 //! * [`mapped`]: memory mappings of its array maps; [`mapped_tables`]: those that a drain reads;
+//! * [`ageing`]: slots of tallies that are given back;
 //! * [`attached`]: the object attached to interfaces, for `run`;
 //! * [`released_flows`]: flows of subscribers whose pool changed;
 //! * [`table_sizes`]: capacities of the tables; [`table_memory`]: memory that they take;
 //! * [`error`]: errors of the object and its maps;
 //! * [`test_run`]: the object driven by the kernel's test runner, for `replay --engine kernel` and tests.
 
-use peertally_core::{exit::ExitCause, interface::Interface, snapshot::Snapshot, words::OnExit};
+use std::time::Duration;
 
+use peertally_core::{booked::BookedTotals, exit::ExitCause, interface::Interface, snapshot::Snapshot, words::OnExit};
+
+pub mod ageing;
 pub mod attached;
 pub mod error;
 pub mod host;
@@ -61,6 +65,15 @@ pub trait Datapath: Send + 'static {
     /// Has `wake` called when interfaces changed: [`Self::reconcile`] should then be called soon.
     fn wake_by(&mut self, wake: Box<dyn Fn() + Send>) {
         drop(wake);
+    }
+
+    /// From the next drain on, tallies that have not moved for `age` give their slots back, and their totals go into
+    /// `books`. A data path whose table never fills ignores it.
+    ///
+    /// # Errors
+    /// When the system gives no thread.
+    fn age_tallies(&mut self, _age: Duration, _books: Box<dyn BookedTotals>) -> Result<(), Self::Error> {
+        Ok(())
     }
 
     /// Leaves the program attached, or detaches it and removes its pins.

@@ -18,6 +18,7 @@ use monitor_common::{
         flow_table::{ColdSet, FlowSet},
         peer_cache::PeerSet,
         reassembly::ReassemblySlot,
+        tally_cache::TallyLine,
     },
 };
 
@@ -34,7 +35,7 @@ pub trait MappedValue: sealed::MappedValue {}
 macro_rules! shared {
     ($($type:ty),*) => { $(impl sealed::MappedValue for $type {} impl MappedValue for $type {})* };
 }
-shared!(Settings, FlowSet, ColdSet, PeerSet, ReassemblySlot, Tally, SlotKey, NodeTally, SharedU64);
+shared!(Settings, FlowSet, ColdSet, PeerSet, ReassemblySlot, Tally, SlotKey, TallyLine, NodeTally, SharedU64);
 
 /// Maps an array map of an object into memory.
 ///

@@ -6,10 +6,12 @@ use monitor_common::{
         settings::Settings,
         tally::{NodeTally, SlotKey, Tally},
     },
+    bpf::shared_u64::SharedU64,
     tables::{
         flow_table::{ColdSet, FlowSet},
         peer_cache::PeerSet,
         reassembly::ReassemblySlot,
+        tally_cache::TallyLine,
     },
 };
 
@@ -28,6 +30,10 @@ pub struct MappedTables {
     pub(super) reassembly: MappedArray<ReassemblySlot>,
     pub(super) tallies: MappedArray<Tally>,
     pub(super) keys: MappedArray<SlotKey>,
+    /// Not in an older build, loaded for a measurement.
+    pub(super) tally_cache: Option<MappedArray<TallyLine>>,
+    /// As for the tally cache.
+    pub(super) free_slots: Option<MappedArray<SharedU64>>,
     pub(super) node: MappedArray<NodeTally>,
     /// Interfaces with a number: low 16 bits of the index, and the number.
     pub(super) interfaces: Vec<(u16, u32)>,
@@ -39,7 +45,10 @@ impl MappedTables {
     /// # Errors
     /// When the object lacks a map, or the kernel refuses a mapping.
     pub(super) fn new(ebpf: &Ebpf) -> Result<Self, ObjectError> {
+        let reuses = ebpf.map("FREE_SLOTS").is_some();
         Ok(Self {
+            tally_cache: reuses.then(|| map_array(ebpf, "TALLY_CACHE")).transpose()?,
+            free_slots: reuses.then(|| map_array(ebpf, "FREE_SLOTS")).transpose()?,
             settings: map_array(ebpf, "SETTINGS")?,
             flows: map_array(ebpf, "FLOWS")?,
             cold: map_array(ebpf, "COLD_FLOWS")?,
@@ -63,6 +72,8 @@ impl MappedTables {
             reassembly: self.reassembly.values(),
             tallies: self.tallies.values(),
             keys: self.keys.values(),
+            tally_cache: self.tally_cache.as_ref().map_or(&[], MappedArray::values),
+            free_slots: self.free_slots.as_ref().map_or(&[], MappedArray::values),
             node: self.node.values(),
         }
     }

@@ -5,13 +5,14 @@
 mod programs;
 
 use std::{
+    os::fd::AsFd as _,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
 use aya::{
     Ebpf, EbpfLoader,
-    maps::{HashMap, LpmTrie, Map, MapData, PerCpuArray, RingBuf, lpm_trie::Key},
+    maps::{HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, RingBuf, lpm_trie::Key},
     pin::PinError,
     programs::Xdp,
 };
@@ -39,6 +40,7 @@ use peertally_core::{
 
 pub use super::interface_tables::MonitoredInterface;
 use super::{
+    ageing::SlotIndex,
     error::ObjectError,
     interface_tables::{InterfaceTables, SetPrefix},
     mapped::{MappedArray, map_array},
@@ -63,6 +65,7 @@ const PINNED: &[&str] = &[
     "TALLY_KEYS",
     "TALLY_SLOTS",
     "TALLY_CACHE",
+    "FREE_SLOTS",
     "NODE",
     "INTERFACES",
     "POOLS",
@@ -374,6 +377,20 @@ impl LoadedObject {
         Ok(array.get(&index, 0).map_err(error)?.iter().sum())
     }
 
+    /// The map of all slots, apart from the object: its program runs while keys are removed.
+    ///
+    /// # Errors
+    /// When the object does not hold the map, or no descriptor is left.
+    pub fn slot_index(&self) -> Result<KernelIndex, ObjectError> {
+        let name = TALLY_SLOTS;
+        let error = |source| ObjectError::Map { name, source };
+        let Map::HashMap(data) = self.map(name)? else { return Err(ObjectError::MapMissing { name }) };
+        let descriptor = data.fd().as_fd().try_clone_to_owned();
+        let descriptor = descriptor.map_err(|source| ObjectError::Mapping { name, source })?;
+        let data = MapData::from_fd(descriptor).map_err(error)?;
+        Ok(KernelIndex(Map::HashMap(data).try_into().map_err(error)?))
+    }
+
     /// Refuses pinned maps of another capacity: the loader reuses a pin without checking its shape.
     fn check_sizes(&self, sizes: &TableSizes) -> Result<(), ObjectError> {
         let (view, sets, tallies) = (self.view(), sizes.sets() as usize, sizes.tallies as usize);
@@ -669,6 +686,25 @@ impl LoadedObject {
     }
 }
 
+/// Name of the map of all slots.
+const TALLY_SLOTS: &str = "TALLY_SLOTS";
+
+/// The map of all slots, by the words of a key.
+pub struct KernelIndex(HashMap<MapData, [u64; 3], u64>);
+
+impl SlotIndex for KernelIndex {
+    fn remove(&mut self, key: &KeyWords, slot: u32) -> Result<(), ObjectError> {
+        let error = |source| ObjectError::Map { name: TALLY_SLOTS, source };
+        let words = [key.high, key.low, key.meta];
+        match self.0.get(&words, 0) {
+            // Only the agent removes keys, so this one keeps its slot until then.
+            Ok(checked_slot) if checked_slot as u32 == slot => self.0.remove(&words).map_err(error),
+            Ok(_) | Err(MapError::KeyNotFound) => Ok(()),
+            Err(source) => Err(error(source)),
+        }
+    }
+}
+
 /// What the tables of interfaces held at a time.
 pub(super) struct SavedInterfaces {
     numbers: Vec<(u16, u32)>,
@@ -700,6 +736,8 @@ fn initialise(tables: &mut MappedTables, options: &LoadOptions) -> Result<bool, 
     if tables.view().settings.slots != 0 {
         return Ok(false);
     }
+    // An older build, loaded for a measurement, has no ring.
+    options.sizes.fill_ring(tables.view().free_slots);
     let settings = &mut tables.settings.values_mut()[0];
     settings.seed = match options.seed {
         Some(seed) => seed,

@@ -1,8 +1,12 @@
 //! Capacities of the tables, and the entries of each map that follow from them.
 
-use monitor_common::abi::{
-    limits::{DEFAULT_FLOWS, DEFAULT_PEERS, DEFAULT_TALLIES, WAYS},
-    settings::Settings,
+use monitor_common::{
+    abi::{
+        limits::{DEFAULT_FLOWS, DEFAULT_PEERS, DEFAULT_TALLIES, WAYS},
+        settings::Settings,
+    },
+    bpf::shared_u64::SharedU64,
+    tables::slot_ring,
 };
 
 /// Capacities of the tables that the configuration decides.
@@ -43,7 +47,7 @@ impl TableSizes {
 
     /// Entries of the maps that these sizes decide, by their names in the object.
     #[must_use]
-    pub fn entries(&self) -> [(&'static str, u32); 7] {
+    pub fn entries(&self) -> [(&'static str, u32); 8] {
         [
             ("FLOWS", self.sets()),
             ("COLD_FLOWS", self.sets()),
@@ -52,7 +56,21 @@ impl TableSizes {
             ("TALLY_KEYS", self.tallies),
             ("TALLY_SLOTS", self.tallies),
             ("TALLY_CACHE", self.tally_lines()),
+            ("FREE_SLOTS", self.ring_cells()),
         ]
+    }
+
+    /// Cells of the ring of free slots: as [`slot_ring::index`] counts them.
+    #[must_use]
+    pub fn ring_cells(&self) -> u32 {
+        4 * self.tally_lines()
+    }
+
+    /// Gives all slots but the catch-all's, by their own numbers as tickets.
+    pub(crate) fn fill_ring(&self, ring: &[SharedU64]) {
+        for (slot, cell) in (0..self.tallies).zip(ring).skip(1) {
+            cell.store(slot_ring::cell(u64::from(slot), slot));
+        }
     }
 
     /// Lines of the tally cache: a power of two; room for twice the tallies.

@@ -22,6 +22,8 @@ use monitor_common::{
         maps::CounterMaps,
         peer_cache::{PeerEntry, PeerSet},
         reassembly::ReassemblySlot,
+        slot_ring,
+        tally_cache::TallyLine,
     },
 };
 use peertally_core::{
@@ -46,6 +48,10 @@ pub struct View<'a> {
     pub tallies: &'a [Tally],
     /// Their keys.
     pub keys: &'a [SlotKey],
+    /// Lines of the tally cache; none in an older build, loaded for a measurement.
+    pub tally_cache: &'a [TallyLine],
+    /// Ring of free slots; as for the tally cache.
+    pub free_slots: &'a [SharedU64],
     /// Node-level tallies.
     pub node: &'a [NodeTally],
 }
@@ -144,7 +150,33 @@ impl CounterMaps for MappedCounters<'_> {
 }
 
 impl View<'_> {
-    /// Slots that have been handed out.
+    /// Slots that a program can take before it finds the ring empty.
+    #[must_use]
+    pub fn slots_free(&self) -> usize {
+        let next = self.settings.next_slot.load();
+        // The cells from the next ticket on are given, up to the end of the ring.
+        let (mut given, mut end) = (0, self.tallies.len() as u64);
+        while given < end {
+            let middle = given.midpoint(end);
+            if self.free_slot(next + middle).is_some() { given = middle + 1 } else { end = middle }
+        }
+        given as usize
+    }
+
+    /// Tallies in use, the catch-all included.
+    #[must_use]
+    pub fn tallies_in_use(&self) -> usize {
+        if self.free_slots.is_empty() { self.slots_in_use() } else { self.tallies.len() - self.slots_free() }
+    }
+
+    /// The slot that the ring gives to the holder of a ticket.
+    #[must_use]
+    pub fn free_slot(&self, ticket: u64) -> Option<u32> {
+        let cell = self.free_slots.get(slot_ring::index(ticket, self.settings.tally_mask) as usize)?;
+        slot_ring::slot_in(cell.load(), ticket)
+    }
+
+    /// Slots that were ever handed out: they come first.
     #[must_use]
     pub fn slots_in_use(&self) -> usize {
         usize::try_from(self.settings.next_slot.load())

@@ -14,6 +14,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod booked;
 pub mod clock;
 pub mod events;
 pub mod failure;

@@ -20,6 +20,7 @@ pub struct Migration {
 pub const MIGRATIONS: &[Migration] = &[
     Migration { name: "facts of the node", sql: include_str!("migrations/0001_facts.sql") },
     Migration { name: "events and cool-downs", sql: include_str!("migrations/0002_events.sql") },
+    Migration { name: "totals of tallies that left", sql: include_str!("migrations/0003_booked.sql") },
 ];
 
 /// Version of the tables that this program reads and writes.

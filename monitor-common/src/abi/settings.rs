@@ -16,7 +16,8 @@ pub struct Settings {
     pub set_mask: u64,
     /// Coarse time in seconds; advanced by the program's slow path and by the agent.
     pub clock_s: SharedU64,
-    /// Slots handed out so far; slot 0 is the catch-all.
+    /// Next ticket of the ring of free slots ([`crate::tables::slot_ring`]). At first, slots have their own numbers as
+    /// tickets; slot 0 is the catch-all.
     pub next_slot: SharedU64,
     /// Number of slots.
     pub slots: u64,

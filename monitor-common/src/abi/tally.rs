@@ -40,6 +40,24 @@ pub struct KeyWords {
 }
 
 impl KeyWords {
+    /// The block's address.
+    #[must_use]
+    pub const fn block(&self) -> Address {
+        Address { high: self.high, low: self.low }
+    }
+
+    /// The block's length in bits, out of 128.
+    #[must_use]
+    pub const fn block_len(&self) -> u32 {
+        (self.meta >> 24) as u32 & 0xff
+    }
+
+    /// The block's realm.
+    #[must_use]
+    pub const fn realm(&self) -> u32 {
+        (self.meta >> 32) as u32
+    }
+
     /// The key of a block, protocol and confidence.
     #[inline(always)]
     #[must_use]
@@ -92,13 +110,45 @@ pub struct SlotKey {
 const _: () = assert!(core::mem::size_of::<SlotKey>() == 24);
 
 impl SlotKey {
-    /// Last word of a slot that will never be used: two CPUs made one tally at once, and this slot lost.
+    /// Last word of a slot that no CPU uses: two CPUs made one tally at once, and this slot lost.
     const WITHDRAWN: u64 = 2;
+    /// Bit of the last word while the agent retires the slot: its key cannot be found any more.
+    const RETIRING: u64 = 4;
 
-    /// Whether the slot was taken out of use for good.
+    /// Whether the slot lost against another one of its key, and may be given back.
     #[must_use]
     pub fn is_withdrawn(&self) -> bool {
         self.meta.load() == Self::WITHDRAWN
+    }
+
+    /// Whether the agent retires the slot.
+    #[must_use]
+    pub fn is_retiring(&self) -> bool {
+        self.meta.load() & Self::RETIRING != 0
+    }
+
+    /// Begins to retire the slot, which is in use.
+    pub fn retire(&self) {
+        self.meta.or(Self::RETIRING);
+    }
+
+    /// Whether no key was written, or the slot was freed.
+    #[must_use]
+    pub fn is_free(&self) -> bool {
+        self.meta.load() == 0
+    }
+
+    /// Frees the slot for another key.
+    pub fn free(&self) {
+        self.meta.swap(0);
+    }
+
+    /// The key as the map of all slots has it, if the slot is in use.
+    #[must_use]
+    pub fn words(&self) -> Option<KeyWords> {
+        let meta = self.meta.load();
+        let words = || KeyWords { high: self.high.load(), low: self.low.load(), meta: meta & !Self::RETIRING };
+        (meta & 1 == 1).then(words)
     }
 
     /// Writes a key, or takes the slot out of use.
@@ -128,12 +178,11 @@ impl SlotKey {
     /// The key, if the slot is in use.
     #[must_use]
     pub fn read(&self) -> Option<TallyKey> {
-        let meta = self.meta.load();
-        (meta & 1 == 1).then(|| KeyWords { high: self.high.load(), low: self.low.load(), meta }.into())
+        self.words().map(TallyKey::from)
     }
 }
 
-/// One tally in the mapped array. Counters only grow; the agent's drain empties the remotes.
+/// One tally in the mapped array. Counters only grow while the slot has its key; the agent's drain empties the remotes.
 #[derive(Debug, Default)]
 #[repr(C)]
 pub struct Tally {
@@ -190,6 +239,12 @@ impl Tally {
         if self.remotes.load() & remotes.0 != remotes.0 {
             self.remotes.or(remotes.0);
         }
+    }
+
+    /// Zeroes a tally that nothing names any more.
+    pub fn clear(&self) {
+        let counters = [&self.packets_up, &self.bytes_up, &self.packets_down, &self.bytes_down, &self.flows];
+        counters.into_iter().chain([&self.last_seen_s, &self.remotes]).for_each(|word| word.store(0));
     }
 
     /// Takes the remotes out.

@@ -62,10 +62,12 @@ pub trait Maps: CounterMaps {
     fn tally_line(&self, index: u32) -> Option<&TallyLine>;
     /// Prefetches a line of the tally cache.
     fn prefetch_tally_line(&self, index: u32);
-    /// Slot of a tally key.
-    fn find_slot(&self, key: &KeyWords) -> Option<u32>;
-    /// Enters a key with its slot; returns whether it was new.
-    fn enter_slot(&self, key: &KeyWords, slot: u32) -> bool;
+    /// Slot of a tally key, with a check of the key ([`tally_cache::checked_slot`](super::tally_cache::checked_slot)).
+    fn find_slot(&self, key: &KeyWords) -> Option<u64>;
+    /// Enters a key with its slot and check; returns whether it was new.
+    fn enter_slot(&self, key: &KeyWords, checked_slot: u64) -> bool;
+    /// A cell of the ring of free slots ([`crate::tables::slot_ring`]).
+    fn free_slot(&self, index: u32) -> Option<u64>;
     /// The key of a slot, where the agent reads it.
     fn slot_key(&self, slot: u32) -> Option<&SlotKey>;
     /// Counts a flow by the number of the rule that labelled it.

@@ -4,7 +4,7 @@
 //! block share one line of this cache. The line is known as soon as the block is, so it can be prefetched. A line has
 //! eight entries, shared by the blocks that hash to it; a slot that is not cached is found in the hash.
 //!
-//! A slot never changes its key, so an entry never goes out of date. Code that reuses slots must clear the cache first.
+//! Whoever gives a slot another key must clear its entry first ([`TallyLine::forget`]).
 //! An entry is identified by its line (a keyed hash of the block) and 40 bits of a keyed hash of the whole key. Of a
 //! million tallies in 2^18 lines, two are confused with a probability of 2 in 10^6 (2^39 pairs in 2^58 places).
 
@@ -53,7 +53,35 @@ pub const fn tag(block_hash: u64, key: &KeyWords, seed: &Seed) -> u64 {
     absorb(block_hash, key.meta, seed) << SLOT_BITS
 }
 
+/// A slot with half of its key's hash, as the hash of all slots has it. The kernel may give the memory of a removed
+/// element to another key while a look-up reads it: then the check differs.
+#[inline(always)]
+#[must_use]
+pub const fn checked_slot(tag: u64, slot: u32) -> u64 {
+    tag & CHECK_MASK | slot as u64
+}
+
+/// The slot in a [`checked_slot`], if it is that of the key with this tag.
+#[inline(always)]
+#[must_use]
+pub const fn slot_of_tag(checked_slot: u64, tag: u64) -> Option<u32> {
+    if (checked_slot ^ tag) & CHECK_MASK == 0 { Some(checked_slot as u32) } else { None }
+}
+
+const CHECK_MASK: u64 = !0xffff_ffff;
+
 impl TallyLine {
+    /// Removes a slot, which no CPU enters any more.
+    pub fn forget(&self, slot: u32) {
+        for entry in &self.entries {
+            let seen = entry.load();
+            if seen & SLOT_MASK == u64::from(slot) {
+                // If another one took its place meanwhile, that stays.
+                entry.replace(seen, 0);
+            }
+        }
+    }
+
     /// The cached slot of a tag.
     #[inline(always)]
     #[must_use]

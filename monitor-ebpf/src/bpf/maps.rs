@@ -63,10 +63,13 @@ static TALLIES: Array<Tally> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 #[map]
 static TALLY_KEYS: Array<SlotKey> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 #[map]
-static TALLY_SLOTS: HashMap<KeyWords, u32> = HashMap::with_max_entries(1, 0);
+static TALLY_SLOTS: HashMap<KeyWords, u64> = HashMap::with_max_entries(1, 0);
 /// Caches slots of `TALLY_SLOTS`.
 #[map]
-static TALLY_CACHE: Array<TallyLine> = Array::with_max_entries(1, 0);
+static TALLY_CACHE: Array<TallyLine> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+/// Ring of free slots.
+#[map]
+static FREE_SLOTS: Array<SharedU64> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 #[map]
 static NODE: Array<NodeTally> =
     Array::with_max_entries((MAX_INTERFACES * NODE_ENTRIES_PER_INTERFACE) as u32, BPF_F_MMAPABLE);
@@ -325,14 +328,19 @@ impl Maps for BpfMaps {
     }
 
     #[inline(always)]
-    fn find_slot(&self, key: &KeyWords) -> Option<u32> {
-        // SAFETY: entries are only ever added; a slot number is read in one load.
+    fn find_slot(&self, key: &KeyWords) -> Option<u64> {
+        // SAFETY: the value is read in one load. Its memory may go to another key meanwhile, which its check tells.
         unsafe { TALLY_SLOTS.get(key) }.copied()
     }
 
     #[inline(always)]
-    fn enter_slot(&self, key: &KeyWords, slot: u32) -> bool {
-        TALLY_SLOTS.insert(key, slot, u64::from(BPF_NOEXIST)).is_ok()
+    fn enter_slot(&self, key: &KeyWords, checked_slot: u64) -> bool {
+        TALLY_SLOTS.insert(key, checked_slot, u64::from(BPF_NOEXIST)).is_ok()
+    }
+
+    #[inline(always)]
+    fn free_slot(&self, index: u32) -> Option<u64> {
+        FREE_SLOTS.get(index).map(SharedU64::load)
     }
 
     #[inline(always)]

@@ -61,6 +61,11 @@ pub struct Raw {
     // Below 100 ms a drain of a million tallies takes a large part of a core. Above an hour policy windows are too
     // coarse.
     pub drain_interval: DurationText<100, HOUR>,
+    /// Time without traffic after which a tally gives its place in the kernel's table back. Its counters go into the
+    /// store and go on from there when the subscriber comes back. Never shorter than the longest `window` of a policy,
+    /// unless more than 80 % of `capacity.tallies` are in use: then the tallies without traffic for longest go first.
+    // Below two minutes a tally might leave while its flow is active.
+    pub tally_age: DurationText<120_000, { 31 * DAY }>,
     /// Exported metrics.
     #[serde(deserialize_with = "table")]
     pub metrics: Metrics,
@@ -118,6 +123,7 @@ impl Default for Raw {
             capacity: Capacity::default(),
             shedding: RawShedding::default(),
             drain_interval: DurationText::from_secs(10),
+            tally_age: DurationText::from_secs(24 * 3600),
             metrics: Metrics::default(),
             records: Records::default(),
             node: None,

@@ -55,6 +55,8 @@ pub struct Resolved {
     pub datapath: LoadOptions,
     /// Time between drains.
     pub drain_interval: Duration,
+    /// Time without traffic after which a tally gives its place back, policies' windows included.
+    pub tally_age: Duration,
     /// Rank at which a subscriber is exported; 0 for none.
     pub top_k: usize,
     /// Whether `/metrics/subscribers` exists.
@@ -185,6 +187,7 @@ pub(super) fn resolve(raw: &Raw, overrides: &Overrides, locator: &Locator<'_>) -
     let packets_per_second = check.ranged("shedding.packets_per_second", &raw.shedding.packets_per_second);
     let shedding = Shedding { packets_per_second: packets_per_second as u32 };
     let drain_interval = check.ranged("drain_interval", &raw.drain_interval);
+    let tally_age = check.ranged("tally_age", &raw.tally_age);
     let top_k = check.ranged("metrics.top_k", &raw.metrics.top_k);
     let file_megabytes = check.ranged("records.file_megabytes", &raw.records.file_megabytes);
     let files = check.ranged("records.files", &raw.records.files);
@@ -240,6 +243,8 @@ pub(super) fn resolve(raw: &Raw, overrides: &Overrides, locator: &Locator<'_>) -
             ..LoadOptions::default()
         },
         drain_interval,
+        // A tally that left has no window.
+        tally_age: policies.iter().map(|policy| policy.window).max().unwrap_or_default().max(tally_age),
         top_k: top_k as usize,
         subscriber_metrics: raw.metrics.subscribers,
         state_dir,

@@ -265,6 +265,10 @@ fn kernel(published: &DrainResult) -> Vec<Family> {
         shed_packets.add(&[&row.interface], row.packets as f64);
         shed_bytes.add(&[&row.interface], row.bytes as f64);
     }
+    let mut table_use = Family::new(&definitions::TABLE_USE);
+    for table in &snapshot.tables {
+        table_use.add(&[table.name], table.ratio());
+    }
     let catch_all = [("up", published.catch_all.bytes_up), ("down", published.catch_all.bytes_down)];
     vec![
         labelled(&definitions::SKIPPED, &mut snapshot.skipped.iter().map(|(reason, count)| (reason.label(), *count))),
@@ -276,6 +280,10 @@ fn kernel(published: &DrainResult) -> Vec<Family> {
         labelled(&definitions::CATCH_ALL_BYTES, &mut catch_all.into_iter()),
         labelled(&definitions::TABLE_ENTRIES, &mut snapshot.tables.iter().map(|table| (table.name, table.entries))),
         labelled(&definitions::TABLE_CAPACITY, &mut snapshot.tables.iter().map(|table| (table.name, table.capacity))),
+        table_use,
+        Family::single(&definitions::TALLIES_RETIRED, snapshot.ageing.retired as f64),
+        Family::single(&definitions::TALLIES_HELD, snapshot.ageing.held as f64),
+        Family::single(&definitions::TALLY_AGEING_FAILURES, snapshot.ageing.failures as f64),
         attached,
         others,
         changes,

@@ -103,6 +103,14 @@ definitions! {
         "Entries in use of a kernel table.";
     TABLE_CAPACITY = "/metrics" Gauge "peertally_table_capacity" in "" by ["table"]:
         "Entries a kernel table can hold.";
+    TABLE_USE = "/metrics" Gauge "peertally_table_use_ratio" in "" by ["table"]:
+        "Part of a kernel table that is in use, from 0 to 1. Above 0.8 the log, `status` and `/readyz` warn.";
+    TALLIES_RETIRED = "/metrics" Counter "peertally_tallies_retired_total" in "" by []:
+        "Tallies without traffic whose counters went into the store, and whose places in the kernel's table are free again.";
+    TALLIES_HELD = "/metrics" Gauge "peertally_tallies_held" in "" by []:
+        "Tallies that are to leave the kernel's table, but belong to a flow that goes on.";
+    TALLY_AGEING_FAILURES = "/metrics" Counter "peertally_tally_ageing_failures_total" in "" by []:
+        "Failed attempts to take a tally out of use, or to write or read its counters in the store. Each is tried again.";
     ATTACHED = "/metrics" Gauge "peertally_xdp_attached" in "" by ["interface", "role", "mode"]:
         "1 for each interface the XDP program is attached to, with the mode read back from the kernel; 0 with mode `none` where it is no longer attached.";
     MERGED = "/metrics" Gauge "peertally_xdp_merged_packets" in "" by ["interface"]:

@@ -70,7 +70,7 @@ pub fn write(snapshot: &Snapshot, pseudonyms: &Pseudonyms, shard: Shard, send: i
     {
         header(&mut pieces.text, definition);
         for (slot, name, protocol, confidence) in &rows {
-            let Some(totals) = snapshot.totals.get(*slot) else { continue };
+            let Some(totals) = snapshot.row(*slot) else { continue };
             let labels = format_args!("{{subscriber=\"{name}\",protocol=\"{protocol}\",confidence=\"{confidence}\"");
             let metric = definition.name;
             let (up, down) = match definition.unit {

@@ -26,8 +26,8 @@ struct TallyRow {
 /// Writes one JSON object per line, in pieces; ends early if `send` reports that nobody reads.
 pub fn write(snapshot: &Snapshot, send: impl FnMut(String) -> bool) {
     let mut pieces = Pieces::new(send);
-    for (key, totals) in snapshot.keys.iter().zip(snapshot.totals.iter()) {
-        let Some(subscriber) = Subscriber::of(key) else { continue };
+    for (slot, key) in snapshot.keys.iter().enumerate() {
+        let (Some(subscriber), Some(totals)) = (Subscriber::of(key), snapshot.row(slot)) else { continue };
         let verdict = (Protocol::from_number(key.protocol), Confidence::from_number(key.confidence));
         let (Some(protocol), Some(confidence)) = verdict else { continue };
         let row = TallyRow {

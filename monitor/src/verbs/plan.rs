@@ -48,6 +48,9 @@ const AGENT_BYTES_PER_TALLY_AND_GROUP: u64 = 52;
 /// buckets of 32 bytes.
 const AGENT_BYTES_PER_TALLY_AND_WINDOW: u64 = 512;
 
+/// Tallies of a subscriber with traffic of one P2P protocol, and other traffic.
+pub const TALLIES_EACH: u64 = 2;
+
 /// Memory of a configuration.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Plan {
@@ -55,6 +58,8 @@ pub struct Plan {
     pub flows: u64,
     /// Tallies there is room for.
     pub tallies: u64,
+    /// Subscribers there is room for, with [`TALLIES_EACH`] tallies each.
+    pub subscribers: u64,
     /// Tables in the kernel, largest first.
     pub tables: Vec<TableMemory>,
     /// Their sum: taken at the start, and kept while they are pinned.
@@ -159,7 +164,7 @@ impl LoadPlan {
         };
         Ok(Self {
             flows_bytes: bytes(&["FLOWS", "COLD_FLOWS"]),
-            tallies_bytes: bytes(&["TALLIES", "TALLY_KEYS", "TALLY_SLOTS", "TALLY_CACHE"]),
+            tallies_bytes: bytes(&["TALLIES", "TALLY_KEYS", "TALLY_SLOTS", "TALLY_CACHE", "FREE_SLOTS"]),
             peers_bytes: bytes(&["PEERS"]),
             shedding: resolved.datapath.shedding.map(|shedding| Bucket::new(shedding, &resolved.datapath.sizes)),
             kernel_bytes: plan.kernel_bytes,
@@ -190,12 +195,13 @@ impl Plan {
             + AGENT_BYTES_PER_TALLY_AND_WINDOW * windows.len() as u64;
         let index: u64 = tables
             .iter()
-            .filter(|table| ["TALLY_SLOTS", "TALLY_CACHE"].contains(&table.name.as_str()))
+            .filter(|table| ["TALLY_SLOTS", "TALLY_CACHE", "FREE_SLOTS"].contains(&table.name.as_str()))
             .map(|table| table.bytes)
             .sum();
         Ok(Self {
             flows: u64::from(flows),
             tallies,
+            subscribers: tallies.saturating_sub(1) / TALLIES_EACH,
             kernel_bytes: tables.iter().map(|table| table.bytes).sum(),
             bytes_per_flow: ((size_of::<FlowSet>() + size_of::<ColdSet>()) / WAYS) as u64,
             bytes_per_tally: (size_of::<Tally>() + size_of::<SlotKey>()) as u64 + index / tallies.max(1),

@@ -18,7 +18,7 @@ use peertally_datapath::{
     Datapath,
     owned::{self, OwnedError},
 };
-use peertally_store::{Store, StoreError};
+use peertally_store::{Store, StoreError, booked::StoredTotals};
 use tokio::sync::{oneshot, watch};
 
 use crate::{
@@ -197,6 +197,7 @@ async fn serve_reloading<D: Datapath>(
     let pseudonyms = pseudonym_key::open(&resolved.pseudonym_key_file)?;
     let store_stats = StoreStats::new(commit_histogram());
     let store = Store::open(&resolved.state_dir, StoreObserver(Arc::clone(&store_stats)))?;
+    let totals = StoredTotals::new(store.clone());
     let book = EventBook::new(store)?;
     let dispatcher = Dispatcher::start(&resolved.hooks, &book)?;
     let mut analysis = Analysis::new(resolved.analysis_options(), pseudonyms.clone());
@@ -225,13 +226,14 @@ async fn serve_reloading<D: Datapath>(
     let hit_log = if watching { Some(open_hit_log(&resolved, &state)?) } else { None };
 
     let starting = Arc::clone(&resolved);
-    let datapath = tokio::task::spawn_blocking(move || start(&starting))
+    let mut datapath = tokio::task::spawn_blocking(move || start(&starting))
         .await
         .map_err(|_| RunError::Bug("attaching task"))?
         .map_err(RunError::kernel)?;
     if let Some(prepared) = prepared {
         tokio::spawn(depth_record::record(prepared, Arc::clone(&state)));
     }
+    datapath.age_tallies(resolved.tally_age, Box::new(totals)).map_err(RunError::kernel)?;
 
     let tcp = tokio::net::TcpListener::from_std(tcp).map_err(RunError::Runtime)?;
     let control = tokio::net::UnixListener::from_std(control).map_err(RunError::Runtime)?;

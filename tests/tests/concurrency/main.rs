@@ -1,5 +1,6 @@
 //! Two CPUs on shared sets: every packet counts once, for its own subscriber, and no flow shows another flow's verdict.
 
+mod ageing;
 mod hammer;
 mod reassembly;
 

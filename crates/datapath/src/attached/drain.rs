@@ -1,47 +1,73 @@
 //! From table reads to snapshots: totals that never go down, and the changes since the drain before.
 
 use std::{
+    collections::{BTreeMap, HashMap},
     iter,
     sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
 
 use monitor_common::abi::{
-    limits::{MAX_POOLS, WAYS},
+    limits::{MAX_MONITORED_INTERFACES, MAX_POOLS, WAYS},
     remotes::RemoteSet,
     tally::{TallyKey, Totals},
 };
-use peertally_core::snapshot::{Counts, Reconciled, Snapshot, TableUse, TallyChange};
+use peertally_core::{
+    booked,
+    snapshot::{Counts, Reconciled, SharedKeys, Snapshot, TableUse, TallyChange},
+};
 
-use crate::view::{RemoteRead, TableRead, View, node_rows};
+use crate::{
+    ageing::{Ageing, Freed},
+    view::{RemoteRead, TableRead, View, node_rows},
+};
 
 /// State kept between drains.
 #[derive(Debug, Default)]
-pub(super) struct Drain {
+pub(crate) struct Drain {
     /// Totals of the last snapshot, shared with its readers.
     totals: Arc<Vec<Totals>>,
     /// Totals of the snapshot before it, kept for their memory.
     spare: Arc<Vec<Totals>>,
     node: Vec<Counts>,
     keys: Arc<Vec<TallyKey>>,
-    /// Slots whose key was not written yet when they were read.
+    /// Slots whose key was not written yet when they were read, and free ones.
     unnamed: Vec<usize>,
+    /// Slots that lost their key since the last snapshot.
+    freed: Vec<usize>,
+    /// Booked totals of keys that came back, by slot.
+    bases: HashMap<u32, Totals>,
+    /// Slots with keys whose booked totals could not be read.
+    without_base: Vec<(u32, TallyKey)>,
+    /// By leaving slot: the later slot of its key.
+    successors: HashMap<u32, u32>,
+    /// What the next snapshot does not count as a change.
+    corrections: BTreeMap<u32, Correction>,
     last: Option<Instant>,
     /// Remotes since the last snapshot. A drain that fails leaves its own for the next one.
-    pub(super) remotes: RemoteRead,
+    pub(crate) remotes: RemoteRead,
+}
+
+/// A change of a slot's totals that is no traffic.
+#[derive(Clone, Copy, Debug, Default)]
+struct Correction {
+    /// Another key has the slot from now on.
+    forget: bool,
+    /// Totals that come from the books, or from another slot.
+    credit: Totals,
 }
 
 /// Facts that a snapshot needs and the tables do not hold.
-pub(super) struct DrainContext<'a> {
+pub(crate) struct DrainContext<'a> {
     /// Names of the interfaces, by number.
-    pub(super) interfaces: &'a [Arc<str>],
+    pub(crate) interfaces: &'a [Arc<str>],
     /// Pools in the kernel.
-    pub(super) pools: u64,
+    pub(crate) pools: u64,
 }
 
 impl Drain {
     /// Memory for the next table read: the last snapshot but one, unless somebody still reads it.
-    pub(super) fn memory(&mut self) -> TableRead {
+    pub(crate) fn memory(&mut self) -> TableRead {
         TableRead {
             totals: Arc::try_unwrap(std::mem::take(&mut self.spare)).unwrap_or_default(),
             ..TableRead::default()
@@ -49,17 +75,23 @@ impl Drain {
     }
 
     /// Turns a table read into a snapshot; skips, events, attachments and the duration are the caller's to fill in.
-    pub(super) fn snapshot(
+    pub(crate) fn snapshot(
         &mut self,
         view: &View<'_>,
         read: TableRead,
         begun: Instant,
         context: &DrainContext<'_>,
+        ageing: Option<&mut Ageing>,
     ) -> Snapshot {
         let baseline = self.last.is_none();
         let interval = self.last.map_or(Duration::ZERO, |last| begun.duration_since(last));
         self.last = Some(begun);
-        self.name(view, read.totals.len());
+        let counts = ageing.as_ref().map_or_else(Default::default, |ageing| ageing.counts());
+        let named = self.name(view, read.totals.len(), ageing.as_deref());
+        if let Some(ageing) = ageing {
+            self.find_bases(named.keys, ageing);
+            ageing.give_withdrawn(view, &named.withdrawn);
+        }
         let changes = self.advance(read.totals, baseline);
         self.advance_node(&read.node);
         Snapshot {
@@ -69,6 +101,12 @@ impl Drain {
             drain_duration: Duration::ZERO,
             keys: Arc::clone(&self.keys),
             totals: Arc::clone(&self.totals),
+            shared_keys: SharedKeys {
+                predecessors: self.successors.iter().map(|(before, after)| (*after, *before)).collect(),
+                successors: self.successors.clone(),
+                without_base: self.without_base.iter().map(|(slot, _)| *slot).collect(),
+            },
+            ageing: counts,
             changes,
             node: node_rows(&self.node, context.interfaces),
             skipped: Vec::new(),
@@ -78,12 +116,21 @@ impl Drain {
             rules: Vec::new(),
             tables: vec![
                 TableUse { name: "flows", entries: read.flows, capacity: view.flow_capacity() },
-                TableUse { name: "tallies", entries: view.slots_in_use() as u64, capacity: view.tallies.len() as u64 },
+                TableUse {
+                    name: "tallies",
+                    entries: view.tallies_in_use() as u64,
+                    capacity: view.tallies.len() as u64,
+                },
                 TableUse { name: "peers", entries: view.peers_in_use(), capacity: (view.peers.len() * WAYS) as u64 },
                 TableUse {
                     name: "reassembly",
                     entries: view.expire_reassembly(),
                     capacity: view.reassembly.len() as u64,
+                },
+                TableUse {
+                    name: "interfaces",
+                    entries: context.interfaces.len() as u64,
+                    capacity: MAX_MONITORED_INTERFACES as u64,
                 },
                 TableUse { name: "pools", entries: context.pools, capacity: u64::from(MAX_POOLS) },
             ],
@@ -95,23 +142,83 @@ impl Drain {
         }
     }
 
-    /// Reads the keys of slots that are new, or were not written before.
-    fn name(&mut self, view: &View<'_>, slots: usize) {
-        let known = self.keys.len();
-        if slots == known && self.unnamed.is_empty() {
-            return;
+    /// Takes note of slots that were freed: whatever they count from now on is another key's.
+    pub(crate) fn note_freed(&mut self, freed: &[Freed]) {
+        for Freed { slot, booked, .. } in freed {
+            self.freed.push(*slot as usize);
+            self.corrections.insert(*slot, Correction { forget: true, credit: Totals::default() });
+            let mut total = self.bases.remove(slot).unwrap_or_default();
+            booked::add(&mut total, booked);
+            if let Some(later) = self.successors.remove(slot) {
+                self.credit(later, &total);
+            }
         }
-        let keys = Arc::make_mut(&mut self.keys);
-        keys.resize(slots.max(known), TallyKey::CATCH_ALL);
-        let unread: Vec<usize> = std::mem::take(&mut self.unnamed).into_iter().chain(known..slots).collect();
-        for slot in unread {
+    }
+
+    /// Whether a slot must not leave the table now.
+    pub(crate) fn keeps(&self, slot: u32) -> bool {
+        self.successors.values().any(|later| *later == slot)
+            || self.without_base.iter().any(|(other, _)| *other == slot)
+    }
+
+    /// Adds to the totals of a slot what is no traffic of its own.
+    fn credit(&mut self, slot: u32, more: &Totals) {
+        if *more != Totals::default() {
+            booked::add(self.bases.entry(slot).or_default(), more);
+            booked::add(&mut self.corrections.entry(slot).or_default().credit, more);
+        }
+    }
+
+    /// Reads the keys of slots that are new, free, or were not written before.
+    fn name(&mut self, view: &View<'_>, slots: usize, ageing: Option<&Ageing>) -> Named {
+        let mut named = Named::default();
+        let known = self.keys.len();
+        self.unnamed.extend(&self.freed);
+        for slot in std::mem::take(&mut self.unnamed).into_iter().chain(known..slots) {
             match view.keys.get(slot) {
-                Some(words) if words.is_withdrawn() => {}
+                Some(words) if words.is_withdrawn() => {
+                    named.withdrawn.push(slot as u32);
+                    if ageing.is_some() {
+                        self.unnamed.push(slot);
+                    }
+                }
                 Some(words) => match words.read() {
-                    Some(key) => keys[slot] = key,
+                    Some(key) => named.keys.push((slot as u32, key)),
                     None => self.unnamed.push(slot),
                 },
                 None => self.unnamed.push(slot),
+            }
+        }
+        if slots <= known && named.keys.is_empty() && self.freed.is_empty() {
+            return named;
+        }
+        let keys = Arc::make_mut(&mut self.keys);
+        keys.resize(slots.max(known), TallyKey::CATCH_ALL);
+        self.freed.drain(..).for_each(|slot| keys[slot] = TallyKey::CATCH_ALL);
+        named.keys.iter().for_each(|(slot, key)| keys[*slot as usize] = *key);
+        named
+    }
+
+    /// Finds what the keys of new slots have counted before: in a slot that leaves, or in the books.
+    fn find_bases(&mut self, named: Vec<(u32, TallyKey)>, ageing: &mut Ageing) {
+        let mut unknown = std::mem::take(&mut self.without_base);
+        for (slot, key) in named {
+            match ageing.leaving(&key).filter(|leaving| *leaving != slot) {
+                Some(leaving) => {
+                    self.successors.insert(leaving, slot);
+                }
+                None => unknown.push((slot, key)),
+            }
+        }
+        if unknown.is_empty() {
+            return;
+        }
+        let keys: Vec<TallyKey> = unknown.iter().map(|(_, key)| *key).collect();
+        match ageing.bases(&keys) {
+            Ok(bases) => unknown.iter().zip(&bases).for_each(|((slot, _), base)| self.credit(*slot, base)),
+            Err(error) => {
+                tracing::warn!(%error, subscribers = unknown.len(), "new tallies are not shown until this works");
+                self.without_base = unknown;
             }
         }
     }
@@ -123,8 +230,18 @@ impl Drain {
         if read.len() < self.totals.len() {
             read.resize(self.totals.len(), Totals::default());
         }
+        for (slot, base) in &self.bases {
+            if let Some(read) = read.get_mut(*slot as usize) {
+                booked::add(read, base);
+            }
+        }
+        let mut corrections = std::mem::take(&mut self.corrections).into_iter().peekable();
         let known = self.totals.iter().copied().chain(iter::repeat(Totals::default()));
-        for (slot, (known, read)) in known.zip(&mut read).enumerate() {
+        for (slot, (mut known, read)) in known.zip(&mut read).enumerate() {
+            if let Some((_, correction)) = corrections.next_if(|(corrected, _)| *corrected as usize == slot) {
+                known = if correction.forget { Totals::default() } else { known };
+                booked::add(&mut known, &correction.credit);
+            }
             let remotes = self.remotes.by_slot.get_mut(slot).map_or(RemoteSet::EMPTY, std::mem::take);
             if *read == known && remotes.is_empty() {
                 continue;
@@ -159,6 +276,14 @@ impl Drain {
             known.flows = known.flows.max(read.flows);
         }
     }
+}
+
+/// Slots whose key was read for the first time.
+#[derive(Default)]
+struct Named {
+    keys: Vec<(u32, TallyKey)>,
+    /// Slots that lost against another one of their key.
+    withdrawn: Vec<u32>,
 }
 
 #[cfg(test)]
@@ -228,11 +353,11 @@ mod tests {
             InspectionDepth::Framing,
         );
         let mut drain = Drain::default();
-        drain.name(&path.view(), 2);
+        drain.name(&path.view(), 2, None);
         assert_eq!((drain.keys.len(), drain.unnamed.clone()), (2, vec![1]));
         let key = monitor_common::abi::tally::KeyWords::new(monitor_common::abi::key::Address::v4(1), 0, 128, 2, 4);
         path.view().keys[1].write(Some(&key));
-        drain.name(&path.view(), 2);
+        drain.name(&path.view(), 2, None);
         assert_eq!((drain.keys[1], drain.unnamed.len()), (key.into(), 0));
     }
 }

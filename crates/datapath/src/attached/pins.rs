@@ -11,17 +11,13 @@ use std::{
     io,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
-    time::Duration,
 };
 
 use monitor_common::abi::limits::SCHEMA_VERSION;
-use rustix::{
-    mount::MountFlags,
-    thread::{MembarrierCommand, membarrier},
-};
+use rustix::mount::MountFlags;
 
 use super::{error::AttachError, records};
-use crate::owned;
+use crate::{ageing::wait_for_packets, owned};
 
 /// Mount point of the BPF file system.
 pub(super) const BPF_FILE_SYSTEM: &str = "/sys/fs/bpf";
@@ -97,16 +93,6 @@ pub(super) fn remove_stages_of_others(programs: &[u32]) -> io::Result<()> {
         wait_for_packets();
     }
     others.into_iter().try_for_each(|(_, path)| fs::remove_file(path))
-}
-
-/// Waits until no CPU runs a program that was replaced or detached before this call: such a packet still needs its
-/// stages.
-pub(super) fn wait_for_packets() {
-    // The kernel's `synchronize_rcu` (kernel/sched/membarrier.c); programs run within RCU read sections.
-    if membarrier(MembarrierCommand::Global).is_err() {
-        // Not offered with `nohz_full`. A packet takes microseconds.
-        std::thread::sleep(Duration::from_millis(100));
-    }
 }
 
 /// Pins of attachments of the interface with this index that other versions made.

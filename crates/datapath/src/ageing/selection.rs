@@ -1,0 +1,121 @@
+//! Which tallies leave: those that have not moved for the age, or, in a table that is nearly full, those that have not
+//! moved for longest.
+
+use super::{Ageing, is_active, named_by_flows, slot_set::SlotSet};
+use crate::view::View;
+
+/// Part of the table, in percent, beyond which tallies leave before their age.
+const PRESSED_PERCENT: u64 = 80;
+/// Part of the table, in percent, down to which they do.
+const RELIEVED_PERCENT: u64 = 75;
+/// Least time without a move of a tally that leaves, in seconds: longer than a flow is active after its last packet.
+const LEAST_AGE_S: u64 = 120;
+/// A batch has at most one slot of so many, and at least [`LEAST_BATCH`].
+const BATCH_PART: usize = 16;
+/// Room of a batch in a small table.
+const LEAST_BATCH: usize = 64;
+/// Longest time between two selections while the table is not pressed, in seconds.
+const LONGEST_PAUSE_S: u64 = 60;
+
+/// Classes of ages: eight for each power of two.
+const CLASSES: usize = 64 * 8;
+
+/// Class of an age: grows with it.
+const fn class(age_s: u64) -> usize {
+    if age_s < 8 {
+        return age_s as usize;
+    }
+    let octave = age_s.ilog2();
+    (octave as usize - 2) * 8 + (age_s >> (octave - 3)) as usize - 8
+}
+
+impl Ageing {
+    /// Slots of the next batch.
+    pub(super) fn select(&mut self, view: &View<'_>, kept: impl Fn(u32) -> bool) -> Vec<u32> {
+        let now_s = view.settings.clock_s.load();
+        let capacity = view.tallies.len() as u64;
+        let used = capacity - view.slots_free() as u64;
+        let pressed = used * 100 > capacity * PRESSED_PERCENT;
+        let pause_s = (self.age_s / 64).clamp(1, LONGEST_PAUSE_S);
+        if !pressed && self.selected_s.is_some_and(|last| now_s < last + pause_s) {
+            return Vec::new();
+        }
+        self.selected_s = Some(now_s);
+        let mut ages = [0_u64; CLASSES];
+        for_each_age(view, now_s, |_, age_s| ages[class(age_s)] += 1);
+        let room = (view.tallies.len() / BATCH_PART).max(LEAST_BATCH) as u64;
+        let surplus = if pressed { used - capacity * RELIEVED_PERCENT / 100 } else { 0 };
+        // From the oldest class down, until there are enough.
+        let (mut least, mut found) = (CLASSES, 0);
+        while least > 0 && found < room {
+            let next = least - 1;
+            let old = next > class(self.age_s);
+            if !old && (found >= surplus || next <= class(LEAST_AGE_S)) {
+                break;
+            }
+            found += ages[next];
+            least = next;
+        }
+        // Within the class of the age itself, the age decides.
+        let reaches = |age_s: u64| class(age_s) >= least || age_s >= self.age_s;
+        let mut chosen = Vec::new();
+        for_each_age(view, now_s, |slot, age_s| {
+            if (chosen.len() as u64) < room && reaches(age_s) && !kept(slot) {
+                chosen.push(slot);
+            }
+        });
+        if !chosen.is_empty() {
+            drop_active(view, now_s, &mut chosen);
+        }
+        chosen
+    }
+}
+
+/// Calls `found` with each slot that may leave, and the seconds since its tally moved.
+fn for_each_age(view: &View<'_>, now_s: u64, mut found: impl FnMut(u32, u64)) {
+    let slots = view.slots_in_use();
+    for (slot, (tally, key)) in view.tallies[..slots].iter().zip(view.keys).enumerate().skip(1) {
+        if key.words().is_none() || key.is_retiring() {
+            continue;
+        }
+        let seen_s = tally.last_seen_s.load();
+        if seen_s == 0 {
+            // It was made, and has counted nothing yet: its age begins now.
+            tally.last_seen_s.replace(0, now_s.max(1));
+        } else {
+            found(slot as u32, now_s.saturating_sub(seen_s));
+        }
+    }
+}
+
+/// Leaves out the slots of active flows, whose counts are not in their tallies yet, and makes their tallies young.
+fn drop_active(view: &View<'_>, now_s: u64, chosen: &mut Vec<u32>) {
+    let mut active = SlotSet::new(view.tallies.len());
+    named_by_flows(view, |set, way, slots| {
+        if is_active(view, set, way) {
+            active.insert(slots.0);
+            active.insert(slots.1);
+        }
+    });
+    chosen.retain(|slot| {
+        if active.has(*slot) {
+            view.tallies[*slot as usize].last_seen_s.store(now_s);
+        }
+        !active.has(*slot)
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn classes_grow_with_the_age() {
+        let mut last = 0;
+        for age_s in 0..100_000 {
+            assert!(class(age_s) == last || class(age_s) == last + 1, "{age_s}");
+            last = class(age_s);
+        }
+        assert!(class(u64::MAX) < CLASSES);
+    }
+}

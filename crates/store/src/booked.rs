@@ -1,0 +1,184 @@
+//! Totals of tallies that left the kernel's table, by key. See [`peertally_core::booked`].
+
+use std::{
+    collections::HashMap,
+    sync::mpsc::{self, Receiver, TryRecvError},
+    time::{Duration, SystemTime},
+};
+
+use monitor_common::abi::tally::{TallyKey, Totals};
+use peertally_core::booked::{BookedTally, BookedTotals, BookingError};
+use rusqlite::{Connection, OptionalExtension as _, Transaction, params};
+
+use crate::{Store, StoreError};
+
+/// Totals that were not booked again for so long are forgotten, as is the longest window of a policy. A counter that
+/// comes back later starts anew.
+pub const KEPT: Duration = Duration::from_secs(31 * 24 * 3600);
+
+/// Bytes of a key.
+const KEY: usize = 23;
+/// Keys that are looked up one by one; for more, the table is read once.
+const LOOKED_UP: usize = 20_000;
+
+/// Booked totals in the store.
+pub struct StoredTotals {
+    store: Store,
+    reader: Option<Connection>,
+    ended: Option<Receiver<Result<(), StoreError>>>,
+}
+
+impl StoredTotals {
+    /// The totals in a store.
+    #[must_use]
+    pub fn new(store: Store) -> Self {
+        Self { store, reader: None, ended: None }
+    }
+
+    /// Hands in a write; [`BookedTotals::outcome`] tells how it ended.
+    fn submit(&mut self, write: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<()> + Send + 'static) {
+        let (sender, receiver) = mpsc::sync_channel(1);
+        self.ended = Some(receiver);
+        self.store.writer().submit(write, move |outcome| {
+            // A later write may have taken the place of this one.
+            let _gone = sender.send(outcome);
+        });
+    }
+
+    fn reader(&mut self) -> Result<&Connection, StoreError> {
+        if self.reader.is_none() {
+            self.reader = Some(self.store.reader()?);
+        }
+        Ok(self.reader.as_ref().expect("it was opened above"))
+    }
+}
+
+fn failed<E: std::error::Error + Send + Sync + 'static>(action: &'static str) -> impl FnOnce(E) -> BookingError {
+    move |source| BookingError { action, source: Box::new(source) }
+}
+
+fn bytes_of(key: &TallyKey) -> [u8; KEY] {
+    let mut bytes = [0; KEY];
+    bytes[..16].copy_from_slice(&key.address);
+    bytes[16..20].copy_from_slice(&key.realm.to_be_bytes());
+    bytes[20..].copy_from_slice(&[key.prefix_len, key.protocol, key.confidence]);
+    bytes
+}
+
+fn key_of(bytes: &[u8; KEY]) -> TallyKey {
+    let (mut address, mut realm) = ([0; 16], [0; 4]);
+    address.copy_from_slice(&bytes[..16]);
+    realm.copy_from_slice(&bytes[16..20]);
+    TallyKey {
+        address,
+        realm: u32::from_be_bytes(realm),
+        prefix_len: bytes[20],
+        protocol: bytes[21],
+        confidence: bytes[22],
+    }
+}
+
+fn totals_of(row: &rusqlite::Row<'_>, first: usize) -> rusqlite::Result<Totals> {
+    let count = |at: usize| row.get::<_, i64>(first + at).map(i64::cast_unsigned);
+    Ok(Totals {
+        flows: count(0)?,
+        packets_up: count(1)?,
+        bytes_up: count(2)?,
+        packets_down: count(3)?,
+        bytes_down: count(4)?,
+    })
+}
+
+/// Unix time in seconds.
+fn now_s() -> i64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs().cast_signed())
+}
+
+fn book(transaction: &Transaction<'_>, batch: &[BookedTally], now_s: i64) -> rusqlite::Result<()> {
+    let mut add = transaction.prepare_cached(
+        "INSERT INTO booked_totals VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
+         ON CONFLICT (key) DO UPDATE SET flows = flows + ?2, packets_up = packets_up + ?3, bytes_up = bytes_up + ?4,
+         packets_down = packets_down + ?5, bytes_down = bytes_down + ?6, booked_s = ?7",
+    )?;
+    let mut remember = transaction.prepare_cached("INSERT INTO booked_batch VALUES (?1, ?2)")?;
+    for BookedTally { slot, key, totals } in batch {
+        let Totals { flows, packets_up, bytes_up, packets_down, bytes_down } = totals;
+        let [flows, packets_up, bytes_up, packets_down, bytes_down] =
+            [flows, packets_up, bytes_up, packets_down, bytes_down].map(|count| count.cast_signed());
+        let key = bytes_of(key);
+        add.execute(params![key, flows, packets_up, bytes_up, packets_down, bytes_down, now_s])?;
+        remember.execute(params![slot, key])?;
+    }
+    let oldest = now_s - KEPT.as_secs().cast_signed();
+    transaction.execute("DELETE FROM booked_totals WHERE booked_s < ?1", [oldest])?;
+    Ok(())
+}
+
+fn open(transaction: &Transaction<'_>, tables: i64) -> rusqlite::Result<Vec<(u32, TallyKey)>> {
+    let before: Option<i64> =
+        transaction.query_row("SELECT number FROM booked_tables", [], |row| row.get(0)).optional()?;
+    if before != Some(tables) {
+        transaction.execute_batch("DELETE FROM booked_totals; DELETE FROM booked_batch; DELETE FROM booked_tables;")?;
+        transaction.execute("INSERT INTO booked_tables VALUES (?1)", [tables])?;
+    }
+    let mut rows = transaction.prepare("SELECT slot, key FROM booked_batch")?;
+    let batch = rows.query_map([], |row| Ok((row.get(0)?, key_of(&row.get(1)?))))?;
+    batch.collect()
+}
+
+impl BookedTotals for StoredTotals {
+    fn open(&mut self, tables: u64) -> Result<Vec<(u32, TallyKey)>, BookingError> {
+        let opened = self.store.writer().write(move |transaction| open(transaction, tables.cast_signed()));
+        opened.map_err(failed("open"))
+    }
+
+    fn book(&mut self, batch: Vec<BookedTally>) {
+        self.submit(move |transaction| book(transaction, &batch, now_s()));
+    }
+
+    fn forget_batch(&mut self) {
+        self.submit(|transaction| transaction.execute("DELETE FROM booked_batch", []).map(drop));
+    }
+
+    fn outcome(&mut self) -> Option<Result<(), BookingError>> {
+        let ended = match self.ended.as_ref()?.try_recv() {
+            Ok(ended) => ended.map_err(failed("write")),
+            Err(TryRecvError::Empty) => return None,
+            Err(error @ TryRecvError::Disconnected) => Err(failed("write")(error)),
+        };
+        self.ended = None;
+        Some(ended)
+    }
+
+    fn bases(&mut self, keys: &[TallyKey]) -> Result<Vec<Totals>, BookingError> {
+        let reader = self.reader().map_err(failed("read"))?;
+        bases(reader, keys).map_err(failed("read"))
+    }
+}
+
+fn bases(reader: &Connection, keys: &[TallyKey]) -> rusqlite::Result<Vec<Totals>> {
+    let mut found = vec![Totals::default(); keys.len()];
+    let some: bool = reader.query_row("SELECT EXISTS (SELECT 1 FROM booked_totals)", [], |row| row.get(0))?;
+    if !some {
+        return Ok(found);
+    }
+    const COLUMNS: &str = "SELECT flows, packets_up, bytes_up, packets_down, bytes_down, key FROM booked_totals";
+    if keys.len() <= LOOKED_UP {
+        let mut one = reader.prepare_cached(&format!("{COLUMNS} WHERE key = ?1"))?;
+        for (key, found) in keys.iter().zip(&mut found) {
+            if let Some(totals) = one.query_row([bytes_of(key)], |row| totals_of(row, 0)).optional()? {
+                *found = totals;
+            }
+        }
+        return Ok(found);
+    }
+    let wanted: HashMap<[u8; KEY], usize> = keys.iter().map(bytes_of).zip(0..).collect();
+    let mut all = reader.prepare_cached(COLUMNS)?;
+    let mut rows = all.query([])?;
+    while let Some(row) = rows.next()? {
+        if let Some(index) = wanted.get(&row.get::<_, [u8; KEY]>(5)?) {
+            found[*index] = totals_of(row, 0)?;
+        }
+    }
+    Ok(found)
+}
