@@ -16,6 +16,7 @@ pub mod reload;
 pub mod shedding;
 pub mod state;
 pub mod store_stats;
+pub mod table_fill;
 
 pub use heartbeat::Heartbeat;
 pub use info::AgentInfo;

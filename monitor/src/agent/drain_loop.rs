@@ -20,6 +20,7 @@ use super::{
     hit_log::HitLog,
     pseudonym_key::KeyRotation,
     shedding::{SheddingChange, SheddingWatch},
+    table_fill::{FillChange, FillWatch},
 };
 use crate::config::Resolved;
 
@@ -88,6 +89,8 @@ impl Drop for EndOfDrains {
 struct Reported {
     /// Whether shedding goes on.
     shedding: SheddingWatch,
+    /// Tables that were reported as nearly full.
+    fill: FillWatch,
 }
 
 fn report_shedding(change: Option<SheddingChange>) {
@@ -101,6 +104,23 @@ fn report_shedding(change: Option<SheddingChange>) {
             tracing::warn!(packets = shed.packets, inspections = shed.inspections, "shedding has ended");
         }
         None => {}
+    }
+}
+
+fn report_fill(changes: &[FillChange]) {
+    for change in changes {
+        match change {
+            FillChange::Begun(table) => tracing::warn!(
+                table = table.name,
+                entries = table.entries,
+                capacity = table.capacity,
+                "more than 80 % of a table is in use: what finds it full is counted, but not apart; `peertally plan` \
+                 has what a larger `[capacity]` takes"
+            ),
+            FillChange::Ended(table) => {
+                tracing::warn!(table = table.name, entries = table.entries, "a table has room again");
+            }
+        }
     }
 }
 
@@ -235,6 +255,7 @@ impl DrainLoop {
         }
         let (shed, change) = reported.shedding.observe(&snapshot);
         report_shedding(change);
+        report_fill(&reported.fill.observe(&snapshot));
         self.state.set_shed(shed);
         self.consequences.settle(&mut self.analysis);
         let begun = Instant::now();

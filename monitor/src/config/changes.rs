@@ -159,6 +159,7 @@ pub fn between(before: &Resolved, after: &Resolved, watchlist_room: u32) -> Vec<
         shedding.map_or_else(|| "off".to_owned(), |bound| format!("{} packets/s", bound.packets_per_second))
     });
     changes.value("drain_interval", &before.drain_interval, &after.drain_interval, |time| show_duration(*time));
+    changes.value("tally_age", &before.tally_age, &after.tally_age, |time| show_duration(*time));
     changes.value("metrics.top_k", &before.top_k, &after.top_k, ToString::to_string);
     changes.value("metrics.subscribers", &before.subscriber_metrics, &after.subscriber_metrics, ToString::to_string);
     let records = |resolved: &Resolved| (resolved.rotation.file_bytes, resolved.rotation.files, resolved.hits_per_hour);
@@ -330,7 +331,7 @@ mod tests {
     #[test]
     fn every_key_is_compared() {
         // Whoever adds a key also compares it in `between`.
-        const COMPARED: [&str; 26] = [
+        const COMPARED: [&str; 27] = [
             "interfaces",
             "subscribers",
             "tunnels",
@@ -343,6 +344,7 @@ mod tests {
             "capacity",
             "shedding",
             "drain_interval",
+            "tally_age",
             "metrics",
             "records",
             "events",

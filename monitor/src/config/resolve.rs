@@ -55,7 +55,7 @@ pub struct Resolved {
     pub datapath: LoadOptions,
     /// Time between drains.
     pub drain_interval: Duration,
-    /// Time without traffic after which a tally gives its place back, policies' windows included.
+    /// Time without traffic after which a tally gives its place back, without policies' windows.
     pub tally_age: Duration,
     /// Rank at which a subscriber is exported; 0 for none.
     pub top_k: usize,
@@ -243,8 +243,7 @@ pub(super) fn resolve(raw: &Raw, overrides: &Overrides, locator: &Locator<'_>) -
             ..LoadOptions::default()
         },
         drain_interval,
-        // A tally that left has no window.
-        tally_age: policies.iter().map(|policy| policy.window).max().unwrap_or_default().max(tally_age),
+        tally_age,
         top_k: top_k as usize,
         subscriber_metrics: raw.metrics.subscribers,
         state_dir,

@@ -6,7 +6,7 @@ use peertally_core::analysis::DrainResult;
 use peertally_store::events::EventState;
 use serde::{Deserialize, Serialize};
 
-use crate::agent::{AgentInfo, AgentState};
+use crate::agent::{AgentInfo, AgentState, table_fill};
 
 /// The answer of `GET /status`. Keys may be added.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
@@ -85,6 +85,9 @@ pub struct TableRow {
     pub table: String,
     pub entries: u64,
     pub capacity: u64,
+    /// Whether the log and `/readyz` warn.
+    #[serde(default)]
+    pub nearly_full: bool,
 }
 
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
@@ -179,7 +182,12 @@ impl Status {
         self.tables = snapshot
             .tables
             .iter()
-            .map(|table| TableRow { table: table.name.to_owned(), entries: table.entries, capacity: table.capacity })
+            .map(|table| TableRow {
+                table: table.name.to_owned(),
+                entries: table.entries,
+                capacity: table.capacity,
+                nearly_full: table_fill::nearly_full(snapshot).any(|other| other.name == table.name),
+            })
             .collect();
         self.skipped =
             snapshot.skipped.iter().filter(|(_, n)| *n > 0).map(|(reason, n)| count(reason.label(), *n)).collect();

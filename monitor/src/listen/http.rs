@@ -18,7 +18,7 @@ use axum::{
     routing::{get, post},
 };
 use futures_util::stream;
-use peertally_core::subscriber::Pseudonyms;
+use peertally_core::{snapshot::TableUse, subscriber::Pseudonyms};
 use serde::Deserialize;
 use tokio::sync::{Semaphore, mpsc};
 
@@ -29,6 +29,7 @@ use crate::{
         connection_counts::{GivenUp, ListenerName},
         reload::ReloadHandle,
         shedding::Shed,
+        table_fill,
     },
     export::{
         collector::Exposition,
@@ -162,6 +163,7 @@ async fn readyz(State(context): State<HttpContext>) -> Response {
             for problem in context.state.record_problems() {
                 text += &format!("records: {problem}\n");
             }
+            text += &fill_text(&context.state);
             text.into_response()
         }
         Err(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {reason}\n")).into_response(),
@@ -179,6 +181,16 @@ fn ready_text(shed: Shed, held: u64) -> String {
         text += &format!("held: {held} events wait for a person (`peertally events --held`)\n");
     }
     text
+}
+
+/// A line for each table that is nearly full. That makes the agent no less ready.
+fn fill_text(state: &AgentState) -> String {
+    let published = state.published();
+    let tables = published.iter().flat_map(|published| table_fill::nearly_full(&published.snapshot));
+    let line = |table: &TableUse| {
+        format!("table {}: {:.0} % of {} in use\n", table.name, table.ratio() * 100.0, table.capacity)
+    };
+    tables.map(line).collect()
 }
 
 async fn show_status(State(context): State<HttpContext>) -> Response {

@@ -2,7 +2,9 @@
 
 use std::fmt::Write as _;
 
-use super::{Plan, show_sizing, sizing::bucket::Bucket};
+use monitor_common::abi::limits::TALLIES_PER_BLOCK;
+
+use super::{Plan, TALLIES_EACH, show_sizing, sizing::bucket::Bucket};
 
 const MIB: f64 = 1024.0 * 1024.0;
 
@@ -31,6 +33,12 @@ pub fn show(plan: &Plan) -> String {
         out,
         "{} flows of {} bytes; {} tallies of {} bytes, and {per_tally} in the agent",
         plan.flows, plan.bytes_per_flow, plan.tallies, plan.bytes_per_tally
+    );
+    let _infallible = writeln!(
+        out,
+        "room for {} subscribers with traffic within `tally_age`, if each has {TALLIES_EACH} tallies (one P2P protocol, \
+         and the rest);\n  one subscriber has at most {TALLIES_PER_BLOCK}",
+        plan.subscribers
     );
     let _infallible = match plan.shedding {
         Some(Bucket { packets_per_second, cores, new_flows_per_second }) => writeln!(

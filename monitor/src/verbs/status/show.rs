@@ -47,7 +47,8 @@ pub fn show(status: &Status) -> String {
     }
     for table in &status.tables {
         let share = table.entries as f64 * 100.0 / table.capacity.max(1) as f64;
-        line("table", format!("{}: {} of {} ({share:.1} %)", table.table, table.entries, table.capacity));
+        let warning = if table.nearly_full { ", nearly full" } else { "" };
+        line("table", format!("{}: {} of {} ({share:.1} %{warning})", table.table, table.entries, table.capacity));
     }
     line("pending", format!("{} flows under inspection", status.pending_flows));
     for (name, counts) in [("skipped", &status.skipped), ("event", &status.events)] {
