@@ -32,7 +32,8 @@ pub struct ReassemblySlot {
 }
 
 const _: () = assert!(core::mem::size_of::<ReassemblySlot>() == 128);
-const _: () = assert!(HELD_BYTES < 1 << 7 && REASSEMBLY_SLOTS.is_power_of_two() && REASSEMBLY_SLOTS % SWEPT_SLOTS == 0);
+const _: () =
+    assert!(HELD_BYTES < 1 << 7 && REASSEMBLY_SLOTS.is_power_of_two() && REASSEMBLY_SLOTS.is_multiple_of(SWEPT_SLOTS));
 
 const WRITING: u64 = 1 << 23;
 
