@@ -125,7 +125,7 @@ impl PolicyEngine {
         &self.counts
     }
 
-    /// Sets why a policy does not fire for a subscriber; `None`: it may. [`PolicyEngine::end`] makes each subscriber
+    /// Sets why a policy does not fire for a subscriber; `None`: it may. The evaluation makes each subscriber
     /// that fired [`Standing::Pending`], until the caller knows what became of the event.
     pub fn settle(&mut self, policy: &str, subscriber: Subscriber, standing: Option<Standing>) {
         let Some(index) = self.policies.iter().position(|each| &*each.name == policy) else { return };
