@@ -348,7 +348,7 @@ fn connections_in_a_strangers_tunnel_are_no_behaviour_of_a_subscriber() {
 #[test]
 fn content_named_in_a_strangers_tunnel_is_no_hit() {
     let hash = [7; 20];
-    let watchlist = Arc::new(Watchlist { entries: vec![ContentHash::from_bytes(&hash)], ..Watchlist::default() });
+    let watchlist = Arc::new(Watchlist::of(vec![ContentHash::from_bytes(&hash)]));
     let options = LoadOptions { inspection: InspectionDepth::Watchlist, watchlist, ..options() };
     let hits = |through| {
         let mut network = Network::with(&options);

@@ -75,7 +75,7 @@ fn paths(inspection: InspectionDepth) -> Paths {
 /// Paths with room for so many flows.
 fn paths_for(inspection: InspectionDepth, flows: u32) -> Paths {
     let entries = vec![ContentHash([7; 3]), ContentHash::from_bytes(&LISTED)];
-    let watchlist = Arc::new(Watchlist { entries, ..Watchlist::default() });
+    let watchlist = Arc::new(Watchlist::of(entries));
     let sizes = TableSizes { flows, tallies: 1024, peers: 1024 };
     Paths(BothDatapaths::new("watchlist", &LoadOptions { inspection, watchlist, ..options(sizes) }))
 }

@@ -47,6 +47,13 @@ pub enum WatchlistError {
 }
 
 impl Watchlist {
+    /// A list of this content, each on a line of its own.
+    #[must_use]
+    pub fn of(entries: Vec<ContentHash>) -> Self {
+        let lines = (1..).zip(&entries).map(|(line, _)| line).collect();
+        Self { entries, lines, digest: String::new() }
+    }
+
     /// Reads a list from text: a hash a line; `#` starts a comment, empty lines are left out. A hash that occurs twice
     /// counts once. `path` is where the text came from, for messages.
     ///

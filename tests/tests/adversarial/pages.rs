@@ -14,7 +14,7 @@ use super::world::{World, handshake, outside, ping, pong, subscriber};
 const HASH: [u8; 20] = [b'H'; 20];
 
 fn watching(test: &str) -> World {
-    let watchlist = Arc::new(Watchlist { entries: vec![ContentHash::from_bytes(&HASH)], ..Watchlist::default() });
+    let watchlist = Arc::new(Watchlist::of(vec![ContentHash::from_bytes(&HASH)]));
     World::with(test, LoadOptions { inspection: InspectionDepth::Watchlist, watchlist, ..LoadOptions::default() })
 }
 
