@@ -32,26 +32,31 @@ fn hashed_slot<M: Maps>(maps: &M, settings: &Settings, key: &KeyWords, tag: u64)
     if let Some(slot) = indexed_slot(maps, key, tag) {
         return slot;
     }
-    let slot = take(maps, settings, key);
-    if slot == 0 {
-        return 0;
+    match new_slot(maps, settings, key, tag) {
+        Ok(slot) => slot,
+        // Counted in one place: each place is one more path for the verifier.
+        Err((event, slot)) => {
+            maps.count_event(event);
+            slot
+        }
     }
-    let Some(slot_key) = maps.slot_key(slot) else {
-        maps.count_event(KernelEvent::InternalError);
-        return 0;
-    };
+}
+
+/// A new slot of a tally key. Else the event that says why there is none, and the slot to use in its place.
+#[inline(always)]
+fn new_slot<M: Maps>(maps: &M, settings: &Settings, key: &KeyWords, tag: u64) -> Result<u32, (KernelEvent, u32)> {
+    let slot = take(maps, settings, key).map_err(|event| (event, 0))?;
+    let slot_key = maps.slot_key(slot).ok_or((KernelEvent::InternalError, 0))?;
     // Write the key first: a reader that finds the slot in the index then finds its key.
     slot_key.write(Some(key));
     if maps.enter_slot(key, tally_cache::checked_slot(tag, slot)) {
-        return slot;
+        return Ok(slot);
     }
     slot_key.write(None);
-    if let Some(found) = indexed_slot(maps, key, tag) {
-        maps.count_event(KernelEvent::TallyRaced);
-        return found;
-    }
-    maps.count_event(KernelEvent::TallyRefused);
-    0
+    Err(match indexed_slot(maps, key, tag) {
+        Some(found) => (KernelEvent::TallyRaced, found),
+        None => (KernelEvent::TallyRefused, 0),
+    })
 }
 
 /// The slot of a tally key from the hash of all slots.
@@ -60,9 +65,9 @@ fn indexed_slot<M: Maps>(maps: &M, key: &KeyWords, tag: u64) -> Option<u32> {
     maps.find_slot(key).and_then(|checked| tally_cache::slot_of_tag(checked, tag))
 }
 
-/// Takes a free slot for a key; 0 if the key gets none, which is counted.
+/// Takes a free slot for a key, or says why the key gets none.
 #[inline(always)]
-fn take<M: Maps>(maps: &M, settings: &Settings, key: &KeyWords) -> u32 {
+fn take<M: Maps>(maps: &M, settings: &Settings, key: &KeyWords) -> Result<u32, KernelEvent> {
     let unclassified = key.protocol_number() <= Protocol::Fragment as u8;
     let reserved = settings.slots / 4 * (4 - UNCLASSIFIED_QUARTERS);
     let mut attempt = 0;
@@ -70,16 +75,14 @@ fn take<M: Maps>(maps: &M, settings: &Settings, key: &KeyWords) -> u32 {
         let ticket = settings.next_slot.load();
         let Some(slot) = free_slot(maps, settings, ticket) else { break };
         if unclassified && free_slot(maps, settings, ticket + reserved).is_none() {
-            maps.count_event(KernelEvent::TallyReserved);
-            return 0;
+            return Err(KernelEvent::TallyReserved);
         }
         if settings.next_slot.replace(ticket, ticket + 1) {
-            return slot;
+            return Ok(slot);
         }
         attempt += 1;
     }
-    maps.count_event(KernelEvent::TallyRefused);
-    0
+    Err(KernelEvent::TallyRefused)
 }
 
 /// The slot that the ring gives to the holder of a ticket.

@@ -248,7 +248,7 @@ impl CounterMaps for BpfMaps {
         if let Some(count) = increment(&EVENTS, event as u32)
             && logged
         {
-            log::rare(event as u8, count);
+            log::peertally_rare(event as u32, count);
         }
     }
 }
