@@ -1,5 +1,5 @@
-//! Removes what the agent keeps in `state_dir`: the pseudonym key, the store, and the files of records. Everything else
-//! in the folder is left, and named.
+//! Removes what the agent keeps in `state_dir`: the pseudonym keys, the store, and the files of records. Everything
+//! else in the folder is left, and named.
 
 use std::{
     fmt::Write as _,
@@ -10,11 +10,15 @@ use std::{
 use peertally_core::exit::{Exit, ExitCause};
 
 /// Files of the agent. Each may have rotated ones beside it, with a dot and a number behind the name.
-const FILES: [&str; 6] = [
+const FILES: [&str; 8] = [
     "audit.jsonl",
     "watchlist-hits.jsonl",
     "pseudonym.key",
+    // A new key until it takes the place of the present one.
+    "pseudonym.new",
     "peertally.db",
+    // The lock of the agent that writes.
+    "peertally.db-lock",
     // SQLite's files beside its database (sqlite.org/walformat.html).
     "peertally.db-wal",
     "peertally.db-shm",
@@ -80,7 +84,10 @@ fn is_ours(name: &str) -> bool {
                 .strip_prefix('.')
                 .is_some_and(|number| !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit()))
     };
+    // Older keys have their name behind a dot: they still link pseudonyms to addresses.
+    let older_key = |rest: &str| rest.len() == 8 && rest.bytes().all(|byte| byte.is_ascii_hexdigit());
     FILES.iter().any(|file| name.strip_prefix(file).is_some_and(rotated))
+        || name.strip_prefix("pseudonym.key.").is_some_and(older_key)
 }
 
 #[cfg(test)]
@@ -92,8 +99,18 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let state = folder.path().join("state");
         fs::create_dir_all(state.join("audit.jsonl.d")).expect("made");
-        let ours = ["audit.jsonl", "audit.jsonl.12", "pseudonym.key", "peertally.db", "peertally.db-wal"];
-        let others = ["audit.jsonl.", "audit.jsonl.old", "notes", "peertally.db2"];
+        let ours = [
+            "audit.jsonl",
+            "audit.jsonl.12",
+            "pseudonym.key",
+            "pseudonym.key.0a1b2c3d",
+            "pseudonym.new",
+            "peertally.db",
+            "peertally.db-wal",
+            "peertally.db-lock",
+        ];
+        let others =
+            ["audit.jsonl.", "audit.jsonl.old", "notes", "peertally.db2", "pseudonym.key.backup", "x.0a1b2c3d"];
         for name in ours.iter().chain(&others) {
             fs::write(state.join(name), "x").expect("written");
         }
