@@ -201,7 +201,8 @@ pub fn between(before: &Resolved, after: &Resolved, watchlist_room: u32) -> Vec<
             }
         },
     );
-    if changes.0.is_empty() && !before.hook_digests.iter().eq(&after.hook_digests) {
+    let same_hooks = !changes.0.iter().any(|change| change.key == "hooks");
+    if same_hooks && !before.hook_digests.iter().eq(&after.hook_digests) {
         // Policies name hooks by their places.
         changes.push("hooks", ChangeKind::Changed, "the order".to_owned(), None);
     }
