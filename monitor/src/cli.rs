@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Parser, Subcommand};
+use clap::{Args, Parser, Subcommand};
 
 use crate::{
     config::{DEFAULT_CONTROL_SOCKET, RunArgs},
@@ -52,17 +52,9 @@ pub enum Command {
         /// Only check, and show what would change.
         #[arg(long)]
         check: bool,
-        /// Control socket of the agent.
-        #[arg(
-            long,
-            value_name = "PATH",
-            env = "PEERTALLY_CONTROL_SOCKET",
-            default_value = DEFAULT_CONTROL_SOCKET
-        )]
-        socket: PathBuf,
-        /// Output format.
-        #[arg(long, value_enum, default_value_t = Format::Table)]
-        format: Format,
+        /// The running agent.
+        #[command(flatten)]
+        agent: RunningAgent,
     },
     /// Check the records of the audit file and of watchlist hits.
     Audit {
@@ -82,19 +74,18 @@ pub enum Command {
         config: Option<PathBuf>,
     },
     /// Show the state of the running agent.
-    Status {
-        /// Control socket of the agent.
-        #[arg(
-            long,
-            value_name = "PATH",
-            env = "PEERTALLY_CONTROL_SOCKET",
-            default_value = DEFAULT_CONTROL_SOCKET
-        )]
-        socket: PathBuf,
-        /// Output format.
-        #[arg(long, value_enum, default_value_t = Format::Table)]
-        format: Format,
-    },
+    Status(RunningAgent),
+}
+
+/// A running agent that is asked, and the form of the answer.
+#[derive(Clone, Debug, Args)]
+pub struct RunningAgent {
+    /// Control socket of the agent.
+    #[arg(long, value_name = "PATH", env = "PEERTALLY_CONTROL_SOCKET", default_value = DEFAULT_CONTROL_SOCKET)]
+    pub socket: PathBuf,
+    /// Output format.
+    #[arg(long, value_enum, default_value_t = Format::Table)]
+    pub format: Format,
 }
 
 /// What `audit` does.

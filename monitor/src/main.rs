@@ -70,9 +70,9 @@ fn main() -> ExitCode {
             Ok(subscriber) => show(&subscriber),
             Err(error) => fail(&error),
         },
-        Command::Reload { check, socket, format } => match reload::ask(&socket, check) {
+        Command::Reload { check, agent } => match reload::ask(&agent.socket, check) {
             Ok(report) => {
-                let shown = show(&match format {
+                let shown = show(&match agent.format {
                     Format::Table => reload::show(&report),
                     Format::Json => reload::json(&report),
                 });
@@ -81,8 +81,8 @@ fn main() -> ExitCode {
             }
             Err(error) => fail(&error),
         },
-        Command::Status { socket, format } => match status::query(&socket) {
-            Ok(status) => show(&match format {
+        Command::Status(agent) => match status::query(&agent.socket) {
+            Ok(status) => show(&match agent.format {
                 Format::Table => status::show(&status),
                 Format::Json => status::json(&status),
             }),
