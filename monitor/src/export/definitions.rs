@@ -104,7 +104,7 @@ definitions! {
     TABLE_CAPACITY = "/metrics" Gauge "peertally_table_capacity" in "" by ["table"]:
         "Entries a kernel table can hold.";
     TABLE_USE = "/metrics" Gauge "peertally_table_use_ratio" in "" by ["table"]:
-        "Part of a kernel table that is in use, from 0 to 1. Above 0.8 the log, `status` and `/readyz` warn.";
+        "Part of a kernel table that is in use, from 0 to 1. Above 0.8 the log, `status` and `/readyz` warn, but not for `flows` and `reassembly`, which fill without harm.";
     TALLIES_RETIRED = "/metrics" Counter "peertally_tallies_retired_total" in "" by []:
         "Tallies without traffic whose counters went into the store, and whose places in the kernel's table are free again.";
     TALLIES_HELD = "/metrics" Gauge "peertally_tallies_held" in "" by []:
