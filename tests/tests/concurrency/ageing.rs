@@ -4,7 +4,7 @@
 
 use std::{
     collections::HashMap,
-    sync::atomic::{AtomicBool, Ordering},
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
     thread,
     time::{Duration, Instant},
 };
@@ -39,6 +39,9 @@ const SUBSCRIBERS: u64 = 512;
 /// Subscribers that send at a time: a part of the table's room for tallies.
 const ACTIVE: u64 = 24;
 const TALLIES: u32 = 256;
+/// Room for all flows: none is evicted while it is active. A CPU that has found its flow in that moment would count one
+/// packet for the flow that comes after it.
+const FLOWS: u32 = 8192;
 /// Seconds of the program's clock until others send.
 const ACTIVE_S: u64 = 40;
 /// Seconds of the program's clock without traffic until a tally leaves.
@@ -58,17 +61,26 @@ fn frame(subscriber: u64, port: u64) -> Vec<u8> {
 }
 
 /// Sends on one CPU until `stop`.
-fn send(cpu: usize, program: &Xdp, clock: &SharedU64, stop: Instant) -> Result<Sent> {
+///
+/// The program's clock runs a thousand times too fast, and a hypervisor may stop a CPU for long. So the clock stands
+/// while the other CPU is within a packet: `done` has the packets of each. No packet takes a minute, in which its flow
+/// would be idle.
+fn send(cpu: usize, program: &Xdp, clock: &SharedU64, done: &[AtomicU64; CPUS], stop: Instant) -> Result<Sent> {
     pin(cpu);
     let frames: Vec<Vec<u8>> = (0..SUBSCRIBERS * PORTS).map(|flow| frame(flow / PORTS, flow % PORTS)).collect();
     let mut sent = Sent::new();
     let mut numbers = Random(0x9e37_79b9_7f4a_7c15 + cpu as u64);
+    let mut seen = 0;
     for packet in 0_u64.. {
         if packet.is_multiple_of(1024) && Instant::now() >= stop {
             break;
         }
         if cpu == 0 && packet.is_multiple_of(PACKETS_PER_SECOND) {
-            clock.add(1);
+            let others = done[1].load(Ordering::SeqCst);
+            if others != seen {
+                seen = others;
+                clock.add(1);
+            }
         }
         let random = numbers.next();
         let subscriber = (clock.load() / ACTIVE_S * 8 + (random >> 8) % ACTIVE) % SUBSCRIBERS;
@@ -76,6 +88,7 @@ fn send(cpu: usize, program: &Xdp, clock: &SharedU64, stop: Instant) -> Result<S
         let options = TestRunOptions { data_in: Some(&frames[flow as usize]), ..TestRunOptions::new() };
         program.test_run(options).context("test run")?;
         *sent.entry(subscriber as u32).or_default() += 1;
+        done[cpu].store(packet + 1, Ordering::SeqCst);
     }
     Ok(sent)
 }
@@ -103,7 +116,7 @@ fn slots_that_are_used_again_lose_no_packet_under_traffic() {
     let options = LoadOptions {
         one_way: true,
         inspection: InspectionDepth::Headers,
-        ..both_datapaths::options(TableSizes { flows: 64, tallies: TALLIES, peers: 16 })
+        ..both_datapaths::options(TableSizes { flows: FLOWS, tallies: TALLIES, peers: 16 })
     };
     let mut object = LoadedObject::load(&options).expect("loads");
     let tables = Tables::new(&object).expect("mapped");
@@ -111,6 +124,7 @@ fn slots_that_are_used_again_lose_no_packet_under_traffic() {
     let clock = tables.clock();
     clock.store(100_000);
     let (books, done) = (MemoryBooks::default(), AtomicBool::new(false));
+    let packets_done: [AtomicU64; CPUS] = Default::default();
     let program = &*object.program().expect("program");
     let stop = Instant::now() + Duration::from_secs(seconds);
     let (sent, kills) = thread::scope(|scope| {
@@ -134,7 +148,9 @@ fn slots_that_are_used_again_lose_no_packet_under_traffic() {
             }
             kills
         });
-        let cpus: Vec<_> = (0..CPUS).map(|cpu| scope.spawn(move || send(cpu, program, clock, stop))).collect();
+        let packets_done = &packets_done;
+        let cpus: Vec<_> =
+            (0..CPUS).map(|cpu| scope.spawn(move || send(cpu, program, clock, packets_done, stop))).collect();
         let sent: Vec<_> = cpus.into_iter().map(|cpu| cpu.join().expect("no panic")).collect();
         done.store(true, Ordering::SeqCst);
         let sent: Vec<Sent> = sent.into_iter().map(|cpu| cpu.expect("sends")).collect();
@@ -150,10 +166,20 @@ fn slots_that_are_used_again_lose_no_packet_under_traffic() {
     let taken = tables.view().settings.next_slot.load();
     let packets: u64 = expected.values().sum();
     println!("{packets} packets of {} subscribers, {taken} slots taken of {TALLIES}, {kills} kills", expected.len());
-    for event in [KernelEvent::InternalError, KernelEvent::TallyRefused, KernelEvent::TallyReserved] {
+    for event in [
+        KernelEvent::InternalError,
+        KernelEvent::TallyRefused,
+        KernelEvent::TallyReserved,
+        KernelEvent::EvictedUnclassified,
+    ] {
         assert_eq!(object.event(event).expect("reads"), 0, "{event:?}");
     }
     assert!(taken > u64::from(TALLIES) + 64, "only {taken} slots were taken");
     assert!(kills > 0);
-    assert_eq!(booked, expected, "packets of each subscriber");
+    booked.retain(|_, packets| *packets != 0);
+    let differ: Vec<_> = (0..SUBSCRIBERS as u32)
+        .map(|subscriber| (subscriber, booked.get(&subscriber), expected.get(&subscriber)))
+        .filter(|(_, booked, expected)| booked != expected)
+        .collect();
+    assert!(differ.is_empty(), "subscriber, packets booked and sent: {differ:?}");
 }
