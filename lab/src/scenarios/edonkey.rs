@@ -15,8 +15,8 @@ use super::super::{
 
 /// aMule starts a download at about 10 kB/s.
 const BYTES: usize = 150_000;
-/// Longest time for one transfer; a pair that meets is done within a minute.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// Longest time for one transfer. Most take half a minute; a client that finds no upload slot asks again after a while.
+const PATIENCE: Duration = Duration::from_secs(150);
 
 /// Nodes of Kad in addition to the first, which is [`INTERNET_V4`]. Clients take few contacts of one network.
 const KAD_NODES: [Ipv4Addr; 2] = [Ipv4Addr::new(203, 0, 113, 2), Ipv4Addr::new(203, 0, 113, 3)];
