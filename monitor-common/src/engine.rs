@@ -13,6 +13,7 @@ mod budget;
 mod charge;
 mod commit;
 mod crowding;
+#[cfg(not(target_arch = "bpf"))]
 mod end_idle;
 mod flow_entry;
 mod flow_table;
@@ -32,4 +33,5 @@ mod tally_slots;
 mod watchlist;
 
 pub use account::settle_idle;
+#[cfg(not(target_arch = "bpf"))]
 pub use end_idle::end_idle;

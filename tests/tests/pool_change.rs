@@ -3,20 +3,16 @@
 
 use std::net::SocketAddr;
 
-use monitor_common::{
-    abi::{
-        outcome::Outcome,
-        protocol::{Confidence, Protocol, Verdict},
-        settings::InspectionDepth,
-        tally::TallyKey,
-    },
-    tables::flow_table::FlowState,
+use monitor_common::abi::{
+    outcome::Outcome,
+    protocol::{Confidence, Protocol, Verdict},
+    settings::InspectionDepth,
+    tally::TallyKey,
 };
 use peertally_core::{pool::Pool, subscriber::Subscriber};
 use peertally_datapath::{
     ReleasedFlows, TableSizes,
     host::{ACCESS, CORE, HostDataPath},
-    released_flows::release_abandoned,
 };
 use peertally_tests::{both_datapaths::SEED, wire::Connection};
 
@@ -143,27 +139,4 @@ fn a_flow_of_a_removed_pool_ends_and_counts_for_nobody() {
     node.bittorrent("10.0.0.7");
     node.is_exact();
     assert!(node.packets("10.0.0.7/32") > before);
-}
-
-#[test]
-fn a_way_that_a_dead_agent_locked_is_freed_and_its_counts_are_booked() {
-    let mut node = Node::new(&["10.0.0.0/16/32"]);
-    let mut connection = node.bittorrent("10.0.0.7");
-    let before = node.packets("10.0.0.7/32");
-    let view = node.path.view();
-    let found = |state: u64| !matches!(FlowState(state).phase(), monitor_common::tables::flow_table::Phase::Empty);
-    let (index, way) = (0..view.flows.len())
-        .flat_map(|index| (0..4).map(move |way| (index, way)))
-        .find(|(index, way)| found(view.flows[*index].states[*way].load()))
-        .expect("a flow");
-    // As an agent leaves it that is killed while it releases the flow.
-    let word = &view.flows[index].states[way];
-    view.cold[index].flows[way].first_sequences.store(word.load());
-    word.store(FlowState::LOCKED.0);
-    assert_eq!(release_abandoned(&view, || {}), 1);
-    assert_eq!(release_abandoned(&view, || {}), 0);
-    node.is_exact();
-    assert_eq!(node.packets("10.0.0.7/32"), before);
-    assert!(matches!(node.data(&mut connection, 1)[0], Outcome::New(_)), "the next packet opens a flow");
-    node.is_exact();
 }

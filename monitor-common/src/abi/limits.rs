@@ -6,7 +6,7 @@
 /// Layout version of all pinned and mapped data; part of the pin path. Bump it with any change of a shared type, of a
 /// map's name or of the meaning of a bit: a program of an older version counts into its pinned maps as long as an
 /// interface keeps it.
-pub const SCHEMA_VERSION: u32 = 11;
+pub const SCHEMA_VERSION: u32 = 12;
 
 /// VLAN tags that are parsed (IEEE 802.1ad: one service tag and one customer tag).
 pub const MAX_VLAN_TAGS: u32 = 2;

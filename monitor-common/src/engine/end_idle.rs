@@ -1,10 +1,10 @@
 //! Ends flows on behalf of the agent: an idle flow in the table keeps the slots of its tallies from being used again.
 
-use super::account;
+use super::release::{end_locked, is_free, lock};
 use crate::{
     abi::{limits::WAYS, settings::Settings},
     tables::{
-        flow_table::{ColdSet, FlowSet, FlowState, NO_SLOTS, Phase},
+        flow_table::{ColdSet, FlowSet, FlowState},
         maps::CounterMaps,
     },
 };
@@ -20,20 +20,10 @@ pub fn end_idle<M: CounterMaps>(
     idle_s: u16,
 ) -> bool {
     let way = way & (WAYS - 1);
-    let (word, cold) = (&set.states[way], &cold.flows[way]);
-    let state = FlowState(word.load());
-    let live = matches!(state.phase(), Phase::Inspecting | Phase::Settled);
-    if !live || state.is_claimed() || state.is_charging() || state.age_s(now_s) < idle_s {
+    let state = FlowState(set.states[way].load());
+    if !is_free(state) || state.age_s(now_s) < idle_s || !lock(set, way, state) {
         return false;
     }
-    if !word.replace(state.0, FlowState::LOCKED.0) {
-        return false;
-    }
-    account::end_flow(maps, settings, (set, cold), way, state, now_s);
-    // Whoever read the flow before finds another one.
-    cold.generation.add(1);
-    cold.slots.store(NO_SLOTS);
-    set.tags[way].store(0);
-    word.swap(FlowState::EMPTY.0);
+    end_locked(maps, settings, (set, &cold.flows[way]), way, state, now_s);
     true
 }

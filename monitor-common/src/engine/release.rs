@@ -22,20 +22,15 @@ pub struct EndedFlow {
     pub slots: u64,
 }
 
-/// Locks the flow in a way, unless another CPU changed it since `seen`; returns the first sequence numbers.
+/// Locks the flow in a way, unless another CPU changed it since `seen`.
 ///
-/// Their word keeps the state meanwhile, so that [`unlock_abandoned`] can end the flow if the caller dies.
-fn lock(set: &FlowSet, cold: &ColdFlow, way: usize, seen: FlowState) -> Option<u64> {
-    let firsts = cold.first_sequences.swap(seen.0);
-    if set.states[way].replace(seen.0, FlowState::LOCKED.0) {
-        return Some(firsts);
-    }
-    cold.first_sequences.store(firsts);
-    None
+/// The locked state keeps that of the flow, so that [`unlock_abandoned`] can end the flow if the caller dies.
+pub(super) fn lock(set: &FlowSet, way: usize, seen: FlowState) -> bool {
+    set.states[way].replace(seen.0, seen.locked().0)
 }
 
 /// Whether a CPU that is not in the middle of a change could evict the flow.
-fn is_free(state: FlowState) -> bool {
+pub(super) fn is_free(state: FlowState) -> bool {
     matches!(state.phase(), Phase::Inspecting | Phase::Settled) && !state.is_claimed() && !state.is_charging()
 }
 
@@ -56,25 +51,46 @@ pub fn end_flow<M: CounterMaps>(
     if !is_free(state) {
         return None;
     }
-    lock(set, cold, way, state)?;
+    if !lock(set, way, state) {
+        return None;
+    }
     let slots = cold.slots.load();
+    end_locked(maps, settings, (set, cold), way, state, now_s);
+    Some(EndedFlow { state, slots })
+}
+
+/// Books what the flow in a way has counted that [`lock`] has locked, and empties the way.
+///
+/// A caller who dies in between leaves what [`unlock_abandoned`] goes on with. Each step is marked before it is done,
+/// so nothing is booked twice; what the caller had taken out of a counter and not booked yet is lost.
+pub(super) fn end_locked<M: CounterMaps>(
+    maps: &M,
+    settings: &Settings,
+    (set, cold): (&FlowSet, &ColdFlow),
+    way: usize,
+    state: FlowState,
+    now_s: u64,
+) {
+    // The flow of a settled state is counted.
+    set.states[way].store(state.locked().counted().0);
     account::end_flow(maps, settings, (set, cold), way, state, now_s);
     empty(set, cold, way);
-    Some(EndedFlow { state, slots })
 }
 
 /// Empties a way that the caller has locked, and whose counters it has flushed.
 fn empty(set: &FlowSet, cold: &ColdFlow, way: usize) {
+    // Whoever read the flow before finds another one.
     cold.generation.add(1);
     cold.slots.store(NO_SLOTS);
     set.tags[way].store(0);
-    set.states[way].store(FlowState::EMPTY.0);
+    set.states[way].swap(FlowState::EMPTY.0);
 }
 
 /// Books what CPUs counted for a flow that [`end_flow`] ended meanwhile, unless another flow has the way.
 pub fn flush_ended<M: CounterMaps>(maps: &M, set: &FlowSet, way: usize, ended: EndedFlow, now_s: u64) {
     let way = way & (WAYS - 1);
-    if set.states[way].replace(FlowState::EMPTY.0, FlowState::LOCKED.0) {
+    // If the caller dies, what is left counts for the interface.
+    if set.states[way].replace(FlowState::EMPTY.0, ended.state.locked().counted().0) {
         account::flush(maps, set, ended.slots, way, ended.state, now_s);
         set.states[way].store(FlowState::EMPTY.0);
     }
@@ -97,11 +113,12 @@ pub fn uncharge_flow<M: CounterMaps>(
     if !is_free(state) {
         return false;
     }
-    let Some(firsts) = lock(set, cold, way, state) else { return false };
+    if !lock(set, way, state) {
+        return false;
+    }
     account::leave_subscribers(maps, settings, (set, cold), way, state, now_s);
     cold.generation.add(1);
     cold.slots.store(NO_SLOTS);
-    cold.first_sequences.store(firsts);
     // Packets of both directions leave the fast path, and the first one charges.
     set.states[way].store(state.pending().waiting_for(3).0);
     true
@@ -117,14 +134,14 @@ pub fn unlock_abandoned<M: CounterMaps>(
     now_s: u64,
 ) -> bool {
     let way = way & (WAYS - 1);
-    if FlowState(set.states[way].load()) != FlowState::LOCKED {
+    let state = FlowState(set.states[way].load());
+    if state.phase() != Phase::Locked {
         return false;
     }
     let cold = &cold.flows[way];
-    let state = FlowState(cold.first_sequences.load());
-    if is_free(state) {
-        account::end_flow(maps, settings, (set, cold), way, state, now_s);
+    match state.kept() {
+        Some(kept) => end_locked(maps, settings, (set, cold), way, kept, now_s),
+        None => empty(set, cold, way),
     }
-    empty(set, cold, way);
     true
 }

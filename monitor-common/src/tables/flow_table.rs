@@ -202,7 +202,8 @@ pub enum Phase {
 /// 24..27 confidence, 27 first packet's direction, 28..30 direction class, 30 pending, 31 server flow. Then for each
 /// direction 16 bits, those of lower-to-higher packets first: [`InterfaceEntry::code`] of the interface, in bit 8
 /// whether its packets may prove something, in bit 9 whether its payloads teach, in bits 10 and 11 the phase of the
-/// way, in bit 12 whether its sender was charged since the flow began.
+/// way, in bit 12 whether its sender was charged since the flow began. Bits 13 and 14 of the second 16 bits belong to a
+/// way that the agent has locked ([`FlowState::locked`]).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FlowState(pub u64);
 
@@ -255,6 +256,10 @@ const LEARNING_BOTH: u64 = LEARNING | LEARNING << 16;
 const PROVISIONAL: u64 = 1 << 16;
 const CHARGING: u64 = 1 << 17;
 const CHARGED: u64 = 1 << (INTERFACE_SHIFT + 12);
+/// The way is locked, and the other bits are those of its flow.
+const KEPT: u64 = 1 << (INTERFACE_SHIFT + 16 + 13);
+/// The kept flow is settled, else under inspection.
+const KEPT_SETTLED: u64 = 1 << (INTERFACE_SHIFT + 16 + 14);
 
 /// Shift to the interface of a direction; `from_lower` is 1 or 0.
 #[inline(always)]
@@ -267,6 +272,30 @@ impl FlowState {
     pub const LOCKED: Self = Self(phase_bits(Phase::Locked));
     /// The state of an unused way.
     pub const EMPTY: Self = Self(0);
+
+    /// The locked state that keeps this state of a flow, for the agent: unlike a CPU, it can be killed while it holds
+    /// the lock.
+    #[must_use]
+    pub const fn locked(self) -> Self {
+        let settled = if matches!(self.phase(), Phase::Settled) { KEPT_SETTLED } else { 0 };
+        Self(self.0 & !PHASE_MASK | phase_bits(Phase::Locked) | KEPT | settled)
+    }
+
+    /// The flow's state that a locked way keeps; none if a CPU holds the lock, or the agent that of an empty way.
+    #[must_use]
+    pub const fn kept(self) -> Option<Self> {
+        if !matches!(self.phase(), Phase::Locked) || self.0 & KEPT == 0 {
+            return None;
+        }
+        let phase = if self.0 & KEPT_SETTLED == 0 { Phase::Inspecting } else { Phase::Settled };
+        Some(Self(self.0 & !(PHASE_MASK | KEPT | KEPT_SETTLED) | phase_bits(phase)))
+    }
+
+    /// The locked state of a flow that is counted already, whatever phase it had.
+    #[must_use]
+    pub const fn counted(self) -> Self {
+        Self(self.0 | KEPT_SETTLED)
+    }
 
     /// The state of a new flow.
     #[inline(always)]
