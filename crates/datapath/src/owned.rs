@@ -3,11 +3,14 @@
 //! Whoever can write a folder of the agent can take its program off, hold its lock or forge its records. So such a
 //! folder is made with mode 0700, and one that was made by another user, or that others can write, is refused. Only
 //! rights are ever taken away here.
+//!
+//! Commands of root work on the folders of an agent that runs as another user: in a folder that only root can write,
+//! only root can have given a folder to somebody.
 
 use std::{
     fs::{self, DirBuilder, File, Metadata, OpenOptions, Permissions},
     io,
-    os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _},
+    os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _, fchown},
     path::{Path, PathBuf},
 };
 
@@ -82,13 +85,24 @@ fn own_user() -> u32 {
     rustix::process::geteuid().as_raw()
 }
 
-/// Root is trusted as the agent's user is.
+/// Root is trusted as the agent's user is. For root, so is the user to whom root gave the folder, or the folder of the
+/// file.
 fn check_owner(path: &Path, metadata: &Metadata) -> Result<(), OwnedError> {
     let (owner, own) = (metadata.uid(), own_user());
-    if owner == own || owner == 0 {
+    let is_trusted = || path.parent().is_some_and(|parent| is_given(path, owner) || is_given(parent, owner));
+    if owner == own || owner == 0 || (own == 0 && is_trusted()) {
         return Ok(());
     }
     Err(OwnedError::Owner { path: path.to_owned(), owner, own })
+}
+
+/// Whether `folder` is a folder that root, and nobody else, can have given to the user `owner`.
+#[must_use]
+pub fn is_given(folder: &Path, owner: u32) -> bool {
+    let Ok(metadata) = fs::symlink_metadata(folder) else { return false };
+    let only_root_writes = |above: Metadata| above.uid() == 0 && above.mode() & OTHERS_WRITE == 0;
+    let above = folder.parent().and_then(|above| fs::metadata(above).ok());
+    metadata.is_dir() && metadata.uid() == owner && above.is_some_and(only_root_writes)
 }
 
 fn check_writers(path: &Path, metadata: &Metadata) -> Result<(), OwnedError> {
@@ -163,9 +177,20 @@ pub fn file(path: &Path) -> Result<File, OwnedError> {
         .custom_flags(OFlags::NOFOLLOW.bits() as i32)
         .open(path)
         .map_err(failed("open"))?;
-    let metadata = file.metadata().map_err(failed("look at"))?;
+    let mut metadata = file.metadata().map_err(failed("look at"))?;
     if !metadata.is_file() {
         return Err(OwnedError::Kind { path: path.to_owned(), expected: "file" });
+    }
+    if metadata.uid() == 0 && own_user() == 0 {
+        // The agent, which may run as the folder's user, must be able to open it.
+        let folder = path.parent().and_then(|folder| Some((folder, fs::symlink_metadata(folder).ok()?)));
+        if let Some((folder, found)) = folder
+            && found.uid() != 0
+            && is_given(folder, found.uid())
+        {
+            fchown(&file, Some(found.uid()), Some(found.gid())).map_err(failed("give to the agent's user"))?;
+            metadata = file.metadata().map_err(failed("look at"))?;
+        }
     }
     check_owner(path, &metadata)?;
     check_writers(path, &metadata)?;
@@ -243,8 +268,30 @@ mod tests {
         let scratch = tempfile::tempdir().expect("a folder");
         let path = scratch.path().join("theirs");
         folder(&path).expect("made");
+        set_mode(scratch.path(), 0o1777);
         std::os::unix::fs::chown(&path, Some(65_534), None).expect("root may");
         let error = folder(&path).expect_err("theirs").to_string();
         assert!(error.contains("belongs to user 65534") && error.contains("chown -R 0"), "{error}");
+    }
+
+    #[test]
+    fn root_works_on_the_folder_that_root_gave_to_the_agent() {
+        const AGENT: u32 = 65_534;
+        if own_user() != 0 {
+            return eprintln!("SKIPPED: giving a folder to another user needs root");
+        }
+        let scratch = tempfile::tempdir().expect("a folder");
+        let (given, path) = (scratch.path().join("given"), scratch.path().join("given/lock"));
+        folder(&given).expect("made");
+        std::os::unix::fs::chown(&given, Some(AGENT), None).expect("root may");
+        folder(&given).expect("only root can have given it");
+        drop(file(&path).expect("made"));
+        assert_eq!(fs::metadata(&path).expect("there").uid(), AGENT, "the agent could not open root's file");
+        // The same folder, where its user could have put it in place.
+        set_mode(scratch.path(), 0o777);
+        assert!(folder(&given).is_err() && file(&path).is_err());
+        set_mode(scratch.path(), 0o700);
+        std::os::unix::fs::chown(&path, Some(AGENT - 1), None).expect("root may");
+        assert!(file(&path).is_err(), "a third user's file");
     }
 }

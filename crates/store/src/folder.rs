@@ -39,7 +39,20 @@ fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StoreE
 fn check_owner(path: &Path, found: &Metadata) -> Result<(), StoreError> {
     let own = rustix::process::geteuid().as_raw();
     let found = found.uid();
-    if found == own { Ok(()) } else { Err(StoreError::Owner { path: path.to_owned(), found, own }) }
+    // SQLite, as root, gives its files to the owner of the database.
+    let is_trusted = || path.parent().is_some_and(|parent| is_given(path, found) || is_given(parent, found));
+    if found == own || (own == 0 && is_trusted()) {
+        return Ok(());
+    }
+    Err(StoreError::Owner { path: path.to_owned(), found, own })
+}
+
+/// Whether `folder` is a folder that root, and nobody else, can have given to the user `owner`.
+fn is_given(folder: &Path, owner: u32) -> bool {
+    let Ok(metadata) = fs::symlink_metadata(folder) else { return false };
+    let only_root_writes = |above: Metadata| above.uid() == 0 && above.mode() & OTHERS_WRITE == 0;
+    let above = folder.parent().and_then(|above| fs::metadata(above).ok());
+    metadata.is_dir() && metadata.uid() == owner && above.is_some_and(only_root_writes)
 }
 
 /// Makes a folder with rights 0700, or checks one that exists: this user owns it, and nobody else can write to it.

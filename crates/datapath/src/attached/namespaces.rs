@@ -38,7 +38,10 @@ pub(super) fn describe_network(namespace: &str) -> String {
 
 /// Whether the pins end with this mount namespace, because that of the process that started this one does not hold
 /// their file system. So it is after `ip netns exec`, which mounts `/sys` anew. `false` if that cannot be told.
+///
+/// Looks at our own folder, which a service manager may bind into the agent's namespace.
 pub(super) fn pins_are_private() -> bool {
+    let folder = pins::base();
     let mounts = |process: u32| fs::read_link(format!("/proc/{process}/ns/mnt")).ok();
     let device = |path: &Path| fs::metadata(path).map(|file| file.dev());
     let Some(own) = mounts(std::process::id()) else { return false };
@@ -49,8 +52,8 @@ pub(super) fn pins_are_private() -> bool {
             continue;
         }
         let seen = Path::new("/proc").join(process.to_string()).join("root");
-        let seen = seen.join(pins::BPF_FILE_SYSTEM.trim_start_matches('/'));
-        return match (device(&seen), device(Path::new(pins::BPF_FILE_SYSTEM))) {
+        let seen = seen.join(folder.strip_prefix("/").unwrap_or(&folder));
+        return match (device(&seen), device(&folder)) {
             (Ok(theirs), Ok(ours)) => theirs != ours,
             (Err(error), Ok(_)) => error.kind() == io::ErrorKind::NotFound,
             _ => false,

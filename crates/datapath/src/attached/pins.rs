@@ -132,14 +132,15 @@ pub(super) fn tables() -> io::Result<Tables> {
     }
 }
 
-/// Creates the folder, and mounts the BPF file system if needed.
+/// Creates the folder, and mounts the BPF file system if needed. A service manager may show the agent our folder alone,
+/// without the rest of that file system.
 ///
 /// # Errors
 /// [`AttachError::PinFolder`].
 pub(super) fn prepare() -> Result<PathBuf, AttachError> {
     let path = folder();
     let error = |source| AttachError::PinFolder { path: path.clone(), source };
-    if !is_bpf_file_system(Path::new(BPF_FILE_SYSTEM)) {
+    if !is_bpf_file_system(Path::new(BPF_FILE_SYSTEM)) && !is_bpf_file_system(&base()) {
         // As systemd mounts it: whoever can write it could unpin the program of others.
         let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
         rustix::mount::mount("bpf", BPF_FILE_SYSTEM, "bpf", flags, c"mode=0700")
@@ -209,8 +210,18 @@ pub(super) fn remove_all() -> Result<Vec<PathBuf>, AttachError> {
         empty(&path, &mut removed)?;
         fs::remove_dir(&path).map_err(|source| AttachError::Remove { path: path.clone(), source })?;
     }
-    fs::remove_dir(&base).map_err(|source| AttachError::Remove { path: base.clone(), source })?;
-    Ok(removed)
+    match fs::remove_dir(&base) {
+        // Only root may remove what root made for the agent's user, and nobody may remove a mount point. Nothing is
+        // attached through an empty folder.
+        Err(source) if !is_kept(&source) => Err(AttachError::Remove { path: base, source }),
+        _ => Ok(removed),
+    }
+}
+
+/// Whether an empty folder stays because this process may not remove it.
+fn is_kept(error: &io::Error) -> bool {
+    use io::ErrorKind::{PermissionDenied, ReadOnlyFilesystem, ResourceBusy};
+    matches!(error.kind(), PermissionDenied | ReadOnlyFilesystem | ResourceBusy)
 }
 
 /// Removes this version's pins, and nothing else.
