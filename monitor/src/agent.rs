@@ -13,6 +13,7 @@ pub mod pseudonym_key;
 pub mod record_counts;
 pub mod record_file;
 pub mod reload;
+pub mod service_manager;
 pub mod shedding;
 pub mod state;
 pub mod store_stats;

@@ -75,6 +75,13 @@ pub enum Command {
     },
     /// Show the state of the running agent.
     Status(RunningAgent),
+    /// Write manual pages and shell completions, for packagers.
+    #[command(hide = true)]
+    Generate {
+        /// Folder to write to.
+        #[arg(value_name = "FOLDER")]
+        folder: PathBuf,
+    },
 }
 
 /// A running agent that is asked, and the form of the answer.
@@ -101,4 +108,35 @@ pub enum AuditCommand {
         #[arg(long, value_name = "FILE", env = "PEERTALLY_CONFIG")]
         config: Option<PathBuf>,
     },
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, path::Path};
+
+    use clap::CommandFactory as _;
+
+    use super::*;
+    use crate::verbs::generate::generate;
+
+    #[test]
+    fn each_verb_has_a_page_and_each_shell_knows_it() {
+        let folder = tempfile::tempdir().expect("a folder");
+        generate(&Cli::command(), folder.path()).expect("written");
+        let read = |path: &str| fs::read_to_string(folder.path().join(path)).unwrap_or_else(|_| panic!("{path}"));
+        for verb in Cli::command().get_subcommands().filter(|verb| !verb.is_hide_set()) {
+            let name = verb.get_name();
+            assert!(read(&format!("man/peertally-{name}.1")).contains(".TH"), "{name}");
+            for completion in ["peertally.bash", "_peertally", "peertally.fish"] {
+                assert!(read(&format!("completions/{completion}")).contains(name), "{completion}: {name}");
+            }
+        }
+        assert!(!read("man/peertally.1").contains("generate"), "a hidden verb is shown");
+    }
+
+    #[test]
+    fn a_folder_that_cannot_be_made_is_named() {
+        let error = generate(&Cli::command(), Path::new("/dev/null/pages")).expect_err("no folder");
+        assert!(error.to_string().contains("/dev/null/pages"), "{error}");
+    }
 }

@@ -2,10 +2,10 @@
 
 use std::{io::Write as _, process::ExitCode};
 
-use clap::Parser;
+use clap::{CommandFactory as _, Parser};
 use peertally::{
     cli::{AuditCommand, Cli, Command},
-    verbs::{Format, audit, check_config, detach, events, plan, reload, replay, resolve, run, status},
+    verbs::{Format, audit, check_config, detach, events, generate, plan, reload, replay, resolve, run, status},
 };
 use peertally_core::exit::{Exit, ExitCause};
 use peertally_datapath::attached::AttachedDatapath;
@@ -55,6 +55,10 @@ fn main() -> ExitCode {
             Err(error) => fail(&error),
         },
         Command::Events(args) => match events::main(&args) {
+            Ok(text) => show(&text),
+            Err(error) => fail(&error),
+        },
+        Command::Generate { folder } => match generate::generate(&Cli::command(), &folder) {
             Ok(text) => show(&text),
             Err(error) => fail(&error),
         },

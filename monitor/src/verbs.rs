@@ -7,6 +7,7 @@ pub mod audit;
 pub mod check_config;
 pub mod detach;
 pub mod events;
+pub mod generate;
 pub mod plan;
 pub mod reload;
 pub mod replay;

@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::{
     AgentState, depth_record,
     drain_loop::{Reconfigure, Wake},
+    service_manager,
 };
 use crate::config::{
     ConfigError, Resolved,
@@ -145,7 +146,14 @@ impl Reloader {
     /// Answers requests until the handles are gone.
     pub async fn run(mut self, mut requests: ReloadRequests) {
         while let Some(Request { check, reply }) = requests.0.recv().await {
-            let report = self.reload(check).await;
+            let report = if check {
+                self.reload(true).await
+            } else {
+                service_manager::reloading();
+                let report = self.reload(false).await;
+                service_manager::reloaded();
+                report
+            };
             self.state.count_reload(report.result);
             log(&report);
             if let Some(reply) = reply {

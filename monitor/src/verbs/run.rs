@@ -34,6 +34,7 @@ use crate::{
         logging,
         pseudonym_key::{self, KeyRotation, PseudonymKeyError},
         reload::{self, ReloadHandle, Reloader, Reread},
+        service_manager,
         state::Kept,
         store_stats::{StoreObserver, StoreStats},
     },
@@ -89,6 +90,11 @@ pub enum RunError {
     /// The runtime cannot start.
     #[error("cannot start the agent's threads: {0}; check the limits of this service (`ulimit -u`, `ulimit -n`)")]
     Runtime(#[source] io::Error),
+    /// The capabilities of the service cannot be kept from the programs that hooks start.
+    #[error(
+        "cannot keep the agent's capabilities from hooks: {0}; allow `prctl` in the system call filter of this service"
+    )]
+    Ambient(#[source] io::Error),
     /// A part of the agent ended by a bug.
     #[error("the {0} ended unexpectedly; this is a bug, please report it with the log (traffic is not affected)")]
     Bug(&'static str),
@@ -110,7 +116,7 @@ impl ExitCause for RunError {
             Self::Owned(error) => error.exit(),
             Self::Audit(error) => error.exit(),
             Self::Pseudonyms(error) => error.exit(),
-            Self::Runtime(_) => Exit::Unavailable,
+            Self::Runtime(_) | Self::Ambient(_) => Exit::Unavailable,
             Self::Store(error) | Self::Hook(DispatchError::Store(error)) => store_exit(error),
             Self::Hook(DispatchError::Read(_)) => Exit::Unavailable,
             Self::Hook(DispatchError::Hook(_)) => Exit::Usage,
@@ -138,6 +144,9 @@ pub fn main<D: Datapath>(
     logging::start(&resolved.log);
     resolved.warnings().iter().for_each(|warning| tracing::warn!("{warning}"));
     Plan::new(&resolved)?.check()?;
+    // A service manager gives a user's process its capabilities as ambient ones, which children inherit. They are of
+    // each thread, so this is done before there are others.
+    rustix::thread::clear_ambient_capability_set().map_err(|errno| RunError::Ambient(errno.into()))?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .thread_name("peertally")
@@ -260,6 +269,7 @@ async fn serve_reloading<D: Datapath>(
     ];
     state.set_configuration(&resolved.digest);
     let reloaded_state = Arc::clone(&state);
+    let watchdog = service_manager::start(Arc::clone(&state), Arc::clone(&heartbeat));
     let drain_loop = DrainLoop {
         analysis,
         state,
@@ -283,6 +293,8 @@ async fn serve_reloading<D: Datapath>(
         () = stop => None,
         ended = &mut drain => Some(ended),
     };
+    service_manager::stopping();
+    watchdog.abort();
     signals.abort();
     reloader.abort();
     drop(end_drain);
