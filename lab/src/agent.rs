@@ -84,6 +84,14 @@ impl<'a> Agent<'a> {
     fn spawn(lab: &'a Lab, mut command: Command, toml: &str) -> Result<Self> {
         let file = configuration(lab, toml)?;
         command.args(["run", "--config"]).arg(&file);
+        Self::start_command(lab, command)
+    }
+
+    /// Starts an agent by a whole command; returns when it is ready.
+    ///
+    /// # Errors
+    /// As [`Agent::start`].
+    pub fn start_command(lab: &'a Lab, mut command: Command) -> Result<Self> {
         let mut agent = Self { lab, process: Process::spawn("peertally", lab.directory(), &mut command)? };
         wait_for("ready agent", Duration::from_secs(60), Duration::from_millis(50), || {
             agent.process.ensure_running()?;

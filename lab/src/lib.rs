@@ -33,6 +33,7 @@ mod signature;
 pub mod tools;
 mod torrent;
 mod truth;
+mod unit;
 mod wait;
 mod web;
 mod xdp;
@@ -85,6 +86,7 @@ pub use self::{
     signature::{SIGNATURES, protocol_of},
     torrent::{Reported, Transfer, make_file, make_torrent},
     truth::{Flow, FlowKey, FlowKind, Truth, background},
+    unit::Unit,
     wait::{interrupt, wait_for, wait_for_some},
     web::{DnsServer, WebServer, fetch},
     xdp::{Xdp, xdp},
