@@ -8,6 +8,7 @@ pub mod bench;
 pub mod build_ebpf;
 pub mod command;
 pub mod demo;
+pub mod dist;
 pub mod fuzz;
 pub mod habits;
 pub mod kernels;

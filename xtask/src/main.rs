@@ -4,7 +4,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use xtask::{accuracy, bench, build_ebpf, demo, fuzz, habits, kernels, lab, setup, test};
+use xtask::{accuracy, bench, build_ebpf, demo, dist, fuzz, habits, kernels, lab, setup, test};
 
 /// Developer commands of Peertally.
 #[derive(Debug, Parser)]
@@ -24,6 +24,8 @@ enum Verb {
     BuildEbpf(build_ebpf::Arguments),
     /// Run the demonstration (two minutes)
     Demo(demo::Arguments),
+    /// Make a Debian package and a tarball, with checksums and a bill of materials
+    Dist(dist::Arguments),
     /// Fuzz each target for a bounded time
     Fuzz(fuzz::Arguments),
     /// Check repository rules: comment width, unused dependencies, dead references, commit subjects
@@ -54,6 +56,7 @@ fn run() -> anyhow::Result<()> {
         Verb::Bench(arguments) => bench::run(&arguments),
         Verb::BuildEbpf(arguments) => build_ebpf::run(&arguments),
         Verb::Demo(arguments) => demo::run(&arguments),
+        Verb::Dist(arguments) => dist::run(&arguments),
         Verb::Fuzz(arguments) => fuzz::run(&arguments).map(|_held| ()),
         Verb::Habits(arguments) => habits::run(&arguments),
         Verb::Kernels(arguments) => kernels::run(&arguments),
