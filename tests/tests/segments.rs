@@ -103,7 +103,7 @@ fn messages() -> Vec<(Protocol, bool, String)> {
         ask(FastTrack, "GIVE 1234567\r\n\r\n".into()),
         answer(OpenFt, "HTTP/1.1 200 OK\r\nX-OpenftAlias: someone\r\n\r\n".into()),
         ask(DirectConnect, "$MyNick someone|$Lock EXTENDEDPROTOCOLABC Pk=a|".into()),
-        ask(DirectConnect, "$MyNick someone with a long name|".into()),
+        ask(DirectConnect, "$MyNick someone_with_a_long_name|".into()),
         answer(DirectConnect, "$Lock EXTENDEDPROTOCOLABCABCABCABC Pk=DCPLUSPLUS0.868|".into()),
         ask(DirectConnect, "$ADCGET file TTH/PPUROLR2WSYTGPLCM3KV4V6LJC36SCTFQJFDJKA 0 -1|".into()),
         ask(DirectConnect, "$ADCGET file files.xml.bz2 0 -1|".into()),

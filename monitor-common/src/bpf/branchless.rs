@@ -103,6 +103,13 @@ pub const fn bytes_below(word: u64, bound: u8) -> u64 {
     word.wrapping_sub(EACH_BYTE * bound as u64) & !word & TOP_BITS
 }
 
+/// How many top bits of bytes are set in a word that has no others.
+#[inline(always)]
+#[must_use]
+pub const fn count(tops: u64) -> u64 {
+    (tops >> 7).wrapping_mul(EACH_BYTE) >> 56
+}
+
 /// Index of the byte (of eight) that the lowest set top bit belongs to.
 ///
 /// The bit times this constant leaves the index in the topmost byte.

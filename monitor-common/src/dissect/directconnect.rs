@@ -2,14 +2,17 @@
 //!
 //! Source: the NMDC documentation (nmdc.sourceforge.io) and "Advanced Direct Connect" (adc.sourceforge.io/ADC.html).
 //! Matched, on any port:
-//! - NMDC: "$Lock " with " Pk=" in it; "$MyNick "; for flows that started earlier, other commands with fixed arguments.
-//!   Each ends with "|", at the segment's end or near its start. Transfers: "$ADCGET " and "$ADCSND " of a file, a list
-//!   or a hash tree;
+//! - NMDC: "$Lock " with " Pk=" in it; "$MyNick "; for flows that started earlier, other commands whose arguments have
+//!   their form. A command ends with "|", at the segment's end or in front of another command. Transfers: "$ADCGET " and
+//!   "$ADCSND " of a file, a list or a hash tree;
 //! - ADC: "SUP AD" to or from a hub or a peer, ended by a line feed; "CGET " and "CSND " of a file, a list or a hash
 //!   tree;
-//! - UDP: "$SR " ended by "|"; "URES " and "UINF " with a client identifier of 39 characters, ended by a line feed.
+//! - UDP: "$SR " with the separator 05, ended by ")|"; "URES " and "UINF " with a client identifier of 39 characters, ended by a line feed.
 //!
-//! Guard: the terminators. No rule has fewer than seven fixed bytes, except for the two with checked inner marks.
+//! Guard: the terminators and the arguments. "$" and a word is also a variable of shells, of PHP and of templates, with
+//! "|" behind it as often as not. So a nick has no blank, "$ConnectToMe" ends in a port, "$Direction" in a number,
+//! "$MyINFO $ALL" in "$|", "$Search Hub:" has its four question marks, and "$Supports" starts with the name of an
+//! extension. "$HubName" proves nothing.
 
 use super::{
     content::base32,
@@ -18,6 +21,7 @@ use super::{
 };
 use crate::{
     abi::{limits::HELD_BYTES, protocol::Protocol, rule::Rule, watch::ContentHash},
+    bpf::branchless::{TOP_BITS, bound, bytes_equal, count, nonzero_top_bit, sign_mask},
     dissect::rule_state::RuleState,
     parse::payload::Payload,
 };
@@ -71,19 +75,82 @@ fn nmdc(payload: &Payload) -> bool {
     if payload.has(1, b"Lock ") {
         return key(payload) && ended(payload, b'|');
     }
-    let command = payload.has(1, b"MyNick ")
-        || payload.has(1, b"MyINFO $ALL ")
-        || payload.has(1, b"ValidateNick ")
-        || payload.has(1, b"ConnectToMe ")
-        || payload.has(1, b"RevConnectToMe ")
-        || payload.has(1, b"Direction Upload ")
-        || payload.has(1, b"Direction Download ")
-        || payload.has(1, b"Supports ")
-        || payload.has(1, b"HubName ")
-        || payload.has(1, b"GetNickList|")
-        || payload.has(1, b"Version 1,")
-        || payload.has(1, b"Search Hub:");
-    command && ended(payload, b'|')
+    // Each command reads on by itself: the verifier would walk the rest once for each set of answers given before it.
+    if payload.has(1, b"MyNick ") || payload.has(1, b"ValidateNick ") {
+        // The nick of a message that was cut inside of it is not held.
+        return command(payload, 1).is_some();
+    }
+    if payload.has(1, b"MyINFO $ALL ") {
+        return command(payload, ANY).is_some_and(|last| last == b'$');
+    }
+    if payload.has(1, b"ConnectToMe ") {
+        // The letter behind a port says that the connection is encrypted, or which side of a relay it is.
+        return command(payload, 2)
+            .is_some_and(|last| last.is_ascii_digit() || last == b'S' || last == b'R' || last == b'N');
+    }
+    if payload.has(1, b"RevConnectToMe ") {
+        return command(payload, 2).is_some_and(|last| last != b' ');
+    }
+    if payload.has(1, b"Direction Upload ") || payload.has(1, b"Direction Download ") {
+        return command(payload, 2).is_some_and(|last| last.is_ascii_digit());
+    }
+    if payload.has(1, b"Version 1,") {
+        return command(payload, 1).is_some_and(|last| last.is_ascii_digit());
+    }
+    if payload.has(1, b"GetNickList|") {
+        return command(payload, 0).is_some();
+    }
+    if payload.has(1, b"Search Hub:") {
+        return command(payload, 2 | QUESTIONS).is_some();
+    }
+    payload.has(1, b"Supports ") && is_extension(payload.le32(10)) && command(payload, ANY).is_some()
+}
+
+/// Any number of blanks.
+const ANY: u64 = u64::MAX;
+/// The four question marks of a search.
+const QUESTIONS: u64 = 4 << 32;
+
+/// The byte in front of the first "|", if that is the segment's last byte or another command is behind it, and if so
+/// many blanks and question marks are in front of it.
+///
+/// Eight bytes at once, and without a branch on any of them.
+#[inline(never)]
+fn command(payload: &Payload, wanted: u64) -> Option<u8> {
+    let (mut at, mut marks) = (0, 0);
+    let (mut before, mut index) = (u64::MAX, 0);
+    while index < text::NEAR / 8 {
+        let word = payload.counted_word(index);
+        let bar = bytes_equal(word, b'|');
+        // All bits below the first bar, as long as there was none.
+        let ahead = bar.wrapping_sub(1) & !bar & before;
+        marks += count(bytes_equal(word, b' ') & ahead) | count(bytes_equal(word, b'?') & ahead) << 32;
+        at += count(ahead & TOP_BITS);
+        before &= !sign_mask(nonzero_top_bit(bar));
+        index += 1;
+    }
+    let marks = if wanted >> 32 == 0 { marks & 0xffff_ffff } else { marks };
+    let at = bound::<255>(at as usize);
+    let behind = payload.byte(at + 1);
+    let ends = payload.len == at as u32 + 1 || behind == b'$' || behind == b'<' || behind == b'|';
+    (before == 0 && ends && (wanted == ANY || wanted == marks)).then_some(payload.byte(at.wrapping_sub(1)))
+}
+
+/// The first letters of the extensions that clients and hubs name first.
+const EXTENSIONS: [&[u8; 4]; 20] = [
+    b"NoGe", b"NoHe", b"User", b"Mini", b"XmlB", b"ADCG", b"TTHS", b"TTHF", b"TTHL", b"OpPl", b"BotI", b"BZLi",
+    b"GetZ", b"ZPip", b"ZLin", b"ZLIG", b"HubT", b"BotL", b"Quic", b"Feed",
+];
+
+/// Whether a list of extensions starts with one of [`EXTENSIONS`].
+#[inline(always)]
+fn is_extension(name: u32) -> bool {
+    let (mut none, mut index) = (u64::MAX, 0);
+    while index < EXTENSIONS.len() {
+        none &= nonzero_top_bit(u64::from(name ^ u32::from_le_bytes(*EXTENSIONS[index])));
+        index += 1;
+    }
+    none >> 63 == 0
 }
 
 /// Whether these first bytes of a stream may be a command that no rule matches: a dollar sign and a letter. Redis has
@@ -138,7 +205,8 @@ fn transfer(payload: &Payload, offset: usize) -> bool {
 pub fn udp(payload: &Payload, _state: &mut RuleState) -> Option<Rule> {
     let head = payload.le32(0);
     if head == u32::from_le_bytes(*b"$SR ") {
-        (payload.last() == b'|').then_some(Rule::NmdcSearchResult)
+        let ends = payload.last() == b'|' && payload.byte((payload.len as usize).wrapping_sub(2)) == b')';
+        (ends && text::near(payload, 5)).then_some(Rule::NmdcSearchResult)
     } else if head == u32::from_le_bytes(*b"URES") || head == u32::from_le_bytes(*b"UINF") {
         (payload.byte(4) == b' ' && payload.byte(BEHIND_IDENTIFIER) == b' ' && payload.last() == b'\n')
             .then_some(Rule::AdcUdp)
@@ -179,9 +247,12 @@ mod tests {
             "$Lock EXTENDEDPROTOCOLABCABC Pk=hub|$HubName A hub|",
             "$MyNick someone|",
             "$MyNick someone|$Lock EXTENDEDPROTOCOLABC Pk=DC|",
-            "$MyINFO $ALL nick <++ V:0.868>$ $LAN$$0$|",
+            "$MyINFO $ALL nick <++ V:0.868,M:A>$ $LAN$$0$|",
             "$Supports UserCommand NoGetINFO NoHello|$Key abc|$ValidateNick nick|",
-            "$HubName A hub|",
+            "$Supports NoGetINFO NoHello UserIP2 |",
+            "$ValidateNick nick|",
+            "$RevConnectToMe nick other|",
+            "$ConnectToMe nick 192.0.2.1:412S|",
             "$GetNickList|",
             "$Version 1,0091|$GetNickList|$MyINFO $ALL nick $ $LAN$$0$|",
             "$Search Hub:nick F?T?0?1?words|",
@@ -189,6 +260,8 @@ mod tests {
             "$Direction Download 30000|",
             "$ADCGET file TTH/PPUROLR2WSYTGPLCM3KV4V6LJC36SCTFQJFDJKA 0 -1|",
             "$MyNick someone|$Lock EXTENDED",
+            "$Version 1,0091|",
+            "$MyNick someone||",
             "$Lock EXTENDEDPROTOCOLABC Pk=hub|$HubName A hub with",
             "ISUP ADBASE ADTIGR\nISID AAAB\nIINF CT32 NIhub",
             "HSUP ADBASE ADTIGR\n",
@@ -218,6 +291,25 @@ mod tests {
             "$Lock EXTENDEDPROTOCOLABC without key|",
             "$Lock EXTENDEDPROTOCOLABC Pk=unfinished",
             "$MyNick someone",
+            "$MyNick is not set|",
+            "$MyNick foo|bar",
+            "$MyNick = strtolower($x) |",
+            "$ValidateNick $user | Out-Null|",
+            "$Supports IPv6|",
+            "$Supports /|",
+            "$Supports NoHello| and more",
+            "$HubName A hub|",
+            "$GetNickList|sort",
+            "$Version 1,0 | sort|",
+            "$Version 1,x|",
+            "$Direction Upload x|",
+            "$Direction Download 3 4|",
+            "$ConnectToMe nick somewhere|",
+            "$ConnectToMe 192.0.2.1:412|",
+            "$RevConnectToMe nick|",
+            "$MyINFO $ALL nick|",
+            "$MyINFO $ALL nick <x> $ |",
+            "$Search Hub:nick words|",
             "$MyName someone|",
             "$Supports = $true\n",
             "$HubName = 'a'\n",
@@ -233,6 +325,8 @@ mod tests {
         }
         for text in [
             "$SR nick path",
+            "$SR nick path|",
+            "$SR nick path (192.0.2.1:411)|",
             "URES short\n",
             "UINF PPUROLR2WSYTGPLCM3KV4V6LJC36SCTFQJFDJKA TO1",
             "URESULT: text with a blank at place 44 here or so\n",

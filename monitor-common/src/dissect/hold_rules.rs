@@ -339,7 +339,7 @@ mod tests {
 
     #[test]
     fn frames_follow_a_get_but_no_post() {
-        let frame = b"\x81\x2f{\"action\":\"announce\",\"info_hash\":\"abcdefgh\"}";
+        let frame = b"\x81\x48{\"numwant\":5,\"action\":\"announce\",\"info_hash\":\"abcdefgh\",\"peer_id\":\"a\"}  ";
         for (method, expected) in [("GET", Some(Protocol::WebTorrent)), ("POST", None)] {
             let mut flow = Flow::tcp();
             assert_eq!(flow.ask(format!("{method} / HTTP/1.1\r\nUpgrade: websocket\r\n\r\n")), None);

@@ -10,7 +10,7 @@
 use super::dissector::Dissector;
 use crate::{
     abi::{protocol::Protocol, rule::Rule},
-    bpf::branchless::{EACH_BYTE, bytes_equal, printable_bytes},
+    bpf::branchless::{bytes_equal, count, printable_bytes},
     dissect::rule_state::RuleState,
     parse::payload::Payload,
 };
@@ -61,12 +61,6 @@ fn login(payload: &Payload, length: u32, words: u64) -> bool {
     }
     let object = payload.byte(4) == b'{' || payload.byte(4) == b'[';
     (printables == u64::from(length)) & (quotes == 2) & (opened != 0) & (blanks >= words) & !object
-}
-
-/// How many top bits are set.
-#[inline(always)]
-const fn count(tops: u64) -> u64 {
-    (tops >> 7).wrapping_mul(EACH_BYTE) >> 56
 }
 
 #[cfg(test)]

@@ -52,7 +52,7 @@ fn around(words: &[u32; WINDOW / 4], index: usize, key: u32, text: u64) -> bool 
 }
 
 /// Bytes of a segment that are searched for the end of its first command or line.
-const NEAR: usize = 192;
+pub(super) const NEAR: usize = 192;
 
 /// Whether `byte`, which is not 0, is among the segment's first [`NEAR`]. Eight at once, and without a branch.
 #[inline(never)]

@@ -1,11 +1,13 @@
 //! WebTorrent: announces to a tracker over an unencrypted WebSocket.
 //!
 //! Source: the `bittorrent-tracker` and `webtorrent` implementations (there is no BEP), RFC 6455 for frames. Matched: a
-//! text frame with a JSON object, `{"`, and the member `"info_hash"` near its start. The peers' data runs over WebRTC
-//! and cannot be distinguished from other WebRTC.
+//! text frame with a JSON object, `{"`, and near its start the members `"action"`, `"info_hash"`, `"peer_id"`, and
+//! `"numwant"` or `"offers"`: an announce. The peers' data runs over WebRTC and cannot be distinguished from other
+//! WebRTC.
 //!
-//! Guard: `"info_hash"`. An object with only an `"action"` may be a chat. A server's message, which is not masked (RFC
-//! 6455 section 5.1), must have both, because feeds of clients' user interfaces also name info hashes.
+//! Guard: the four members. An object with only an `"action"` may be a chat, one that names an info hash is also what
+//! the web front end of a download box sends and receives, on its own page. A tracker's messages have too few of them,
+//! so they count in a flow that an announce has labelled.
 
 use super::{dissector::Dissector, text, websocket};
 use crate::{
@@ -36,8 +38,8 @@ fn announce(payload: &Payload) -> bool {
     }
     // The content starts two bytes past a word, or on a word when its length has no bytes of its own.
     let key = if start & 2 != 0 { key.rotate_left(16) } else { key };
-    text::holds_masked(payload, u64::from_le_bytes(*b"\"info_ha"), key)
-        && (payload.byte(1) & 0x80 != 0 || text::holds(payload, u64::from_le_bytes(*b"\"action\"")))
+    let has = |name: &[u8; 8]| text::holds_masked(payload, u64::from_le_bytes(*name), key);
+    has(b"\"info_ha") && has(b"\"peer_id") && has(b"\"action\"") && (has(b"\"numwant") || has(b"\"offers\""))
 }
 
 /// Whether a text frame may start with an announce: its first two bytes, of which `held` or more were captured.
@@ -68,22 +70,44 @@ mod tests {
         frame
     }
 
+    const MEMBERS: [&str; 4] =
+        ["\"action\":\"announce\"", "\"info_hash\":\"a\"", "\"peer_id\":\"-WW0109-x\"", "\"numwant\":5"];
+
     #[test]
     fn announces_match_masked_and_not() {
         for pad in 0..9 {
-            let short = format!("{{\"action\":\"announce{}\",\"info_hash\":\"a\"}}", "x".repeat(pad));
-            let long = format!("{{\"numwant\":1,\"pad\":\"{}\",\"info_hash\":\"a\"}}", "x".repeat(130 + pad));
-            for text in [&short, &long] {
-                assert_eq!(
-                    tcp(frame(0x81, text, None)).is_some(),
-                    text == &short,
-                    "unmasked it needs an action: {text}"
-                );
-                for key in [[0x81, 0x92, 0xa3, 0xb4], [0, 0, 0, 0]].map(Some) {
+            let numwant = format!("{{\"pad\":\"{}\",{}}}", "x".repeat(pad), MEMBERS.join(","));
+            let mut members = MEMBERS;
+            members[3] = "\"offers\":[]";
+            members.reverse();
+            let offers = format!("{{{},\"pad\":\"{}\"}}", members.join(","), "x".repeat(130 + pad));
+            for text in [&numwant, &offers] {
+                for key in [None, Some([0x81, 0x92, 0xa3, 0xb4]), Some([0, 0, 0, 0])] {
                     assert_eq!(tcp(frame(0x81, text, key)), SIGNATURE, "{text} {key:?}");
                     assert_eq!(tcp(frame(0x01, text, key)), SIGNATURE, "{text} {key:?}");
                     assert_eq!(tcp(frame(0x82, text, key)), None, "binary");
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn an_announce_has_all_its_members() {
+        for missing in 0..MEMBERS.len() {
+            let mut members = MEMBERS.to_vec();
+            members.remove(missing);
+            for key in [None, Some([1, 2, 3, 4])] {
+                assert_eq!(tcp(frame(0x81, &format!("{{{}}}", members.join(",")), key)), None, "{members:?}");
+            }
+        }
+        // Pages of download boxes: what they ask for, and what they are told.
+        for text in [
+            "{\"action\":\"pause\",\"info_hash\":\"0123456789abcdef0123456789abcdef01234567\"}",
+            "{\"info_hash\":\"0123456789abcdef0123456789abcdef01234567\",\"num_peers\":5,\"action\":\"update\"}",
+            "{\"complete\":1,\"incomplete\":0,\"action\":\"announce\",\"interval\":120,\"info_hash\":\"a\"}",
+        ] {
+            for key in [None, Some([9, 8, 7, 6])] {
+                assert_eq!(tcp(frame(0x81, text, key)), None, "{text}");
             }
         }
     }

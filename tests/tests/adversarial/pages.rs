@@ -213,7 +213,7 @@ fn headers_and_names_of_clients_in_a_pages_request_charge_nobody() {
 #[test]
 fn a_command_as_the_method_of_a_request_charges_nobody() {
     let (mut world, mut twin) = (World::new("methods"), World::new("commands"));
-    for line in ["$MyNick /a|", "$RevConnectToMe /a|", "$GetNickList| /", "$Supports /|"] {
+    for line in ["$MyNick /a|$", "$ValidateNick /a|$", "$GetNickList|$ /", "$Supports UserIP2|$"] {
         world.expect_uncharged(Protocol::DirectConnect, true, &request(line, BROWSER), VIDEO, line);
     }
     for command in ["$MyNick me|$Lock a Pk=b|", "$RevConnectToMe me you|", "$GetNickList|", "$Supports NoHello|"] {
@@ -264,7 +264,7 @@ fn a_page_that_a_subscribers_server_answers_charges_nobody() {
 
 #[test]
 fn frames_of_a_web_socket_charge_nobody_however_they_are_joined() {
-    let announce = br#"{"action":"announce","info_hash":"aaaaaaaaaaaaaaaaaaaa","peer_id":"x"}"#;
+    let announce = br#"{"action":"announce","info_hash":"aaaaaaaaaaaaaaaaaaaa","peer_id":"x","numwant":5}"#;
     let frame = [[0x81, announce.len() as u8].as_slice(), announce].concat();
     let mut world = World::new("a web socket");
     for (port, midway) in [(50_000, true), (50_001, false)] {
