@@ -6,6 +6,7 @@ pub mod consequences;
 pub mod depth_record;
 pub mod drain_loop;
 pub mod heartbeat;
+pub mod history_keeper;
 pub mod hit_log;
 pub mod info;
 pub mod logging;

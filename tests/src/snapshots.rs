@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use peertally_core::snapshot::{AgeingCounts, Counts, Reconciled, SharedKeys, Snapshot};
+use peertally_core::snapshot::{AgeingCounts, Counts, Origin, Reconciled, SharedKeys, Snapshot};
 
 /// A drain that found nothing, ten seconds after the one before.
 #[must_use]
@@ -26,6 +26,7 @@ pub fn empty() -> Snapshot {
         rules: Vec::new(),
         tables: Vec::new(),
         shared_keys: SharedKeys::default(),
+        origin: Origin::default(),
         ageing: AgeingCounts::default(),
         pending: Counts::default(),
         watchlist: Vec::new(),

@@ -4,7 +4,10 @@ mod active;
 pub mod node;
 pub mod top;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use monitor_common::abi::{
     protocol::Protocol,
@@ -20,6 +23,7 @@ use crate::{
     policy::{
         CHUNK, Policy, PolicyCounts, PolicyEngine, PolicyEvent, Standing, SubscriberIndex, TallyOwner,
         event::EventSource,
+        recorder::{KeptMeasures, Measure, Recorder},
     },
     snapshot::Snapshot,
     subscriber::{Pseudonyms, Subscriber},
@@ -67,6 +71,7 @@ pub struct Analysis {
     owners: Vec<TallyOwner>,
     pseudonyms: Pseudonyms,
     source: EventSource,
+    recorder: Option<Recorder>,
 }
 
 impl Analysis {
@@ -74,8 +79,9 @@ impl Analysis {
     #[must_use]
     pub fn new(options: AnalysisOptions, pseudonyms: Pseudonyms) -> Self {
         Self {
-            subscribers: SubscriberIndex::default(),
+            recorder: None,
             engine: PolicyEngine::new(options.policies),
+            subscribers: SubscriberIndex::default(),
             top: Top::new(options.top_k),
             node: NodeRows::default(),
             active: Active::default(),
@@ -91,6 +97,27 @@ impl Analysis {
         self.engine.settle(policy, subscriber, standing);
     }
 
+    /// Collects what is measured from now on, and goes on with what earlier agents left. `now` and `time` are one point
+    /// in time, the latter by the history's clock. Before the first drain; [`Self::restore`] then takes each measure.
+    pub fn keep_history(&mut self, (now, time): (Instant, Duration), kept: Option<KeptMeasures>) {
+        let windows: Vec<Duration> = self.engine.policies().iter().map(|policy| policy.window).collect();
+        let recorder = Recorder::new(&windows, kept, now, time);
+        if let Some(kept) = recorder.kept() {
+            self.engine.restore(kept, |time| recorder.instant(time));
+        }
+        self.recorder = Some(recorder);
+    }
+
+    /// Takes a measure of an earlier agent, before the first drain.
+    pub fn restore(&mut self, measure: &Measure) {
+        self.engine.add_restored(measure);
+    }
+
+    /// What was measured and is to be committed.
+    pub const fn recorder(&mut self) -> Option<&mut Recorder> {
+        self.recorder.as_mut()
+    }
+
     /// Takes over a new key of the pseudonyms, which the analysis shares: subscribers of the top get their new names.
     pub fn rename_subscribers(&mut self) {
         self.top.rename(&self.subscribers, &self.pseudonyms);
@@ -98,6 +125,9 @@ impl Analysis {
 
     /// Takes other policies and another rank. What goes on keeps what it has measured ([`PolicyEngine::reconfigure`]).
     pub fn reconfigure(&mut self, options: AnalysisOptions) {
+        if let Some(recorder) = &mut self.recorder {
+            recorder.set_windows(&options.policies.iter().map(|policy| policy.window).collect::<Vec<_>>());
+        }
         self.engine.reconfigure(options.policies);
         self.top.set_rank(options.top_k);
         self.source = options.source;
@@ -111,6 +141,7 @@ impl Analysis {
         mut new_id: impl FnMut() -> Uuid,
     ) -> (DrainResult, Vec<PolicyEvent>) {
         let reused = self.subscribers.update(&snapshot);
+        let is_resumed = self.begin_recording(&mut snapshot);
         self.engine.begin(&snapshot, &self.subscribers, &reused);
         self.top.begin(&snapshot, &self.subscribers);
         self.active.begin(&self.subscribers);
@@ -118,8 +149,17 @@ impl Analysis {
         for changes in snapshot.changes.chunks(CHUNK) {
             self.subscribers.owners(changes, &mut self.owners);
             self.engine.take(&snapshot, changes, &self.owners);
-            self.top.take(changes, &self.owners);
-            self.active.take(&self.owners);
+            if let Some(recorder) = &mut self.recorder {
+                recorder.take(&snapshot, changes, &self.owners);
+            }
+            // What was counted while no agent ran counts for windows alone: nobody is active by it.
+            if !is_resumed {
+                self.top.take(changes, &self.owners);
+                self.active.take(&self.owners);
+            }
+        }
+        if let Some(recorder) = &mut self.recorder {
+            recorder.end();
         }
         let firings = self.engine.end(&snapshot, &self.subscribers);
         self.top.end(&snapshot, &self.subscribers, &self.pseudonyms);
@@ -133,6 +173,9 @@ impl Analysis {
             .collect();
         let top = self.top.rows(&snapshot, &self.subscribers);
         snapshot.changes = Vec::new();
+        if is_resumed {
+            snapshot.interval = Duration::ZERO;
+        }
         let catch_all = snapshot.keys.iter().position(|key| *key == TallyKey::CATCH_ALL);
         let published = DrainResult {
             node: self.node.bound(&snapshot.node),
@@ -150,5 +193,23 @@ impl Analysis {
             snapshot: Arc::new(snapshot),
         };
         (published, events)
+    }
+    /// Begins to record a drain. The first one of an agent gets what was counted since the latest commit of the agent
+    /// before, and the time since then; returns whether it did.
+    fn begin_recording(&mut self, snapshot: &mut Snapshot) -> bool {
+        let Some(recorder) = &mut self.recorder else { return false };
+        recorder.correct(snapshot);
+        let mut is_resumed = false;
+        if snapshot.interval.is_zero()
+            && let Some(resumed) = recorder.resume(snapshot, |slot| self.subscribers.owner(slot).is_p2p())
+        {
+            (snapshot.interval, snapshot.changes) = resumed;
+            is_resumed = true;
+        }
+        if !snapshot.interval.is_zero() {
+            let from = snapshot.taken.checked_sub(snapshot.interval).unwrap_or(snapshot.taken);
+            recorder.begin(from, snapshot.taken);
+        }
+        is_resumed
     }
 }

@@ -65,3 +65,15 @@ pub fn add(sum: &mut Totals, more: &Totals) {
     sum.packets_down = sum.packets_down.saturating_add(more.packets_down);
     sum.bytes_down = sum.bytes_down.saturating_add(more.bytes_down);
 }
+
+/// What totals are above others; 0 where they are not.
+#[must_use]
+pub const fn subtract(totals: &Totals, less: &Totals) -> Totals {
+    Totals {
+        flows: totals.flows.saturating_sub(less.flows),
+        packets_up: totals.packets_up.saturating_sub(less.packets_up),
+        bytes_up: totals.bytes_up.saturating_sub(less.bytes_up),
+        packets_down: totals.packets_down.saturating_sub(less.packets_down),
+        bytes_down: totals.bytes_down.saturating_sub(less.bytes_down),
+    }
+}

@@ -9,6 +9,7 @@ pub mod evaluate;
 pub mod event;
 mod history;
 mod metric_group;
+pub mod recorder;
 mod remotes;
 mod subscriber_index;
 #[cfg(test)]
@@ -22,6 +23,7 @@ use monitor_common::abi::protocol::{Confidence, Protocol, ProtocolClass};
 
 pub use evaluate::{Firing, PolicyCounts, PolicyEngine, Standing};
 pub use event::{EventMessage, PolicyEvent};
+pub use history::Sum;
 pub use remotes::RemoteEstimate;
 pub use subscriber_index::SubscriberIndex;
 pub(crate) use subscriber_index::{CHUNK, TallyOwner};

@@ -38,6 +38,8 @@ pub struct Snapshot {
     pub totals: Arc<Vec<Totals>>,
     /// Slots that are no rows of their own.
     pub shared_keys: SharedKeys,
+    /// Where the totals begin.
+    pub origin: Origin,
     /// Tallies that moved since the drain before, by slot, in slot order. Nothing once the drain was evaluated: it
     /// would only be kept.
     pub changes: Vec<TallyChange>,
@@ -132,6 +134,24 @@ impl Snapshot {
             booked::add(&mut totals, more);
         }
         Some(totals)
+    }
+}
+
+/// Where the totals of a snapshot begin.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Origin {
+    /// Number of the kernel's tables: tables that were made anew have another one.
+    pub tables: u64,
+    /// By slot: the part of its totals that was counted before the slot was taken, in another slot of that key.
+    pub bases: Arc<HashMap<u32, Totals>>,
+}
+
+impl Snapshot {
+    /// What a slot has counted since its key took it.
+    #[must_use]
+    pub fn since_taken(&self, slot: u32) -> Totals {
+        let totals = self.totals.get(slot as usize).copied().unwrap_or_default();
+        self.origin.bases.get(&slot).map_or(totals, |base| booked::subtract(&totals, base))
     }
 }
 

@@ -18,7 +18,7 @@ use monitor_common::abi::{
 
 use crate::booked::{self, BookedTally, BookedTotals, BookingError};
 use crate::snapshot::{
-    AgeingCounts, Attachment, AttachmentChange, Counts, InterfaceCount, NodeRow, Reconciled, RunningProgram,
+    AgeingCounts, Attachment, AttachmentChange, Counts, InterfaceCount, NodeRow, Origin, Reconciled, RunningProgram,
     SharedKeys, Snapshot, TableUse, TallyChange,
 };
 
@@ -31,6 +31,7 @@ pub struct Kernel {
     drained: Vec<Totals>,
     remotes: Vec<RemoteSet>,
     node: Vec<NodeRow>,
+    tables: u64,
     start: (Instant, SystemTime),
     last: Option<Duration>,
 }
@@ -77,14 +78,17 @@ impl Kernel {
     #[must_use]
     #[expect(clippy::disallowed_methods, reason = "tests start at any time; all later times are relative to it")]
     pub fn new() -> Self {
+        let start = (Instant::now(), SystemTime::now());
+        let since = start.1.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         Self {
+            tables: since.as_nanos() as u64 >> 1,
             keys: Arc::new(vec![TallyKey::CATCH_ALL]),
             slots: HashMap::new(),
             totals: vec![Totals::default()],
             drained: vec![Totals::default()],
             remotes: vec![RemoteSet::EMPTY],
             node: Vec::new(),
-            start: (Instant::now(), SystemTime::now()),
+            start,
             last: None,
         }
     }
@@ -124,6 +128,27 @@ impl Kernel {
             self.slots.insert(keys[1], 1);
             self.slots.insert(keys[2], 2);
         }
+    }
+
+    /// The next drain is the first one of another agent.
+    pub fn restart(&mut self) {
+        self.last = None;
+    }
+
+    /// Tables that were made anew: nothing was counted in them.
+    pub fn make_anew(&mut self) {
+        self.tables += 1;
+        self.keys = Arc::new(vec![TallyKey::CATCH_ALL]);
+        self.slots.clear();
+        (self.totals, self.drained) = (vec![Totals::default()], vec![Totals::default()]);
+        self.remotes = vec![RemoteSet::EMPTY];
+        self.last = None;
+    }
+
+    /// A time since the start, as an instant.
+    #[must_use]
+    pub fn instant(&self, at: Duration) -> Instant {
+        self.start.0 + at
     }
 
     /// Counts at node level.
@@ -197,6 +222,7 @@ impl Kernel {
             rules: vec![(Rule::UtpSyn, 3), (Rule::MseAssociation, 1)],
             tables: vec![TableUse { name: "tallies", entries: self.keys.len() as u64, capacity: 1024 }],
             shared_keys: SharedKeys::default(),
+            origin: Origin { tables: self.tables, bases: Arc::default() },
             ageing: AgeingCounts::default(),
             pending: Counts::default(),
             watchlist: Vec::new(),

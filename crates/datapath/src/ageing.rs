@@ -379,7 +379,7 @@ impl Ageing {
 }
 
 /// A number of these tables: no other tables have the same seed.
-fn tables_number(view: &View<'_>) -> u64 {
+pub(crate) fn tables_number(view: &View<'_>) -> u64 {
     const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
     let seed = &view.settings.seed;
     let words = [seed.mask, seed.multiplier_a, seed.multiplier_b];

@@ -57,7 +57,7 @@ fn failed<E: std::error::Error + Send + Sync + 'static>(action: &'static str) ->
     move |source| BookingError { action, source: Box::new(source) }
 }
 
-fn bytes_of(key: &TallyKey) -> [u8; KEY] {
+pub(crate) fn bytes_of(key: &TallyKey) -> [u8; KEY] {
     let mut bytes = [0; KEY];
     bytes[..16].copy_from_slice(&key.address);
     bytes[16..20].copy_from_slice(&key.realm.to_be_bytes());
@@ -65,7 +65,7 @@ fn bytes_of(key: &TallyKey) -> [u8; KEY] {
     bytes
 }
 
-fn key_of(bytes: &[u8; KEY]) -> TallyKey {
+pub(crate) fn key_of(bytes: &[u8; KEY]) -> TallyKey {
     let (mut address, mut realm) = ([0; 16], [0; 4]);
     address.copy_from_slice(&bytes[..16]);
     realm.copy_from_slice(&bytes[16..20]);
@@ -78,7 +78,7 @@ fn key_of(bytes: &[u8; KEY]) -> TallyKey {
     }
 }
 
-fn totals_of(row: &rusqlite::Row<'_>, first: usize) -> rusqlite::Result<Totals> {
+pub(crate) fn totals_of(row: &rusqlite::Row<'_>, first: usize) -> rusqlite::Result<Totals> {
     let count = |at: usize| row.get::<_, i64>(first + at).map(i64::cast_unsigned);
     Ok(Totals {
         flows: count(0)?,

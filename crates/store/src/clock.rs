@@ -61,6 +61,17 @@ impl Moment {
         }
     }
 
+    /// A moment that is earlier by some time.
+    #[must_use]
+    pub fn before(&self, time: Duration) -> Self {
+        let ms = i64::try_from(time.as_millis()).unwrap_or(i64::MAX);
+        Self {
+            boot: Arc::clone(&self.boot),
+            boot_ms: self.boot_ms.saturating_sub(ms),
+            wall_ms: self.wall_ms.saturating_sub(ms),
+        }
+    }
+
     /// Milliseconds from an earlier moment to this one; negative if that one is later.
     #[must_use]
     pub fn ms_since(&self, earlier: &Self) -> i64 {

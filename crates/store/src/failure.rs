@@ -149,7 +149,7 @@ impl StoreError {
 }
 
 /// A closure that turns an error of SQLite into one of the store.
-pub(crate) fn sql_error(action: &'static str, path: &Path) -> impl FnOnce(rusqlite::Error) -> StoreError {
+pub fn sql_error(action: &'static str, path: &Path) -> impl FnOnce(rusqlite::Error) -> StoreError {
     move |source| match WriteFailure::of(&source) {
         WriteFailure::Damaged => StoreError::Damaged { path: path.to_owned(), detail: source.to_string() },
         failure => StoreError::Sql { action, path: path.to_owned(), failure, source: Arc::new(source) },

@@ -4,7 +4,8 @@
 //! * [`migrations`]: the tables, as numbered steps;
 //! * [`writer`]: one thread that writes; whatever waits is committed together;
 //! * [`store`]: opening, and connections for readers; [`failure`]: what can go wrong;
-//! * [`clock`]: times that are kept; [`events`]: events, deliveries and cool-downs.
+//! * [`clock`]: times that are kept; [`events`]: events, deliveries and cool-downs;
+//! * [`booked`]: totals of tallies that left; [`history`]: what policies measure.
 //!
 //! A write that was acknowledged survives a crash and a loss of power: the write-ahead log is synchronised before the
 //! acknowledgement (<https://www.sqlite.org/pragma.html#pragma_synchronous>, `FULL`). The crate never deletes or
@@ -19,6 +20,7 @@ pub mod clock;
 pub mod events;
 pub mod failure;
 pub mod folder;
+pub mod history;
 pub mod migrations;
 pub mod store;
 pub mod writer;

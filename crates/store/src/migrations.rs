@@ -21,6 +21,7 @@ pub const MIGRATIONS: &[Migration] = &[
     Migration { name: "facts of the node", sql: include_str!("migrations/0001_facts.sql") },
     Migration { name: "events and cool-downs", sql: include_str!("migrations/0002_events.sql") },
     Migration { name: "totals of tallies that left", sql: include_str!("migrations/0003_booked.sql") },
+    Migration { name: "what policies measure", sql: include_str!("migrations/0004_history.sql") },
 ];
 
 /// Version of the tables that this program reads and writes.

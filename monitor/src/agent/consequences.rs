@@ -167,6 +167,12 @@ impl Consequences {
         self.book.refresh_counts();
     }
 
+    /// Whether events wait for another commit than the one that is on its way.
+    #[must_use]
+    pub fn has_waiting(&self) -> bool {
+        !self.backlog.0.lock().unwrap_or_else(PoisonError::into_inner).waiting.is_empty()
+    }
+
     fn new_event(&mut self, event: &PolicyEvent, rooms: &mut [usize], held: &mut BTreeMap<Arc<str>, u64>) -> NewEvent {
         let policy = &event.policy;
         let reason = if policy.hooks.is_empty() {

@@ -17,6 +17,7 @@ use super::{
     AgentState, Heartbeat,
     consequences::Consequences,
     heartbeat,
+    history_keeper::HistoryKeeper,
     hit_log::HitLog,
     pseudonym_key::KeyRotation,
     shedding::{SheddingChange, SheddingWatch},
@@ -32,6 +33,8 @@ pub struct DrainLoop {
     pub state: Arc<AgentState>,
     /// What becomes of policies that fired.
     pub consequences: Consequences,
+    /// Commits what the policies measure.
+    pub history: HistoryKeeper,
     /// Beats once a drain.
     pub heartbeat: Arc<Heartbeat>,
     /// Time between drains.
@@ -162,6 +165,7 @@ impl DrainLoop {
                     log.finish(SystemTime::now());
                 }
                 self.consequences.flush();
+                self.history.finish(&mut self.analysis);
                 return datapath.finish(self.on_exit);
             }
             next += self.interval;
@@ -273,5 +277,9 @@ impl DrainLoop {
             );
         }
         self.consequences.take(events);
+        // Never before the events that its counters led to: an agent that is killed in between would make none.
+        if !self.consequences.has_waiting() {
+            self.history.commit(&mut self.analysis);
+        }
     }
 }

@@ -16,6 +16,7 @@ use prometheus::Histogram;
 use super::{
     connection_counts::ConnectionCounts,
     consequences::FiringCounts,
+    history_keeper::HistoryCounts,
     record_counts::{RecordCounts, RecordKind},
     reload::ReloadResult,
     shedding::Shed,
@@ -63,6 +64,8 @@ pub struct Kept {
     pub firings: Arc<FiringCounts>,
     /// Counts of the writer.
     pub store: Arc<StoreStats>,
+    /// Counts of the history of what policies measure.
+    pub history: Arc<HistoryCounts>,
 }
 
 impl fmt::Debug for AgentState {

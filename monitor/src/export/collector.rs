@@ -343,7 +343,17 @@ fn kept_families(kept: &Kept, state: &AgentState) -> Vec<Family> {
         failures.add(&[failure.label()], count as f64);
     }
     let uncommitted = Family::single(&definitions::EVENTS_UNCOMMITTED, kept.firings.uncommitted() as f64);
-    vec![events, held, uncommitted, failures]
+    let history = &kept.history;
+    vec![
+        events,
+        held,
+        uncommitted,
+        failures,
+        Family::single(&definitions::HISTORY_MEASURES, history.kept() as f64),
+        Family::single(&definitions::HISTORY_WAITING, history.waiting().as_secs_f64()),
+        Family::single(&definitions::HISTORY_FAILURES, history.failures() as f64),
+        Family::single(&definitions::HISTORY_EVICTED, history.evicted() as f64),
+    ]
 }
 
 fn hooks(stats: &[Arc<HookStats>]) -> Vec<Family> {

@@ -141,6 +141,14 @@ definitions! {
         "Events that were held for a person: ceiling (too many of the policy in the interval), or queue_full (too many wait for a hook).";
     EVENTS_UNCOMMITTED = "/metrics" Gauge "peertally_events_uncommitted" in "" by []:
         "Events that fired and are not in the store yet, because it could not be written.";
+    HISTORY_MEASURES = "/metrics" Gauge "peertally_history_measures" in "" by []:
+        "Counters of tallies by span of time that the store keeps for the windows of policies, when the latest span began.";
+    HISTORY_WAITING = "/metrics" Gauge "peertally_history_uncommitted_seconds" in "seconds" by []:
+        "Age of the oldest counter for the windows of policies that is not in the store. A reboot loses what is not there; a restart does not.";
+    HISTORY_FAILURES = "/metrics" Counter "peertally_history_failures_total" in "" by []:
+        "Commits of what policies measure that failed. The windows go on in memory, and the next commit has what waits.";
+    HISTORY_EVICTED = "/metrics" Counter "peertally_history_evicted_spans_total" in "" by []:
+        "Spans that were removed because the store would keep too many counters. Windows that reach back to them are shorter after a restart.";
     STORE_FAILURES = "/metrics" Counter "peertally_store_failures_total" in "" by ["reason"]:
         "Writes that the store did not take. They are tried again unless the reason is damaged or refused.";
     STORE_COMMIT_DURATION = "/metrics" Histogram "peertally_store_commit_duration_seconds" in "seconds" by []:

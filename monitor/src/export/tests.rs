@@ -58,7 +58,7 @@ impl Bench {
         let store = StoreStats::new(commit_histogram());
         let opened = Store::open(folder.path(), StoreObserver(Arc::clone(&store))).expect("opens");
         let book = EventBook::new(opened).expect("reads");
-        state.keep(Kept { book, firings: Arc::default(), store });
+        state.keep(Kept { book, firings: Arc::default(), store, history: Arc::default() });
         let analysis = Analysis::new(resolved(text).analysis_options(), Pseudonyms::with_key([3; 32]));
         let exposition = Exposition::new(Arc::clone(&state));
         Self { kernel: Kernel::new(), analysis, state, exposition, at: Duration::ZERO }

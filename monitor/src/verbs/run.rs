@@ -30,6 +30,7 @@ use crate::{
         depth_record,
         drain_loop::DrainLoop,
         heartbeat,
+        history_keeper::HistoryKeeper,
         hit_log::{HitLog, HitLogOptions},
         logging,
         pseudonym_key::{self, KeyRotation, PseudonymKeyError},
@@ -214,6 +215,7 @@ async fn serve_reloading<D: Datapath>(
         Consequences::new(Arc::clone(&book), dispatcher.stats().to_vec(), resolved.ceiling, resolved.keep_events)
             .map_err(DispatchError::Read)?;
     consequences.restore(&mut analysis).map_err(DispatchError::Read)?;
+    let history = HistoryKeeper::open(book.store().clone(), &mut analysis)?;
     let state = AgentState::new(
         resolved.datapath.inspection,
         resolved.evidence(),
@@ -221,7 +223,8 @@ async fn serve_reloading<D: Datapath>(
         drain_histogram(),
     );
     state.set_pseudonym_key(pseudonyms.key_id());
-    state.keep(Kept { book, firings: Arc::clone(consequences.counts()), store: store_stats });
+    let firings = Arc::clone(consequences.counts());
+    state.keep(Kept { book, firings, store: store_stats, history: Arc::clone(history.counts()) });
     let heartbeat = Arc::new(Heartbeat::new(heartbeat::limit(resolved.drain_interval)));
     let info = AgentInfo { listen: address.to_string(), ..AgentInfo::of(&resolved) };
     let context =
@@ -274,6 +277,7 @@ async fn serve_reloading<D: Datapath>(
         analysis,
         state,
         consequences,
+        history,
         heartbeat,
         interval: resolved.drain_interval,
         on_exit: resolved.on_exit,

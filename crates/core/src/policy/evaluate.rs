@@ -7,7 +7,7 @@
 use std::{
     collections::HashMap,
     sync::Arc,
-    time::{Instant, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use monitor_common::abi::{protocol::Verdict, remotes::RemoteSet, tally::Totals};
@@ -15,6 +15,7 @@ use monitor_common::abi::{protocol::Verdict, remotes::RemoteSet, tally::Totals};
 use super::{
     Policy, SubscriberIndex,
     metric_group::{MetricGroup, WindowSums},
+    recorder::{KeptMeasures, Measure},
     subscriber_index::TallyOwner,
     verdict_index::VerdictIndex,
 };
@@ -133,6 +134,20 @@ impl PolicyEngine {
             Some(standing) => self.standings.insert((index, subscriber), standing),
             None => self.standings.remove(&(index, subscriber)),
         };
+    }
+
+    /// Takes the spans that earlier agents left, before the first drain. [`Self::add_restored`] then takes the measures.
+    pub(crate) fn restore(&mut self, kept: &KeptMeasures, instant: impl Fn(Duration) -> Instant) {
+        let spans: Vec<_> =
+            kept.spans.iter().map(|span| (span.number, instant(span.begun), instant(span.ended))).collect();
+        for group in &mut self.groups {
+            group.restore(&spans, |window| kept.begins(window).map(&instant).collect());
+        }
+    }
+
+    /// Takes a measure of an earlier agent.
+    pub(crate) fn add_restored(&mut self, measure: &Measure) {
+        self.groups.iter_mut().for_each(|group| group.add_restored(measure));
     }
 
     /// Begins the evaluation of a drain. `subscribers` was updated with the snapshot; `reused` is the result of that.

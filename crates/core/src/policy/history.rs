@@ -20,7 +20,7 @@ use monitor_common::abi::{remotes::RemoteSet, tally::Totals};
 use super::bucket_totals::BucketTotals;
 
 /// Starts of a window, except for that of the current bucket.
-const WINDOW_STARTS: u32 = 15;
+pub(super) const WINDOW_STARTS: u32 = 15;
 
 /// Excess of a window's span over its configured length: drains do not run at exact times.
 pub(super) fn tolerance(window: Duration) -> Duration {
@@ -29,9 +29,11 @@ pub(super) fn tolerance(window: Duration) -> Duration {
 
 /// What a tally, or several of them, counted in a span of time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Sum {
-    pub(super) totals: Totals,
-    pub(super) remotes: RemoteSet,
+pub struct Sum {
+    /// Counters.
+    pub totals: Totals,
+    /// Hosts that its flows went to.
+    pub remotes: RemoteSet,
 }
 
 impl Sum {
@@ -51,6 +53,7 @@ struct Bucket {
 /// Length of one window and its starts.
 #[derive(Debug)]
 struct LookBack {
+    length: Duration,
     longest: Duration,
     step: Duration,
     /// Present and later starts of the window, oldest first. Each is the start of a bucket.
@@ -76,11 +79,54 @@ impl History {
     pub(super) fn include(&mut self, window: Duration) {
         let longest = window + tolerance(window);
         self.windows.push(LookBack {
+            length: window,
             longest,
             step: longest / WINDOW_STARTS,
             begins: VecDeque::new(),
             first: self.buckets.len(),
         });
+    }
+
+    /// Takes the spans that earlier agents left, oldest first, and the starts of windows of a length. Returns the
+    /// numbers of those that a window needs, in the order of the buckets.
+    pub(super) fn restore(
+        &mut self,
+        spans: &[(u64, Instant, Instant)],
+        starts: impl Fn(Duration) -> VecDeque<Instant>,
+    ) -> Vec<u64> {
+        for window in &mut self.windows {
+            window.begins = starts(window.length);
+            if window.begins.is_empty() {
+                spans.iter().for_each(|(_, begun, ended)| _ = window.advance(*begun, *ended));
+            }
+        }
+        let oldest = self.windows.iter().filter_map(|window| window.begins.front()).min();
+        let needed = spans.iter().filter(|(_, begun, _)| oldest.is_some_and(|oldest| begun >= oldest));
+        let numbers = needed.map(|(number, begun, _)| {
+            self.buckets.push_back(Bucket { begun: *begun, totals: BucketTotals::default() });
+            *number
+        });
+        numbers.collect()
+    }
+
+    /// Adds what a place counted in a restored bucket.
+    pub(super) fn add_restored(&mut self, bucket: usize, place: usize, sum: &Sum) {
+        if let Some(bucket) = self.buckets.get_mut(bucket) {
+            bucket.totals.grow(place + 1);
+            bucket.totals.add(place, sum);
+        }
+    }
+
+    /// Adds the counters of one place to another one, and clears them there.
+    pub(super) fn transfer(&mut self, from: usize, to: usize) {
+        for Bucket { totals, .. } in &mut self.buckets {
+            let sum = totals.get(from);
+            if sum != Sum::default() {
+                totals.grow(to + 1);
+                totals.add(to, &sum);
+                totals.clear_place(from);
+            }
+        }
     }
 
     /// Removes a window; the numbers of those after it fall by one.

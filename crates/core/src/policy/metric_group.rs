@@ -4,7 +4,10 @@
 //! evaluation for a policy that covers the change to fire? The cost of a change therefore does not grow with the number
 //! of policies or windows.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::{HashMap, VecDeque},
+    time::{Duration, Instant},
+};
 
 use monitor_common::abi::{
     protocol::{Confidence, Protocol, Verdict},
@@ -14,11 +17,13 @@ use monitor_common::abi::{
 use super::{
     Policy, ProtocolSet,
     history::{History, Sum},
+    recorder::Measure,
     subscriber_index::{NO_SUBSCRIBER, SubscriberIndex, TallyOwner},
     verdict_index::{VERDICTS, VerdictIndex},
 };
 use crate::{
     snapshot::{Snapshot, TallyChange},
+    subscriber::Subscriber,
     words::{Metric, PolicyDirection},
 };
 
@@ -43,6 +48,27 @@ pub(super) struct MetricGroup {
     added: Vec<u64>,
     /// Subscribers that may reach a threshold, with the verdict that moved.
     candidates: Vec<(u32, VerdictIndex)>,
+    restored: Restored,
+}
+
+/// What earlier agents counted of tallies that have no slot yet.
+#[derive(Debug, Default)]
+struct Restored {
+    /// Numbers of the spans that became buckets.
+    spans: Vec<u64>,
+    subscribers: HashMap<Subscriber, RestoredSubscriber>,
+    /// Slots that were looked up.
+    slots: usize,
+    /// When the last bucket ended: once no window reaches so far back, nothing of it counts.
+    until: Option<Instant>,
+}
+
+#[derive(Debug, Default)]
+struct RestoredSubscriber {
+    /// All that it counted, until it is in `added`.
+    amount: u64,
+    /// Verdict and place of each tally without a slot.
+    tallies: Vec<(VerdictIndex, usize)>,
 }
 
 /// Policies of one window.
@@ -100,6 +126,7 @@ impl MetricGroup {
             limits: Vec::new(),
             added: Vec::new(),
             candidates: Vec::new(),
+            restored: Restored::default(),
         }
     }
 
@@ -152,6 +179,74 @@ impl MetricGroup {
                 self.history.clear(place);
                 self.limits[place] = self.least[subscribers.owner(*slot).verdict_index.index()];
             }
+        }
+        if !self.restored.subscribers.is_empty() {
+            let slots = snapshot.keys.len();
+            for slot in reused.iter().copied().chain(self.restored.slots as u32..slots as u32) {
+                self.adopt(slot, subscribers);
+            }
+            self.restored.slots = slots;
+            let longest = self.windows.iter().map(|window| window.length).max().unwrap_or_default();
+            // Twice: a window may be a little longer than configured.
+            if self.restored.until.is_some_and(|until| snapshot.taken.saturating_duration_since(until) > longest * 2) {
+                self.restored = Restored::default();
+            }
+        }
+    }
+
+    /// Takes the spans that earlier agents left, oldest first.
+    pub(super) fn restore(
+        &mut self,
+        spans: &[(u64, Instant, Instant)],
+        starts: impl Fn(Duration) -> VecDeque<Instant>,
+    ) {
+        self.restored.spans = self.history.restore(spans, starts);
+        self.restored.until = spans.last().map(|(_, _, ended)| *ended);
+    }
+
+    /// Adds what a tally counted in a restored span.
+    pub(super) fn add_restored(&mut self, measure: &Measure) {
+        let verdict_index = VerdictIndex::of(&measure.key);
+        let Ok(bucket) = self.restored.spans.binary_search(&measure.span) else { return };
+        let Some(subscriber) = Subscriber::of(&measure.key) else { return };
+        if self.least[verdict_index.index()] == u64::MAX {
+            return;
+        }
+        let restored = self.restored.subscribers.entry(subscriber).or_default();
+        let known = restored.tallies.iter().find(|(each, _)| *each == verdict_index).map(|(_, place)| *place);
+        let place = known.unwrap_or_else(|| {
+            let place = self.limits.len();
+            self.limits.push(0);
+            restored.tallies.push((verdict_index, place));
+            place
+        });
+        let more = amount(self.metric, self.direction, &measure.sum.totals);
+        restored.amount = restored.amount.saturating_add(more);
+        self.history.add_restored(bucket, place, &measure.sum);
+    }
+
+    /// Gives a slot what earlier agents counted of its key.
+    fn adopt(&mut self, slot: u32, subscribers: &SubscriberIndex) {
+        let TallyOwner { subscriber: number, verdict_index } = subscribers.owner(slot);
+        let Some(subscriber) = subscribers.subscriber(number) else { return };
+        let Some(restored) = self.restored.subscribers.get_mut(subscriber) else { return };
+        let added = &mut self.added[number as usize];
+        *added = added.saturating_add(std::mem::take(&mut restored.amount));
+        let Some(at) = restored.tallies.iter().position(|(each, _)| *each == verdict_index) else { return };
+        let (_, restored_place) = restored.tallies.swap_remove(at);
+        if restored.tallies.is_empty() {
+            self.restored.subscribers.remove(subscriber);
+        }
+        if self.places.len() <= slot as usize {
+            self.places.resize(slot as usize + 1, NO_PLACE);
+        }
+        match self.place(slot) {
+            Some(place) => self.history.transfer(restored_place, place),
+            None => self.places[slot as usize] = restored_place as u32,
+        }
+        if let Some(place) = self.place(slot) {
+            // At the next change, the windows are read.
+            self.limits[place] = 0;
         }
     }
 
@@ -264,6 +359,13 @@ impl MetricGroup {
                 window_sums.tallies.push((verdict_index, place));
                 self.history.sums(place, &mut window_sums.sums);
             }
+        }
+        let Some(subscriber) = subscribers.subscriber(number) else { return };
+        for (verdict_index, place) in
+            self.restored.subscribers.get(subscriber).iter().flat_map(|restored| &restored.tallies)
+        {
+            window_sums.tallies.push((*verdict_index, *place));
+            self.history.sums(*place, &mut window_sums.sums);
         }
     }
 

@@ -14,11 +14,11 @@ use monitor_common::abi::{
 };
 use peertally_core::{
     booked,
-    snapshot::{Counts, Reconciled, SharedKeys, Snapshot, TableUse, TallyChange},
+    snapshot::{Counts, Origin, Reconciled, SharedKeys, Snapshot, TableUse, TallyChange},
 };
 
 use crate::{
-    ageing::{Ageing, Freed},
+    ageing::{Ageing, Freed, tables_number},
     view::{RemoteRead, TableRead, View, node_rows},
 };
 
@@ -36,7 +36,7 @@ pub(crate) struct Drain {
     /// Slots that lost their key since the last snapshot.
     freed: Vec<usize>,
     /// Booked totals of keys that came back, by slot.
-    bases: HashMap<u32, Totals>,
+    bases: Arc<HashMap<u32, Totals>>,
     /// Slots with keys whose booked totals could not be read.
     without_base: Vec<(u32, TallyKey)>,
     /// By leaving slot: the later slot of its key.
@@ -106,6 +106,7 @@ impl Drain {
                 successors: self.successors.clone(),
                 without_base: self.without_base.iter().map(|(slot, _)| *slot).collect(),
             },
+            origin: Origin { tables: tables_number(view), bases: Arc::clone(&self.bases) },
             ageing: counts,
             changes,
             node: node_rows(&self.node, context.interfaces),
@@ -147,7 +148,7 @@ impl Drain {
         for Freed { slot, booked, .. } in freed {
             self.freed.push(*slot as usize);
             self.corrections.insert(*slot, Correction { forget: true, credit: Totals::default() });
-            let mut total = self.bases.remove(slot).unwrap_or_default();
+            let mut total = self.forget_base(*slot);
             booked::add(&mut total, booked);
             if let Some(later) = self.successors.remove(slot) {
                 self.credit(later, &total);
@@ -161,10 +162,18 @@ impl Drain {
             || self.without_base.iter().any(|(other, _)| *other == slot)
     }
 
+    /// Forgets the booked totals of a slot that was freed, and returns them.
+    fn forget_base(&mut self, slot: u32) -> Totals {
+        if !self.bases.contains_key(&slot) {
+            return Totals::default();
+        }
+        Arc::make_mut(&mut self.bases).remove(&slot).unwrap_or_default()
+    }
+
     /// Adds to the totals of a slot what is no traffic of its own.
     fn credit(&mut self, slot: u32, more: &Totals) {
         if *more != Totals::default() {
-            booked::add(self.bases.entry(slot).or_default(), more);
+            booked::add(Arc::make_mut(&mut self.bases).entry(slot).or_default(), more);
             booked::add(&mut self.corrections.entry(slot).or_default().credit, more);
         }
     }
@@ -230,7 +239,7 @@ impl Drain {
         if read.len() < self.totals.len() {
             read.resize(self.totals.len(), Totals::default());
         }
-        for (slot, base) in &self.bases {
+        for (slot, base) in &*self.bases {
             if let Some(read) = read.get_mut(*slot as usize) {
                 booked::add(read, base);
             }
