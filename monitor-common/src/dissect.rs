@@ -12,6 +12,7 @@
 //! cost the packets that show none of them.
 
 // Protocols.
+pub mod acestream;
 pub mod applejuice;
 pub mod ares;
 pub mod bittorrent;
@@ -66,6 +67,7 @@ pub use hold_rules::{held_len, skip_segment};
 
 /// Every protocol that has rules. Its first bytes and prefixes are taken from here.
 const DISSECTORS: &[Dissector] = &[
+    acestream::DISSECTOR,
     applejuice::DISSECTOR,
     ares::DISSECTOR,
     bittorrent::DISSECTOR,
@@ -215,6 +217,7 @@ fn tcp(payload: &mut Payload, state: &mut RuleState) -> Option<Verdict> {
             waste::tcp,
             btsync::tcp,
             delivery_optimization::tcp,
+            acestream::tcp,
         );
         if ALL && let Some(rule) = http::tcp(payload) {
             payload.set_rule(rule as u32);

@@ -60,9 +60,10 @@ impl Network {
 }
 
 /// Conversations with a deciding message that is not found at every cut, and the reason.
-const NOT_CUT: [(&str, &str); 12] = [
+const NOT_CUT: [(&str, &str); 13] = [
     ("bittorrent-midstream", "a message of a stream that began earlier"),
     ("bittorrent-midstream-pipelined", "a message of a stream that began earlier"),
+    ("acestream-midstream", "a message of a stream that began earlier"),
     ("edonkey-part-midstream", "its end, many segments later, tells as well"),
     ("edonkey-requests", "not in the header of its second message: the held bytes may not have the hash in its first"),
     ("soulseek-login", "starts with any byte; its length alone in a segment is found"),

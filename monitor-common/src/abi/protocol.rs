@@ -143,6 +143,8 @@ protocols! {
     BtSync = 19, "btsync", Sync;
     /// Windows Delivery Optimization.
     DeliveryOptimization = 20, "delivery-optimization", Updates;
+    /// Ace Stream: video between peers.
+    AceStream = 21, "acestream", Video, names_content;
 }
 
 impl Protocol {

@@ -124,6 +124,9 @@ rules! {
     BtsyncUdp = 60, "btsync-udp", BtSync, Signature, "Resilio Sync datagram", "Arkime";
     DoHandshake = 61, "do-handshake", DeliveryOptimization, Signature, "Delivery Optimization handshake", "MS-DO";
     DoHandshakeTail = 62, "do-handshake-tail", DeliveryOptimization, Signature, "Delivery Optimization handshake without its first byte", "MS-DO";
+    AcestreamHandshake = 63, "acestream-handshake", AceStream, Signature, "Ace Stream handshake", "libprotoident";
+    AcestreamHandshakeTail = 64, "acestream-handshake-tail", AceStream, Signature, "Ace Stream handshake without its first byte", "libprotoident";
+    AcestreamMidstream = 65, "acestream-midstream", AceStream, Structural, "Peer wire messages in the middle of a stream, on Ace Stream's port or with a known Ace Stream peer", "BEP 3, libprotoident";
     MseAssociation = 130, "mse-association", BitTorrent, Association, "Encrypted flow with a known BitTorrent peer", "MSE specification";
     EdonkeyAssociation = 131, "edonkey-association", EDonkey, Association, "Obfuscated flow with a known eDonkey peer", "eMule";
     KadAssociation = 132, "kad-association", Kademlia, Association, "Obfuscated datagrams with a known Kad peer", "eMule";
@@ -142,6 +145,7 @@ rules! {
     WasteAssociation = 146, "waste-association", Waste, Association, "Encrypted flow with a known WASTE peer", "";
     BtsyncAssociation = 147, "btsync-association", BtSync, Association, "Encrypted flow with a known Resilio Sync peer", "";
     DoAssociation = 148, "do-association", DeliveryOptimization, Association, "Random-looking flow with a known Delivery Optimization peer", "";
+    AcestreamAssociation = 149, "acestream-association", AceStream, Association, "Random-looking flow with a known Ace Stream peer", "";
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@
 //!
 //! The first 20 bytes of a hash are read. Each protocol's folder knows where its messages name one.
 
-use super::{bittorrent, directconnect, edonkey, gnutella, kademlia};
+use super::{acestream, bittorrent, directconnect, edonkey, gnutella, kademlia};
 use crate::{
     abi::{protocol::Protocol, watch::ContentHash},
     parse::payload::{Payload, Transport},
@@ -19,6 +19,7 @@ pub fn find(transport: Transport, protocol: u8, payload: &Payload, found: &mut C
     let edonkey = protocol == Protocol::EDonkey as u8;
     match transport {
         Transport::Tcp if bittorrent => bittorrent::content::tcp(payload, found),
+        Transport::Tcp if protocol == Protocol::AceStream as u8 => acestream::content(payload, found),
         Transport::Tcp if edonkey => edonkey::content::tcp(payload, found),
         Transport::Tcp if protocol == Protocol::Gnutella as u8 => gnutella::content(payload, found),
         Transport::Tcp if protocol == Protocol::DirectConnect as u8 => directconnect::content(payload, found),

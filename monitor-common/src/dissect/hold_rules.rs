@@ -26,8 +26,8 @@
 // These rules run last: each of their results leaves another state, and the verifier checks later code once per state.
 
 use super::{
-    PREFIXES, bittorrent, delivery_optimization, directconnect, edonkey, entropy, gnutella, libp2p, opennap, soulseek,
-    websocket, webtorrent,
+    PREFIXES, acestream, bittorrent, delivery_optimization, directconnect, edonkey, entropy, gnutella, libp2p, opennap,
+    soulseek, websocket, webtorrent,
 };
 use crate::{
     abi::limits::HELD_BYTES,
@@ -57,7 +57,9 @@ pub(crate) fn decide_hold(payload: &Payload, state: &mut RuleState, starts: bool
         && ((starts && (matches_prefix(payload) || frame(payload))) || length(payload))
         && !hold_is_over(payload)
     {
-        let swarm = u32::from(payload.byte(0) == delivery_optimization::FIRST_BYTE) * rule_flags::SWARM;
+        let first = payload.byte(0);
+        let other = (first == delivery_optimization::FIRST_BYTE) | (first == acestream::FIRST_BYTE);
+        let swarm = u32::from(other) * rule_flags::SWARM;
         state.rule_flags |= of(rule_flags::HELD) | swarm;
         return;
     }

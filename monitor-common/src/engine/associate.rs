@@ -100,13 +100,6 @@ pub(super) fn is_early(ctx: &PacketContext) -> bool {
     both & (!ctx.is_tcp() | (ctx.inspection.first != 0))
 }
 
-/// Whether an endpoint of a TCP flow is known to speak a protocol.
-#[inline(never)]
-pub(super) fn has_peer_of<M: Maps>(maps: &M, settings: &Settings, ctx: &PacketContext, protocol: Protocol) -> bool {
-    let at = |end| known_peers::protocol_at(maps, settings, ctx, end) == protocol as u32;
-    at(0) || at(1)
-}
-
 /// Protocol number for which a server referred the subscriber that opened the flow to its other end; 0 for none.
 #[inline(never)]
 fn referred_protocol<M: Maps>(maps: &M, settings: &Settings, ctx: &PacketContext) -> u32 {

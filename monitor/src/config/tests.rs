@@ -391,10 +391,9 @@ fn mistakes_name_the_line_and_the_next_step() {
         ),
         (format!("{policy}window = \"1m\"\nclasses = []"), vec!["p.toml:5: policies[0].classes", "covers no protocol"]),
         (
-            format!("{policy}window = \"1m\"\nclasses = [\"video\"]"),
-            vec!["p.toml:5: policies[0].classes: no protocol of this version has class `video`", "never fire"],
+            format!("{policy}window = \"1m\"\nclasses = [\"storage\"]"),
+            vec!["p.toml:5: policies[0].classes: no protocol of this version has class `storage`", "never fire"],
         ),
-        (format!("{policy}window = \"1m\"\nclasses = [\"video\", \"storage\"]"), vec!["classes `video`, `storage`"]),
         (format!("{policy}window = \"1m\"\nmin_confidence = \"none\""), vec!["p.toml:5", "heuristic"]),
         (format!("{policy}window = \"1m\"\nhooks = [\"nobody\"]"), vec!["p.toml:5", "[[hooks]]"]),
         (format!("{policy}window = \"1m\"\nmetric = \"flows\"\ndirection = \"up\""), vec!["p.toml:6", "no direction"]),

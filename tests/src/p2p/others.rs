@@ -1,8 +1,8 @@
 //! The other networks. The files in `dissect` name the sources.
 
 use monitor_common::abi::protocol::Protocol::{
-    AppleJuice, Ares, BtSync, DeliveryOptimization, DirectConnect, EDonkey, FastTrack, Gnutella, Gnutella2, Kademlia,
-    LibP2p, Mute, OpenFt, OpenNap, Soulseek, Waste, WinMx,
+    AceStream, AppleJuice, Ares, BtSync, DeliveryOptimization, DirectConnect, EDonkey, FastTrack, Gnutella, Gnutella2,
+    Kademlia, LibP2p, Mute, OpenFt, OpenNap, Soulseek, Waste, WinMx,
 };
 
 use super::{Exchange, framed, hex};
@@ -184,6 +184,25 @@ fn delivery_optimization() -> Vec<Exchange> {
     ]
 }
 
+fn ace_stream() -> Vec<Exchange> {
+    let handshake = [b"\x11AceStreamProtocol".as_slice(), &[0; 8], &[0xab; 20], b"R30------0123456789a"].concat();
+    let request = hex("0000000d 06 00000003 00000000 00004000");
+    let piece = [&hex("00004009 07 00000003 00000000")[..], &[0x5a; 1400]].concat();
+    let tcp = |name, port| Exchange::tcp(name, AceStream, (50_000, port));
+    vec![
+        tcp("acestream", 8621)
+            .request(handshake.clone())
+            .answer(handshake.clone())
+            .request(request.clone())
+            .answer(piece.clone()),
+        tcp("acestream-other-port", 40_321).request(handshake.clone()).request(request.clone()).answer(piece.clone()),
+        tcp("acestream-answer", 40_321).answer(handshake.clone()).answer(piece.clone()),
+        tcp("acestream-1-65", 8621).request(&handshake[..1]).request(&handshake[1..]),
+        tcp("acestream-midstream", 8621).request(request).answer(piece),
+    ]
+}
+
 pub(super) fn exchanges() -> Vec<Exchange> {
-    [edonkey(), gnutella(), direct_connect(), soulseek(), older(), transports(), delivery_optimization()].concat()
+    [edonkey(), gnutella(), direct_connect(), soulseek(), older(), transports(), delivery_optimization(), ace_stream()]
+        .concat()
 }

@@ -5,12 +5,13 @@ use crate::{
     abi::{
         event::KernelEvent,
         protocol::{Confidence, Protocol},
+        rule::Rule,
         settings::{InspectionDepth, Settings},
         stage::StageProgram,
     },
     bpf::branchless::{is_equal, neg},
-    dissect::{content, http, listen_port},
-    engine::{associate, budget, charge, commit, learn, source_requests},
+    dissect::{acestream, content, http, listen_port},
+    engine::{associate, budget, charge, commit, known_peers, learn, source_requests},
     tables::{
         context::{PacketContext, Scratch, Task},
         conversation::mark,
@@ -63,6 +64,7 @@ fn decide<M: Maps>(maps: &M, settings: &Settings, scratch: &mut Scratch) {
 /// Reads what a classified payload says of its sender and of other peers, and sets the flow's verdict.
 #[inline(always)]
 fn read_payload<M: Maps>(maps: &M, settings: &Settings, scratch: &mut Scratch) {
+    resolve_shared_frames(maps, settings, scratch);
     read_sender(maps, settings, scratch);
     let (ctx, payload) = (&mut scratch.ctx, &mut scratch.payload);
     if settings.inspection.load() == InspectionDepth::Watchlist as u64 {
@@ -74,7 +76,7 @@ fn read_payload<M: Maps>(maps: &M, settings: &Settings, scratch: &mut Scratch) {
     if ctx.flow.task != Task::INSPECT {
         return;
     }
-    if ctx.inspection.found != 0 && !is_of_delivery_optimization(maps, settings, ctx) {
+    if ctx.inspection.found != 0 {
         ctx.flow.protocol = ctx.inspection.found_protocol;
         ctx.flow.confidence = ctx.inspection.found_confidence;
         ctx.flow.rule = payload.rule();
@@ -134,14 +136,29 @@ fn record_message<M: Maps>(maps: &M, ctx: &PacketContext, untrusted: u64) {
     cold.note(said & !untrusted | mark::BROWSER & untrusted);
 }
 
-/// Whether a stream joined midway, with frames that BitTorrent and Delivery Optimization share, is of the latter: one
-/// end is known to speak it.
-#[inline(always)]
-fn is_of_delivery_optimization<M: Maps>(maps: &M, settings: &Settings, ctx: &PacketContext) -> bool {
-    ctx.is_tcp()
-        && ctx.inspection.found_protocol == Protocol::BitTorrent as u32
-        && ctx.inspection.found_confidence == Confidence::Structural as u32
-        && associate::has_peer_of(maps, settings, ctx, Protocol::DeliveryOptimization)
+/// Gives frames in the middle of a TCP stream, which BitTorrent shares with other protocols, to the protocol that an end
+/// is known for: Ace Stream, also by its port, or none if it is Delivery Optimization, whose handshake alone is certain.
+#[inline(never)]
+fn resolve_shared_frames<M: Maps>(maps: &M, settings: &Settings, scratch: &mut Scratch) {
+    let (ctx, payload) = (&mut scratch.ctx, &mut scratch.payload);
+    if !ctx.is_tcp()
+        || ctx.inspection.found == 0
+        || ctx.inspection.found_protocol != Protocol::BitTorrent as u32
+        || ctx.inspection.found_confidence != Confidence::Structural as u32
+    {
+        return;
+    }
+    let lower = known_peers::protocol_at(maps, settings, ctx, 0);
+    let higher = known_peers::protocol_at(maps, settings, ctx, 1);
+    let is_of = |protocol: Protocol| (lower == protocol as u32) | (higher == protocol as u32);
+    if is_of(Protocol::DeliveryOptimization) {
+        ctx.inspection.found = 0;
+    }
+    let port = acestream::is_port(ctx.frame.headers.source_port, ctx.frame.headers.destination_port);
+    if port | is_of(Protocol::AceStream) | (ctx.flow.protocol == Protocol::AceStream as u32) {
+        ctx.inspection.found_protocol = Protocol::AceStream as u32;
+        payload.set_rule(Rule::AcestreamMidstream as u32);
+    }
 }
 
 /// Records that the payload's sender spoke the flow's protocol, unless its address may be spoofed.
