@@ -6,7 +6,10 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::{
     config::{DEFAULT_CONTROL_SOCKET, RunArgs},
-    verbs::{Format, events::args::EventsArgs, plan::args::PlanArgs, replay::args::ReplayArgs},
+    verbs::{
+        Format, doctor::DoctorArgs, events::args::EventsArgs, init::InitArgs, plan::args::PlanArgs,
+        replay::args::ReplayArgs,
+    },
 };
 
 /// Counts P2P protocol traffic per subscriber in the kernel; never touches, delays or blocks a packet.
@@ -33,6 +36,12 @@ pub enum Command {
     /// Print the memory that a configuration will take, table by table; with a load, also the tables and cores for it.
     /// Loads nothing.
     Plan(PlanArgs),
+    /// Look at what keeps this machine from counting, or makes it count less, with the fix for each. Changes nothing.
+    ///
+    /// Exit codes: 0 clean, 1 a warning, 2 an error.
+    Doctor(DoctorArgs),
+    /// Write a first configuration from the interfaces, VLANs and routes of this machine.
+    Init(InitArgs),
     /// Count the P2P protocol traffic of captures, as the XDP program would have counted it.
     Replay(ReplayArgs),
     /// Attach to the interfaces and count, serve metrics, watch thresholds and call hooks, until SIGTERM.

@@ -5,7 +5,9 @@ use std::{io::Write as _, process::ExitCode};
 use clap::{CommandFactory as _, Parser};
 use peertally::{
     cli::{AuditCommand, Cli, Command},
-    verbs::{Format, audit, check_config, detach, events, generate, plan, reload, replay, resolve, run, status},
+    verbs::{
+        Format, audit, check_config, detach, doctor, events, generate, init, plan, reload, replay, resolve, run, status,
+    },
 };
 use peertally_core::exit::{Exit, ExitCause};
 use peertally_datapath::attached::AttachedDatapath;
@@ -32,7 +34,16 @@ fn main() -> ExitCode {
             AttachedDatapath::start(&resolved.datapath, &resolved.interfaces, resolved.xdp_mode)
         }) {
             Ok(()) => Exit::Ok.into(),
-            Err(error) => fail(&error),
+            Err(error) => {
+                let code = fail(&error);
+                // The first reason is rarely the only one.
+                if matches!(error.exit(), Exit::Unavailable | Exit::Rights) {
+                    for finding in doctor::after_refusal(&args) {
+                        eprint!("{}", doctor::line(&finding));
+                    }
+                }
+                code
+            }
         },
         Command::Audit { command: AuditCommand::Verify { files, config } } => {
             match audit::verify(&files, config.as_deref()) {
@@ -59,6 +70,21 @@ fn main() -> ExitCode {
             Err(error) => fail(&error),
         },
         Command::Generate { folder } => match generate::generate(&Cli::command(), &folder) {
+            Ok(text) => show(&text),
+            Err(error) => fail(&error),
+        },
+        Command::Doctor(args) => match doctor::main(&args) {
+            Ok(report) => {
+                let shown = show(&match args.format {
+                    Format::Table => doctor::show(&report),
+                    Format::Json => doctor::json(&report),
+                });
+                let exit = report.exit();
+                if exit == Exit::Ok { shown } else { exit.into() }
+            }
+            Err(error) => fail(&error),
+        },
+        Command::Init(args) => match init::main(&args) {
             Ok(text) => show(&text),
             Err(error) => fail(&error),
         },

@@ -8,6 +8,10 @@ use std::process::ExitCode;
 pub enum Exit {
     /// Everything asked for was done.
     Ok = 0,
+    /// `doctor` found something worth a second look.
+    Warnings = 1,
+    /// `doctor` found what keeps the program from counting.
+    Errors = 2,
     /// Bad usage or configuration (`EX_USAGE`).
     Usage = 64,
     /// The input is damaged; what was readable was used (`EX_DATAERR`).

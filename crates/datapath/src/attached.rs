@@ -8,6 +8,7 @@ mod attach;
 mod attachments;
 pub(crate) mod drain;
 mod error;
+pub mod inspect;
 mod interface_numbers;
 mod link_watch;
 mod monitored;

@@ -7,6 +7,7 @@
 //! * [`mapped`]: memory mappings of its array maps; [`mapped_tables`]: those that a drain reads;
 //! * [`ageing`]: slots of tallies that are given back;
 //! * [`attached`]: the object attached to interfaces, for `run`;
+//! * [`offloads`], [`xdp_features`]: what interfaces do before the program; [`run_cost`]: what the program costs;
 //! * [`released_flows`]: flows of subscribers whose pool changed;
 //! * [`table_sizes`]: capacities of the tables; [`table_memory`]: memory that they take;
 //! * [`error`]: errors of the object and its maps;
@@ -19,6 +20,7 @@ use peertally_core::{booked::BookedTotals, exit::ExitCause, interface::Interface
 pub mod ageing;
 pub mod attached;
 pub mod error;
+mod generic_netlink;
 pub mod host;
 mod interface_tables;
 pub mod mapped;
@@ -27,10 +29,12 @@ pub mod object;
 pub mod offloads;
 pub mod owned;
 pub mod released_flows;
+pub mod run_cost;
 pub mod table_memory;
 pub mod table_sizes;
 pub mod test_run;
 pub mod view;
+pub mod xdp_features;
 
 pub use error::ObjectError;
 pub use object::LoadOptions;

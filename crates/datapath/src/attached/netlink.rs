@@ -11,11 +11,13 @@ use netlink_packet_core::{
 };
 use netlink_packet_route::{
     RouteNetlinkMessage,
-    link::{LinkAttribute, LinkMessage, LinkXdp, XdpAttached},
+    link::{LinkAttribute, LinkInfo, LinkMessage, LinkXdp, State, XdpAttached},
 };
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 use peertally_core::reconcile::{Hook, HookMode, Link};
 use rustix::io::Errno;
+
+use super::inspect::Device;
 
 /// Room for one datagram of answers: the kernel fills at most 32 KiB of a dump (`netlink_dump`,
 /// net/netlink/af_netlink.c), and one link with many attributes stays well below.
@@ -76,13 +78,23 @@ impl Rtnetlink {
     /// The kernel cannot be asked.
     pub(super) fn all(&mut self) -> io::Result<Vec<Link>> {
         let mut links = Vec::new();
-        self.ask(LinkMessage::default(), NLM_F_DUMP, |found| links.push(found.link))?;
+        self.ask(LinkMessage::default(), NLM_F_DUMP, |message| links.push(found(message).link))?;
         Ok(links)
+    }
+
+    /// Every link, with what tells which device it is.
+    ///
+    /// # Errors
+    /// The kernel cannot be asked.
+    pub(super) fn devices(&mut self) -> io::Result<Vec<Device>> {
+        let mut devices = Vec::new();
+        self.ask(LinkMessage::default(), NLM_F_DUMP, |message| devices.push(device(message)))?;
+        Ok(devices)
     }
 
     fn one(&mut self, question: LinkMessage) -> io::Result<Option<Found>> {
         let mut answer = None;
-        match self.ask(question, 0, |found| answer = Some(found)) {
+        match self.ask(question, 0, |message| answer = Some(found(message))) {
             Ok(()) => Ok(answer),
             Err(error) if error.raw_os_error() == Some(Errno::NODEV.raw_os_error()) => Ok(None),
             Err(error) => Err(error),
@@ -90,7 +102,7 @@ impl Rtnetlink {
     }
 
     /// Asks, and hands on every link of the answer.
-    fn ask(&mut self, question: LinkMessage, flags: u16, mut take: impl FnMut(Found)) -> io::Result<()> {
+    fn ask(&mut self, question: LinkMessage, flags: u16, mut take: impl FnMut(&LinkMessage)) -> io::Result<()> {
         self.sequence = self.sequence.wrapping_add(1);
         let mut header = NetlinkHeader::default();
         header.flags = NLM_F_REQUEST | flags;
@@ -110,7 +122,7 @@ impl Rtnetlink {
     }
 
     /// Reads a datagram; whether it was the last one of the answer.
-    fn read<M>(&self, mut datagram: &[u8], flags: u16, take: &mut impl FnMut(Found)) -> io::Result<bool>
+    fn read<M>(&self, mut datagram: &[u8], flags: u16, take: &mut impl FnMut(&LinkMessage)) -> io::Result<bool>
     where
         M: NetlinkDeserializable + Into<RouteNetlinkMessage>,
     {
@@ -125,7 +137,7 @@ impl Rtnetlink {
             }
             match message.payload {
                 NetlinkPayload::InnerMessage(inner) => match inner.into() {
-                    RouteNetlinkMessage::NewLink(link) => take(found(&link)),
+                    RouteNetlinkMessage::NewLink(link) => take(&link),
                     _ => return Err(invalid("no link in the answer".to_owned())),
                 },
                 NetlinkPayload::Error(error) if error.code.is_some() => return Err(error.to_io()),
@@ -152,6 +164,27 @@ fn found(message: &LinkMessage) -> Found {
         }
     }
     found
+}
+
+fn device(message: &LinkMessage) -> Device {
+    let mut device = Device::of(found(message).link);
+    for attribute in &message.attributes {
+        match attribute {
+            LinkAttribute::Mtu(mtu) => device.mtu = *mtu,
+            LinkAttribute::Link(index) => device.parent = Some(*index).filter(|index| *index != device.link.index),
+            LinkAttribute::Controller(index) => device.master = Some(*index),
+            LinkAttribute::OperState(state) => device.up = matches!(state, State::Up | State::Unknown),
+            LinkAttribute::LinkInfo(infos) => {
+                let kind = infos.iter().find_map(|info| match info {
+                    LinkInfo::Kind(kind) => Some(kind.to_string()),
+                    _ => None,
+                });
+                device.kind = kind.unwrap_or_default();
+            }
+            _ => {}
+        }
+    }
+    device
 }
 
 fn hook(attributes: &[LinkXdp]) -> Hook {

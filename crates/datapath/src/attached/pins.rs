@@ -152,7 +152,7 @@ pub(super) fn prepare() -> Result<PathBuf, AttachError> {
     Ok(path)
 }
 
-fn is_bpf_file_system(path: &Path) -> bool {
+pub(super) fn is_bpf_file_system(path: &Path) -> bool {
     rustix::fs::statfs(path).is_ok_and(|status| status.f_type == BPF_FS_MAGIC)
 }
 
@@ -187,7 +187,7 @@ fn holder(lock: &File) -> String {
     held.map(|process| format!(" (process {process})")).unwrap_or_default()
 }
 
-fn is_link(pin: &Path) -> bool {
+pub(super) fn is_link(pin: &Path) -> bool {
     pin.file_name().is_some_and(|name| name.to_string_lossy().starts_with(LINK_PREFIX))
 }
 
