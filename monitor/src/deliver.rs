@@ -98,7 +98,8 @@ impl Dispatcher {
     /// [`DispatchError`]; no hook was called.
     pub fn start(configs: &[HookConfig], book: &Arc<EventBook>) -> Result<Self, DispatchError> {
         let hooks: Vec<Hook> = configs.iter().map(Hook::new).collect::<Result<_, _>>()?;
-        book.drop_unknown_hooks(configs.iter().map(|config| config.name.to_string()).collect())?;
+        book.know_hooks(configs.iter().map(|config| config.name.to_string()).collect());
+        book.drop_unknown_hooks()?;
         let found: Vec<Vec<Waiting>> = configs
             .iter()
             .map(|config| book.read(|connection| events::waiting(connection, &config.name)))

@@ -12,11 +12,14 @@ mod words;
 use std::time::Duration;
 
 pub use decisions::{Decided, Refusal, decide};
-pub use deliveries::{Outgoing, Settled, Waiting, delivered, fail_unknown_hooks, failed, outgoing, waiting};
+pub use deliveries::{
+    EndedDeliveries, HOOK_REMOVED, Outgoing, Settled, Waiting, delivered, end_stranded, fail_unknown_hooks, failed,
+    outgoing, waiting,
+};
 pub use lists::{Active, DeliveryRow, EventRow, active, counts, end_active, list, passed_since, prune};
 use peertally_core::subscriber::Subscriber;
 use rusqlite::{CachedStatement, Connection, OptionalExtension as _, Result, Row, Transaction, params, types::Type};
-pub use standings::{CoolDown, cool, cool_downs, pending};
+pub use standings::{CoolDown, Standing, cool, cool_downs, pending, standing};
 pub use words::{Decision, DeliveryState, EventKind, EventState};
 
 use crate::clock::Moment;

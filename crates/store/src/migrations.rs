@@ -22,6 +22,7 @@ pub const MIGRATIONS: &[Migration] = &[
     Migration { name: "events and cool-downs", sql: include_str!("migrations/0002_events.sql") },
     Migration { name: "totals of tallies that left", sql: include_str!("migrations/0003_booked.sql") },
     Migration { name: "what policies measure", sql: include_str!("migrations/0004_history.sql") },
+    Migration { name: "events that wait, by subscriber", sql: include_str!("migrations/0005_pending.sql") },
 ];
 
 /// Version of the tables that this program reads and writes.

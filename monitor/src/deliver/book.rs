@@ -30,7 +30,7 @@ pub type Settlement = (Subject, Option<Standing>);
 pub(super) type Handed = (Waiting, Ticket);
 
 /// Writes how an attempt ended.
-pub(super) type Change = dyn Fn(&Transaction<'_>, &Moment) -> rusqlite::Result<Settled> + Send + Sync;
+pub(super) type Change = dyn Fn(&Transaction<'_>, &Moment) -> rusqlite::Result<Option<Settled>> + Send + Sync;
 
 /// Why a decision was not carried out.
 #[derive(Debug, thiserror::Error)]
@@ -53,6 +53,8 @@ pub struct EventBook {
     settled: Mutex<Vec<Settlement>>,
     counts: Mutex<Vec<(EventState, u64)>>,
     is_changed: AtomicBool,
+    /// Names of the hooks that are configured, for the writer's transactions.
+    hooks: Arc<Mutex<Vec<String>>>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
@@ -74,6 +76,7 @@ impl EventBook {
             settled: Mutex::default(),
             counts: Mutex::default(),
             is_changed: AtomicBool::new(true),
+            hooks: Arc::default(),
         };
         book.refresh_counts();
         Ok(Arc::new(book))
@@ -233,14 +236,10 @@ impl EventBook {
         }
     }
 
-    fn settled(&self, settled: Settled) {
+    fn settled(&self, settled: Option<Settled>) {
         self.changed();
-        match settled {
-            Settled::Nothing => {}
-            Settled::Delivered(cool_down) => {
-                self.settle((cool_down.subject, Some(Standing::Cooling(Instant::now() + cool_down.length))));
-            }
-            Settled::Dead(subject) => self.settle((subject, None)),
+        if let Some(Settled { subject, standing }) = settled {
+            self.settle((subject, in_memory(standing)));
         }
     }
 
@@ -250,38 +249,50 @@ impl EventBook {
     /// [`DecisionError`]; then nothing was changed.
     pub fn decide(&self, id: &str, decision: Decision, user: &str) -> Result<Decided, DecisionError> {
         let (now, event, user) = (self.now(), id.to_owned(), user.to_owned());
-        let at = now.clone();
-        let write = move |transaction: &Transaction<'_>| events::decide(transaction, &event, decision, &user, &at);
+        let (at, known) = (now.clone(), Arc::clone(&self.hooks));
+        let write = move |transaction: &Transaction<'_>| {
+            events::decide(transaction, &event, decision, &user, &lock(&known), &at)
+        };
         let decided = self.store.writer().write(write)??;
-        self.changed();
-        match &decided.cool_down {
-            Some(cool_down) => {
-                let standing = Standing::Cooling(Instant::now() + cool_down.length);
-                self.settle((decided.subject.clone(), Some(standing)));
-            }
-            None if decision == Decision::Redeliver => {
-                self.settle((decided.subject.clone(), Some(Standing::Pending)));
-            }
-            None => {}
-        }
+        self.settled(decided.settled.clone());
         self.enqueue(id, &decided.queued, &now);
         tracing::warn!(event = id, decision = decision.label(), "a person decided about an event");
         self.refresh_counts();
         Ok(decided)
     }
 
-    /// Ends the deliveries to hooks that are not configured any more.
+    /// Names the hooks that are configured. Only they deliver.
+    pub fn know_hooks(&self, names: Vec<String>) {
+        *lock(&self.hooks) = names;
+    }
+
+    /// Ends the deliveries to hooks that are not configured any more, and events that no hook will get.
     ///
     /// # Errors
     /// [`StoreError`].
-    pub(super) fn drop_unknown_hooks(&self, known: Vec<String>) -> Result<(), StoreError> {
-        let now = self.now();
-        let dead =
-            self.store.writer().write(move |transaction| events::fail_unknown_hooks(transaction, &known, &now))?;
-        for subject in dead {
-            tracing::warn!(policy = subject.policy, "an event is dead: its hooks are not configured any more");
-            self.settle((subject, None));
+    pub(super) fn drop_unknown_hooks(&self) -> Result<(), StoreError> {
+        let (now, known) = (self.now(), Arc::clone(&self.hooks));
+        let ended = self.store.writer().write(move |transaction| {
+            let mut ended = events::fail_unknown_hooks(transaction, &lock(&known), &now)?;
+            ended.dead.extend(events::end_stranded(transaction, &now)?);
+            Ok(ended)
+        })?;
+        for (hook, deliveries) in &ended.by_hook {
+            tracing::warn!(hook, deliveries, "these deliveries have failed: their hook is not configured any more");
+        }
+        for settled in ended.dead {
+            tracing::warn!(policy = settled.subject.policy, "an event is dead: no hook that is configured will get it");
+            self.settled(Some(settled));
         }
         Ok(())
+    }
+}
+
+/// A standing of the store, counted from now on.
+fn in_memory(standing: events::Standing) -> Option<Standing> {
+    match standing {
+        events::Standing::Free => None,
+        events::Standing::Pending => Some(Standing::Pending),
+        events::Standing::Cooling(left) => Some(Standing::Cooling(Instant::now() + left)),
     }
 }

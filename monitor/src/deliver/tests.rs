@@ -56,10 +56,10 @@ use super::{
 use crate::{config::raw::RawHook, generated::assert_block_current};
 
 pub(crate) fn event() -> Arc<PolicyEvent> {
-    event_on(Evidence::Answered)
+    event_of("10.0.0.1", Evidence::Answered)
 }
 
-fn event_on(evidence: Evidence) -> Arc<PolicyEvent> {
+fn event_of(address: &str, evidence: Evidence) -> Arc<PolicyEvent> {
     let policy = Policy {
         name: "heavy".into(),
         protocols: ProtocolSet::default_policy(),
@@ -82,7 +82,7 @@ fn event_on(evidence: Evidence) -> Arc<PolicyEvent> {
         window_start: SystemTime::now() - Duration::from_secs(60),
         window_end: SystemTime::now(),
     };
-    let key = testing::key("10.0.0.1", Protocol::BitTorrent, Confidence::Signature);
+    let key = testing::key(address, Protocol::BitTorrent, Confidence::Signature);
     let subscriber = Subscriber::of(&key).expect("a subscriber");
     let pseudonyms = Pseudonyms::with_key([1; 32]);
     Arc::new(PolicyEvent::new(
@@ -221,7 +221,7 @@ fn the_event_says_what_was_measured_and_names_the_subscriber_as_asked() {
     assert_eq!(both["remotes"], serde_json::json!({ "estimate": 3, "standard_error": 1 }));
     assert_eq!(both["inspection"], "framing");
     assert_eq!(both["evidence"], "answered");
-    let one_way = event_on(Evidence::OneWay).to_json(SubscriberForm::Both);
+    let one_way = event_of("10.0.0.1", Evidence::OneWay).to_json(SubscriberForm::Both);
     let one_way: serde_json::Value = serde_json::from_slice(&one_way).expect("JSON");
     assert_eq!(one_way["evidence"], "one_way");
     assert!(json(SubscriberForm::Pseudonym)["subscriber"].get("block").is_none());

@@ -95,7 +95,8 @@ pub fn main(args: &EventsArgs) -> Result<String, EventsError> {
                 EventsCommand::Discard { id } => (Decision::Discard, id),
                 EventsCommand::Redeliver { id } => (Decision::Redeliver, id),
             };
-            decide(&resolved.state_dir, &resolved.control_socket, id, decision)?;
+            let hooks = resolved.hooks.iter().map(|hook| hook.name.to_string()).collect();
+            decide(&resolved.state_dir, &resolved.control_socket, hooks, id, decision)?;
             Ok(format!("{id}: {}\n", show::done(decision)))
         }
     }
@@ -117,7 +118,14 @@ fn user() -> String {
     behind.unwrap_or_else(|| format!("uid-{uid}"))
 }
 
-pub(super) fn decide(folder: &Path, socket: &Path, id: &str, decision: Decision) -> Result<(), EventsError> {
+/// Asks the agent, or decides without one: then `hooks` are those that are configured.
+pub(super) fn decide(
+    folder: &Path,
+    socket: &Path,
+    hooks: Vec<String>,
+    id: &str,
+    decision: Decision,
+) -> Result<(), EventsError> {
     // An identifier that is none would be a path of its own in the request.
     if uuid::Uuid::try_parse(id).is_err() {
         return Err(Refusal::Unknown(id.to_owned()).into());
@@ -127,6 +135,7 @@ pub(super) fn decide(folder: &Path, socket: &Path, id: &str, decision: Decision)
         Ok(stream) => ask(stream, id, decision).map_err(failed)?,
         Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {
             let book = EventBook::new(Store::open(folder, Unobserved)?)?;
+            book.know_hooks(hooks);
             book.decide(id, decision, &user()).map(|_| ()).map_err(|error| match error {
                 DecisionError::Refused(refusal) => refusal.into(),
                 DecisionError::Store(error) => error.into(),

@@ -1,8 +1,12 @@
 //! Deliveries: what waits for a hook, and how an attempt ended.
 
+use std::collections::BTreeMap;
+
 use rusqlite::{Connection, OptionalExtension as _, Result, Transaction, params};
 
-use super::{CoolDown, DeliveryState, EventKind, EventState, Subject, cool, set_state, state};
+use super::{
+    CoolDown, DeliveryState, EventKind, EventState, Standing, Subject, cool, set_state, standings::standing, state,
+};
 use crate::clock::Moment;
 
 /// A delivery that waits.
@@ -29,16 +33,34 @@ pub struct Outgoing {
     pub message: String,
 }
 
-/// How an attempt changed the state of its event.
+/// A policy and a subscriber whose standing a change of an event gave.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Settled {
-    /// Nothing changed: another hook delivered the event before, or will try.
-    Nothing,
-    /// The first delivery; the cool-down begins.
-    Delivered(CoolDown),
-    /// Every hook failed; the subscriber may fire again.
-    Dead(Subject),
+pub struct Settled {
+    /// Policy and subscriber.
+    pub subject: Subject,
+    /// Why the policy does not fire from now on, or that it may.
+    pub standing: Standing,
 }
+
+impl Settled {
+    /// The standing after a change of the subject's event.
+    pub(super) fn read(connection: &Connection, subject: Subject, now: &Moment) -> Result<Self> {
+        let standing = standing(connection, &subject, now)?;
+        Ok(Self { subject, standing })
+    }
+}
+
+/// Deliveries that ended because their hooks are not configured any more.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct EndedDeliveries {
+    /// Deliveries by name of the hook.
+    pub by_hook: BTreeMap<String, u64>,
+    /// Subjects whose events are dead by that.
+    pub dead: Vec<Settled>,
+}
+
+/// Why a delivery failed whose hook is not configured any more.
+pub const HOOK_REMOVED: &str = "hook_removed";
 
 /// Deliveries of a hook that wait, the earliest first. Those of held events do not.
 ///
@@ -71,31 +93,31 @@ pub fn outgoing(connection: &Connection, event: &str, hook: &str) -> Result<Opti
         .optional()
 }
 
-/// Notes a successful delivery. The first one of a fired event begins the cool-down.
+/// Notes a successful delivery. The first one of a fired event begins the cool-down. `None`: no standing changed.
 ///
 /// # Errors
 /// Those of SQLite.
-pub fn delivered(transaction: &Transaction<'_>, event: &str, hook: &str, now: &Moment) -> Result<Settled> {
+pub fn delivered(transaction: &Transaction<'_>, event: &str, hook: &str, now: &Moment) -> Result<Option<Settled>> {
     transaction
         .prepare_cached(
             "UPDATE deliveries SET state = 'delivered', attempts = attempts + 1, reason = '' WHERE event = ?1 AND hook = ?2",
         )?
         .execute(params![event, hook])?;
-    let Some(found) = state(transaction, event)? else { return Ok(Settled::Nothing) };
+    let Some(found) = state(transaction, event)? else { return Ok(None) };
     if found.state == EventState::Delivered {
-        return Ok(Settled::Nothing);
+        return Ok(None);
     }
     set_state(transaction, event, EventState::Delivered, now)?;
     if found.kind == EventKind::Cleared {
-        return Ok(Settled::Nothing);
+        return Ok(None);
     }
     transaction.prepare_cached("UPDATE events SET is_active = 1 WHERE id = ?1")?.execute([event])?;
     let cool_down = CoolDown { until: now.after(found.cool_down), length: found.cool_down, subject: found.subject };
     cool(transaction, &cool_down)?;
-    Ok(Settled::Delivered(cool_down))
+    Settled::read(transaction, cool_down.subject, now).map(Some)
 }
 
-/// Notes a failed attempt: the next one is due at `due_ms`, or there is none.
+/// Notes a failed attempt: the next one is due at `due_ms`, or there is none. `None`: no standing changed.
 ///
 /// # Errors
 /// Those of SQLite.
@@ -106,7 +128,7 @@ pub fn failed(
     reason: &str,
     due_ms: Option<i64>,
     now: &Moment,
-) -> Result<Settled> {
+) -> Result<Option<Settled>> {
     let next = if due_ms.is_some() { DeliveryState::Queued } else { DeliveryState::Failed };
     transaction
         .prepare_cached(
@@ -114,36 +136,61 @@ pub fn failed(
              WHERE event = ?1 AND hook = ?2",
         )?
         .execute(params![event, hook, next, reason, due_ms])?;
-    if due_ms.is_some() { Ok(Settled::Nothing) } else { end_if_all_failed(transaction, event, now) }
+    if due_ms.is_some() { Ok(None) } else { end_if_nothing_waits(transaction, event, now) }
 }
 
-/// Ends the deliveries to hooks that are not configured any more; returns those whose events are dead by that.
+/// Ends the deliveries to hooks that are not configured any more.
 ///
 /// # Errors
 /// Those of SQLite.
-pub fn fail_unknown_hooks(transaction: &Transaction<'_>, known: &[String], now: &Moment) -> Result<Vec<Subject>> {
-    let mut statement = transaction.prepare("SELECT event, hook FROM deliveries WHERE state = 'queued'")?;
+pub fn fail_unknown_hooks(transaction: &Transaction<'_>, known: &[String], now: &Moment) -> Result<EndedDeliveries> {
+    let mut statement = transaction.prepare(
+        "SELECT event, hook FROM deliveries JOIN events ON id = event \
+         WHERE deliveries.state = 'queued' AND events.state IN ('queued', 'held', 'delivered')",
+    )?;
     let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
     let waiting: Vec<(String, String)> = rows.collect::<Result<_>>()?;
-    let mut dead = Vec::new();
+    let mut ended = EndedDeliveries::default();
     for (event, hook) in waiting.into_iter().filter(|(_, hook)| !known.contains(hook)) {
-        if let Settled::Dead(subject) = failed(transaction, &event, &hook, "hook_removed", None, now)? {
-            dead.push(subject);
-        }
+        transaction
+            .prepare_cached("UPDATE deliveries SET state = 'failed', reason = ?3 WHERE event = ?1 AND hook = ?2")?
+            .execute(params![event, hook, HOOK_REMOVED])?;
+        ended.dead.extend(end_if_nothing_waits(transaction, &event, now)?);
+        *ended.by_hook.entry(hook).or_default() += 1;
+    }
+    Ok(ended)
+}
+
+/// Ends queued events that no hook will get: none of their deliveries waits. Returns their subjects.
+///
+/// # Errors
+/// Those of SQLite.
+pub fn end_stranded(transaction: &Transaction<'_>, now: &Moment) -> Result<Vec<Settled>> {
+    let mut statement = transaction.prepare(
+        "SELECT id FROM events WHERE state = 'queued' \
+         AND NOT EXISTS (SELECT 1 FROM deliveries WHERE event = id AND deliveries.state = 'queued')",
+    )?;
+    let stranded: Vec<String> = statement.query_map([], |row| row.get(0))?.collect::<Result<_>>()?;
+    let mut dead = Vec::new();
+    for event in stranded {
+        dead.extend(end_if_nothing_waits(transaction, &event, now)?);
     }
     Ok(dead)
 }
 
-fn end_if_all_failed(transaction: &Transaction<'_>, event: &str, now: &Moment) -> Result<Settled> {
+/// Ends a queued event whose last delivery failed.
+fn end_if_nothing_waits(transaction: &Transaction<'_>, event: &str, now: &Moment) -> Result<Option<Settled>> {
     let left: u32 = transaction
         .prepare_cached("SELECT count(*) FROM deliveries WHERE event = ?1 AND state <> 'failed'")?
         .query_row([event], |row| row.get(0))?;
     match state(transaction, event)? {
         Some(found) if left == 0 && found.state == EventState::Queued => {
             set_state(transaction, event, EventState::Dead, now)?;
-            let is_fired = found.kind == EventKind::Fired;
-            Ok(if is_fired { Settled::Dead(found.subject) } else { Settled::Nothing })
+            if found.kind != EventKind::Fired {
+                return Ok(None);
+            }
+            Settled::read(transaction, found.subject, now).map(Some)
         }
-        _ => Ok(Settled::Nothing),
+        _ => Ok(None),
     }
 }

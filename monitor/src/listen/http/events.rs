@@ -41,7 +41,7 @@ pub(super) async fn decide(
         Ok(Err(error)) => {
             let status = match &error {
                 DecisionError::Refused(Refusal::Unknown(_)) => StatusCode::NOT_FOUND,
-                DecisionError::Refused(Refusal::State { .. }) => StatusCode::CONFLICT,
+                DecisionError::Refused(Refusal::State { .. } | Refusal::NoHook { .. }) => StatusCode::CONFLICT,
                 DecisionError::Store(_) => StatusCode::INTERNAL_SERVER_ERROR,
             };
             (status, format!("{error}\n")).into_response()

@@ -75,7 +75,7 @@ async fn events_beyond_the_ceiling_are_held_with_an_alarm_and_a_person_decides()
             let one = events::list(&reader, Some(EventState::Held), 1).expect("reads").remove(0).id;
             let asked = (state_dir.clone(), socket.clone(), one.clone());
             let decided = tokio::task::spawn_blocking(move || {
-                crate::verbs::events::decide(&asked.0, &asked.1, &asked.2, Decision::Release)
+                crate::verbs::events::decide(&asked.0, &asked.1, Vec::new(), &asked.2, Decision::Release)
             });
             decided.await.expect("asked").expect("released");
             running.wait_for("/metrics", "peertally_hook_deliveries_total{hook=\"save\"} 21").await;
@@ -93,8 +93,8 @@ async fn events_beyond_the_ceiling_are_held_with_an_alarm_and_a_person_decides()
             let reader = open_reader(&state_dir).expect("a store");
             let one = events::list(&reader, Some(EventState::Held), 1).expect("reads").remove(0).id;
             drop(reader);
-            crate::verbs::events::decide(&state_dir, &socket, &one, Decision::Discard).expect("discarded");
-            let again = crate::verbs::events::decide(&state_dir, &socket, &one, Decision::Release);
+            crate::verbs::events::decide(&state_dir, &socket, Vec::new(), &one, Decision::Discard).expect("discarded");
+            let again = crate::verbs::events::decide(&state_dir, &socket, Vec::new(), &one, Decision::Release);
             assert_eq!(again.expect_err("discarded").exit(), Exit::Usage);
         }
     }
