@@ -1,8 +1,11 @@
 //! Totals of tallies that left the kernel's table, by key. See [`peertally_core::booked`].
 
 use std::{
-    collections::HashMap,
-    sync::mpsc::{self, Receiver, TryRecvError},
+    collections::{HashMap, HashSet},
+    sync::{
+        Arc, Mutex, PoisonError,
+        mpsc::{self, Receiver, TryRecvError},
+    },
     time::{Duration, SystemTime},
 };
 
@@ -12,9 +15,14 @@ use rusqlite::{Connection, OptionalExtension as _, Transaction, params};
 
 use crate::{Store, StoreError};
 
-/// Totals that were not booked again for so long are forgotten, as is the longest window of a policy. A counter that
-/// comes back later starts anew.
+/// Totals of a key that is out of the kernel's table for so long are forgotten: as long as the longest window of a
+/// policy. A counter that comes back later starts anew.
 pub const KEPT: Duration = Duration::from_secs(31 * 24 * 3600);
+
+/// Time of booking of totals whose key is in the kernel's table: they are the base of a live counter, and never old.
+const LIVE: i64 = i64::MAX;
+/// Keys that one write marks as live at most, and totals that it forgets.
+const SLICE: usize = 4096;
 
 /// Bytes of a key.
 const KEY: usize = 23;
@@ -26,20 +34,34 @@ pub struct StoredTotals {
     store: Store,
     reader: Option<Connection>,
     ended: Option<Receiver<Result<(), StoreError>>>,
+    /// Keys that came back to the kernel's table and are not marked as live yet, with their bases.
+    unmarked: Arc<Mutex<Vec<Base>>>,
 }
+
+/// A key and its booked totals.
+type Base = ([u8; KEY], Totals);
 
 impl StoredTotals {
     /// The totals in a store.
     #[must_use]
     pub fn new(store: Store) -> Self {
-        Self { store, reader: None, ended: None }
+        Self { store, reader: None, ended: None, unmarked: Arc::default() }
     }
 
     /// Hands in a write; [`BookedTotals::outcome`] tells how it ended.
     fn submit(&mut self, write: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<()> + Send + 'static) {
+        self.submit_then(write, |_| {});
+    }
+
+    fn submit_then(
+        &mut self,
+        write: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<()> + Send + 'static,
+        then: impl FnOnce(&Result<(), StoreError>) + Send + 'static,
+    ) {
         let (sender, receiver) = mpsc::sync_channel(1);
         self.ended = Some(receiver);
         self.store.writer().submit(write, move |outcome| {
+            then(&outcome);
             // A later write may have taken the place of this one.
             let _gone = sender.send(outcome);
         });
@@ -109,9 +131,30 @@ fn book(transaction: &Transaction<'_>, batch: &[BookedTally], now_s: i64) -> rus
         add.execute(params![key, flows, packets_up, bytes_up, packets_down, bytes_down, now_s])?;
         remember.execute(params![slot, key])?;
     }
-    let oldest = now_s - KEPT.as_secs().cast_signed();
-    transaction.execute("DELETE FROM booked_totals WHERE booked_s < ?1", [oldest])?;
     Ok(())
+}
+
+/// Marks totals as bases of live counters. Totals that were forgotten meanwhile are there again.
+fn mark(transaction: &Transaction<'_>, bases: &[Base]) -> rusqlite::Result<()> {
+    let mut mark = transaction.prepare_cached(
+        "INSERT INTO booked_totals VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7) ON CONFLICT (key) DO UPDATE SET booked_s = ?7",
+    )?;
+    for (key, totals) in bases {
+        let Totals { flows, packets_up, bytes_up, packets_down, bytes_down } = totals;
+        let [flows, packets_up, bytes_up, packets_down, bytes_down] =
+            [flows, packets_up, bytes_up, packets_down, bytes_down].map(|count| count.cast_signed());
+        mark.execute(params![key, flows, packets_up, bytes_up, packets_down, bytes_down, LIVE])?;
+    }
+    Ok(())
+}
+
+/// Forgets old totals, as many as one write may.
+fn forget(transaction: &Transaction<'_>, now_s: i64) -> rusqlite::Result<()> {
+    let oldest = now_s - KEPT.as_secs().cast_signed();
+    let mut statement = transaction.prepare_cached(
+        "DELETE FROM booked_totals WHERE key IN (SELECT key FROM booked_totals WHERE booked_s < ?1 LIMIT ?2)",
+    )?;
+    statement.execute(params![oldest, SLICE as i64]).map(drop)
 }
 
 fn open(transaction: &Transaction<'_>, tables: i64) -> rusqlite::Result<Vec<(u32, TallyKey)>> {
@@ -133,7 +176,28 @@ impl BookedTotals for StoredTotals {
     }
 
     fn book(&mut self, batch: Vec<BookedTally>) {
-        self.submit(move |transaction| book(transaction, &batch, now_s()));
+        let mut waiting = self.unmarked.lock().unwrap_or_else(PoisonError::into_inner);
+        if !waiting.is_empty() {
+            // A key that leaves again has no live counter.
+            let leaving: HashSet<[u8; KEY]> = batch.iter().map(|booked| bytes_of(&booked.key)).collect();
+            waiting.retain(|(key, _)| !leaving.contains(key));
+        }
+        let rest = waiting.len().saturating_sub(SLICE);
+        let bases = Arc::new(waiting.split_off(rest));
+        // Before every live key is marked, nobody knows which totals are old.
+        let all_marked = waiting.is_empty();
+        drop(waiting);
+        let (own, unmarked) = (Arc::clone(&bases), Arc::clone(&self.unmarked));
+        let write = move |transaction: &Transaction<'_>| {
+            mark(transaction, &own)?;
+            book(transaction, &batch, now_s())?;
+            if all_marked { forget(transaction, now_s()) } else { Ok(()) }
+        };
+        self.submit_then(write, move |outcome| {
+            if outcome.is_err() {
+                unmarked.lock().unwrap_or_else(PoisonError::into_inner).extend(bases.iter());
+            }
+        });
     }
 
     fn forget_batch(&mut self) {
@@ -152,22 +216,42 @@ impl BookedTotals for StoredTotals {
 
     fn bases(&mut self, keys: &[TallyKey]) -> Result<Vec<Totals>, BookingError> {
         let reader = self.reader().map_err(failed("read"))?;
-        bases(reader, keys).map_err(failed("read"))
+        let found = bases(reader, keys).map_err(failed("read"))?;
+        let unmarked = keys.iter().zip(&found).filter(|(_, base)| !base.is_marked && base.totals != Totals::default());
+        let unmarked = unmarked.map(|(key, base)| (bytes_of(key), base.totals));
+        self.unmarked.lock().unwrap_or_else(PoisonError::into_inner).extend(unmarked);
+        Ok(found.into_iter().map(|base| base.totals).collect())
     }
 }
 
-fn bases(reader: &Connection, keys: &[TallyKey]) -> rusqlite::Result<Vec<Totals>> {
-    let mut found = vec![Totals::default(); keys.len()];
+/// Totals in the store.
+#[derive(Clone, Copy, Default)]
+struct Found {
+    totals: Totals,
+    /// Whether they are marked as the base of a live counter.
+    is_marked: bool,
+}
+
+impl Found {
+    /// The columns from the totals on, as [`COLUMNS`] has them.
+    fn of(row: &rusqlite::Row<'_>) -> rusqlite::Result<Self> {
+        Ok(Self { totals: totals_of(row, 0)?, is_marked: row.get::<_, i64>(6)? == LIVE })
+    }
+}
+
+const COLUMNS: &str = "SELECT flows, packets_up, bytes_up, packets_down, bytes_down, key, booked_s FROM booked_totals";
+
+fn bases(reader: &Connection, keys: &[TallyKey]) -> rusqlite::Result<Vec<Found>> {
+    let mut found = vec![Found::default(); keys.len()];
     let some: bool = reader.query_row("SELECT EXISTS (SELECT 1 FROM booked_totals)", [], |row| row.get(0))?;
     if !some {
         return Ok(found);
     }
-    const COLUMNS: &str = "SELECT flows, packets_up, bytes_up, packets_down, bytes_down, key FROM booked_totals";
     if keys.len() <= LOOKED_UP {
         let mut one = reader.prepare_cached(&format!("{COLUMNS} WHERE key = ?1"))?;
         for (key, found) in keys.iter().zip(&mut found) {
-            if let Some(totals) = one.query_row([bytes_of(key)], |row| totals_of(row, 0)).optional()? {
-                *found = totals;
+            if let Some(base) = one.query_row([bytes_of(key)], Found::of).optional()? {
+                *found = base;
             }
         }
         return Ok(found);
@@ -177,7 +261,7 @@ fn bases(reader: &Connection, keys: &[TallyKey]) -> rusqlite::Result<Vec<Totals>
     let mut rows = all.query([])?;
     while let Some(row) = rows.next()? {
         if let Some(index) = wanted.get(&row.get::<_, [u8; KEY]>(5)?) {
-            found[*index] = totals_of(row, 0)?;
+            found[*index] = Found::of(row)?;
         }
     }
     Ok(found)
