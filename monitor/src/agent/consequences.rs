@@ -29,8 +29,10 @@ use crate::deliver::{HookStats, book::EventBook};
 /// Time between two removals of old events.
 const PRUNE_EVERY: Duration = Duration::from_secs(3600);
 
-/// Longest wait for the last commit at the end of the agent.
+/// Longest time for the last commits at the end of the agent.
 const LAST_COMMIT: Duration = Duration::from_secs(10);
+/// Wait before the last commit is tried again.
+const LAST_COMMIT_AGAIN: Duration = Duration::from_millis(100);
 
 /// Why an event is held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -60,6 +62,7 @@ impl HoldReason {
 pub struct FiringCounts {
     held: Mutex<BTreeMap<(Arc<str>, HoldReason), u64>>,
     uncommitted: AtomicU64,
+    lost: AtomicU64,
 }
 
 impl FiringCounts {
@@ -76,6 +79,12 @@ impl FiringCounts {
         self.uncommitted.load(Relaxed)
     }
 
+    /// Events that the store did not take before the end of the agent.
+    #[must_use]
+    pub fn lost(&self) -> u64 {
+        self.lost.load(Relaxed)
+    }
+
     fn hold(&self, policy: &Arc<str>, reason: HoldReason) {
         *self.held.lock().unwrap_or_else(PoisonError::into_inner).entry((Arc::clone(policy), reason)).or_default() += 1;
     }
@@ -85,7 +94,8 @@ impl FiringCounts {
 #[derive(Debug, Default)]
 struct Backlog {
     waiting: Vec<NewEvent>,
-    is_committing: bool,
+    /// Events of the commit that is on its way.
+    committing: Option<Arc<Vec<NewEvent>>>,
 }
 
 /// Takes the events of each drain.
@@ -220,19 +230,19 @@ impl Consequences {
     fn commit(&self) {
         let mut backlog = self.backlog.0.lock().unwrap_or_else(PoisonError::into_inner);
         self.counts.uncommitted.store(backlog.waiting.len() as u64, Relaxed);
-        if backlog.is_committing || backlog.waiting.is_empty() {
+        if backlog.committing.is_some() || backlog.waiting.is_empty() {
             return;
         }
-        backlog.is_committing = true;
         let events = Arc::new(std::mem::take(&mut backlog.waiting));
+        backlog.committing = Some(Arc::clone(&events));
         drop(backlog);
         let own = Arc::clone(&events);
         let write = move |transaction: &Transaction<'_>| own.iter().try_for_each(|event| insert(transaction, event));
         let (book, counts, shared) = (Arc::clone(&self.book), Arc::clone(&self.counts), Arc::clone(&self.backlog));
         let done = move |outcome: Result<(), StoreError>| {
-            let events = Arc::unwrap_or_clone(events);
             let mut backlog = shared.0.lock().unwrap_or_else(PoisonError::into_inner);
-            backlog.is_committing = false;
+            backlog.committing = None;
+            let events = Arc::unwrap_or_clone(events);
             match outcome {
                 Ok(()) => events.iter().for_each(|event| committed(&book, event)),
                 Err(error) => {
@@ -247,16 +257,39 @@ impl Consequences {
         self.book.store().writer().submit(write, done);
     }
 
-    /// Waits until no commit is on its way, for the end of the agent.
+    /// Commits what waits, for the end of the agent. Tries for ten seconds; what is left then is lost.
     pub fn flush(&self) {
-        self.commit();
+        self.flush_until(Instant::now() + LAST_COMMIT);
+    }
+
+    fn flush_until(&self, deadline: Instant) {
+        loop {
+            self.commit();
+            let left = self.wait_for_commit(deadline);
+            if left == 0 {
+                return;
+            }
+            let now = Instant::now();
+            if now >= deadline {
+                self.counts.lost.fetch_add(left as u64, Relaxed);
+                tracing::error!(
+                    events = left,
+                    "these events are lost: the store could not take them before the end; the log has the reason"
+                );
+                return;
+            }
+            std::thread::sleep(LAST_COMMIT_AGAIN.min(deadline - now));
+        }
+    }
+
+    /// Waits for the commit that is on its way; returns how many events are not in the store then.
+    fn wait_for_commit(&self, deadline: Instant) -> usize {
         let (mutex, ended) = &*self.backlog;
         let backlog = mutex.lock().unwrap_or_else(PoisonError::into_inner);
-        let waited = ended.wait_timeout_while(backlog, LAST_COMMIT, |backlog| backlog.is_committing);
-        let left = waited.unwrap_or_else(PoisonError::into_inner).0.waiting.len();
-        if left > 0 {
-            tracing::error!(events = left, "these events are lost: the store could not take them before the end");
-        }
+        let left = deadline.saturating_duration_since(Instant::now());
+        let waited = ended.wait_timeout_while(backlog, left, |backlog| backlog.committing.is_some());
+        let backlog = waited.unwrap_or_else(PoisonError::into_inner).0;
+        backlog.waiting.len() + backlog.committing.as_ref().map_or(0, |events| events.len())
     }
 
     /// Removes events that ended long ago.
@@ -335,7 +368,7 @@ mod tests {
 
     fn take(bench: &mut Bench, events: usize) -> Vec<(EventState, String)> {
         bench.consequences.take((0..events).map(|_| PolicyEvent::clone(&event())).collect());
-        bench.consequences.flush();
+        bench.consequences.wait_for_commit(Instant::now() + LAST_COMMIT);
         let rows = bench.book.read(|connection| events::list(connection, None, 100)).expect("reads");
         rows.into_iter().map(|row| (row.state, row.reason)).collect()
     }
@@ -368,5 +401,40 @@ mod tests {
         let count = |state, reason: &str| states.iter().filter(|each| **each == (state, reason.to_owned())).count();
         assert_eq!((count(EventState::Queued, ""), count(EventState::Held, "queue_full")), (2, 1));
         assert_eq!(bench.consequences.counts().held("heavy", HoldReason::QueueFull), 1);
+    }
+
+    #[test]
+    fn the_end_waits_for_a_commit_on_its_way_and_then_commits_the_rest() {
+        let mut bench = bench(10);
+        let (hold, held) = std::sync::mpsc::channel::<()>();
+        let wait = move |_: &Transaction<'_>| {
+            held.recv().expect("is let go");
+            Ok(())
+        };
+        bench.book.store().writer().submit(wait, |outcome| outcome.expect("commits"));
+        // One is on its way behind that write, another one waits.
+        for _ in 0..2 {
+            bench.consequences.take(vec![PolicyEvent::clone(&event())]);
+        }
+        assert_eq!(bench.consequences.counts().uncommitted(), 1);
+        std::thread::scope(|scope| {
+            let flush = scope.spawn(|| bench.consequences.flush());
+            hold.send(()).expect("waits");
+            flush.join().expect("no panic");
+        });
+        let rows = bench.book.read(|connection| events::list(connection, None, 100)).expect("reads");
+        assert_eq!((rows.len(), bench.consequences.counts().lost()), (2, 0));
+    }
+
+    #[test]
+    fn events_that_the_store_does_not_take_before_the_end_are_counted_as_lost() {
+        let mut bench = bench(10);
+        let refuse = |transaction: &Transaction<'_>| {
+            transaction.execute_batch("CREATE TRIGGER no BEFORE INSERT ON events BEGIN SELECT RAISE(ABORT, 'no'); END")
+        };
+        bench.book.store().writer().write(refuse).expect("a trigger");
+        bench.consequences.take(vec![PolicyEvent::clone(&event()), PolicyEvent::clone(&event())]);
+        bench.consequences.flush_until(Instant::now() + LAST_COMMIT_AGAIN);
+        assert_eq!(bench.consequences.counts().lost(), 2);
     }
 }

@@ -343,11 +343,13 @@ fn kept_families(kept: &Kept, state: &AgentState) -> Vec<Family> {
         failures.add(&[failure.label()], count as f64);
     }
     let uncommitted = Family::single(&definitions::EVENTS_UNCOMMITTED, kept.firings.uncommitted() as f64);
+    let lost = Family::single(&definitions::EVENTS_LOST, kept.firings.lost() as f64);
     let history = &kept.history;
     vec![
         events,
         held,
         uncommitted,
+        lost,
         failures,
         Family::single(&definitions::HISTORY_MEASURES, history.kept() as f64),
         Family::single(&definitions::HISTORY_WAITING, history.waiting().as_secs_f64()),

@@ -141,6 +141,8 @@ definitions! {
         "Events that were held for a person: ceiling (too many of the policy in the interval), or queue_full (too many wait for a hook).";
     EVENTS_UNCOMMITTED = "/metrics" Gauge "peertally_events_uncommitted" in "" by []:
         "Events that fired and are not in the store yet, because it could not be written.";
+    EVENTS_LOST = "/metrics" Counter "peertally_events_lost_total" in "" by []:
+        "Events that fired, and that the store did not take before the end of the agent.";
     HISTORY_MEASURES = "/metrics" Gauge "peertally_history_measures" in "" by []:
         "Counters of tallies by span of time that the store keeps for the windows of policies, when the latest span began.";
     HISTORY_WAITING = "/metrics" Gauge "peertally_history_uncommitted_seconds" in "seconds" by []:
