@@ -72,6 +72,8 @@ pub struct HookError {
 #[derive(Debug)]
 pub struct Dispatcher {
     book: Arc<EventBook>,
+    /// Hooks whose workers have not begun, with what waited for them.
+    ready: Vec<(Hook, Vec<Waiting>)>,
     workers: Vec<JoinHandle<()>>,
     stats: Vec<Arc<HookStats>>,
     pace: watch::Sender<Pace>,
@@ -92,36 +94,38 @@ pub enum DispatchError {
 }
 
 impl Dispatcher {
-    /// Starts the worker of each hook on the current runtime, with what waits in the store.
+    /// Prepares each hook, and reads what waits for it. Delivers and writes nothing.
     ///
     /// # Errors
-    /// [`DispatchError`]; no hook was called.
-    pub fn start(configs: &[HookConfig], book: &Arc<EventBook>) -> Result<Self, DispatchError> {
+    /// [`DispatchError`].
+    pub fn new(configs: &[HookConfig], book: &Arc<EventBook>) -> Result<Self, DispatchError> {
         let hooks: Vec<Hook> = configs.iter().map(Hook::new).collect::<Result<_, _>>()?;
         book.know_hooks(configs.iter().map(|config| config.name.to_string()).collect());
-        book.drop_unknown_hooks()?;
-        let found: Vec<Vec<Waiting>> = configs
-            .iter()
-            .map(|config| book.read(|connection| events::waiting(connection, &config.name)))
-            .collect::<Result<_, _>>()?;
-        let mut dispatcher =
-            Self { book: Arc::clone(book), workers: Vec::new(), stats: Vec::new(), pace: watch::channel(Pace::Run).0 };
-        for (hook, found) in hooks.into_iter().zip(found) {
-            let stats = Arc::clone(hook.stats());
+        let waiting = |hook: &Hook| book.read(|connection| events::waiting(connection, &hook.stats().name));
+        let found: Vec<Vec<Waiting>> = hooks.iter().map(waiting).collect::<Result<_, _>>()?;
+        let stats = hooks.iter().map(|hook| Arc::clone(hook.stats())).collect();
+        let ready = hooks.into_iter().zip(found).collect();
+        Ok(Self { book: Arc::clone(book), ready, workers: Vec::new(), stats, pace: watch::channel(Pace::Run).0 })
+    }
+
+    /// Begins to deliver, on the current runtime. Nothing can refuse the start after this.
+    pub fn begin(&mut self) {
+        if let Err(error) = self.book.drop_unknown_hooks() {
+            tracing::error!(%error, "what waits for hooks that are not configured waits on; the next start tries again");
+        }
+        for (hook, found) in std::mem::take(&mut self.ready) {
             let (sender, receiver) = mpsc::unbounded_channel();
-            book.connect(Arc::clone(&stats), sender);
-            dispatcher.stats.push(stats);
-            let pace = dispatcher.pace.subscribe();
+            self.book.connect(Arc::clone(hook.stats()), sender);
+            let pace = self.pace.subscribe();
             let found = found.into_iter().map(|each| hook.hand(each)).collect();
-            dispatcher.workers.push(tokio::spawn(outbox::work(
+            self.workers.push(tokio::spawn(outbox::work(
                 Arc::new(hook),
-                Arc::clone(book),
+                Arc::clone(&self.book),
                 found,
                 receiver,
                 pace,
             )));
         }
-        Ok(dispatcher)
     }
 
     /// Numbers for metrics and the control socket.

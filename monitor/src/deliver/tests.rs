@@ -136,7 +136,8 @@ impl Dispatcher {
             }
         };
         let book = EventBook::new(store).expect("reads");
-        let inner = super::Dispatcher::start(configs, &book)?;
+        let mut inner = super::Dispatcher::new(configs, &book)?;
+        inner.begin();
         Ok(Self { inner, book, folder })
     }
 

@@ -209,7 +209,7 @@ async fn serve_reloading<D: Datapath>(
     let store = Store::open(&resolved.state_dir, StoreObserver(Arc::clone(&store_stats)))?;
     let totals = StoredTotals::new(store.clone());
     let book = EventBook::new(store)?;
-    let dispatcher = Dispatcher::start(&resolved.hooks, &book)?;
+    let mut dispatcher = Dispatcher::new(&resolved.hooks, &book)?;
     let mut analysis = Analysis::new(resolved.analysis_options(), pseudonyms.clone());
     let consequences =
         Consequences::new(Arc::clone(&book), dispatcher.stats().to_vec(), resolved.ceiling, resolved.keep_events)
@@ -251,6 +251,8 @@ async fn serve_reloading<D: Datapath>(
 
     let tcp = tokio::net::TcpListener::from_std(tcp).map_err(RunError::Runtime)?;
     let control = tokio::net::UnixListener::from_std(control).map_err(RunError::Runtime)?;
+    // A start that fails has delivered nothing: it may be tried again and again.
+    dispatcher.begin();
     let (end_http, http_ends) = watch::channel(());
     let servers = [
         serve::spawn(

@@ -9,7 +9,7 @@ use peertally_store::{
 };
 
 use super::{Seen, configuration, start};
-use crate::verbs::status;
+use crate::{config::Resolved, verbs::status};
 
 /// Events in the store of a configuration, newest first: state and reason.
 fn kept(directory: &Path) -> Vec<(EventState, String)> {
@@ -119,5 +119,46 @@ async fn a_wall_clock_that_is_set_moves_no_window_and_no_cool_down() {
             assert_eq!(running.get(path).await, (200, "ok\n".to_owned()), "{path}");
         }
         running.stop().await.0.expect("a clean end");
+    }
+}
+
+/// The twin is a start that the kernel takes: it delivers what waits.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_that_fails_delivers_nothing() {
+    for fails in [true, false] {
+        let directory = tempfile::tempdir().expect("directory");
+        let out = directory.path().join("events");
+        let policy = "[[policies]]\nname = \"heavy\"\nthreshold = 500\nwindow = \"1m\"\nhooks = [\"save\"]\n";
+        let hook = |command: &str| {
+            let exec = format!("exec = [\"/bin/sh\", \"-c\", \"{command}\"]\n");
+            format!("{policy}[[hooks]]\nname = \"save\"\n{exec}")
+        };
+        let hanging = configuration(directory.path(), &hook("exec sleep 1000"));
+        let running = start(hanging, Seen { bytes: 600, ..Seen::default() }).await;
+        running.wait_for("/metrics", "peertally_hook_in_flight{hook=\"save\"} 1").await;
+        running.stop().await.0.expect("a clean end");
+        assert_eq!(kept(directory.path()), [(EventState::Queued, String::new())]);
+
+        let saving = configuration(directory.path(), &hook(&format!("cat >> {}", out.display())));
+        let delivered = out.clone();
+        if fails {
+            // The kernel takes as long as a delivery would.
+            let refuse = move |_: &Resolved| {
+                for _ in 0..200 {
+                    if delivered.exists() {
+                        break;
+                    }
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+                Err::<super::Fake, _>(super::No(Exit::Unavailable))
+            };
+            super::serve(saving, refuse, std::future::pending(), None).await.expect_err("refused");
+            assert_eq!(kept(directory.path()), [(EventState::Queued, String::new())]);
+        } else {
+            let running = start(saving, Seen::default()).await;
+            running.wait_for("/metrics", "peertally_hook_deliveries_total{hook=\"save\"} 1").await;
+            running.stop().await.0.expect("a clean end");
+        }
+        assert_eq!(out.exists(), !fails);
     }
 }
