@@ -138,7 +138,7 @@ impl Consequences {
         &self.counts
     }
 
-    /// Tells the policies what became of their events.
+    /// Tells the policies what became of their events: after a start, and when a reload brings a policy back.
     ///
     /// # Errors
     /// Those of SQLite.
@@ -146,13 +146,28 @@ impl Consequences {
         for (subject, standing) in self.book.standings()? {
             analysis.settle(&subject.policy, subject.subscriber, standing);
         }
+        self.mark_uncommitted(analysis);
         Ok(())
     }
 
     /// Tells the policies what became of their events since the drain before.
     pub fn settle(&self, analysis: &mut Analysis) {
-        for (subject, standing) in self.book.take_settled() {
+        let settled = self.book.take_settled();
+        if settled.is_empty() {
+            return;
+        }
+        for (subject, standing) in settled {
             analysis.settle(&subject.policy, subject.subscriber, standing);
+        }
+        self.mark_uncommitted(analysis);
+    }
+
+    /// The store does not know of events on their way: their subjects wait, whatever it says.
+    fn mark_uncommitted(&self, analysis: &mut Analysis) {
+        let backlog = self.backlog.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let committing = backlog.committing.iter().flat_map(|events| events.iter());
+        for event in backlog.waiting.iter().chain(committing).filter(|event| event.state != EventState::Logged) {
+            analysis.settle(&event.policy, event.subscriber, Some(Standing::Pending));
         }
     }
 

@@ -228,6 +228,10 @@ impl DrainLoop {
         let applied = datapath.apply(&after.datapath, &after.interfaces).map_err(|error| error.to_string());
         if applied.is_ok() {
             self.analysis.reconfigure(after.analysis_options());
+            // A policy that was taken out before has its cool-downs in the store.
+            if let Err(error) = self.consequences.restore(&mut self.analysis) {
+                tracing::error!(%error, "cannot read the cool-downs of policies that are back; they may fire again");
+            }
             self.interval = after.drain_interval;
             self.heartbeat.set_limit(heartbeat::limit(after.drain_interval));
             if let Some(log) = &mut self.hit_log {

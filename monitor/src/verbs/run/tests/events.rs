@@ -9,7 +9,11 @@ use peertally_store::{
 };
 
 use super::{Seen, configuration, start};
-use crate::{config::Resolved, verbs::status};
+use crate::{
+    agent::reload::ReloadResult,
+    config::{Overrides, Resolved},
+    verbs::{reload, status},
+};
 
 /// Events in the store of a configuration, newest first: state and reason.
 fn kept(directory: &Path) -> Vec<(EventState, String)> {
@@ -160,5 +164,43 @@ async fn a_start_that_fails_delivers_nothing() {
             running.stop().await.0.expect("a clean end");
         }
         assert_eq!(out.exists(), !fails);
+    }
+}
+
+/// The twin never had a cool-down worth the name, and fires again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_policy_that_a_reload_takes_out_and_puts_back_keeps_its_cool_downs() {
+    for (cool_down, again) in [("1h", false), ("0s", true)] {
+        let directory = tempfile::tempdir().expect("directory");
+        let file = directory.path().join("p.toml");
+        let hooks = "[[hooks]]\nname = \"none\"\nexec = [\"/bin/true\"]\n";
+        let policy = format!(
+            "[[policies]]\nname = \"heavy\"\nthreshold = 500\nwindow = \"1m\"\ncool_down = \"{cool_down}\"\nhooks = [\"none\"]\n"
+        );
+        let write = |policy: &str| {
+            let text = super::configuration_text(directory.path()) + hooks + policy;
+            std::fs::write(&file, text).expect("written");
+        };
+        write(&policy);
+        let resolved = crate::config::load(Some(&file), &Overrides::default()).expect("valid");
+        let socket = resolved.control_socket.clone();
+        let running = start(resolved, Seen { bytes: 600, ..Seen::default() }).await;
+        running.wait_for("/metrics", "peertally_events{state=\"delivered\"} 1").await;
+        for text in ["", &policy] {
+            write(text);
+            let socket = socket.clone();
+            let asked = tokio::task::spawn_blocking(move || reload::ask(&socket, false)).await.expect("asked");
+            assert_eq!(asked.expect("answered").result, ReloadResult::Applied);
+        }
+        let next = if again {
+            "peertally_policy_events_total{policy=\"heavy\"} 1"
+        } else {
+            "peertally_policy_suppressed_total{policy=\"heavy\",reason=\"cool_down\"} 2"
+        };
+        running.wait_for("/metrics", next).await;
+        let (_, metrics) = running.get("/metrics").await;
+        let fired = !metrics.contains("peertally_policy_events_total{policy=\"heavy\"} 0");
+        running.stop().await.0.expect("a clean end");
+        assert_eq!(fired, again, "cool_down = {cool_down}");
     }
 }
