@@ -34,6 +34,7 @@ pub mod limits;
 pub mod outcome;
 pub mod protocol;
 pub mod reason;
+pub mod record;
 pub mod remotes;
 pub mod rule;
 pub mod settings;

@@ -21,6 +21,7 @@ mod known_peers;
 mod learn;
 mod peer_keys;
 mod reassembly;
+mod records;
 #[cfg(not(target_arch = "bpf"))]
 pub mod release;
 mod server_flow;

@@ -7,6 +7,7 @@ use monitor_common::{
         key::Seed,
         outcome::Outcome,
         protocol::Verdict,
+        record::VerdictRecord,
         settings::{Heuristic, InspectionDepth},
         spoofing::SpoofReason,
     },
@@ -62,6 +63,9 @@ impl BothDatapaths {
         host.view().settings.one_way.store(u64::from(options.one_way));
         if options.inspection == InspectionDepth::Watchlist {
             host.watch(&options.watchlist.entries);
+        }
+        if options.record_bytes != 0 {
+            host.record();
         }
         let kernel =
             may_use_kernel(test).expect("rights").then(|| TestRunner::new(options).expect("the program loads"));
@@ -150,6 +154,18 @@ impl BothDatapaths {
         let found = sum(self.host.spoofed());
         if let Some(kernel) = &self.kernel {
             assert_eq!(sum(kernel.spoofed().expect("reads")), found, "kernel and host");
+        }
+        found
+    }
+
+    /// Verdict records since the last call.
+    ///
+    /// # Panics
+    /// When the two disagree.
+    pub fn records(&mut self) -> Vec<VerdictRecord> {
+        let found = self.host.take_records();
+        if let Some(kernel) = &mut self.kernel {
+            assert_eq!(kernel.object().take_records(), found, "kernel and host");
         }
         found
     }

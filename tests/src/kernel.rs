@@ -1,6 +1,7 @@
 //! The kernel in tests: the rights to load a program, and how most tests load it.
 
 use anyhow::{Context as _, Result, bail};
+use monitor_common::abi::limits::DEFAULT_RECORD_BUFFER_BYTES;
 use peertally_core::pool::Pool;
 use peertally_datapath::{
     TableSizes,
@@ -54,6 +55,7 @@ pub fn load_options() -> LoadOptions {
         seed: Some(SEED),
         interfaces: vec![MonitoredInterface::access(1)],
         one_way: true,
+        record_bytes: DEFAULT_RECORD_BUFFER_BYTES,
         ..LoadOptions::default()
     }
 }

@@ -228,7 +228,7 @@ const ROOMS: [(&str, &[&str]); 5] = [
     ("monitor/src", &["skip", "generated", "deliver", "config", "agent", "export", "listen", "verbs", "cli"]),
 ];
 /// Parts of the engine, each of which uses only those before it.
-const ENGINE: [&str; 22] = [
+const ENGINE: [&str; 23] = [
     "flow_entry",
     "budget",
     "crowding",
@@ -238,9 +238,10 @@ const ENGINE: [&str; 22] = [
     "tally_slots",
     "subscribers",
     "account",
-    "end_idle",
     "release",
+    "end_idle",
     "watchlist",
+    "records",
     "peer_keys",
     "known_peers",
     "charge",

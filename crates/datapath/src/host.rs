@@ -15,6 +15,7 @@ use monitor_common::{
         limits::{MAX_INTERFACES, REASSEMBLY_SLOTS},
         outcome::{Outcome, PacketOutcome},
         reason::{REASON_SLOTS, Reason},
+        record::VerdictRecord,
         rule::{RULE_SLOTS, Rule},
         settings::{InspectionDepth, Settings},
         spoofing::{IN_SET, SPOOFED_ENTRIES, SpoofReason, spoofed_index},
@@ -70,6 +71,8 @@ pub struct HostDataPath {
     watchlist: HashMap<ContentHash, u32>,
     watch_tallies: RefCell<HashMap<KeyWords, u64>>,
     hits: RefCell<Vec<WatchHit>>,
+    recording: bool,
+    records: RefCell<Vec<VerdictRecord>>,
     last: Cell<PacketOutcome>,
     configured_pools: Vec<Pool>,
     interfaces: InterfaceTables,
@@ -128,6 +131,8 @@ impl HostDataPath {
             watchlist: HashMap::new(),
             watch_tallies: RefCell::default(),
             hits: RefCell::default(),
+            recording: false,
+            records: RefCell::default(),
             last: Cell::new(PacketOutcome::UNCACHED),
             configured_pools: configured.to_vec(),
             interfaces: InterfaceTables::new(&[], configured),
@@ -223,6 +228,17 @@ impl HostDataPath {
     #[must_use]
     pub fn watchlist_hits(&self) -> (Vec<WatchHit>, HashMap<KeyWords, u64>) {
         (self.hits.borrow().clone(), self.watch_tallies.borrow().clone())
+    }
+
+    /// Keeps verdict records from now on.
+    pub fn record(&mut self) {
+        self.recording = true;
+    }
+
+    /// Verdict records since the last call.
+    #[must_use]
+    pub fn take_records(&self) -> Vec<VerdictRecord> {
+        self.records.take()
     }
 
     /// Frames skipped for a reason.
@@ -414,6 +430,15 @@ impl Maps for HostDataPath {
 
     fn report_hit(&self, hit: &WatchHit) -> bool {
         self.hits.borrow_mut().push(*hit);
+        true
+    }
+
+    fn records(&self) -> bool {
+        self.recording
+    }
+
+    fn report_record(&self, record: &VerdictRecord) -> bool {
+        self.records.borrow_mut().push(*record);
         true
     }
 

@@ -24,6 +24,7 @@ use monitor_common::{
         key::{Address, Seed},
         limits::{MAX_INTERFACES, MAX_MONITORED_INTERFACES, WATCH_BUFFER_BYTES, WAYS},
         reason::Reason,
+        record::{RECORD_BYTES, VerdictRecord},
         rule::Rule,
         settings::{Heuristic, InspectionDepth, Settings, Shedding},
         spoofing::{SpoofReason, spoofed_index},
@@ -45,7 +46,7 @@ use super::{
     interface_tables::{InterfaceTables, SetPrefix},
     mapped::{MappedArray, map_array},
     mapped_tables::MappedTables,
-    table_sizes::{TableSizes, watchlist_room},
+    table_sizes::{RECORD_BYTES_MAX, TableSizes, record_room, watchlist_room},
     view::View,
 };
 
@@ -80,7 +81,11 @@ const PINNED: &[&str] = &[
     "VLANS",
     "VLAN_ENTRIES",
     "WATCH_TALLIES",
+    RECORDS,
 ];
+
+/// Name of the ring buffer of verdict records.
+const RECORDS: &str = "VERDICT_RECORDS";
 
 /// Settings that the object is loaded with.
 ///
@@ -107,6 +112,9 @@ pub struct LoadOptions {
     pub seed: Option<Seed>,
     /// Whether frames come from the test runner, with the clock and wire lengths of a capture.
     pub replaying: bool,
+    /// Room for verdict records in bytes, 0 for no records; rounded up to a power of two of at least a page. None by
+    /// default, so that a replay records nothing.
+    pub record_bytes: u32,
     /// Where maps are pinned, or found pinned.
     pub pin_folder: Option<PathBuf>,
     /// Level of kernel-side log messages, 0 for none (aya-log's levels: 1 error to 5 trace).
@@ -128,6 +136,7 @@ impl Default for LoadOptions {
             one_way: false,
             seed: None,
             replaying: false,
+            record_bytes: 0,
             pin_folder: None,
             log_level: 0,
             interfaces: Vec::new(),
@@ -152,6 +161,8 @@ pub struct LoadedObject {
     /// Cells and entries of VLANs; `None` in an older build, loaded for a measurement.
     vlan_tables: Option<(MappedArray<SharedU64>, MappedArray<SharedU64>)>,
     hits: RingBuf<MapData>,
+    /// `None` in an older build, loaded for a measurement.
+    records: Option<RingBuf<MapData>>,
 }
 
 impl LoadedObject {
@@ -169,12 +180,17 @@ impl LoadedObject {
     /// As [`Self::load`].
     pub fn load_build(object: &[u8], options: &LoadOptions) -> Result<Self, ObjectError> {
         let replaying = u8::from(options.replaying);
+        let record_room = record_room(options.record_bytes);
+        let records_wake = if options.record_bytes == 0 { 0 } else { record_room / 2 };
         let mut loader = EbpfLoader::new();
         for (name, entries) in options.sizes.entries() {
             loader.map_max_entries(name, entries);
         }
         loader
             .map_max_entries("WATCHLIST", watchlist_room(options.watchlist.count()))
+            .map_max_entries(RECORDS, record_room)
+            // Not in an older build.
+            .override_global("RECORDS_WAKE_BYTES", &records_wake, false)
             .override_global("REPLAYING", &replaying, true)
             .override_global("AYA_LOG_LEVEL", &options.log_level, true);
         if let Some(folder) = &options.pin_folder {
@@ -195,6 +211,7 @@ impl LoadedObject {
                 None => None,
             },
             hits: ring(&mut ebpf, "WATCH_HITS")?,
+            records: record_ring(&mut ebpf, record_room)?,
             ebpf,
         };
         object.check_sizes(&options.sizes)?;
@@ -433,6 +450,19 @@ impl LoadedObject {
             hits.extend(WatchHit::from_bytes(&message));
         }
         hits
+    }
+
+    /// Verdict records since the last call, by this agent or one before it.
+    pub fn take_records(&mut self) -> Vec<VerdictRecord> {
+        let mut records = Vec::new();
+        let Some(ring) = &mut self.records else { return records };
+        // At most one buffer of them, as for hits.
+        while records.len() < MOST_RECORDS
+            && let Some(message) = ring.next()
+        {
+            records.extend(VerdictRecord::from_bytes(&message));
+        }
+        records
     }
 
     /// Replaces the list: content that was taken off first, so that the new list has room.
@@ -725,9 +755,24 @@ type PrefixTrie<'a> = LpmTrie<&'a mut MapData, [u8; 16], u32>;
 /// Messages that the ring buffer of watchlist hits holds: each takes its own bytes and eight of the buffer's.
 const WATCH_BUFFER_HITS: usize = WATCH_BUFFER_BYTES as usize / (size_of::<WatchHit>() + 8);
 
+/// Verdict records that are read at a time; the largest buffer holds as many.
+const MOST_RECORDS: usize = RECORD_BYTES_MAX as usize / (RECORD_BYTES + 8);
+
 fn ring(ebpf: &mut Ebpf, name: &'static str) -> Result<RingBuf<MapData>, ObjectError> {
     let map = ebpf.take_map(name).ok_or(ObjectError::MapMissing { name })?;
     RingBuf::try_from(map).map_err(|source| ObjectError::Map { name, source })
+}
+
+/// The ring buffer of verdict records. A pinned one of another size is refused.
+fn record_ring(ebpf: &mut Ebpf, room: u32) -> Result<Option<RingBuf<MapData>>, ObjectError> {
+    let error = |source| ObjectError::Map { name: RECORDS, source };
+    let Some(map) = ebpf.map(RECORDS) else { return Ok(None) };
+    let Map::RingBuf(data) = map else { return Err(ObjectError::MapMissing { name: RECORDS }) };
+    let found = data.info().map_err(error)?.max_entries();
+    if found != room {
+        return Err(ObjectError::MapShape { name: RECORDS, found: format!("{found} bytes instead of {room}") });
+    }
+    ring(ebpf, RECORDS).map(Some)
 }
 
 /// Fills the settings of fresh maps; `false` when they were filled before, by an earlier run whose program may be

@@ -10,7 +10,11 @@ use serde::Serialize;
 
 pub use aya_obj::ParseError;
 
-use crate::{TableSizes, object::OBJECT, table_sizes::watchlist_room};
+use crate::{
+    TableSizes,
+    object::OBJECT,
+    table_sizes::{record_room, watchlist_room},
+};
 
 /// Bytes of a page.
 const PAGE: u64 = 4096;
@@ -41,13 +45,15 @@ pub struct TableMemory {
     pub bytes: u64,
 }
 
-/// The tables of the object with these sizes and `watched` entries of a watchlist, largest first.
+/// The tables of the object with these sizes, `watched` entries of a watchlist and room for `record_bytes` of verdict
+/// records, largest first.
 ///
 /// # Errors
 /// [`ParseError`] when the built-in object cannot be read.
-pub fn tables(sizes: &TableSizes, watched: u32) -> Result<Vec<TableMemory>, ParseError> {
+pub fn tables(sizes: &TableSizes, watched: u32, record_bytes: u32) -> Result<Vec<TableMemory>, ParseError> {
     let object = Object::parse(OBJECT)?;
-    let sized = [&sizes.entries()[..], &[("WATCHLIST", watchlist_room(watched as usize))]].concat();
+    let by_options = [("WATCHLIST", watchlist_room(watched as usize)), ("VERDICT_RECORDS", record_room(record_bytes))];
+    let sized = [&sizes.entries()[..], &by_options].concat();
     let cpus = nr_cpus().map_or(1, |cpus| cpus as u64);
     let mut tables: Vec<TableMemory> = object
         .maps

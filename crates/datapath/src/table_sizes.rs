@@ -94,6 +94,16 @@ pub fn watchlist_room(count: usize) -> u32 {
     ((count + count / 4).max(LEAST) as u32).next_power_of_two()
 }
 
+/// Largest room for verdict records, in bytes.
+pub const RECORD_BYTES_MAX: u32 = 1 << 26;
+
+/// Bytes of the ring buffer of verdict records, given how many are configured: the kernel takes a power of two of at
+/// least a page.
+#[must_use]
+pub fn record_room(bytes: u32) -> u32 {
+    bytes.clamp(4096, RECORD_BYTES_MAX).next_power_of_two()
+}
+
 fn sets(entries: u32) -> u32 {
     entries.max(1).div_ceil(WAYS as u32).next_power_of_two()
 }

@@ -72,6 +72,8 @@ labelled_numbers! {
     PeerShareUsed = 27, "peer_share_used";
     /// A P2P flow was evicted, because its subscriber held more than one way of a full set.
     EvictedCrowding = 28, "evicted_crowding";
+    /// The message buffer was full, so the agent does not get the verdict record of a flow; the flow still counts.
+    RecordLost = 29, "record_lost";
 }
 
 /// Entries of a table indexed by event, with room to append.

@@ -186,3 +186,6 @@ pub const WATCH_TALLIES_MAX: u32 = 1 << 16;
 /// Room for watchlist hits between two drains, in bytes: 16,384 hits of 56 bytes and the buffer's own 8 each. Power of
 /// two.
 pub const WATCH_BUFFER_BYTES: u32 = 1 << 20;
+/// Default room for verdict records between two drains, in bytes: 13,107 records of 72 bytes and the buffer's own 8
+/// each. Power of two.
+pub const DEFAULT_RECORD_BUFFER_BYTES: u32 = 1 << 20;

@@ -14,7 +14,7 @@
 //! there are enough within the window, and the subscriber has a certain BitTorrent flow within it, these connections
 //! count as BitTorrent.
 
-use super::{account, charge, known_peers, peer_keys, subscribers};
+use super::{account, charge, known_peers, peer_keys, records, subscribers};
 use crate::{
     abi::{
         event::KernelEvent,
@@ -26,7 +26,7 @@ use crate::{
     tables::{
         context::{NO_POOL, PacketContext, Task},
         conversation::mark,
-        flow_table::{FlowState, Phase},
+        flow_table::{FlowState, Phase, with_slots},
         maps::Maps,
         peer_cache::{self, PeerEntry},
         progress::evidence,
@@ -170,6 +170,8 @@ pub(super) fn relabel<M: Maps>(maps: &M, settings: &Settings, ctx: &mut PacketCo
     cold.generation.add(1);
     cold.slots.store(slots);
     cold.set_remotes(ctx.remotes(settings));
+    cold.set_rule(ctx.flow.rule);
+    records::note(maps, ctx, with_slots(slots), verdict, ctx.flow.rule);
     let labelled = state.settled(verdict.0, verdict.1);
     word.swap(labelled.0);
     account::count_flow(maps, slots);

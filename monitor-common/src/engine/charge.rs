@@ -16,7 +16,7 @@
 //! most for [`crate::abi::limits::ANSWER_SECONDS`] after its first packet. Then they count for those who are charged by
 //! then, or for the interface alone, and stay there; what is proved later charges what follows.
 
-use super::{account, flow_entry::FlowEntry, known_peers, subscribers, watchlist};
+use super::{account, flow_entry::FlowEntry, known_peers, records, subscribers, watchlist};
 use crate::{
     abi::{
         limits::{ACKNOWLEDGED_BYTES, WAYS},
@@ -324,7 +324,7 @@ fn charge<M: Maps>(maps: &M, settings: &Settings, ctx: &mut PacketContext, added
         }
         cold.generation.add(1);
     }
-    let slots = before & new;
+    let (slots, rule) = (before & new, cold.rule());
     cold.slots.store(slots);
     cold.set_remotes(ctx.remotes(settings));
     if state.phase() == Phase::Settled {
@@ -335,6 +335,7 @@ fn charge<M: Maps>(maps: &M, settings: &Settings, ctx: &mut PacketContext, added
     }
     end_charging(word, with_slots(new), account::slots_complete(slots, state, cold.conversation()));
     maps.report_outcome(ctx.outcome(verdict.0, verdict.1).with_charge(true));
+    records::note(maps, ctx, with_slots(new), verdict, rule);
     watchlist::release(maps, settings, ctx, cold, with_slots(slots));
 }
 

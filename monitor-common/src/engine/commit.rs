@@ -1,6 +1,6 @@
 //! Commits the verdict of a flow, once.
 
-use super::{account, charge, reassembly, subscribers};
+use super::{account, charge, reassembly, records, subscribers};
 use crate::{
     abi::{event::KernelEvent, limits::WAYS, protocol::Protocol, settings::Settings},
     bpf::shared_u64::SharedU64,
@@ -39,9 +39,11 @@ pub(super) fn commit_verdict<M: Maps>(maps: &M, settings: &Settings, ctx: &mut P
             unclaim_verdict(word, before);
             return;
         }
-        if ctx.flow.rule != 0 {
-            maps.count_rule(ctx.flow.rule);
+        let rule = ctx.flow.rule;
+        if rule != 0 {
+            maps.count_rule(rule);
         }
+        cold.set_rule(rule);
         // New pools may have been loaded since the flow started; without a subscriber it keeps its tallies.
         if subscribers::find_subscribers(maps, ctx) {
             let charged = charge::charged_ends(settings, FlowState(word.load()), cold);
@@ -53,6 +55,9 @@ pub(super) fn commit_verdict<M: Maps>(maps: &M, settings: &Settings, ctx: &mut P
             }
             cold.slots.store(slots);
             cold.set_remotes(ctx.remotes(settings));
+            // Whom the flow charges under a provisional verdict already has a record.
+            let recorded = if before.is_provisional() { with_slots(held) } else { 0 };
+            records::note(maps, ctx, with_slots(slots) & !recorded, (protocol, confidence), rule);
             maps.report_outcome(ctx.outcome(protocol, confidence).with_charge(slots != NO_SLOTS));
         }
     }

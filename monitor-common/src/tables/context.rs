@@ -101,6 +101,8 @@ pub(crate) struct FlowContext {
     pub(crate) task: Task,
     /// 1 when the packet may have shown that a subscriber of the flow takes part.
     pub(crate) charge_due: u32,
+    /// Verdict records that the packet brings about (`engine/records.rs`), 0 for none.
+    pub(crate) records: u32,
 }
 
 /// The subscribers at the ends of the packet, the lower endpoint first.
@@ -220,6 +222,7 @@ impl PacketContext {
                 rule: 0,
                 task: Task::NONE,
                 charge_due: 0,
+                records: 0,
             },
             subscribers: SubscriberContext {
                 addresses: [Address { high: 0, low: 0 }; 2],
@@ -262,7 +265,9 @@ impl PacketContext {
     #[inline(always)]
     pub(crate) fn clear(&mut self) {
         self.inspection.content.clear();
-        for field in [&mut self.flow.rule, &mut self.flow.charge_due, &mut self.inspection.peer_list.requests] {
+        let flow = &mut self.flow;
+        for field in [&mut flow.rule, &mut flow.charge_due, &mut flow.records, &mut self.inspection.peer_list.requests]
+        {
             // SAFETY: as in `ContentHash::clear`, and for the same reason.
             unsafe { core::ptr::from_mut(field).write_volatile(0) };
         }

@@ -24,6 +24,7 @@ use crate::{
         },
         protocol::Protocol,
         remotes::RemoteNumbers,
+        rule::RULE_SLOTS,
         tally::Direction,
     },
     bpf::shared_u64::SharedU64,
@@ -75,8 +76,8 @@ pub struct ColdFlow {
     pub rule_value: SharedU64,
     /// [`Progress`] of the inspection, packed.
     pub progress: SharedU64,
-    /// Bits 0..52 count claims of this way: two equal reads enclose one flow. Above are the [`RemoteNumbers`] of a flow
-    /// that is charged.
+    /// Bits 0..44 count claims of this way: two equal reads enclose one flow. Bits 44..52 have the rule of the flow's P2P
+    /// verdict. Above are the [`RemoteNumbers`] of a flow that is charged.
     pub generation: SharedU64,
     /// [`Conversation`]: what the flow's packets prove of its ends.
     pub conversation: SharedU64,
@@ -92,13 +93,31 @@ pub struct ColdFlow {
 const _: () = assert!(core::mem::size_of::<ColdFlow>() == 64);
 
 const REMOTES_SHIFT: u32 = u64::BITS - RemoteNumbers::BITS;
+/// A rule's number has eight bits.
+const RULE_SHIFT: u32 = REMOTES_SHIFT - 8;
+
+const _: () = assert!(RULE_SLOTS <= 1 << (REMOTES_SHIFT - RULE_SHIFT));
 
 impl ColdFlow {
     /// Claims of this way so far.
     #[inline(always)]
     #[must_use]
     pub fn claims(&self) -> u64 {
-        self.generation.load() & !(u64::MAX << REMOTES_SHIFT)
+        self.generation.load() & !(u64::MAX << RULE_SHIFT)
+    }
+
+    /// Number of the rule that gave the flow its P2P verdict. Without meaning before it has one.
+    #[inline(always)]
+    #[must_use]
+    pub fn rule(&self) -> u32 {
+        (self.generation.load() >> RULE_SHIFT) as u32 & 0xff
+    }
+
+    /// Stores the number of the verdict's rule; for the CPU that may write the verdict.
+    #[inline(always)]
+    pub fn set_rule(&self, rule: u32) {
+        let others = self.generation.load() & !(0xff << RULE_SHIFT);
+        self.generation.store(others | u64::from(rule & 0xff) << RULE_SHIFT);
     }
 
     /// The remotes of the flow's ends. Without meaning before it is charged.
@@ -111,7 +130,8 @@ impl ColdFlow {
     /// Stores the remotes of the flow's ends; for the CPU that may change its slots.
     #[inline(always)]
     pub fn set_remotes(&self, remotes: RemoteNumbers) {
-        self.generation.store(self.claims() | remotes.0 << REMOTES_SHIFT);
+        let others = self.generation.load() & !(u64::MAX << REMOTES_SHIFT);
+        self.generation.store(others | remotes.0 << REMOTES_SHIFT);
     }
 
     /// Progress of the inspection.

@@ -9,6 +9,7 @@ use crate::{
         key::Address,
         outcome::PacketOutcome,
         reason::Reason,
+        record::VerdictRecord,
         settings::Settings,
         spoofing::SpoofReason,
         tally::{KeyWords, NodeTally, SlotKey, Tally},
@@ -90,6 +91,10 @@ pub trait Maps: CounterMaps {
     fn count_hit(&self, key: &KeyWords) -> bool;
     /// Sends a watchlist hit to the agent; `false` when there is no room.
     fn report_hit(&self, hit: &WatchHit) -> bool;
+    /// Whether verdict records are wanted.
+    fn records(&self) -> bool;
+    /// Sends a verdict record to the agent; `false` when there is no room.
+    fn report_record(&self, record: &VerdictRecord) -> bool;
     /// Lends the scratch memory of this CPU. Each stage borrows it once.
     fn scratch(&self) -> Option<impl DerefMut<Target = Scratch>>;
     /// Reports the outcome of a packet; does nothing in production.

@@ -9,7 +9,7 @@ use core::{arch::asm, ops::DerefMut};
 use super::log;
 use aya_ebpf::{
     Global,
-    bindings::{BPF_F_MMAPABLE, BPF_NOEXIST},
+    bindings::{BPF_F_MMAPABLE, BPF_NOEXIST, BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP},
     helpers::generated::{bpf_jiffies64, bpf_ktime_get_coarse_ns, bpf_ktime_get_ns},
     macros::map,
     maps::{Array, HashMap, LpmTrie, PerCpuArray, ProgramArray, RingBuf, lpm_trie::Key},
@@ -26,6 +26,7 @@ use monitor_common::{
         },
         outcome::PacketOutcome,
         reason::{REASON_SLOTS, Reason},
+        record::VerdictRecord,
         rule::RULE_SLOTS,
         settings::Settings,
         spoofing::{IN_SET, SPOOFED_ENTRIES, SpoofReason, spoofed_index},
@@ -119,6 +120,9 @@ static WATCH_TALLIES: HashMap<KeyWords, u64> = HashMap::with_max_entries(WATCH_T
 /// Watchlist hits, as messages to the agent.
 #[map]
 static WATCH_HITS: RingBuf = RingBuf::with_byte_size(WATCH_BUFFER_BYTES, 0);
+/// Verdict records, as messages to the agent. Pinned, so that records wait for the next agent.
+#[map]
+static VERDICT_RECORDS: RingBuf = RingBuf::with_byte_size(4096, 0);
 /// Entry 0: wire length of the frame being replayed; entry 1: the packet's outcome.
 #[map]
 static REPLAY: Array<SharedU64> = Array::with_max_entries(2, BPF_F_MMAPABLE);
@@ -130,6 +134,10 @@ static STAGES: ProgramArray = ProgramArray::with_max_entries(StageProgram::ALL.l
 /// 1 in a program that replays captures through the test runner; else 0, and the verifier removes the replay code.
 #[unsafe(no_mangle)]
 static REPLAYING: Global<u8> = Global::new(0);
+
+/// Bytes of unread verdict records at which the agent is woken. 0 if it wants none; then the verifier removes the code.
+#[unsafe(no_mangle)]
+static RECORDS_WAKE_BYTES: Global<u32> = Global::new(0);
 
 /// The settings. The entry exists as soon as the map does.
 #[inline(always)]
@@ -435,6 +443,20 @@ impl Maps for BpfMaps {
     #[inline(always)]
     fn report_hit(&self, hit: &WatchHit) -> bool {
         WATCH_HITS.output::<WatchHit>(hit, 0).is_ok()
+    }
+
+    #[inline(always)]
+    fn records(&self) -> bool {
+        RECORDS_WAKE_BYTES.load() != 0
+    }
+
+    #[inline(always)]
+    fn report_record(&self, record: &VerdictRecord) -> bool {
+        // Each drain reads the records. Waking the agent for each would cost more than the record.
+        let waiting = VERDICT_RECORDS.query(u64::from(BPF_RB_AVAIL_DATA));
+        let wakes = waiting >= u64::from(RECORDS_WAKE_BYTES.load());
+        let flags = if wakes { BPF_RB_FORCE_WAKEUP } else { BPF_RB_NO_WAKEUP };
+        VERDICT_RECORDS.output::<VerdictRecord>(record, u64::from(flags)).is_ok()
     }
 
     #[inline(always)]

@@ -184,7 +184,8 @@ impl Plan {
     }
 
     fn of(resolved: &Resolved, sizes: &TableSizes) -> Result<Self, PlanError> {
-        let tables = tables(sizes, resolved.datapath.watchlist.count() as u32)?;
+        let data_path = &resolved.datapath;
+        let tables = tables(sizes, data_path.watchlist.count() as u32, data_path.record_bytes)?;
         let (flows, tallies) = (sizes.flows, u64::from(sizes.tallies));
         let groups: HashSet<_> = resolved.policies.iter().map(|policy| (policy.metric, policy.direction)).collect();
         let windows: HashSet<_> =

@@ -11,7 +11,7 @@ use crate::{
     },
     bpf::branchless::{is_equal, neg},
     dissect::{acestream, content, http, listen_port},
-    engine::{associate, budget, charge, commit, known_peers, learn, source_requests},
+    engine::{associate, budget, charge, commit, known_peers, learn, records, source_requests},
     tables::{
         context::{PacketContext, Scratch, Task},
         conversation::mark,
@@ -26,7 +26,8 @@ pub fn verdict<M: Maps>(maps: &M, settings: &Settings) -> Option<StageProgram> {
     let scratch = &mut *scratch(maps)?;
     decide(maps, settings, scratch);
     let ctx = &scratch.ctx;
-    (charge::is_due(maps, settings, ctx) || ctx.inspection.content.is_some()).then_some(StageProgram::Charge)
+    let due = charge::is_due(maps, settings, ctx) || ctx.inspection.content.is_some() || records::is_due(ctx);
+    due.then_some(StageProgram::Charge)
 }
 
 /// Associates, labels or learns from the packet's flow.
