@@ -12,7 +12,7 @@ use crate::{
         audit::{Audit, AuditAction, AuditError},
         record_file::{self, ChainError},
     },
-    config::{self, Overrides, raw::Raw},
+    config::{self, ConfigError, Overrides},
 };
 
 /// Files of records in the folder of the state.
@@ -21,6 +21,9 @@ const FILES: [&str; 2] = ["audit.jsonl", "watchlist-hits.jsonl"];
 /// Why the records cannot be trusted.
 #[derive(Debug, thiserror::Error)]
 pub enum VerifyError {
+    /// The configuration, which names the folder.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
     /// A file cannot be read, or its chain does not hold.
     #[error(transparent)]
     Chain(#[from] ChainError),
@@ -32,6 +35,7 @@ pub enum VerifyError {
 impl ExitCause for VerifyError {
     fn exit(&self) -> Exit {
         match self {
+            Self::Config(error) => error.exit(),
             Self::Chain(ChainError::Broken { .. }) => Exit::Data,
             Self::Chain(ChainError::Read { source, .. }) if source.kind() == std::io::ErrorKind::PermissionDenied => {
                 Exit::Rights
@@ -41,20 +45,24 @@ impl ExitCause for VerifyError {
     }
 }
 
-/// The folder of the state in a configuration, or the default one if that cannot be read.
-#[must_use]
-pub fn state_dir(config: Option<&Path>) -> PathBuf {
-    config::load(config, &Overrides::default()).map_or_else(|_| Raw::default().state_dir, |resolved| resolved.state_dir)
+/// Why the end of a watchlist was not recorded.
+#[derive(Debug, thiserror::Error)]
+pub enum RecordError {
+    /// The configuration, which names the folder.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The file.
+    #[error(transparent)]
+    Audit(#[from] AuditError),
 }
 
 /// Records that the program was detached, if a watchlist was in force.
 ///
 /// # Errors
-/// [`AuditError`].
-pub fn record_detach(config: Option<&Path>) -> Result<(), AuditError> {
-    let resolved = config::load(config, &Overrides::default());
-    let rotation = resolved.map(|resolved| resolved.rotation).unwrap_or_default();
-    Audit::new(&state_dir(config), rotation).record_end(AuditAction::Detached)?;
+/// [`RecordError`].
+pub fn record_detach(config: Option<&Path>) -> Result<(), RecordError> {
+    let resolved = config::load(config, &Overrides::default())?;
+    Audit::new(&resolved.state_dir, resolved.rotation).record_end(AuditAction::Detached)?;
     Ok(())
 }
 
@@ -65,7 +73,7 @@ pub fn record_detach(config: Option<&Path>) -> Result<(), AuditError> {
 pub fn verify(files: &[PathBuf], config: Option<&Path>) -> Result<String, VerifyError> {
     let mut files = files.to_vec();
     if files.is_empty() {
-        let folder = state_dir(config);
+        let folder = config::load(config, &Overrides::default())?.state_dir;
         files.extend(FILES.iter().map(|file| folder.join(file)).filter(|file| file.exists()));
         if files.is_empty() {
             return Err(VerifyError::Nothing(folder));
@@ -93,6 +101,13 @@ pub fn verify(files: &[PathBuf], config: Option<&Path>) -> Result<String, Verify
 mod tests {
     use super::*;
     use crate::config::Rotation;
+
+    #[test]
+    fn a_configuration_that_cannot_be_read_is_no_reason_to_check_another_folder() {
+        let missing = Path::new("/nowhere7/peertally.toml");
+        assert_eq!(verify(&[], Some(missing)).expect_err("no such file").exit(), Exit::Usage);
+        assert!(matches!(record_detach(Some(missing)), Err(RecordError::Config(_))));
+    }
 
     #[test]
     fn a_chain_is_checked_and_a_break_has_its_own_code() {
