@@ -131,7 +131,7 @@ impl<'de, const MIN: u64, const MAX: u64> Deserialize<'de> for DurationText<MIN,
 
 impl<const MIN: u64, const MAX: u64> Serialize for DurationText<MIN, MAX> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(&humantime::format_duration(self.0))
+        serializer.collect_str(&show_duration(self.0))
     }
 }
 

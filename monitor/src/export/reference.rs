@@ -20,7 +20,8 @@ fn the_documented_table_is_current() {
          `/metrics/subscribers` exists only with `metrics.subscribers = true`; `?shard=i/n` gives a fixed part of the subscribers.\n\
          Both endpoints are compressed for clients that accept gzip.\n\n\
          `/livez` answers 200 while the agent's drain loop runs. `/readyz` answers 200 after the first drain, as long as the program is\n\
-         attached to every interface. While packets are [shed](architecture.md#shedding), it has a second line that says how many.\n",
+         attached to every interface. Further lines do not make it less ready: packets that are [shed](architecture.md#shedding), events that wait for a\n\
+         person, records that cannot be written, and tables that are nearly full.\n",
     );
     for endpoint in ["/metrics", "/metrics/subscribers"] {
         let _infallible =

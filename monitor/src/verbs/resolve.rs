@@ -54,7 +54,8 @@ pub enum ResolveError {
     },
     /// No subscriber with a tally has the pseudonym.
     #[error(
-        "no subscriber that the agent counts has the pseudonym `{pseudonym}` under any of {keys} keys; is it of this node?"
+        "no subscriber in the kernel's table has the pseudonym `{pseudonym}` under any of {keys} keys. It may be of another node, or \
+         without traffic for longer than `tally_age`; it is found again when traffic comes back"
     )]
     Unknown {
         /// The pseudonym.

@@ -12,6 +12,7 @@ use super::Checker;
 use crate::config::{
     messages::closest,
     raw::{Raw, RawPolicy},
+    values::show_duration,
 };
 
 pub(super) fn resolve(raw: &Raw, check: &mut Checker<'_>) -> Vec<Policy> {
@@ -24,7 +25,7 @@ fn one(index: usize, typed: &RawPolicy, raw: &Raw, seen: &mut HashSet<String>, c
     let name = check.name(&at("name"), &typed.name, seen);
     let window = check.ranged(&at("window"), &typed.window);
     if window < raw.drain_interval.0 {
-        let interval = humantime::format_duration(raw.drain_interval.0);
+        let interval = show_duration(raw.drain_interval.0);
         check.problem(
             &at("window"),
             format!("a window cannot be shorter than drain_interval ({interval}); use a longer window, or a shorter drain_interval"),
