@@ -16,7 +16,7 @@ pub use deliveries::{
     EndedDeliveries, HOOK_REMOVED, Outgoing, Settled, Waiting, delivered, end_stranded, fail_unknown_hooks, failed,
     outgoing, waiting,
 };
-pub use lists::{Active, DeliveryRow, EventRow, active, counts, end_active, list, passed_since, prune};
+pub use lists::{Active, DeliveryRow, EventRow, PRUNE_SLICE, active, counts, end_active, list, passed_since, prune};
 use peertally_core::subscriber::Subscriber;
 use rusqlite::{CachedStatement, Connection, OptionalExtension as _, Result, Row, Transaction, params, types::Type};
 pub use standings::{CoolDown, Standing, cool, cool_downs, pending, standing};
@@ -65,7 +65,8 @@ pub struct Subject {
 fn insert_statement<'a>(transaction: &'a Transaction<'_>) -> Result<CachedStatement<'a>> {
     transaction.prepare_cached(
         "INSERT INTO events (id, kind, fired, policy, measures, address, realm, prefix_len, time_ms, cool_down_ms, \
-         state, state_ms, reason, message) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?9, ?12, ?13)",
+         state, state_ms, reason, message, was_held) \
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?9, ?12, ?13, ?14)",
     )
 }
 
@@ -89,6 +90,7 @@ pub fn insert(transaction: &Transaction<'_>, event: &NewEvent) -> Result<()> {
         event.state,
         event.reason,
         event.message,
+        event.state == EventState::Held,
     ])?;
     let mut delivery = transaction
         .prepare_cached("INSERT INTO deliveries (event, hook, state, due_ms) VALUES (?1, ?2, 'queued', ?3)")?;

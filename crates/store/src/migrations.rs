@@ -23,6 +23,7 @@ pub const MIGRATIONS: &[Migration] = &[
     Migration { name: "totals of tallies that left", sql: include_str!("migrations/0003_booked.sql") },
     Migration { name: "what policies measure", sql: include_str!("migrations/0004_history.sql") },
     Migration { name: "events that wait, by subscriber", sql: include_str!("migrations/0005_pending.sql") },
+    Migration { name: "events that ended", sql: include_str!("migrations/0006_ended.sql") },
 ];
 
 /// Version of the tables that this program reads and writes.

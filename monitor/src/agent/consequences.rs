@@ -5,7 +5,7 @@ use std::{
     collections::BTreeMap,
     sync::{
         Arc, Condvar, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     time::{Duration, Instant},
 };
@@ -108,6 +108,8 @@ pub struct Consequences {
     counts: Arc<FiringCounts>,
     backlog: Arc<(Mutex<Backlog>, Condvar)>,
     pruned: Option<Instant>,
+    /// Whether the last removal left old events.
+    more_to_prune: Arc<AtomicBool>,
 }
 
 impl Consequences {
@@ -129,7 +131,7 @@ impl Consequences {
             ceiling.restore(&policy, begun.checked_sub(age).unwrap_or(begun));
         }
         let (counts, backlog) = (Arc::default(), Arc::default());
-        Ok(Self { book, hooks, ceiling, keep, counts, backlog, pruned: None })
+        Ok(Self { book, hooks, ceiling, keep, counts, backlog, pruned: None, more_to_prune: Arc::default() })
     }
 
     /// Counts for metrics.
@@ -309,20 +311,24 @@ impl Consequences {
 
     /// Removes events that ended long ago.
     fn prune(&mut self) {
-        if self.pruned.is_some_and(|last| last.elapsed() < PRUNE_EVERY) {
+        let is_recent = self.pruned.is_some_and(|last| last.elapsed() < PRUNE_EVERY);
+        if is_recent && !self.more_to_prune.swap(false, Relaxed) {
             return;
         }
         self.pruned = Some(Instant::now());
         let now = self.book.now();
         let before = now.wall_ms.saturating_sub(i64::try_from(self.keep.as_millis()).unwrap_or(i64::MAX));
-        let book = Arc::clone(&self.book);
+        let (book, more) = (Arc::clone(&self.book), Arc::clone(&self.more_to_prune));
         self.book.store().writer().submit(
             move |transaction| events::prune(transaction, before, &now),
             move |outcome| match outcome {
-                Ok(0) => {}
-                Ok(events) => {
-                    book.changed();
-                    tracing::info!(events, "old events were removed from the store");
+                Ok((events, is_more)) => {
+                    // The next drain removes the next ones.
+                    more.store(is_more, Relaxed);
+                    if events > 0 {
+                        book.changed();
+                        tracing::info!(events, "old events were removed from the store");
+                    }
                 }
                 Err(error) => tracing::warn!(%error, "cannot remove old events; the next hour will try again"),
             },
@@ -416,6 +422,43 @@ mod tests {
         let count = |state, reason: &str| states.iter().filter(|each| **each == (state, reason.to_owned())).count();
         assert_eq!((count(EventState::Queued, ""), count(EventState::Held, "queue_full")), (2, 1));
         assert_eq!(bench.consequences.counts().held("heavy", HoldReason::QueueFull), 1);
+    }
+
+    /// The twin is an event that was delivered: it passed, and counts.
+    #[test]
+    fn events_that_were_held_do_not_count_for_the_ceiling_after_a_restart() {
+        let mut bench = bench(1);
+        assert_eq!(take(&mut bench, 3).len(), 3);
+        let passed = |bench: &Bench| bench.book.read(|connection| events::passed_since(connection, 0)).expect("reads");
+        assert_eq!(passed(&bench).len(), 1);
+        bench.book.know_hooks(vec!["h".to_owned()]);
+        let held = bench.book.read(|connection| events::list(connection, Some(EventState::Held), 100)).expect("reads");
+        for (event, decision) in held.iter().zip([events::Decision::Release, events::Decision::Discard]) {
+            bench.book.decide(&event.id, decision, "tester").expect("decides");
+        }
+        assert_eq!(passed(&bench).len(), 1, "neither a released nor a discarded one");
+    }
+
+    #[test]
+    fn many_old_events_are_removed_in_slices() {
+        let mut bench = bench(10);
+        let rows = events::PRUNE_SLICE * 2 + 5;
+        let fill = move |transaction: &Transaction<'_>| {
+            (0..rows).try_for_each(|number| {
+                let insert = "INSERT INTO events (id, kind, policy, measures, address, realm, prefix_len, time_ms, cool_down_ms, \
+                              state, state_ms, reason, message) VALUES (?1, 'fired', 'p', '', zeroblob(16), 0, 0, 0, 0, 'logged', 0, '', '')";
+                transaction.execute(insert, [number.to_string()]).map(drop)
+            })
+        };
+        bench.book.store().writer().write(fill).expect("commits");
+        let mut left = Vec::new();
+        for _ in 0..4 {
+            take(&mut bench, 0);
+            // The writer takes one after another.
+            bench.book.store().writer().write(|_| Ok(())).expect("commits");
+            left.push(bench.book.read(|connection| events::list(connection, None, 10_000)).expect("reads").len());
+        }
+        assert_eq!(left, [events::PRUNE_SLICE + 5, 5, 0, 0]);
     }
 
     #[test]

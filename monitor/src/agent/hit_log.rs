@@ -114,8 +114,12 @@ impl HitLog {
     pub fn append(&mut self, hits: &[WatchHit], now: SystemTime, now_ns: u64) {
         let watchlist = Arc::clone(&self.options.watchlist);
         // A flow may name content that was taken off the list since.
-        let is_off = |hit: &&WatchHit| watchlist.lines.get(hit.entry as usize) == Some(&0);
-        for hit in hits.iter().filter(|hit| !is_off(hit)) {
+        let is_off = |hit: &WatchHit| watchlist.lines.get(hit.entry as usize) == Some(&0);
+        for hit in hits {
+            if is_off(hit) {
+                self.state.records.lost(KIND, RecordLoss::OffList, 1);
+                continue;
+            }
             let age = Duration::from_nanos(now_ns.saturating_sub(hit.time_ns));
             let time = now.checked_sub(age).unwrap_or(now);
             self.begin_hour(hit.time_ns / HOUR_NS, now);

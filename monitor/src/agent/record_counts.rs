@@ -37,11 +37,13 @@ pub enum RecordLoss {
     QueueFull,
     /// They waited for a disk when the agent ended.
     Shutdown,
+    /// A flow named content that a reload took off the watchlist.
+    OffList,
 }
 
 impl RecordLoss {
     /// Every reason.
-    pub const ALL: [Self; 3] = [Self::Rate, Self::QueueFull, Self::Shutdown];
+    pub const ALL: [Self; 4] = [Self::Rate, Self::QueueFull, Self::Shutdown, Self::OffList];
 
     /// Label value.
     #[must_use]
@@ -50,6 +52,7 @@ impl RecordLoss {
             Self::Rate => "rate",
             Self::QueueFull => "queue_full",
             Self::Shutdown => "shutdown",
+            Self::OffList => "off_list",
         }
     }
 }

@@ -152,7 +152,7 @@ definitions! {
     HISTORY_EVICTED = "/metrics" Counter "peertally_history_evicted_spans_total" in "" by []:
         "Spans that were removed because the store would keep too many counters. Windows that reach back to them are shorter after a restart.";
     STORE_FAILURES = "/metrics" Counter "peertally_store_failures_total" in "" by ["reason"]:
-        "Writes that the store did not take. They are tried again unless the reason is damaged or refused.";
+        "Writes that the store did not take. They are tried again (see `peertally_events_uncommitted`), unless the reason is damaged or refused: then read the log, which has the next step.";
     STORE_COMMIT_DURATION = "/metrics" Histogram "peertally_store_commit_duration_seconds" in "seconds" by []:
         "Time a commit to the store took, writing included.";
     HOOK_DELIVERIES = "/metrics" Counter "peertally_hook_deliveries_total" in "" by ["hook"]:
@@ -178,7 +178,7 @@ definitions! {
     RECORDS_WRITTEN = "/metrics" Counter "peertally_records_written_total" in "" by ["file"]:
         "Records written to a file in state_dir: watchlist_hits or audit.";
     RECORDS_LOST = "/metrics" Counter "peertally_records_lost_total" in "" by ["file", "reason"]:
-        "Records that are in no file: rate (more of one subscriber in an hour than are kept), queue_full or shutdown (the disk took nothing).";
+        "Records that are in no file: rate (more of one subscriber in an hour than are kept), queue_full or shutdown (the disk took nothing), or off_list (a flow named content that a reload took off the watchlist).";
     RECORDS_WAITING = "/metrics" Gauge "peertally_records_waiting" in "" by ["file"]:
         "Records that wait in memory because the disk takes nothing.";
     RECORD_FAILURES = "/metrics" Counter "peertally_record_write_failures_total" in "" by ["file"]:

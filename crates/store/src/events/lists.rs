@@ -117,31 +117,44 @@ pub fn end_active(transaction: &Transaction<'_>, event: &str) -> Result<()> {
     transaction.prepare_cached("UPDATE events SET is_active = 0 WHERE id = ?1")?.execute([event]).map(|_| ())
 }
 
-/// Times in milliseconds since 1970 of a policy's fired events that were not held at first, since a time.
+/// Times in milliseconds since 1970 of a policy's fired events that passed the ceiling, since a time: those that were
+/// not held at first. Events of policies without hooks do not pass it.
 ///
 /// # Errors
 /// Those of SQLite.
 pub fn passed_since(connection: &Connection, since_ms: i64) -> Result<Vec<(String, i64)>> {
     let mut statement = connection.prepare_cached(
-        "SELECT policy, time_ms FROM events WHERE kind = 'fired' AND time_ms >= ?1 AND state <> 'held' ORDER BY time_ms",
+        "SELECT policy, time_ms FROM events WHERE kind = 'fired' AND time_ms >= ?1 AND was_held = 0 AND state <> 'logged' \
+         ORDER BY time_ms",
     )?;
     let rows = statement.query_map([since_ms], |row| Ok((row.get(0)?, row.get(1)?)))?;
     rows.collect()
 }
 
-/// Removes events that ended before a time, and cool-downs that are over; returns how many events.
+/// Events that one call of [`prune`] removes at most, so that no other write waits for long.
+pub const PRUNE_SLICE: usize = 1000;
+
+/// Removes events that ended before a time, and cool-downs that are over, [`PRUNE_SLICE`] of each at most. Returns how
+/// many events, and whether there may be more of either.
 ///
 /// # Errors
 /// Those of SQLite.
-pub fn prune(transaction: &Transaction<'_>, before_ms: i64, now: &Moment) -> Result<usize> {
-    transaction
-        .prepare_cached("DELETE FROM cool_downs WHERE until_wall_ms < ?1 AND (boot <> ?2 OR until_boot_ms < ?3)")?
-        .execute(params![now.wall_ms, &*now.boot, now.boot_ms])?;
-    transaction
+pub fn prune(transaction: &Transaction<'_>, before_ms: i64, now: &Moment) -> Result<(usize, bool)> {
+    let limit = PRUNE_SLICE as i64;
+    let cool_downs = transaction
         .prepare_cached(
-            "DELETE FROM events WHERE state_ms < ?1 AND state IN ('delivered', 'dead', 'discarded', 'logged') \
-             AND NOT EXISTS (SELECT 1 FROM deliveries WHERE event = id AND deliveries.state = 'queued' \
-             AND events.state = 'delivered')",
+            "DELETE FROM cool_downs WHERE (policy, address, realm, prefix_len) IN \
+             (SELECT policy, address, realm, prefix_len FROM cool_downs \
+             WHERE until_wall_ms < ?1 AND (boot <> ?2 OR until_boot_ms < ?3) LIMIT ?4)",
         )?
-        .execute([before_ms])
+        .execute(params![now.wall_ms, &*now.boot, now.boot_ms, limit])?;
+    let events = transaction
+        .prepare_cached(
+            "DELETE FROM events WHERE id IN (SELECT id FROM events \
+             WHERE state IN ('delivered', 'dead', 'discarded', 'logged') AND state_ms < ?1 \
+             AND NOT EXISTS (SELECT 1 FROM deliveries WHERE event = id AND deliveries.state = 'queued' \
+             AND events.state = 'delivered') LIMIT ?2)",
+        )?
+        .execute(params![before_ms, limit])?;
+    Ok((events, events == PRUNE_SLICE || cool_downs == PRUNE_SLICE))
 }

@@ -113,7 +113,7 @@ fn one_subscriber_cannot_fill_the_file_and_takes_nothing_from_others() {
     log.append(&[answer, other, other, other], SystemTime::now(), 6_000_000_000);
     let of = |source: &str| scratch.rows().iter().filter(|row| row["source"] == source).count();
     assert_eq!((of("10.0.0.1"), of("10.0.0.2"), of("192.0.2.1")), (3, 3, 0));
-    assert_eq!(scratch.report().lost, [998, 0, 0], "each is counted");
+    assert_eq!(scratch.report().lost, [998, 0, 0, 0], "each is counted");
     // In the next hour there are rows again, and the file says what is missing.
     log.append(&[WatchHit { time_ns: HOUR_NS + 1, ..hit() }], SystemTime::now(), HOUR_NS + 2);
     let rows = scratch.rows();
@@ -152,5 +152,16 @@ fn hits_wait_while_nothing_can_be_written_and_are_lost_beyond_a_bound_only() {
     block(&scratch.path());
     log.append(&vec![hit(); MAX_WAITING + 5], SystemTime::now(), 5_000_000_000);
     log.finish(SystemTime::now());
-    assert_eq!(scratch.report().lost, [0, 5, MAX_WAITING as u64], "each ends in one count");
+    assert_eq!(scratch.report().lost, [0, 5, MAX_WAITING as u64, 0], "each ends in one count");
+}
+
+/// The twin stays on the list.
+#[test]
+fn a_hit_of_content_that_was_taken_off_the_list_is_counted_and_not_written() {
+    let scratch = Scratch::new();
+    let mut log = scratch.open(Evidence::Answered, 10);
+    let shorter = Watchlist { lines: vec![7, 0], digest: DIGEST.to_owned(), ..Watchlist::default() };
+    log.set_list(Arc::new(shorter), Vec::new());
+    log.append(&[hit(), WatchHit { entry: 0, ..hit() }], SystemTime::now(), 5_000_000_000);
+    assert_eq!((scratch.rows().len(), scratch.report().lost), (1, [0, 0, 0, 1]));
 }
