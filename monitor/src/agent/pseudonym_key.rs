@@ -172,6 +172,8 @@ pub struct KeyRotation {
     path: PathBuf,
     period: Duration,
     due: Instant,
+    /// When the removal of the oldest keys is tried again, after it failed.
+    clean_up_due: Option<Instant>,
     pseudonyms: Pseudonyms,
 }
 
@@ -213,7 +215,7 @@ impl KeyRotation {
         let age = SystemTime::now().duration_since(made).unwrap_or_default();
         let now = Instant::now();
         let due = now.checked_add(period.saturating_sub(age)).unwrap_or(now);
-        Ok(Self { path: path.to_owned(), period, due, pseudonyms })
+        Ok(Self { path: path.to_owned(), period, due, clean_up_due: None, pseudonyms })
     }
 
     /// Name of the present key.
@@ -225,11 +227,32 @@ impl KeyRotation {
     /// Replaces the key if its time is over at `now`; `None` if it is not.
     pub fn rotate_if_due(&mut self, now: Instant) -> Option<io::Result<()>> {
         if now < self.due {
+            if self.clean_up_due.is_some_and(|due| now >= due) {
+                self.clean_up(now);
+            }
             return None;
         }
         let rotated = self.rotate();
         self.due = now + if rotated.is_ok() { self.period } else { RETRY };
+        if rotated.is_ok() {
+            self.clean_up(now);
+        }
         Some(rotated)
+    }
+
+    /// Removes all but the last older keys. The key that is in force does not depend on it.
+    fn clean_up(&mut self, now: Instant) {
+        let removed = older_keys(&self.path).and_then(|mut old| {
+            old.truncate(old.len().saturating_sub(KEPT_KEYS));
+            old.into_iter().try_for_each(fs::remove_file)
+        });
+        self.clean_up_due = removed.as_ref().is_err().then(|| now + RETRY);
+        if let Err(error) = removed {
+            tracing::warn!(
+                key = %self.path.display(), %error,
+                "cannot remove pseudonym keys older than the last {KEPT_KEYS}; will retry, or remove the oldest by hand"
+            );
+        }
     }
 
     fn rotate(&self) -> io::Result<()> {
@@ -239,9 +262,7 @@ impl KeyRotation {
             _ => {}
         }
         self.pseudonyms.set_key(create(&self.path)?);
-        let mut old = older_keys(&self.path)?;
-        old.truncate(old.len().saturating_sub(KEPT_KEYS));
-        old.into_iter().try_for_each(fs::remove_file)
+        Ok(())
     }
 }
 
@@ -336,6 +357,33 @@ mod tests {
             rotation.rotate_if_due(now + hour * number).expect("due").expect("rotated");
         }
         assert_eq!(older_keys(&path).expect("reads").len(), KEPT_KEYS);
+    }
+
+    #[test]
+    fn an_old_key_that_cannot_be_removed_makes_no_further_rotation() {
+        let directory = tempfile::tempdir().expect("directory");
+        let path = directory.path().join("key");
+        let pseudonyms = open(&path).expect("created");
+        // Folders, which are not removed as files are, and one too many.
+        for number in 0..=KEPT_KEYS {
+            fs::create_dir(older(&path, &format!("{number:08x}"))).expect("a folder");
+        }
+        let hour = Duration::from_secs(3600);
+        let mut rotation = KeyRotation::new(&path, hour, pseudonyms.clone()).expect("an age");
+        let now = Instant::now() + hour;
+        rotation.rotate_if_due(now).expect("due").expect("rotated");
+        let id = pseudonyms.key_id();
+        let entries = || older_keys(&path).expect("reads").len();
+        assert!(rotation.rotate_if_due(now + RETRY).is_none(), "a new key each minute");
+        assert!(pseudonyms.key_id() == id && entries() > KEPT_KEYS, "{}", entries());
+        // The clean-up is tried again, and works.
+        for number in 0..=KEPT_KEYS {
+            let folder = older(&path, &format!("{number:08x}"));
+            fs::remove_dir(&folder).expect("removed");
+            fs::write(&folder, "").expect("a file");
+        }
+        assert!(rotation.rotate_if_due(now + RETRY * 2).is_none());
+        assert_eq!(entries(), KEPT_KEYS);
     }
 
     #[test]
