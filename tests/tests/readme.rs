@@ -1,14 +1,19 @@
-//! Every command block of README.md is run, as it stands, in a sandbox; or is named as run elsewhere.
+//! Every command block of README.md and docs/development.md is run, as it stands, in a sandbox; or is named as run
+//! elsewhere.
 //!
 //! A block's fence says how: all blocks with `sh sandbox` run here one after the other, as a reader would type them, in
 //! mount, process and network namespaces with empty folders where commands install to, with interfaces `eth0` (access)
 //! and `eth1` (core), and with `/tmp/capture.pcap`; `sh elsewhere=FILE` is run by that file, which must contain every
-//! command of the block. A `sh` fence without either fails, so that no command goes untested.
+//! command of the block; `sh package` is run by `cargo xtask dist --test` in fresh systems. A `sh` fence without any of
+//! them fails, so that no command goes untested.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
+
+/// Pages with commands. The first one installs what the second one uses.
+const PAGES: [&str; 2] = ["docs/development.md", "README.md"];
 
 /// How long all commands may take; one of them compiles the agent.
 const LIMIT: Duration = Duration::from_secs(15 * 60);
@@ -77,25 +82,32 @@ fn root() -> PathBuf {
 
 #[test]
 fn every_command_block_runs() {
-    let text = fs::read_to_string(root().join("README.md")).expect("README.md");
-    let blocks = blocks(&text);
-    assert!(!blocks.is_empty(), "README.md has no command block");
     let mut script = String::new();
-    for block in &blocks {
-        let place = format!("README.md:{}", block.line);
-        if let Some(file) = block.how.strip_prefix("elsewhere=") {
-            let content =
-                fs::read_to_string(root().join(file)).unwrap_or_else(|error| panic!("{place}: {file}: {error}"));
-            for command in block.commands.lines().filter(|line| !line.trim().is_empty() && !line.starts_with('#')) {
-                assert!(content.contains(command.trim()), "{place}: {file} does not run `{command}`");
-            }
-        } else if block.how == "sandbox" {
-            script.push_str(&format!("echo '=== {place}'\n{}", block.commands));
-        } else {
-            panic!("{place}: a `sh` block must say how it is tested: `sandbox` or `elsewhere=FILE`");
-        }
+    for page in PAGES {
+        let text = fs::read_to_string(root().join(page)).unwrap_or_else(|error| panic!("{page}: {error}"));
+        let blocks = blocks(&text);
+        assert!(!blocks.is_empty(), "{page} has no command block");
+        blocks.iter().for_each(|block| add(&mut script, &format!("{page}:{}", block.line), block));
     }
     run(&script);
+}
+
+/// Adds a block to the script of the sandbox, or checks that it is run elsewhere.
+fn add(script: &mut String, place: &str, block: &Block) {
+    if let Some(file) = block.how.strip_prefix("elsewhere=") {
+        let content = fs::read_to_string(root().join(file)).unwrap_or_else(|error| panic!("{place}: {file}: {error}"));
+        for command in block.commands.lines().filter(|line| !line.trim().is_empty() && !line.starts_with('#')) {
+            assert!(content.contains(command.trim()), "{place}: {file} does not run `{command}`");
+        }
+    } else if block.how == "package" {
+        // Read and run by this file.
+        let runner = fs::read_to_string(root().join("xtask/src/dist/installed.rs")).expect("the test of packages");
+        assert!(runner.contains("```sh package"), "{place}: nothing runs the blocks of packages");
+    } else if block.how == "sandbox" {
+        script.push_str(&format!("echo '=== {place}'\n{}", block.commands));
+    } else {
+        panic!("{place}: a `sh` block must say how it is tested: `sandbox`, `package` or `elsewhere=FILE`");
+    }
 }
 
 /// Runs commands in the sandbox, in the repository's folder. Everything that they start ends with them.

@@ -6,8 +6,10 @@
 
 mod archives;
 mod build;
+mod installed;
 mod licences;
 mod linked;
+mod roots;
 mod sbom;
 mod stage;
 
@@ -22,9 +24,11 @@ use anyhow::{Context as _, Result};
 use crate::{
     build_ebpf,
     command::output,
+    setup::{self, Need},
     workspace::{root, target},
 };
-use archives::Package;
+use installed::Pair;
+use linked::Crate;
 
 /// Debian's name of the architecture.
 const ARCHITECTURE: &str = "amd64";
@@ -38,6 +42,16 @@ pub struct Arguments {
     /// Version of the package. Default: the workspace's, with the commit unless that is tagged
     #[arg(long, value_name = "VERSION")]
     pub package_version: Option<String>,
+    /// Install, upgrade, downgrade, remove and purge it in fresh Debian systems, with a running agent and traffic
+    #[arg(long)]
+    pub test: bool,
+    /// With `--test`: upgrade from the agent of this commit, which is built first. By default both packages hold one
+    /// agent under two version numbers
+    #[arg(long, value_name = "REV", requires = "test")]
+    pub upgrade_from: Option<String>,
+    /// With `--test`: twenty upgrades and downgrades in each system, not two
+    #[arg(long, requires = "test")]
+    pub soak: bool,
     /// Also build the object and the executable again, in other folders, and compare bytes
     #[arg(long)]
     pub check_reproducible: bool,
@@ -56,15 +70,39 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         Some(binary) => build::stripped(binary, &folder().join("bin"))?,
         None => build::build()?,
     };
-    let package = pack(&binary, &version, &folder())?;
-    println!("dist: {} and {}", package.deb.display(), package.tarball.display());
-    println!("dist: runs with glibc {} or newer (Debian 12 has 2.36)", package.glibc);
+    let linked = linked::crates()?;
+    let deb = pack(&binary, &binary, &linked, &version, &folder())?;
+    let tarball = archives::tarball(&staged(&folder()), &version, &folder())?;
+    let sbom = folder().join(format!("peertally-{version}.cdx.json"));
+    fs::write(&sbom, sbom::sbom(&linked, &version, &commit_time()?)?)
+        .with_context(|| format!("cannot write {}", sbom.display()))?;
+    archives::checksums(&folder(), &[&deb, &tarball, &sbom])?;
+    println!("dist: {} and {}", deb.display(), tarball.display());
+    println!("dist: runs with glibc {} or newer (Debian 12 has 2.36)", build::glibc(&binary)?);
     if arguments.check_reproducible {
         build_ebpf::run(&build_ebpf::Arguments { check: true, ..Default::default() })?;
         build::check_reproducible(&binary)?;
         println!("dist: object and executable are the same bytes when they are built again elsewhere");
     }
+    if arguments.test {
+        setup::ensure(&[Need::Dist])?;
+        let pair = pair(&binary, &linked, &version, arguments.upgrade_from.as_deref())?;
+        installed::test(&pair, if arguments.soak { 10 } else { 1 })?;
+    }
     Ok(())
+}
+
+/// The packages that are upgraded from and to.
+fn pair(binary: &Path, linked: &[Crate], version: &str, from: Option<&str>) -> Result<Pair> {
+    let folder = folder().join("test");
+    fs::create_dir_all(&folder)?;
+    let new = pack(binary, binary, linked, &format!("{version}+2"), &folder)?;
+    let (older, one_schema) = match from {
+        Some(commit) => build::build_commit(commit)?,
+        None => (binary.to_owned(), true),
+    };
+    let old = pack(&older, binary, linked, &format!("{version}+1"), &folder)?;
+    Ok(Pair { old, new, one_schema })
 }
 
 /// Where everything goes.
@@ -72,20 +110,19 @@ fn folder() -> PathBuf {
     target().join("dist")
 }
 
-/// Packs an executable into `folder`.
-fn pack(binary: &Path, version: &str, folder: &Path) -> Result<Package> {
-    let staged = folder.join("staged");
+/// The staged tree of what is packed into `folder`.
+fn staged(folder: &Path) -> PathBuf {
+    folder.join("staged")
+}
+
+/// Packs an executable for Debian into `folder`. `generator` writes the manual pages and completions.
+fn pack(binary: &Path, generator: &Path, linked: &[Crate], version: &str, folder: &Path) -> Result<PathBuf> {
+    let staged = staged(folder);
     if staged.exists() {
         fs::remove_dir_all(&staged).with_context(|| format!("cannot remove {}", staged.display()))?;
     }
-    let linked = linked::crates()?;
-    stage::stage(binary, &linked, &staged)?;
-    let sbom = folder.join(format!("peertally-{version}.cdx.json"));
-    fs::write(&sbom, sbom::sbom(&linked, version, &commit_time()?)?)
-        .with_context(|| format!("cannot write {}", sbom.display()))?;
-    let package = archives::archives(&staged, binary, version, folder)?;
-    archives::checksums(folder, &[&package.deb, &package.tarball, &sbom])?;
-    Ok(package)
+    stage::stage(binary, generator, linked, &staged)?;
+    archives::deb(&staged, version, &build::glibc(binary)?, folder)
 }
 
 /// The workspace's version, and the commit's date and number unless its tag is that version.

@@ -10,44 +10,42 @@ use std::{
 use anyhow::{Context as _, Result};
 use sha2::{Digest as _, Sha256};
 
-use super::{ARCHITECTURE, build, commit_time};
+use super::{ARCHITECTURE, commit_time};
 use crate::{command::run, workspace::root};
 
 /// Scripts of the package.
 const SCRIPTS: [&str; 3] = ["postinst", "prerm", "postrm"];
 
-/// What was packed.
-#[derive(Clone, Debug)]
-pub(super) struct Package {
-    pub(super) deb: PathBuf,
-    pub(super) tarball: PathBuf,
-    /// Oldest glibc that it runs with.
-    pub(super) glibc: String,
-}
+/// Folder of the control files in a staged tree.
+const CONTROL: &str = "DEBIAN";
 
-/// Packs the tree of `binary` into `folder`. Adds the control files to the tree last.
-pub(super) fn archives(staged: &Path, binary: &Path, version: &str, folder: &Path) -> Result<Package> {
-    let glibc = build::glibc(binary)?;
-    let time = commit_time()?;
+/// Makes the tarball of a staged tree.
+pub(super) fn tarball(staged: &Path, version: &str, folder: &Path) -> Result<PathBuf> {
     let tarball = folder.join(format!("peertally-{version}-x86_64-linux-gnu.tar.gz"));
     run(Command::new("tar")
         .args(["--sort=name", "--owner=0", "--group=0", "--numeric-owner", "--format=gnu"])
-        .arg(format!("--mtime=@{time}"))
+        .arg(format!("--mtime=@{}", commit_time()?))
+        .arg(format!("--exclude=./{CONTROL}"))
         .arg(format!("--transform=s,^\\.,peertally-{version},"))
         .args(["--use-compress-program=gzip --no-name --best", "--create", "--file"])
         .arg(&tarball)
         .arg("--directory")
         .arg(staged)
         .arg("."))?;
+    Ok(tarball)
+}
 
-    let control = staged.join("DEBIAN");
+/// Makes the Debian package of a staged tree, to which it adds the control files. `glibc` is the oldest that it runs
+/// with.
+pub(super) fn deb(staged: &Path, version: &str, glibc: &str, folder: &Path) -> Result<PathBuf> {
+    let control = staged.join(CONTROL);
     fs::create_dir_all(&control)?;
     let template = fs::read_to_string(root().join("packaging/deb/control.in")).context("cannot read control.in")?;
     let text = template
         .replace("@VERSION@", version)
         .replace("@ARCHITECTURE@", ARCHITECTURE)
         .replace("@SIZE@", &size(staged)?.div_ceil(1024).to_string())
-        .replace("@GLIBC@", &glibc);
+        .replace("@GLIBC@", glibc);
     fs::write(control.join("control"), text)?;
     fs::write(control.join("conffiles"), "/etc/peertally/peertally.toml\n")?;
     for script in SCRIPTS {
@@ -57,9 +55,9 @@ pub(super) fn archives(staged: &Path, binary: &Path, version: &str, folder: &Pat
     }
     let deb = folder.join(format!("peertally_{version}_{ARCHITECTURE}.deb"));
     let mut pack = Command::new("dpkg-deb");
-    pack.args(["--root-owner-group", "-Zxz", "--build"]).arg(staged).arg(&deb).env("SOURCE_DATE_EPOCH", time);
+    pack.args(["--root-owner-group", "-Zxz", "--build"]).arg(staged).arg(&deb).env("SOURCE_DATE_EPOCH", commit_time()?);
     run(&mut pack)?;
-    Ok(Package { deb, tarball, glibc })
+    Ok(deb)
 }
 
 /// Bytes of all files.

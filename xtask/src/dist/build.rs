@@ -63,6 +63,27 @@ pub(super) fn check_reproducible(binary: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Builds the agent of another commit; returns it, and whether its tables have the schema of the present sources.
+pub(super) fn build_commit(commit: &str) -> Result<(PathBuf, bool)> {
+    let folder = folder().join("from");
+    let sources = folder.join("sources");
+    if sources.exists() {
+        fs::remove_dir_all(&sources).with_context(|| format!("cannot remove {}", sources.display()))?;
+    }
+    fs::create_dir_all(&sources)?;
+    let archive = folder.join("sources.tar");
+    run(Command::new("git").current_dir(root()).args(["archive", "--output"]).arg(&archive).arg(commit))?;
+    run(Command::new("tar").arg("-xf").arg(&archive).arg("-C").arg(&sources))?;
+    let schema = |workspace: &Path| -> Result<String> {
+        let text = fs::read_to_string(workspace.join("monitor-common/src/abi/limits.rs"))?;
+        let line = text.lines().find(|line| line.contains("const SCHEMA_VERSION")).context("no SCHEMA_VERSION")?;
+        Ok(line.to_owned())
+    };
+    let one_schema = schema(&sources)? == schema(root())?;
+    let built = build_in(&sources, &folder.join("cargo"))?;
+    Ok((stripped(&built, &folder.join("bin"))?, one_schema))
+}
+
 /// The oldest glibc with all symbols that the executable needs, such as `2.34`.
 pub(super) fn glibc(binary: &Path) -> Result<String> {
     let symbols = output(Command::new("objdump").arg("--dynamic-syms").arg(binary))?;

@@ -39,7 +39,7 @@ const COMPLETIONS: [(&str, &str); 3] = [
 ];
 
 /// Makes the tree in `staged`.
-pub(super) fn stage(binary: &Path, linked: &[Crate], staged: &Path) -> Result<()> {
+pub(super) fn stage(binary: &Path, generator: &Path, linked: &[Crate], staged: &Path) -> Result<()> {
     let place = |name: &str| -> Result<PathBuf> {
         let path = staged.join(name);
         let folder = path.parent().context("a place below the tree")?;
@@ -57,7 +57,7 @@ pub(super) fn stage(binary: &Path, linked: &[Crate], staged: &Path) -> Result<()
     fs::write(&third, licences::texts(linked)?).with_context(|| format!("cannot write {}", third.display()))?;
 
     let made = tempfile::tempdir()?;
-    output(Command::new(binary).arg("generate").arg(made.path()))?;
+    output(Command::new(generator).arg("generate").arg(made.path()))?;
     for (from, to) in COMPLETIONS {
         copy(&made.path().join("completions").join(from), &place(to)?, 0o644)?;
     }

@@ -9,6 +9,8 @@ use super::tools::{BPF_LINKER, CARGO_DENY, CARGO_FUZZ, CargoTool};
 pub enum Need {
     /// Building the BPF object
     Ebpf,
+    /// Packing the agent, and installing the package in fresh Debian systems
+    Dist,
     /// Booting other kernels
     Kernels,
     /// Network namespaces and the tools that tests compare with
@@ -64,6 +66,11 @@ const KERNELS: &[Package] = &[
     package("xz-utils", "xz", "unpacks kernel modules"),
 ];
 
+const DIST: &[Package] = &[
+    package("debootstrap", "debootstrap", "makes fresh Debian systems"),
+    package("binutils", "strip", "strips the executable, lists its symbols"),
+];
+
 const DEMO: &[Package] = &[
     package("iproute2", "ip", "network namespaces and veth pairs"),
     package("ethtool", "ethtool", "segmentation offloads of the veth pairs"),
@@ -111,6 +118,7 @@ impl Need {
     pub(super) fn packages(self) -> impl Iterator<Item = &'static Package> {
         let tables: &[&[Package]] = match self {
             Self::Ebpf => &[EBPF],
+            Self::Dist => &[DEMO, DIST],
             Self::Kernels => &[KERNELS],
             Self::Tests => &[DEMO, LAB, TESTS],
             Self::Demo => &[DEMO],
@@ -133,7 +141,7 @@ impl Need {
             Self::Ebpf => &[BPF_LINKER],
             Self::Deny => &[CARGO_DENY],
             Self::Fuzz => &[CARGO_FUZZ],
-            Self::Kernels | Self::Tests | Self::Demo | Self::Lab | Self::Compare | Self::Accuracy => &[],
+            Self::Dist | Self::Kernels | Self::Tests | Self::Demo | Self::Lab | Self::Compare | Self::Accuracy => &[],
         }
     }
 }

@@ -16,6 +16,7 @@ const CEILINGS: &[Ceiling] = &[
     Ceiling { lanes: &[Lane::Format, Lane::Habits, Lane::Lints, Lane::Docs, Lane::Deny, Lane::Object], minutes: 6 },
     Ceiling { lanes: &[Lane::Kernels], minutes: 7 },
     Ceiling { lanes: &[Lane::Demo], minutes: 4 },
+    Ceiling { lanes: &[Lane::Package], minutes: 4 },
     Ceiling { lanes: &[Lane::Accuracy], minutes: 4 },
     Ceiling { lanes: &[Lane::Fuzz], minutes: 2 },
     Ceiling { lanes: &[Lane::Unit, Lane::Tests], minutes: 8 },

@@ -10,9 +10,10 @@ use peertally_lab::{SOAK_VARIABLE, STRICT_VARIABLE};
 
 use super::{LaneOutcome, Mode};
 use crate::command::{cargo, shown, stream, stream_some};
+use crate::live_run::agent_to_run;
 use crate::setup::Need;
 use crate::workspace::{members, root};
-use crate::{accuracy, build_ebpf, fuzz, habits, kernels};
+use crate::{accuracy, build_ebpf, dist, fuzz, habits, kernels};
 
 /// One lane.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -31,6 +32,8 @@ pub enum Lane {
     Object,
     /// The demonstration
     Demo,
+    /// The package in fresh Debian systems
+    Package,
     /// Unit and property tests inside the crates
     Unit,
     /// Integration, differential and kernel tests
@@ -68,6 +71,7 @@ impl Lane {
         Self::Unit,
         Self::Kernels,
         Self::Demo,
+        Self::Package,
         Self::Accuracy,
         Self::Tests,
         Self::Adversarial,
@@ -95,6 +99,7 @@ impl Lane {
             Self::Deny => "licences, sources and bans of dependencies",
             Self::Object => "the eBPF object is what its sources give, byte for byte",
             Self::Demo => "`cargo xtask demo`, as a person starts it",
+            Self::Package => "`cargo xtask dist --test`: the package in Debian 12 and 13, with traffic",
             Self::Unit => "unit and property tests inside the crates",
             Self::Tests => "integration, differential and kernel tests, strict",
             Self::Adversarial => "attacks on counts, tables and labels, each beside its harmless twin, strict",
@@ -116,6 +121,7 @@ impl Lane {
             // The demonstration's packages are the lab's: a running agent is measured in one.
             Self::Bench => &[Need::Ebpf, Need::Demo],
             Self::Demo => &[Need::Demo],
+            Self::Package => &[Need::Dist],
             Self::Unit | Self::Tests | Self::Adversarial | Self::E2e => &[Need::Tests],
             Self::Accuracy => &[Need::Accuracy],
             Self::Fuzz => &[Need::Fuzz],
@@ -147,6 +153,12 @@ impl Lane {
                 Ok(())
             }
             Self::Demo => check(outcome, cargo(&["xtask", "demo"]), TESTING),
+            Self::Package => {
+                let binary = Some(agent_to_run(None)?);
+                dist::run(&dist::Arguments { binary, test: true, soak: mode == Mode::Soak, ..Default::default() })?;
+                *outcome = LaneOutcome::one();
+                Ok(())
+            }
             Self::Bench => {
                 // The output names checks that a busy machine skipped, and a baseline program that cannot run.
                 stream(&mut cargo(&["xtask", "bench", "--quick", "--check"]), TESTING, |line| outcome.read(line))?;
