@@ -18,6 +18,17 @@ pub struct BookedTally {
     pub totals: Totals,
 }
 
+/// What tables have counted that others took the place of. Nothing counts into them any more.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ReplacedTables {
+    /// Number of the tables.
+    pub number: u64,
+    /// Their tallies.
+    pub tallies: Vec<BookedTally>,
+    /// Tallies that were about to leave. Those of the latest batch are booked already.
+    pub leaving: Vec<BookedTally>,
+}
+
 /// The books cannot be read or written. Nothing is lost: the slots stay in use until they can.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot {action} the totals of tallies that are out of use: {source}")]
@@ -40,6 +51,13 @@ pub trait BookedTotals: Send {
     /// # Errors
     /// [`BookingError`].
     fn open(&mut self, tables: u64) -> Result<Vec<(u32, TallyKey)>, BookingError>;
+
+    /// Adds what replaced tables have counted, and hands the books on to the tables with this number, all or nothing.
+    /// Tables that were added before, in whatever call, are not added again.
+    ///
+    /// # Errors
+    /// [`BookingError`].
+    fn carry(&mut self, replaced: Vec<ReplacedTables>, tables: u64) -> Result<(), BookingError>;
 
     /// Begins to add the totals of a batch to those of its keys. Returns at once.
     fn book(&mut self, batch: Vec<BookedTally>);

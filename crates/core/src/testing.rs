@@ -16,7 +16,7 @@ use monitor_common::abi::{
     tally::{Direction, TallyKey, Totals},
 };
 
-use crate::booked::{self, BookedTally, BookedTotals, BookingError};
+use crate::booked::{self, BookedTally, BookedTotals, BookingError, ReplacedTables};
 use crate::snapshot::{
     AgeingCounts, Attachment, AttachmentChange, Counts, InterfaceCount, NodeRow, Origin, Reconciled, RunningProgram,
     SharedKeys, Snapshot, TableUse, TallyChange,
@@ -250,6 +250,8 @@ pub struct MemoryBooks(Arc<Mutex<Books>>);
 #[derive(Debug, Default)]
 pub struct Books {
     tables: Option<u64>,
+    /// Numbers of the tables that were carried.
+    carried: Vec<u64>,
     /// Booked totals.
     pub totals: HashMap<TallyKey, Totals>,
     /// The latest batch.
@@ -283,6 +285,24 @@ impl BookedTotals for MemoryBooks {
             books.totals.clear();
         }
         Ok(books.latest.clone())
+    }
+
+    fn carry(&mut self, replaced: Vec<ReplacedTables>, tables: u64) -> Result<(), BookingError> {
+        let mut books = self.lock();
+        books.check("carry")?;
+        let latest = std::mem::take(&mut books.latest);
+        let before = books.tables.replace(tables);
+        for ReplacedTables { number, tallies, leaving } in replaced {
+            if books.carried.contains(&number) {
+                continue;
+            }
+            books.carried.push(number);
+            let is_booked = |tally: &BookedTally| before == Some(number) && latest.contains(&(tally.slot, tally.key));
+            for tally in tallies.iter().chain(leaving.iter().filter(|tally| !is_booked(tally))) {
+                booked::add(books.totals.entry(tally.key).or_default(), &tally.totals);
+            }
+        }
+        Ok(())
     }
 
     fn book(&mut self, batch: Vec<BookedTally>) {

@@ -1,5 +1,7 @@
 //! Totals of tallies that left the kernel's table, by key. See [`peertally_core::booked`].
 
+mod carry;
+
 use std::{
     collections::{HashMap, HashSet},
     sync::{
@@ -10,7 +12,7 @@ use std::{
 };
 
 use monitor_common::abi::tally::{TallyKey, Totals};
-use peertally_core::booked::{BookedTally, BookedTotals, BookingError};
+use peertally_core::booked::{BookedTally, BookedTotals, BookingError, ReplacedTables};
 use rusqlite::{Connection, OptionalExtension as _, Transaction, params};
 
 use crate::{Store, StoreError};
@@ -116,20 +118,24 @@ fn now_s() -> i64 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs().cast_signed())
 }
 
-fn book(transaction: &Transaction<'_>, batch: &[BookedTally], now_s: i64) -> rusqlite::Result<()> {
+fn add(transaction: &Transaction<'_>, key: &TallyKey, totals: &Totals, now_s: i64) -> rusqlite::Result<()> {
     let mut add = transaction.prepare_cached(
         "INSERT INTO booked_totals VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
          ON CONFLICT (key) DO UPDATE SET flows = flows + ?2, packets_up = packets_up + ?3, bytes_up = bytes_up + ?4,
          packets_down = packets_down + ?5, bytes_down = bytes_down + ?6, booked_s = ?7",
     )?;
+    let Totals { flows, packets_up, bytes_up, packets_down, bytes_down } = totals;
+    let [flows, packets_up, bytes_up, packets_down, bytes_down] =
+        [flows, packets_up, bytes_up, packets_down, bytes_down].map(|count| count.cast_signed());
+    add.execute(params![bytes_of(key), flows, packets_up, bytes_up, packets_down, bytes_down, now_s])?;
+    Ok(())
+}
+
+fn book(transaction: &Transaction<'_>, batch: &[BookedTally], now_s: i64) -> rusqlite::Result<()> {
     let mut remember = transaction.prepare_cached("INSERT INTO booked_batch VALUES (?1, ?2)")?;
     for BookedTally { slot, key, totals } in batch {
-        let Totals { flows, packets_up, bytes_up, packets_down, bytes_down } = totals;
-        let [flows, packets_up, bytes_up, packets_down, bytes_down] =
-            [flows, packets_up, bytes_up, packets_down, bytes_down].map(|count| count.cast_signed());
-        let key = bytes_of(key);
-        add.execute(params![key, flows, packets_up, bytes_up, packets_down, bytes_down, now_s])?;
-        remember.execute(params![slot, key])?;
+        add(transaction, key, totals, now_s)?;
+        remember.execute(params![slot, bytes_of(key)])?;
     }
     Ok(())
 }
@@ -157,22 +163,39 @@ fn forget(transaction: &Transaction<'_>, now_s: i64) -> rusqlite::Result<()> {
     statement.execute(params![oldest, SLICE as i64]).map(drop)
 }
 
-fn open(transaction: &Transaction<'_>, tables: i64) -> rusqlite::Result<Vec<(u32, TallyKey)>> {
-    let before: Option<i64> =
-        transaction.query_row("SELECT number FROM booked_tables", [], |row| row.get(0)).optional()?;
-    if before != Some(tables) {
-        transaction.execute_batch("DELETE FROM booked_totals; DELETE FROM booked_batch; DELETE FROM booked_tables;")?;
-        transaction.execute("INSERT INTO booked_tables VALUES (?1)", [tables])?;
-    }
+/// Number of the tables that the books are of.
+fn tables_of(transaction: &Transaction<'_>) -> rusqlite::Result<Option<i64>> {
+    transaction.query_row("SELECT number FROM booked_tables", [], |row| row.get(0)).optional()
+}
+
+/// Slots and keys of the latest batch.
+fn latest_batch(transaction: &Transaction<'_>) -> rusqlite::Result<Vec<(u32, TallyKey)>> {
     let mut rows = transaction.prepare("SELECT slot, key FROM booked_batch")?;
     let batch = rows.query_map([], |row| Ok((row.get(0)?, key_of(&row.get(1)?))))?;
     batch.collect()
+}
+
+fn open(transaction: &Transaction<'_>, tables: i64) -> rusqlite::Result<Vec<(u32, TallyKey)>> {
+    if tables_of(transaction)? != Some(tables) {
+        transaction.execute_batch(
+            "DELETE FROM booked_totals; DELETE FROM booked_batch; DELETE FROM booked_tables; DELETE FROM carried_tables;",
+        )?;
+        transaction.execute("INSERT INTO booked_tables VALUES (?1)", [tables])?;
+    }
+    latest_batch(transaction)
 }
 
 impl BookedTotals for StoredTotals {
     fn open(&mut self, tables: u64) -> Result<Vec<(u32, TallyKey)>, BookingError> {
         let opened = self.store.writer().write(move |transaction| open(transaction, tables.cast_signed()));
         opened.map_err(failed("open"))
+    }
+
+    fn carry(&mut self, replaced: Vec<ReplacedTables>, tables: u64) -> Result<(), BookingError> {
+        let write = move |transaction: &Transaction<'_>| {
+            carry::carry(transaction, &replaced, tables.cast_signed(), now_s())
+        };
+        self.store.writer().write(write).map_err(failed("carry"))
     }
 
     fn book(&mut self, batch: Vec<BookedTally>) {

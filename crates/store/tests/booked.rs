@@ -3,7 +3,7 @@
 use std::{path::Path, time::Instant};
 
 use monitor_common::abi::tally::{TallyKey, Totals};
-use peertally_core::booked::{BookedTally, BookedTotals};
+use peertally_core::booked::{BookedTally, BookedTotals, ReplacedTables};
 use peertally_store::{Store, booked::StoredTotals, folder::FILE, rusqlite::Connection, writer::Unobserved};
 
 fn key(host: u8) -> TallyKey {
@@ -158,4 +158,55 @@ fn a_write_that_fails_forgets_nothing_that_lives() {
     let found = totals.bases(&keys).expect("reads");
     assert_eq!(found.iter().filter(|base| base.flows == 1).count(), 10_000);
     assert_eq!(totals.bases(&[key(220)]).expect("reads"), [Totals::default()], "old and gone");
+}
+
+fn bytes_up(totals: &mut StoredTotals, hosts: &[u8]) -> Vec<u64> {
+    let keys: Vec<TallyKey> = hosts.iter().map(|host| key(*host)).collect();
+    totals.bases(&keys).expect("reads").iter().map(|base| base.bytes_up).collect()
+}
+
+#[test]
+fn replaced_tables_are_added_once_whoever_is_killed_when() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let open = || StoredTotals::new(Store::open(folder.path(), Unobserved).expect("opens"));
+    let mut totals = open();
+    totals.open(5).expect("opens");
+    totals.book(vec![tally(3, 1, 100)]);
+    done(&mut totals);
+    totals.forget_batch();
+    done(&mut totals);
+    // The latest batch is booked, and its slot is not free yet.
+    totals.book(vec![tally(4, 2, 200)]);
+    done(&mut totals);
+    let replaced = || ReplacedTables {
+        number: 5,
+        tallies: vec![tally(0, 0, 7), tally(3, 1, 11)],
+        leaving: vec![tally(4, 2, 200), tally(6, 3, 300)],
+    };
+    let failed_start = || ReplacedTables { number: 6, tallies: vec![tally(1, 1, 1000)], leaving: Vec::new() };
+    totals.carry(vec![failed_start(), replaced()], 8).expect("carries");
+    let carried = [7, 1111, 200, 300];
+    assert_eq!(bytes_up(&mut totals, &[0, 1, 2, 3]), carried);
+    drop(totals);
+    // Killed before the replaced tables were removed.
+    let mut totals = open();
+    totals.carry(vec![replaced(), failed_start()], 8).expect("carries");
+    assert_eq!(totals.open(8).expect("opens"), []);
+    assert_eq!(bytes_up(&mut totals, &[0, 1, 2, 3]), carried);
+    // And replaced again.
+    let next = ReplacedTables { number: 8, tallies: vec![tally(9, 3, 1)], leaving: Vec::new() };
+    totals.carry(vec![replaced(), next], 9).expect("carries");
+    assert_eq!(bytes_up(&mut totals, &[0, 1, 2, 3]), [7, 1111, 200, 301]);
+}
+
+#[test]
+fn books_of_removed_tables_are_carried_to_nobody() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut totals = StoredTotals::new(Store::open(folder.path(), Unobserved).expect("opens"));
+    totals.open(5).expect("opens");
+    totals.book(vec![tally(3, 1, 100)]);
+    done(&mut totals);
+    let replaced = ReplacedTables { number: 7, tallies: vec![tally(3, 2, 50)], leaving: vec![tally(4, 1, 20)] };
+    totals.carry(vec![replaced], 8).expect("carries");
+    assert_eq!(bytes_up(&mut totals, &[1, 2]), [20, 50]);
 }
