@@ -38,7 +38,7 @@ use monitor_common::{
     },
 };
 use peertally_core::{
-    booked::{BookedTally, BookedTotals, BookingError},
+    booked::{BookedTally, BookedTotals, BookingError, ReplacedTables},
     snapshot::AgeingCounts,
 };
 
@@ -167,6 +167,14 @@ impl Ageing {
             return Err(BookingError { action: "read", source });
         }
         self.books.bases(keys).inspect_err(|_| self.counts.failures += 1)
+    }
+
+    /// Books what replaced tables have counted, for these tables; before the books are open.
+    ///
+    /// # Errors
+    /// [`BookingError`]; nothing is booked then.
+    pub(crate) fn carry(&mut self, view: &View<'_>, replaced: Vec<ReplacedTables>) -> Result<(), BookingError> {
+        self.books.carry(replaced, tables_number(view)).inspect_err(|_| self.counts.failures += 1)
     }
 
     /// The steps before a table read; returns the slots that were freed.

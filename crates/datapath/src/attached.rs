@@ -17,11 +17,13 @@ mod netlink;
 mod pins;
 mod program_clock;
 mod records;
+mod replaced_sets;
+mod table_sets;
 
 use std::{
     fs::File,
     io,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -45,13 +47,19 @@ use peertally_core::{
 
 pub use error::AttachError;
 
-use self::{link_watch::LinkWatch, monitored::Monitored, netlink::Rtnetlink, pins::Tables};
+use self::{
+    link_watch::LinkWatch, monitored::Monitored, netlink::Rtnetlink, pins::Tables, replaced_sets::ReplacedSets,
+    table_sets::Fit,
+};
 use crate::{
     Datapath,
     ageing::{Ageing, RcuGrace, wait_for_packets},
     object::{KernelIndex, LoadOptions, LoadedObject},
     released_flows::{self, ReleasedFlows},
 };
+
+/// Messages of the program.
+type KernelLog = EbpfLogger<&'static dyn log::Log>;
 
 /// See the module documentation.
 pub struct AttachedDatapath {
@@ -64,7 +72,8 @@ pub struct AttachedDatapath {
     options: LoadOptions,
     /// Verdict writes that failed in this process; always 0 unless there is a bug.
     internal_errors: u64,
-    kernel_log: Option<EbpfLogger<&'static dyn log::Log>>,
+    kernel_log: Option<KernelLog>,
+    replaced: ReplacedSets,
     link_watch: Option<LinkWatch>,
     /// Both live as long as the attachment is used.
     _clock: program_clock::ProgramClock,
@@ -78,12 +87,36 @@ impl AttachedDatapath {
     /// [`AttachError`]; then nothing new is attached, and nothing is left that was not there before.
     pub fn start(configured: &LoadOptions, interfaces: &[Interface], mode: XdpMode) -> Result<Self, AttachError> {
         let lock = pins::lock()?;
-        let unread = |source| AttachError::Links { source };
         let folder = pins::prepare()?;
+        let older = if pins::tables().map_err(unread)? == Tables::Unused {
+            // Nothing was counted in what a killed start has left.
+            pins::empty_own()?;
+            table_sets::adopt_older(&folder).map_err(unmoved)?
+        } else {
+            None
+        };
+        let started = Self::start_in(folder.clone(), configured, interfaces, mode, lock);
+        if let (Some(older), true) = (&older, started.is_err()) {
+            table_sets::return_older(&folder, older).map_err(unmoved)?;
+        }
+        started
+    }
+
+    /// Starts with the pins that are in the folder.
+    fn start_in(
+        folder: PathBuf,
+        configured: &LoadOptions,
+        interfaces: &[Interface],
+        mode: XdpMode,
+        lock: File,
+    ) -> Result<Self, AttachError> {
         let tables = pins::tables().map_err(unread)?;
         let namespace = namespaces::network().map_err(unread)?;
         if let Tables::Complete(Some(theirs)) = &tables {
             refuse_other_namespace(theirs, &namespace)?;
+        }
+        if tables != Tables::Unused {
+            table_sets::recover(&folder).map_err(unmoved)?;
         }
         // Interfaces are written when their numbers are known.
         let options = LoadOptions { pin_folder: Some(folder), interfaces: Vec::new(), ..configured.clone() };
@@ -92,10 +125,6 @@ impl AttachedDatapath {
             monitored.check(&look).map(|()| monitored)
         });
         let started = checked.and_then(|monitored| {
-            if tables == Tables::Unused {
-                // Nothing was counted in what a killed start has left.
-                pins::empty_own()?;
-            }
             say_if_pins_are_private();
             Self::start_pinned(&options, monitored, &namespace, lock)
         });
@@ -108,22 +137,54 @@ impl AttachedDatapath {
         started
     }
 
+    /// Loads the program with the tables in a folder, and attaches it everywhere.
+    fn attach(
+        options: &LoadOptions,
+        set: &Path,
+        monitored: &mut Monitored,
+        namespace: &str,
+    ) -> Result<(LoadedObject, Option<KernelLog>), AttachError> {
+        let options = LoadOptions { pin_folder: Some(set.to_owned()), ..options.clone() };
+        let mut object = LoadedObject::load(&options)?;
+        let kernel_log = (options.log_level > 0).then(|| EbpfLogger::init(object.ebpf())).transpose();
+        let kernel_log = kernel_log.unwrap_or_else(|error| {
+            tracing::warn!(%error, "no log messages from the XDP program");
+            None
+        });
+        records::set_complete(set, namespace)
+            .map_err(|source| AttachError::PinFolder { path: set.to_owned(), source })?;
+        monitored.start(&mut object)?;
+        Ok((object, kernel_log))
+    }
+
     fn start_pinned(
         options: &LoadOptions,
         mut monitored: Monitored,
         namespace: &str,
         lock: File,
     ) -> Result<Self, AttachError> {
-        let mut object = LoadedObject::load(options)?;
-        let kernel_log = (options.log_level > 0).then(|| EbpfLogger::init(object.ebpf())).transpose();
-        let kernel_log = kernel_log.unwrap_or_else(|error| {
-            tracing::warn!(%error, "no log messages from the XDP program");
-            None
-        });
         let folder = pins::folder();
-        records::set_complete(&folder, namespace)
-            .map_err(|source| AttachError::PinFolder { path: folder.clone(), source })?;
-        monitored.start(&mut object)?;
+        let fit = table_sets::fit(&folder, &options.sizes).map_err(unread)?;
+        let set = match &fit {
+            Fit::Fits => folder.clone(),
+            Fit::Replace(reason) => {
+                tracing::warn!(reason, "the tables in {} are replaced; their totals go on", folder.display());
+                table_sets::make_next(&folder).map_err(unmoved)?
+            }
+        };
+        let attached = Self::attach(options, &set, &mut monitored, namespace);
+        let (mut object, kernel_log) = match attached {
+            Ok(attached) if fit == Fit::Fits => attached,
+            Ok(attached) => {
+                table_sets::replace(&folder).map_err(unmoved)?;
+                attached
+            }
+            Err(error) => {
+                replaced_sets::give_up(&folder, &set);
+                return Err(error);
+            }
+        };
+        let replaced = ReplacedSets::end(&folder)?;
         // A packet holds no way of the flow table for long. Whoever does so now has died.
         let abandoned = released_flows::release_abandoned(&object.view(), wait_for_packets);
         // Configure only now: a refused start must not change a program that is already counting.
@@ -140,11 +201,20 @@ impl AttachedDatapath {
             ageing: None,
             internal_errors: released.internal_errors,
             kernel_log,
+            replaced,
             link_watch: None,
             _clock: program_clock::ProgramClock::start(object_settings)?,
             _lock: lock,
         })
     }
+}
+
+fn unread(source: io::Error) -> AttachError {
+    AttachError::Links { source }
+}
+
+fn unmoved(source: io::Error) -> AttachError {
+    AttachError::PinFolder { path: pins::folder(), source }
 }
 
 /// Says which flows were released.
@@ -220,8 +290,9 @@ impl Datapath for AttachedDatapath {
         self.reconcile();
         let interfaces = self.monitored.labels();
         self.object.view().settings.clock_s.store(program_clock::now_s());
-        if let Some(ageing) = &mut self.ageing {
-            let (ageing, index) = ageing;
+        if let Some((ageing, index)) = &mut self.ageing
+            && self.replaced.book(ageing, &self.object.view())
+        {
             let freed = ageing.before_read(&self.object.view(), index);
             self.drain.note_freed(&freed);
         }

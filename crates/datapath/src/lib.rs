@@ -9,6 +9,7 @@
 //! * [`attached`]: the object attached to interfaces, for `run`;
 //! * [`offloads`], [`xdp_features`]: what interfaces do before the program; [`run_cost`]: what the program costs;
 //! * [`released_flows`]: flows of subscribers whose pool changed;
+//! * `replaced`: tables that others took the place of;
 //! * [`table_sizes`]: capacities of the tables; [`table_memory`]: memory that they take;
 //! * [`error`]: errors of the object and its maps;
 //! * [`test_run`]: the object driven by the kernel's test runner, for `replay --engine kernel` and tests.
@@ -29,6 +30,7 @@ pub mod object;
 pub mod offloads;
 pub mod owned;
 pub mod released_flows;
+mod replaced;
 pub mod run_cost;
 pub mod table_memory;
 pub mod table_sizes;

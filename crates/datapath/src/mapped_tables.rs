@@ -1,6 +1,11 @@
 //! The tables of a loaded object, mapped into memory: what a drain reads.
 
-use aya::Ebpf;
+use std::path::Path;
+
+use aya::{
+    Ebpf,
+    maps::{Map, MapData},
+};
 use monitor_common::{
     abi::{
         settings::Settings,
@@ -17,7 +22,7 @@ use monitor_common::{
 
 use super::{
     error::ObjectError,
-    mapped::{MappedArray, map_array},
+    mapped::{MappedArray, MappedValue, map_array},
     view::View,
 };
 
@@ -45,18 +50,30 @@ impl MappedTables {
     /// # Errors
     /// When the object lacks a map, or the kernel refuses a mapping.
     pub(super) fn new(ebpf: &Ebpf) -> Result<Self, ObjectError> {
-        let reuses = ebpf.map("FREE_SLOTS").is_some();
+        Self::of(&Source::Object(ebpf))
+    }
+
+    /// Maps the tables that are pinned in a folder.
+    ///
+    /// # Errors
+    /// When a pin is missing or has another shape, or the kernel refuses a mapping.
+    pub(super) fn pinned(folder: &Path) -> Result<Self, ObjectError> {
+        Self::of(&Source::Pins(folder))
+    }
+
+    fn of(source: &Source<'_>) -> Result<Self, ObjectError> {
+        let reuses = source.has("FREE_SLOTS");
         Ok(Self {
-            tally_cache: reuses.then(|| map_array(ebpf, "TALLY_CACHE")).transpose()?,
-            free_slots: reuses.then(|| map_array(ebpf, "FREE_SLOTS")).transpose()?,
-            settings: map_array(ebpf, "SETTINGS")?,
-            flows: map_array(ebpf, "FLOWS")?,
-            cold: map_array(ebpf, "COLD_FLOWS")?,
-            peers: map_array(ebpf, "PEERS")?,
-            reassembly: map_array(ebpf, "REASSEMBLY")?,
-            tallies: map_array(ebpf, "TALLIES")?,
-            keys: map_array(ebpf, "TALLY_KEYS")?,
-            node: map_array(ebpf, "NODE")?,
+            tally_cache: reuses.then(|| source.array("TALLY_CACHE")).transpose()?,
+            free_slots: reuses.then(|| source.array("FREE_SLOTS")).transpose()?,
+            settings: source.array("SETTINGS")?,
+            flows: source.array("FLOWS")?,
+            cold: source.array("COLD_FLOWS")?,
+            peers: source.array("PEERS")?,
+            reassembly: source.array("REASSEMBLY")?,
+            tallies: source.array("TALLIES")?,
+            keys: source.array("TALLY_KEYS")?,
+            node: source.array("NODE")?,
             interfaces: Vec::new(),
         })
     }
@@ -75,6 +92,32 @@ impl MappedTables {
             tally_cache: self.tally_cache.as_ref().map_or(&[], MappedArray::values),
             free_slots: self.free_slots.as_ref().map_or(&[], MappedArray::values),
             node: self.node.values(),
+        }
+    }
+}
+
+/// Where tables are found.
+enum Source<'a> {
+    Object(&'a Ebpf),
+    Pins(&'a Path),
+}
+
+impl Source<'_> {
+    fn has(&self, name: &str) -> bool {
+        match self {
+            Self::Object(ebpf) => ebpf.map(name).is_some(),
+            Self::Pins(folder) => folder.join(name).exists(),
+        }
+    }
+
+    fn array<T: MappedValue>(&self, name: &'static str) -> Result<MappedArray<T>, ObjectError> {
+        match self {
+            Self::Object(ebpf) => map_array(ebpf, name),
+            Self::Pins(folder) => {
+                let error = |source| ObjectError::Map { name, source };
+                let map = MapData::from_pin(folder.join(name)).and_then(Map::from_map_data).map_err(error)?;
+                MappedArray::new(name, &map)
+            }
         }
     }
 }

@@ -192,9 +192,8 @@ impl BookedTotals for StoredTotals {
     }
 
     fn carry(&mut self, replaced: Vec<ReplacedTables>, tables: u64) -> Result<(), BookingError> {
-        let write = move |transaction: &Transaction<'_>| {
-            carry::carry(transaction, &replaced, tables.cast_signed(), now_s())
-        };
+        let write =
+            move |transaction: &Transaction<'_>| carry::carry(transaction, &replaced, tables.cast_signed(), now_s());
         self.store.writer().write(write).map_err(failed("carry"))
     }
 

@@ -16,6 +16,7 @@ use crate::{
     TableSizes,
     attached::drain::{Drain, DrainContext},
     host::HostDataPath,
+    replaced,
 };
 
 /// Age at which tallies leave.
@@ -43,6 +44,14 @@ fn ageing(books: &MemoryBooks) -> Ageing {
     Ageing::new(Duration::from_secs(AGE_S), Box::new(books.clone()), Box::new(NoProgram))
 }
 
+fn path(tallies: u32, flows: u32, random: u64) -> HostDataPath {
+    let sizes = TableSizes { flows, tallies, peers: 16 };
+    let pools = ["10.0.0.0/8".parse().expect("pool")];
+    let path = HostDataPath::new(&sizes, &pools, Seed::from_random([random, 2, 3]), InspectionDepth::Headers);
+    path.set_one_way();
+    path
+}
+
 /// A UDP datagram of a subscriber to one of its flows' remotes.
 fn datagram(subscriber: u32, port: u16, bytes: usize) -> Vec<u8> {
     let mut frame = vec![0; 12];
@@ -61,13 +70,9 @@ fn datagram(subscriber: u32, port: u16, bytes: usize) -> Vec<u8> {
 
 impl World {
     fn new(tallies: u32, flows: u32) -> Self {
-        let sizes = TableSizes { flows, tallies, peers: 16 };
-        let pools = ["10.0.0.0/8".parse().expect("pool")];
-        let path = HostDataPath::new(&sizes, &pools, Seed::from_random([1, 2, 3]), InspectionDepth::Headers);
-        path.set_one_way();
         let books = MemoryBooks::default();
         Self {
-            path,
+            path: path(tallies, flows, 1),
             drain: Drain::default(),
             ageing: ageing(&books),
             books,
@@ -124,6 +129,19 @@ impl World {
     fn kill(&mut self) {
         self.drain = Drain::default();
         self.ageing = ageing(&self.books);
+    }
+
+    /// Another agent starts, with tables of other sizes. As many starts before it as `kills` says were killed after the
+    /// books were written.
+    fn replace(&mut self, tallies: u32, flows: u32, kills: u32) {
+        self.ports += 1;
+        let old = std::mem::replace(&mut self.path, path(tallies, flows, self.ports.into()));
+        replaced::end_flows(&old.view(), self.now_s);
+        for _ in 0..=kills {
+            self.kill();
+            let totals = replaced::totals(&old.view());
+            self.ageing.carry(&self.path.view(), vec![totals]).expect("booked");
+        }
     }
 
     fn books(&self) -> std::sync::MutexGuard<'_, Books> {
@@ -271,6 +289,65 @@ fn a_kill_at_any_step_loses_nothing_and_books_nothing_twice() {
         }
         world.end();
     }
+}
+
+#[test]
+fn tables_that_are_replaced_at_any_step_lose_nothing_and_count_nothing_twice() {
+    let seeds = if std::env::var_os("PEERTALLY_SOAK").is_some() { 40 } else { 4 };
+    for seed in 0..seeds {
+        let mut world = World::new(256, 64);
+        let mut numbers = Numbers(seed);
+        for step in 0..150 {
+            for _ in 0..numbers.below(4) {
+                world.send(numbers.below(40) as u32);
+            }
+            // A flow that goes on in all tables.
+            world.send_from(41, 1000);
+            if step % 3 != 0 {
+                world.drain();
+            }
+            if numbers.below(6) == 0 {
+                // Fewer tallies than there are subscribers, too: the others are in the books.
+                let sizes = [(256, 64), (128, 64), (256, 16), (512, 128)][numbers.below(4) as usize];
+                world.replace(sizes.0, sizes.1, numbers.below(2) as u32);
+            }
+        }
+        world.end();
+    }
+}
+
+#[test]
+fn a_replacement_is_no_traffic() {
+    let mut world = World::new(64, 64);
+    world.send(1);
+    world.drain();
+    for flows in [16, 64, 16] {
+        world.replace(32, flows, 0);
+        world.drain();
+        let before = world.changed;
+        world.send(1);
+        world.send(2);
+        world.drain();
+        let sent = world.sent.keys().map(|subscriber| 128 + u64::from(*subscriber) % 7).sum::<u64>();
+        assert_eq!(world.changed - before, sent, "what was carried is in no window");
+    }
+    world.end();
+}
+
+#[test]
+fn replaced_tables_wait_for_books_that_can_be_written() {
+    let mut world = World::new(64, 64);
+    world.send(1);
+    world.drain();
+    let old = std::mem::replace(&mut world.path, path(32, 64, 9));
+    world.kill();
+    replaced::end_flows(&old.view(), world.now_s);
+    world.books().fails = true;
+    assert!(world.ageing.carry(&world.path.view(), vec![replaced::totals(&old.view())]).is_err());
+    assert_eq!(world.ageing.counts().failures, 1);
+    world.books().fails = false;
+    world.ageing.carry(&world.path.view(), vec![replaced::totals(&old.view())]).expect("booked");
+    world.end();
 }
 
 #[test]

@@ -11,10 +11,11 @@ use aya::programs::{
     links::FdLink,
     xdp::{XdpLink, XdpLinkId},
 };
+use aya_obj::programs::xdp::XdpAttachType;
 use peertally_core::{reconcile::HookMode, words::XdpMode};
 
 use super::{attachments::pinned_link, error::AttachError, netlink::Rtnetlink, pins, records};
-use crate::object::{LoadedObject, MonitoredInterface};
+use crate::object::{LoadedObject, MonitoredInterface, PROGRAM};
 
 /// Longest wait until the kernel has let a detached program go: it does so some milliseconds after the pin is gone.
 const RELEASE: Duration = Duration::from_secs(5);
@@ -106,6 +107,31 @@ pub(super) fn swap(program: &mut Xdp, target: &MonitoredInterface) -> Result<(),
         pinned_link(&pins::link(target.index)).map_err(hook)?.ok_or(AttachError::NoLink { name: name() })?;
     let link = XdpLink::try_from(link).map_err(|_| AttachError::NoLink { name: name() })?;
     let id = program.attach_to_link(link).map_err(failed)?;
+    let _kept_by_its_pin = program.take_link(id).map_err(failed)?;
+    Ok(())
+}
+
+/// Swaps a program of before into a pinned attachment, if that holds the present one.
+///
+/// # Errors
+/// [`AttachError`].
+pub(super) fn swap_back(pin: u32, present: u32, before: u32) -> Result<(), AttachError> {
+    let path = pins::link(pin);
+    let hook = |source| AttachError::Hook { name: path.display().to_string(), source };
+    let Some((link, _)) = pinned_link(&path).map_err(hook)?.filter(|(_, program)| *program == present) else {
+        return Ok(());
+    };
+    let failed = |source| AttachError::Attach {
+        name: path.display().to_string(),
+        mode: "the present",
+        next: "Run `peertally detach` and start again",
+        source: Box::new(source),
+    };
+    let gone = || AttachError::NoLink { name: path.display().to_string() };
+    let info = aya::programs::loaded_programs().filter_map(Result::ok).find(|info| info.id() == before);
+    let program = Xdp::from_program_info(info.ok_or_else(gone)?, PROGRAM.into(), XdpAttachType::Interface);
+    let mut program = program.map_err(failed)?;
+    let id = program.attach_to_link(XdpLink::try_from(link).map_err(|_| gone())?).map_err(failed)?;
     let _kept_by_its_pin = program.take_link(id).map_err(failed)?;
     Ok(())
 }

@@ -170,10 +170,10 @@ impl Monitored {
             // Attachments of interfaces that are not configured go last: a start that fails leaves them.
             let unpins = |action: &&Action| !matches!(action, Action::Unpin { why: Ended::NotConfigured, .. });
             for action in look.plan.actions.iter().filter(unpins) {
-                self.act(object, action, &look)?;
                 if let Action::Attach { index } = action {
                     fresh.push(*index);
                 }
+                self.act(object, action, &look)?;
             }
             Ok(())
         });
@@ -181,6 +181,12 @@ impl Monitored {
             for index in fresh {
                 if let Err(error) = attach::unpin(index) {
                     tracing::error!(%error, "cannot undo an attachment; run `peertally detach`");
+                }
+            }
+            let present = object.program_id()?;
+            for Pinned { pin, program, .. } in &look.pinned {
+                if let Err(error) = attach::swap_back(*pin, present, *program) {
+                    tracing::error!(%error, "the program of before cannot take its place again: the present one counts on");
                 }
             }
             object.restore_interfaces(&before)?;

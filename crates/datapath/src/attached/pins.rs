@@ -256,6 +256,12 @@ fn empty(folder: &Path, removed: &mut Vec<PathBuf>) -> Result<(), AttachError> {
     pins.sort_by_key(|path| !is_link(path));
     let mut waited = false;
     for pin in pins {
+        if pin.is_dir() && !pin.is_symlink() {
+            // Tables that were about to take the place of others, or were replaced.
+            empty(&pin, removed)?;
+            fs::remove_dir(&pin).map_err(|source| error(&pin, source))?;
+            continue;
+        }
         if !waited && !is_link(&pin) {
             // From here on, what is left is no complete set of tables.
             records::clear_complete(folder).map_err(|source| error(folder, source))?;

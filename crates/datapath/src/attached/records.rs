@@ -31,7 +31,11 @@ pub(super) fn write(folder: &Path, name: &str, text: &str) -> io::Result<()> {
     fs::rename(&fresh, &path)
 }
 
-fn remove(path: &Path) -> io::Result<()> {
+/// Removes a record, if there is one.
+///
+/// # Errors
+/// The file system's.
+pub(super) fn remove(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
