@@ -42,6 +42,7 @@ pub mod entropy;
 pub(crate) mod hold_rules;
 pub(crate) mod http;
 pub mod listen_port;
+pub mod outer_header;
 pub mod peer_list;
 pub mod rule_state;
 mod text;

@@ -76,8 +76,8 @@ rules! {
     UdpTrackerReply = 12, "udp-tracker-reply", BitTorrent, Structural, "Answer of a UDP tracker to an announce or scrape", "BEP 15";
     UtpHandshake = 13, "utp-handshake", BitTorrent, Signature, "uTP data that carries the peer wire handshake", "BEP 29, BEP 3";
     UtpSyn = 14, "utp-syn", BitTorrent, Structural, "First uTP SYN of a connection", "BEP 29";
-    UtpState = 15, "utp-state", BitTorrent, Structural, "uTP STATE that answers a SYN", "BEP 29";
-    UtpData = 16, "utp-data", BitTorrent, Structural, "uTP STATE that acknowledges data", "BEP 29";
+    UtpState = 15, "utp-state", BitTorrent, Structural, "uTP packet that answers a SYN", "BEP 29";
+    UtpData = 16, "utp-data", BitTorrent, Structural, "uTP packet that acknowledges data of the other side", "BEP 29";
     MseHeuristic = 17, "mse-heuristic", BitTorrent, Heuristic, "MSE-shaped connections to many endpoints (optional)", "MSE specification";
     EdonkeyMessage = 18, "edonkey-message", EDonkey, Structural, "eDonkey or eMule TCP message", "eMule";
     EdonkeySplit = 19, "edonkey-split", EDonkey, Structural, "eDonkey or eMule TCP message over several segments", "eMule";
@@ -127,6 +127,10 @@ rules! {
     AcestreamHandshake = 63, "acestream-handshake", AceStream, Signature, "Ace Stream handshake", "libprotoident";
     AcestreamHandshakeTail = 64, "acestream-handshake-tail", AceStream, Signature, "Ace Stream handshake without its first byte", "libprotoident";
     AcestreamMidstream = 65, "acestream-midstream", AceStream, Structural, "Peer wire messages in the middle of a stream, on Ace Stream's port or with a known Ace Stream peer", "BEP 3, libprotoident";
+    UtpStream = 66, "utp-stream", BitTorrent, Structural, "Consecutive uTP data of one side", "BEP 29";
+    EmuleUtp = 67, "emule-utp", EDonkey, Structural, "uTP in eMule's frames for address translation", "eMule AI";
+    AzureusDhtRequest = 68, "azureus-dht-request", BitTorrent, Structural, "Request of the Azureus DHT", "BiglyBT";
+    AzureusDhtAnswer = 69, "azureus-dht-answer", BitTorrent, Structural, "Answer of the Azureus DHT", "BiglyBT";
     MseAssociation = 130, "mse-association", BitTorrent, Association, "Encrypted flow with a known BitTorrent peer", "MSE specification";
     EdonkeyAssociation = 131, "edonkey-association", EDonkey, Association, "Obfuscated flow with a known eDonkey peer", "eMule";
     KadAssociation = 132, "kad-association", Kademlia, Association, "Obfuscated datagrams with a known Kad peer", "eMule";

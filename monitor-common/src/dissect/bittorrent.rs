@@ -1,5 +1,5 @@
 //! BitTorrent: peer wire (BEP 3), plain forms of the extension protocol, local service discovery (BEP 14). Further
-//! files have uTP (BEP 29), DHT (BEP 5), UDP trackers (BEP 15) and HTTP trackers (BEP 3, BEP 48).
+//! files have uTP (BEP 29), DHT (BEP 5), the DHT of Azureus, UDP trackers (BEP 15) and HTTP trackers (BEP 3, BEP 48).
 //!
 //! Matched here, on any port:
 //! - the handshake 0x13 "BitTorrent protocol" (BEP 3, also with BEP 52 torrents), whole or split across the first
@@ -23,6 +23,7 @@ use crate::{
     dissect::rule_state::{RuleState, rule_flags},
     parse::payload::Payload,
 };
+mod azureus_dht;
 pub(super) mod content;
 mod dht;
 mod http;
@@ -178,12 +179,15 @@ pub fn udp(payload: &Payload, state: &mut RuleState) -> Option<Rule> {
     None
 }
 
-/// UDP trackers and uTP, which need data of earlier datagrams. Tried after all other rules: each exit leaves another
+/// UDP trackers, uTP and the DHT of Azureus, which need data of earlier datagrams. Tried after all other rules: each exit leaves another
 /// state, and the verifier walks the rest once for each.
 #[inline(always)]
 pub fn exchanges(payload: &Payload, state: &mut RuleState) -> Option<Rule> {
-    match tracker::udp(payload, state) {
-        None => utp::udp(payload, state),
+    if let Some(rule) = tracker::udp(payload, state) {
+        return Some(rule);
+    }
+    match utp::udp(payload, state) {
+        None => azureus_dht::udp(payload, state),
         found => found,
     }
 }

@@ -129,20 +129,30 @@ pub mod rule_flags {
 
     /// UDP: the pending request came from the lower endpoint.
     pub const PENDING_FROM_LOWER: u32 = 1 << 0;
-    /// UDP: the pending request is a uTP SYN's connection id and sequence number (BEP 29).
+    /// UDP: the pending request is a uTP SYN's clock, connection id and sequence number (BEP 29).
     pub const PENDING_UTP_SYN: u32 = 1 << 1;
     /// UDP: the pending request is a tracker request's action and transaction id (BEP 15).
     pub const PENDING_TRACKER: u32 = 1 << 2;
-    /// UDP: the pending request is a uTP DATA packet's connection id and sequence number.
+    /// UDP: the pending request is a uTP DATA packet's clock, connection id and sequence number.
     pub const PENDING_UTP_DATA: u32 = 1 << 7;
     /// UDP: the pending requests are transaction ids of DHT queries (BEP 5): the higher endpoint's latest in the low
     /// half, the lower one's in the high half.
     pub const PENDING_DHT: u32 = 1 << 8;
     /// UDP: the pending request is a Kad request, stored as the opcode of its answer.
     pub const PENDING_KAD: u32 = 1 << 9;
+    /// UDP: the pending request is one of the Azureus DHT: its transaction and the low half of its connection id.
+    pub const PENDING_AZUREUS: u32 = 1 << 10;
+    /// UDP: the pending uTP DATA packet follows another one of its side.
+    pub const UTP_FOLLOWED: u32 = 1 << 11;
     /// UDP: every bit that describes the pending request.
-    pub const PENDING: u32 =
-        PENDING_FROM_LOWER | PENDING_UTP_SYN | PENDING_TRACKER | PENDING_UTP_DATA | PENDING_DHT | PENDING_KAD;
+    pub const PENDING: u32 = PENDING_FROM_LOWER
+        | PENDING_UTP_SYN
+        | PENDING_TRACKER
+        | PENDING_UTP_DATA
+        | PENDING_DHT
+        | PENDING_KAD
+        | PENDING_AZUREUS
+        | UTP_FOLLOWED;
     /// UDP: lowest bit of the opcode of the latest Kad, eDonkey or eMule message with bytes that alone prove too
     /// little.
     pub const WEAK_SHIFT: u32 = 16;

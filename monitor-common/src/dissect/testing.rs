@@ -1,6 +1,6 @@
 //! What the tests of all signatures share: a flow that payloads are fed into, and properties over frames.
 
-use super::hold_rules;
+use super::{hold_rules, outer_header};
 use crate::{
     abi::{
         protocol::{Confidence, Protocol, Verdict},
@@ -66,8 +66,13 @@ impl Flow {
         }
         let bytes = [&core::mem::take(held)[..], bytes].concat();
         self.state.rule_flags &= !rule_flags::of(rule_flags::HELD, from_lower.into());
-        let mut payload = Payload::from_bytes(&bytes, source, destination, from_lower);
+        let outer = match bytes.first_chunk() {
+            Some(head) if !tcp => outer_header::len(*head, bytes.len() as u32, &self.state, from_lower.into()),
+            _ => 0,
+        };
+        let mut payload = Payload::from_bytes(&bytes[outer as usize..], source, destination, from_lower);
         let found = classify(self.transport, &mut payload, &mut self.state);
+        let found = outer_header::resolve(outer, found, &mut payload);
         if tcp && found.is_none() && self.state.rule_flags & rule_flags::of(rule_flags::HELD, from_lower.into()) != 0 {
             *held = bytes[..hold_rules::held_len(&payload) as usize].to_vec();
         }

@@ -75,6 +75,21 @@ fn datagrams() -> Vec<Exchange> {
     let state = "2100 6d0a 1c9e4f2b 00001f40 00100000 1234 9f31";
     let data = "0100 6d0b 4f2b1c9e 00001f40 00100000 9f32 1233";
     let acknowledged = "2100 6d0a 1c9e4f2b 00001f40 00100000 1234 9f32";
+    let windows = "4102 6d0a 4f2b1c9e 7fffffff 0000f000 9f31 0000 0008 0000000000000000";
+    let of_one_side = |number: u8| {
+        [
+            hex("0100 6d0b 4f2b1c"),
+            vec![0x9e + number],
+            hex("00001f40 00100000 9f"),
+            vec![0x32 + number],
+            hex("1233"),
+            vec![0x5a; 900],
+        ]
+        .concat()
+    };
+    let query =
+        b"d1:ad2:id20:abcdefghij01234567899:info_hash20:mnopqrstuvwxyz123456e1:q9:get_peers1:t2:aa1:y1:qe".as_slice();
+    let azureus = "8b5e1d3f2a6c4e70 00000404 5eed1234 33 00 00000000 33 04 c0000207 1ae1 0badcafe 0000019012345678 14 000102030405060708090a0b0c0d0e0f10111213";
     vec![
         udp("bittorrent-dht")
             .request("d1:ad2:id20:abcdefghij01234567899:info_hash20:mnopqrstuvwxyz123456e1:q9:get_peers1:t2:aa1:y1:qe")
@@ -83,6 +98,17 @@ fn datagrams() -> Vec<Exchange> {
         udp("bittorrent-dht-error").answer("d1:eli201e23:A Generic Error Ocurrede1:t2:aa1:y1:ee"),
         udp("bittorrent-utp").request(hex(syn)).answer(hex(state)).request([hex(data), handshake()].concat()),
         udp("bittorrent-utp-midstream").request([hex(data), vec![0x5a; 900]].concat()).answer(hex(acknowledged)),
+        udp("bittorrent-utp-windows").request(hex(windows)),
+        udp("bittorrent-utp-one-side").request(of_one_side(0)).request(of_one_side(1)).request(of_one_side(2)),
+        udp("bittorrent-socks-dht").request([&hex("000000 01 c0000207 1ae1")[..], query].concat()),
+        udp("bittorrent-socks-utp")
+            .request([hex("000000 04 20010db8000000000000000000000007 1ae1"), hex(syn)].concat())
+            .answer([hex("000000 04 20010db8000000000000000000000007 1ae1"), hex(state)].concat()),
+        udp("bittorrent-socks-tracker")
+            .request([&hex("000000 03 0f")[..], b"tracker.example", &hex("1b39 0000041727101980 00000000 5eed1234")].concat()),
+        udp("bittorrent-azureus-dht")
+            .request(hex(azureus))
+            .answer(hex("00000405 5eed1234 8b5e1d3f2a6c4e70 33 00 00000000 0badcafe 0000")),
         udp("bittorrent-utp-handshake").request([hex(data), handshake()].concat()),
         Exchange::udp("bittorrent-local-discovery", BitTorrent, (6771, 6771))
             .request("BT-SEARCH * HTTP/1.1\r\nHost: 239.192.152.143:6771\r\nPort: 51413\r\nInfohash: 0123456789abcdef0123456789abcdef01234567\r\n\r\n\r\n"),

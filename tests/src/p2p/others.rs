@@ -43,6 +43,10 @@ fn edonkey() -> Vec<Exchange> {
         udp("emule-reask", 17_366)
             .request([&hex("c590")[..], &hash, &hex("0a00 ff03 0200")].concat())
             .answer(hex("c591 0a00 ff03 0500")),
+        udp("emule-utp", 4672)
+            .request(hex("b2ff 6465666768696a6b6c6d6e6f70717273"))
+            .request(hex("b200 4102 5123 4f2b1c9e 00000000 00100000 0001 0000 0008 0000000000000000"))
+            .answer(hex("b200 2100 5123 1c9e4f2b 00000000 00100000 0007 0001")),
         kad("kad-hello")
             .request([&hex("e411")[..], &hash, &hex("3612 08 00")].concat())
             .answer([&hex("e419")[..], &hash, &hex("3612 08 00")].concat()),

@@ -201,7 +201,7 @@ fn a_forged_question_that_a_real_client_answers_names_no_peer() {
     assert_eq!(network.obfuscated(of(SUBSCRIBER, 40_000), at("192.0.2.66:4500")), Verdict::UNCLASSIFIED);
     assert_eq!(network.datagrams(of(SUBSCRIBER, 40_000), at("192.0.2.66:4500")), Verdict::UNCLASSIFIED);
     // So does a uTP SYN.
-    let syn = [&[0x41, 0, 0x6d, 0x0a, 1, 2, 3, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0x9f, 0x31, 0, 0][..]].concat();
+    let syn = [&[0x41, 0, 0x6d, 0x0a, 1, 2, 3, 4, 0, 0, 0, 0, 0, 4, 0, 0, 0x9f, 0x31, 0, 0][..]].concat();
     let state = [&[0x21, 0, 0x6d, 0x0a, 1, 2, 3, 4, 0, 0, 0, 1, 0, 0, 0, 0, 0x12, 0x34, 0x9f, 0x31][..]].concat();
     network.send(&udp(at("192.0.2.68:4500"), of(SUBSCRIBER, 6881), &syn));
     let verdict = network.send(&udp(of(SUBSCRIBER, 6881), at("192.0.2.68:4500"), &state));

@@ -11,7 +11,7 @@ use crate::{
     dissect::{
         classify,
         entropy::{self, Entropy},
-        http, is_shallow,
+        http, is_shallow, outer_header,
         rule_state::{RuleState, rule_flags},
     },
     engine::{associate, budget, reassembly},
@@ -89,7 +89,11 @@ fn choose_depth<P: Packet, M: Maps, const TCP: bool>(packet: &P, maps: &M, setti
     if ctx.flow.task != Task::INSPECT || payload.captured != 0 {
         return;
     }
-    let Some([first]) = packet.read::<1>(ctx.frame.headers.payload_offset as usize) else { return };
+    let offset = ctx.frame.headers.payload_offset as usize;
+    let Some([first]) = packet.read::<1>(offset) else { return };
+    if !TCP && matches!(packet.read::<2>(offset), Some(head) if outer_header::may_start(head)) {
+        return;
+    }
     if !is_shallow(if TCP { Transport::Tcp } else { Transport::Udp }, first)
         || settings.inspection.load() == InspectionDepth::Watchlist as u64
     {
@@ -124,12 +128,18 @@ fn inspect_payload<P: Packet, M: Maps, const TCP: bool>(
         rule_value: cold.rule_value.load(),
         rule_flags: progress.rule_flags & !rule_flags::OF_PAYLOAD & !owed,
     };
-    payload.len = ctx.frame.headers.payload_len + payload.captured;
+    let offset = ctx.frame.headers.payload_offset as usize;
+    let outer = match packet.read(offset) {
+        Some(head) if !TCP => outer_header::len(head, ctx.frame.headers.payload_len, &rule_state, ctx.flow.from_lower),
+        _ => 0,
+    };
+    payload.len = ctx.frame.headers.payload_len - outer + payload.captured;
     payload.source_port = ctx.frame.headers.source_port;
     payload.destination_port = ctx.frame.headers.destination_port;
     payload.from_lower = ctx.flow.from_lower;
-    packet.copy_payload(ctx.frame.headers.payload_offset as usize, payload);
+    packet.copy_payload(offset + outer as usize, payload);
     let found = classify(if TCP { Transport::Tcp } else { Transport::Udp }, payload, &mut rule_state);
+    let found = if TCP { found } else { outer_header::resolve(outer, found, payload) };
     ctx.inspection.classified = 1;
     if let Some(found) = found {
         ctx.inspection.found_protocol = found.protocol as u32;
