@@ -173,6 +173,11 @@ impl Consequences {
         }
     }
 
+    /// Takes other hooks, in the order that the policies name them by.
+    pub fn set_hooks(&mut self, hooks: Vec<Arc<HookStats>>) {
+        self.hooks = hooks;
+    }
+
     /// Takes the events of a drain, and commits them with those that wait.
     pub fn take(&mut self, events: Vec<PolicyEvent>) {
         let mut held: BTreeMap<Arc<str>, u64> = BTreeMap::new();

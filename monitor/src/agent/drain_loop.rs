@@ -23,7 +23,7 @@ use super::{
     shedding::{SheddingChange, SheddingWatch},
     table_fill::{FillChange, FillWatch},
 };
-use crate::config::Resolved;
+use crate::{config::Resolved, deliver::HookStats};
 
 /// State of the drain thread.
 pub struct DrainLoop {
@@ -52,6 +52,8 @@ pub struct DrainLoop {
 pub struct Reconfigure {
     /// What is to be in force.
     pub after: Arc<Resolved>,
+    /// Counts of the hooks, in their order.
+    pub hooks: Vec<Arc<HookStats>>,
     /// Gets the flows that were released, or why everything stays as it is.
     pub reply: oneshot::Sender<Result<ReleasedFlows, String>>,
 }
@@ -224,10 +226,12 @@ impl DrainLoop {
 
     /// Applies another configuration, or leaves everything as it is.
     fn reconfigure<D: Datapath>(&mut self, datapath: &mut D, reconfigure: Reconfigure) {
-        let Reconfigure { after, reply } = reconfigure;
+        let Reconfigure { after, hooks, reply } = reconfigure;
         let applied = datapath.apply(&after.datapath, &after.interfaces).map_err(|error| error.to_string());
         if applied.is_ok() {
             self.analysis.reconfigure(after.analysis_options());
+            self.state.set_hooks(hooks.clone());
+            self.consequences.set_hooks(hooks);
             // A policy that was taken out before has its cool-downs in the store.
             if let Err(error) = self.consequences.restore(&mut self.analysis) {
                 tracing::error!(%error, "cannot read the cool-downs of policies that are back; they may fire again");

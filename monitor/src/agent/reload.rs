@@ -9,7 +9,7 @@ use std::{
 
 use peertally_datapath::{ReleasedFlows, table_sizes::watchlist_room};
 use serde::{Deserialize, Serialize};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Mutex, mpsc, oneshot};
 
 use super::{
     AgentState, depth_record,
@@ -20,6 +20,7 @@ use crate::config::{
     ConfigError, Resolved,
     changes::{self, Change},
 };
+use crate::deliver::Dispatcher;
 
 /// Requests that may wait.
 const WAITING: usize = 4;
@@ -127,6 +128,9 @@ pub struct Reloader {
     watchlist_room: u32,
     state: Arc<AgentState>,
     drain: thread::Sender<Wake>,
+    hooks: Arc<Mutex<Dispatcher>>,
+    /// Deliveries that the descriptors of the start are enough for.
+    deliveries: usize,
 }
 
 impl fmt::Debug for Reloader {
@@ -138,9 +142,16 @@ impl fmt::Debug for Reloader {
 impl Reloader {
     /// A reloader of an agent that runs with `current`.
     #[must_use]
-    pub fn new(current: Arc<Resolved>, reread: Reread, state: Arc<AgentState>, drain: thread::Sender<Wake>) -> Self {
+    pub fn new(
+        current: Arc<Resolved>,
+        reread: Reread,
+        state: Arc<AgentState>,
+        drain: thread::Sender<Wake>,
+        hooks: Arc<Mutex<Dispatcher>>,
+    ) -> Self {
+        let deliveries = deliveries(&current);
         let watchlist_room = watchlist_room(current.datapath.watchlist.count());
-        Self { reread, current, watchlist_room, state, drain }
+        Self { reread, current, watchlist_room, state, drain, hooks, deliveries }
     }
 
     /// Answers requests until the handles are gone.
@@ -198,6 +209,16 @@ impl Reloader {
             ));
             return report;
         }
+        if deliveries(&read) > self.deliveries {
+            report.result = ReloadResult::NeedsRestart;
+            report.message = Some(format!(
+                "nothing was applied: the hooks may make {} deliveries at a time, and the agent has kept descriptors for {} since \
+                 its start; restart it, or lower `concurrency`",
+                deliveries(&read),
+                self.deliveries
+            ));
+            return report;
+        }
         if check || report.changes.is_empty() {
             report.result = if report.changes.is_empty() { ReloadResult::Unchanged } else { ReloadResult::Checked };
             return report;
@@ -205,7 +226,7 @@ impl Reloader {
         let list = read.datapath.watchlist.numbered_after(&self.current.datapath.watchlist);
         read.datapath.watchlist = Arc::new(list);
         let after = Arc::new(read);
-        match self.apply(&after).await {
+        match self.apply(&after, &report.changes).await {
             Ok(released) => {
                 report.result = ReloadResult::Applied;
                 report.digest.clone_from(&after.digest);
@@ -219,18 +240,40 @@ impl Reloader {
         report
     }
 
-    async fn apply(&self, after: &Arc<Resolved>) -> Result<ReleasedFlows, String> {
+    async fn apply(&self, after: &Arc<Resolved>, changes: &[Change]) -> Result<ReleasedFlows, String> {
         let ending = || "the agent is ending".to_owned();
         // The record has its space before the watchlist is in force, and is written afterwards.
         let prepared = depth_record::prepare(after).map_err(|error| error.to_string())?;
+        let mut dispatcher = self.hooks.lock().await;
+        let is_changed = |name: &str| changes.iter().any(|change| change.key == "hooks" && change.item == name);
+        let change = dispatcher.prepare(&after.hooks, is_changed).map_err(|error| error.to_string())?;
         let (reply, answer) = oneshot::channel();
-        self.drain.send(Wake::Reconfigure(Reconfigure { after: Arc::clone(after), reply })).map_err(|_| ending())?;
-        let released = answer.await.map_err(|_| ending())??;
+        let reconfigure = Reconfigure { after: Arc::clone(after), hooks: change.stats().to_vec(), reply };
+        let sent = self.drain.send(Wake::Reconfigure(reconfigure)).map_err(|_| ending());
+        let applied = match sent {
+            Ok(()) => answer.await.unwrap_or_else(|_| Err(ending())),
+            Err(error) => Err(error),
+        };
+        let released = match applied {
+            Ok(released) => {
+                dispatcher.commit(change);
+                released
+            }
+            Err(error) => {
+                dispatcher.undo();
+                return Err(error);
+            }
+        };
         if let Some(prepared) = prepared {
             tokio::spawn(depth_record::record(prepared, Arc::clone(&self.state)));
         }
         Ok(released)
     }
+}
+
+/// Deliveries that the hooks may make at a time.
+fn deliveries(resolved: &Resolved) -> usize {
+    resolved.hooks.iter().map(|hook| hook.concurrency).sum()
 }
 
 /// The log names keys only: prefixes of subscribers are not for it.

@@ -27,7 +27,7 @@ use crate::deliver::{HookStats, book::EventBook};
 /// State of the running agent: the drain thread and the hooks write it, HTTP and the control socket read it.
 pub struct AgentState {
     published: RwLock<Option<Arc<DrainResult>>>,
-    hooks: Vec<Arc<HookStats>>,
+    hooks: RwLock<Vec<Arc<HookStats>>>,
     drain_duration: Histogram,
     drain_failures: AtomicU64,
     /// The last drain error, for `/readyz` and `status`; empty after a good drain.
@@ -85,7 +85,7 @@ impl AgentState {
     ) -> Arc<Self> {
         Arc::new(Self {
             published: RwLock::default(),
-            hooks,
+            hooks: RwLock::new(hooks),
             drain_duration,
             drain_failures: AtomicU64::new(0),
             last_error: Mutex::default(),
@@ -179,8 +179,13 @@ impl AgentState {
 
     /// Counts of the hooks.
     #[must_use]
-    pub fn hooks(&self) -> &[Arc<HookStats>] {
-        &self.hooks
+    pub fn hooks(&self) -> Vec<Arc<HookStats>> {
+        self.hooks.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Shows other hooks.
+    pub fn set_hooks(&self, hooks: Vec<Arc<HookStats>>) {
+        *self.hooks.write().unwrap_or_else(PoisonError::into_inner) = hooks;
     }
 
     /// Durations of all drains.

@@ -2,7 +2,7 @@
 //!
 //! Pure. A key that a running agent cannot change is marked: then the reload is refused as a whole.
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 use ipnet::IpNet;
 use peertally_core::{content_list::Watchlist, interface::Interface, policy::Policy, pool::Pool};
@@ -22,6 +22,7 @@ const APPLIED: &[&str] = &[
     "metrics.top_k",
     "allow",
     "policies",
+    "hooks",
 ];
 
 /// Whether a reload applies the key with this path, such as `interfaces[].role`.
@@ -183,9 +184,14 @@ pub fn between(before: &Resolved, after: &Resolved, watchlist_room: u32) -> Vec<
             // The common allow list, which comes first, is a change of its own.
             let own = |policy: &Policy, common: &[IpNet]| Policy {
                 allow: policy.allow[common.len()..].to_vec(),
+                hooks: Vec::new(),
                 ..policy.clone()
             };
-            if own(old, &before.allow) != own(new, &after.allow) {
+            // A policy names hooks by their places, which another hook may have now.
+            let hooks = |policy: &Policy, all: &Resolved| -> Vec<Arc<str>> {
+                policy.hooks.iter().filter_map(|hook| all.hooks.get(*hook)).map(|hook| Arc::clone(&hook.name)).collect()
+            };
+            if own(old, &before.allow) != own(new, &after.allow) || hooks(old, before) != hooks(new, after) {
                 changes.push("policies", ChangeKind::Changed, old.name.to_string(), None);
             }
         },
@@ -284,7 +290,7 @@ mod tests {
             ),
             (&policy(10, ""), &policy(20, ""), vec!["~ policies heavy"]),
             (&policy(10, ""), &policy(10, "allow = [\"10.0.0.1\"]"), vec!["+ allow 10.0.0.1/32"]),
-            (&hook("a", "/bin/true"), &hook("a", "/bin/false"), vec!["~ hooks a (needs a restart)"]),
+            (&hook("a", "/bin/true"), &hook("a", "/bin/false"), vec!["~ hooks a"]),
             (
                 "",
                 "[metrics]\ntop_k = 3\nsubscribers = true",
@@ -320,7 +326,7 @@ mod tests {
                 lines: vec![1; entries],
                 digest: digest.to_owned(),
             };
-            resolved.datapath.watchlist = std::sync::Arc::new(list);
+            resolved.datapath.watchlist = Arc::new(list);
             resolved
         };
         for (entries, restart) in [(1024, false), (1025, true)] {

@@ -4,7 +4,7 @@
 use std::{
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     time::{Duration, Instant},
 };
@@ -55,6 +55,8 @@ pub struct EventBook {
     is_changed: AtomicBool,
     /// Names of the hooks that are configured, for the writer's transactions.
     hooks: Arc<Mutex<Vec<String>>>,
+    /// Deliveries that failed because their hooks are not configured any more.
+    removed: AtomicU64,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
@@ -77,6 +79,7 @@ impl EventBook {
             counts: Mutex::default(),
             is_changed: AtomicBool::new(true),
             hooks: Arc::default(),
+            removed: AtomicU64::new(0),
         };
         book.refresh_counts();
         Ok(Arc::new(book))
@@ -170,6 +173,17 @@ impl EventBook {
     /// Disconnects every outbox, so that the workers can end.
     pub(super) fn disconnect(&self) {
         lock(&self.outboxes).clear();
+    }
+
+    /// Disconnects the outbox of a hook: nothing more is handed to it.
+    pub(super) fn disconnect_one(&self, hook: &str) {
+        lock(&self.outboxes).retain(|(stats, _)| &*stats.name != hook);
+    }
+
+    /// Deliveries that failed because their hooks were taken out of the configuration.
+    #[must_use]
+    pub fn removed_deliveries(&self) -> u64 {
+        self.removed.load(Relaxed)
     }
 
     /// Hands a committed event to its hooks. Without an outbox, it waits in the store for the next start.
@@ -277,6 +291,7 @@ impl EventBook {
             ended.dead.extend(events::end_stranded(transaction, &now)?);
             Ok(ended)
         })?;
+        self.removed.fetch_add(ended.by_hook.values().sum(), Relaxed);
         for (hook, deliveries) in &ended.by_hook {
             tracing::warn!(hook, deliveries, "these deliveries have failed: their hook is not configured any more");
         }

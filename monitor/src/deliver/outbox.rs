@@ -57,9 +57,17 @@ type Again = Option<(Instant, Job)>;
 
 impl Hook {
     pub(super) fn new(config: &HookConfig) -> Result<Self, HookError> {
+        Self::going_on(config, HookStats::new(Arc::clone(&config.name), config.kind, config.queue))
+    }
+
+    /// A hook in the place of another one with these counts. [`Hook::adopt`] makes them its own.
+    pub(super) fn going_on(config: &HookConfig, stats: Arc<HookStats>) -> Result<Self, HookError> {
         let delivery = config.target.open().map_err(|message| HookError { hook: Arc::clone(&config.name), message })?;
-        let stats = HookStats::new(Arc::clone(&config.name), config.kind, config.queue);
         Ok(Self { config: config.clone(), delivery, stats })
+    }
+
+    pub(super) fn adopt(&self) {
+        self.stats.adopt(self.config.kind, self.config.queue);
     }
 
     pub(super) const fn stats(&self) -> &Arc<HookStats> {
@@ -134,9 +142,10 @@ fn job((waiting, ticket): Handed) -> (Instant, Job) {
     (Instant::now() + wait, Job { event: waiting.event, attempts: waiting.attempts, ticket })
 }
 
-/// Delivers until the pace changes. What is not delivered then stays in the store.
+/// Delivers until the pace changes, or the hook is taken out (`None`): then deliveries in progress end, and no other
+/// begins. What is not delivered stays in the store. Another hook in the place of this one makes all later attempts.
 pub(super) async fn work(
-    hook: Arc<Hook>,
+    mut hook: watch::Receiver<Option<Arc<Hook>>>,
     book: Arc<EventBook>,
     found: Vec<Handed>,
     mut incoming: UnboundedReceiver<Handed>,
@@ -156,20 +165,27 @@ pub(super) async fn work(
         while let Ok(new) = incoming.try_recv() {
             put(&mut waiting, job(new));
         }
-        while in_progress.len() < hook.config.concurrency
+        let current = hook.borrow_and_update().clone();
+        if current.is_none() {
+            waiting.clear();
+        }
+        let concurrency = current.as_ref().map_or(0, |hook| hook.config.concurrency);
+        while let Some(hook) = &current
+            && in_progress.len() < concurrency
             && let Some(entry) = waiting.first_entry()
             && entry.key().0 <= Instant::now()
         {
-            let (job, hook, book) = (entry.remove(), Arc::clone(&hook), Arc::clone(&book));
+            let (job, hook, book) = (entry.remove(), Arc::clone(hook), Arc::clone(&book));
             in_progress.spawn(async move { hook.attempt(job, &book).await });
         }
         let next = waiting.first_key_value().map(|((due, _), _)| *due);
         let now = *pace.borrow_and_update();
         let is_done = in_progress.is_empty() && next.is_none_or(|due| due > Instant::now());
-        if now == Pace::Abandon || (now == Pace::Finish && is_done) {
+        let is_ending = now == Pace::Finish || current.is_none();
+        if now == Pace::Abandon || (is_ending && is_done) {
             break;
         }
-        let has_place = in_progress.len() < hook.config.concurrency;
+        let has_place = in_progress.len() < concurrency;
         tokio::select! {
             new = incoming.recv(), if is_open => match new {
                 Some(new) => put(&mut waiting, job(new)),
@@ -181,6 +197,8 @@ pub(super) async fn work(
                 }
             }
             () = tokio::time::sleep_until(next.unwrap_or_else(Instant::now).into()), if has_place && next.is_some() => {}
+            // The dispatcher, which may change the hook, lives as long as the pace does.
+            Ok(()) = hook.changed() => {}
             changed = pace.changed() => {
                 if changed.is_err() {
                     break;

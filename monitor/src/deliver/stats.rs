@@ -3,8 +3,8 @@
 use std::{
     collections::BTreeMap,
     sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     time::{Duration, Instant},
 };
@@ -17,21 +17,14 @@ pub struct HookStats {
     /// Name of the hook.
     pub name: Arc<str>,
     /// Events that may wait for the hook.
-    capacity: usize,
+    capacity: AtomicUsize,
     delivered: AtomicU64,
-    failures: Vec<Failures>,
+    /// One entry for each reason that the hook's kinds can report.
+    failures: Mutex<Vec<FailureCount>>,
     running: AtomicU64,
     next: AtomicU64,
     /// When each event that waits or is in progress was made.
     open: Mutex<BTreeMap<u64, Instant>>,
-}
-
-/// Counts of one reason.
-#[derive(Debug)]
-struct Failures {
-    reason: FailureReason,
-    events: AtomicU64,
-    attempts: AtomicU64,
 }
 
 /// Failures of one reason at one time.
@@ -79,35 +72,43 @@ impl HookStats {
     /// Counts of a hook that was never called.
     #[must_use]
     pub fn new(name: Arc<str>, kind: &HookKind, capacity: usize) -> Arc<Self> {
-        let failures = |reason: &FailureReason| Failures {
-            reason: *reason,
-            events: AtomicU64::new(0),
-            attempts: AtomicU64::new(0),
-        };
-        Arc::new(Self {
+        let stats = Self {
             name,
-            capacity,
+            capacity: AtomicUsize::new(0),
             delivered: AtomicU64::new(0),
-            failures: kind.reasons.iter().map(failures).collect(),
+            failures: Mutex::default(),
             running: AtomicU64::new(0),
             next: AtomicU64::new(0),
             open: Mutex::default(),
-        })
+        };
+        stats.adopt(kind, capacity);
+        Arc::new(stats)
+    }
+
+    /// Goes on as the counts of a hook of this kind and capacity.
+    pub(super) fn adopt(&self, kind: &HookKind, capacity: usize) {
+        self.capacity.store(capacity, Relaxed);
+        let mut failures = self.failures();
+        for reason in kind.reasons {
+            if !failures.iter().any(|each| each.reason == *reason) {
+                failures.push(FailureCount { reason: *reason, events: 0, attempts: 0 });
+            }
+        }
+    }
+
+    fn failures(&self) -> MutexGuard<'_, Vec<FailureCount>> {
+        self.failures.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The counts now.
     #[must_use]
     pub fn report(&self) -> HookReport {
-        let failures = self.failures.iter().map(|each| FailureCount {
-            reason: each.reason,
-            events: each.events.load(Relaxed),
-            attempts: each.attempts.load(Relaxed),
-        });
+        let failures = self.failures().clone();
         let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         let in_flight = self.running.load(Relaxed).min(open.len() as u64);
         HookReport {
             delivered: self.delivered.load(Relaxed),
-            failures: failures.collect(),
+            failures,
             in_flight,
             queued: open.len() as u64 - in_flight,
             oldest: open.values().min().map(Instant::elapsed),
@@ -117,17 +118,16 @@ impl HookStats {
     /// Events that may still be handed in before the hook's queue is full.
     #[must_use]
     pub fn room(&self) -> usize {
-        self.capacity.saturating_sub(self.open.lock().unwrap_or_else(PoisonError::into_inner).len())
+        self.capacity.load(Relaxed).saturating_sub(self.open.lock().unwrap_or_else(PoisonError::into_inner).len())
     }
 
     pub(super) fn attempt_failed(&self, reason: FailureReason) {
-        self.failures(reason).attempts.fetch_add(1, Relaxed);
+        self.count(reason, |count| count.attempts += 1);
     }
 
-    /// The counts of a reason that the hook's kind lists.
-    fn failures(&self, reason: FailureReason) -> &Failures {
-        let found = self.failures.iter().find(|each| each.reason == reason);
-        found.expect("a kind lists each reason that it reports")
+    fn count(&self, reason: FailureReason, add: impl FnOnce(&mut FailureCount)) {
+        let mut failures = self.failures();
+        add(failures.iter_mut().find(|each| each.reason == reason).expect("a kind lists each reason that it reports"));
     }
 
     /// Takes in an event that was made at a time.
@@ -161,9 +161,11 @@ impl Ticket {
 
     pub(super) fn end(self, outcome: Result<(), FailureReason>) {
         match outcome {
-            Ok(()) => self.stats.delivered.fetch_add(1, Relaxed),
-            Err(reason) => self.stats.failures(reason).events.fetch_add(1, Relaxed),
-        };
+            Ok(()) => {
+                self.stats.delivered.fetch_add(1, Relaxed);
+            }
+            Err(reason) => self.stats.count(reason, |count| count.events += 1),
+        }
     }
 }
 

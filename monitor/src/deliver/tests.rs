@@ -179,7 +179,7 @@ impl Dispatcher {
     }
 
     /// Ends the workers and the store.
-    async fn finish(self, grace: Duration) -> TempDir {
+    async fn finish(mut self, grace: Duration) -> TempDir {
         self.inner.finish(grace).await;
         self.folder
     }

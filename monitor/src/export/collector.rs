@@ -106,7 +106,7 @@ impl Collector for AgentCollector {
             families.extend(kernel(&published));
             families.extend(policies(&published));
         }
-        families.extend(hooks(state.hooks()));
+        families.extend(hooks(&state.hooks()));
         families.extend(records(state));
         families.extend(state.kept().map(|kept| kept_families(kept, state)).unwrap_or_default());
         let mut families: Vec<MetricFamily> = families.into_iter().map(Family::finish).collect();
@@ -343,12 +343,14 @@ fn kept_families(kept: &Kept, state: &AgentState) -> Vec<Family> {
         failures.add(&[failure.label()], count as f64);
     }
     let uncommitted = Family::single(&definitions::EVENTS_UNCOMMITTED, kept.firings.uncommitted() as f64);
+    let removed = Family::single(&definitions::HOOK_REMOVED, kept.book.removed_deliveries() as f64);
     let lost = Family::single(&definitions::EVENTS_LOST, kept.firings.lost() as f64);
     let history = &kept.history;
     vec![
         events,
         held,
         uncommitted,
+        removed,
         lost,
         failures,
         Family::single(&definitions::HISTORY_MEASURES, history.kept() as f64),

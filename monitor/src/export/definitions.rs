@@ -159,6 +159,8 @@ definitions! {
         "Events delivered to a hook.";
     HOOK_FAILURES = "/metrics" Counter "peertally_hook_failures_total" in "" by ["hook", "reason"]:
         "Events that a hook failed to deliver after its last attempt.";
+    HOOK_REMOVED = "/metrics" Counter "peertally_hook_removed_deliveries_total" in "" by []:
+        "Deliveries that failed because their hook was taken out of the configuration (`hook_removed`); the log names the hook.";
     HOOK_ATTEMPT_FAILURES = "/metrics" Counter "peertally_hook_attempt_failures_total" in "" by ["hook", "reason"]:
         "Failed attempts of a hook, including those that were retried.";
     HOOK_IN_FLIGHT = "/metrics" Gauge "peertally_hook_in_flight" in "" by ["hook"]:

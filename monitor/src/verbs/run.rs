@@ -19,7 +19,7 @@ use peertally_datapath::{
     owned::{self, OwnedError},
 };
 use peertally_store::{Store, StoreError, booked::StoredTotals};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{Mutex, oneshot, watch};
 
 use crate::{
     agent::{
@@ -253,6 +253,7 @@ async fn serve_reloading<D: Datapath>(
     let control = tokio::net::UnixListener::from_std(control).map_err(RunError::Runtime)?;
     // A start that fails has delivered nothing: it may be tried again and again.
     dispatcher.begin();
+    let dispatcher = Arc::new(Mutex::new(dispatcher));
     let (end_http, http_ends) = watch::channel(());
     let servers = [
         serve::spawn(
@@ -287,7 +288,8 @@ async fn serve_reloading<D: Datapath>(
         key_rotation,
     };
     let (end_drain, mut drain) = drain_loop.spawn(datapath).map_err(RunError::Runtime)?;
-    let reloader = Reloader::new(Arc::clone(&resolved), reread, reloaded_state, end_drain.0.clone());
+    let reloader =
+        Reloader::new(Arc::clone(&resolved), reread, reloaded_state, end_drain.0.clone(), Arc::clone(&dispatcher));
     let reloader = tokio::spawn(reloader.run(requests));
     tracing::info!(metrics = %format_args!("http://{address}/metrics"), "counting");
     if let Some(bound) = bound {
@@ -309,7 +311,7 @@ async fn serve_reloading<D: Datapath>(
         None => drain.await,
     };
     let outcome = ended.map_or(Err(RunError::Bug("drain loop")), |ended| ended.map_err(RunError::Kernel));
-    dispatcher.finish(resolved.shutdown_grace).await;
+    dispatcher.lock().await.finish(resolved.shutdown_grace).await;
     drop(end_http);
     for mut server in servers {
         if tokio::time::timeout(HTTP_GRACE, &mut server).await.is_err() {

@@ -204,3 +204,65 @@ async fn a_policy_that_a_reload_takes_out_and_puts_back_keeps_its_cool_downs() {
         assert_eq!(fired, again, "cool_down = {cool_down}");
     }
 }
+
+/// The twin is a reload that is refused: the hooks of before go on.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reload_takes_hooks_out_and_in_and_lets_running_deliveries_end() {
+    let directory = tempfile::tempdir().expect("directory");
+    let path = |name: &str| directory.path().join(name).display().to_string();
+    let file = directory.path().join("p.toml");
+    let policy = |hook: &str| {
+        format!("[[policies]]\nname = \"heavy\"\nthreshold = 500\nwindow = \"1m\"\nhooks = [\"{hook}\"]\n")
+    };
+    let hook = |name: &str, script: &str| {
+        format!("[[hooks]]\nname = \"{name}\"\nconcurrency = 1\nexec = [\"/bin/sh\", \"-c\", \"{script}\"]\n")
+    };
+    let write =
+        |more: &str| std::fs::write(&file, super::configuration_text(directory.path()) + more).expect("written");
+    let slow = format!("while [ ! -e {} ]; do sleep 0.01; done; cat >> {}", path("gate"), path("a"));
+    write(&(policy("a") + &hook("a", &slow)));
+    let resolved = crate::config::load(Some(&file), &Overrides::default()).expect("valid");
+    let socket = resolved.control_socket.clone();
+    let running = start(resolved, Seen { bytes: 600, subscribers: 2, ..Seen::default() }).await;
+    running.wait_for("/metrics", "peertally_hook_in_flight{hook=\"a\"} 1").await;
+    running.wait_for("/metrics", "peertally_hook_queued{hook=\"a\"} 1").await;
+    let reload = || {
+        let socket = socket.clone();
+        async move {
+            let asked = tokio::task::spawn_blocking(move || reload::ask(&socket, false)).await.expect("asked");
+            asked.expect("answered")
+        }
+    };
+    // The kernel refuses: the new hook is gone again, the old one goes on.
+    write(&(policy("b") + &hook("b", &format!("cat >> {}", path("b")))));
+    running.seen.lock().expect("lock").refuse = true;
+    assert_eq!(reload().await.result, ReloadResult::Failed);
+    running.wait_for("/metrics", "peertally_hook_in_flight{hook=\"a\"} 1").await;
+    running.seen.lock().expect("lock").refuse = false;
+
+    let report = reload().await;
+    let mut changes: Vec<String> = report.changes.iter().map(ToString::to_string).collect();
+    changes.sort();
+    assert_eq!(
+        (report.result, changes),
+        (ReloadResult::Applied, vec!["+ hooks b".into(), "- hooks a".into(), "~ policies heavy".into()])
+    );
+    let metrics = running.wait_for("/metrics", "peertally_hook_in_flight{hook=\"b\"}").await;
+    assert!(!metrics.contains("hook=\"a\""), "{metrics}");
+    std::fs::write(path("gate"), "").expect("written");
+    // One delivery of the old hook ends well, the other one fails. That subscriber fires again, for the new hook.
+    running.wait_for("/metrics", "peertally_hook_removed_deliveries_total 1").await;
+    running.wait_for("/metrics", "peertally_hook_deliveries_total{hook=\"b\"} 1").await;
+    let states = kept(directory.path());
+    let count = |state| states.iter().filter(|(each, _)| *each == state).count();
+    assert_eq!((count(EventState::Dead), count(EventState::Delivered)), (1, 2));
+    assert_eq!(std::fs::read_to_string(path("a")).expect("delivered").matches("\"fired\"").count(), 1);
+
+    // Another program under the same name goes on with the counts.
+    write(&(policy("b") + &hook("b", &format!("cat >> {}", path("c")))));
+    running.seen.lock().expect("lock").subscribers = 3;
+    let report = reload().await;
+    assert_eq!((report.result, report.changes[0].to_string()), (ReloadResult::Applied, "~ hooks b".to_owned()));
+    running.wait_for("/metrics", "peertally_hook_deliveries_total{hook=\"b\"} 2").await;
+    running.stop().await.0.expect("a clean end");
+}
