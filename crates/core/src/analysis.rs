@@ -118,6 +118,17 @@ impl Analysis {
         self.recorder.as_mut()
     }
 
+    /// Watches for a subscriber to fall below the threshold again, after an event that said that it reached it.
+    pub fn watch(&mut self, policy: &str, subscriber: Subscriber, event: Uuid) {
+        self.engine.watch(policy, subscriber, event);
+    }
+
+    /// The policies, by index.
+    #[must_use]
+    pub fn policies(&self) -> &[Arc<Policy>] {
+        self.engine.policies()
+    }
+
     /// Takes over a new key of the pseudonyms, which the analysis shares: subscribers of the top get their new names.
     pub fn rename_subscribers(&mut self) {
         self.top.rename(&self.subscribers, &self.pseudonyms);
@@ -133,7 +144,8 @@ impl Analysis {
         self.source = options.source;
     }
 
-    /// Analyses a drain; returns the result to publish, and an event for each policy that fired. `new_id` makes the
+    /// Analyses a drain; returns the result to publish, and an event for each policy that fired, and for
+    /// each subscriber who fell below the threshold again. `new_id` makes the
     /// events' identifiers.
     pub fn take(
         &mut self,
@@ -162,8 +174,9 @@ impl Analysis {
             recorder.end();
         }
         let firings = self.engine.end(&snapshot, &self.subscribers);
+        let clearings = self.engine.clear(&snapshot, &self.subscribers);
         self.top.end(&snapshot, &self.subscribers, &self.pseudonyms);
-        let events = firings
+        let mut events: Vec<PolicyEvent> = firings
             .into_iter()
             .filter_map(|firing| {
                 let subscriber = *self.subscribers.subscriber(firing.subscriber)?;
@@ -171,6 +184,11 @@ impl Analysis {
                 Some(PolicyEvent::new(new_id(), firing, policy, subscriber, &self.pseudonyms, &self.source))
             })
             .collect();
+        for clearing in clearings {
+            if let Some(policy) = self.engine.policies().get(clearing.now.policy) {
+                events.push(PolicyEvent::cleared(new_id(), clearing, policy, &self.pseudonyms, &self.source));
+            }
+        }
         let top = self.top.rows(&snapshot, &self.subscribers);
         snapshot.changes = Vec::new();
         if is_resumed {

@@ -21,7 +21,7 @@ use std::{sync::Arc, time::Duration};
 use ipnet::IpNet;
 use monitor_common::abi::protocol::{Confidence, Protocol, ProtocolClass};
 
-pub use evaluate::{Firing, PolicyCounts, PolicyEngine, Standing};
+pub use evaluate::{Clearing, Firing, PolicyCounts, PolicyEngine, Standing};
 pub use event::{EventMessage, PolicyEvent};
 pub use history::Sum;
 pub use remotes::RemoteEstimate;

@@ -16,7 +16,10 @@ pub use deliveries::{
     EndedDeliveries, HOOK_REMOVED, Outgoing, Settled, Waiting, delivered, end_stranded, fail_unknown_hooks, failed,
     outgoing, waiting,
 };
-pub use lists::{Active, DeliveryRow, EventRow, PRUNE_SLICE, active, counts, end_active, list, passed_since, prune};
+pub use lists::{
+    Active, DeliveryRow, EventRow, PRUNE_SLICE, active, begin_active, counts, end_active, end_active_of, list,
+    passed_since, prune,
+};
 use peertally_core::subscriber::Subscriber;
 use rusqlite::{CachedStatement, Connection, OptionalExtension as _, Result, Row, Transaction, params, types::Type};
 pub use standings::{CoolDown, Standing, cool, cool_downs, pending, standing};

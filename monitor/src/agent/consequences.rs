@@ -13,16 +13,17 @@ use std::{
 use peertally_core::{
     analysis::Analysis,
     policy::{
-        PolicyEvent, Standing,
+        self, Policy, PolicyEvent, Standing,
         ceiling::{Ceiling, CeilingRule},
     },
     words::SubscriberForm,
 };
 use peertally_store::{
     StoreError,
-    events::{self, CoolDown, EventKind, EventState, NewEvent, Subject},
+    events::{self, Active, CoolDown, EventKind, EventState, NewEvent, Subject},
     rusqlite::{self, Transaction},
 };
+use uuid::Uuid;
 
 use crate::deliver::{HookStats, book::EventBook};
 
@@ -149,7 +150,7 @@ impl Consequences {
             analysis.settle(&subject.policy, subject.subscriber, standing);
         }
         self.mark_uncommitted(analysis);
-        Ok(())
+        self.watch_active(analysis)
     }
 
     /// Tells the policies what became of their events since the drain before.
@@ -162,13 +163,35 @@ impl Consequences {
             analysis.settle(&subject.policy, subject.subscriber, standing);
         }
         self.mark_uncommitted(analysis);
+        if let Err(error) = self.watch_active(analysis) {
+            tracing::warn!(%error, "cannot read which subscribers are above a threshold; the next event will try again");
+        }
+    }
+
+    /// Has the policies watch for subscribers to fall below the threshold again: those of delivered events, and of
+    /// events without hooks. A policy that measures something else now cannot say so.
+    fn watch_active(&self, analysis: &mut Analysis) -> rusqlite::Result<()> {
+        let cleared: Vec<Subject> = {
+            let backlog = self.backlog.0.lock().unwrap_or_else(PoisonError::into_inner);
+            let committing = backlog.committing.iter().flat_map(|events| events.iter());
+            let waiting = backlog.waiting.iter().chain(committing);
+            waiting.filter(|event| event.kind == EventKind::Cleared).map(subject).collect()
+        };
+        let active = self.book.read(events::active)?;
+        for Active { id, subject, measures } in active.into_iter().filter(|each| !cleared.contains(&each.subject)) {
+            let same = |policy: &Arc<Policy>| *policy.name == *subject.policy && policy.measures() == measures;
+            if let (true, Ok(id)) = (analysis.policies().iter().any(same), Uuid::parse_str(&id)) {
+                analysis.watch(&subject.policy, subject.subscriber, id);
+            }
+        }
+        Ok(())
     }
 
     /// The store does not know of events on their way: their subjects wait, whatever it says.
     fn mark_uncommitted(&self, analysis: &mut Analysis) {
         let backlog = self.backlog.0.lock().unwrap_or_else(PoisonError::into_inner);
         let committing = backlog.committing.iter().flat_map(|events| events.iter());
-        for event in backlog.waiting.iter().chain(committing).filter(|event| event.state != EventState::Logged) {
+        for event in backlog.waiting.iter().chain(committing).filter(|event| is_pending(event)) {
             analysis.settle(&event.policy, event.subscriber, Some(Standing::Pending));
         }
     }
@@ -207,7 +230,8 @@ impl Consequences {
 
     fn new_event(&mut self, event: &PolicyEvent, rooms: &mut [usize], held: &mut BTreeMap<Arc<str>, u64>) -> NewEvent {
         let policy = &event.policy;
-        let reason = if policy.hooks.is_empty() {
+        // There is at most one `cleared` event for each delivered one, so no ceiling is needed.
+        let reason = if policy.hooks.is_empty() || event.kind == policy::event::EventKind::Cleared {
             None
         } else if !self.ceiling.pass(&policy.name, Instant::now()) {
             Some(HoldReason::Ceiling)
@@ -234,8 +258,11 @@ impl Consequences {
         };
         NewEvent {
             id: event.id.to_string(),
-            kind: EventKind::Fired,
-            fired: None,
+            kind: match event.kind {
+                policy::event::EventKind::Fired => EventKind::Fired,
+                policy::event::EventKind::Cleared => EventKind::Cleared,
+            },
+            fired: event.fired_event.map(|id| id.to_string()),
             policy: policy.name.to_string(),
             measures: policy.measures(),
             subscriber: event.subscriber,
@@ -344,12 +371,21 @@ impl Consequences {
 /// Adds an event. One without hooks begins its cool-down at once: nothing will be delivered.
 fn insert(transaction: &Transaction<'_>, event: &NewEvent) -> rusqlite::Result<()> {
     events::insert(transaction, event)?;
+    if event.kind == EventKind::Cleared {
+        return events::end_active_of(transaction, &subject(event));
+    }
     if event.state == EventState::Logged {
+        events::begin_active(transaction, &event.id)?;
         let cool_down =
             CoolDown { subject: subject(event), until: event.time.after(event.cool_down), length: event.cool_down };
         events::cool(transaction, &cool_down)?;
     }
     Ok(())
+}
+
+/// Whether the policy is silent for the subscriber until the event ends.
+fn is_pending(event: &NewEvent) -> bool {
+    event.state != EventState::Logged && event.kind == EventKind::Fired
 }
 
 fn subject(event: &NewEvent) -> Subject {
@@ -361,7 +397,7 @@ fn committed(book: &EventBook, event: &NewEvent) {
     book.changed();
     match event.state {
         EventState::Queued => book.enqueue(&event.id, &event.hooks, &event.time),
-        EventState::Logged => {
+        EventState::Logged if event.kind == EventKind::Fired => {
             book.settle((subject(event), Some(Standing::Cooling(Instant::now() + event.cool_down))));
         }
         _ => {}
@@ -418,6 +454,34 @@ mod tests {
         bench.book.store().writer().write(limit(1_000_000)).expect("a limit");
         assert_eq!(take(&mut bench, 0).len(), kept + 1);
         assert_eq!(bench.consequences.counts().uncommitted(), 0);
+    }
+
+    #[test]
+    fn a_cleared_event_is_committed_with_the_end_of_what_it_ends() {
+        let mut bench = bench(10);
+        let fired = PolicyEvent::clone(&event());
+        let (id, time) = (fired.id, bench.book.now());
+        assert_eq!(take_all(&mut bench, vec![fired.clone()]), [(EventKind::Fired, EventState::Queued)]);
+        let active = |bench: &Bench| bench.book.read(events::active).expect("reads").len();
+        let delivered =
+            move |transaction: &Transaction<'_>| events::delivered(transaction, &id.to_string(), "h", &time).map(drop);
+        bench.book.store().writer().write(delivered).expect("commits");
+        assert_eq!(active(&bench), 1);
+        let cleared =
+            PolicyEvent { id: Uuid::now_v7(), kind: policy::event::EventKind::Cleared, fired_event: Some(id), ..fired };
+        let kinds = take_all(&mut bench, vec![cleared]);
+        assert_eq!(kinds, [(EventKind::Cleared, EventState::Queued), (EventKind::Fired, EventState::Delivered)]);
+        assert_eq!(active(&bench), 0, "nobody is cleared twice");
+        let waiting = bench.book.read(|connection| events::waiting(connection, "h")).expect("reads");
+        assert_eq!(waiting.len(), 1, "the hook gets it");
+        assert!(bench.book.read(events::pending).expect("reads").is_empty(), "the policy may fire again");
+    }
+
+    fn take_all(bench: &mut Bench, taken: Vec<PolicyEvent>) -> Vec<(EventKind, EventState)> {
+        bench.consequences.take(taken);
+        bench.consequences.flush();
+        let rows = bench.book.read(|connection| events::list(connection, None, 100)).expect("reads");
+        rows.into_iter().map(|row| (row.kind, row.state)).collect()
     }
 
     #[test]

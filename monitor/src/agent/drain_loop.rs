@@ -281,7 +281,8 @@ impl DrainLoop {
                 subscriber = event.pseudonym,
                 value = event.firing.value,
                 evidence = event.source.evidence.label(),
-                "P2P protocol traffic reached the threshold of a policy"
+                kind = event.kind.label(),
+                "P2P protocol traffic reached the threshold of a policy, or fell below it again"
             );
         }
         self.consequences.take(events);

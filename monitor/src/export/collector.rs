@@ -7,7 +7,7 @@ use std::{
 };
 
 use monitor_common::abi::protocol::Protocol;
-use peertally_core::{analysis::DrainResult, snapshot::Counts};
+use peertally_core::{analysis::DrainResult, policy::event::EventKind, snapshot::Counts};
 use prometheus::{
     Encoder, Histogram, HistogramOpts, Registry, TextEncoder,
     core::{Collector, Desc},
@@ -300,7 +300,8 @@ fn policies(published: &DrainResult) -> Vec<Family> {
     let mut events = Family::new(&definitions::POLICY_EVENTS);
     let mut suppressed = Family::new(&definitions::POLICY_SUPPRESSED);
     for (name, counts) in &published.policies {
-        events.add(&[name], counts.fired as f64);
+        events.add(&[name, EventKind::Fired.label()], counts.fired as f64);
+        events.add(&[name, EventKind::Cleared.label()], counts.cleared as f64);
         suppressed.add(&[name, "cool_down"], counts.cooling as f64);
         suppressed.add(&[name, "pending"], counts.pending as f64);
         suppressed.add(&[name, "allow_list"], counts.allowed as f64);

@@ -131,8 +131,8 @@ definitions! {
         "Failed drains. The next drain has their counts.";
     EVALUATION_TIME = "/metrics" Gauge "peertally_evaluation_duration_seconds" in "seconds" by []:
         "Time the last evaluation of policies and top subscribers took.";
-    POLICY_EVENTS = "/metrics" Counter "peertally_policy_events_total" in "" by ["policy"]:
-        "Events that a policy made.";
+    POLICY_EVENTS = "/metrics" Counter "peertally_policy_events_total" in "" by ["policy", "kind"]:
+        "Events that a policy made: fired (a subscriber reached the threshold) or cleared (it fell below again).";
     POLICY_SUPPRESSED = "/metrics" Counter "peertally_policy_suppressed_total" in "" by ["policy", "reason"]:
         "Evaluations at or above the threshold that made no event: cool_down, pending (an event of that subscriber waits) or allow_list.";
     EVENTS = "/metrics" Gauge "peertally_events" in "" by ["state"]:

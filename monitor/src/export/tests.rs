@@ -164,7 +164,7 @@ fn values_are_those_of_the_drain() {
     );
     assert_eq!(of("peertally_subscribers_active{protocol=\"bittorrent\"}"), 1.0);
     assert_eq!(of("peertally_subscribers_active{protocol=\"gnutella\"}"), 0.0);
-    assert_eq!(of("peertally_policy_events_total{policy=\"heavy\"}"), 1.0);
+    assert_eq!(of("peertally_policy_events_total{policy=\"heavy\",kind=\"fired\"}"), 1.0);
     assert_eq!(of("peertally_xdp_attached{interface=\"eth0\",role=\"access\",mode=\"native\"}"), 1.0);
     assert_eq!(of("peertally_spoofed_packets_total{interface=\"eth0\",reason=\"spoofed\"}"), 4.0);
     assert_eq!(of("peertally_spoofed_bytes_total{interface=\"eth0\",reason=\"spoofed\"}"), 400.0);

@@ -11,10 +11,11 @@ use std::{
 };
 
 use monitor_common::abi::{protocol::Verdict, remotes::RemoteSet, tally::Totals};
+use uuid::Uuid;
 
 use super::{
     Policy, SubscriberIndex,
-    metric_group::{MetricGroup, WindowSums},
+    metric_group::{MetricGroup, PolicyAmounts, WindowSums},
     recorder::{KeptMeasures, Measure},
     subscriber_index::TallyOwner,
     verdict_index::VerdictIndex,
@@ -59,6 +60,8 @@ pub enum Standing {
 pub struct PolicyCounts {
     /// Events.
     pub fired: u64,
+    /// Events that said that a subscriber fell below the threshold again.
+    pub cleared: u64,
     /// Evaluations at or above the threshold during a cool-down.
     pub cooling: u64,
     /// Evaluations at or above the threshold while an event of that subscriber waits.
@@ -67,6 +70,21 @@ pub struct PolicyCounts {
     pub allowed: u64,
 }
 
+/// A subscriber that fell below the threshold of a policy again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Clearing {
+    /// What is in the window now. The number of the subscriber is [`u32::MAX`] if it has no tally.
+    pub now: Firing,
+    /// The subscriber.
+    pub subscriber: Subscriber,
+    /// The event that said that it reached the threshold.
+    pub fired: Uuid,
+}
+
+/// Part of the threshold, in percent, below which a subscriber counts as having fallen below it. Whoever stays near the
+/// threshold makes no event at each drain.
+const CLEARED_PERCENT: u128 = 80;
+
 /// The policies with their state.
 #[derive(Debug)]
 pub struct PolicyEngine {
@@ -74,6 +92,8 @@ pub struct PolicyEngine {
     groups: Vec<MetricGroup>,
     /// Why a policy does not fire for a subscriber, whose number another run of the agent does not know.
     standings: HashMap<(usize, Subscriber), Standing>,
+    /// Events whose subscribers have not fallen below the threshold since.
+    active: HashMap<(usize, Subscriber), Uuid>,
     /// Size of `standings` at which ended cool-downs are removed.
     sweep_at: usize,
     counts: Vec<PolicyCounts>,
@@ -88,7 +108,15 @@ impl PolicyEngine {
         regroup(&mut groups, &policies);
         let counts = vec![PolicyCounts::default(); policies.len()];
         let policies = policies.into_iter().map(Arc::new).collect();
-        Self { policies, groups, standings: HashMap::new(), sweep_at: 1024, counts, window_sums: WindowSums::default() }
+        Self {
+            policies,
+            groups,
+            standings: HashMap::new(),
+            active: HashMap::new(),
+            sweep_at: 1024,
+            counts,
+            window_sums: WindowSums::default(),
+        }
     }
 
     /// Takes other policies. One that stays, by its name, keeps its counts, its cool-downs and
@@ -103,6 +131,13 @@ impl PolicyEngine {
             Some(((place, subscriber), standing))
         };
         self.standings = standings.into_iter().filter_map(moved).collect();
+        // What measures something else now cannot say whether the subscriber fell below.
+        let active = std::mem::take(&mut self.active);
+        let goes_on = |((policy, subscriber), event): ((usize, Subscriber), Uuid)| {
+            let place = places.get(policy).copied().flatten()?;
+            (policies[place].measures() == self.policies[policy].measures()).then_some(((place, subscriber), event))
+        };
+        self.active = active.into_iter().filter_map(goes_on).collect();
         let mut counts = vec![PolicyCounts::default(); policies.len()];
         for (place, count) in places.iter().zip(&self.counts) {
             if let Some(place) = place {
@@ -148,6 +183,45 @@ impl PolicyEngine {
     /// Takes a measure of an earlier agent.
     pub(crate) fn add_restored(&mut self, measure: &Measure) {
         self.groups.iter_mut().for_each(|group| group.add_restored(measure));
+    }
+
+    /// Watches for a subscriber to fall below the threshold again, after an event that said that it reached it.
+    pub fn watch(&mut self, policy: &str, subscriber: Subscriber, event: Uuid) {
+        if let Some(index) = self.policies.iter().position(|each| &*each.name == policy) {
+            self.active.insert((index, subscriber), event);
+        }
+    }
+
+    /// Whoever of those that are watched has fallen below, in the order of policies and subscribers.
+    pub(crate) fn clear(&mut self, snapshot: &Snapshot, subscribers: &SubscriberIndex) -> Vec<Clearing> {
+        let Self { policies, groups, active, counts, window_sums, .. } = self;
+        let mut clearings = Vec::new();
+        active.retain(|(index, subscriber), fired| {
+            let policy = &policies[*index];
+            let same = |group: &&mut MetricGroup| group.metric == policy.metric && group.direction == policy.direction;
+            let Some(group) = groups.iter_mut().find(same) else { return true };
+            let read = group.read_policy(*index, subscriber, subscribers, window_sums, snapshot.taken);
+            let Some(PolicyAmounts { begun, value, parts, sum }) = read else { return true };
+            if u128::from(value) * 100 >= u128::from(policy.threshold) * CLEARED_PERCENT {
+                return true;
+            }
+            counts[*index].cleared += 1;
+            let span = snapshot.taken.saturating_duration_since(begun);
+            let now = Firing {
+                policy: *index,
+                subscriber: subscribers.number_of(subscriber).unwrap_or(u32::MAX),
+                value,
+                parts,
+                totals: sum.totals,
+                remotes: sum.remotes,
+                window_start: snapshot.taken_at.checked_sub(span).unwrap_or(snapshot.taken_at),
+                window_end: snapshot.taken_at,
+            };
+            clearings.push(Clearing { now, subscriber: *subscriber, fired: *fired });
+            false
+        });
+        clearings.sort_unstable_by_key(|clearing| (clearing.now.policy, clearing.subscriber));
+        clearings
     }
 
     /// Begins the evaluation of a drain. `subscribers` was updated with the snapshot; `reused` is the result of that.

@@ -9,7 +9,11 @@ use monitor_common::abi::{protocol::Verdict, settings::InspectionDepth};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::{Policy, evaluate::Firing, remotes::RemoteEstimate};
+use super::{
+    Policy,
+    evaluate::{Clearing, Firing},
+    remotes::RemoteEstimate,
+};
 use crate::{
     subscriber::{Pseudonyms, Subscriber},
     words::{Evidence, SubscriberForm},
@@ -101,6 +105,20 @@ impl PolicyEvent {
             subscriber,
             firing,
         }
+    }
+
+    /// The `cleared` event of a clearing.
+    #[must_use]
+    pub fn cleared(
+        id: Uuid,
+        clearing: Clearing,
+        policy: &Arc<Policy>,
+        pseudonyms: &Pseudonyms,
+        source: &EventSource,
+    ) -> Self {
+        let Clearing { now, subscriber, fired } = clearing;
+        let event = Self::new(id, now, policy, subscriber, pseudonyms, source);
+        Self { kind: EventKind::Cleared, fired_event: Some(fired), ..event }
     }
 
     /// The message that hooks get.

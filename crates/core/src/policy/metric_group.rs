@@ -30,6 +30,10 @@ use crate::{
 /// Place of a tally without history.
 const NO_PLACE: u32 = u32::MAX;
 
+/// Part of a window that must have been watched before anybody is said to be below a threshold. An agent that was away
+/// for long does not know what was counted in the window.
+const WATCHED: f64 = 0.8;
+
 /// Policies that measure one metric in one direction.
 #[derive(Debug)]
 pub(super) struct MetricGroup {
@@ -98,6 +102,17 @@ pub(super) struct WindowSums {
     sums: Vec<Sum>,
     /// Amount that each verdict adds to the evaluated window.
     parts: Vec<(Verdict, u64)>,
+}
+
+/// What a subscriber has in the window of a policy.
+pub(super) struct PolicyAmounts {
+    /// When the oldest traffic of the window may have passed.
+    pub(super) begun: Instant,
+    pub(super) value: u64,
+    /// Amount of each verdict that the policy covers, largest first.
+    pub(super) parts: Vec<(Verdict, u64)>,
+    /// Sum of the verdicts that it covers, whatever its metric.
+    pub(super) sum: Sum,
 }
 
 /// Policies of one group and window that reached their thresholds.
@@ -306,7 +321,8 @@ impl MetricGroup {
         mut breach: impl FnMut(&Breach<'_>),
     ) {
         let Some((number, _)) = moved.first().copied() else { return };
-        self.read_windows(number, subscribers, window_sums);
+        let Some(subscriber) = subscribers.subscriber(number) else { return };
+        self.read_windows(subscriber, Some(number), subscribers, window_sums);
         let (windows, added) = (self.windows.len(), self.added[number as usize]);
         // The limits of what did not move hold as they are.
         let has_moved = |verdict_index: VerdictIndex| moved.iter().any(|(_, each)| *each == verdict_index);
@@ -347,10 +363,16 @@ impl MetricGroup {
     }
 
     /// Reads the window sums of a subscriber's covered tallies.
-    fn read_windows(&mut self, number: u32, subscribers: &SubscriberIndex, window_sums: &mut WindowSums) {
+    fn read_windows(
+        &mut self,
+        subscriber: &Subscriber,
+        number: Option<u32>,
+        subscribers: &SubscriberIndex,
+        window_sums: &mut WindowSums,
+    ) {
         window_sums.tallies.clear();
         window_sums.sums.clear();
-        for slot in subscribers.slots(number) {
+        for slot in number.into_iter().flat_map(|number| subscribers.slots(number)) {
             let verdict_index = subscribers.owner(slot).verdict_index;
             if self.least[verdict_index.index()] == u64::MAX {
                 continue;
@@ -360,13 +382,43 @@ impl MetricGroup {
                 self.history.sums(place, &mut window_sums.sums);
             }
         }
-        let Some(subscriber) = subscribers.subscriber(number) else { return };
         for (verdict_index, place) in
             self.restored.subscribers.get(subscriber).iter().flat_map(|restored| &restored.tallies)
         {
             window_sums.tallies.push((*verdict_index, *place));
             self.history.sums(*place, &mut window_sums.sums);
         }
+    }
+
+    /// Amounts of a subscriber in the window of a policy of this group, whether they reach a threshold or not; `None`
+    /// unless the window has been watched for nearly all its length.
+    pub(super) fn read_policy(
+        &mut self,
+        policy: usize,
+        subscriber: &Subscriber,
+        subscribers: &SubscriberIndex,
+        window_sums: &mut WindowSums,
+        now: Instant,
+    ) -> Option<PolicyAmounts> {
+        let has = |group: &PolicyGroup| group.policies.iter().any(|(_, index)| *index == policy);
+        let index = self.windows.iter().position(|window| window.policy_groups.iter().any(has))?;
+        let begun = self.history.begin(index)?;
+        if now.saturating_duration_since(begun) < self.windows[index].length.mul_f64(WATCHED) {
+            return None;
+        }
+        self.read_windows(subscriber, subscribers.number_of(subscriber), subscribers, window_sums);
+        let windows = self.windows.len();
+        let policy_group = self.windows[index].policy_groups.iter().find(|group| has(group))?;
+        window_sums.parts.clear();
+        for ((verdict_index, _), sums) in window_sums.tallies.iter().zip(window_sums.sums.chunks_exact(windows)) {
+            let amount = amount(self.metric, self.direction, &sums[index].totals);
+            if let (Some(verdict), true) = (verdict_index.verdict(), amount > 0) {
+                window_sums.parts.push((verdict, amount));
+            }
+        }
+        let value = policy_group.value(&window_sums.parts);
+        let parts = policy_group.parts(&window_sums.parts);
+        Some(PolicyAmounts { begun, value, parts, sum: window_sums.sum(index, windows, policy_group) })
     }
 
     #[cfg(test)]

@@ -155,6 +155,13 @@ impl SubscriberIndex {
         iter::successors(first, move |slot| self.next.get(*slot as usize).and_then(|next| in_use(*next)))
     }
 
+    /// The number of a subscriber.
+    #[must_use]
+    pub fn number_of(&self, subscriber: &Subscriber) -> Option<u32> {
+        let is_same = |number: &u32| self.subscribers[*number as usize] == *subscriber;
+        self.numbers.find(self.hasher.hash_one(subscriber), is_same).copied()
+    }
+
     /// The subscriber of a number.
     #[must_use]
     pub fn subscriber(&self, number: u32) -> Option<&Subscriber> {

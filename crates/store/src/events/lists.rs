@@ -1,5 +1,6 @@
 //! Lists of events, and the removal of old ones.
 
+use peertally_core::subscriber::Subscriber;
 use rusqlite::{Connection, Result, Transaction, params};
 
 use super::{DeliveryState, EventKind, EventState, Subject, subject};
@@ -107,6 +108,29 @@ pub fn active(connection: &Connection) -> Result<Vec<Active>> {
     let rows =
         statement.query_map([], |row| Ok(Active { subject: subject(row)?, id: row.get(4)?, measures: row.get(5)? }))?;
     rows.collect()
+}
+
+/// Ends the wait of all events of a policy and a subscriber for the subscriber to fall below the threshold.
+///
+/// # Errors
+/// Those of SQLite.
+pub fn end_active_of(transaction: &Transaction<'_>, subject: &Subject) -> Result<()> {
+    let Subscriber { address, realm, prefix_len } = subject.subscriber;
+    transaction
+        .prepare_cached(
+            "UPDATE events SET is_active = 0 \
+             WHERE is_active = 1 AND policy = ?1 AND address = ?2 AND realm = ?3 AND prefix_len = ?4",
+        )?
+        .execute(params![subject.policy, address, realm, prefix_len])
+        .map(drop)
+}
+
+/// Begins the wait of an event without hooks for its subscriber to fall below the threshold.
+///
+/// # Errors
+/// Those of SQLite.
+pub fn begin_active(transaction: &Transaction<'_>, event: &str) -> Result<()> {
+    transaction.prepare_cached("UPDATE events SET is_active = 1 WHERE id = ?1")?.execute([event]).map(drop)
 }
 
 /// Ends the wait of a delivered event for its subscriber to fall below the threshold.

@@ -247,7 +247,7 @@ async fn a_reload_applies_all_of_a_configuration_or_nothing() {
     let resolved = crate::config::load(Some(&file), &Overrides::default()).expect("valid");
     let socket = resolved.control_socket.clone();
     let running = start(resolved, Seen { bytes: 300, ..Seen::default() }).await;
-    running.wait_for("/metrics", "peertally_policy_events_total{policy=\"first\"} 1").await;
+    running.wait_for("/metrics", "peertally_policy_events_total{policy=\"first\",kind=\"fired\"} 1").await;
     let reload = |check| {
         let socket = socket.clone();
         async move {
@@ -268,8 +268,8 @@ async fn a_reload_applies_all_of_a_configuration_or_nothing() {
     let report = reload(false).await;
     assert_eq!(report.result, ReloadResult::Applied);
     assert_ne!(report.digest, before);
-    running.wait_for("/metrics", "peertally_policy_events_total{policy=\"second\"} 1").await;
-    running.wait_for("/metrics", "peertally_policy_events_total{policy=\"first\"} 1").await;
+    running.wait_for("/metrics", "peertally_policy_events_total{policy=\"second\",kind=\"fired\"} 1").await;
+    running.wait_for("/metrics", "peertally_policy_events_total{policy=\"first\",kind=\"fired\"} 1").await;
 
     for (keys, result, part) in [
         ("drain_intervall = \"1s\"", ReloadResult::Invalid, "drain_intervall"),
@@ -288,7 +288,7 @@ async fn a_reload_applies_all_of_a_configuration_or_nothing() {
     let failed = reload(false).await;
     assert_eq!((failed.result, reload::exit(&failed)), (ReloadResult::Failed, Exit::Unavailable));
     assert!(failed.message.is_some_and(|message| message.contains("the fake kernel said no")));
-    let metrics = running.wait_for("/metrics", "peertally_policy_events_total{policy=\"second\"}").await;
+    let metrics = running.wait_for("/metrics", "peertally_policy_events_total{policy=\"second\",kind=\"fired\"}").await;
     for line in [
         "peertally_reloads_total{result=\"applied\"} 1",
         "peertally_reloads_total{result=\"invalid\"} 2",

@@ -12,7 +12,10 @@ use uuid::Uuid;
 use super::*;
 use crate::{
     analysis::{Analysis, AnalysisOptions},
-    policy::{Policy, PolicyEvent, ProtocolSet, event::EventSource},
+    policy::{
+        Policy, PolicyEvent, ProtocolSet,
+        event::{EventKind, EventSource},
+    },
     subscriber::Pseudonyms,
     testing::{Kernel, bytes, key},
     words::{Evidence, Metric, PolicyDirection},
@@ -271,6 +274,78 @@ fn tables_made_anew_count_from_zero_and_the_window_goes_on() {
     agent.restart(seconds(40));
     agent.kernel.count(bittorrent(1), bytes(1, 0));
     assert_eq!(agent.drain(seconds(40))[0].firing.value, 1001);
+}
+
+/// Kinds of the events, and the events that `cleared` ones end.
+fn kinds(events: &[PolicyEvent]) -> Vec<(EventKind, Option<Uuid>)> {
+    events.iter().map(|event| (event.kind, event.fired_event)).collect()
+}
+
+/// An agent whose subscriber has reached a threshold of 1000 bytes in an hour, at the 4000th second.
+fn above() -> Agent {
+    let mut agent = Agent::new(vec![policy("hour", 1000, 3600)]);
+    for at in (0..4000).step_by(100) {
+        agent.drain(seconds(at + 1));
+    }
+    agent.kernel.count(bittorrent(1), bytes(1500, 0));
+    assert_eq!(kinds(&agent.drain(seconds(4000))), [(EventKind::Fired, None)]);
+    watch(&mut agent);
+    agent
+}
+
+fn watch(agent: &mut Agent) {
+    let subscriber = crate::subscriber::Subscriber::of(&bittorrent(1)).expect("a subscriber");
+    agent.analysis.watch("hour", subscriber, Uuid::from_u128(7));
+}
+
+const CLEARED: [(EventKind, Option<Uuid>); 1] = [(EventKind::Cleared, Some(Uuid::from_u128(7)))];
+
+#[test]
+fn a_subscriber_who_falls_below_the_threshold_is_cleared_once() {
+    let mut agent = above();
+    for at in (4300..7200).step_by(300) {
+        assert!(agent.drain(seconds(at)).is_empty(), "still in the window at {at}");
+    }
+    // Near the threshold is not below it.
+    agent.kernel.count(bittorrent(1), bytes(850, 0));
+    assert_eq!(kinds(&agent.drain(seconds(7300))), [(EventKind::Fired, None)], "of 2350 bytes");
+    for at in (7600..10_300).step_by(300) {
+        assert!(agent.drain(seconds(at)).is_empty(), "850 bytes at {at}");
+    }
+    let found = [10_600, 10_900, 11_200, 11_500].map(|at| kinds(&agent.drain(seconds(at))));
+    assert_eq!(found.concat(), CLEARED, "and then it is over");
+    assert_eq!(agent.drain(seconds(11_800)).len(), 0);
+}
+
+#[test]
+fn who_falls_below_while_no_agent_runs_is_cleared_at_the_start() {
+    let mut agent = above();
+    for at in (4300..7000).step_by(300) {
+        assert!(agent.drain(seconds(at)).is_empty(), "in the window at {at}");
+    }
+    agent.restart(seconds(7000));
+    watch(&mut agent);
+    assert!(agent.drain(seconds(7000)).is_empty(), "not yet");
+    // The tally may have left the table meanwhile.
+    agent.kernel.make_anew();
+    agent.restart(seconds(4000 + 4000));
+    watch(&mut agent);
+    agent.kernel.count(bittorrent(2), bytes(1, 0));
+    let events = [8000, 8300, 8600].map(|at| kinds(&agent.drain(seconds(at)))).concat();
+    assert_eq!(events, CLEARED);
+}
+
+#[test]
+fn nobody_is_cleared_by_an_agent_that_was_away_for_too_long_to_know() {
+    let mut agent = above();
+    agent.kernel.count(bittorrent(1), bytes(9999, 0));
+    agent.restart(seconds(20_000));
+    watch(&mut agent);
+    for at in (20_000..22_800).step_by(400) {
+        assert!(agent.drain(seconds(at)).is_empty(), "the window has not been watched at {at}");
+    }
+    let events = [22_900, 23_300, 23_700].map(|at| kinds(&agent.drain(seconds(at)))).concat();
+    assert_eq!(events, CLEARED);
 }
 
 #[test]

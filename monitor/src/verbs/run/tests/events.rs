@@ -118,7 +118,7 @@ async fn a_wall_clock_that_is_set_moves_no_window_and_no_cool_down() {
         let cooling = "peertally_policy_suppressed_total{policy=\"heavy\",reason=\"cool_down\"} 1";
         running.wait_for("/metrics", cooling).await;
         let (_, metrics) = running.get("/metrics").await;
-        assert!(metrics.contains("peertally_policy_events_total{policy=\"heavy\"} 1\n"), "{metrics}");
+        assert!(metrics.contains("peertally_policy_events_total{policy=\"heavy\",kind=\"fired\"} 1\n"), "{metrics}");
         for path in ["/livez", "/readyz"] {
             assert_eq!(running.get(path).await, (200, "ok\n".to_owned()), "{path}");
         }
@@ -193,13 +193,13 @@ async fn a_policy_that_a_reload_takes_out_and_puts_back_keeps_its_cool_downs() {
             assert_eq!(asked.expect("answered").result, ReloadResult::Applied);
         }
         let next = if again {
-            "peertally_policy_events_total{policy=\"heavy\"} 1"
+            "peertally_policy_events_total{policy=\"heavy\",kind=\"fired\"} 1"
         } else {
             "peertally_policy_suppressed_total{policy=\"heavy\",reason=\"cool_down\"} 2"
         };
         running.wait_for("/metrics", next).await;
         let (_, metrics) = running.get("/metrics").await;
-        let fired = !metrics.contains("peertally_policy_events_total{policy=\"heavy\"} 0");
+        let fired = !metrics.contains("peertally_policy_events_total{policy=\"heavy\",kind=\"fired\"} 0");
         running.stop().await.0.expect("a clean end");
         assert_eq!(fired, again, "cool_down = {cool_down}");
     }
