@@ -91,6 +91,12 @@ impl Analysis {
         }
     }
 
+    /// Most subscribers that had tallies at once: what is kept for each takes as much memory.
+    #[must_use]
+    pub fn subscribers_at_once(&self) -> usize {
+        self.subscribers.len()
+    }
+
     /// Sets why a policy does not fire for a subscriber; `None`: it may. A policy that fired does not fire again for
     /// the subscriber before the caller said what became of the event.
     pub fn settle(&mut self, policy: &str, subscriber: Subscriber, standing: Option<Standing>) {
@@ -152,6 +158,11 @@ impl Analysis {
         mut snapshot: Snapshot,
         mut new_id: impl FnMut() -> Uuid,
     ) -> (DrainResult, Vec<PolicyEvent>) {
+        // Not after the update: what a subscriber had that came back with it stays.
+        let forgotten = self.subscribers.release(|number| self.top.has(number));
+        self.engine.forget(&forgotten);
+        self.top.forget(&forgotten);
+        self.active.forget(&forgotten);
         let reused = self.subscribers.update(&snapshot);
         let is_resumed = self.begin_recording(&mut snapshot);
         self.engine.begin(&snapshot, &self.subscribers, &reused);

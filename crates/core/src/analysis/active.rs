@@ -47,6 +47,15 @@ impl Active {
         }
     }
 
+    /// Forgets subscribers, whose numbers others get.
+    pub(super) fn forget(&mut self, numbers: &[u32]) {
+        for number in numbers {
+            if let Some(moved) = self.moved.get_mut(*number as usize) {
+                *moved = 0;
+            }
+        }
+    }
+
     /// Records the subscribers of tallies that moved.
     pub(super) fn take(&mut self, owners: &[TallyOwner]) {
         for owner in owners {

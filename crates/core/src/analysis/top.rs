@@ -89,6 +89,20 @@ impl Top {
         }
     }
 
+    /// Whether a subscriber is among the members.
+    pub(crate) fn has(&self, number: u32) -> bool {
+        self.members.contains_key(&number)
+    }
+
+    /// Forgets subscribers, whose numbers others get.
+    pub(crate) fn forget(&mut self, numbers: &[u32]) {
+        for number in numbers {
+            if let Some(score) = self.scores.get_mut(*number as usize) {
+                *score = 0.0;
+            }
+        }
+    }
+
     /// Continues with a part of the changes and their owners.
     pub(crate) fn take(&mut self, changes: &[TallyChange], owners: &[TallyOwner]) {
         if self.rank == 0 {

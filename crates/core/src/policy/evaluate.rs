@@ -233,6 +233,11 @@ impl PolicyEngine {
         }
     }
 
+    /// Forgets subscribers, whose numbers others get.
+    pub(crate) fn forget(&mut self, numbers: &[u32]) {
+        self.groups.iter_mut().for_each(|group| group.forget(numbers));
+    }
+
     /// Continues with a part of the changes and their owners.
     pub(crate) fn take(&mut self, snapshot: &Snapshot, changes: &[TallyChange], owners: &[TallyOwner]) {
         if !snapshot.interval.is_zero() {

@@ -48,7 +48,7 @@ pub(super) struct MetricGroup {
     /// By place: what [`MetricGroup::added`] of its subscriber must reach before a policy that covers the tally can
     /// fire.
     limits: Vec<u64>,
-    /// Total of each subscriber's covered tallies since it was first seen. At least the amount in any window.
+    /// Total of each subscriber's covered tallies since it got its number. At least the amount in any window.
     added: Vec<u64>,
     /// Subscribers that may reach a threshold, with the verdict that moved.
     candidates: Vec<(u32, VerdictIndex)>,
@@ -262,6 +262,15 @@ impl MetricGroup {
         if let Some(place) = self.place(slot) {
             // At the next change, the windows are read.
             self.limits[place] = 0;
+        }
+    }
+
+    /// Forgets subscribers, whose numbers others get.
+    pub(super) fn forget(&mut self, numbers: &[u32]) {
+        for number in numbers {
+            if let Some(added) = self.added.get_mut(*number as usize) {
+                *added = 0;
+            }
         }
     }
 

@@ -48,6 +48,9 @@ impl TallyOwner {
 }
 
 /// Which subscriber each tally slot belongs to, and which slots each subscriber has.
+///
+/// A subscriber whose last slot was freed loses its number, which then goes to another one: addresses that change daily
+/// take no more memory than those of a day.
 #[derive(Debug, Default)]
 pub struct SubscriberIndex {
     keys: Arc<Vec<TallyKey>>,
@@ -62,6 +65,10 @@ pub struct SubscriberIndex {
     ends: Vec<(u32, u32)>,
     /// Numbers by the subscriber's hash; `subscribers` has the keys. A table of both would take five times the memory.
     numbers: HashTable<u32>,
+    /// Numbers whose subscribers have lost slots.
+    emptied: Vec<u32>,
+    /// Numbers of no subscriber.
+    free: Vec<u32>,
     hasher: RandomState,
 }
 
@@ -98,10 +105,14 @@ impl SubscriberIndex {
         let number = match self.numbers.entry(hasher.hash_one(subscriber), is_same, hash) {
             Entry::Occupied(entry) => *entry.get(),
             Entry::Vacant(entry) => {
-                let number = subscribers.len() as u32;
+                let number = self.free.pop().unwrap_or(subscribers.len() as u32);
                 entry.insert(number);
-                self.subscribers.push(subscriber);
-                self.ends.push((NO_SLOT, NO_SLOT));
+                if number as usize == self.subscribers.len() {
+                    self.subscribers.push(subscriber);
+                    self.ends.push((NO_SLOT, NO_SLOT));
+                } else {
+                    self.subscribers[number as usize] = subscriber;
+                }
                 number
             }
         };
@@ -129,7 +140,35 @@ impl SubscriberIndex {
         }
         let left: Vec<u32> = self.slots(number).filter(|each| *each != slot).collect();
         self.ends[number as usize] = (NO_SLOT, NO_SLOT);
+        if left.is_empty() {
+            self.emptied.push(number);
+        }
         left.into_iter().for_each(|each| self.link(number, each));
+    }
+
+    /// Takes the numbers of subscribers without a slot back, unless somebody needs them yet; returns them. Whatever is
+    /// known by such a number is another subscriber's from the next update on.
+    pub(crate) fn release(&mut self, is_needed: impl Fn(u32) -> bool) -> Vec<u32> {
+        let mut released = Vec::new();
+        self.emptied.sort_unstable();
+        self.emptied.dedup();
+        for number in std::mem::take(&mut self.emptied) {
+            if self.ends[number as usize].0 != NO_SLOT {
+                // It has come back.
+                continue;
+            }
+            if is_needed(number) {
+                self.emptied.push(number);
+                continue;
+            }
+            let hash = self.hasher.hash_one(self.subscribers[number as usize]);
+            if let Ok(entry) = self.numbers.find_entry(hash, |other| *other == number) {
+                entry.remove();
+                released.push(number);
+            }
+        }
+        self.free.extend(&released);
+        released
     }
 
     /// Owner and verdict of a slot.
@@ -168,7 +207,7 @@ impl SubscriberIndex {
         self.subscribers.get(number as usize)
     }
 
-    /// Number of subscribers ever seen; numbers are below it.
+    /// Most subscribers that were known at once; numbers are below it.
     #[must_use]
     pub fn len(&self) -> usize {
         self.subscribers.len()
@@ -221,6 +260,36 @@ mod tests {
         assert_eq!(index.slots(index.owner(2).subscriber).collect::<Vec<_>>(), [2]);
         assert_eq!(index.owner(0).subscriber, NO_SUBSCRIBER);
         assert_eq!(index.slots(NO_SUBSCRIBER).count(), 0);
+    }
+
+    #[test]
+    fn the_number_of_a_subscriber_without_slots_goes_to_another() {
+        let keys = |hosts: &[u32]| hosts.iter().map(|host| key(*host, Protocol::BitTorrent)).collect::<Vec<_>>();
+        let (mut index, _) = after(&[&keys(&[1, 2])]);
+        assert!(index.release(|_| false).is_empty());
+        let update = |index: &mut SubscriberIndex, keys: &[TallyKey]| {
+            let keys = [&[TallyKey::CATCH_ALL], keys].concat();
+            index.update(&Snapshot { keys: Arc::new(keys), ..Kernel::new().drain_at(Duration::ZERO) });
+        };
+        let gone = index.owner(1).subscriber;
+        update(&mut index, &[TallyKey::CATCH_ALL, key(2, Protocol::BitTorrent)]);
+        assert!(index.release(|number| number == gone).is_empty(), "somebody needs it");
+        assert_eq!(index.release(|_| false), [gone]);
+        assert!(index.release(|_| false).is_empty(), "once");
+        update(&mut index, &keys(&[3, 2]));
+        assert_eq!((index.owner(1).subscriber, index.len()), (gone, 2));
+        assert_eq!(index.subscriber(gone).map(|found| found.block().to_string()).as_deref(), Some("0.0.0.3/32"));
+        update(&mut index, &keys(&[3, 2, 1]));
+        assert_eq!((index.owner(3).subscriber, index.len()), (2, 3), "who comes back is new");
+    }
+
+    #[test]
+    fn a_subscriber_that_moves_to_another_slot_keeps_its_number() {
+        let (first, second) = (key(1, Protocol::BitTorrent), key(2, Protocol::BitTorrent));
+        let (mut index, _) = after(&[&[first, second], &[TallyKey::CATCH_ALL, second, first]]);
+        assert!(index.release(|_| false).is_empty());
+        assert_eq!(index.slots(index.owner(3).subscriber).collect::<Vec<_>>(), [3]);
+        assert_eq!(index.len(), 2);
     }
 
     #[test]
