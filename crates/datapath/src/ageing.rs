@@ -17,6 +17,8 @@
 //! only the last step; all others begin again. No count is lost, and none is booked twice.
 
 mod grace;
+#[cfg(test)]
+mod month;
 mod selection;
 mod slot_set;
 #[cfg(test)]
@@ -39,7 +41,7 @@ use monitor_common::{
 };
 use peertally_core::{
     booked::{BookedTally, BookedTotals, BookingError, ReplacedTables},
-    snapshot::AgeingCounts,
+    snapshot::{AgeingCounts, TallyChange},
 };
 
 pub(crate) use grace::wait_for_packets;
@@ -95,6 +97,9 @@ pub struct Ageing {
     unremoved: Vec<u32>,
     /// Marked slots by key.
     leaving: HashMap<TallyKey, u32>,
+    /// Slots that moved in a drain since the latest selection: what is in the counters of flows has not reached their
+    /// tallies yet.
+    moved: SlotSet,
     /// Batch that is being booked.
     batch: Vec<BookedTally>,
     grace: Box<dyn GracePeriods>,
@@ -137,12 +142,18 @@ impl Ageing {
             held: Vec::new(),
             unremoved: Vec::new(),
             leaving: HashMap::new(),
+            moved: SlotSet::default(),
             batch: Vec::new(),
             grace,
             books,
             selected_s: None,
             counts: AgeingCounts::default(),
         }
+    }
+
+    /// Sets another age. Tallies that are on their way out go on.
+    pub fn set_age(&mut self, age: Duration) {
+        self.age_s = age.as_secs().max(1);
     }
 
     /// What was done so far.
@@ -175,6 +186,14 @@ impl Ageing {
     /// [`BookingError`]; nothing is booked then.
     pub(crate) fn carry(&mut self, view: &View<'_>, replaced: Vec<ReplacedTables>) -> Result<(), BookingError> {
         self.books.carry(replaced, tables_number(view)).inspect_err(|_| self.counts.failures += 1)
+    }
+
+    /// Takes note of slots that moved in a drain.
+    pub fn note_moved(&mut self, changes: &[TallyChange]) {
+        if let Some(last) = changes.last() {
+            self.moved.grow(last.slot as usize + 1);
+            changes.iter().for_each(|change| self.moved.insert(change.slot));
+        }
     }
 
     /// The steps before a table read; returns the slots that were freed.
@@ -238,12 +257,31 @@ impl Ageing {
             self.stage = Stage::Booking;
         }
         if self.stage == Stage::Idle {
+            let now_s = view.settings.clock_s.load();
+            self.moved.take(|slot| {
+                if let Some(tally) = view.tallies.get(slot as usize) {
+                    tally.last_seen_s.store(now_s);
+                }
+            });
             let mut slots = self.select(view, kept);
-            slots.append(&mut self.held);
+            slots.append(&mut self.due_of_held(view));
             if !slots.is_empty() {
                 self.mark(view, index, slots);
             }
         }
+    }
+
+    /// Takes those of the held slots that have not moved for long enough again. The others stay held: their key has
+    /// another slot by now or gets one with its next flow, and both are shown as one, so no window loses what they have.
+    fn due_of_held(&mut self, view: &View<'_>) -> Vec<u32> {
+        let (now_s, least_s) = (view.settings.clock_s.load(), self.least_age_s(view));
+        let is_due = |slot: &u32| {
+            let seen_s = view.tallies.get(*slot as usize).map_or(0, |tally| tally.last_seen_s.load());
+            now_s.saturating_sub(seen_s) >= least_s
+        };
+        let (due, held) = std::mem::take(&mut self.held).into_iter().partition(is_due);
+        self.held = held;
+        due
     }
 
     /// Gives slots back that lost against another one of their key.
@@ -304,8 +342,11 @@ impl Ageing {
                 named.insert(slots.1);
             }
         });
-        let (held, leaving) = self.slots.iter().copied().partition(|slot| named.has(*slot));
-        (self.held, self.slots) = (held, leaving);
+        // Those that moved since they were marked are held, too: a window may need them yet.
+        let is_held = |slot: &u32| named.has(*slot) || self.moved.has(*slot);
+        let (held, leaving): (Vec<u32>, _) = self.slots.iter().copied().partition(is_held);
+        self.held.extend(held);
+        self.slots = leaving;
     }
 
     /// Zeroes a booked tally and frees its slot.
@@ -320,7 +361,7 @@ impl Ageing {
 
     /// Puts free slots into the ring.
     fn give(&mut self, view: &View<'_>, slots: impl Iterator<Item = u32>) {
-        let mut ticket = view.settings.next_slot.load() + view.slots_free() as u64;
+        let mut ticket = view.ring_end();
         for slot in slots {
             let index = slot_ring::index(ticket, view.settings.tally_mask) as usize;
             if let Some(cell) = view.free_slots.get(index) {
@@ -367,8 +408,7 @@ impl Ageing {
     /// Gives slots that were handed out or freed, and that neither a key nor the ring has.
     fn give_lost(&mut self, view: &View<'_>) {
         let lost = || {
-            let next = view.settings.next_slot.load();
-            let ring = (next..next + view.slots_free() as u64).filter_map(|ticket| view.free_slot(ticket));
+            let ring = (view.settings.next_slot.load()..view.ring_end()).filter_map(|ticket| view.free_slot(ticket));
             let in_ring = SlotSet::of(&ring.collect::<Vec<_>>(), view.tallies.len());
             let slots = 1..view.slots_in_use() as u32;
             let unused = |slot: &u32| {

@@ -388,6 +388,12 @@ impl Datapath for AttachedDatapath {
         Ok(())
     }
 
+    fn set_tally_age(&mut self, age: Duration) {
+        if let Some((ageing, _)) = &mut self.ageing {
+            ageing.set_age(age);
+        }
+    }
+
     fn finish(mut self, on_exit: OnExit) -> Result<(), AttachError> {
         match on_exit {
             OnExit::Leave => {

@@ -82,6 +82,9 @@ pub trait Datapath: Send + 'static {
         Ok(())
     }
 
+    /// Sets another age for [`Self::age_tallies`].
+    fn set_tally_age(&mut self, _age: Duration) {}
+
     /// Leaves the program attached, or detaches it and removes its pins.
     ///
     /// # Errors

@@ -153,8 +153,20 @@ impl View<'_> {
     /// Slots that a program can take before it finds the ring empty.
     #[must_use]
     pub fn slots_free(&self) -> usize {
+        self.given_from(self.settings.next_slot.load())
+    }
+
+    /// The ticket of the next slot that is given back.
+    #[must_use]
+    pub fn ring_end(&self) -> u64 {
+        // One look: programs advance the ticket meanwhile, and the end stays.
         let next = self.settings.next_slot.load();
-        // The cells from the next ticket on are given, up to the end of the ring.
+        next + self.given_from(next) as u64
+    }
+
+    /// Cells of the ring that are given from this ticket on.
+    fn given_from(&self, next: u64) -> usize {
+        // Up to the end of the ring.
         let (mut given, mut end) = (0, self.tallies.len() as u64);
         while given < end {
             let middle = given.midpoint(end);

@@ -236,6 +236,7 @@ impl DrainLoop {
             if let Err(error) = self.consequences.restore(&mut self.analysis) {
                 tracing::error!(%error, "cannot read the cool-downs of policies that are back; they may fire again");
             }
+            datapath.set_tally_age(after.age_of_tallies());
             self.interval = after.drain_interval;
             self.heartbeat.set_limit(heartbeat::limit(after.drain_interval));
             if let Some(log) = &mut self.hit_log {

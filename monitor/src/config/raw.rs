@@ -63,7 +63,7 @@ pub struct Raw {
     pub drain_interval: DurationText<100, HOUR>,
     /// Time without traffic after which a tally gives its place in the kernel's table back. Its counters go into the
     /// store and go on from there when the subscriber comes back within 31 days. Never shorter than the longest
-    /// `window` of a policy, unless more than 80 % of `capacity.tallies` are in use: then the tallies without traffic
+    /// `window` of a policy, unless more than 70 % of `capacity.tallies` are in use: then the tallies without traffic
     /// for longest go first.
     // Below two minutes a tally might leave while its flow is active.
     pub tally_age: DurationText<120_000, { 31 * DAY }>,

@@ -111,6 +111,12 @@ pub struct Overrides {
 }
 
 impl Resolved {
+    /// Time without traffic after which tallies leave. A tally that left has no window, so no policy's is longer.
+    #[must_use]
+    pub fn age_of_tallies(&self) -> Duration {
+        self.policies.iter().map(|policy| policy.window).fold(self.tally_age, Duration::max)
+    }
+
     /// Refuses a configuration that names no interface: `run` has nothing to attach to.
     ///
     /// # Errors

@@ -245,9 +245,7 @@ async fn serve_reloading<D: Datapath>(
     if let Some(prepared) = prepared {
         tokio::spawn(depth_record::record(prepared, Arc::clone(&state)));
     }
-    // A tally that left has no window.
-    let window = resolved.policies.iter().map(|policy| policy.window).max().unwrap_or_default();
-    datapath.age_tallies(resolved.tally_age.max(window), Box::new(totals)).map_err(RunError::kernel)?;
+    datapath.age_tallies(resolved.age_of_tallies(), Box::new(totals)).map_err(RunError::kernel)?;
 
     let tcp = tokio::net::TcpListener::from_std(tcp).map_err(RunError::Runtime)?;
     let control = tokio::net::UnixListener::from_std(control).map_err(RunError::Runtime)?;

@@ -1,13 +1,18 @@
 //! Which tallies leave: those that have not moved for the age, or, in a table that is nearly full, those that have not
 //! moved for longest.
 
+use monitor_common::abi::limits::UNCLASSIFIED_QUARTERS;
+
 use super::{Ageing, is_active, named_by_flows, slot_set::SlotSet};
 use crate::view::View;
 
-/// Part of the table, in percent, beyond which tallies leave before their age.
-const PRESSED_PERCENT: u64 = 80;
+/// Part of the table, in percent, beyond which tallies leave before their age: below the part that traffic without a
+/// P2P verdict may take, so that it finds room while there are tallies that may leave.
+const PRESSED_PERCENT: u64 = 70;
 /// Part of the table, in percent, down to which they do.
-const RELIEVED_PERCENT: u64 = 75;
+const RELIEVED_PERCENT: u64 = 65;
+
+const _: () = assert!(PRESSED_PERCENT < UNCLASSIFIED_QUARTERS * 25);
 /// Least time without a move of a tally that leaves, in seconds: longer than a flow is active after its last packet.
 const LEAST_AGE_S: u64 = 120;
 /// A batch has at most one slot of so many, and at least [`LEAST_BATCH`].
@@ -29,7 +34,18 @@ const fn class(age_s: u64) -> usize {
     (octave as usize - 2) * 8 + (age_s >> (octave - 3)) as usize - 8
 }
 
+/// Whether so much of the table is in use that tallies leave before their age.
+fn is_pressed(view: &View<'_>) -> bool {
+    let capacity = view.tallies.len() as u64;
+    (capacity - view.slots_free() as u64) * 100 > capacity * PRESSED_PERCENT
+}
+
 impl Ageing {
+    /// Seconds without a move after which a slot that is out of use may leave.
+    pub(super) fn least_age_s(&self, view: &View<'_>) -> u64 {
+        if is_pressed(view) { self.age_s.min(LEAST_AGE_S) } else { self.age_s }
+    }
+
     /// Slots of the next batch.
     pub(super) fn select(&mut self, view: &View<'_>, kept: impl Fn(u32) -> bool) -> Vec<u32> {
         let now_s = view.settings.clock_s.load();

@@ -221,6 +221,82 @@ fn who_comes_back_goes_on_where_it_was() {
     world.end();
 }
 
+/// Drains until the only tally has left; returns the seconds.
+fn seconds_until_it_leaves(world: &mut World) -> u64 {
+    let begun_s = world.now_s;
+    while world.ageing.counts().retired == 0 {
+        world.drain();
+    }
+    world.now_s - begun_s
+}
+
+/// A long flow, whose inspection is over, so that no pause begins it anew; and a packet of it with each drain.
+fn long_flow(drains: u64) -> World {
+    let mut world = World::new(16, 64);
+    (0..80).for_each(|_| world.send_from(1, 1000));
+    for _ in 0..drains {
+        world.send_from(1, 1000);
+        world.drain();
+    }
+    world
+}
+
+#[test]
+fn a_tally_leaves_at_its_age_after_the_last_packet_of_a_long_flow() {
+    // What the flow counts reaches its tally only at its end.
+    let mut world = long_flow(3 * AGE_S / DRAIN_S);
+    let left_s = seconds_until_it_leaves(&mut world);
+    assert!((AGE_S..AGE_S + 12 * DRAIN_S).contains(&left_s), "after {left_s} s");
+    world.end();
+}
+
+#[test]
+fn a_tally_that_moves_on_its_way_out_leaves_at_its_age_after_that() {
+    for step in 0..6 {
+        let mut world = long_flow(1);
+        while !world.path.view().keys[1].is_retiring() {
+            world.drain();
+        }
+        (0..step).for_each(|_| drop(world.drain()));
+        if world.ageing.counts().retired > 0 {
+            continue;
+        }
+        world.send_from(1, 1000);
+        world.drain();
+        let is_new = world.ageing.counts().retired > 0 || world.path.view().tallies_in_use() > 2;
+        let left_s = seconds_until_it_leaves(&mut world);
+        assert!(is_new || left_s >= AGE_S - DRAIN_S, "step {step}: after {left_s} s");
+        world.end();
+    }
+}
+
+#[test]
+fn a_longer_age_holds_from_the_next_drain_on() {
+    let mut world = World::new(16, 64);
+    world.send(1);
+    world.drain();
+    world.ageing.set_age(Duration::from_secs(3 * AGE_S));
+    for _ in 0..2 * AGE_S / DRAIN_S {
+        world.drain();
+    }
+    assert_eq!(world.ageing.counts().retired, 0);
+    for _ in 0..AGE_S / DRAIN_S + 12 {
+        world.drain();
+    }
+    assert_eq!(world.ageing.counts().retired, 1);
+}
+
+#[test]
+fn slots_go_to_the_end_of_the_ring_while_programs_take_from_its_front() {
+    let world = World::new(16, 64);
+    let view = world.path.view();
+    let end = view.ring_end();
+    for taken in 1..5 {
+        view.settings.next_slot.add(1);
+        assert_eq!((view.ring_end(), view.slots_free() as u64), (end, 15 - taken));
+    }
+}
+
 #[test]
 fn who_comes_back_at_any_step_has_one_row() {
     for step in 0..12 {

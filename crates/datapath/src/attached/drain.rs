@@ -81,18 +81,21 @@ impl Drain {
         read: TableRead,
         begun: Instant,
         context: &DrainContext<'_>,
-        ageing: Option<&mut Ageing>,
+        mut ageing: Option<&mut Ageing>,
     ) -> Snapshot {
         let baseline = self.last.is_none();
         let interval = self.last.map_or(Duration::ZERO, |last| begun.duration_since(last));
         self.last = Some(begun);
         let counts = ageing.as_ref().map_or_else(Default::default, |ageing| ageing.counts());
         let named = self.name(view, read.totals.len(), ageing.as_deref());
-        if let Some(ageing) = ageing {
+        if let Some(ageing) = &mut ageing {
             self.find_bases(named.keys, ageing);
             ageing.give_withdrawn(view, &named.withdrawn);
         }
         let changes = self.advance(read.totals, baseline);
+        if let Some(ageing) = ageing {
+            ageing.note_moved(&changes);
+        }
         self.advance_node(&read.node);
         Snapshot {
             taken_at: SystemTime::now(),
