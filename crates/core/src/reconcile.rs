@@ -170,7 +170,12 @@ pub fn plan(names: &[Arc<str>], links: &[Link], pinned: &[Pinned], mode: XdpMode
     let mut later = Vec::new();
     let mut kept: Vec<u32> = Vec::new();
     let found: Vec<Option<&Link>> = names.iter().map(|name| link_of(name, names, links, pinned)).collect();
-    let own = |link: &Link| pinned.iter().find(|pinned| holds(pinned, link));
+    // A start that was killed may leave a second pin of one attachment: the one with the right name counts.
+    // A device may have a second pin, of an index that it had before: the one with its present index counts.
+    let own = |link: &Link| {
+        let held = pinned.iter().filter(|pinned| holds(pinned, link));
+        held.max_by_key(|pinned| pinned.pin == link.index)
+    };
     // An interface that is attached keeps its index from one that comes later.
     let (mut order, rest): (Vec<usize>, Vec<usize>) =
         (0..names.len()).partition(|place| found[*place].is_some_and(|link| own(link).is_some()));

@@ -64,6 +64,16 @@ fn an_interface_that_moved_is_let_go_and_attached_again_when_it_is_back() {
 }
 
 #[test]
+fn of_two_pins_of_a_device_the_one_with_its_index_counts() {
+    let (before, present) = (pinned(3, Some(9), "a"), pinned(9, Some(9), "a"));
+    for pins in [[before.clone(), present.clone()], [present, before]] {
+        let found = native(&names(&["a"]), &[link("a", 9, Some(OURS))], &pins);
+        assert_eq!(found.actions, [Action::Unpin { pin: 3, why: Ended::Moved }]);
+        assert_eq!(found.places, [at(9, HookMode::Native)]);
+    }
+}
+
+#[test]
 fn a_renamed_interface_counts_on_until_another_one_has_its_name() {
     let renamed = link("new", 3, Some(OURS));
     let found = native(&names(&["a"]), std::slice::from_ref(&renamed), &[pinned(3, Some(3), "a")]);
