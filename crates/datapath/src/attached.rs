@@ -41,6 +41,7 @@ use peertally_core::{
     analysis::node::OTHER,
     booked::BookedTotals,
     interface::Interface,
+    pool::PoolChange,
     snapshot::{InterfaceCount, RunningProgram, Snapshot, TableUse},
     words::{OnExit, XdpMode},
 };
@@ -209,6 +210,16 @@ impl AttachedDatapath {
     }
 }
 
+impl AttachedDatapath {
+    /// Takes flows away from subscribers whose pool changed.
+    fn release(&mut self, change: &PoolChange) -> ReleasedFlows {
+        let released = released_flows::release_flows(&self.object.view(), change, wait_for_packets);
+        self.internal_errors += released.internal_errors;
+        report_released(&released);
+        released
+    }
+}
+
 fn unread(source: io::Error) -> AttachError {
     AttachError::Links { source }
 }
@@ -349,19 +360,20 @@ impl Datapath for AttachedDatapath {
             Ok(change) => change,
             Err(error) => {
                 self.monitored.configure(&before, &self.options.pools);
-                if let Err(undo) = self.object.configure(&self.options) {
-                    tracing::error!(%undo, "cannot write the configuration before back; restart the agent");
+                match self.object.configure(&self.options) {
+                    // Packets may have charged flows by the new pools meanwhile.
+                    Ok(back) => {
+                        self.release(&back.from_any());
+                    }
+                    Err(undo) => {
+                        tracing::error!(%undo, "cannot write the configuration before back; restart the agent");
+                    }
                 }
                 return Err(error.into());
             }
         };
         self.options = options;
-        let mut released = ReleasedFlows::default();
-        if !change.is_empty() {
-            released = released_flows::release_flows(&self.object.view(), &change, wait_for_packets);
-            self.internal_errors += released.internal_errors;
-            report_released(&released);
-        }
+        let released = if change.is_empty() { ReleasedFlows::default() } else { self.release(&change) };
         self.reconcile();
         Ok(released)
     }
