@@ -145,6 +145,15 @@ pub fn check_folder(path: &Path) -> Result<(), OwnedError> {
 /// # Errors
 /// [`OwnedError`] if another user made it, or can write it.
 pub fn folder(path: &Path) -> Result<(), OwnedError> {
+    folder_of(path, |_| true)
+}
+
+/// [`folder`], but one with entries that are not ours keeps its mode: other programs use it, too. `is_ours` tells by an
+/// entry's name.
+///
+/// # Errors
+/// [`OwnedError`] if another user made it, or can write it.
+pub fn folder_of(path: &Path, is_ours: impl Fn(&str) -> bool) -> Result<(), OwnedError> {
     let failed = |action| move |source| OwnedError::Io { action, path: path.to_owned(), source };
     match fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -156,6 +165,11 @@ pub fn folder(path: &Path) -> Result<(), OwnedError> {
     check_folder(path)?;
     let metadata = fs::metadata(path).map_err(failed("look at"))?;
     if metadata.mode() & OTHERS != 0 && metadata.uid() == own_user() {
+        let entries = fs::read_dir(path).and_then(Iterator::collect::<io::Result<Vec<_>>>).map_err(failed("read"))?;
+        if !entries.iter().all(|entry| entry.file_name().to_str().is_some_and(&is_ours)) {
+            tracing::warn!(folder = %path.display(), "other programs use this folder, too: its mode stays as it is");
+            return Ok(());
+        }
         let closed = Permissions::from_mode(metadata.mode() & 0o7700);
         fs::set_permissions(path, closed).map_err(failed("close to other users"))?;
     }
@@ -233,6 +247,23 @@ mod tests {
         assert!(error.contains("/a (mode 0777)"), "{error}");
         set_mode(&scratch.path().join("a"), 0o1777);
         folder(&made).expect("nobody else can replace it in a sticky folder");
+    }
+
+    #[test]
+    fn a_folder_that_other_programs_use_keeps_its_mode() {
+        let scratch = tempfile::tempdir().expect("a folder");
+        let shared = scratch.path().join("shared");
+        let is_ours = |name: &str| name == "ours";
+        fs::create_dir(&shared).expect("made");
+        set_mode(&shared, 0o755);
+        for (name, expected) in [("theirs", 0o755), ("ours", 0o755)] {
+            fs::write(shared.join(name), "x").expect("written");
+            folder_of(&shared, is_ours).expect("nobody else can write it");
+            assert_eq!(mode(&shared), expected, "{name}");
+        }
+        fs::remove_file(shared.join("theirs")).expect("removed");
+        folder_of(&shared, is_ours).expect("nobody else can write it");
+        assert_eq!(mode(&shared), 0o700);
     }
 
     #[test]

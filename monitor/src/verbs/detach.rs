@@ -11,7 +11,7 @@ use peertally_core::{
 };
 use peertally_datapath::attached::{self, AttachError};
 
-pub use purge::PurgeError;
+pub use purge::{PurgeError, is_ours as is_state_file};
 
 use crate::config::{self, ConfigError, Overrides};
 
@@ -39,16 +39,16 @@ impl ExitCause for DetachError {
     }
 }
 
-/// Detaches, and removes the agent's files in the folder of the configuration; returns what to print. No agent can
-/// start meanwhile.
+/// Detaches, and removes the agent's files in the folder of the configuration, and the pseudonym keys; returns what to
+/// print. No agent can start meanwhile.
 ///
 /// # Errors
 /// [`DetachError`]; a configuration that cannot be read is refused before anything is done.
 pub fn purge(config: Option<&Path>) -> Result<String, DetachError> {
-    let state_dir = config::load(config, &Overrides::default())?.state_dir;
+    let resolved = config::load(config, &Overrides::default())?;
     let detached = attached::detach()?;
     let mut out = show(&detached);
-    out.push_str(&purge::purge(&state_dir)?);
+    out.push_str(&purge::purge(&resolved.state_dir, &resolved.pseudonym_key_file)?);
     Ok(out)
 }
 

@@ -49,7 +49,10 @@ use crate::{
         http::{self, HttpContext},
         serve,
     },
-    verbs::plan::{Plan, PlanError},
+    verbs::{
+        detach::is_state_file,
+        plan::{Plan, PlanError},
+    },
 };
 
 /// Time open scrapes get at the end.
@@ -203,7 +206,7 @@ async fn serve_reloading<D: Datapath>(
     let tcp = addresses::tcp(resolved.listen)?;
     let address = tcp.local_addr().map_err(RunError::Runtime)?;
     let (control, _control_socket) = ControlSocket::bind(&resolved.control_socket)?;
-    owned::folder(&resolved.state_dir)?;
+    owned::folder_of(&resolved.state_dir, is_state_file)?;
     let pseudonyms = pseudonym_key::open(&resolved.pseudonym_key_file)?;
     let store_stats = StoreStats::new(commit_histogram());
     let store = Store::open(&resolved.state_dir, StoreObserver(Arc::clone(&store_stats)))?;

@@ -43,11 +43,51 @@ impl ExitCause for PurgeError {
     }
 }
 
-/// Removes the agent's files in a folder, and the folder if it is empty then; returns what to print.
+/// Removes the agent's files in a folder, and the folder if it is empty then; also the pseudonym keys, wherever they
+/// are. Returns what to print.
 ///
 /// # Errors
 /// [`PurgeError`] at the first file that cannot be removed.
-pub(super) fn purge(state_dir: &Path) -> Result<String, PurgeError> {
+pub(super) fn purge(state_dir: &Path, key_file: &Path) -> Result<String, PurgeError> {
+    let mut out = purge_folder(state_dir)?;
+    out.push_str(&purge_keys(key_file)?);
+    Ok(out)
+}
+
+/// Removes a key with a path of its own, the older ones beside it, and one that was about to take its place.
+fn purge_keys(key_file: &Path) -> Result<String, PurgeError> {
+    let error = |action, path: &Path, source| PurgeError { action, path: path.to_owned(), source };
+    let (Some(folder), Some(name)) = (key_file.parent(), key_file.file_name().and_then(|name| name.to_str())) else {
+        return Ok(String::new());
+    };
+    let entries = match fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(source) if source.kind() == io::ErrorKind::NotFound => return Ok(String::new()),
+        Err(source) => return Err(error("read", folder, source)),
+    };
+    let next = key_file.with_extension("new");
+    let is_key = |path: &Path| {
+        let older = path.file_name().and_then(|other| other.to_str()).and_then(|other| other.strip_prefix(name));
+        path == next || older.is_some_and(|rest| rest.is_empty() || rest.strip_prefix('.').is_some_and(is_key_name))
+    };
+    let mut paths: Vec<_> = entries.filter_map(Result::ok).map(|entry| folder.join(entry.file_name())).collect();
+    paths.retain(|path| is_key(path) && fs::symlink_metadata(path).is_ok_and(|file| file.is_file()));
+    paths.sort();
+    let mut out = String::new();
+    for path in paths {
+        fs::remove_file(&path).map_err(|source| error("remove", &path, source))?;
+        let _infallible = writeln!(out, "removed {}", path.display());
+    }
+    Ok(out)
+}
+
+/// Whether a text may be the name of a key.
+fn is_key_name(text: &str) -> bool {
+    text.len() == 8 && text.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
+/// Removes the agent's files in a folder, and the folder if it is empty then.
+fn purge_folder(state_dir: &Path) -> Result<String, PurgeError> {
     let error = |action, path: &Path, source| PurgeError { action, path: path.to_owned(), source };
     let entries = match fs::read_dir(state_dir) {
         Ok(entries) => entries,
@@ -77,7 +117,9 @@ pub(super) fn purge(state_dir: &Path) -> Result<String, PurgeError> {
     Ok(out)
 }
 
-fn is_ours(name: &str) -> bool {
+/// Whether a file in `state_dir` is one of the agent, by its name.
+#[must_use]
+pub fn is_ours(name: &str) -> bool {
     let rotated = |rest: &str| {
         rest.is_empty()
             || rest
@@ -85,9 +127,8 @@ fn is_ours(name: &str) -> bool {
                 .is_some_and(|number| !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit()))
     };
     // Older keys have their name behind a dot: they still link pseudonyms to addresses.
-    let older_key = |rest: &str| rest.len() == 8 && rest.bytes().all(|byte| byte.is_ascii_hexdigit());
     FILES.iter().any(|file| name.strip_prefix(file).is_some_and(rotated))
-        || name.strip_prefix("pseudonym.key.").is_some_and(older_key)
+        || name.strip_prefix("pseudonym.key.").is_some_and(is_key_name)
 }
 
 #[cfg(test)]
@@ -115,7 +156,7 @@ mod tests {
             fs::write(state.join(name), "x").expect("written");
         }
         std::os::unix::fs::symlink("/etc/hosts", state.join("watchlist-hits.jsonl")).expect("linked");
-        let said = purge(&state).expect("purged");
+        let said = purge(&state, &state.join("pseudonym.key")).expect("purged");
         for name in ours {
             assert!(!state.join(name).exists(), "{name} is left");
             assert!(said.contains(&format!("removed {}\n", state.join(name).display())), "{said}");
@@ -130,10 +171,25 @@ mod tests {
     fn an_empty_folder_goes_and_a_missing_one_is_no_error() {
         let folder = tempfile::tempdir().expect("a folder");
         let state = folder.path().join("state");
-        assert_eq!(purge(&state).expect("nothing to do"), "");
+        let key = state.join("pseudonym.key");
+        assert_eq!(purge(&state, &key).expect("nothing to do"), "");
         fs::create_dir(&state).expect("made");
         fs::write(state.join("pseudonym.key"), "x").expect("written");
-        purge(&state).expect("purged");
+        purge(&state, &key).expect("purged");
         assert!(!state.exists());
+    }
+
+    #[test]
+    fn keys_with_a_path_of_their_own_go_too() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (state, keys) = (folder.path().join("state"), folder.path().join("keys"));
+        let files = ["node.key", "node.key.0a1b2c3d", "node.new", "node.key.backup", "other.key", "other.key.0a1b2c3d"];
+        fs::create_dir_all(&keys).expect("made");
+        for name in files {
+            fs::write(keys.join(name), "x").expect("written");
+        }
+        let said = purge(&state, &keys.join("node.key")).expect("purged");
+        assert_eq!(said.lines().count(), 3, "{said}");
+        assert_eq!(files.map(|name| keys.join(name).exists()), [false, false, false, true, true, true], "{said}");
     }
 }
