@@ -19,6 +19,7 @@ pub mod shedding;
 pub mod state;
 pub mod store_stats;
 pub mod table_fill;
+pub mod verdict_records;
 
 pub use heartbeat::Heartbeat;
 pub use info::AgentInfo;

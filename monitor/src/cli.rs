@@ -8,7 +8,7 @@ use crate::{
     config::{DEFAULT_CONTROL_SOCKET, RunArgs},
     verbs::{
         Format, doctor::DoctorArgs, events::args::EventsArgs, init::InitArgs, plan::args::PlanArgs,
-        replay::args::ReplayArgs,
+        records::args::RecordsArgs, replay::args::ReplayArgs,
     },
 };
 
@@ -73,6 +73,9 @@ pub enum Command {
     },
     /// List the events in the store, newest first, or decide about one. A running agent carries decisions out.
     Events(EventsArgs),
+    /// Find the flows that a notice may be about: those of one subscriber or address, around a time, from a port. Works
+    /// with and without a running agent.
+    Records(RecordsArgs),
     /// Name the subscriber of a pseudonym, under the present key or an older one. Needs a running agent, and root.
     Resolve {
         /// The pseudonym, from a metric, a log line or an event.

@@ -6,7 +6,8 @@ use clap::{CommandFactory as _, Parser};
 use peertally::{
     cli::{AuditCommand, Cli, Command},
     verbs::{
-        Format, audit, check_config, detach, doctor, events, generate, init, plan, reload, replay, resolve, run, status,
+        Format, audit, check_config, detach, doctor, events, generate, init, plan, records, reload, replay, resolve,
+        run, status,
     },
 };
 use peertally_core::exit::{Exit, ExitCause};
@@ -93,6 +94,10 @@ fn main() -> ExitCode {
                 Format::Table => plan::show(&plan),
                 Format::Json => plan::json(&plan),
             }),
+            Err(error) => fail(&error),
+        },
+        Command::Records(args) => match records::main(&args) {
+            Ok(text) => show(&text),
             Err(error) => fail(&error),
         },
         Command::Replay(args) => replay::main(&args),

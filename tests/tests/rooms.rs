@@ -224,7 +224,10 @@ const ROOMS: [(&str, &[&str]); 5] = [
             "attached",
         ],
     ),
-    ("crates/store/src", &["failure", "folder", "clock", "migrations", "events", "writer", "store", "booked"]),
+    (
+        "crates/store/src",
+        &["failure", "folder", "clock", "migrations", "events", "verdict_records", "writer", "store", "booked"],
+    ),
     ("monitor/src", &["skip", "generated", "deliver", "config", "agent", "export", "listen", "verbs", "cli"]),
 ];
 /// Parts of the engine, each of which uses only those before it.

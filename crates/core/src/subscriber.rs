@@ -60,6 +60,9 @@ impl Subscriber {
 /// Length of a pseudonym key, in bytes.
 pub const KEY_BYTES: usize = 32;
 
+/// Length of a pseudonym, and of other keyed hashes, in bytes.
+pub const HASH_BYTES: usize = 12;
+
 /// Makes pseudonyms. The key is neither shown nor logged. Clones share it: a new key is that of all.
 #[derive(Clone)]
 pub struct Pseudonyms {
@@ -98,12 +101,30 @@ impl Pseudonyms {
     /// The pseudonym of a subscriber: 96 bits in hexadecimal, far more than a million subscribers need to stay apart.
     #[must_use]
     pub fn of(&self, subscriber: &Subscriber) -> String {
+        self.hash_of(subscriber).iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    /// [`Self::of`] as bytes. An address of its own is a block of 128 bits.
+    #[must_use]
+    pub fn hash_of(&self, subscriber: &Subscriber) -> [u8; HASH_BYTES] {
         let mut input = [0; 21];
         input[..4].copy_from_slice(&subscriber.realm.to_be_bytes());
         input[4..20].copy_from_slice(&subscriber.address);
         input[20] = subscriber.prefix_len;
-        let hash = blake3::keyed_hash(&self.key(), &input).to_hex();
-        hash[..24].to_owned()
+        self.hash(&input)
+    }
+
+    /// The keyed hash of the remote address of a flow (IPv4 mapped into IPv6). No subscriber has an equal one.
+    #[must_use]
+    pub fn hash_of_remote(&self, address: [u8; 16]) -> [u8; HASH_BYTES] {
+        self.hash(&[b"remote".as_slice(), &address].concat())
+    }
+
+    fn hash(&self, input: &[u8]) -> [u8; HASH_BYTES] {
+        let hash = blake3::keyed_hash(&self.key(), input);
+        let mut short = [0; HASH_BYTES];
+        short.copy_from_slice(&hash.as_bytes()[..HASH_BYTES]);
+        short
     }
 }
 

@@ -16,6 +16,7 @@ mod namespaces;
 mod netlink;
 mod pins;
 mod program_clock;
+mod record_watch;
 mod records;
 mod replaced_sets;
 mod table_sets;
@@ -33,6 +34,7 @@ use monitor_common::{
     abi::{
         event::KernelEvent,
         limits::{PENDING_IDLE_SECONDS, WATCH_TALLIES_MAX},
+        record::VerdictRecord,
         settings::InspectionDepth,
     },
     tables::token_bucket::PacketTally,
@@ -49,8 +51,8 @@ use peertally_core::{
 pub use error::AttachError;
 
 use self::{
-    link_watch::LinkWatch, monitored::Monitored, netlink::Rtnetlink, pins::Tables, replaced_sets::ReplacedSets,
-    table_sets::Fit,
+    link_watch::LinkWatch, monitored::Monitored, netlink::Rtnetlink, pins::Tables, record_watch::RecordWatch,
+    replaced_sets::ReplacedSets, table_sets::Fit,
 };
 use crate::{
     Datapath,
@@ -76,6 +78,7 @@ pub struct AttachedDatapath {
     kernel_log: Option<KernelLog>,
     replaced: ReplacedSets,
     link_watch: Option<LinkWatch>,
+    record_watch: Option<RecordWatch>,
     /// Both live as long as the attachment is used.
     _clock: program_clock::ProgramClock,
     _lock: File,
@@ -204,6 +207,7 @@ impl AttachedDatapath {
             kernel_log,
             replaced,
             link_watch: None,
+            record_watch: None,
             _clock: program_clock::ProgramClock::start(object_settings)?,
             _lock: lock,
         })
@@ -391,6 +395,24 @@ impl Datapath for AttachedDatapath {
             Err(error) => {
                 tracing::error!(%error, "cannot watch links: an interface made anew waits for the next drain");
             }
+        }
+    }
+
+    fn take_records(&mut self) -> Vec<VerdictRecord> {
+        if let Some(watch) = &self.record_watch {
+            watch.taken();
+        }
+        self.object.take_records()
+    }
+
+    fn wake_for_records(&mut self, wake: Box<dyn Fn() + Send>) {
+        let watch = self
+            .object
+            .record_descriptor()
+            .and_then(|ring| ring.map(|ring| RecordWatch::start(ring, wake)).transpose());
+        match watch {
+            Ok(watch) => self.record_watch = watch,
+            Err(error) => tracing::error!(%error, "cannot watch the buffer of verdict records: each drain reads it"),
         }
     }
 

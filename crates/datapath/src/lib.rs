@@ -16,6 +16,7 @@
 
 use std::time::Duration;
 
+use monitor_common::abi::record::VerdictRecord;
 use peertally_core::{booked::BookedTotals, exit::ExitCause, interface::Interface, snapshot::Snapshot, words::OnExit};
 
 pub mod ageing;
@@ -70,6 +71,16 @@ pub trait Datapath: Send + 'static {
 
     /// Has `wake` called when interfaces changed: [`Self::reconcile`] should then be called soon.
     fn wake_by(&mut self, wake: Box<dyn Fn() + Send>) {
+        drop(wake);
+    }
+
+    /// Verdict records since the last call.
+    fn take_records(&mut self) -> Vec<VerdictRecord> {
+        Vec::new()
+    }
+
+    /// Has `wake` called when [`Self::take_records`] should be called before the next drain.
+    fn wake_for_records(&mut self, wake: Box<dyn Fn() + Send>) {
         drop(wake);
     }
 

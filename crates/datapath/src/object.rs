@@ -5,7 +5,8 @@
 mod programs;
 
 use std::{
-    os::fd::AsFd as _,
+    io,
+    os::fd::{AsFd as _, OwnedFd},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -463,6 +464,14 @@ impl LoadedObject {
             records.extend(VerdictRecord::from_bytes(&message));
         }
         records
+    }
+
+    /// A descriptor of the buffer of verdict records, to wait for it; `None` in an older build.
+    ///
+    /// # Errors
+    /// No descriptor is left.
+    pub fn record_descriptor(&self) -> io::Result<Option<OwnedFd>> {
+        self.records.as_ref().map(|ring| ring.as_fd().try_clone_to_owned()).transpose()
     }
 
     /// Replaces the list: content that was taken off first, so that the new list has room.

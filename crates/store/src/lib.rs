@@ -5,7 +5,8 @@
 //! * [`writer`]: one thread that writes; whatever waits is committed together;
 //! * [`store`]: opening, and connections for readers; [`failure`]: what can go wrong;
 //! * [`clock`]: times that are kept; [`events`]: events, deliveries and cool-downs;
-//! * [`booked`]: totals of tallies that left; [`history`]: what policies measure.
+//! * [`booked`]: totals of tallies that left; [`history`]: what policies measure;
+//! * [`verdict_records`]: flows that charged a subscriber.
 //!
 //! A write that was acknowledged survives a crash and a loss of power: the write-ahead log is synchronised before the
 //! acknowledgement (<https://www.sqlite.org/pragma.html#pragma_synchronous>, `FULL`). The crate never deletes or
@@ -23,6 +24,7 @@ pub mod folder;
 pub mod history;
 pub mod migrations;
 pub mod store;
+pub mod verdict_records;
 pub mod writer;
 
 pub use failure::{StoreError, WriteFailure};

@@ -25,6 +25,7 @@ pub const MIGRATIONS: &[Migration] = &[
     Migration { name: "events that wait, by subscriber", sql: include_str!("migrations/0005_pending.sql") },
     Migration { name: "events that ended", sql: include_str!("migrations/0006_ended.sql") },
     Migration { name: "tables whose totals were carried", sql: include_str!("migrations/0007_carried.sql") },
+    Migration { name: "verdict records", sql: include_str!("migrations/0008_verdict_records.sql") },
 ];
 
 /// Version of the tables that this program reads and writes.

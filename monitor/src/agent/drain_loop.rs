@@ -22,6 +22,7 @@ use super::{
     pseudonym_key::KeyRotation,
     shedding::{SheddingChange, SheddingWatch},
     table_fill::{FillChange, FillWatch},
+    verdict_records::VerdictRecords,
 };
 use crate::{config::Resolved, deliver::HookStats};
 
@@ -43,6 +44,8 @@ pub struct DrainLoop {
     pub on_exit: OnExit,
     /// File of watchlist hits; only in the inspection depth `watchlist`.
     pub hit_log: Option<HitLog>,
+    /// Verdict records on their way to the store; `None` if there are none.
+    pub verdict_records: Option<VerdictRecords>,
     /// Replaces the pseudonym key when its time is over, if ever.
     pub key_rotation: Option<KeyRotation>,
 }
@@ -74,6 +77,8 @@ pub enum Wake {
     End,
     /// Interfaces changed.
     Links,
+    /// The buffer of verdict records is half full.
+    Records,
     /// Another configuration.
     Reconfigure(Reconfigure),
 }
@@ -142,10 +147,17 @@ impl DrainLoop {
         let (sender, receiver) = oneshot::channel();
         let (waker, wakes) = mpsc::channel();
         let end = EndOfDrains(waker.clone());
+        let records = waker.clone();
         datapath.wake_by(Box::new(move || {
             // Nobody receives it if the loop has ended.
             let _ended = waker.send(Wake::Links);
         }));
+        if self.verdict_records.is_some() {
+            datapath.wake_for_records(Box::new(move || {
+                // As above.
+                let _ended = records.send(Wake::Records);
+            }));
+        }
         std::thread::Builder::new().name("drain".to_owned()).spawn(move || {
             let ended = self.run(datapath, &wakes).map_err(|error| Box::new(error) as Box<dyn ExitCause>);
             // Nobody waits if the agent is ending by a panic of its own.
@@ -166,6 +178,9 @@ impl DrainLoop {
                 if let Some(log) = &mut self.hit_log {
                     log.finish(SystemTime::now());
                 }
+                if let Some(records) = &mut self.verdict_records {
+                    records.finish(SystemTime::now());
+                }
                 self.consequences.flush();
                 self.history.finish(&mut self.analysis);
                 return datapath.finish(self.on_exit);
@@ -177,6 +192,14 @@ impl DrainLoop {
                 next = now + self.interval;
             }
             ending = self.wait(&mut datapath, wakes, &mut next);
+        }
+    }
+
+    /// Takes verdict records from the data path.
+    fn take_records<D: Datapath>(&mut self, datapath: &mut D) {
+        if let Some(records) = &mut self.verdict_records {
+            let taken = datapath.take_records();
+            records.take(&taken, SystemTime::now(), monotonic_ns() / 1_000_000_000);
         }
     }
 
@@ -210,6 +233,7 @@ impl DrainLoop {
             let until = if changed { (*next).min(looked + BETWEEN_LOOKS) } else { *next };
             match wakes.recv_timeout(until.saturating_duration_since(Instant::now())) {
                 Ok(Wake::Links) => changed = true,
+                Ok(Wake::Records) => self.take_records(datapath),
                 Ok(Wake::Reconfigure(reconfigure)) => {
                     self.reconfigure(datapath, reconfigure);
                     *next = (*next).min(Instant::now() + self.interval);
@@ -248,6 +272,7 @@ impl DrainLoop {
     }
 
     fn once<D: Datapath>(&mut self, datapath: &mut D, reported: &mut Reported) {
+        self.take_records(datapath);
         let snapshot = match datapath.drain() {
             Ok(snapshot) => snapshot,
             Err(error) => {

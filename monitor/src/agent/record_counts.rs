@@ -5,18 +5,20 @@ use std::sync::{
     atomic::{AtomicU64, Ordering::Relaxed},
 };
 
-/// One of the files of records.
+/// A kind of records.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RecordKind {
     /// `watchlist-hits.jsonl`.
     WatchlistHits,
     /// `audit.jsonl`.
     Audit,
+    /// Verdict records in the store.
+    VerdictRecords,
 }
 
 impl RecordKind {
-    /// Both files.
-    pub const ALL: [Self; 2] = [Self::WatchlistHits, Self::Audit];
+    /// Every kind.
+    pub const ALL: [Self; 3] = [Self::WatchlistHits, Self::Audit, Self::VerdictRecords];
 
     /// Label value.
     #[must_use]
@@ -24,6 +26,7 @@ impl RecordKind {
         match self {
             Self::WatchlistHits => "watchlist_hits",
             Self::Audit => "audit",
+            Self::VerdictRecords => "verdict_records",
         }
     }
 }
@@ -70,7 +73,11 @@ struct FileCounts {
 
 /// Counts of all files of records.
 #[derive(Debug, Default)]
-pub struct RecordCounts([FileCounts; RecordKind::ALL.len()]);
+pub struct RecordCounts {
+    kinds: [FileCounts; RecordKind::ALL.len()],
+    /// Verdict records that were removed: expired, and beyond the number that is kept.
+    removed_rows: [AtomicU64; 2],
+}
 
 /// Counts of one file at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -92,37 +99,50 @@ pub struct RecordReport {
 impl RecordCounts {
     /// Counts records that were written, and old files that were removed.
     pub fn written(&self, kind: RecordKind, records: usize, removed_files: u64) {
-        let counts = &self.0[kind as usize];
+        let counts = &self.kinds[kind as usize];
         counts.written.fetch_add(records as u64, Relaxed);
         counts.removed_files.fetch_add(removed_files, Relaxed);
     }
 
+    /// Counts verdict records that were removed from the store: expired, and beyond the number that is kept.
+    pub fn removed_rows(&self, expired: usize, excess: usize) {
+        self.removed_rows.iter().zip([expired, excess]).for_each(|(count, rows)| {
+            count.fetch_add(rows as u64, Relaxed);
+        });
+    }
+
+    /// Verdict records that were removed from the store, by reason.
+    #[must_use]
+    pub fn rows_removed(&self) -> [(&'static str, u64); 2] {
+        [("expired", self.removed_rows[0].load(Relaxed)), ("excess", self.removed_rows[1].load(Relaxed))]
+    }
+
     /// Counts records that will never be written.
     pub fn lost(&self, kind: RecordKind, reason: RecordLoss, records: usize) {
-        self.0[kind as usize].lost[reason as usize].fetch_add(records as u64, Relaxed);
+        self.kinds[kind as usize].lost[reason as usize].fetch_add(records as u64, Relaxed);
     }
 
     /// Notes how many records wait.
     pub fn set_waiting(&self, kind: RecordKind, records: usize) {
-        self.0[kind as usize].waiting.store(records as u64, Relaxed);
+        self.kinds[kind as usize].waiting.store(records as u64, Relaxed);
     }
 
     /// Counts a failed write; returns whether the one before succeeded.
     pub fn failed(&self, kind: RecordKind, error: String) -> bool {
-        let counts = &self.0[kind as usize];
+        let counts = &self.kinds[kind as usize];
         counts.failures.fetch_add(1, Relaxed);
         counts.problem.lock().unwrap_or_else(PoisonError::into_inner).replace(error).is_none()
     }
 
     /// Notes that writing succeeds; returns whether it failed before.
     pub fn recovered(&self, kind: RecordKind) -> bool {
-        self.0[kind as usize].problem.lock().unwrap_or_else(PoisonError::into_inner).take().is_some()
+        self.kinds[kind as usize].problem.lock().unwrap_or_else(PoisonError::into_inner).take().is_some()
     }
 
     /// The counts now.
     #[must_use]
     pub fn report(&self, kind: RecordKind) -> RecordReport {
-        let counts = &self.0[kind as usize];
+        let counts = &self.kinds[kind as usize];
         RecordReport {
             written: counts.written.load(Relaxed),
             failures: counts.failures.load(Relaxed),

@@ -165,6 +165,8 @@ pub fn between(before: &Resolved, after: &Resolved, watchlist_room: u32) -> Vec<
     changes.value("metrics.subscribers", &before.subscriber_metrics, &after.subscriber_metrics, ToString::to_string);
     let records = |resolved: &Resolved| (resolved.rotation.file_bytes, resolved.rotation.files, resolved.hits_per_hour);
     changes.hidden("records", &records(before), &records(after));
+    let bounds = |resolved: &Resolved| (resolved.datapath.record_bytes, resolved.verdict_records);
+    changes.hidden("verdict_records", &bounds(before), &bounds(after));
     changes.value("node", &before.node, &after.node, ToString::to_string);
     changes.value("state_dir", &before.state_dir, &after.state_dir, |path| path.display().to_string());
     changes.value("control_socket", &before.control_socket, &after.control_socket, |path| path.display().to_string());
@@ -338,7 +340,7 @@ mod tests {
     #[test]
     fn every_key_is_compared() {
         // Whoever adds a key also compares it in `between`.
-        const COMPARED: [&str; 27] = [
+        const COMPARED: [&str; 28] = [
             "interfaces",
             "subscribers",
             "tunnels",
@@ -354,6 +356,7 @@ mod tests {
             "tally_age",
             "metrics",
             "records",
+            "verdict_records",
             "events",
             "pseudonym_rotation",
             "node",

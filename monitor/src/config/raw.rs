@@ -7,7 +7,10 @@ use std::{net::SocketAddr, path::PathBuf};
 
 pub use hook::RawHook;
 pub use interface::RawInterface;
-use monitor_common::abi::{limits, settings::InspectionDepth};
+use monitor_common::abi::{
+    limits::{self, DEFAULT_RECORD_BUFFER_BYTES},
+    settings::InspectionDepth,
+};
 use peertally_core::words::{KernelLog, LogFormat, LogLevel, Metric, OnExit, PolicyDirection, XdpMode};
 use serde::Deserialize;
 
@@ -73,6 +76,9 @@ pub struct Raw {
     /// Files of records in `state_dir`: `audit.jsonl` and `watchlist-hits.jsonl`.
     #[serde(deserialize_with = "table")]
     pub records: Records,
+    /// Which flow each subscriber was charged with, under keyed hashes: `peertally records` looks them up for a notice.
+    #[serde(deserialize_with = "table")]
+    pub verdict_records: RawVerdictRecords,
     /// Name of this node in events. Default: the host name.
     #[cfg_attr(test, schemars(example = &"edge-1"))]
     pub node: Option<String>,
@@ -127,6 +133,7 @@ impl Default for Raw {
             tally_age: DurationText::from_secs(24 * 3600),
             metrics: Metrics::default(),
             records: Records::default(),
+            verdict_records: RawVerdictRecords::default(),
             node: None,
             state_dir: PathBuf::from("/var/lib/peertally"),
             control_socket: PathBuf::from(super::DEFAULT_CONTROL_SOCKET),
@@ -280,6 +287,34 @@ pub struct Records {
 impl Default for Records {
     fn default() -> Self {
         Self { file_megabytes: BoundedCount(64), files: BoundedCount(16), hits_per_hour: BoundedCount(1_000) }
+    }
+}
+
+/// Verdict records in the store: one for each flow that charges a subscriber with P2P protocol traffic. They hold times,
+/// ports, protocol and rule, and no address: subscriber, own address and remote are hashed with the pseudonym key.
+#[derive(Clone, Debug, Deserialize)]
+#[cfg_attr(test, derive(serde::Serialize, schemars::JsonSchema))]
+#[serde(deny_unknown_fields, default)]
+pub struct RawVerdictRecords {
+    /// Room for records in the kernel until the agent reads them, in kilobytes of 1,024 bytes, 80 bytes each; rounded up
+    /// to a power of two. 0: no records are made.
+    pub buffer_kilobytes: BoundedCount<0, 65_536>,
+    /// Records of one subscriber that are kept of an hour. Further ones are counted only.
+    pub per_hour: BoundedCount<1, 1_000_000>,
+    /// How long records are kept.
+    pub keep: DurationText<HOUR, { 3650 * DAY }>,
+    /// Records that are kept at most, the latest ones; about 150 bytes each.
+    pub max_records: BoundedCount<1_000, 10_000_000_000>,
+}
+
+impl Default for RawVerdictRecords {
+    fn default() -> Self {
+        Self {
+            buffer_kilobytes: BoundedCount(DEFAULT_RECORD_BUFFER_BYTES as u64 / 1_024),
+            per_hour: BoundedCount(100),
+            keep: DurationText::from_secs(31 * 24 * 3600),
+            max_records: BoundedCount(10_000_000),
+        }
     }
 }
 

@@ -67,6 +67,8 @@ pub struct Resolved {
     pub rotation: Rotation,
     /// Watchlist hits of one subscriber that are written in an hour.
     pub hits_per_hour: u64,
+    /// Bounds of verdict records.
+    pub verdict_records: VerdictRecordBounds,
     /// Unix socket of the control interface.
     pub control_socket: PathBuf,
     /// Key of the pseudonyms.
@@ -93,6 +95,17 @@ pub struct Resolved {
     pub allow: Vec<IpNet>,
     /// Digest of the file and of its watchlist; empty without a file.
     pub digest: String,
+}
+
+/// Bounds of verdict records. Whether there are any, the data path's options say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct VerdictRecordBounds {
+    /// Records of one subscriber in an hour.
+    pub per_hour: u64,
+    /// How long they are kept.
+    pub keep: Duration,
+    /// How many are kept.
+    pub max_records: u64,
 }
 
 /// Values of flags and environment; each replaces the key of the file.
@@ -198,6 +211,13 @@ pub(super) fn resolve(raw: &Raw, overrides: &Overrides, locator: &Locator<'_>) -
     let file_megabytes = check.ranged("records.file_megabytes", &raw.records.file_megabytes);
     let files = check.ranged("records.files", &raw.records.files);
     let hits_per_hour = check.ranged("records.hits_per_hour", &raw.records.hits_per_hour);
+    let typed = &raw.verdict_records;
+    let record_kilobytes = check.ranged("verdict_records.buffer_kilobytes", &typed.buffer_kilobytes);
+    let verdict_records = VerdictRecordBounds {
+        per_hour: check.ranged("verdict_records.per_hour", &typed.per_hour),
+        keep: check.ranged("verdict_records.keep", &typed.keep),
+        max_records: check.ranged("verdict_records.max_records", &typed.max_records),
+    };
     let pseudonym_rotation = check.ranged("pseudonym_rotation", &raw.pseudonym_rotation);
     if !pseudonym_rotation.is_zero() && pseudonym_rotation < LEAST_ROTATION {
         check.problem(
@@ -246,6 +266,7 @@ pub(super) fn resolve(raw: &Raw, overrides: &Overrides, locator: &Locator<'_>) -
             heuristic: raw.heuristic.enabled.then_some(heuristic),
             shedding: raw.shedding.enabled.then_some(shedding),
             log_level: log_level(raw.log.kernel_log),
+            record_bytes: record_kilobytes as u32 * 1_024,
             ..LoadOptions::default()
         },
         drain_interval,
@@ -255,6 +276,7 @@ pub(super) fn resolve(raw: &Raw, overrides: &Overrides, locator: &Locator<'_>) -
         state_dir,
         rotation: Rotation { file_bytes: file_megabytes * 1_000_000, files: files as usize },
         hits_per_hour,
+        verdict_records,
         control_socket,
         pseudonym_key_file,
         pseudonym_rotation: Some(pseudonym_rotation).filter(|period| !period.is_zero()),

@@ -323,9 +323,13 @@ fn records(state: &AgentState) -> Vec<Family> {
         }
         waiting.add(&[file], report.waiting as f64);
         failures.add(&[file], report.failures as f64);
-        removed.add(&[file], report.removed_files as f64);
+        if kind != RecordKind::VerdictRecords {
+            removed.add(&[file], report.removed_files as f64);
+        }
     }
-    vec![written, lost, waiting, failures, removed]
+    let mut rows = Family::new(&definitions::RECORDS_REMOVED);
+    state.records.rows_removed().iter().for_each(|(reason, count)| rows.add(&[reason], *count as f64));
+    vec![written, lost, waiting, failures, removed, rows]
 }
 
 fn kept_families(kept: &Kept, state: &AgentState) -> Vec<Family> {

@@ -178,15 +178,17 @@ definitions! {
     PROTOCOL = "/metrics" Gauge "peertally_protocol_info" in "" by ["protocol", "class"]:
         "1, with the class of each protocol; join it to other metrics by protocol.";
     RECORDS_WRITTEN = "/metrics" Counter "peertally_records_written_total" in "" by ["file"]:
-        "Records written to a file in state_dir: watchlist_hits or audit.";
+        "Records on the disk: watchlist_hits or audit (files in state_dir), or verdict_records (the store).";
     RECORDS_LOST = "/metrics" Counter "peertally_records_lost_total" in "" by ["file", "reason"]:
-        "Records that are in no file: rate (more of one subscriber in an hour than are kept), queue_full or shutdown (the disk took nothing), or off_list (a flow named content that a reload took off the watchlist).";
+        "Records that are not on the disk: rate (more of one subscriber in an hour than are kept), queue_full or shutdown (the disk took nothing), or off_list (a flow named content that a reload took off the watchlist).";
     RECORDS_WAITING = "/metrics" Gauge "peertally_records_waiting" in "" by ["file"]:
         "Records that wait in memory because the disk takes nothing.";
     RECORD_FAILURES = "/metrics" Counter "peertally_record_write_failures_total" in "" by ["file"]:
         "Failed attempts to write records. They are tried again.";
     RECORD_FILES_REMOVED = "/metrics" Counter "peertally_record_files_removed_total" in "" by ["file"]:
         "Oldest files of records that were removed because there were records.files newer ones.";
+    RECORDS_REMOVED = "/metrics" Counter "peertally_verdict_records_removed_total" in "" by ["reason"]:
+        "Verdict records removed from the store: expired (older than verdict_records.keep) or excess (more than verdict_records.max_records).";
     CONNECTIONS_OPEN = "/metrics" Gauge "peertally_connections_open" in "" by ["listener"]:
         "Open connections of the metrics port and of the control socket.";
     CONNECTIONS_CLOSED = "/metrics" Counter "peertally_connections_given_up_total" in "" by ["listener", "reason"]:

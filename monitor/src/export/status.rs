@@ -6,7 +6,11 @@ use peertally_core::analysis::DrainResult;
 use peertally_store::events::EventState;
 use serde::{Deserialize, Serialize};
 
-use crate::agent::{AgentInfo, AgentState, table_fill};
+use crate::agent::{
+    AgentInfo, AgentState,
+    record_counts::{RecordKind, RecordLoss},
+    table_fill,
+};
 
 /// The answer of `GET /status`. Keys may be added.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
@@ -44,6 +48,9 @@ pub struct Status {
     /// Events in the store by state.
     #[serde(default)]
     pub kept_events: Vec<NamedCount>,
+    /// What became of verdict records since the agent's start; empty if there were none.
+    #[serde(default)]
+    pub verdict_records: Vec<NamedCount>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
@@ -143,6 +150,7 @@ impl Status {
             drain_failures: state.drain_failures(),
             hooks: hooks(state),
             kept_events: kept_events(state),
+            verdict_records: verdict_records(state),
             ..Self::default()
         };
         if let Some(published) = state.published() {
@@ -213,6 +221,17 @@ fn warnings(state: &AgentState) -> Vec<String> {
         format!("{interface} counts merged packets: generic mode behind GRO or LRO (`ethtool -K {interface} gro off lro off`)")
     });
     state.record_problems().into_iter().chain(merging).collect()
+}
+
+/// What became of verdict records.
+fn verdict_records(state: &AgentState) -> Vec<NamedCount> {
+    let report = state.records.report(RecordKind::VerdictRecords);
+    let lost = RecordLoss::ALL.into_iter().zip(report.lost);
+    let lost = lost.map(|(reason, count)| (format!("lost_{}", reason.label()), count));
+    let removed = state.records.rows_removed().map(|(reason, count)| (format!("removed_{reason}"), count));
+    let kept = [("written".to_owned(), report.written), ("waiting".to_owned(), report.waiting)];
+    let counts = kept.into_iter().chain(lost).chain(removed).filter(|(_, count)| *count > 0);
+    counts.map(|(name, count)| NamedCount { name, count }).collect()
 }
 
 /// Events in the store by state.

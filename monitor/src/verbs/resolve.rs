@@ -93,13 +93,7 @@ struct Row {
 /// [`ResolveError`].
 pub fn resolve(pseudonym: &str, config: Option<&Path>) -> Result<String, ResolveError> {
     let resolved = config::load(config, &Overrides::default())?;
-    let path = &resolved.pseudonym_key_file;
-    let older =
-        pseudonym_key::older_keys(path).map_err(|source| ResolveError::OlderKeys { path: path.clone(), source })?;
-    let mut keys = vec![pseudonym_key::read(path)?];
-    for file in older.iter().rev() {
-        keys.push(pseudonym_key::read(file)?);
-    }
+    let keys = keys(&resolved.pseudonym_key_file)?;
     let socket = &resolved.control_socket;
     let failed = |source| ResolveError::NoAnswer { path: socket.clone(), source };
     let found = rows(socket).and_then(|rows| find(pseudonym, &keys, rows)).map_err(failed)?;
@@ -108,6 +102,20 @@ pub fn resolve(pseudonym: &str, config: Option<&Path>) -> Result<String, Resolve
     let realm = if subscriber.realm == 0 { String::new() } else { format!(", realm {}", subscriber.realm) };
     let age = if key.key_id() == keys[0].key_id() { "the present key" } else { "an older key" };
     Ok(format!("{}{realm} (key {}, {age})\n", subscriber.block(), key.key_id()))
+}
+
+/// The present key and the older ones, latest first.
+///
+/// # Errors
+/// [`ResolveError::Key`], [`ResolveError::OlderKeys`].
+pub(super) fn keys(path: &Path) -> Result<Vec<Pseudonyms>, ResolveError> {
+    let older = pseudonym_key::older_keys(path);
+    let older = older.map_err(|source| ResolveError::OlderKeys { path: path.to_owned(), source })?;
+    let mut keys = vec![pseudonym_key::read(path)?];
+    for file in older.iter().rev() {
+        keys.push(pseudonym_key::read(file)?);
+    }
+    Ok(keys)
 }
 
 /// Lines of `GET /subscribers`, one by one: there may be millions.

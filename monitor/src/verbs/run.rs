@@ -18,7 +18,7 @@ use peertally_datapath::{
     Datapath,
     owned::{self, OwnedError},
 };
-use peertally_store::{Store, StoreError, booked::StoredTotals};
+use peertally_store::{Store, StoreError, booked::StoredTotals, verdict_records::Bounds};
 use tokio::sync::{Mutex, oneshot, watch};
 
 use crate::{
@@ -38,6 +38,7 @@ use crate::{
         service_manager,
         state::Kept,
         store_stats::{StoreObserver, StoreStats},
+        verdict_records::{RecordOptions, VerdictRecords},
     },
     config::{self, ConfigError, Resolved, RunArgs},
     deliver::{DispatchError, Dispatcher, book::EventBook},
@@ -211,6 +212,7 @@ async fn serve_reloading<D: Datapath>(
     let store_stats = StoreStats::new(commit_histogram());
     let store = Store::open(&resolved.state_dir, StoreObserver(Arc::clone(&store_stats)))?;
     let totals = StoredTotals::new(store.clone());
+    let record_store = store.clone();
     let book = EventBook::new(store)?;
     let mut dispatcher = Dispatcher::new(&resolved.hooks, &book)?;
     let mut analysis = Analysis::new(resolved.analysis_options(), pseudonyms.clone());
@@ -239,6 +241,12 @@ async fn serve_reloading<D: Datapath>(
     let prepared = depth_record::prepare(&resolved)?;
     let watching = resolved.datapath.inspection == InspectionDepth::Watchlist;
     let hit_log = if watching { Some(open_hit_log(&resolved, &state)?) } else { None };
+
+    let bounds = resolved.verdict_records;
+    let options =
+        RecordOptions { hourly: bounds.per_hour, bounds: Bounds { keep: bounds.keep, most: bounds.max_records } };
+    let recording = resolved.datapath.record_bytes != 0;
+    let verdict_records = recording.then(|| VerdictRecords::new(record_store, pseudonyms, options, Arc::clone(&state)));
 
     let starting = Arc::clone(&resolved);
     let mut datapath = tokio::task::spawn_blocking(move || start(&starting))
@@ -286,6 +294,7 @@ async fn serve_reloading<D: Datapath>(
         interval: resolved.drain_interval,
         on_exit: resolved.on_exit,
         hit_log,
+        verdict_records,
         key_rotation,
     };
     let (end_drain, mut drain) = drain_loop.spawn(datapath).map_err(RunError::Runtime)?;

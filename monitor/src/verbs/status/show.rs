@@ -72,6 +72,11 @@ pub fn show(status: &Status) -> String {
             status.kept_events.iter().map(|each| format!("{} {}", each.count, each.name)).collect();
         line("events", counts.join(", "));
     }
+    if !status.verdict_records.is_empty() {
+        let counts: Vec<String> =
+            status.verdict_records.iter().map(|each| format!("{} {}", each.count, each.name)).collect();
+        line("records", counts.join(", "));
+    }
     if let Some(held) = status.kept_events.iter().find(|each| each.name == EventState::Held.label()) {
         line("alarm", format!("{} events wait for a person: `peertally events --held` lists them", held.count));
     }
