@@ -44,7 +44,8 @@ fn pins(facts: &Facts) -> Vec<Finding> {
             findings.push(Finding::warning(
                 "pins",
                 format!("tables {version} are of another version of Peertally"),
-                "start that version, or `peertally detach`: its counters end with it",
+                "`run` takes over what it knows (schema 10 or newer) and names the rest: for that, start that version, or \
+                 `peertally detach`: its counters end with it",
             ));
         } else if let Some(namespace) = &tables.other_namespace {
             findings.push(Finding::error(
