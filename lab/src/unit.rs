@@ -9,26 +9,46 @@ use anyhow::{Context, Result, ensure};
 /// Folder in which a namespace of the unit keeps a mount for a moment.
 const MOVED: &str = "/run/bound";
 
-/// The keys of a unit's section `[Service]`.
+/// Unit beside the agent's that root's preparation is in.
+const PREPARING: &str = "peertally-pins.service";
+
+/// The keys of a unit's section `[Service]`, and the command of the unit that prepares its start.
 #[derive(Clone, Debug)]
-pub struct Unit(BTreeMap<String, Vec<String>>);
+pub struct Unit {
+    keys: BTreeMap<String, Vec<String>>,
+    preparation: String,
+}
+
+/// The keys of a unit file's section `[Service]`.
+fn service(path: &Path) -> Result<BTreeMap<String, Vec<String>>> {
+    let text = fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?;
+    let (_, service) = text.split_once("[Service]\n").with_context(|| format!("no [Service] in {}", path.display()))?;
+    let mut keys = BTreeMap::<String, Vec<String>>::new();
+    for line in service.lines().take_while(|line| !line.starts_with('[')) {
+        if let Some((key, value)) = line.split_once('=').filter(|_| !line.starts_with('#')) {
+            keys.entry(key.to_owned()).or_default().push(value.to_owned());
+        }
+    }
+    Ok(keys)
+}
+
+/// The value of a key that is there once.
+fn once<'a>(keys: &'a BTreeMap<String, Vec<String>>, key: &str) -> Result<&'a str> {
+    let values = keys.get(key).with_context(|| format!("the unit has no {key}"))?;
+    ensure!(values.len() == 1, "the unit has {key} {} times", values.len());
+    Ok(&values[0])
+}
 
 impl Unit {
-    /// Reads a unit file.
+    /// Reads the agent's unit file, and the one beside it that prepares its start.
     ///
     /// # Errors
-    /// The file cannot be read, or has no section `[Service]`.
+    /// A file cannot be read, or has no section `[Service]`.
     pub fn read(path: &Path) -> Result<Self> {
         let text = fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?;
-        let (_, service) =
-            text.split_once("[Service]\n").with_context(|| format!("no [Service] in {}", path.display()))?;
-        let mut keys = BTreeMap::<String, Vec<String>>::new();
-        for line in service.lines().take_while(|line| !line.starts_with('[')) {
-            if let Some((key, value)) = line.split_once('=').filter(|_| !line.starts_with('#')) {
-                keys.entry(key.to_owned()).or_default().push(value.to_owned());
-            }
-        }
-        Ok(Self(keys))
+        ensure!(text.contains(&format!("Requires={PREPARING}\n")), "{} needs no {PREPARING}", path.display());
+        let preparation = once(&service(&path.with_file_name(PREPARING))?, "ExecStart")?.to_owned();
+        Ok(Self { keys: service(path)?, preparation })
     }
 
     /// Value of a key that the unit has once.
@@ -36,9 +56,7 @@ impl Unit {
     /// # Errors
     /// It has none, or several.
     pub fn key(&self, key: &str) -> Result<&str> {
-        let values = self.0.get(key).with_context(|| format!("the unit has no {key}"))?;
-        ensure!(values.len() == 1, "the unit has {key} {} times", values.len());
-        Ok(&values[0])
+        once(&self.keys, key)
     }
 
     /// Commands that prepare a start, as root: the unit's own, with the folders that the service manager makes.
@@ -48,9 +66,8 @@ impl Unit {
     /// The unit lacks a key.
     pub fn preparation(&self, user: &str, group: &str) -> Result<String> {
         let own = format!("-o {} -g {}", self.key("User")?, self.key("Group")?);
-        let pre = self.key("ExecStartPre")?.strip_prefix('+').context("ExecStartPre is root's")?;
-        ensure!(pre.contains(&own), "ExecStartPre gives the folder to the unit's user");
-        let mut script = pre.replace(&own, &format!("-o {user} -g {group}"));
+        ensure!(self.preparation.contains(&own), "the folder of the pins is not the unit's user's");
+        let mut script = self.preparation.replace(&own, &format!("-o {user} -g {group}"));
         for (folder, mode, base) in [
             (self.key("StateDirectory")?, self.key("StateDirectoryMode")?, "/var/lib"),
             (self.key("RuntimeDirectory")?, self.key("RuntimeDirectoryMode")?, "/run"),

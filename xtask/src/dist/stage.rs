@@ -15,6 +15,7 @@ use crate::{command::output, workspace::root};
 /// Files of the repository: source, place.
 const FILES: &[(&str, &str)] = &[
     ("packaging/systemd/peertally.service", "usr/lib/systemd/system/peertally.service"),
+    ("packaging/systemd/peertally-pins.service", "usr/lib/systemd/system/peertally-pins.service"),
     ("packaging/sysusers.d/peertally.conf", "usr/lib/sysusers.d/peertally.conf"),
     ("packaging/peertally.toml", "etc/peertally/peertally.toml"),
     ("packaging/prometheus/peertally-alerts.yml", "usr/share/peertally/prometheus/peertally-alerts.yml"),
