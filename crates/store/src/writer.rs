@@ -3,10 +3,11 @@
 //!
 //! Each write is a savepoint of its own: one that fails is undone alone, and the others commit. When the commit fails,
 //! for example on a full device, nothing of the group is in the store, and every caller is told so. The caller decides
-//! whether to write again.
+//! whether to write again. A write that panics fails alone, too.
 
 use std::{
     fmt,
+    panic::{self, AssertUnwindSafe},
     path::Path,
     sync::{
         Arc,
@@ -131,6 +132,12 @@ impl Writer {
         }
     }
 
+    /// Whether the thread has ended, which only a bug does while there is a handle: nothing more is written.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        self.thread.as_ref().is_some_and(JoinHandle::is_finished)
+    }
+
     fn closed(&self) -> StoreError {
         StoreError::Closed { path: self.path.to_path_buf() }
     }
@@ -179,7 +186,11 @@ impl Thread {
             self.observer.failed(1, error.failure().unwrap_or(WriteFailure::Refused));
         }
         for (task, own) in written {
-            task.end(own.and_then(|()| outcome.clone()));
+            let end = || task.end(own.and_then(|()| outcome.clone()));
+            // A caller's bug ends no other caller's write.
+            if panic::catch_unwind(AssertUnwindSafe(end)).is_err() {
+                self.observer.failed(1, WriteFailure::Refused);
+            }
         }
     }
 
@@ -216,7 +227,11 @@ impl Thread {
 /// Writes within a savepoint, which a failure undoes.
 fn write_one(transaction: &mut Transaction<'_>, task: &mut dyn Task) -> rusqlite::Result<()> {
     transaction.execute_batch("SAVEPOINT one")?;
-    let outcome = task.write(transaction);
+    let write = || task.write(transaction);
+    let outcome = panic::catch_unwind(AssertUnwindSafe(write)).unwrap_or_else(|_| {
+        let panicked = "the write ended by a panic, which the log has".into();
+        Err(rusqlite::Error::ToSqlConversionFailure(panicked))
+    });
     let end = if outcome.is_ok() { "RELEASE one" } else { "ROLLBACK TO one; RELEASE one" };
     if !transaction.is_autocommit() {
         transaction.execute_batch(end)?;

@@ -296,3 +296,40 @@ fn a_migration_that_fails_leaves_the_version_before_it() {
     assert_eq!(migrations::version(&connection, &path).expect("reads"), VERSION);
     assert!(!schema(&connection).iter().any(|sql| sql.contains("half")));
 }
+
+#[test]
+fn a_write_that_panics_fails_alone_and_the_writer_goes_on() {
+    let folder = folder();
+    let store = open(folder.path());
+    let bug = |transaction: &Transaction<'_>| -> peertally_store::rusqlite::Result<()> {
+        put("half", 1)(transaction)?;
+        panic!("a bug of the caller");
+    };
+    let error = store.writer().write(bug).expect_err("a bug");
+    assert!(error.failure() == Some(WriteFailure::Refused) && error.to_string().contains("panic"), "{error}");
+    store.writer().submit(put("told", 2), |_| panic!("a bug of the callback"));
+    store.writer().write(put("after", 3)).expect("commits");
+    let found = facts(&store.reader().expect("a reader"));
+    assert_eq!(found, [("after".to_owned(), 3), ("told".to_owned(), 2)]);
+    assert!(!store.writer().has_ended());
+}
+
+struct Broken;
+
+impl Observer for Broken {
+    fn committed(&self, _writes: usize, _duration: Duration) {
+        panic!("a bug of the observer");
+    }
+}
+
+#[test]
+fn a_writer_that_ended_by_a_bug_says_so() {
+    let folder = folder();
+    let store = Store::open(folder.path(), Broken).expect("opens");
+    assert!(!store.writer().has_ended());
+    let error = store.writer().write(put("a", 1)).expect_err("nobody acknowledges it");
+    assert!(matches!(error, StoreError::Closed { .. }), "{error}");
+    while !store.writer().has_ended() {
+        std::thread::yield_now();
+    }
+}

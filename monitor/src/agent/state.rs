@@ -277,6 +277,9 @@ impl AgentState {
     /// # Errors
     /// Description of the missing part.
     pub fn ready(&self) -> Result<(), String> {
+        if self.kept().is_some_and(|kept| kept.book.store().writer().has_ended()) {
+            return Err("the writer of the store ended by a bug: events are not kept; restart the agent".to_owned());
+        }
         match self.published() {
             None => Err(self.last_error().unwrap_or_else(|| "no drain yet".to_owned())),
             Some(published) if published.snapshot.attachments.is_empty() => {
