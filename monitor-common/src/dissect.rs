@@ -23,6 +23,8 @@ pub mod edonkey;
 pub mod fasttrack;
 pub mod gnutella;
 pub mod gnutella2;
+pub mod hyperdht;
+pub mod ipv8;
 pub mod kademlia;
 pub mod libp2p;
 pub mod mute;
@@ -79,6 +81,8 @@ const DISSECTORS: &[Dissector] = &[
     fasttrack::DISSECTOR,
     gnutella::DISSECTOR,
     gnutella2::DISSECTOR,
+    hyperdht::DISSECTOR,
+    ipv8::DISSECTOR,
     kademlia::DISSECTOR,
     libp2p::DISSECTOR,
     mute::DISSECTOR,
@@ -254,6 +258,8 @@ fn udp(payload: &mut Payload, state: &mut RuleState) -> Option<Verdict> {
             btsync::udp,
             edonkey::udp,
             kademlia::udp,
+            ipv8::udp,
+            hyperdht::udp,
         );
     }
     verifier_barrier(payload, state);

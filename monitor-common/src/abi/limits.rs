@@ -160,7 +160,7 @@ pub const SERVER_FLOW_PACKETS: u8 = 32;
 pub const PEERS_PER_PACKET: u32 = 16;
 
 /// Tallies that one subscriber block can have: each verdict that a rule gives, unclassified and fragments.
-pub const TALLIES_PER_BLOCK: usize = 46;
+pub const TALLIES_PER_BLOCK: usize = 48;
 /// One subscriber may teach remote endpoints for this part of the peer cache, for one protocol in a period.
 pub const REMOTE_ENDPOINTS_PART: u64 = 64;
 /// Remote endpoints that it may teach in a small cache.

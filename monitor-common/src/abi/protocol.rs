@@ -145,6 +145,10 @@ protocols! {
     DeliveryOptimization = 20, "delivery-optimization", Updates;
     /// Ace Stream: video between peers.
     AceStream = 21, "acestream", Video, names_content;
+    /// HyperDHT: lookups of Hyperswarm's programs (Pear, Keet).
+    HyperDht = 22, "hyperdht", Transport;
+    /// IPv8: overlays of Tribler and others.
+    Ipv8 = 23, "ipv8", Transport;
 }
 
 impl Protocol {

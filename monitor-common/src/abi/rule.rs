@@ -131,6 +131,9 @@ rules! {
     EmuleUtp = 67, "emule-utp", EDonkey, Structural, "uTP in eMule's frames for address translation", "eMule AI";
     AzureusDhtRequest = 68, "azureus-dht-request", BitTorrent, Structural, "Request of the Azureus DHT", "BiglyBT";
     AzureusDhtAnswer = 69, "azureus-dht-answer", BitTorrent, Structural, "Answer of the Azureus DHT", "BiglyBT";
+    HyperdhtMessage = 70, "hyperdht-message", HyperDht, Structural, "HyperDHT message that names the address it goes to", "dht-rpc";
+    Ipv8Community = 71, "ipv8-community", Ipv8, Signature, "IPv8 message of a known community", "py-ipv8";
+    Ipv8Signed = 72, "ipv8-signed", Ipv8, Signature, "Signed IPv8 message", "py-ipv8";
     MseAssociation = 130, "mse-association", BitTorrent, Association, "Encrypted flow with a known BitTorrent peer", "MSE specification";
     EdonkeyAssociation = 131, "edonkey-association", EDonkey, Association, "Obfuscated flow with a known eDonkey peer", "eMule";
     KadAssociation = 132, "kad-association", Kademlia, Association, "Obfuscated datagrams with a known Kad peer", "eMule";

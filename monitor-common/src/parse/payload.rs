@@ -44,6 +44,8 @@ pub struct Payload {
     pub source_port: u16,
     /// Destination port, host order.
     pub destination_port: u16,
+    /// Last four bytes of a datagram's destination address, host order: all of an IPv4 address.
+    pub destination_low: u32,
     /// 1 when the packet came from the flow's numerically lower endpoint: the direction, for state across packets.
     pub from_lower: u32,
     /// Number of the rule that matched, 0 for none.
@@ -69,6 +71,7 @@ impl Payload {
             depth: WINDOW as u32,
             source_port: 0,
             destination_port: 0,
+            destination_low: 0,
             from_lower: 0,
             rule: 0,
             barrier: 0,

@@ -2,7 +2,7 @@
 
 use monitor_common::abi::protocol::Protocol::{
     AceStream, AppleJuice, Ares, BtSync, DeliveryOptimization, DirectConnect, EDonkey, FastTrack, Gnutella, Gnutella2,
-    Kademlia, LibP2p, Mute, OpenFt, OpenNap, Soulseek, Waste, WinMx,
+    Ipv8, Kademlia, LibP2p, Mute, OpenFt, OpenNap, Soulseek, Waste, WinMx,
 };
 
 use super::{Exchange, framed, hex};
@@ -163,6 +163,10 @@ fn transports() -> Vec<Exchange> {
         Exchange::tcp("libp2p-websocket", LibP2p, (50_000, 4002)).request([&[0x82, 0x94][..], &key, &masked].concat()),
         Exchange::udp("libp2p-discovery", LibP2p, (5353, 5353))
             .request([&hex("0000 0000 0001 0000 0000 0000")[..], b"\x04_p2p\x04_udp\x05local\0\0\x0c\0\x01"].concat()),
+        Exchange::udp("ipv8-tunnel-cell", Ipv8, (7759, 8090))
+            .request([&hex("0002 81ded07332bdc775aa5a46f96de9f8f390bbc9f3 00")[..], &[0xd3; 300]].concat()),
+        Exchange::udp("ipv8-introduction", Ipv8, (7759, 8090))
+            .request([&[0, 2][..], &[0x5a; 20], b"\xf6\x00\x4aLibNaCLPK:", &[7; 64], &[9; 40]].concat()),
         Exchange::tcp("btsync-greeting", BtSync, (50_000, 15_365)).request(b"BSYNC\0\0\0\0d5:nonce16:".as_slice()),
         Exchange::udp("btsync-ping", BtSync, (50_000, 15_365)).request(b"BSYNC\0d1:m4:ping4:peer20:".as_slice()),
     ]

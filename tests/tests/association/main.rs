@@ -8,6 +8,7 @@ mod announce;
 mod behaviour;
 mod early_label;
 mod kad;
+mod named_destination;
 mod referred;
 mod shared_frames;
 mod stream_start;

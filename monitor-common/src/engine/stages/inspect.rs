@@ -137,6 +137,9 @@ fn inspect_payload<P: Packet, M: Maps, const TCP: bool>(
     payload.source_port = ctx.frame.headers.source_port;
     payload.destination_port = ctx.frame.headers.destination_port;
     payload.from_lower = ctx.flow.from_lower;
+    if !TCP {
+        payload.destination_low = ctx.frame.headers.destination.low as u32;
+    }
     packet.copy_payload(offset + outer as usize, payload);
     let found = classify(if TCP { Transport::Tcp } else { Transport::Udp }, payload, &mut rule_state);
     let found = if TCP { found } else { outer_header::resolve(outer, found, payload) };
