@@ -58,7 +58,12 @@ impl Ageing {
         }
         self.selected_s = Some(now_s);
         let mut ages = [0_u64; CLASSES];
-        for_each_age(view, now_s, |_, age_s| ages[class(age_s)] += 1);
+        // Whatever is younger stays: most tallies are, and their keys need not be read.
+        let least_s = self.least_age_s(view);
+        for_each_age(view, now_s, least_s, |_, age_s| ages[class(age_s)] += 1);
+        if ages.iter().all(|tallies| *tallies == 0) {
+            return Vec::new();
+        }
         let room = (view.tallies.len() / BATCH_PART).max(LEAST_BATCH) as u64;
         let surplus = if pressed { used - capacity * RELIEVED_PERCENT / 100 } else { 0 };
         // From the oldest class down, until there are enough.
@@ -75,7 +80,7 @@ impl Ageing {
         // Within the class of the age itself, the age decides.
         let reaches = |age_s: u64| class(age_s) >= least || age_s >= self.age_s;
         let mut chosen = Vec::new();
-        for_each_age(view, now_s, |slot, age_s| {
+        for_each_age(view, now_s, least_s, |slot, age_s| {
             if (chosen.len() as u64) < room && reaches(age_s) && !kept(slot) {
                 chosen.push(slot);
             }
@@ -87,19 +92,20 @@ impl Ageing {
     }
 }
 
-/// Calls `found` with each slot that may leave, and the seconds since its tally moved.
-fn for_each_age(view: &View<'_>, now_s: u64, mut found: impl FnMut(u32, u64)) {
+/// Calls `found` with each slot that may leave, and the seconds since its tally moved: at least `least_s`.
+fn for_each_age(view: &View<'_>, now_s: u64, least_s: u64, mut found: impl FnMut(u32, u64)) {
     let slots = view.slots_in_use();
     for (slot, (tally, key)) in view.tallies[..slots].iter().zip(view.keys).enumerate().skip(1) {
-        if key.words().is_none() || key.is_retiring() {
+        let seen_s = tally.last_seen_s.load();
+        let age_s = now_s.saturating_sub(seen_s);
+        if age_s < least_s || key.words().is_none() || key.is_retiring() {
             continue;
         }
-        let seen_s = tally.last_seen_s.load();
         if seen_s == 0 {
             // It was made, and has counted nothing yet: its age begins now.
             tally.last_seen_s.replace(0, now_s.max(1));
         } else {
-            found(slot as u32, now_s.saturating_sub(seen_s));
+            found(slot as u32, age_s);
         }
     }
 }
