@@ -1,5 +1,5 @@
-//! Verdict records and the whole agent: a real conversation has exactly one, found by what a notice names, and no file has
-//! the address of its remote. Records wait in the kernel while no agent runs.
+//! Verdict records and the whole agent: a real conversation has exactly one, found by what a notice names, and no file
+//! has the address of its remote. Records wait in the kernel while no agent runs.
 
 use std::{fs, net::IpAddr, time::Duration};
 

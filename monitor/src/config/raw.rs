@@ -290,14 +290,14 @@ impl Default for Records {
     }
 }
 
-/// Verdict records in the store: one for each flow that charges a subscriber with P2P protocol traffic. They hold times,
-/// ports, protocol and rule, and no address: subscriber, own address and remote are hashed with the pseudonym key.
+/// Verdict records in the store: one for each flow that charges a subscriber with P2P protocol traffic. They hold
+/// times, ports, protocol and rule, and no address: subscriber, own address and remote are hashed with the pseudonym key.
 #[derive(Clone, Debug, Deserialize)]
 #[cfg_attr(test, derive(serde::Serialize, schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct RawVerdictRecords {
-    /// Room for records in the kernel until the agent reads them, in kilobytes of 1,024 bytes, 80 bytes each; rounded up
-    /// to a power of two. 0: no records are made.
+    /// Room for records in the kernel until the agent reads them, in kilobytes of 1,024 bytes, 80 bytes each; rounded
+    /// up to a power of two. 0: no records are made.
     pub buffer_kilobytes: BoundedCount<0, 65_536>,
     /// Records of one subscriber that are kept of an hour. Further ones are counted only.
     pub per_hour: BoundedCount<1, 1_000_000>,

@@ -1,7 +1,7 @@
 //! `peertally records`: the flows that a notice may be about. A notice names an address, a port and a time.
 //!
-//! Reads the store, beside a running agent or without one. An address is hashed under the present key and the older ones,
-//! as records were at their time. Needs what only root has: the keys and the store.
+//! Reads the store, beside a running agent or without one. An address is hashed under the present key and the older
+//! ones, as records were at their time. Needs what only root has: the keys and the store.
 
 pub mod args;
 

@@ -29,8 +29,8 @@ pub struct RecordsArgs {
     /// Address of the other end.
     #[arg(long, value_name = "ADDRESS")]
     pub remote: Option<IpAddr>,
-    /// Time in UTC, such as 2026-12-01T08:30:00Z. A record has the time at which its flow began to count as P2P protocol
-    /// traffic, which may be hours before a notice's time.
+    /// Time in UTC, such as 2026-12-01T08:30:00Z. A record has the time at which its flow began to count as P2P
+    /// protocol traffic, which may be hours before a notice's time.
     #[arg(long, value_name = "TIME", value_parser = time)]
     pub at: Option<SystemTime>,
     /// Longest distance from that time, either way.
