@@ -8,7 +8,7 @@ use crate::{
     config::{DEFAULT_CONTROL_SOCKET, RunArgs},
     verbs::{
         Format, doctor::DoctorArgs, events::args::EventsArgs, init::InitArgs, plan::args::PlanArgs,
-        records::args::RecordsArgs, replay::args::ReplayArgs,
+        policies::PoliciesCommand, records::args::RecordsArgs, replay::args::ReplayArgs,
     },
 };
 
@@ -76,6 +76,12 @@ pub enum Command {
     /// Find the flows that a notice may be about: those of one subscriber or address, around a time, from a port. Works
     /// with and without a running agent.
     Records(RecordsArgs),
+    /// Test policies with what the store has of the past.
+    Policies {
+        /// What to do.
+        #[command(subcommand)]
+        command: PoliciesCommand,
+    },
     /// Name the subscriber of a pseudonym, under the present key or an older one. Needs a running agent, and root.
     Resolve {
         /// The pseudonym, from a metric, a log line or an event.

@@ -6,8 +6,8 @@ use clap::{CommandFactory as _, Parser};
 use peertally::{
     cli::{AuditCommand, Cli, Command},
     verbs::{
-        Format, audit, check_config, detach, doctor, events, generate, init, plan, records, reload, replay, resolve,
-        run, status,
+        Format, audit, check_config, detach, doctor, events, generate, init, plan, policies, records, reload, replay,
+        resolve, run, status,
     },
 };
 use peertally_core::exit::{Exit, ExitCause};
@@ -67,6 +67,10 @@ fn main() -> ExitCode {
             Err(error) => fail(&error),
         },
         Command::Events(args) => match events::main(&args) {
+            Ok(text) => show(&text),
+            Err(error) => fail(&error),
+        },
+        Command::Policies { command } => match policies::main(&command) {
             Ok(text) => show(&text),
             Err(error) => fail(&error),
         },

@@ -11,6 +11,7 @@ pub mod events;
 pub mod generate;
 pub mod init;
 pub mod plan;
+pub mod policies;
 pub mod records;
 pub mod reload;
 pub mod replay;

@@ -11,6 +11,7 @@ mod history;
 mod metric_group;
 pub mod recorder;
 mod remotes;
+pub mod retrospect;
 mod subscriber_index;
 #[cfg(test)]
 mod tests;

@@ -171,7 +171,7 @@ impl PolicyEngine {
         };
     }
 
-    /// Takes the spans that earlier agents left, before the first drain. [`Self::add_restored`] then takes the measures.
+    /// Takes the spans that earlier agents left, before the first drain; [`Self::add_restored`] takes the measures.
     pub(crate) fn restore(&mut self, kept: &KeptMeasures, instant: impl Fn(Duration) -> Instant) {
         let spans: Vec<_> =
             kept.spans.iter().map(|span| (span.number, instant(span.begun), instant(span.ended))).collect();

@@ -2,6 +2,7 @@
 
 mod events;
 mod kill_points;
+mod policies;
 
 use std::{
     os::unix::fs::PermissionsExt as _,
