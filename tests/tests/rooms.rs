@@ -226,7 +226,18 @@ const ROOMS: [(&str, &[&str]); 5] = [
     ),
     (
         "crates/store/src",
-        &["failure", "folder", "clock", "migrations", "events", "verdict_records", "writer", "store", "booked"],
+        &[
+            "failure",
+            "folder",
+            "clock",
+            "migrations",
+            "events",
+            "verdict_records",
+            "writer",
+            "store",
+            "booked",
+            "history",
+        ],
     ),
     ("monitor/src", &["skip", "generated", "deliver", "config", "agent", "export", "listen", "verbs", "cli"]),
 ];
