@@ -42,8 +42,8 @@ fn the_plan_is_what_the_kernel_takes() {
         return;
     }
     let sizes = TableSizes { flows: 1 << 14, tallies: 20_000, peers: 1 << 12 };
-    let planned = tables(&sizes, 0, 0).expect("the object");
     let options = LoadOptions { sizes, interfaces: Vec::new(), ..load_options() };
+    let planned = tables(&sizes, 0, options.record_bytes).expect("the object");
     let _object = LoadedObject::load(&options).expect("loads");
     let taken = of_kernel();
     let mut compared = 0;
