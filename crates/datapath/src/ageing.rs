@@ -17,8 +17,6 @@
 //! only the last step; all others begin again. No count is lost, and none is booked twice.
 
 mod grace;
-#[cfg(test)]
-mod month;
 mod selection;
 mod slot_set;
 #[cfg(test)]
@@ -272,7 +270,8 @@ impl Ageing {
     }
 
     /// Takes those of the held slots that have not moved for long enough again. The others stay held: their key has
-    /// another slot by now or gets one with its next flow, and both are shown as one, so no window loses what they have.
+    /// another slot by now or gets one with its next flow, and both are shown as one, so no window loses what they
+    /// have.
     fn due_of_held(&mut self, view: &View<'_>) -> Vec<u32> {
         let (now_s, least_s) = (view.settings.clock_s.load(), self.least_age_s(view));
         let is_due = |slot: &u32| {

@@ -291,7 +291,8 @@ impl Default for Records {
 }
 
 /// Verdict records in the store: one for each flow that charges a subscriber with P2P protocol traffic. They hold
-/// times, ports, protocol and rule, and no address: subscriber, own address and remote are hashed with the pseudonym key.
+/// times, ports, protocol and rule, and no address: subscriber, own address and remote are hashed with the pseudonym
+/// key.
 #[derive(Clone, Debug, Deserialize)]
 #[cfg_attr(test, derive(serde::Serialize, schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]

@@ -1,5 +1,7 @@
 //! The agent's side of ageing over the host's data path: drains, restarts and kills, with exact sums.
 
+mod month;
+
 use std::{
     collections::HashMap,
     time::{Duration, Instant},

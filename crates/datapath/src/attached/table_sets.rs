@@ -39,8 +39,8 @@ const SCHEMA: &str = "schema";
 const SETTINGS: &str = "SETTINGS";
 /// Counters whose capacity is fixed, by their names in the object: a set shares them with the one before.
 const SHARED: [&str; 7] = ["NODE", "SKIPS", "EVENTS", "RULE_VERDICTS", "SHED", "SPOOFED", "WATCH_TALLIES"];
-/// The ring buffer of verdict records, which is shared as well: whoever reads it next has all records. Its size does not
-/// depend on the capacity.
+/// The ring buffer of verdict records, which is shared as well: whoever reads it next has all records. Its size does
+/// not depend on the capacity.
 const RECORDS: &str = "VERDICT_RECORDS";
 /// The first schema whose flows, tallies and counters have the present layouts and meanings. A change of one of them
 /// changes this number, too.

@@ -47,7 +47,8 @@ pub static KIND: HookKind = HookKind {
 /// Runs a program for each event.
 ///
 /// The program gets the event as JSON on standard input, no shell, and an empty environment but for `PATH`,
-/// `PEERTALLY_EVENT_ID`, `PEERTALLY_EVENT_KIND` and `PEERTALLY_POLICY`. At `timeout` its process group is killed. Short form: the command.
+/// `PEERTALLY_EVENT_ID`, `PEERTALLY_EVENT_KIND` and `PEERTALLY_POLICY`. At `timeout` its process group is killed. Short
+/// form: the command.
 #[derive(Clone, Debug, serde::Deserialize)]
 #[cfg_attr(test, derive(serde::Serialize, schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]

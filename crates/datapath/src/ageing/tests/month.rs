@@ -17,7 +17,7 @@ use peertally_core::{
     words::{Evidence, Metric, PolicyDirection},
 };
 
-use super::{Ageing, NoProgram};
+use super::super::{Ageing, NoProgram};
 use crate::{
     TableSizes,
     attached::drain::{Drain, DrainContext},
