@@ -5,12 +5,12 @@
 //! bytes, an info hash and a peer id of 20 bytes each follow.
 //!
 //! The frames after the handshake are those of BEP 3, and BitTorrent's rule finds them in a stream joined midway.
-//! `engine/stages/verdict.rs` gives such a stream this protocol's label if a port is Ace Stream's own, or an endpoint is
-//! known for Ace Stream. Else it cannot be told from BitTorrent. Its trackers and its DHT are BitTorrent's, too, and
+//! `engine/stages/verdict.rs` gives such a stream this protocol's label if a port is Ace Stream's own, or an endpoint
+//! is known for Ace Stream. Else it cannot be told from BitTorrent. Its trackers and its DHT are BitTorrent's, too, and
 //! count as such.
 //!
-//! Guard: 18 fixed bytes (144 bits), or 17 and four zeros (168 bits) and the length. Frames: the 51 bits of BitTorrent's rule; the port
-//! or the endpoint only chooses between two protocols.
+//! Guard: 18 fixed bytes (144 bits), or 17 and four zeros (168 bits) and the length. Frames: the 51 bits of
+//! BitTorrent's rule; the port or the endpoint only chooses between two protocols.
 
 use super::{
     content::raw,

@@ -179,8 +179,8 @@ pub fn udp(payload: &Payload, state: &mut RuleState) -> Option<Rule> {
     None
 }
 
-/// UDP trackers, uTP and the DHT of Azureus, which need data of earlier datagrams. Tried after all other rules: each exit leaves another
-/// state, and the verifier walks the rest once for each.
+/// UDP trackers, uTP and the DHT of Azureus, which need data of earlier datagrams. Tried after all other rules: each
+/// exit leaves another state, and the verifier walks the rest once for each.
 #[inline(always)]
 pub fn exchanges(payload: &Payload, state: &mut RuleState) -> Option<Rule> {
     if let Some(rule) = tracker::udp(payload, state) {

@@ -3,11 +3,12 @@
 //! Source: the NMDC documentation (nmdc.sourceforge.io) and "Advanced Direct Connect" (adc.sourceforge.io/ADC.html).
 //! Matched, on any port:
 //! - NMDC: "$Lock " with " Pk=" in it; "$MyNick "; for flows that started earlier, other commands whose arguments have
-//!   their form. A command ends with "|", at the segment's end or in front of another command. Transfers: "$ADCGET " and
-//!   "$ADCSND " of a file, a list or a hash tree;
+//!   their form. A command ends with "|", at the segment's end or in front of another command. Transfers: "$ADCGET "
+//!   and "$ADCSND " of a file, a list or a hash tree;
 //! - ADC: "SUP AD" to or from a hub or a peer, ended by a line feed; "CGET " and "CSND " of a file, a list or a hash
 //!   tree;
-//! - UDP: "$SR " with the separator 05, ended by ")|"; "URES " and "UINF " with a client identifier of 39 characters, ended by a line feed.
+//! - UDP: "$SR " with the separator 05, ended by ")|"; "URES " and "UINF " with a client identifier of 39 characters,
+//!   ended by a line feed.
 //!
 //! Guard: the terminators and the arguments. "$" and a word is also a variable of shells, of PHP and of templates, with
 //! "|" behind it as often as not. So a nick has no blank, "$ConnectToMe" ends in a port, "$Direction" in a number,

@@ -1,16 +1,16 @@
 //! HyperDHT: the lookups of Hyperswarm's programs (Pear, Keet), over UDP.
 //!
 //! Source: dht-rpc and udx-native, the programs' public source, seen on the wire. Matched: 03 (request) or 13 (answer)
-//! @0, flags @1, transaction @2, then the IPv4 address @4 and the port @8 (little-endian) where this very datagram goes.
-//! The flags say what follows, and the length must fit: an identifier and a token of 32 bytes each, a request's command
-//! and target.
+//! @0, flags @1, transaction @2, then the IPv4 address @4 and the port @8 (little-endian) where this very datagram
+//! goes. The flags say what follows, and the length must fit: an identifier and a token of 32 bytes each, a request's
+//! command and target.
 //!
 //! From the network, a datagram names the address that it was sent to, which an address translation between the
 //! program and this node has replaced: then only the other direction matches. IPv6 is not in use.
 //!
 //! UDX, the streams between two programs, runs over the same sockets with a header of its own (ff 01). Behind a lookup
-//! or a hole punch of the same flow it has the flow's label; alone it is not looked for, as its header has too few fixed
-//! bytes.
+//! or a hole punch of the same flow it has the flow's label; alone it is not looked for, as its header has too few
+//! fixed bytes.
 //!
 //! Guard, in bits against random bytes: 61: first byte 7, address 32, port 16, unused flags 3, length 3 and more.
 

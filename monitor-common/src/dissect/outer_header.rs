@@ -1,8 +1,8 @@
 //! Headers in front of a datagram: what follows is classified as without them.
 //!
 //! * **SOCKS5** (RFC 1928 section 7): two zeros, fragment number 0, address type, address and port. A client with a
-//!   proxy sends its DHT, uTP and trackers so, and gets them so. Types: 1 IPv4 (10 bytes in all), 4 IPv6 (22), 3 name (7
-//!   and the name).
+//!   proxy sends its DHT, uTP and trackers so, and gets them so. Types: 1 IPv4 (10 bytes in all), 4 IPv6 (22), 3 name
+//!   (7 and the name).
 //! * **eMule's address translation** (eMule AI): 0xb2 and 0, then uTP, which carries eDonkey's messages. So uTP behind
 //!   it is eDonkey's, and nothing else is looked for.
 //!

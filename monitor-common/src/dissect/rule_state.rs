@@ -98,8 +98,8 @@ pub mod rule_flags {
     pub const OWED_FROM_LOWER: u32 = 1 << 2;
     /// TCP: `rule_value` holds how many bytes of a message are still missing in its direction.
     pub const OWED: u32 = 1 << 3;
-    /// TCP: held bytes started as the handshake of Delivery Optimization or Ace Stream does, so frames like BitTorrent's
-    /// are not BitTorrent's.
+    /// TCP: held bytes started as the handshake of Delivery Optimization or Ace Stream does, so frames like
+    /// BitTorrent's are not BitTorrent's.
     pub const SWARM: u32 = 1 << 4;
     /// TCP: the lower endpoint sent the peer-source request that `rule_value` refers to (`engine/source_requests.rs`).
     pub const REQUEST_FROM_LOWER: u32 = 1 << 7;

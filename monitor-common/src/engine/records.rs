@@ -3,8 +3,8 @@
 //! The first verdict under which a flow charges a subscriber has the record. A certain verdict that replaces a
 //! provisional one brings no second one, so records count flows.
 //!
-//! A verdict and a charge only note the ends in the packet's context; the last stage sends the messages. So the verifier
-//! walks this once.
+//! A verdict and a charge only note the ends in the packet's context; the last stage sends the messages. So the
+//! verifier walks this once.
 
 use crate::{
     abi::{event::KernelEvent, protocol::Protocol, record::VerdictRecord, settings::Settings},
@@ -14,8 +14,8 @@ use crate::{
     },
 };
 
-/// Notes that the flow charges the subscribers in `ends` (bit 0 lower, bit 1 higher) from now on under this verdict of a
-/// rule.
+/// Notes that the flow charges the subscribers in `ends` (bit 0 lower, bit 1 higher) from now on under this verdict of
+/// a rule.
 #[inline(always)]
 pub(super) fn note<M: Maps>(maps: &M, ctx: &mut PacketContext, ends: u64, verdict: (u8, u8), rule: u32) {
     if maps.records() && verdict.0 > Protocol::Fragment as u8 && ends & 3 != 0 {

@@ -76,8 +76,8 @@ pub struct ColdFlow {
     pub rule_value: SharedU64,
     /// [`Progress`] of the inspection, packed.
     pub progress: SharedU64,
-    /// Bits 0..44 count claims of this way: two equal reads enclose one flow. Bits 44..52 have the rule of the flow's P2P
-    /// verdict. Above are the [`RemoteNumbers`] of a flow that is charged.
+    /// Bits 0..44 count claims of this way: two equal reads enclose one flow. Bits 44..52 have the rule of the flow's
+    /// P2P verdict. Above are the [`RemoteNumbers`] of a flow that is charged.
     pub generation: SharedU64,
     /// [`Conversation`]: what the flow's packets prove of its ends.
     pub conversation: SharedU64,

@@ -1,5 +1,5 @@
-//! Charge: gives the packet's flow to the subscribers who have taken part in it, compares the content that it names with
-//! the watchlist, and sends verdict records.
+//! Charge: gives the packet's flow to the subscribers who have taken part in it, compares the content that it names
+//! with the watchlist, and sends verdict records.
 
 use super::scratch;
 use crate::{

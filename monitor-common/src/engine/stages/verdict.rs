@@ -137,8 +137,9 @@ fn record_message<M: Maps>(maps: &M, ctx: &PacketContext, untrusted: u64) {
     cold.note(said & !untrusted | mark::BROWSER & untrusted);
 }
 
-/// Gives frames in the middle of a TCP stream, which BitTorrent shares with other protocols, to the protocol that an end
-/// is known for: Ace Stream, also by its port, or none if it is Delivery Optimization, whose handshake alone is certain.
+/// Gives frames in the middle of a TCP stream, which BitTorrent shares with other protocols, to the protocol that an
+/// end is known for: Ace Stream, also by its port, or none if it is Delivery Optimization, whose handshake alone is
+/// certain.
 #[inline(never)]
 fn resolve_shared_frames<M: Maps>(maps: &M, settings: &Settings, scratch: &mut Scratch) {
     let (ctx, payload) = (&mut scratch.ctx, &mut scratch.payload);
