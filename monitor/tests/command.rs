@@ -161,7 +161,7 @@ fn help_and_version_end_with_0() {
 #[test]
 fn commands_that_are_not_built_do_not_exist() {
     let help = peertally(&["--help"]).out;
-    for name in ["doctor", "top", "subscribers", "cases", "notices"] {
+    for name in ["top", "subscribers", "cases", "notices"] {
         assert_eq!(peertally(&[name]).code, Some(64), "{name}");
         assert!(!help.lines().any(|line| line.trim_start().starts_with(name)), "{name} is in the help");
     }
