@@ -321,9 +321,9 @@ fn files(source: &str, room: &str) -> Vec<PathBuf> {
     while let Some(folder) = folders.pop() {
         for entry in fs::read_dir(&folder).into_iter().flatten() {
             let path = entry.expect("an entry").path();
-            if path.is_dir() {
+            if path.is_dir() && !path.ends_with("tests") {
                 folders.push(path);
-            } else if !path.ends_with("tests.rs") {
+            } else if path.is_file() && !path.ends_with("tests.rs") {
                 files.push(path);
             }
         }

@@ -93,7 +93,8 @@ fn a_missing_stage_is_counted_and_the_packet_passes() {
         (Some(StageProgram::InspectTcp), 1),
         (Some(StageProgram::InspectUdp), 1),
         (Some(StageProgram::Verdict), 2),
-        (Some(StageProgram::Charge), 2),
+        // Both proofs, and the record of the verdict.
+        (Some(StageProgram::Charge), 3),
     ] {
         let mut object = LoadedObject::load(&LoadOptions { ..load_options() }).expect("loads");
         if let Some(stage) = stage {

@@ -82,7 +82,8 @@ fn every_protocol_has_a_conversation() {
     let exchanges = exchanges();
     for protocol in Protocol::ALL {
         let known = exchanges.iter().any(|exchange| exchange.protocol == *protocol);
-        let spoken = !matches!(protocol, Protocol::Unclassified | Protocol::Fragment);
+        // HyperDHT's messages name the address that they go to, which differs by format: `association` speaks it.
+        let spoken = !matches!(protocol, Protocol::Unclassified | Protocol::Fragment | Protocol::HyperDht);
         assert_eq!(known, spoken, "{}", protocol.label());
     }
 }
