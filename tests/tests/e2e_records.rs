@@ -71,7 +71,9 @@ fn hits_survive_a_full_disk() -> Result<()> {
     ensure!(rows.len() as u64 == hits && rows.len() > 20, "{} rows of {hits} hits", rows.len());
     ensure!(rows.iter().all(|row| row["list_digest"].as_str().is_some_and(|digest| digest.len() == 64)), "{rows:?}");
     ensure!(agent.metrics()?.sum("peertally_records_lost_total", &[]) == 0, "a hit was lost");
-    ensure!(agent.get("/readyz")? == (200, "ok\n".to_owned()));
+    // The store writes again, too: its next commit has what it could not write.
+    lab::wait_for("no warning", PATIENCE, PAUSE, || Ok(agent.get("/readyz")? == (200, "ok\n".to_owned())))
+        .with_context(|| format!("{:?}", agent.get("/readyz")))?;
     let log = agent.process().log();
     ensure!(log.matches("cannot write watchlist hits").count() == 1, "said once: {log}");
     ensure!(log.contains("watchlist hits are written again"), "{log}");
